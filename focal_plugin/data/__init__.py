@@ -1,0 +1,14 @@
+"""The built-in data set, and a user's own ones."""
+
+from .builtin import register_shapes
+from .registration import check_num_classes, parse_dataset_argument, register_coco_dataset
+from .shapes import ShapesSpec, draw_dataset
+
+__all__ = [
+    "ShapesSpec",
+    "check_num_classes",
+    "draw_dataset",
+    "parse_dataset_argument",
+    "register_coco_dataset",
+    "register_shapes",
+]

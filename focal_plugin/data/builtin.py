@@ -1,0 +1,58 @@
+"""
+Registers `focal_shapes_train` and `focal_shapes_val`, which are drawn when first used.
+
+They lie in Detectron2's dataset root, `$DETECTRON2_DATASETS` or `./datasets`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from .shapes import CLASSES, VERSION, ShapesSpec, draw_dataset
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {
+    "focal_shapes_train": ShapesSpec(images=1000, seed=0),
+    "focal_shapes_val": ShapesSpec(images=250, seed=1),
+}
+
+
+def register_shapes(name: str, spec: ShapesSpec, folder: Path) -> None:
+    """
+    Register ``spec`` as data set ``name``, evaluated by the stock COCO evaluator.
+
+    Args:
+        folder: where it is, or will be drawn to at the first use.
+    """
+    json_file, image_root = str(folder / "annotations.json"), str(folder / "images")
+
+    def load() -> list[dict[str, Any]]:
+        if not folder.exists():
+            logger.info(f"Drawing the {spec.images} images of {name} into {folder} ...")
+            draw_dataset(spec, folder)
+        return load_coco_json(json_file, image_root, name)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        thing_classes=list(CLASSES),
+    )
+
+
+def register_all() -> None:
+    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+    for name, spec in SPLITS.items():
+        # the version in the path: what another version drew is never taken for this one's
+        register_shapes(name, spec, root / f"focal_shapes_v{VERSION}" / name)
+
+
+register_all()

@@ -1,0 +1,412 @@
+"""
+The built-in data set: textured images with few objects and many things that only look like one.
+
+An object is a solid, whole shape of one of six classes, about as wide as high. Outlines, fragments
+and squashed versions of the same shapes, in the same colours and sizes, are drawn beside them and
+not annotated: they are the hard negatives. How many there are of each is the dial of foreground-
+background imbalance (:class:`ShapesSpec`).
+
+The same spec gives the same bytes on every machine and with every numpy: random numbers come from
+`RandomState.random_sample` alone, whose stream numpy has frozen, and pixels from arithmetic that
+IEEE 754 defines exactly (no sine, no power, no matrix product).
+
+    python -m focal_plugin.data.shapes --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .png import encode_png
+
+VERSION = 1
+"""Part of the folder's name; grows whenever the same spec would draw other bytes."""
+
+CLASSES = ("disc", "square", "triangle", "plus", "star", "crescent")
+FREQUENCIES = (0.42, 0.26, 0.15, 0.09, 0.05, 0.03)
+"""Share of each class among the objects: long-tailed."""
+
+LOOKALIKES = ("outline", "fragment", "squashed")
+MAX_OBJECT_IOU = 0.1
+CROWD_MEMBERS = (8, 14)
+SUPERSAMPLING = 2
+FARTHEST_POINT = 1.2
+"""No shape reaches farther than this times its radius: a square's corner, at 0.84 * sqrt(2)."""
+
+# Outward normals of the sides; 0.866... = sqrt(3) / 2, and the pentagon's cosines and sines.
+TRIANGLE_NORMALS = ((0.0, 1.0), (0.8660254, -0.5), (-0.8660254, -0.5))
+PENTAGON_NORMALS = (
+    (0.0, 1.0),
+    (0.9510565, 0.309017),
+    (0.5877853, -0.809017),
+    (-0.5877853, -0.809017),
+    (-0.9510565, 0.309017),
+)
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """
+    What to draw.
+
+    Args:
+        images: number of images.
+        image_size: width and height, pixels, at least 32.
+        objects: fewest and most objects in an image that has any.
+        distractors: fewest and most look-alikes in an image; more of them, more imbalance.
+        radius: smallest and largest radius of a shape, pixels; small ones are more frequent.
+        empty: share of images without an object.
+        crowds: share of images with a crowd: a heap of tiny objects under one `iscrowd` box.
+        seed: another seed, other images.
+    """
+
+    images: int = 1000
+    image_size: int = 128
+    objects: tuple[int, int] = (1, 3)
+    distractors: tuple[int, int] = (6, 12)
+    radius: tuple[float, float] = (6.0, 20.0)
+    empty: float = 0.1
+    crowds: float = 0.03
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("objects", "distractors", "radius"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} must be 0 <= fewest <= most, got {low} and {high}")
+        for name in ("empty", "crowds"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.images < 1 or self.image_size < 32:
+            raise ValueError(
+                "images must be >= 1 and image_size >= 32, "
+                f"got {self.images} and {self.image_size}"
+            )
+        if 2 * self.radius[1] >= self.image_size or self.radius[0] < 2:
+            raise ValueError(
+                f"radius must be in [2, image_size / 2), got {self.radius} at {self.image_size}"
+            )
+
+
+class _Random:
+    """Random numbers from the one frozen stream."""
+
+    def __init__(self, *seed: int) -> None:
+        self._state = np.random.RandomState(list(seed))
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> Any:
+        return low + (high - low) * self._state.random_sample(size)
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer in [low, high], both included."""
+        return low + int(self._state.random_sample() * (high - low + 1))
+
+    def choice(self, shares: tuple[float, ...]) -> int:
+        """An index, with these probabilities."""
+        point, total = self._state.random_sample(), 0.0
+        for index, share in enumerate(shares):
+            total += share
+            if point < total:
+                return index
+        return len(shares) - 1
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A shape at a place: where it is, how it is turned, and which part of it is drawn."""
+
+    kind: str  # one of CLASSES
+    form: str  # "solid" or one of LOOKALIKES
+    x: float
+    y: float
+    radius: float
+    turn: tuple[float, float]  # cosine and sine
+    aspect: float
+    cut: tuple[float, float]  # direction of a fragment's cut
+
+    def coverage(self, size: int) -> tuple[slice, slice, np.ndarray]:
+        """
+        Returns:
+            rows and columns of the image that the shape may touch, and how much of each pixel
+            there it covers, in [0, 1].
+        """
+        reach = int(self.radius * FARTHEST_POINT) + 2
+        x_low, x_high = max(int(self.x) - reach, 0), min(int(self.x) + reach + 1, size)
+        y_low, y_high = max(int(self.y) - reach, 0), min(int(self.y) + reach + 1, size)
+        steps = SUPERSAMPLING
+        x = x_low + (np.arange((x_high - x_low) * steps) + 0.5) / steps - self.x
+        y = y_low + (np.arange((y_high - y_low) * steps) + 0.5) / steps - self.y
+        x, y = x[None, :] / self.radius, y[:, None] / self.radius
+        cosine, sine = self.turn
+        u, v = cosine * x + sine * y, (cosine * y - sine * x) / self.aspect
+        fine = self._contains(u, v).astype(np.float64)
+        fine = fine.reshape(y_high - y_low, steps, x_high - x_low, steps)
+        return slice(y_low, y_high), slice(x_low, x_high), fine.sum(axis=(1, 3)) / steps**2
+
+    def _contains(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        inside = _INSIDE[self.kind](u, v)
+        if self.form == "outline":
+            inside &= ~_INSIDE[self.kind](u / 0.7, v / 0.7)
+        elif self.form == "fragment":
+            inside &= self.cut[0] * u + self.cut[1] * v > 0.0
+        return inside
+
+
+def _inside_polygon(u: np.ndarray, v: np.ndarray, normals: Any, distance: float) -> np.ndarray:
+    """How many of the sides a point is on the inner side of."""
+    return sum((a * u + b * v <= distance).astype(np.int64) for a, b in normals)
+
+
+_INSIDE = {
+    "disc": lambda u, v: u * u + v * v <= 1,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 0.84,
+    "triangle": lambda u, v: _inside_polygon(u, v, TRIANGLE_NORMALS, 0.56) == 3,
+    "plus": lambda u, v: (np.minimum(abs(u), abs(v)) <= 0.3) & (np.maximum(abs(u), abs(v)) <= 1),
+    # a pentagram is where at most one of the pentagon's five sides is passed
+    "star": lambda u, v: _inside_polygon(u, v, PENTAGON_NORMALS, 0.4) >= 4,
+    "crescent": lambda u, v: (u * u + v * v <= 1) & ((u - 0.55) * (u - 0.55) + v * v > 0.6),
+}
+
+
+def draw_image(spec: ShapesSpec, index: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """
+    Draw image ``index`` of a data set, which does not depend on the other images.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and its annotations: "category_id" (from 1), "bbox" (x, y, width,
+        height, integers), "iscrowd".
+    """
+    random = _Random(VERSION, spec.seed, index)
+    canvas = _background(random, spec.image_size)
+    annotations: list[dict[str, Any]] = []
+    has_objects = random.uniform() >= spec.empty
+    has_crowd = random.uniform() < spec.crowds
+
+    for _ in range(random.integer(*spec.distractors)):
+        form = LOOKALIKES[random.integer(0, len(LOOKALIKES) - 1)]
+        _paint(random, canvas, _random_shape(random, spec, form))
+    if has_crowd:
+        annotations.append(_paint_crowd(random, canvas, spec))
+    for _ in range(random.integer(*spec.objects) if has_objects else 0):
+        _paint_object(random, canvas, spec, annotations)
+    return np.floor(np.clip(canvas, 0, 255) + 0.5).astype(np.uint8), annotations
+
+
+def _background(random: _Random, size: int) -> np.ndarray:
+    """A colour, a slow texture (a coarse grid, interpolated) and a fine one (noise)."""
+    color = random.uniform(60, 190, 3)
+    cells = random.integer(3, 9)
+    grid = random.uniform(-40, 40, (cells + 1, cells + 1, 3))
+    place = np.arange(size) * (cells / size)
+    cell = place.astype(np.int64)
+    part = place - cell
+    rows = grid[cell] + (grid[cell + 1] - grid[cell]) * part[:, None, None]
+    texture = rows[:, cell] + (rows[:, cell + 1] - rows[:, cell]) * part[None, :, None]
+    return color + texture + random.uniform(-14, 14, (size, size, 1))
+
+
+def _random_shape(
+    random: _Random, spec: ShapesSpec, form: str, kind: str | None = None
+) -> _Shape:
+    low, high = spec.radius
+    share = random.uniform()
+    radius = low + (high - low) * share * share
+    # points of the unit circle without a sine: t -> ((1 - t^2), 2t) / (1 + t^2)
+    t, c = random.uniform(-1, 1, 2)
+    aspect = random.uniform(0.85, 1.0)
+    return _Shape(
+        kind=kind or CLASSES[random.choice(FREQUENCIES)],
+        form=form,
+        x=random.uniform(radius, spec.image_size - radius),
+        y=random.uniform(radius, spec.image_size - radius),
+        radius=radius,
+        turn=((1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)),
+        aspect=aspect * 0.4 if form == "squashed" else aspect,
+        cut=((1 - c * c) / (1 + c * c), 2 * c / (1 + c * c)),
+    )
+
+
+def _paint(random: _Random, canvas: np.ndarray, shape: _Shape) -> None:
+    rows, columns, coverage = shape.coverage(len(canvas))
+    beneath = canvas[rows, columns]
+    color = random.uniform(20, 235, 3)
+    # a colour too close to the ground is moved away from it: nothing is invisible
+    contrast = color - beneath.mean(axis=(0, 1))
+    if np.max(abs(contrast)) < 45:
+        color = color + np.where(contrast >= 0, 45, -45)
+    color = color + random.uniform(-10, 10, (*coverage.shape, 1))
+    canvas[rows, columns] = beneath + (color - beneath) * coverage[:, :, None]
+
+
+def _box(shape: _Shape, size: int) -> list[int]:
+    """Tight box (x, y, width, height) around the pixels of which half or more is covered."""
+    rows, columns, coverage = shape.coverage(size)
+    y, x = np.nonzero(coverage >= 0.5)
+    x_low, y_low = int(x.min()), int(y.min())
+    width, height = int(x.max()) + 1 - x_low, int(y.max()) + 1 - y_low
+    return [columns.start + x_low, rows.start + y_low, width, height]
+
+
+def _paint_object(
+    random: _Random, canvas: np.ndarray, spec: ShapesSpec, annotations: list[dict[str, Any]]
+) -> None:
+    """Paint one object where it hides no other; an image that is full stays as it is."""
+    kind = CLASSES[random.choice(FREQUENCIES)]
+    for _ in range(20):
+        shape = _random_shape(random, spec, "solid", kind)
+        box = _box(shape, spec.image_size)
+        if all(_iou(box, other["bbox"]) <= MAX_OBJECT_IOU for other in annotations):
+            _paint(random, canvas, shape)
+            annotations.append(_annotation(kind, box))
+            return
+
+
+def _paint_crowd(random: _Random, canvas: np.ndarray, spec: ShapesSpec) -> dict[str, Any]:
+    kind = CLASSES[random.choice(FREQUENCIES)]
+    tiny = ShapesSpec(image_size=spec.image_size, radius=(3.0, 4.0))
+    extent = spec.image_size // 3
+    x, y = random.uniform(0, spec.image_size - extent - 1, 2)
+    boxes = []
+    for _ in range(random.integer(*CROWD_MEMBERS)):
+        shape = _random_shape(random, tiny, "solid", kind)
+        shape = replace(
+            shape,
+            x=x + 4 + shape.x * (extent - 8) / spec.image_size,
+            y=y + 4 + shape.y * (extent - 8) / spec.image_size,
+        )
+        _paint(random, canvas, shape)
+        boxes.append(_box(shape, spec.image_size))
+    x_low, y_low = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    x_high, y_high = max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
+    return _annotation(kind, [x_low, y_low, x_high - x_low, y_high - y_low], iscrowd=1)
+
+
+def _annotation(kind: str, box: list[int], iscrowd: int = 0) -> dict[str, Any]:
+    return {
+        "category_id": CLASSES.index(kind) + 1,
+        "bbox": box,
+        "area": box[2] * box[3],
+        "iscrowd": iscrowd,
+    }
+
+
+def _iou(a: list[int], b: list[int]) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    return overlap / (a[2] * a[3] + b[2] * b[3] - overlap)
+
+
+def draw_dataset(spec: ShapesSpec, folder: Path) -> None:
+    """
+    Draw a whole data set as `folder/annotations.json` (COCO format) and `folder/images/*.png`.
+
+    The folder appears under its name when it is complete, so that an interrupted call leaves
+    nothing behind and two processes that draw at once do not harm each other.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (unfinished / "images").mkdir()
+        coco = _empty_coco(spec)
+        for file_name, image, annotations in _draw_all(spec):
+            (unfinished / "images" / file_name).write_bytes(encode_png(image))
+            _append(coco, file_name, image, annotations)
+        text = json.dumps(coco, separators=(",", ":"), sort_keys=True)
+        (unfinished / "annotations.json").write_text(text, encoding="utf-8")
+        unfinished.chmod(0o755)  # mkdtemp made it private
+        _publish(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    try:
+        os.rename(unfinished, folder)
+    except OSError:
+        if not folder.exists():  # otherwise another process was faster, with the same bytes
+            raise
+
+
+def _draw_all(spec: ShapesSpec) -> Iterator[tuple[str, np.ndarray, list[dict[str, Any]]]]:
+    for index in range(spec.images):
+        yield f"{index:06d}.png", *draw_image(spec, index)
+
+
+def _empty_coco(spec: ShapesSpec) -> dict[str, Any]:
+    return {
+        "info": {"description": "focal_shapes", "version": VERSION, "spec": asdict(spec)},
+        "licenses": [],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)],
+        "images": [],
+        "annotations": [],
+    }
+
+
+def _append(
+    coco: dict[str, Any], file_name: str, image: np.ndarray, annotations: list[dict[str, Any]]
+) -> None:
+    height, width = image.shape[:2]
+    image_id = len(coco["images"]) + 1
+    coco["images"].append(
+        {"id": image_id, "file_name": file_name, "height": height, "width": width}
+    )
+    for annotation in annotations:
+        annotation_id = len(coco["annotations"]) + 1
+        coco["annotations"].append({"id": annotation_id, "image_id": image_id, **annotation})
+
+
+def main() -> None:
+    default = ShapesSpec()
+    parser = argparse.ArgumentParser(
+        prog="python -m focal_plugin.data.shapes",
+        description="Draw a data set of shapes with an imbalance of your choice, in COCO format.",
+        epilog="""
+example: twice the look-alikes of the built-in data set
+  python -m focal_plugin.data.shapes my_train --distractors 12 24
+  python -m focal_plugin.data.shapes my_val --distractors 12 24 --images 250 --seed 1
+  python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml \\
+    --dataset my_train=my_train/annotations.json:my_train/images \\
+    --dataset my_val=my_val/annotations.json:my_val/images \\
+    DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="where to; must not exist yet")
+    two = {"nargs": 2, "metavar": ("FEWEST", "MOST")}
+    parser.add_argument("--images", type=int, default=default.images)
+    parser.add_argument("--image-size", type=int, default=default.image_size, help="pixels")
+    parser.add_argument("--objects", type=int, default=default.objects, **two)
+    parser.add_argument("--distractors", type=int, default=default.distractors, **two)
+    parser.add_argument("--radius", type=float, default=default.radius, **two, help="pixels")
+    parser.add_argument("--empty", type=float, default=default.empty, help="share of images")
+    parser.add_argument("--crowds", type=float, default=default.crowds, help="share of images")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    args = parser.parse_args()
+    if args.folder.exists():
+        parser.error(f"{args.folder} exists already")
+    options = {name: value for name, value in vars(args).items() if name != "folder"}
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    try:
+        spec = ShapesSpec(**options)
+    except ValueError as error:
+        parser.error(str(error))
+    draw_dataset(spec, args.folder)
+    name = args.folder.name
+    print(f"--dataset {name}={args.folder}/annotations.json:{args.folder}/images")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""From the command line to a config that is checked before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+
+from ..config import get_cfg, resolve_device
+from ..data import check_num_classes, parse_dataset_argument, register_coco_dataset
+
+EXAMPLES = """
+Examples:
+
+Train a small RetinaNet with focal loss on the built-in data set (two minutes on two cores):
+    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml
+
+The same with one thing changed:
+    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml \\
+        OUTPUT_DIR output/gamma1 MODEL.RETINANET.FOCAL_LOSS_GAMMA 1.0
+
+Go on after an interruption; evaluate what is trained:
+    $ python train_net.py --config-file FILE --resume
+    $ python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+
+Your own data set in COCO format:
+    $ python train_net.py --config-file FILE --dataset my_train=train.json:images \\
+        --dataset my_val=val.json:images \\
+        DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.RETINANET.NUM_CLASSES 3
+
+Several GPUs, several machines:
+    $ python train_net.py --config-file FILE --num-gpus 8
+    (machine0)$ python train_net.py --config-file FILE --num-gpus 8 \\
+        --num-machines 2 --machine-rank 0 --dist-url tcp://machine0:29500
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's flags, all of them, and `--dataset`."""
+    parser = default_argument_parser(epilog=EXAMPLES)
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="register a COCO-format data set under NAME; may be given more than once",
+    )
+    return parser
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """
+    Register the data sets, read the config, check both against each other, start the logs.
+
+    Returns:
+        the frozen config.
+
+    Raises:
+        KeyError: an unknown key or data set.
+        ValueError: `--dataset` has another form, or the numbers of classes differ.
+        FileNotFoundError: a file that an argument names is not there.
+    """
+    for text in args.dataset:
+        register_coco_dataset(parse_dataset_argument(text))
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    resolve_device(cfg)
+    cfg.freeze()
+    check_num_classes(cfg)
+    default_setup(cfg, args)
+    return cfg

@@ -1,0 +1,17 @@
+"""
+Lets Detectron2's own, unmodified tools use this package.
+
+    DETECTRON2_ENV_MODULE=focal_plugin.env  tools/train_net.py --config-file ...
+
+Detectron2 imports the module that this variable names when it is imported itself, and calls its
+`setup_environment`.
+"""
+
+from detectron2.config import defaults
+
+from .config import add_focal_config
+
+
+def setup_environment() -> None:
+    """Add our keys to the config that `detectron2.config.get_cfg` hands out."""
+    add_focal_config(defaults._C)

@@ -1,0 +1,160 @@
+"""
+What a summed dense loss is divided by: `MODEL.FOCAL.NORMALIZER`.
+
+Both losses of RetinaNet, classification and box, are sums over anchors. Dividing them by a number
+of positive anchors makes them comparable between images, but which number (this batch's, each
+image's, a running mean) is an axis of its own: it acts as a learning rate that varies with the
+data.
+
+Shape shorthand:
+    N: number of images
+    G: groups of images that share a divisor: 1 (the batch as a whole) or N
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from ..losses.build import ConfigurableModule, IllegalOption, build_named, configurable
+
+
+class Normalizer(ConfigurableModule):
+    """
+    Base of the normalisers.
+
+    The loss of a batch is the sum over groups of (sum over the group's anchors) / divisor, where
+    group g holds the images g * N / G to (g + 1) * N / G - 1.
+    """
+
+    def forward(self, num_pos: Tensor) -> Tensor:
+        """
+        Args:
+            num_pos: (N,), int64, positive anchors of each image.
+
+        Returns:
+            float32 (G,), the divisors, all > 0.
+        """
+        raise NotImplementedError
+
+
+class EMANormalizer(Normalizer):
+    """
+    Running mean of the number of positive anchors in a batch, as in stock RetinaNet.
+
+        mean <- momentum * mean + (1 - momentum) * max(sum of num_pos, 1)
+
+    Every call in training or outside of it updates the mean, and each process has its own.
+
+    Note:
+        Stock RetinaNet loses this state when it resumes. Here it is in every checkpoint, but not as
+        an entry of the state dict, so that the state-dict keys are stock's: it travels in the
+        state dict's metadata, where PyTorch keeps the versions of modules. A checkpoint without it
+        (a model-zoo file) leaves the mean as it is.
+    """
+
+    config_keys = {
+        "init": "MODEL.FOCAL.NORMALIZER_INIT",
+        "momentum": "MODEL.FOCAL.NORMALIZER_MOMENTUM",
+    }
+
+    @configurable
+    def __init__(self, *, init: float = 100.0, momentum: float = 0.9) -> None:
+        """
+        Args:
+            init: the mean before the first batch, > 0. It should not be too small.
+            momentum: in [0, 1); 0 is the number of this batch.
+        """
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise IllegalOption("momentum", f"must be in [0, 1), got {momentum}")
+        self.init = _check_divisor("init", init)
+        self.momentum = momentum
+        self.register_buffer("mean", torch.tensor(self.init), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, num_pos: Tensor) -> Tensor:
+        batch = num_pos.sum().clamp(min=1).to(self.mean.dtype)
+        self.mean.mul_(self.momentum).add_(batch, alpha=1 - self.momentum)
+        return self.mean.clone().unsqueeze(0)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination._metadata[prefix[:-1]]["mean"] = self.mean.item()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict, *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        if "mean" in local_metadata:
+            self.mean.fill_(local_metadata["mean"])
+
+
+class BatchNormalizer(Normalizer):
+    """Positive anchors of the batch, at least 1."""
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, num_pos: Tensor) -> Tensor:
+        return num_pos.sum().clamp(min=1).float().unsqueeze(0)
+
+
+class PerImageNormalizer(Normalizer):
+    """Each image's own positive anchors, at least 1; then the mean over images (torchvision's)."""
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, num_pos: Tensor) -> Tensor:
+        return num_pos.clamp(min=1).float() * len(num_pos)
+
+
+class FixedNormalizer(Normalizer):
+    """A constant for the whole batch."""
+
+    config_keys = {"value": "MODEL.FOCAL.NORMALIZER_VALUE"}
+
+    @configurable
+    def __init__(self, *, value: float = 100.0) -> None:
+        """
+        Args:
+            value: the divisor, > 0.
+        """
+        super().__init__()
+        self.value = _check_divisor("value", value)
+
+    def forward(self, num_pos: Tensor) -> Tensor:
+        return torch.full((1,), self.value, device=num_pos.device)
+
+
+NORMALIZERS = {
+    "ema": EMANormalizer,
+    "batch": BatchNormalizer,
+    "per_image": PerImageNormalizer,
+    "fixed": FixedNormalizer,
+}
+
+
+def build_normalizer(cfg: CfgNode) -> nn.Module:
+    """
+    Build the normaliser that `MODEL.FOCAL.NORMALIZER` names.
+
+    Raises:
+        KeyError: no normaliser has that name; the message lists them.
+        ValueError: an option is outside its legal range; the message names its full key.
+    """
+    return build_named(NORMALIZERS.items(), "MODEL.FOCAL.NORMALIZER", cfg)
+
+
+def _check_divisor(option: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise IllegalOption(option, f"must be > 0, got {value}")
+    return float(value)

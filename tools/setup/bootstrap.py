@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""
+Make a Python environment in which focal_plugin runs; needs nothing but Python's standard library.
+
+What the environment has already is used as it is, so that a second call does next to nothing:
+
+1. the environment itself: --venv, created if it is missing. It sees the packages of the Python that
+   creates it where that one has a working torch and torchvision, and is isolated otherwise;
+2. torch and torchvision, a pair that imports together;
+3. Detectron2: an importable one, else its repository at a pinned commit (compiled), else the v0.5
+   source archive from the package index (see install_detectron2_v05.py);
+4. focal_plugin in editable mode with its [dev] extra, and OpenCV unless `cv2` can be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CONSTRAINTS = {
+    "main": HERE / "constraints-detectron2-main.txt",
+    "v0.5": HERE / "constraints-detectron2-v0.5.txt",
+}
+TORCH_PAIR = ["torch==2.11.0", "torchvision==0.26.0"]
+DETECTRON2_REPOSITORY = "https://github.com/facebookresearch/detectron2"
+DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
+BUILD_TOOLS = ["setuptools<81", "wheel"]
+
+
+def say(message: str) -> None:
+    print(f"[setup] {message}", flush=True)
+
+
+def run(command: list[str | Path], **kwargs: object) -> None:
+    subprocess.run([str(part) for part in command], check=True, **kwargs)
+
+
+def succeeds(command: list[str | Path], **kwargs: object) -> bool:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    try:
+        run(command, **quiet, **kwargs)
+    except (subprocess.SubprocessError, OSError):
+        return False
+    return True
+
+
+class Environment:
+    """The virtual environment at ``path``; every installation into it goes through here."""
+
+    def __init__(self, path: Path) -> None:
+        self.python = path / "bin" / "python"
+
+    def can_import(self, *modules: str) -> bool:
+        return succeeds([self.python, "-c", f"import {', '.join(modules)}"])
+
+    def pip(self, *arguments: str | Path) -> None:
+        run([self.python, "-m", "pip", "--disable-pip-version-check", *arguments])
+
+    def runtime(self) -> str:
+        """Which Detectron2 is installed: "main" (a compiled build of today's) or "v0.5"."""
+        code = "from focal_plugin import doctor; print(doctor.detectron2_runtime())"
+        command = [str(self.python), "-c", code, "focal_plugin.doctor"]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=ROOT
+        ).stdout.strip()
+
+
+def create_venv(path: Path, creator: str) -> None:
+    if (path / "bin" / "python").exists():
+        return
+    command: list[str | Path] = [creator, "-m", "venv"]
+    if succeeds([creator, "-c", "import torch, torchvision"]):
+        say(f"{creator} has torch and torchvision: they are used as they are")
+        command.append("--system-site-packages")
+    say(f"creating {path}")
+    try:
+        run([*command, path])
+    except subprocess.CalledProcessError:
+        shutil.rmtree(path, ignore_errors=True)
+        sys.exit(
+            f"[setup] {creator} cannot create a virtual environment. On Debian and Ubuntu:\n"
+            "            apt-get install python3-venv"
+        )
+
+
+def install_detectron2(env: Environment) -> None:
+    """The three steps: an importable one, the repository, the v0.5 source archive."""
+    if env.can_import("detectron2"):
+        return
+    env.pip("install", "--quiet", *BUILD_TOOLS)
+    if not install_detectron2_from_repository(env):
+        say("Detectron2: its repository cannot be used here; taking v0.5 from the package index")
+        run([env.python, HERE / "install_detectron2_v05.py"])
+
+
+def install_detectron2_from_repository(env: Environment) -> bool:
+    fails_fast = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    reach = ["timeout", "20", "git", "ls-remote", "--exit-code", DETECTRON2_REPOSITORY, "HEAD"]
+    if not succeeds(reach, env=fails_fast):
+        return False
+    say("Detectron2: building it from its repository (takes minutes, needs a C++ compiler)")
+    env.pip("install", "--quiet", "-c", CONSTRAINTS["main"], "ninja", "numpy")
+    try:
+        env.pip(
+            *("install", "--no-build-isolation", "-c", CONSTRAINTS["main"]),
+            f"detectron2 @ git+{DETECTRON2_REPOSITORY}@{DETECTRON2_COMMIT}",
+        )
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def install_everything(env: Environment) -> None:
+    if not env.can_import("torch", "torchvision"):
+        say(f"installing {' and '.join(TORCH_PAIR)} (several GB where CUDA libraries come along)")
+        env.pip("install", "--quiet", *TORCH_PAIR)
+    install_detectron2(env)
+    runtime = env.runtime()
+    say(f"Detectron2 runtime: {runtime}")
+    extra = [] if env.can_import("cv2") else ["opencv-python-headless"]
+    env.pip("install", "--quiet", *BUILD_TOOLS)
+    env.pip(
+        *("install", "--quiet", "--no-build-isolation", "-c", CONSTRAINTS[runtime]),
+        *(*extra, "-e", f"{ROOT}[dev]"),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv")
+    args = parser.parse_args()
+
+    start = time.monotonic()
+    create_venv(args.venv, sys.executable)
+    env = Environment(args.venv.resolve())
+    install_everything(env)
+    run([env.python, "-m", "focal_plugin.doctor"], cwd=ROOT)
+    say(f"done in {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
