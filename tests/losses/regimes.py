@@ -1,0 +1,55 @@
+"""Inputs, tolerances and options that the tests of all losses share."""
+
+import re
+
+import torch
+
+from focal_plugin import losses
+from focal_plugin.losses import CLS_LOSS_REGISTRY
+
+K = 5
+LOSS_CLASSES = dict(CLS_LOSS_REGISTRY)
+GAMMAS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+ALPHAS = (None, 0.0, 0.25, 0.75, 1.0)
+
+# The loss computes in float32 whatever it is given: what half precision loses is in its input.
+TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
+
+
+def function_of(name: str):
+    """`SigmoidFocalLoss` -> `losses.sigmoid_focal_loss`."""
+    return getattr(losses, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
+
+
+def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32):
+    """Logits (R, K) and labels (R,) with every kind of label in them."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(num_anchors, K, generator=generator) * scale).to(dtype)
+    labels = torch.randint(-1, K + 1, (num_anchors,), generator=generator)
+    assert set(labels.tolist()) == set(range(-1, K + 1))
+    return logits.requires_grad_(), labels
+
+
+def one_hot(labels):
+    """(R, K) float64 targets, for references only."""
+    return (labels.unsqueeze(-1) == torch.arange(K)).double()
+
+
+def reference_sum(elementwise, logits, labels, alpha):
+    """
+    alpha_t * elementwise(p_t, x_t), summed over everything not ignored, in float64 from one-hot
+    targets: what the losses must equal, computed in a way that they do not.
+    """
+    keep = labels >= 0
+    x, y = logits.double()[keep], one_hot(labels)[keep]
+    x_t = x * (2 * y - 1)
+    alpha_t = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    return (alpha_t * elementwise(torch.sigmoid(x_t), x_t)).sum()
+
+
+def assert_value_and_gradient_match(loss, reference, logits):
+    """Compare two scalars and their gradients with respect to ``logits``."""
+    (gradient,) = torch.autograd.grad(loss, logits)
+    (expected,) = torch.autograd.grad(reference, logits)
+    torch.testing.assert_close(loss.double(), reference, rtol=2e-6, atol=1e-6)
+    torch.testing.assert_close(gradient, expected, **TOLERANCE)

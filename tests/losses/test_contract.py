@@ -1,0 +1,214 @@
+"""What every registered classification loss promises, asked of each of them."""
+
+import inspect
+
+import pytest
+import torch
+
+from focal_plugin import get_cfg
+from focal_plugin.losses import CLS_LOSS_REGISTRY, build_cls_loss
+
+from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, function_of, random_batch
+
+pytestmark = pytest.mark.parametrize("name", sorted(LOSS_CLASSES))
+
+
+def has_option(name, option):
+    return option in inspect.signature(function_of(name)).parameters
+
+
+@pytest.fixture
+def loss(name):
+    return LOSS_CLASSES[name]()
+
+
+def test_the_module_equals_the_function_of_its_name(name, loss):
+    logits, labels = random_batch()
+    torch.testing.assert_close(loss(logits, labels), function_of(name)(logits, labels))
+
+
+def test_module_and_function_have_the_same_options_and_defaults(name, loss):
+    module_options = inspect.signature(type(loss).__init__).parameters
+    options = {
+        option: parameter.default
+        for option, parameter in inspect.signature(function_of(name)).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert {option: module_options[option].default for option in options} == options
+
+
+def test_the_sum_of_per_anchor_is_the_loss(loss):
+    logits, labels = random_batch()
+    per_anchor = loss.per_anchor(logits, labels)
+    assert per_anchor.shape == labels.shape
+    torch.testing.assert_close(per_anchor.sum(), loss(logits, labels))
+
+
+def test_leading_shape_does_not_matter(loss):
+    logits, labels = random_batch(num_anchors=60)
+    folded = loss(logits.reshape(3, 20, K), labels.reshape(3, 20))
+    torch.testing.assert_close(folded, loss(logits, labels))
+
+
+def test_the_sum_over_parts_is_the_loss_of_the_whole_where_it_says_so(loss):
+    assert loss.decomposes
+    logits, labels = random_batch()
+    parts = sum(loss(logits[part], labels[part]) for part in torch.arange(200).split(30))
+    torch.testing.assert_close(parts, loss(logits, labels), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("magnitude", [17.0, 100.0, 1e4])
+def test_value_and_gradient_are_finite_at_extreme_logits(name, gamma, magnitude):
+    options = {"gamma": gamma} if has_option(name, "gamma") else {}
+    if name == "SigmoidFocalStarLoss" and gamma == 0:
+        options = {}  # its slope must be > 0
+    logits = torch.tensor([[magnitude, -magnitude] * K])[:, :K].repeat(K + 2, 1).requires_grad_()
+    labels = torch.arange(-1, K + 1)
+    value = function_of(name)(logits, labels, **options)
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_no_anchors_give_zero_with_a_graph(loss, shape):
+    logits = torch.zeros(*shape, K, requires_grad=True)
+    value = loss(logits, torch.zeros(shape, dtype=torch.int64))
+    value.backward()
+    assert value.item() == 0
+    assert value.dtype == torch.float32
+    assert logits.grad.shape == logits.shape
+
+
+def test_ignored_anchors_give_zero_with_a_zero_gradient(loss):
+    logits = torch.randn(7, K, requires_grad=True)
+    value = loss(logits, torch.full((7,), -1))
+    value.backward()
+    assert value.item() == 0
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_an_ignored_row_leaks_nowhere(loss, poison):
+    logits, labels = random_batch()
+    poisoned = logits.detach().clone()
+    poisoned[labels == -1] = poison
+    poisoned.requires_grad_()
+    value, clean = loss(poisoned, labels), loss(logits, labels)
+    value.backward()
+    clean.backward()
+    torch.testing.assert_close(value, clean, rtol=0, atol=0)
+    torch.testing.assert_close(poisoned.grad, logits.grad, rtol=0, atol=0)
+    assert (loss.per_anchor(poisoned, labels)[labels == -1] == 0).all()
+
+
+def test_background_differs_from_every_class_and_from_ignored(loss):
+    logits = torch.full((1, K), 1.5)
+    values = [loss(logits, torch.tensor([label])).item() for label in (-1, 0, K - 1, K)]
+    ignored, first, last, background = values
+    assert ignored == 0
+    assert first == pytest.approx(last)
+    assert len({round(value, 4) for value in (ignored, first, background)}) == 3
+
+
+def test_a_label_touches_its_own_column(loss):
+    logits = torch.zeros(1, K, requires_grad=True)
+    loss(logits, torch.tensor([2])).backward()
+    falling = (logits.grad < 0).nonzero()[:, 1]  # the loss falls as this logit grows
+    assert falling.tolist() == [2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_dtype_in_float32_out(loss, dtype):
+    logits, labels = random_batch(dtype=dtype)
+    value = loss(logits, labels)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert logits.grad.dtype == dtype
+    torch.testing.assert_close(value, loss(logits.detach().float(), labels), **TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
+def test_labels_of_any_integer_dtype(loss, dtype):
+    logits, labels = random_batch()
+    torch.testing.assert_close(loss(logits, labels.to(dtype)), loss(logits, labels))
+
+
+def test_an_upstream_gradient_scales_the_gradient(loss):
+    logits, labels = random_batch()
+    (once,) = torch.autograd.grad(loss(logits, labels), logits)
+    (thrice,) = torch.autograd.grad(3 * loss(logits, labels), logits)
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_inputs_are_left_as_they_are(loss):
+    logits, labels = random_batch()
+    logits_before, labels_before = logits.detach().clone(), labels.clone()
+    loss(logits, labels).backward()
+    assert torch.equal(logits, logits_before)
+    assert torch.equal(labels, labels_before)
+
+
+@pytest.mark.parametrize("labels", [[-2, 0, 0], [0, 0, K + 1]])
+def test_a_label_out_of_range_is_an_error_that_states_the_range(loss, labels):
+    with pytest.raises(ValueError, match=rf"-1\.\.{K}"):
+        loss(torch.zeros(3, K), torch.tensor(labels))
+
+
+def test_shapes_that_do_not_fit_are_an_error(loss):
+    with pytest.raises(ValueError, match=r"\(4, 5\) and \(3,\)"):
+        loss(torch.zeros(4, K), torch.zeros(3, dtype=torch.int64))
+
+
+def test_labels_that_are_not_integers_are_an_error(loss):
+    with pytest.raises(ValueError, match=r"float32"):
+        loss(torch.zeros(3, K), torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("alpha", -0.5),
+        ("alpha", 1.5),
+        ("alpha", float("nan")),
+        ("gamma", -1.0),
+        ("gamma", float("nan")),
+        ("gamma", float("inf")),
+        ("beta", float("inf")),
+    ],
+)
+def test_an_illegal_option_is_refused_by_function_module_and_config(name, option, value):
+    if not has_option(name, option):
+        return
+    logits, labels = random_batch()
+    with pytest.raises(ValueError, match=option):
+        function_of(name)(logits, labels, **{option: value})
+    with pytest.raises(ValueError, match=option):
+        LOSS_CLASSES[name](**{option: value})
+    key = LOSS_CLASSES[name].config_keys[option]
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.FOCAL.CLS_LOSS.NAME", name, key, value])
+    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
+        build_cls_loss(cfg)
+
+
+def test_alpha_minus_one_is_off_as_in_detectron2(name):
+    logits, labels = random_batch()
+    off = function_of(name)(logits, labels, alpha=None)
+    torch.testing.assert_close(function_of(name)(logits, labels, alpha=-1), off)
+
+
+def test_every_option_is_read_from_its_key(name):
+    other = {"alpha": 0.6, "gamma": 3.5, "beta": 0.3}
+    keys = LOSS_CLASSES[name].config_keys
+    cfg = get_cfg()
+    cfg.MODEL.FOCAL.CLS_LOSS.NAME = name
+    cfg.merge_from_list([part for option in keys for part in (keys[option], other[option])])
+    loss = build_cls_loss(cfg)
+    assert type(loss).__name__ == name
+    assert {option: getattr(loss, option) for option in keys} == {o: other[o] for o in keys}
+
+
+def test_the_registry_finds_it(name):
+    assert CLS_LOSS_REGISTRY.get(name) is LOSS_CLASSES[name]

@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+from fvcore.nn import sigmoid_focal_loss as fvcore_focal_loss
+
+from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_loss
+from focal_plugin.losses.sigmoid_focal import focal_of_signed_logits
+
+from .regimes import (
+    ALPHAS,
+    GAMMAS,
+    K,
+    assert_value_and_gradient_match,
+    one_hot,
+    random_batch,
+    reference_sum,
+)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_equals_equation_5_in_float64(alpha, gamma):
+    logits, labels = random_batch()
+    reference = reference_sum(
+        lambda p_t, x_t: -((1 - p_t) ** gamma) * p_t.log(), logits, labels, alpha
+    )
+    loss = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma)
+    assert_value_and_gradient_match(loss, reference, logits)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [-1, 0.25])
+def test_equals_fvcore_where_fvcore_is_finite(alpha, gamma):
+    logits, labels = random_batch()
+    keep = labels >= 0
+    expected = fvcore_focal_loss(
+        logits[keep], one_hot(labels)[keep].float(), alpha=alpha, gamma=gamma, reduction="sum"
+    )
+    loss = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5])
+def test_has_a_gradient_where_the_power_form_has_nan(gamma):
+    logits = torch.tensor([[20.0], [-20.0]], requires_grad=True)
+    targets = torch.tensor([[1.0], [0.0]])
+    naive = fvcore_focal_loss(logits, targets, alpha=-1, gamma=gamma, reduction="sum")
+    assert naive.isfinite()
+    assert torch.autograd.grad(naive, logits)[0].isnan().any(), "fvcore was mended: say so"
+
+    loss = sigmoid_focal_loss(logits, torch.tensor([0, 1]), alpha=None, gamma=gamma)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    expected = _closed_form_gradient(logits.detach().double(), targets.double(), gamma)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_gradient_is_the_papers_appendix_b(gamma):
+    logits, labels = random_batch()
+    (gradient,) = torch.autograd.grad(
+        sigmoid_focal_loss(logits, labels, alpha=None, gamma=gamma), logits
+    )
+    expected = _closed_form_gradient(logits.detach().double(), one_hot(labels), gamma)
+    expected[labels == -1] = 0
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def _closed_form_gradient(x, y, gamma):
+    """dFL/dx = (2y - 1) (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1), with 1 - p_t not rounded."""
+    sign = 2 * y - 1
+    p_t, q_t = torch.sigmoid(sign * x), torch.sigmoid(-sign * x)
+    return sign * q_t**gamma * (gamma * p_t * p_t.log() - q_t)
+
+
+def test_gamma_zero_is_cross_entropy():
+    logits, labels = random_batch()
+    for alpha in (None, 0.75):
+        focal = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=0.0)
+        plain = sigmoid_cross_entropy_loss(logits, labels, alpha=alpha)
+        torch.testing.assert_close(focal, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("probability", "weight"), [(0.5, 1 / 4), (0.9, 1 / 100)])
+def test_gamma_two_weighs_a_well_classified_example_as_in_section_3_2(probability, weight):
+    logits = torch.tensor([[math.log(probability / (1 - probability))]])
+    label = torch.tensor([0])
+    focal = sigmoid_focal_loss(logits, label, alpha=None, gamma=2.0)
+    plain = sigmoid_cross_entropy_loss(logits, label)
+    torch.testing.assert_close(focal / plain, torch.tensor(weight))
+
+
+def test_never_exceeds_cross_entropy_and_falls_with_gamma():
+    logits, labels = random_batch()
+    values = [sigmoid_focal_loss(logits, labels, alpha=None, gamma=gamma) for gamma in GAMMAS]
+    assert all(larger > smaller for larger, smaller in zip(values, values[1:], strict=False))
+
+
+def test_oracle_values_at_logit_zero():
+    logits = torch.zeros(1, 1)
+    positive = sigmoid_focal_loss(logits, torch.tensor([0]), alpha=0.25, gamma=2.0)
+    negative = sigmoid_focal_loss(logits, torch.tensor([1]), alpha=0.25, gamma=2.0)
+    assert positive.item() == pytest.approx(0.0433217, abs=1e-7)
+    assert negative.item() == pytest.approx(0.1299651, abs=1e-7)
+
+
+def test_oracle_value_of_a_published_demo():
+    logits = torch.tensor([[0.1], [0.5], [0.7], [0.8]])
+    labels = torch.tensor([0, 1, 0, 1])  # one class: 0 is the object, 1 = K the background
+    loss = sigmoid_focal_loss(logits, labels, alpha=None, gamma=0.5)
+    assert loss.item() == pytest.approx(2.417657, abs=1e-6)
+
+
+def test_audit_at_initialisation():
+    """100k negatives x 80 classes at prior .01: CE sums to 8.0e4, FL(.25, 2) to 6.0."""
+    logits = torch.full((100_000, 80), -math.log(99))
+    labels = torch.full((100_000,), 80)
+    assert sigmoid_cross_entropy_loss(logits, labels).item() == pytest.approx(8.04e4, rel=1e-3)
+    assert sigmoid_focal_loss(logits, labels).item() == pytest.approx(6.03, rel=1e-3)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_gradcheck(gamma):
+    x_t = torch.linspace(-9, 9, 19, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: focal_of_signed_logits(x, gamma=gamma), x_t)
+
+
+def test_easy_negatives_hold_most_of_cross_entropy_and_little_of_focal_loss():
+    """The imbalance itself: 100k negatives at p = .01 beside 20 hard positives at p = .1."""
+    logits = torch.cat([torch.full((100_000, K), -math.log(99)), torch.full((20, K), -2.2)])
+    labels = torch.cat([torch.full((100_000,), K), torch.zeros(20, dtype=torch.int64)])
+    shares = {}
+    for name, loss in (("ce", sigmoid_cross_entropy_loss), ("fl", sigmoid_focal_loss)):
+        easy = loss(logits[:100_000], labels[:100_000])
+        shares[name] = (easy / loss(logits, labels)).item()
+    assert shares["ce"] > 0.98
+    assert shares["fl"] < 0.05
