@@ -6,11 +6,11 @@ import difflib
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 
-def add_focal_config(cfg: CN) -> None:
+def add_focal_config(cfg: CfgNode) -> None:
     """
     Add the node `MODEL.FOCAL`; a config that has it already is left as it is.
 
@@ -38,15 +38,19 @@ def add_focal_config(cfg: CN) -> None:
     # "fixed": the divisor
     node.NORMALIZER_VALUE = 100.0
 
+    # "SGD" (stock) or "AdamW", both with SOLVER.BASE_LR and SOLVER.WEIGHT_DECAY. Obeyed by our
+    # trainer (train_net.py); Detectron2's own tools train with SGD whatever this says.
+    node.OPTIMIZER = "SGD"
+
     # build_small_resnet_fpn_backbone: channels of its stages res2, res3, ...
     node.SMALL_RESNET = new_node()
     node.SMALL_RESNET.WIDTHS = [24, 32, 64, 96]
 
 
-class FocalCfgNode(CN):
+class FocalCfgNode(CfgNode):
     """Same interface as Detectron2's `CfgNode`, but an unknown key is told the nearest known."""
 
-    def merge_from_other_cfg(self, cfg_other: CN) -> Any:
+    def merge_from_other_cfg(self, cfg_other: CfgNode) -> Any:
         with _NearestKey(self):
             return super().merge_from_other_cfg(cfg_other)
 
@@ -68,7 +72,7 @@ def get_cfg() -> FocalCfgNode:
     return cfg
 
 
-def resolve_device(cfg: CN) -> None:
+def resolve_device(cfg: CfgNode) -> None:
     """Replace a `MODEL.DEVICE` of "auto" by "cuda" where there is a GPU, else by "cpu"."""
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,7 +81,7 @@ def resolve_device(cfg: CN) -> None:
 class _NearestKey:
     """Turns yacs' "Non-existent (config) key: X" into a KeyError that suggests a key."""
 
-    def __init__(self, cfg: CN) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         self._cfg = cfg
 
     def __enter__(self) -> None:
@@ -93,8 +97,8 @@ class _NearestKey:
         raise KeyError(f"Non-existent config key: {unknown}{hint}") from None
 
 
-def _full_keys(cfg: CN, prefix: str = "") -> Any:
+def _full_keys(cfg: CfgNode, prefix: str = "") -> Any:
     for key, value in cfg.items():
         yield prefix + key
-        if isinstance(value, CN):
+        if isinstance(value, CfgNode):
             yield from _full_keys(value, f"{prefix}{key}.")

@@ -9,6 +9,7 @@ library until it looks into torch, so that it runs where nothing else does.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import importlib.metadata
@@ -108,7 +109,18 @@ def explain_failed_import() -> Iterator[None]:
         ) from error
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m focal_plugin.doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--runtime", action="store_true", help="print main, v0.5 or none, and nothing else"
+    )
+    if parser.parse_args(argv).runtime:
+        print(detectron2_runtime())
+        return 0
     findings = examine()
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
@@ -149,7 +161,9 @@ def _examine_detectron2() -> list[Finding]:
     failure = _import_failure("detectron2.modeling")
     finding = Finding("Detectron2", f"{distribution}, runtime {runtime}, in {_detectron2_folder()}")
     if failure is not None:
-        finding = Finding("Detectron2", f"runtime {runtime} fails: {failure}", "see the lines below")
+        finding = Finding(
+            "Detectron2", f"runtime {runtime} fails: {failure}", "see the lines below"
+        )
     ops = Finding("compiled ops", "present")
     if not has_compiled_ops():
         ops = Finding(

@@ -21,9 +21,9 @@ def encode_png(image: np.ndarray) -> bytes:
     Args:
         image: (H, W, 3), uint8, RGB.
     """
-    height, width, channels = image.shape
-    if channels != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    height, width, _ = image.shape
     rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # a leading 0: no filter in this row
     rows[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced

@@ -1,7 +1,7 @@
 """
 The built-in data set: textured images with few objects and many things that only look like one.
 
-An object is a solid, whole shape of one of six classes, about as wide as high. Outlines, fragments
+An object is a solid, whole shape of one of five classes, about as wide as high. Outlines, fragments
 and squashed versions of the same shapes, in the same colours and sizes, are drawn beside them and
 not annotated: they are the hard negatives. How many there are of each is the dial of foreground-
 background imbalance (:class:`ShapesSpec`).
@@ -32,26 +32,26 @@ from .png import encode_png
 VERSION = 1
 """Part of the folder's name; grows whenever the same spec would draw other bytes."""
 
-CLASSES = ("disc", "square", "triangle", "plus", "star", "crescent")
-FREQUENCIES = (0.42, 0.26, 0.15, 0.09, 0.05, 0.03)
+CLASSES = ("disc", "square", "triangle", "plus", "crescent")
+FREQUENCIES = (0.40, 0.26, 0.17, 0.11, 0.06)
 """Share of each class among the objects: long-tailed."""
+
+COLORS = ((200, 70, 60), (70, 100, 210), (220, 190, 70), (70, 170, 90), (180, 90, 190))
+"""RGB around which a class varies. Its look-alikes have it too: colour tells which class it would
+be, and only the form tells whether it is an object at all."""
+COLOR_SPREAD = 40
 
 LOOKALIKES = ("outline", "fragment", "squashed")
 MAX_OBJECT_IOU = 0.1
 CROWD_MEMBERS = (8, 14)
+LARGEST_TURN = 0.2
+"""tan(angle / 2): shapes are turned by up to 22 degrees."""
 SUPERSAMPLING = 2
 FARTHEST_POINT = 1.2
 """No shape reaches farther than this times its radius: a square's corner, at 0.84 * sqrt(2)."""
 
-# Outward normals of the sides; 0.866... = sqrt(3) / 2, and the pentagon's cosines and sines.
+# Outward normals of a triangle's sides; 0.866... = sqrt(3) / 2
 TRIANGLE_NORMALS = ((0.0, 1.0), (0.8660254, -0.5), (-0.8660254, -0.5))
-PENTAGON_NORMALS = (
-    (0.0, 1.0),
-    (0.9510565, 0.309017),
-    (0.5877853, -0.809017),
-    (-0.5877853, -0.809017),
-    (-0.9510565, 0.309017),
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ShapesSpec:
     image_size: int = 128
     objects: tuple[int, int] = (1, 3)
     distractors: tuple[int, int] = (6, 12)
-    radius: tuple[float, float] = (6.0, 20.0)
+    radius: tuple[float, float] = (8.0, 24.0)
     empty: float = 0.1
     crowds: float = 0.03
     seed: int = 0
@@ -89,8 +89,7 @@ class ShapesSpec:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.images < 1 or self.image_size < 32:
             raise ValueError(
-                "images must be >= 1 and image_size >= 32, "
-                f"got {self.images} and {self.image_size}"
+                f"images must be >= 1 and image_size >= 32, got {self.images} and {self.image_size}"
             )
         if 2 * self.radius[1] >= self.image_size or self.radius[0] < 2:
             raise ValueError(
@@ -162,18 +161,16 @@ class _Shape:
         return inside
 
 
-def _inside_polygon(u: np.ndarray, v: np.ndarray, normals: Any, distance: float) -> np.ndarray:
-    """How many of the sides a point is on the inner side of."""
-    return sum((a * u + b * v <= distance).astype(np.int64) for a, b in normals)
+def _inside_triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    (a, b), (c, d), (e, f) = TRIANGLE_NORMALS
+    return (a * u + b * v <= 0.56) & (c * u + d * v <= 0.56) & (e * u + f * v <= 0.56)
 
 
 _INSIDE = {
     "disc": lambda u, v: u * u + v * v <= 1,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 0.84,
-    "triangle": lambda u, v: _inside_polygon(u, v, TRIANGLE_NORMALS, 0.56) == 3,
+    "triangle": _inside_triangle,
     "plus": lambda u, v: (np.minimum(abs(u), abs(v)) <= 0.3) & (np.maximum(abs(u), abs(v)) <= 1),
-    # a pentagram is where at most one of the pentagon's five sides is passed
-    "star": lambda u, v: _inside_polygon(u, v, PENTAGON_NORMALS, 0.4) >= 4,
     "crescent": lambda u, v: (u * u + v * v <= 1) & ((u - 0.55) * (u - 0.55) + v * v > 0.6),
 }
 
@@ -215,14 +212,12 @@ def _background(random: _Random, size: int) -> np.ndarray:
     return color + texture + random.uniform(-14, 14, (size, size, 1))
 
 
-def _random_shape(
-    random: _Random, spec: ShapesSpec, form: str, kind: str | None = None
-) -> _Shape:
+def _random_shape(random: _Random, spec: ShapesSpec, form: str, kind: str | None = None) -> _Shape:
     low, high = spec.radius
     share = random.uniform()
     radius = low + (high - low) * share * share
-    # points of the unit circle without a sine: t -> ((1 - t^2), 2t) / (1 + t^2)
-    t, c = random.uniform(-1, 1, 2)
+    turn = _direction(random.uniform(-LARGEST_TURN, LARGEST_TURN))
+    cut = _direction(random.uniform(-1, 1))
     aspect = random.uniform(0.85, 1.0)
     return _Shape(
         kind=kind or CLASSES[random.choice(FREQUENCIES)],
@@ -230,16 +225,22 @@ def _random_shape(
         x=random.uniform(radius, spec.image_size - radius),
         y=random.uniform(radius, spec.image_size - radius),
         radius=radius,
-        turn=((1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)),
+        turn=turn,
         aspect=aspect * 0.4 if form == "squashed" else aspect,
-        cut=((1 - c * c) / (1 + c * c), 2 * c / (1 + c * c)),
+        cut=cut if random.uniform() < 0.5 else (-cut[0], -cut[1]),
     )
+
+
+def _direction(t: float) -> tuple[float, float]:
+    """A point (cosine, sine) of the unit circle without calling either: t = tan(angle / 2)."""
+    return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
 def _paint(random: _Random, canvas: np.ndarray, shape: _Shape) -> None:
     rows, columns, coverage = shape.coverage(len(canvas))
     beneath = canvas[rows, columns]
-    color = random.uniform(20, 235, 3)
+    color = np.array(COLORS[CLASSES.index(shape.kind)])
+    color = color + random.uniform(-COLOR_SPREAD, COLOR_SPREAD, 3)
     # a colour too close to the ground is moved away from it: nothing is invisible
     contrast = color - beneath.mean(axis=(0, 1))
     if np.max(abs(contrast)) < 45:

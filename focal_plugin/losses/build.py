@@ -19,7 +19,7 @@ __all__ = [
     "CLS_LOSS_REGISTRY",
     "ClassificationLoss",
     "ConfigurableModule",
-    "IllegalOption",
+    "IllegalOptionError",
     "build_cls_loss",
     "build_named",
     "configurable",
@@ -45,7 +45,7 @@ def build_cls_loss(cfg: CfgNode) -> ClassificationLoss:
     return build_named(CLS_LOSS_REGISTRY, "MODEL.FOCAL.CLS_LOSS.NAME", cfg)
 
 
-class IllegalOption(ValueError):
+class IllegalOptionError(ValueError):
     """
     An option of a loss outside its legal range.
 
@@ -142,7 +142,7 @@ def build_named(classes: Iterable[tuple[str, type]], name_key: str, cfg: CfgNode
         raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
     try:
         return by_name[name](cfg)
-    except IllegalOption as error:
+    except IllegalOptionError as error:
         key = by_name[name].config_keys[error.option]
         raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error
 

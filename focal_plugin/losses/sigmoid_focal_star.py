@@ -7,7 +7,7 @@ import functools
 from torch import Tensor
 from torch.nn import functional as F
 
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss, IllegalOption, configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss, IllegalOptionError, configurable
 from .signed import check_alpha, check_gamma, signed_loss_per_anchor
 
 
@@ -87,5 +87,5 @@ def focal_star_of_signed_logits(x_t: Tensor, *, gamma: float, beta: float) -> Te
 
 def _check_beta(beta: float) -> float:
     if not abs(beta) < float("inf"):
-        raise IllegalOption("beta", f"must be finite, got {beta}")
+        raise IllegalOptionError("beta", f"must be finite, got {beta}")
     return beta

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .build import IllegalOption
+from .build import IllegalOptionError
 
 ALPHA_OFF = -1
 """What Detectron2 and fvcore write for "no alpha", where a None cannot be written."""
@@ -73,23 +73,23 @@ def check_alpha(alpha: float | None) -> float | None:
         alpha, or None where it is off: None, or -1 as Detectron2 and fvcore write it.
 
     Raises:
-        IllegalOption: alpha is none of these and outside [0, 1].
+        IllegalOptionError: alpha is none of these and outside [0, 1].
     """
     if alpha is None or alpha == ALPHA_OFF:
         return None
     if not 0 <= alpha <= 1:
-        raise IllegalOption("alpha", f"must be in [0, 1], or -1 for off, got {alpha}")
+        raise IllegalOptionError("alpha", f"must be in [0, 1], or -1 for off, got {alpha}")
     return alpha
 
 
 def check_gamma(gamma: float, *, positive: bool = False) -> float:
     """
     Raises:
-        IllegalOption: gamma < 0 (or gamma = 0 where it must be ``positive``), or not finite.
+        IllegalOptionError: gamma < 0 (or gamma = 0 where it must be ``positive``), or not finite.
     """
     legal = gamma > 0 if positive else gamma >= 0
     if not legal or gamma == float("inf"):
-        raise IllegalOption("gamma", f"must be {'>' if positive else '>='} 0, got {gamma}")
+        raise IllegalOptionError("gamma", f"must be {'>' if positive else '>='} 0, got {gamma}")
     return gamma
 
 

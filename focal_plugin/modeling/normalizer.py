@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from ..losses.build import ConfigurableModule, IllegalOption, build_named, configurable
+from ..losses.build import ConfigurableModule, IllegalOptionError, build_named, configurable
 
 
 class Normalizer(ConfigurableModule):
@@ -70,7 +70,7 @@ class EMANormalizer(Normalizer):
         """
         super().__init__()
         if not 0 <= momentum < 1:
-            raise IllegalOption("momentum", f"must be in [0, 1), got {momentum}")
+            raise IllegalOptionError("momentum", f"must be in [0, 1), got {momentum}")
         self.init = _check_divisor("init", init)
         self.momentum = momentum
         self.register_buffer("mean", torch.tensor(self.init), persistent=False)
@@ -156,5 +156,5 @@ def build_normalizer(cfg: CfgNode) -> nn.Module:
 
 def _check_divisor(option: str, value: float) -> float:
     if not 0 < value < float("inf"):
-        raise IllegalOption(option, f"must be > 0, got {value}")
+        raise IllegalOptionError(option, f"must be > 0, got {value}")
     return float(value)

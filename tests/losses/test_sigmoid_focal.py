@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -93,7 +94,7 @@ def test_gamma_two_weighs_a_well_classified_example_as_in_section_3_2(probabilit
 def test_never_exceeds_cross_entropy_and_falls_with_gamma():
     logits, labels = random_batch()
     values = [sigmoid_focal_loss(logits, labels, alpha=None, gamma=gamma) for gamma in GAMMAS]
-    assert all(larger > smaller for larger, smaller in zip(values, values[1:], strict=False))
+    assert all(larger > smaller for larger, smaller in itertools.pairwise(values))
 
 
 def test_oracle_values_at_logit_zero():

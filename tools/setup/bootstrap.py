@@ -43,9 +43,9 @@ def run(command: list[str | Path], **kwargs: object) -> None:
 
 
 def succeeds(command: list[str | Path], **kwargs: object) -> bool:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    nowhere = subprocess.DEVNULL
     try:
-        run(command, **quiet, **kwargs)
+        run(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, **kwargs)
     except (subprocess.SubprocessError, OSError):
         return False
     return True
@@ -65,11 +65,9 @@ class Environment:
 
     def runtime(self) -> str:
         """Which Detectron2 is installed: "main" (a compiled build of today's) or "v0.5"."""
-        code = "from focal_plugin import doctor; print(doctor.detectron2_runtime())"
-        command = [str(self.python), "-c", code, "focal_plugin.doctor"]
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=ROOT
-        ).stdout.strip()
+        command = [str(self.python), "-m", "focal_plugin.doctor", "--runtime"]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        return answer.stdout.strip()
 
 
 def create_venv(path: Path, creator: str) -> None:

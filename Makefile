@@ -1,0 +1,46 @@
+# Everything from a bare machine with Python 3.10 or newer; see `make help`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.focal_plugin_ready
+
+.PHONY: help setup demo test lint format clean clean-all
+
+help:
+	@echo "make setup   an environment in $(VENV) with torch, Detectron2 and focal_plugin"
+	@echo "make demo    train three losses on the built-in data set, compare them (8 minutes)"
+	@echo "make test    lint, and run every test"
+	@echo "make lint    ruff: rules and layout"
+	@echo "make format  let ruff write the layout"
+	@echo "make clean   remove what tests and builds left; clean-all: $(VENV), data and runs too"
+	@echo
+	@echo "PYTHON=$(PYTHON) creates the environment; VENV=$(VENV) is where it is, or will be"
+
+setup: $(READY)
+
+$(READY): setup.py $(wildcard tools/setup/*)
+	@test -n "$(PYTHON)" || { echo "no python3 found: give one with PYTHON=..."; exit 1; }
+	$(PYTHON) tools/setup/bootstrap.py --venv $(VENV)
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m focal_plugin.compare.cli run configs/comparisons/demo.yaml
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+clean-all: clean
+	rm -rf $(VENV) datasets output runs

@@ -1,0 +1,114 @@
+"""Boxes on images: ground truth, and what a run detected."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+SCALE = 3
+GAP = 6
+SCORE_THRESHOLD = 0.3
+WHITE = (255, 255, 255)
+# One colour a class, told apart by colour-blind readers too (Okabe and Ito, without black)
+COLORS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+)
+
+
+@dataclass(frozen=True)
+class LabelledBox:
+    """A box (x, y, width, height), pixels, with its text and colour."""
+
+    box: tuple[float, float, float, float]
+    text: str
+    color: tuple[int, int, int]
+
+
+class CocoImages:
+    """The images and annotations of a COCO json."""
+
+    def __init__(self, json_file: Path, image_root: Path) -> None:
+        coco = json.loads(json_file.read_text(encoding="utf-8"))
+        self._image_root = image_root
+        self._files = {image["id"]: image["file_name"] for image in coco["images"]}
+        self._names = {category["id"]: category["name"] for category in coco["categories"]}
+        self._color = {id_: COLORS[i % len(COLORS)] for i, id_ in enumerate(sorted(self._names))}
+        self._annotations: dict[int, list[dict]] = {}
+        for annotation in coco["annotations"]:
+            self._annotations.setdefault(annotation["image_id"], []).append(annotation)
+
+    def with_objects(self, count: int) -> list[int]:
+        """The ids of the first ``count`` images that have an annotation."""
+        return [id_ for id_ in self._files if id_ in self._annotations][:count]
+
+    def open(self, image_id: int) -> Image.Image:
+        return Image.open(self._image_root / self._files[image_id]).convert("RGB")
+
+    def ground_truth(self, image_id: int, *, colored: bool = False) -> list[LabelledBox]:
+        """Boxes with class names in the classes' colours, or bare white ones."""
+        boxes = []
+        for annotation in self._annotations.get(image_id, ()):
+            category = annotation["category_id"]
+            crowd = " (crowd)" if annotation.get("iscrowd") else ""
+            text = self._names[category] + crowd if colored else ""
+            color = self._color[category] if colored else WHITE
+            boxes.append(LabelledBox(tuple(annotation["bbox"]), text, color))
+        return boxes
+
+    def detections(self, predictions: list[dict], image_id: int) -> list[LabelledBox]:
+        """Those with a score of at least :data:`SCORE_THRESHOLD`."""
+        return [
+            LabelledBox(
+                tuple(prediction["bbox"]),
+                f"{self._names[prediction['category_id']]} {prediction['score']:.2f}",
+                self._color[prediction["category_id"]],
+            )
+            for prediction in predictions
+            if prediction["image_id"] == image_id and prediction["score"] >= SCORE_THRESHOLD
+        ]
+
+
+def draw_boxes(image: Image.Image, boxes: list[LabelledBox]) -> Image.Image:
+    """The image, enlarged :data:`SCALE` times, with the boxes on it."""
+    canvas = image.resize((image.width * SCALE, image.height * SCALE), Image.NEAREST)
+    draw = ImageDraw.Draw(canvas)
+    for labelled in boxes:
+        x, y, width, height = (SCALE * value for value in labelled.box)
+        draw.rectangle((x, y, x + width, y + height), outline=labelled.color, width=2)
+        if labelled.text:
+            top = y - 12 if y >= 12 else y + 1
+            draw.rectangle(draw.textbbox((x + 1, top), labelled.text), fill=(0, 0, 0))
+            draw.text((x + 1, top), labelled.text, fill=labelled.color)
+    return canvas
+
+
+def tile(images: list[Image.Image], columns: int) -> Image.Image:
+    """The images side by side, row by row, on white."""
+    width, height = max(i.width for i in images), max(i.height for i in images)
+    rows = math.ceil(len(images) / columns)
+    size = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)
+    sheet = Image.new("RGB", size, WHITE)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        sheet.paste(image, (column * (width + GAP), row * (height + GAP)))
+    return sheet
+
+
+def draw_detections(images: CocoImages, predictions_file: Path, output: Path) -> None:
+    """Nine images with their ground truth in white and a run's detections in colour, as PNG."""
+    predictions = json.loads(predictions_file.read_text(encoding="utf-8"))
+    drawn = [
+        draw_boxes(images.open(id_), images.ground_truth(id_) + images.detections(predictions, id_))
+        for id_ in images.with_objects(9)
+    ]
+    tile(drawn, columns=3).save(output)

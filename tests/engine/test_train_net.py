@@ -1,0 +1,104 @@
+"""train_net.py and a stock training script, run as users run them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ..conftest import ROOT
+
+CONFIG = ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml"
+STOCK_SCRIPT = ROOT / "tests/engine/stock_train_net.py"
+ITERATIONS = 4
+
+
+def opts(tiny_shapes, output, *more):
+    """Data of twelve images, `--dataset` names them; four iterations on the CPU."""
+    return [
+        *("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.CHECKPOINT_PERIOD", 2),
+        *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)"),
+        *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", output, *more),
+    ]
+
+
+def run(script, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, script, "--config-file", CONFIG, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def dataset(tiny_shapes):
+    return ["--dataset", f"tiny={tiny_shapes}/annotations.json:{tiny_shapes}/images"]
+
+
+@pytest.mark.slow
+def test_trains_resumes_and_evaluates_a_users_data(tiny_shapes, tmp_path):
+    trained = run(ROOT / "train_net.py", *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
+    assert trained.returncode == 0, trained.stderr
+    assert (tmp_path / "model_final.pth").exists()
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert metrics[-1]["iteration"] == ITERATIONS - 1
+    assert "bbox/AP" in metrics[-1]
+    assert {"loss_cls", "loss_box_reg", "num_pos_anchors"} <= metrics[-1].keys()
+
+    resumed = run(
+        ROOT / "train_net.py",
+        *("--resume", *dataset(tiny_shapes)),
+        *opts(tiny_shapes, tmp_path, "SOLVER.MAX_ITER", ITERATIONS + 2),
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Starting training from iteration {ITERATIONS}" in resumed.stdout
+    checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert checkpoint["iteration"] == ITERATIONS + 1
+
+    evaluated = run(
+        ROOT / "train_net.py",
+        *("--eval-only", *dataset(tiny_shapes)),
+        *opts(tiny_shapes, tmp_path, "MODEL.WEIGHTS", tmp_path / "model_final.pth"),
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in evaluated.stdout + evaluated.stderr
+
+
+@pytest.mark.slow
+def test_an_unmodified_script_of_detectron2s_shape_accepts_our_configs(tmp_path):
+    small = ["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
+    output = ["OUTPUT_DIR", tmp_path, "MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"]
+    without = run(STOCK_SCRIPT, *small, *output)
+    assert without.returncode != 0
+    assert "Non-existent config key: MODEL.FOCAL" in without.stderr
+    trained = run(STOCK_SCRIPT, *small, *output, DETECTRON2_ENV_MODULE="focal_plugin.env")
+    assert trained.returncode == 0, trained.stderr
+    assert "FocalRetinaNet" in trained.stdout
+    assert (tmp_path / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["MODEL.RETINANET.NUM_CLASSES", "4"], "NUM_CLASSES is 4, but data set 'tiny' has 5"),
+        (["MODEL.FOCAL.NORMALISER", "ema"], "did you mean MODEL.FOCAL.NORMALIZER"),
+        (["MODEL.RETINANET.FOCAL_LOSS_GAMMA", "-1.0"], "FOCAL_LOSS_GAMMA must be >= 0, got -1"),
+    ],
+)
+def test_a_mistake_ends_it_before_the_first_iteration(tiny_shapes, tmp_path, arguments, message):
+    failed = run(
+        ROOT / "train_net.py", *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path, *arguments)
+    )
+    assert failed.returncode != 0
+    assert message in failed.stderr.splitlines()[-1]
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_help_teaches_with_examples():
+    shown = run(ROOT / "train_net.py", "--help")
+    assert shown.returncode == 0
+    for word in ("--dataset", "--eval-only", "--resume", "--num-gpus", "--dist-url", "Examples"):
+        assert word in shown.stdout

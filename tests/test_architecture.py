@@ -1,0 +1,75 @@
+"""Which part may know which, and that what is public says what it is."""
+
+import ast
+
+import pytest
+
+from .conftest import ROOT
+
+PACKAGE = ROOT / "focal_plugin"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A part may import those on its right. `config` and `doctor` are below all of them.
+ALLOWED = {
+    "compare": {"data", "compare", "config", "doctor"},
+    "engine": {"modeling", "data", "diagnostics", "engine", "config", "doctor"},
+    "modeling": {"losses", "mining", "modeling"},
+    "data": {"data"},
+    "diagnostics": {"losses", "mining", "diagnostics"},
+    "losses": {"ops", "losses"},
+    "mining": {"ops", "mining"},
+    "ops": {"ops"},
+    "env": {"config"},
+    "config": set(),
+    "doctor": set(),
+}
+# losses, mining and ops know PyTorch only; building losses takes two names of Detectron2's.
+DETECTRON2_IN_LOSSES = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
+
+
+def part_of(module):
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_names(module):
+    """Absolute dotted names, `package.module.name` for a from-import."""
+    package = ("focal_plugin", *module.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_part_imports_only_what_it_may_know(module):
+    part = part_of(module)
+    if part == "__init__":
+        return
+    for name in imported_names(module):
+        pieces = name.split(".")
+        if pieces[0] == "focal_plugin" and len(pieces) > 1:
+            assert pieces[1] in ALLOWED[part], f"{part} imports {name}"
+        if pieces[0] == "detectron2" and part in {"losses", "mining", "ops"}:
+            assert module == PACKAGE / "losses" / "build.py", f"{module} imports {name}"
+            assert name in DETECTRON2_IN_LOSSES
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_module_public_class_and_public_function_has_a_docstring(module):
+    tree = ast.parse(module.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            if node.name in {"main", "register_all"}:
+                continue
+            assert ast.get_docstring(node), node.name
+
+
+def test_train_net_has_detectron2s_shape_and_size():
+    source = (ROOT / "train_net.py").read_text()
+    assert len(source.splitlines()) <= 70
+    functions = [n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    assert functions == ["main", "invoke_main"]

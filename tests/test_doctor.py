@@ -1,0 +1,132 @@
+"""The doctor: each thing that goes wrong in practice, with the command that mends it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from focal_plugin import doctor
+
+from .conftest import ROOT
+
+
+def finding(subject):
+    found = [f for f in doctor.examine() if f.subject == subject]
+    assert found, f"nothing about {subject}"
+    return found[0]
+
+
+def test_this_environment_is_ready(capsys):
+    assert doctor.main([]) == 0
+    report = capsys.readouterr().out
+    assert "Ready to train." in report
+    for subject in ("Python", "torch", "torchvision", "Detectron2", "numpy", "Pillow", "CPU"):
+        assert f" {subject} " in report
+
+
+def test_the_runtime_is_told_by_features_and_printed_alone(capsys):
+    import detectron2.modeling.meta_arch as meta_arch
+
+    expected = "main" if hasattr(meta_arch, "dense_detector") else "v0.5"
+    assert doctor.main(["--runtime"]) == 0
+    assert capsys.readouterr().out.strip() == doctor.detectron2_runtime() == expected
+
+
+def test_it_runs_where_nothing_is_installed():
+    command = [sys.executable, "-S", "-m", "focal_plugin.doctor"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert "pip install torch==2.11.0 torchvision==0.26.0" in result.stdout
+    assert "To be mended: torch, Detectron2, numpy" in result.stdout
+
+
+def test_importing_the_package_without_detectron2_says_how_to_get_it():
+    command = [sys.executable, "-S", "-c", "import focal_plugin"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert "focal_plugin needs Detectron2, which is not installed: pip install" in result.stderr
+    assert "python -m focal_plugin.doctor" in result.stderr
+
+
+def test_a_broken_import_says_what_broke_and_names_the_doctor(tmp_path):
+    (tmp_path / "fvcore").mkdir()
+    (tmp_path / "fvcore" / "__init__.py").write_text("raise AttributeError('LINEAR')")
+    result = subprocess.run(
+        [sys.executable, "-c", "import focal_plugin"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 1
+    assert "AttributeError: LINEAR" in result.stderr
+    assert "python -m focal_plugin.doctor" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "remedy"),
+    [
+        ("numpy", "1.26.4", "pip install 'numpy<1.24'"),
+        ("numpy", "2.4.6", "pip install 'numpy<1.24'"),
+        ("Pillow", "10.0.0", "pip install 'Pillow<10'"),
+    ],
+)
+def test_what_is_too_new_for_v05_is_named_with_its_remedy(
+    monkeypatch, distribution, version, remedy
+):
+    installed = doctor._version
+    monkeypatch.setattr(doctor, "detectron2_runtime", lambda: "v0.5")
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: version if name == distribution else installed(name)
+    )
+    assert finding(distribution).remedy == remedy
+    monkeypatch.setattr(doctor, "detectron2_runtime", lambda: "main")
+    assert finding(distribution).remedy is None
+
+
+@pytest.mark.parametrize(
+    ("version", "is_fine"), [("1.23.5", True), ("1.24.0", False), ("1.9", True)]
+)
+def test_versions_are_compared_as_numbers(version, is_fine):
+    assert doctor._is_below(version, "1.24") == is_fine
+
+
+def test_a_torchvision_that_does_not_load_beside_torch_is_named(monkeypatch):
+    failure = "RuntimeError: operator torchvision::nms does not exist"
+    monkeypatch.setattr(
+        doctor, "_import_failure", lambda module: failure if module == "torchvision" else None
+    )
+    torchvision = finding("torchvision")
+    assert failure in torchvision.state
+    assert torchvision.remedy == "pip install torch==2.11.0 torchvision==0.26.0"
+
+
+@pytest.mark.parametrize(("torch", "torchvision"), [("2.11.0", "0.26"), ("2.4.1+cu121", "0.19")])
+def test_a_missing_torchvision_is_asked_for_in_the_version_of_torch(torch, torchvision):
+    assert doctor._matching_torchvision(torch) == f"pip install 'torchvision=={torchvision}.*'"
+
+
+def test_setuptools_without_pkg_resources_is_named(monkeypatch):
+    find_spec = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util,
+        "find_spec",
+        lambda name: None if name == "pkg_resources" else find_spec(name),
+    )
+    assert finding("setuptools").remedy == "pip install 'setuptools<81'"
+
+
+def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "has_compiled_ops", lambda: False)
+    assert finding("compiled ops").optional
+    assert doctor.main([]) == 0
+    assert "fast COCO evaluator" in capsys.readouterr().out
+
+
+def test_limits_are_those_of_the_constraint_file():
+    constraints = (ROOT / "tools/setup/constraints-detectron2-v0.5.txt").read_text().splitlines()
+    for distribution, (limit, _) in doctor.V05_LIMITS.items():
+        assert f"{distribution}<{limit}" in constraints
+    assert f"setuptools<{doctor.SETUPTOOLS_LIMIT}" in constraints
+    assert set(doctor.TORCH_PAIR.split()[2:]) <= set(constraints)
