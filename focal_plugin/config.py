@@ -38,10 +38,6 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "fixed": the divisor
     node.NORMALIZER_VALUE = 100.0
 
-    # "SGD" (stock) or "AdamW", both with SOLVER.BASE_LR and SOLVER.WEIGHT_DECAY. Obeyed by our
-    # trainer (train_net.py); Detectron2's own tools train with SGD whatever this says.
-    node.OPTIMIZER = "SGD"
-
     # build_small_resnet_fpn_backbone: channels of its stages res2, res3, ...
     node.SMALL_RESNET = new_node()
     node.SMALL_RESNET.WIDTHS = [24, 32, 64, 96]

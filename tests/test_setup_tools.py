@@ -51,6 +51,14 @@ def test_both_tools_and_both_constraint_files_name_the_same_torch():
         assert set(bootstrap.TORCH_PAIR) <= set(constraints.read_text().splitlines())
 
 
+def test_a_torch_that_is_there_is_not_replaced_by_the_pinned_one():
+    bootstrap = load("bootstrap")
+    for constraints in bootstrap.CONSTRAINTS.values():
+        kept = bootstrap.without_torch(constraints.read_text())
+        assert "torch" not in kept.replace("today's torch", "")
+        assert "numpy" in kept
+
+
 def test_detectron2_is_pinned_by_commit_and_by_hash():
     assert re.fullmatch(r"[0-9a-f]{40}", load("bootstrap").DETECTRON2_COMMIT)
     assert re.fullmatch(r"[0-9a-f]{64}", load("install_detectron2_v05").SHA256)

@@ -79,6 +79,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_progress(folder: Path) -> Progress:
+    """How far the run is by what it has written; nothing written is iteration 0."""
     metrics = read_metrics(folder)
     if not metrics:
         return Progress()

@@ -123,15 +123,16 @@ def _wait(process: subprocess.Popen, run: Run, label: str) -> float:
 
 def _show(bar: tqdm, folder: Path) -> None:
     progress = read_progress(folder)
-    if progress.iteration == bar.n:
+    iteration = min(progress.iteration, bar.total)  # v0.5 counts the evaluation as one more
+    if iteration == bar.n:
         return
     if bar.n == 0:  # what a resumed run did before is not counted into the speed
-        bar.initial = progress.iteration
+        bar.initial = iteration
     if progress.total_loss is not None:
         bar.set_postfix_str(f"loss {progress.total_loss:.3f}", refresh=False)
-    bar.update(progress.iteration - bar.n)
-    if progress.iteration >= (bar.total or 0):
-        bar.set_postfix_str("evaluating", refresh=True)
+    bar.update(iteration - bar.n)
+    if iteration == bar.total:
+        bar.set_postfix_str("evaluating")
 
 
 def _stop(process: subprocess.Popen) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Run:
         """Hash of everything the config says but the folder's name."""
         cfg = self.resolved_cfg()
         cfg.OUTPUT_DIR = ""
-        return hashlib.sha256(cfg.dump().encode()).hexdigest()
+        return hashlib.sha256(json.dumps(cfg, sort_keys=True).encode()).hexdigest()
 
 
 def load_spec(spec_file: Path, output: Path) -> list[Run]:

@@ -85,7 +85,8 @@ class EMANormalizer(Normalizer):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination._metadata[prefix[:-1]]["mean"] = self.mean.item()
+        if hasattr(destination, "_metadata"):  # absent where a caller brings a dict of its own
+            destination._metadata[prefix[:-1]]["mean"] = self.mean.item()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict, *args: Any

@@ -38,7 +38,7 @@ def coco(drawn):
 
 def test_the_bytes_are_the_same_on_every_machine(drawn):
     """Another hash means another data set: then `shapes.VERSION` must grow."""
-    assert digest(drawn) == "PINNED"
+    assert digest(drawn) == "x"
 
 
 def test_a_second_drawing_has_the_same_bytes_and_another_seed_has_not(drawn, tmp_path):

@@ -44,7 +44,7 @@ def test_trains_resumes_and_evaluates_a_users_data(tiny_shapes, tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "model_final.pth").exists()
     metrics = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert metrics[-1]["iteration"] == ITERATIONS - 1
+    assert metrics[-1]["iteration"] in {ITERATIONS - 1, ITERATIONS}  # main, v0.5
     assert "bbox/AP" in metrics[-1]
     assert {"loss_cls", "loss_box_reg", "num_pos_anchors"} <= metrics[-1].keys()
 

@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -118,16 +119,25 @@ def install_detectron2_from_repository(env: Environment) -> bool:
 def install_everything(env: Environment) -> None:
     if not env.can_import("torch", "torchvision"):
         say(f"installing {' and '.join(TORCH_PAIR)} (several GB where CUDA libraries come along)")
-        env.pip("install", "--quiet", *TORCH_PAIR)
+        env.pip("install", *TORCH_PAIR)
     install_detectron2(env)
     runtime = env.runtime()
-    say(f"Detectron2 runtime: {runtime}")
+    say(f"Detectron2 runtime: {runtime}; installing focal_plugin and its tools")
     extra = [] if env.can_import("cv2") else ["opencv-python-headless"]
     env.pip("install", "--quiet", *BUILD_TOOLS)
-    env.pip(
-        *("install", "--quiet", "--no-build-isolation", "-c", CONSTRAINTS[runtime]),
-        *(*extra, "-e", f"{ROOT}[dev]"),
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write(without_torch(CONSTRAINTS[runtime].read_text(encoding="utf-8")))
+        constraints.flush()
+        env.pip(
+            *("install", "--quiet", "--no-build-isolation", "-c", constraints.name),
+            *(*extra, "-e", f"{ROOT}[dev]"),
+        )
+
+
+def without_torch(constraints: str) -> str:
+    """The pair is there by now, and may be another one than ours: no pin may replace it."""
+    lines = constraints.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("torch"))
 
 
 def main() -> None:
@@ -141,7 +151,9 @@ def main() -> None:
     create_venv(args.venv, sys.executable)
     env = Environment(args.venv.resolve())
     install_everything(env)
-    run([env.python, "-m", "focal_plugin.doctor"], cwd=ROOT)
+    doctor = subprocess.run([env.python, "-m", "focal_plugin.doctor"], cwd=ROOT)
+    if doctor.returncode != 0:
+        sys.exit("[setup] not ready: the report above says what mends it")
     say(f"done in {time.monotonic() - start:.0f} s")
 
 

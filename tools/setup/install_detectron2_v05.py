@@ -111,6 +111,8 @@ def main() -> None:
         "--archive", type=Path, help="the archive, if it is on disk; default: pip downloads it"
     )
     args = parser.parse_args()
+    if sys.version_info >= (3, 12):
+        sys.exit("Detectron2 v0.5 needs numpy<1.24, which is not there for Python 3.12 or newer")
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         archive = args.archive or download(folder)
