@@ -25,7 +25,7 @@ $(READY): setup.py $(wildcard tools/setup/*)
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m focal_plugin.compare.cli run configs/comparisons/demo.yaml
+	$(BIN)/focal-compare run configs/comparisons/demo.yaml
 
 test: lint
 	$(BIN)/python -m pytest

@@ -1,6 +1,6 @@
-"""The stock trainer with a COCO evaluator, and the set-up shared by command line tools."""
+"""The stock trainer with a COCO evaluator, set up from a command line."""
 
-from .setup import argument_parser, setup
+from .command_line import argument_parser, setup
 from .trainer import Trainer
 
 __all__ = ["Trainer", "argument_parser", "setup"]

@@ -64,12 +64,16 @@ class ConfigurableModule(nn.Module):
     """
     A module whose constructor arguments come from config keys that it names itself.
 
-    A subclass decorates its `__init__`, keyword arguments only, with `@configurable`. An argument
-    that is not in :attr:`config_keys` keeps its default when built from a config.
+    A subclass with options decorates its `__init__`, keyword arguments only, with `@configurable`.
+    An argument that is not in :attr:`config_keys` keeps its default when built from a config.
     """
 
     config_keys: ClassVar[dict[str, str]] = {}
     """Constructor argument -> full config key."""
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

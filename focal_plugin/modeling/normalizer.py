@@ -99,20 +99,12 @@ class EMANormalizer(Normalizer):
 class BatchNormalizer(Normalizer):
     """Positive anchors of the batch, at least 1."""
 
-    @configurable
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(self, num_pos: Tensor) -> Tensor:
         return num_pos.sum().clamp(min=1).float().unsqueeze(0)
 
 
 class PerImageNormalizer(Normalizer):
     """Each image's own positive anchors, at least 1; then the mean over images (torchvision's)."""
-
-    @configurable
-    def __init__(self) -> None:
-        super().__init__()
 
     def forward(self, num_pos: Tensor) -> Tensor:
         return num_pos.clamp(min=1).float() * len(num_pos)

@@ -1,4 +1,5 @@
 import pytest
+from detectron2.config import LazyCall, instantiate
 
 from focal_plugin import get_cfg
 from focal_plugin.losses import SigmoidFocalLoss, build_cls_loss
@@ -20,3 +21,8 @@ def test_an_unknown_loss_is_an_error_that_lists_the_registered_ones():
 def test_an_implementation_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="'triton'"):
         SigmoidFocalLoss(impl="triton")
+
+
+def test_a_lazy_config_can_instantiate_it():
+    loss = instantiate(LazyCall(SigmoidFocalLoss)(gamma=1.5, alpha=None))
+    assert (loss.alpha, loss.gamma) == (None, 1.5)
