@@ -66,11 +66,11 @@ def draw_samples() -> None:
     metadata = MetadataCatalog.get("focal_shapes_val")
     images = CocoImages(Path(metadata.json_file), Path(metadata.image_root))
     samples = [
-        draw_boxes(images.open(id_), images.ground_truth(id_, colored=True)) for id_ in range(1, 17)
+        draw_boxes(images.open(id_), images.ground_truth(id_, colored=True), scale=2)
+        for id_ in range(1, 17)
     ]
     PICTURE.parent.mkdir(exist_ok=True)
-    sheet = tile(samples, columns=4)
-    sheet.resize((sheet.width * 2 // 3, sheet.height * 2 // 3)).save(PICTURE, optimize=True)
+    tile(samples, columns=4).save(PICTURE, optimize=True)
 
 
 def main() -> int:

@@ -78,12 +78,12 @@ class CocoImages:
         ]
 
 
-def draw_boxes(image: Image.Image, boxes: list[LabelledBox]) -> Image.Image:
-    """The image, enlarged :data:`SCALE` times, with the boxes on it."""
-    canvas = image.resize((image.width * SCALE, image.height * SCALE), Image.NEAREST)
+def draw_boxes(image: Image.Image, boxes: list[LabelledBox], *, scale: int = SCALE) -> Image.Image:
+    """The image, enlarged ``scale`` times, with the boxes on it."""
+    canvas = image.resize((image.width * scale, image.height * scale), Image.NEAREST)
     draw = ImageDraw.Draw(canvas)
     for labelled in boxes:
-        x, y, width, height = (SCALE * value for value in labelled.box)
+        x, y, width, height = (scale * value for value in labelled.box)
         draw.rectangle((x, y, x + width, y + height), outline=labelled.color, width=2)
         if labelled.text:
             top = y - 12 if y >= 12 else y + 1

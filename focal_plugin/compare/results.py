@@ -90,7 +90,7 @@ def read_average_precision(
     metrics: list[dict[str, Any]],
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """
-    The last evaluation: the COCO averages, and AP by class.
+    The last evaluation: the COCO averages, and AP by class (in no particular order).
 
     Raises:
         ValueError: the run has not been evaluated.

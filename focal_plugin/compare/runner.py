@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 import focal_plugin
@@ -150,12 +151,13 @@ def _stop(process: subprocess.Popen) -> None:
 def _collect(run: Run, peak_rss_mib: float) -> Result:
     metrics = read_metrics(run.folder)
     ap, ap_per_class = read_average_precision(metrics)
+    classes = MetadataCatalog.get(run.resolved_cfg().DATASETS.TEST[0]).thing_classes
     gpu_memory_mib = read_peak_gpu_memory_mib(run.folder)
     return Result(
         arm=run.arm,
         seed=run.seed,
         ap=ap,
-        ap_per_class=ap_per_class,
+        ap_per_class={name: ap_per_class.get(name) for name in classes},
         iterations=run.resolved_cfg().SOLVER.MAX_ITER,
         iteration_s=read_iteration_s(metrics),
         peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,

@@ -10,6 +10,8 @@ import time
 import pytest
 from PIL import Image
 
+from focal_plugin.data.shapes import CLASSES
+
 from ..conftest import DATASET_ROOT, ROOT
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
@@ -60,6 +62,7 @@ def test_runs_report_table_and_picture_and_a_second_call_trains_nothing(small_ro
     assert table.strip() in first.stdout
     runs = json.loads((output / "table.json").read_text())
     assert [run["arm"] for run in runs] == ["ce", "fl"]
+    assert all(list(run["ap_per_class"]) == list(CLASSES) for run in runs)
     assert all(run["peak_memory_mib"] > 100 and run["iteration_s"] > 0 for run in runs)
     assert Image.open(output / "detections.png").size == (3 * 384 + 12, 3 * 384 + 12)
 
