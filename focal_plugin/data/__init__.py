@@ -1,8 +1,9 @@
 """The built-in data set, and a user's own ones."""
 
 from .builtin import register_shapes
+from .painting import ShapesSpec
 from .registration import check_num_classes, parse_dataset_argument, register_coco_dataset
-from .shapes import ShapesSpec, draw_dataset
+from .shapes import draw_dataset
 
 __all__ = [
     "ShapesSpec",

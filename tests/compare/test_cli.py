@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from focal_plugin.data.shapes import CLASSES
+from focal_plugin.data.painting import CLASSES
 
 from ..conftest import DATASET_ROOT, ROOT
 

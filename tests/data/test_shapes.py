@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from focal_plugin.data.shapes import CLASSES, ShapesSpec, draw_dataset, draw_image
+from focal_plugin.data.painting import CLASSES, ShapesSpec, draw_image
+from focal_plugin.data.shapes import draw_dataset
 
 SMALL = ShapesSpec(images=40, image_size=96)
 PINNED = "c16b3d3398d761543f1ea53b2ab3b7cea154ffdcdc4780bd9c41374a65ec9f44"
@@ -38,7 +39,7 @@ def coco(drawn):
 
 
 def test_the_bytes_are_the_same_on_every_machine(drawn):
-    """Another hash means another data set: then `shapes.VERSION` must grow."""
+    """Another hash means another data set: then `painting.VERSION` must grow."""
     assert digest(drawn) == PINNED
 
 
