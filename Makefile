@@ -1,11 +1,13 @@
-# Everything from a bare machine with Python 3.10 or newer; see `make help`.
+# Everything from a bare machine with Python 3.11; see `make help`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
 BIN := $(VENV)/bin
+# holds the name of the Detectron2 runtime: v0.5 or main
 READY := $(VENV)/.focal_plugin_ready
+SOURCES := focal_plugin tests tools train_net.py setup.py
 
-.PHONY: help setup demo test lint format clean clean-all
+.PHONY: help setup demo test lint format clean
 
 help:
 	@echo "make setup   an environment in $(VENV) with torch, Detectron2 and focal_plugin"
@@ -13,7 +15,7 @@ help:
 	@echo "make test    lint, and run every test"
 	@echo "make lint    ruff: rules and layout"
 	@echo "make format  let ruff write the layout"
-	@echo "make clean   remove what tests and builds left; clean-all: $(VENV), data and runs too"
+	@echo "make clean   remove what tests and builds left (not $(VENV), datasets/, output/ and runs/)"
 	@echo
 	@echo "PYTHON=$(PYTHON) creates the environment; VENV=$(VENV) is where it is, or will be"
 
@@ -22,7 +24,7 @@ setup: $(READY)
 $(READY): setup.py $(wildcard tools/setup/*)
 	@test -n "$(PYTHON)" || { echo "no python3 found: give one with PYTHON=..."; exit 1; }
 	$(PYTHON) tools/setup/bootstrap.py --venv $(VENV)
-	@touch $@
+	@$(BIN)/python -m focal_plugin.doctor --runtime > $@
 
 demo: setup
 	$(BIN)/focal-compare run configs/comparisons/demo.yaml
@@ -31,16 +33,13 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 
 format: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
-
-clean-all: clean
-	rm -rf $(VENV) datasets output runs

@@ -23,7 +23,17 @@ setup(
     # No "detectron2" here: no package index has it under its own name, so that asking for it would
     # make every installation fail. `import focal_plugin` and `python -m focal_plugin.doctor` say
     # how to get it. No OpenCV either: several distributions provide cv2, and one is enough.
-    install_requires=["fvcore", "numpy", "pillow", "pycocotools>=2.0.6", "pyyaml", "torch"],
+    install_requires=[
+        "fvcore",
+        "numpy",
+        "pillow",
+        "pycocotools>=2.0.6",
+        "pyyaml",
+        "tabulate",
+        "torch",
+        "tqdm",
+        "yacs",
+    ],
     extras_require={"dev": ["pytest>=8", "ruff==0.17.6"]},
     entry_points={"console_scripts": ["focal-compare = focal_plugin.compare.cli:main"]},
     zip_safe=False,

@@ -7,7 +7,7 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
 import sys
 
 # The doctor must run where Detectron2, or even torch, cannot be imported.
-if "focal_plugin.doctor" not in sys.orig_argv:
+if not any(argument.endswith("focal_plugin.doctor") for argument in sys.orig_argv):
     from .doctor import explain_failed_import
 
     with explain_failed_import():

@@ -21,11 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-GET_DETECTRON2 = (
-    "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2' "
-    "(needs torch and a C++ compiler), or without them: make setup"
+DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
+BUILD_DETECTRON2 = (
+    "pip install --no-build-isolation "
+    f"'git+https://github.com/facebookresearch/detectron2@{DETECTRON2_COMMIT}'"
 )
-TORCH_PAIR = "pip install torch==2.11.0 torchvision==0.26.0"
+# --force-reinstall, because pip takes an installed 2.11.0+cpu for 2.11.0
+TORCH_PAIR = "pip install --force-reinstall torch==2.11.0 torchvision==0.26.0"
 
 # Detectron2 v0.5 alone: distribution -> first version that breaks it, and how.
 V05_LIMITS = {
@@ -101,7 +103,10 @@ def explain_failed_import() -> Iterator[None]:
     except Exception as error:
         runtime = detectron2_runtime()
         if runtime == "none":
-            problem = f"focal_plugin needs Detectron2, which is not installed: {GET_DETECTRON2}"
+            problem = (
+                "focal_plugin needs Detectron2, which is not installed. With torch and a C++ "
+                f"compiler:\n    {BUILD_DETECTRON2}\nWithout: make setup"
+            )
         else:
             problem = f"focal_plugin could not be imported ({type(error).__name__}: {error})"
         raise ImportError(
@@ -156,7 +161,7 @@ def _matching_torchvision(torch: str) -> str:
 def _examine_detectron2() -> list[Finding]:
     runtime = detectron2_runtime()
     if runtime == "none":
-        return [Finding("Detectron2", "missing", GET_DETECTRON2)]
+        return [Finding("Detectron2", "missing", BUILD_DETECTRON2)]
     distribution = _version("detectron2") or _version("detectron2_cdo") or "version unknown"
     failure = _import_failure("detectron2.modeling")
     finding = Finding("Detectron2", f"{distribution}, runtime {runtime}, in {_detectron2_folder()}")
@@ -170,7 +175,7 @@ def _examine_detectron2() -> list[Finding]:
             "compiled ops",
             "absent: no rotated boxes, deformable convolution or fast COCO evaluator; "
             "RetinaNet and Faster R-CNN do not need them",
-            GET_DETECTRON2,
+            f"pip uninstall -y detectron2 detectron2_cdo && {BUILD_DETECTRON2}",
             optional=True,
         )
     return [finding, ops]

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 
 from focal_plugin import get_cfg
 from focal_plugin.compare.spec import load_spec
-from focal_plugin.data import check_num_classes
+from focal_plugin.data import check_datasets
 
 from .conftest import ROOT
 
@@ -49,7 +49,7 @@ def test_holds_no_yaml_tag_and_no_url(file):
 def test_builds_and_fits_its_data(file):
     cfg = load(file)
     build_model(cfg)
-    check_num_classes(cfg)
+    check_datasets(cfg)
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=name_of)

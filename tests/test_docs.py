@@ -37,10 +37,11 @@ def test_every_key_of_ours_stands_in_the_readme():
 
     def keys(node, prefix):
         for name, value in node.items():
-            yield from keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [name]
+            key = f"{prefix}.{name}"
+            yield from keys(value, key) if isinstance(value, dict) else [key]
 
-    for name in keys(get_cfg().MODEL.FOCAL, ""):
-        assert name in readme or "_" + name.rpartition("_")[2] in readme, name
+    for key in keys(get_cfg().MODEL.FOCAL, "MODEL.FOCAL"):
+        assert f"`{key}`" in readme, key
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_it_runs_where_nothing_is_installed():
     command = [sys.executable, "-S", "-m", "focal_plugin.doctor"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
-    assert "pip install torch==2.11.0 torchvision==0.26.0" in result.stdout
+    assert doctor.TORCH_PAIR in result.stdout
     assert "To be mended: torch, Detectron2, numpy" in result.stdout
 
 
@@ -45,7 +45,8 @@ def test_importing_the_package_without_detectron2_says_how_to_get_it():
     command = [sys.executable, "-S", "-c", "import focal_plugin"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
-    assert "focal_plugin needs Detectron2, which is not installed: pip install" in result.stderr
+    assert "focal_plugin needs Detectron2, which is not installed" in result.stderr
+    assert doctor.BUILD_DETECTRON2 in result.stderr
     assert "python -m focal_plugin.doctor" in result.stderr
 
 
@@ -99,7 +100,15 @@ def test_a_torchvision_that_does_not_load_beside_torch_is_named(monkeypatch):
     )
     torchvision = finding("torchvision")
     assert failure in torchvision.state
-    assert torchvision.remedy == "pip install torch==2.11.0 torchvision==0.26.0"
+    assert torchvision.remedy == doctor.TORCH_PAIR
+    assert "--force-reinstall" in doctor.TORCH_PAIR
+
+
+@pytest.mark.parametrize("spelling", [["-m", "focal_plugin.doctor"], ["-mfocal_plugin.doctor"]])
+def test_both_spellings_of_m_run_it_without_detectron2(spelling):
+    command = [sys.executable, "-S", *spelling, "--runtime"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "none"
 
 
 @pytest.mark.parametrize(("torch", "torchvision"), [("2.11.0", "0.26"), ("2.4.1+cu121", "0.19")])
@@ -129,4 +138,4 @@ def test_limits_are_those_of_the_constraint_file():
     for distribution, (limit, _) in doctor.V05_LIMITS.items():
         assert f"{distribution}<{limit}" in constraints
     assert f"setuptools<{doctor.SETUPTOOLS_LIMIT}" in constraints
-    assert set(doctor.TORCH_PAIR.split()[2:]) <= set(constraints)
+    assert set(doctor.TORCH_PAIR.split()[3:]) <= set(constraints)

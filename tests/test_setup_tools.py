@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from focal_plugin import doctor
+
 from .conftest import ROOT
 
 SETUP = ROOT / "tools" / "setup"
@@ -51,16 +53,77 @@ def test_both_tools_and_both_constraint_files_name_the_same_torch():
         assert set(bootstrap.TORCH_PAIR) <= set(constraints.read_text().splitlines())
 
 
-def test_a_torch_that_is_there_is_not_replaced_by_the_pinned_one():
+def test_constraints_on_an_environment_in_place_are_upper_bounds_only():
     bootstrap = load("bootstrap")
-    for constraints in bootstrap.CONSTRAINTS.values():
-        kept = bootstrap.without_torch(constraints.read_text())
-        assert "torch" not in kept.replace("today's torch", "")
-        assert "numpy" in kept
+    for runtime, constraints in bootstrap.CONSTRAINTS.items():
+        kept = bootstrap.upper_bounds(constraints.read_text())
+        pins = [line for line in kept.splitlines() if not line.startswith("#")]
+        assert pins
+        assert all("<" in pin and "=" not in pin for pin in pins)
+        assert ("numpy<1.24" in pins) == (runtime == "v0.5")
+
+
+class FakeEnvironment:
+    """Says what it has, and records what is installed into it."""
+
+    python = "python"
+
+    def __init__(self, has, runtime="v0.5"):
+        self.has, self.installed, self._runtime = set(has), [], runtime
+
+    def can_import(self, *modules):
+        return set(modules) <= self.has
+
+    def pip(self, *arguments):
+        self.installed.append(" ".join(map(str, arguments)))
+
+    def runtime(self):
+        return self._runtime
+
+
+def install(monkeypatch, env, *, repository, python=(3, 11)):
+    bootstrap = load("bootstrap")
+    monkeypatch.setattr(bootstrap, "repository_answers", lambda: repository)
+    monkeypatch.setattr(bootstrap, "run", lambda command: env.installed.append(str(command[1:])))
+    monkeypatch.setattr(bootstrap.sys, "version_info", python)
+    bootstrap.install_everything(env)
+    return env.installed
+
+
+def test_a_working_environment_gets_our_package_and_nothing_else(monkeypatch):
+    env = FakeEnvironment({"torch", "torchvision", "detectron2", "cv2"}, runtime="main")
+    installed = install(monkeypatch, env, repository=True)
+    assert not any("torch" in line or "detectron2" in line for line in installed[:-1])
+    assert installed[-1].endswith("[dev]")
+    assert "opencv" not in installed[-1]
+
+
+@pytest.mark.parametrize(("repository", "source"), [(True, "git+https"), (False, "_v05.py")])
+def test_detectron2_comes_from_its_repository_or_else_from_the_archive(
+    monkeypatch, repository, source
+):
+    env = FakeEnvironment({"torch", "torchvision"})
+    installed = install(monkeypatch, env, repository=repository)
+    assert sum("git+https" in line or "_v05.py" in line for line in installed) == 1
+    assert any(source in line for line in installed)
+    assert "opencv-python-headless" in installed[-1]
+
+
+def test_a_pair_that_does_not_load_is_installed_anew(monkeypatch):
+    installed = install(monkeypatch, FakeEnvironment({"torch", "detectron2"}), repository=False)
+    assert any("--force-reinstall torch==" in line for line in installed)
+
+
+def test_a_python_too_new_for_v05_is_refused_before_anything_is_installed(monkeypatch):
+    env = FakeEnvironment(set())
+    with pytest.raises(SystemExit, match=r"PYTHON=python3\.11"):
+        install(monkeypatch, env, repository=False, python=(3, 13))
+    assert env.installed == []
 
 
 def test_detectron2_is_pinned_by_commit_and_by_hash():
     assert re.fullmatch(r"[0-9a-f]{40}", load("bootstrap").DETECTRON2_COMMIT)
+    assert load("bootstrap").DETECTRON2_COMMIT in doctor.BUILD_DETECTRON2
     assert re.fullmatch(r"[0-9a-f]{64}", load("install_detectron2_v05").SHA256)
 
 

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from .pictures import SCORE_THRESHOLD, CocoImages, draw_detections
 from .report import best, format_table, write_report
 from .results import Result
-from .runner import run_all
+from .runner import refuse_another_config, run_all
 from .spec import Run, load_spec
 
 EXAMPLES = """
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "report":
             return _report(runs, _finished(runs), output)
         results, failures = run_all(runs)
+        _report(runs, results, output)
     except (ValueError, KeyError, FileNotFoundError) as error:
         print(f"focal-compare: {error}", file=sys.stderr)
         return 2
@@ -48,7 +49,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    _report(runs, results, output)
     for failure in failures:
         print(f"focal-compare: failed: {failure.splitlines()[0]}", file=sys.stderr)
     return 1 if failures else 0
@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _finished(runs: list[Run]) -> list[Result]:
+    for run in runs:
+        refuse_another_config(run)
     results = [Result.read(run.folder) for run in runs]
     return [result for result in results if result is not None]
 
@@ -87,7 +89,7 @@ def _report(runs: list[Run], results: list[Result], output: Path) -> int:
     run = next(run for run in runs if (run.arm, run.seed) == (winner.arm, winner.seed))
     picture = output / "detections.png"
     _draw(run, picture)
-    print(f"Highest AP: {run.name}. One seed does not show that a difference is real.")
+    print(f"Highest AP: {run.name}. So few seeds do not show that a small difference is real.")
     print(f"Its detections (score >= {SCORE_THRESHOLD}; white: ground truth): {picture}")
     print(f"This table: {markdown} and {data}")
     return 0

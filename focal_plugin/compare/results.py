@@ -112,7 +112,7 @@ def read_peak_gpu_memory_mib(folder: Path) -> float | None:
     """The largest `max_mem` of the log, or None for a run on the CPU."""
     log = folder / "log.txt"
     found = re.findall(r"max_mem: (\d+)M", log.read_text(encoding="utf-8")) if log.exists() else []
-    return max(map(float, found)) if found else None
+    return max(map(float, found), default=0.0) or None  # a run on the CPU of a GPU machine logs 0
 
 
 def _number(value: float | None) -> float | None:

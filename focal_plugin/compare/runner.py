@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
@@ -20,6 +22,7 @@ import focal_plugin
 
 from ..doctor import detectron2_runtime
 from .results import (
+    RESULT_FILE,
     Result,
     read_average_precision,
     read_iteration_s,
@@ -33,6 +36,8 @@ TRAIN_NET = Path(focal_plugin.__file__).resolve().parents[1] / "train_net.py"
 POLL_S = 0.5
 STOP_S = 30.0
 LOG_TAIL = 15
+FINGERPRINT_FILE = "fingerprint"
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class RunFailedError(RuntimeError):
@@ -47,13 +52,13 @@ def run_all(runs: list[Run]) -> tuple[list[Result], list[str]]:
         the results, in the order of ``runs``, and the messages of the runs that failed.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the running process has ended.
-        ValueError: a finished run was made with another config.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the running process has ended.
+        ValueError: a folder holds a run, finished or not, of another config.
     """
     for run in runs:
-        _refuse_another_config(run)
+        refuse_another_config(run)
     results, failures = [], []
-    with _sigterm_as_interrupt():
+    with _ended_like_ctrl_c():
         for number, run in enumerate(runs, start=1):
             label = f"[{number}/{len(runs)}] {run.name}"
             result = Result.read(run.folder)
@@ -70,9 +75,16 @@ def run_all(runs: list[Run]) -> tuple[list[Result], list[str]]:
     return results, failures
 
 
-def _refuse_another_config(run: Run) -> None:
-    result = Result.read(run.folder)
-    if result is not None and result.fingerprint != run.fingerprint():
+def refuse_another_config(run: Run) -> None:
+    """
+    Raises:
+        ValueError: the folder holds a run, finished or not, that another config started.
+    """
+    to_go_on_with = ("last_checkpoint", RESULT_FILE)
+    if not any((run.folder / name).exists() for name in to_go_on_with):
+        return
+    file = run.folder / FINGERPRINT_FILE
+    if not file.exists() or file.read_text(encoding="utf-8").strip() != run.fingerprint():
         raise ValueError(
             f"{run.folder} holds a run made with another config; "
             "choose another --output, or remove it"
@@ -81,33 +93,61 @@ def _refuse_another_config(run: Run) -> None:
 
 def _train(run: Run, label: str) -> Result:
     run.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(TRAIN_NET), "--resume", "--config-file", str(run.config_file)]
     log = run.folder / "train.log"
-    with log.open("a", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [*command, *run.all_opts],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-        )
-        peak_rss_mib = _wait(process, run, label)
-    if process.returncode != 0:
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
-        raise RunFailedError(
-            "\n".join([f"exit code {process.returncode}, log in {log}, which ends with:", *tail])
-        )
-    result = _collect(run, peak_rss_mib)
-    result.write(run.folder)
+    with _exclusive(run.folder) as lock:
+        (run.folder / FINGERPRINT_FILE).write_text(run.fingerprint() + "\n", encoding="utf-8")
+        with log.open("a", encoding="utf-8") as output:
+            returncode, peak_rss_mib = _run_process(run, label, output, lock)
+        if returncode != 0:
+            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
+            message = f"exit code {returncode}, log in {log}, which ends with:"
+            raise RunFailedError("\n".join([message, *tail]))
+        try:
+            result = _collect(run, peak_rss_mib)
+        except ValueError as error:
+            raise RunFailedError(f"{error}, log in {log}") from error
+        result.write(run.folder)
     return result
 
 
-def _wait(process: subprocess.Popen, run: Run, label: str) -> float:
-    """Show the progress until the process ends; returns its largest resident set, MiB."""
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[TextIO]:
+    """
+    A lock on the folder, which a trainer inherits and holds even where its parent was killed.
+
+    Raises:
+        RunFailedError: another process holds it.
+    """
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFailedError(f"another process is training in {folder}") from error
+        yield lock
+
+
+def _run_process(run: Run, label: str, output: TextIO, lock: TextIO) -> tuple[int, float]:
+    """Returns the exit code of the trainer and its largest resident set, MiB."""
+    command = [sys.executable, str(TRAIN_NET), "--resume", "--config-file", str(run.config_file)]
     total = run.resolved_cfg().SOLVER.MAX_ITER
+    done_before = min(read_progress(run.folder).iteration, total)
     terminal = sys.stderr.isatty()
-    interval = 0.5 if terminal else 15.0  # a log file gets a line now and then
-    bar = tqdm(total=total, desc=label, unit="it", mininterval=interval, dynamic_ncols=terminal)
+    bar = tqdm(
+        total=total,
+        initial=done_before,
+        desc=label,
+        unit="it",
+        mininterval=0.5 if terminal else 15.0,  # a log file gets a line now and then
+        dynamic_ncols=terminal,
+    )
+    process = subprocess.Popen(
+        [*command, *run.all_opts],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+        pass_fds=[lock.fileno()],
+    )
     with bar:
         try:
             while True:
@@ -115,9 +155,9 @@ def _wait(process: subprocess.Popen, run: Run, label: str) -> float:
                 _show(bar, run.folder)
                 if pid:
                     process.returncode = os.waitstatus_to_exitcode(status)
-                    return usage.ru_maxrss / 1024
+                    return process.returncode, usage.ru_maxrss / 1024
                 time.sleep(POLL_S)
-        except KeyboardInterrupt:
+        except BaseException:
             _stop(process)
             raise
 
@@ -125,10 +165,8 @@ def _wait(process: subprocess.Popen, run: Run, label: str) -> float:
 def _show(bar: tqdm, folder: Path) -> None:
     progress = read_progress(folder)
     iteration = min(progress.iteration, bar.total)  # v0.5 counts the evaluation as one more
-    if iteration == bar.n:
+    if iteration <= bar.n:
         return
-    if bar.n == 0:  # what a resumed run did before is not counted into the speed
-        bar.initial = iteration
     if progress.total_loss is not None:
         bar.set_postfix_str(f"loss {progress.total_loss:.3f}", refresh=False)
     bar.update(iteration - bar.n)
@@ -172,12 +210,15 @@ def _collect(run: Run, peak_rss_mib: float) -> Result:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a closed terminal, end the trainer too, as Ctrl-C does."""
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -68,7 +68,10 @@ def load_spec(spec_file: Path, output: Path) -> list[Run]:
         FileNotFoundError: the spec or an arm's config file is not there.
         KeyError: a config key does not exist.
     """
-    spec = yaml.safe_load(spec_file.read_text(encoding="utf-8"))
+    try:
+        spec = yaml.safe_load(spec_file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{spec_file} is not safe YAML: {error}") from error
     _check_form(spec, spec_file)
     opts = tuple(str(part) for part in spec.get("opts", ()))
     runs = []
@@ -80,14 +83,18 @@ def load_spec(spec_file: Path, output: Path) -> list[Run]:
             folder = output / f"{arm}-seed{seed}"
             runs.append(Run(arm, seed, config_file, opts, folder))
     for run in runs:
-        run.resolved_cfg()
+        tests = run.resolved_cfg().DATASETS.TEST
+        if len(tests) != 1:
+            raise ValueError(f"arm {run.arm!r}: DATASETS.TEST must name one data set, got {tests}")
     return runs
 
 
 def _check_form(spec: Any, spec_file: Path) -> None:
     if not isinstance(spec, dict) or not {"arms", "seeds"} <= spec.keys() <= KEYS:
         raise ValueError(f"{spec_file} must be a mapping with arms and seeds (and opts)")
-    arms, seeds = spec["arms"], spec["seeds"]
+    arms, seeds, opts = spec["arms"], spec["seeds"], spec.get("opts", [])
+    if not isinstance(opts, list) or len(opts) % 2:
+        raise ValueError(f"{spec_file}: opts must be a list [KEY, VALUE, ...], got {opts!r}")
     if not isinstance(arms, dict) or not arms:
         raise ValueError(f"{spec_file}: arms must map a name to a config file")
     for name, config in arms.items():

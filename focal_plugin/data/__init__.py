@@ -2,12 +2,12 @@
 
 from .builtin import register_shapes
 from .painting import ShapesSpec
-from .registration import check_num_classes, parse_dataset_argument, register_coco_dataset
+from .registration import check_datasets, parse_dataset_argument, register_coco_dataset
 from .shapes import draw_dataset
 
 __all__ = [
     "ShapesSpec",
-    "check_num_classes",
+    "check_datasets",
     "draw_dataset",
     "parse_dataset_argument",
     "register_coco_dataset",

@@ -51,7 +51,7 @@ class ShapesSpec:
         radius: smallest and largest radius of a shape, pixels; small ones are more frequent.
         empty: share of images without an object.
         crowds: share of images with a crowd: a heap of tiny objects under one `iscrowd` box.
-        seed: another seed, other images.
+        seed: another seed, other images; in [0, 2**32).
     """
 
     images: int = 1000
@@ -71,6 +71,8 @@ class ShapesSpec:
         for name in ("empty", "crowds"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
         if self.images < 1 or self.image_size < 32:
             raise ValueError(
                 f"images must be >= 1 and image_size >= 32, got {self.images} and {self.image_size}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -69,23 +70,43 @@ def read_class_names(json_file: Path) -> list[str]:
     return [category["name"] for category in sorted(categories, key=lambda c: c["id"])]
 
 
-def check_num_classes(cfg: CfgNode) -> None:
-    """
-    Compare the model's number of classes with that of every data set of the config.
+# Which key of a meta-architecture is its number of classes; those not named have none, or their own
+NUM_CLASSES_NODE = {
+    "FocalRetinaNet": "RETINANET",
+    "RetinaNet": "RETINANET",
+    "GeneralizedRCNN": "ROI_HEADS",
+    "PanopticFPN": "ROI_HEADS",
+}
 
-    With one class too few, Detectron2 trains the last one as background without a word.
+
+def check_datasets(cfg: CfgNode) -> None:
+    """
+    Find out before the first iteration what Detectron2 finds after the last one, or never.
 
     Raises:
-        ValueError: they differ; the message states both.
+        KeyError: no data set has a name that `DATASETS.TRAIN` or `DATASETS.TEST` gives.
+        ValueError: the model's number of classes is not that of a data set; the message states
+            both. With one class too few, Detectron2 trains the last one as background.
     """
-    if "RetinaNet" in cfg.MODEL.META_ARCHITECTURE:
-        key, num_classes = "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
-    else:
-        key, num_classes = "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        classes = MetadataCatalog.get(dataset).get("thing_classes")
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in names:
+        _check_name(name)
+    node = NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    if node is None:
+        return
+    num_classes = cfg.MODEL[node].NUM_CLASSES
+    for name in names:
+        classes = MetadataCatalog.get(name).get("thing_classes")
         if classes is not None and len(classes) != num_classes:
             raise ValueError(
-                f"{key} is {num_classes}, but data set {dataset!r} has {len(classes)} classes: "
-                f"{', '.join(classes)}"
+                f"MODEL.{node}.NUM_CLASSES is {num_classes}, but data set {name!r} has "
+                f"{len(classes)} classes: {', '.join(classes)}"
             )
+
+
+def _check_name(name: str) -> None:
+    known = DatasetCatalog.list()
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "--dataset registers one"
+        raise KeyError(f"no data set is named {name!r}; {hint}")

@@ -6,9 +6,11 @@ import argparse
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..config import get_cfg, resolve_device
-from ..data import check_num_classes, parse_dataset_argument, register_coco_dataset
+from ..data import check_datasets, parse_dataset_argument, register_coco_dataset
 
 EXAMPLES = """
 Examples:
@@ -68,6 +70,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.merge_from_list(args.opts)
     resolve_device(cfg)
     cfg.freeze()
-    check_num_classes(cfg)
+    check_datasets(cfg)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_plugin")
     return cfg

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import torch
 from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -118,6 +119,7 @@ class ClassificationLoss(ConfigurableModule):
         """
         raise NotImplementedError
 
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
         """
         Same arguments as :meth:`per_anchor`, but summed over all anchors that are not ignored.

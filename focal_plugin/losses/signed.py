@@ -44,16 +44,17 @@ def signed_loss_per_anchor(
         float32 (...); 0 for ignored anchors, whose logits (NaN included) reach nothing.
 
     Raises:
-        ValueError: shapes that do not fit, or a label outside -1..K (looked for on CPU only:
-            the answer would stall a GPU).
+        ValueError: shapes that do not fit, or a label outside -1..K (on a GPU, where looking for
+            one would stall it, a device assertion instead).
     """
     _check_inputs(logits, labels)
     num_classes = logits.shape[-1]
     labels = labels.long()
-    ignored = labels < 0
-    positive = ~ignored & (labels < num_classes)
-    # Background and ignored anchors point at some column, and leave it as it is.
-    column = labels.clamp(0, num_classes - 1).unsqueeze(-1)
+    ignored = labels == -1
+    positive = ~ignored & (labels != num_classes)
+    # Background and ignored anchors point at some column, and leave it as it is. A label out of
+    # range still points out of range, so that a GPU's gather refuses it.
+    column = labels.masked_fill(~positive, 0).unsqueeze(-1)
 
     logits = logits.float().masked_fill(ignored.unsqueeze(-1), 0.0)
     at_label = logits.gather(-1, column)

@@ -30,6 +30,7 @@ class Normalizer(ConfigurableModule):
     group g holds the images g * N / G to (g + 1) * N / G - 1.
     """
 
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
     def forward(self, num_pos: Tensor) -> Tensor:
         """
         Args:
@@ -38,6 +39,10 @@ class Normalizer(ConfigurableModule):
         Returns:
             float32 (G,), the divisors, all > 0.
         """
+        return self.divisors(num_pos)
+
+    def divisors(self, num_pos: Tensor) -> Tensor:
+        """Same interface as :meth:`forward`; what a subclass implements."""
         raise NotImplementedError
 
 
@@ -53,7 +58,8 @@ class EMANormalizer(Normalizer):
         Stock RetinaNet loses this state when it resumes. Here it is in every checkpoint, but not as
         an entry of the state dict, so that the state-dict keys are stock's: it travels in the
         state dict's metadata, where PyTorch keeps the versions of modules. A checkpoint without it
-        (a model-zoo file) leaves the mean as it is.
+        (a model-zoo file) leaves the mean as it is. One of ours overrides ``init``, also where it
+        is only loaded as `MODEL.WEIGHTS`; the mean follows the new data within some 20 steps.
     """
 
     config_keys = {
@@ -76,7 +82,7 @@ class EMANormalizer(Normalizer):
         self.register_buffer("mean", torch.tensor(self.init), persistent=False)
 
     @torch.no_grad()
-    def forward(self, num_pos: Tensor) -> Tensor:
+    def divisors(self, num_pos: Tensor) -> Tensor:
         batch = num_pos.sum().clamp(min=1).to(self.mean.dtype)
         self.mean.mul_(self.momentum).add_(batch, alpha=1 - self.momentum)
         return self.mean.clone().unsqueeze(0)
@@ -99,14 +105,14 @@ class EMANormalizer(Normalizer):
 class BatchNormalizer(Normalizer):
     """Positive anchors of the batch, at least 1."""
 
-    def forward(self, num_pos: Tensor) -> Tensor:
+    def divisors(self, num_pos: Tensor) -> Tensor:
         return num_pos.sum().clamp(min=1).float().unsqueeze(0)
 
 
 class PerImageNormalizer(Normalizer):
     """Each image's own positive anchors, at least 1; then the mean over images (torchvision's)."""
 
-    def forward(self, num_pos: Tensor) -> Tensor:
+    def divisors(self, num_pos: Tensor) -> Tensor:
         return num_pos.clamp(min=1).float() * len(num_pos)
 
 
@@ -124,7 +130,7 @@ class FixedNormalizer(Normalizer):
         super().__init__()
         self.value = _check_divisor("value", value)
 
-    def forward(self, num_pos: Tensor) -> Tensor:
+    def divisors(self, num_pos: Tensor) -> Tensor:
         return torch.full((1,), self.value, device=num_pos.device)
 
 

@@ -42,8 +42,16 @@ class FocalRetinaNet(RetinaNet):
             cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
             normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
             kwargs: as in :class:`detectron2.modeling.RetinaNet`.
+
+        Raises:
+            ValueError: the loss wants softmax logits or a quality, which this detector has not.
         """
         super().__init__(**kwargs)
+        if cls_loss.softmax or cls_loss.needs_quality:
+            raise ValueError(
+                f"{type(cls_loss).__name__} needs softmax logits or the quality of boxes; "
+                "FocalRetinaNet gives sigmoid logits and labels"
+            )
         self.cls_loss = cls_loss
         self.normalizer = normalizer
 
@@ -87,7 +95,9 @@ class FocalRetinaNet(RetinaNet):
         loss_cls, loss_box_reg = [], []
         for group, divisor in enumerate(divisors):
             images = slice(group * images_per_group, (group + 1) * images_per_group)
-            cls = self._summed_cls_loss([x[images] for x in pred_logits], labels[images])
+            if not self.cls_loss.own_normalizer:
+                cls = self._summed_cls_loss([x[images] for x in pred_logits], labels[images])
+                loss_cls.append(cls / divisor)
             box_reg = _dense_box_regression_loss(
                 anchors,
                 self.box2box_transform,
@@ -97,8 +107,9 @@ class FocalRetinaNet(RetinaNet):
                 box_reg_loss_type=self.box_reg_loss_type,
                 smooth_l1_beta=self.smooth_l1_beta,
             )
-            loss_cls.append(cls if self.cls_loss.own_normalizer else cls / divisor)
             loss_box_reg.append(box_reg / divisor)
+        if self.cls_loss.own_normalizer:
+            loss_cls.append(self._summed_cls_loss(pred_logits, labels))
         return {"loss_cls": sum(loss_cls), "loss_box_reg": sum(loss_box_reg)}
 
     def _summed_cls_loss(self, pred_logits: list[Tensor], labels: Tensor) -> Tensor:

@@ -25,7 +25,14 @@ def small_root(tmp_path_factory):
     for split, images in (("train", 8), ("val", 10)):
         folder = root / "focal_shapes_v1" / f"focal_shapes_{split}"
         subprocess.run(
-            [sys.executable, "-m", "focal_plugin.data.shapes", folder, "--images", str(images)],
+            [
+                sys.executable,
+                "-m",
+                "focal_plugin.data.draw_shapes",
+                folder,
+                "--images",
+                str(images),
+            ],
             check=True,
             capture_output=True,
         )
@@ -98,7 +105,12 @@ def test_a_run_that_fails_is_reported_and_the_others_finish(small_root, tmp_path
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_what_is_finished_and_the_same_command_goes_on(small_root, tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl_c", "closed_terminal"]
+)
+def test_interrupted_it_leaves_what_is_finished_and_the_same_command_goes_on(
+    small_root, tmp_path, number
+):
     spec = write_spec(tmp_path, 60, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
     output = tmp_path / "out"
     process = subprocess.Popen(
@@ -112,12 +124,20 @@ def test_ctrl_c_leaves_what_is_finished_and_the_same_command_goes_on(small_root,
     deadline = time.monotonic() + 120
     while not (folder / "last_checkpoint").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    beside = compare(small_root, "run", spec, "--output", output)
+    assert beside.returncode == 1
+    assert "another process is training" in beside.stderr
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in errors
     assert not (folder / "result.json").exists()
     assert not _processes_that_mention(str(folder)), "the trainer still runs"
+
+    other = compare(small_root, "run", write_spec(tmp_path, 61, arms=("fl",)), "--output", output)
+    assert other.returncode == 2, "an unfinished run of another config is not gone on with"
+    assert "another config" in other.stderr
+    write_spec(tmp_path, 60, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
 
     finished = compare(small_root, "run", spec, "--output", output)
     assert finished.returncode == 0, finished.stderr

@@ -71,6 +71,8 @@ def test_gpu_memory_is_the_largest_of_the_log(tmp_path):
     assert read_peak_gpu_memory_mib(tmp_path) is None
     (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 120M\nlr: 0.1  max_mem: 340M\n")
     assert read_peak_gpu_memory_mib(tmp_path) == 340
+    (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 0M\n")  # MODEL.DEVICE cpu beside a GPU
+    assert read_peak_gpu_memory_mib(tmp_path) is None
 
 
 def test_a_result_is_read_back_as_it_was_written(tmp_path):

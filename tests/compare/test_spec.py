@@ -53,6 +53,10 @@ def test_the_fingerprint_changes_with_a_key_and_not_with_the_folder(write, tmp_p
         ("arms: {a: b.yaml}\nseeds: []", ValueError, "seeds"),
         ("arms: {a: b.yaml}\nseeds: [1, 1]", ValueError, "twice"),
         ("arms: {a: b.yaml}\nseeds: [x]", ValueError, "integers"),
+        ("arms: {a: b.yaml}\nseeds: [1]\nopts:", ValueError, "opts"),
+        ("arms: {a: b.yaml}\nseeds: [1]\nopts: SOLVER.MAX_ITER 5", ValueError, "opts"),
+        ("arms: {a: b.yaml}\nseeds: [1]\nopts: [SOLVER.MAX_ITER]", ValueError, "opts"),
+        ("arms: {a: b.yaml\nseeds: [1]", ValueError, "spec.yaml is not safe YAML"),
         ("arms: {a: b.yaml}\nseeds: [1]", FileNotFoundError, "b.yaml"),
     ],
 )
@@ -67,6 +71,12 @@ def test_a_typo_in_a_key_shows_before_anything_runs(write, tmp_path):
         load_spec(spec, tmp_path)
 
 
+def test_an_arm_must_be_evaluated_on_one_data_set(write, tmp_path):
+    spec = write(arms("fl") + 'seeds: [1]\nopts: [DATASETS.TEST, "()"]')
+    with pytest.raises(ValueError, match=r"DATASETS\.TEST must name one data set"):
+        load_spec(spec, tmp_path)
+
+
 def test_a_spec_is_data_and_runs_no_code(write, tmp_path):
-    with pytest.raises(Exception, match="constructor"):
+    with pytest.raises(ValueError, match="constructor"):
         load_spec(write("arms: !!python/object/apply:os.getcwd []\nseeds: [1]"), tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from focal_plugin import get_cfg
-from focal_plugin.data import check_num_classes, parse_dataset_argument, register_coco_dataset
+from focal_plugin.data import check_datasets, parse_dataset_argument, register_coco_dataset
 
 
 @pytest.fixture
@@ -72,6 +72,21 @@ def test_a_name_that_is_taken_is_refused(user_data):
         )
 
 
+@pytest.mark.parametrize("split", ["TRAIN", "TEST"])
+def test_a_data_set_that_is_not_there_is_told_the_nearest(split):
+    cfg = get_cfg()
+    cfg.DATASETS[split] = ("focal_shape_train",)
+    with pytest.raises(KeyError, match="did you mean 'focal_shapes_train'"):
+        check_datasets(cfg)
+
+
+def test_an_architecture_without_a_number_of_classes_passes(registered):
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    cfg.DATASETS.TRAIN = (registered,)
+    check_datasets(cfg)
+
+
 @pytest.mark.parametrize("meta_arch", ["FocalRetinaNet", "RetinaNet", "GeneralizedRCNN"])
 @pytest.mark.parametrize("split", ["TRAIN", "TEST"])
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -84,6 +99,6 @@ def test_a_wrong_number_of_classes_is_an_error_that_states_both(
     node.NUM_CLASSES = num_classes
     cfg.DATASETS[split] = (registered,)
     with pytest.raises(ValueError, match=rf"NUM_CLASSES is {num_classes}.* has 3 classes"):
-        check_num_classes(cfg)
+        check_datasets(cfg)
     node.NUM_CLASSES = 3
-    check_num_classes(cfg)
+    check_datasets(cfg)

@@ -184,7 +184,7 @@ def test_the_command_line_draws_what_the_dials_say(tmp_path):
         "1",
         "2",
     ]
-    command = [sys.executable, "-m", "focal_plugin.data.shapes", str(folder), *options]
+    command = [sys.executable, "-m", "focal_plugin.data.draw_shapes", str(folder), *options]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert output.strip() == f"--dataset mine={folder}/annotations.json:{folder}/images"
     spec = json.loads((folder / "annotations.json").read_text())["info"]["spec"]

@@ -1,5 +1,8 @@
+from pathlib import Path
+
+import detectron2
+
 from focal_plugin import get_cfg
-from focal_plugin.doctor import has_compiled_ops
 from focal_plugin.engine import Trainer
 
 
@@ -7,5 +10,5 @@ def test_evaluates_with_pycocotools_where_nothing_is_compiled(tiny_shapes, tmp_p
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     evaluator = Trainer.build_evaluator(cfg, "tiny_shapes")
-    assert evaluator._use_fast_impl == has_compiled_ops()
+    assert evaluator._use_fast_impl == any(Path(detectron2.__path__[0]).glob("_C*.so"))
     assert evaluator._output_dir == str(tmp_path / "inference")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
 from focal_plugin.losses import (
@@ -13,6 +14,7 @@ from focal_plugin.losses import (
 )
 from focal_plugin.losses.build import ClassificationLoss
 from focal_plugin.modeling import FocalRetinaNet
+from focal_plugin.modeling.normalizer import NORMALIZERS
 
 from .toy import gradients_of, losses_of, toy_batch, toy_cfg, toy_model
 
@@ -22,14 +24,18 @@ def batch():
     return toy_batch()
 
 
-@pytest.fixture
-def pair():
-    """Ours at default keys and stock, with the same weights."""
-    ours, stock = toy_model(), toy_model("MODEL.META_ARCHITECTURE", "RetinaNet")
+def make_pair(*opts):
+    """Ours and stock, with the same keys and the same weights."""
+    ours, stock = toy_model(*opts), toy_model("MODEL.META_ARCHITECTURE", "RetinaNet", *opts)
     assert type(ours) is FocalRetinaNet
     assert type(stock) is RetinaNet
     stock.load_state_dict(ours.state_dict())
     return ours, stock
+
+
+@pytest.fixture
+def pair():
+    return make_pair()
 
 
 def test_state_dict_keys_are_stocks(pair):
@@ -37,8 +43,18 @@ def test_state_dict_keys_are_stocks(pair):
     assert list(ours.state_dict()) == list(stock.state_dict())
 
 
-def test_losses_and_all_gradients_are_stocks_over_several_steps(pair, batch):
-    ours, stock = pair
+@pytest.mark.parametrize(
+    "opts",
+    [
+        [],
+        ["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.1, "MODEL.RETINANET.FOCAL_LOSS_GAMMA", 1.0],
+        ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "giou", "MODEL.RETINANET.FOCAL_LOSS_ALPHA", -1.0],
+    ],
+    ids=["defaults", "smooth_l1", "giou"],
+)
+def test_losses_and_all_gradients_are_stocks_over_several_steps(opts, batch):
+    """At the default keys, and wherever a key of stock's says otherwise."""
+    ours, stock = make_pair(*opts)
     for step in range(3):  # the normaliser moves on between them
         losses, gradients = gradients_of(ours, batch[: step + 1])
         stock_losses, stock_gradients = gradients_of(stock, batch[: step + 1])
@@ -195,13 +211,40 @@ class _MeanLoss(ClassificationLoss):
         return logits.mean()
 
 
-def test_attributes_of_the_loss_decide_on_division_and_on_levels(batch):
-    model = toy_model()
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_attributes_of_the_loss_decide_on_division_and_on_levels(normalizer, batch):
+    model = toy_model("MODEL.FOCAL.NORMALIZER", normalizer)
     model.cls_loss = _MeanLoss()
     logits, labels = _capture(model, batch)
     loss = losses_of(model, batch)["loss_cls"]
     torch.testing.assert_close(loss, torch.cat(logits, 1).mean())
     assert model.cls_loss.shape_seen == (*labels.shape, 80)
+
+
+@pytest.mark.parametrize("attribute", ["softmax", "needs_quality"])
+def test_a_loss_that_needs_what_the_detector_has_not_is_refused(attribute):
+    loss = _MeanLoss()
+    setattr(loss, attribute, True)
+    with pytest.raises(ValueError, match="_MeanLoss needs"):
+        FocalRetinaNet(**{**FocalRetinaNet.from_config(toy_cfg()), "cls_loss": loss})
+
+
+def test_torchscript_exports_the_stock_detector(pair, batch):
+    """Losses and normaliser are for training: the scripted graph has neither."""
+    reason = "detectron2.export of v0.5 imports caffe2, which today's torch has not"
+    export = pytest.importorskip("detectron2.export.torchscript", reason=reason)
+    fields = {"pred_boxes": Boxes, "scores": torch.Tensor, "pred_classes": torch.Tensor}
+    images = [{"image": x["image"]} for x in batch[:1]]
+    detections = []
+    for model in pair:
+        model.test_score_thresh = 0.0
+        scripted = export.scripting_with_instances(model.eval(), fields)
+        with torch.no_grad():
+            detections.append(scripted(images)[0])
+    ours, stock = detections
+    assert len(ours.scores) > 0
+    assert torch.equal(ours.scores, stock.scores)
+    assert torch.equal(ours.pred_boxes.tensor, stock.pred_boxes.tensor)
 
 
 def test_can_be_constructed_without_a_config():

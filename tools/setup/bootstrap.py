@@ -62,7 +62,15 @@ class Environment:
         return succeeds([self.python, "-c", f"import {', '.join(modules)}"])
 
     def pip(self, *arguments: str | Path) -> None:
-        run([self.python, "-m", "pip", "--disable-pip-version-check", *arguments])
+        """
+        Raises:
+            SystemExit: pip failed; what it said stands above.
+        """
+        command = [self.python, "-m", "pip", "--disable-pip-version-check", *arguments]
+        try:
+            run(command)
+        except subprocess.CalledProcessError:
+            sys.exit(f"[setup] failed: {' '.join(map(str, command))}")
 
     def runtime(self) -> str:
         """Which Detectron2 is installed: "main" (a compiled build of today's) or "v0.5"."""
@@ -72,7 +80,14 @@ class Environment:
 
 
 def create_venv(path: Path, creator: str) -> None:
-    if (path / "bin" / "python").exists():
+    """
+    Raises:
+        SystemExit: the Python that is to create it cannot.
+    """
+    python = path / "bin" / "python"
+    if python.exists():
+        if not succeeds([python, "-m", "pip", "--version"]):  # made without pip, or cut off
+            run([python, "-m", "ensurepip"])
         return
     command: list[str | Path] = [creator, "-m", "venv"]
     if succeeds([creator, "-c", "import torch, torchvision"]):
@@ -89,44 +104,51 @@ def create_venv(path: Path, creator: str) -> None:
         )
 
 
-def install_detectron2(env: Environment) -> None:
-    """The three steps: an importable one, the repository, the v0.5 source archive."""
-    if env.can_import("detectron2"):
-        return
+def repository_answers() -> bool:
+    """Whether Detectron2's repository can be reached; a machine without network says no at once."""
+    command = ["timeout", "20", "git", "ls-remote", "--exit-code", DETECTRON2_REPOSITORY, "HEAD"]
+    return succeeds(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
+
+
+def install_detectron2(env: Environment, from_repository: bool) -> None:
+    """From its repository at the pinned commit, or, where that fails, v0.5 from its archive."""
     env.pip("install", "--quiet", *BUILD_TOOLS)
-    if not install_detectron2_from_repository(env):
-        say("Detectron2: its repository cannot be used here; taking v0.5 from the package index")
-        run([env.python, HERE / "install_detectron2_v05.py"])
-
-
-def install_detectron2_from_repository(env: Environment) -> bool:
-    fails_fast = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    reach = ["timeout", "20", "git", "ls-remote", "--exit-code", DETECTRON2_REPOSITORY, "HEAD"]
-    if not succeeds(reach, env=fails_fast):
-        return False
-    say("Detectron2: building it from its repository (takes minutes, needs a C++ compiler)")
-    env.pip("install", "--quiet", "-c", CONSTRAINTS["main"], "ninja", "numpy")
-    try:
-        env.pip(
-            *("install", "--no-build-isolation", "-c", CONSTRAINTS["main"]),
-            f"detectron2 @ git+{DETECTRON2_REPOSITORY}@{DETECTRON2_COMMIT}",
-        )
-    except subprocess.CalledProcessError:
-        return False
-    return True
+    if from_repository:
+        say("Detectron2: building it from its repository (takes minutes, needs a C++ compiler)")
+        constraints = CONSTRAINTS["main"]
+        env.pip("install", "--quiet", "-c", constraints, "ninja", "numpy")
+        source = f"detectron2 @ git+{DETECTRON2_REPOSITORY}@{DETECTRON2_COMMIT}"
+        build = ["-m", "pip", "install", "--no-build-isolation", "-c", constraints, source]
+        try:
+            run([env.python, *build])
+            return
+        except subprocess.CalledProcessError:
+            say("Detectron2: the build failed; what it said stands above")
+    say("Detectron2: taking v0.5 from the package index")
+    run([env.python, HERE / "install_detectron2_v05.py"])
 
 
 def install_everything(env: Environment) -> None:
+    """Only what is missing: neither a torch nor a Detectron2 that works is touched."""
+    has_detectron2 = env.can_import("detectron2")
+    from_repository = not has_detectron2 and repository_answers()
+    if not has_detectron2 and not from_repository and sys.version_info >= (3, 12):
+        sys.exit(
+            "[setup] Detectron2's repository cannot be reached, and v0.5, which the package index "
+            "has, needs Python 3.11 or older: make setup PYTHON=python3.11"
+        )
     if not env.can_import("torch", "torchvision"):
         say(f"installing {' and '.join(TORCH_PAIR)} (several GB where CUDA libraries come along)")
-        env.pip("install", *TORCH_PAIR)
-    install_detectron2(env)
+        # pip takes an installed 2.11.0+cpu, whose torchvision does not load, for 2.11.0
+        env.pip("install", "--force-reinstall", *TORCH_PAIR)
+    if not has_detectron2:
+        install_detectron2(env, from_repository)
     runtime = env.runtime()
     say(f"Detectron2 runtime: {runtime}; installing focal_plugin and its tools")
     extra = [] if env.can_import("cv2") else ["opencv-python-headless"]
     env.pip("install", "--quiet", *BUILD_TOOLS)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write(without_torch(CONSTRAINTS[runtime].read_text(encoding="utf-8")))
+        constraints.write(upper_bounds(CONSTRAINTS[runtime].read_text(encoding="utf-8")))
         constraints.flush()
         env.pip(
             *("install", "--quiet", "--no-build-isolation", "-c", constraints.name),
@@ -134,10 +156,10 @@ def install_everything(env: Environment) -> None:
         )
 
 
-def without_torch(constraints: str) -> str:
-    """The pair is there by now, and may be another one than ours: no pin may replace it."""
+def upper_bounds(constraints: str) -> str:
+    """What keeps pip from fetching too new a package, without what would replace one in place."""
     lines = constraints.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("torch"))
+    return "".join(line for line in lines if "==" not in line and ">=" not in line)
 
 
 def main() -> None:
@@ -147,6 +169,8 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv")
     args = parser.parse_args()
 
+    if sys.version_info < (3, 10):  # noqa: UP036 - any Python may be asked to run this
+        sys.exit("[setup] needs Python 3.10 or newer: make setup PYTHON=python3.11")
     start = time.monotonic()
     create_venv(args.venv, sys.executable)
     env = Environment(args.venv.resolve())
