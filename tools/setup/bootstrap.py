@@ -91,8 +91,11 @@ def create_venv(path: Path, creator: str) -> None:
         return
     command: list[str | Path] = [creator, "-m", "venv"]
     if succeeds([creator, "-c", "import torch, torchvision"]):
-        say(f"{creator} has torch and torchvision: they are used as they are")
-        command.append("--system-site-packages")
+        if sys.prefix == sys.base_prefix:
+            say(f"{creator} has torch and torchvision: they are used as they are")
+            command.append("--system-site-packages")
+        else:  # a virtual environment cannot be seen from inside another one
+            say(f"{creator} has torch and torchvision: to use them, make setup VENV={sys.prefix}")
     say(f"creating {path}")
     try:
         run([*command, path])
