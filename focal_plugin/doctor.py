@@ -26,6 +26,8 @@ BUILD_DETECTRON2 = (
     "pip install --no-build-isolation "
     f"'git+https://github.com/facebookresearch/detectron2@{DETECTRON2_COMMIT}'"
 )
+# Under either name it lies in the same folder
+DISTRIBUTIONS = "detectron2 detectron2_cdo"
 # --force-reinstall, because pip takes an installed 2.11.0+cpu for 2.11.0
 TORCH_PAIR = "pip install --force-reinstall torch==2.11.0 torchvision==0.26.0"
 
@@ -166,16 +168,16 @@ def _examine_detectron2() -> list[Finding]:
     failure = _import_failure("detectron2.modeling")
     finding = Finding("Detectron2", f"{distribution}, runtime {runtime}, in {_detectron2_folder()}")
     if failure is not None:
-        finding = Finding(
-            "Detectron2", f"runtime {runtime} fails: {failure}", "see the lines below"
-        )
+        too_new = [f.remedy for f in _examine_limits() if f.remedy is not None]
+        remedy = " && ".join(too_new) or f"pip uninstall -y {DISTRIBUTIONS} && {BUILD_DETECTRON2}"
+        finding = Finding("Detectron2", f"runtime {runtime} fails: {failure}", remedy)
     ops = Finding("compiled ops", "present")
     if not has_compiled_ops():
         ops = Finding(
             "compiled ops",
             "absent: no rotated boxes, deformable convolution or fast COCO evaluator; "
             "RetinaNet and Faster R-CNN do not need them",
-            f"pip uninstall -y detectron2 detectron2_cdo && {BUILD_DETECTRON2}",
+            f"pip uninstall -y {DISTRIBUTIONS} && {BUILD_DETECTRON2}",
             optional=True,
         )
     return [finding, ops]

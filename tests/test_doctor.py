@@ -86,6 +86,16 @@ def test_what_is_too_new_for_v05_is_named_with_its_remedy(
     assert finding(distribution).remedy is None
 
 
+def test_a_detectron2_that_does_not_import_is_mended_by_what_is_too_new(monkeypatch):
+    installed = doctor._version
+    monkeypatch.setattr(doctor, "detectron2_runtime", lambda: "v0.5")
+    monkeypatch.setattr(doctor, "_import_failure", lambda module: "AttributeError: LINEAR")
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: "10.4.0" if name == "Pillow" else installed(name)
+    )
+    assert "pip install 'Pillow<10'" in finding("Detectron2").remedy
+
+
 @pytest.mark.parametrize(
     ("version", "is_fine"), [("1.23.5", True), ("1.24.0", False), ("1.9", True)]
 )
