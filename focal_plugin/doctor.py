@@ -27,7 +27,7 @@ BUILD_DETECTRON2 = (
     f"'git+https://github.com/facebookresearch/detectron2@{DETECTRON2_COMMIT}'"
 )
 # Under either name it lies in the same folder
-DISTRIBUTIONS = "detectron2 detectron2_cdo"
+REBUILD_DETECTRON2 = f"pip uninstall -y detectron2 detectron2_cdo && {BUILD_DETECTRON2}"
 # --force-reinstall, because pip takes an installed 2.11.0+cpu for 2.11.0
 TORCH_PAIR = "pip install --force-reinstall torch==2.11.0 torchvision==0.26.0"
 
@@ -37,7 +37,7 @@ V05_LIMITS = {
     "Pillow": ("10", "Image.LINEAR is gone"),
 }
 SETUPTOOLS_LIMIT = "81"
-# import name -> what to install for it, where the two differ from each other or from `pip install`
+# import name -> the distribution that provides it
 NEEDED = {
     "fvcore": "fvcore",
     "pycocotools": "pycocotools",
@@ -82,11 +82,12 @@ def has_compiled_ops() -> bool:
 
 def examine() -> list[Finding]:
     """Everything that the report says, in its order."""
+    limited = _examine_limits()
     return [
         Finding("Python", f"{platform.python_version()} on {platform.platform()}"),
         *_examine_torch(),
-        *_examine_detectron2(),
-        *_examine_limits(),
+        *_examine_detectron2([f.remedy for f in limited if f.remedy is not None]),
+        *limited,
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
         *_examine_devices(),
     ]
@@ -160,7 +161,7 @@ def _matching_torchvision(torch: str) -> str:
     return f"pip install 'torchvision==0.{int(minor) + 15}.*'" if major == "2" else TORCH_PAIR
 
 
-def _examine_detectron2() -> list[Finding]:
+def _examine_detectron2(remedies_of_limits: list[str]) -> list[Finding]:
     runtime = detectron2_runtime()
     if runtime == "none":
         return [Finding("Detectron2", "missing", BUILD_DETECTRON2)]
@@ -168,8 +169,7 @@ def _examine_detectron2() -> list[Finding]:
     failure = _import_failure("detectron2.modeling")
     finding = Finding("Detectron2", f"{distribution}, runtime {runtime}, in {_detectron2_folder()}")
     if failure is not None:
-        too_new = [f.remedy for f in _examine_limits() if f.remedy is not None]
-        remedy = " && ".join(too_new) or f"pip uninstall -y {DISTRIBUTIONS} && {BUILD_DETECTRON2}"
+        remedy = " && ".join(remedies_of_limits) or REBUILD_DETECTRON2
         finding = Finding("Detectron2", f"runtime {runtime} fails: {failure}", remedy)
     ops = Finding("compiled ops", "present")
     if not has_compiled_ops():
@@ -177,7 +177,7 @@ def _examine_detectron2() -> list[Finding]:
             "compiled ops",
             "absent: no rotated boxes, deformable convolution or fast COCO evaluator; "
             "RetinaNet and Faster R-CNN do not need them",
-            f"pip uninstall -y {DISTRIBUTIONS} && {BUILD_DETECTRON2}",
+            REBUILD_DETECTRON2,
             optional=True,
         )
     return [finding, ops]
@@ -185,13 +185,12 @@ def _examine_detectron2() -> list[Finding]:
 
 def _examine_limits() -> list[Finding]:
     findings = []
-    limits = V05_LIMITS if detectron2_runtime() == "v0.5" else {}
-    for distribution in V05_LIMITS:
+    is_v05 = detectron2_runtime() == "v0.5"
+    for distribution, (limit, breakage) in V05_LIMITS.items():
         version = _version(distribution)
-        limit, breakage = limits.get(distribution, (None, None))
         if version is None:
             findings.append(Finding(distribution, "missing", f"pip install {distribution}"))
-        elif limit is not None and not _is_below(version, limit):
+        elif is_v05 and not _is_below(version, limit):
             state = f"{version} is too new for Detectron2 v0.5: {breakage}"
             findings.append(Finding(distribution, state, f"pip install '{distribution}<{limit}'"))
         else:
