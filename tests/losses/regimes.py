@@ -1,5 +1,6 @@
 """Inputs, tolerances and options that the tests of all losses share."""
 
+import inspect
 import re
 
 import torch
@@ -19,6 +20,10 @@ TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
 def function_of(name: str):
     """`SigmoidFocalLoss` -> `losses.sigmoid_focal_loss`."""
     return getattr(losses, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
+
+
+def has_option(name: str, option: str) -> bool:
+    return option in inspect.signature(function_of(name)).parameters
 
 
 def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32):

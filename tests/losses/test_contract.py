@@ -9,13 +9,17 @@ import torch
 from focal_plugin import get_cfg
 from focal_plugin.losses import CLS_LOSS_REGISTRY, build_cls_loss
 
-from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, function_of, random_batch
+from .regimes import (
+    GAMMAS,
+    LOSS_CLASSES,
+    TOLERANCE,
+    K,
+    function_of,
+    has_option,
+    random_batch,
+)
 
 pytestmark = pytest.mark.parametrize("name", sorted(LOSS_CLASSES))
-
-
-def has_option(name, option):
-    return option in inspect.signature(function_of(name)).parameters
 
 
 @pytest.fixture
@@ -49,14 +53,6 @@ def test_leading_shape_does_not_matter(loss):
     logits, labels = random_batch(num_anchors=60)
     folded = loss(logits.reshape(3, 20, K), labels.reshape(3, 20))
     torch.testing.assert_close(folded, loss(logits, labels))
-
-
-def test_the_sum_over_parts_is_the_loss_of_the_whole_where_it_says_so(loss):
-    if not loss.decomposes:
-        pytest.skip("says that it does not")
-    logits, labels = random_batch()
-    parts = sum(loss(logits[part], labels[part]) for part in torch.arange(200).split(30))
-    torch.testing.assert_close(parts, loss(logits, labels), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
@@ -166,41 +162,6 @@ def test_shapes_that_do_not_fit_are_an_error(loss):
 def test_labels_that_are_not_integers_are_an_error(loss):
     with pytest.raises(ValueError, match=r"float32"):
         loss(torch.zeros(3, K), torch.zeros(3))
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("alpha", -0.5),
-        ("alpha", 1.5),
-        ("alpha", float("nan")),
-        ("gamma", -1.0),
-        ("gamma", float("nan")),
-        ("gamma", float("inf")),
-        ("beta", float("inf")),
-    ],
-)
-def test_an_illegal_option_is_refused_by_function_module_and_config(name, option, value):
-    if not has_option(name, option):
-        pytest.skip(f"has no {option}")
-    logits, labels = random_batch()
-    with pytest.raises(ValueError, match=option):
-        function_of(name)(logits, labels, **{option: value})
-    with pytest.raises(ValueError, match=option):
-        LOSS_CLASSES[name](**{option: value})
-    key = LOSS_CLASSES[name].config_keys[option]
-    cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.FOCAL.CLS_LOSS.NAME", name, key, value])
-    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
-        build_cls_loss(cfg)
-
-
-def test_alpha_minus_one_is_off_as_in_detectron2(name):
-    logits, labels = random_batch()
-    if not has_option(name, "alpha"):
-        pytest.skip("has no alpha")
-    off = function_of(name)(logits, labels, alpha=None)
-    torch.testing.assert_close(function_of(name)(logits, labels, alpha=-1), off)
 
 
 def test_every_option_is_read_from_its_key(name):
