@@ -24,15 +24,110 @@ def add_focal_config(cfg: CfgNode) -> None:
     node = cfg.MODEL.FOCAL = new_node()
 
     # Classification loss: a name in CLS_LOSS_REGISTRY. alpha and gamma: see above.
-    node.CLS_LOSS = new_node()
-    node.CLS_LOSS.NAME = "SigmoidFocalLoss"
-    # Shift of FL* (SigmoidFocalStarLoss); its slope is FOCAL_LOSS_GAMMA
-    node.CLS_LOSS.BETA = 1.0
+    loss = node.CLS_LOSS = new_node()
+    loss.NAME = "SigmoidFocalLoss"
+    # What the loss is multiplied by
+    loss.WEIGHT = 1.0
+    # SigmoidFocalLoss: targets 1 and 0 become 1 - s/2 and s/2
+    loss.LABEL_SMOOTHING = 0.0
+    # SigmoidFocalLoss: one alpha for each class, in place of FOCAL_LOSS_ALPHA
+    loss.CLASS_ALPHA = []
+    # SigmoidFocalStarLoss: its shift; its slope is FOCAL_LOSS_GAMMA
+    loss.BETA = 1.0
+    # SigmoidHingeLoss: zero from this p_t on
+    loss.HINGE_MARGIN = 1.0
+    # PolyFocalLoss: weight of the term (1 - p_t)^(gamma + 1)
+    loss.POLY_EPSILON = 1.0
+    # AsymmetricLoss: focusing of positives and of negatives, and what is taken off a negative's p
+    loss.ASL_GAMMA_POS = 1.0
+    loss.ASL_GAMMA_NEG = 4.0
+    loss.ASL_CLIP = 0.05
+    # QualityFocalLoss: exponent of |quality - p|
+    loss.QFL_BETA = 2.0
+    # VarifocalLoss: weight of negatives; their exponent is FOCAL_LOSS_GAMMA
+    loss.VFL_ALPHA = 0.75
+    # GHMLoss: bins of the gradient norm, and weight of the old histogram
+    loss.GHM_BINS = 30
+    loss.GHM_MOMENTUM = 0.75
+    # ClassBalancedFocalLoss: beta of the effective number, and objects of each class in the
+    # training set ([]: train_net.py counts them)
+    loss.CB_BETA = 0.999
+    loss.SAMPLES_PER_CLASS = []
+    # EqualizedFocalLoss: how much gamma grows for a class without positive gradient
+    loss.EFL_SCALE = 8.0
+    # EqualizationLossV2: slope and middle of its map, and weight of rare positives
+    loss.EQL_GAMMA = 12.0
+    loss.EQL_MU = 0.8
+    loss.EQL_ALPHA = 4.0
+
+    # Box loss: a name in BOX_LOSS_REGISTRY; "" is the one that Detectron2's own key
+    # MODEL.RETINANET.BBOX_REG_LOSS_TYPE names
+    loss = node.BOX_LOSS = new_node()
+    loss.NAME = ""
+    # What the loss is multiplied by
+    loss.WEIGHT = 1.0
+    # HuberLoss: where the parabola ends
+    loss.HUBER_DELTA = 1 / 9
+    # BalancedL1Loss
+    loss.BALANCED_L1_ALPHA = 0.5
+    loss.BALANCED_L1_GAMMA = 1.5
+    loss.BALANCED_L1_BETA = 1.0
+    # GHMBoxLoss: scale of the error, bins of the gradient norm, weight of the old histogram
+    loss.GHM_MU = 0.02
+    loss.GHM_BINS = 10
+    loss.GHM_MOMENTUM = 0.7
+
+    # Mining: a name in MINER_REGISTRY; "" keeps every anchor
+    mining = node.MINING = new_node()
+    mining.NAME = ""
+    # Anchors kept of an image (OHEMMiner, OHEMRatioMiner, TopKMiner)
+    mining.NUM_KEEP = 128
+    # "image", or "batch": num_keep * N are kept of all images together
+    mining.SCOPE = "image"
+    # Suppression by loss (OHEMMiner, OHEMRatioMiner): IoU above which the lower loss goes; anchors
+    # that enter it; "decoded" boxes or "anchors"; within each label only, or among all
+    mining.NMS_THRESH = 0.5
+    mining.PRE_NMS_TOPK = 4096
+    mining.NMS_BOXES = "decoded"
+    mining.NMS_PER_LABEL = False
+    # Negatives for one positive (OHEMRatioMiner, SSDMiner), and on an image without positives
+    mining.NEG_POS_RATIO = 3.0
+    mining.EMPTY_IMAGE_NEGATIVES = 3
+    # Rank by the classification loss, or by "cls_and_box"
+    mining.RANK_BY = "cls"
+    # The box loss: of "all" positives, or of the "kept" ones
+    mining.BOX_LOSS_ON = "all"
+    # The classification loss is divided by the "normalizer", or by the number of anchors "kept"
+    mining.DIVIDE_BY = "normalizer"
+
+    # Head: a name in RETINANET_HEAD_REGISTRY. Depth, norm and prior are Detectron2's keys
+    # MODEL.RETINANET.NUM_CONVS, NORM ("BN": one for each level) and PRIOR_PROB.
+    node.HEAD = new_node()
+    node.HEAD.NAME = "FocalRetinaNetHead"
+    # Last layer of the classification tower: "conv" or "cosine"
+    node.HEAD.CLASSIFIER = "conv"
+    # "cosine": what the cosine is multiplied by
+    node.HEAD.COSINE_SCALE = 20.0
+
+    # build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone: what makes P6 and P7.
+    # "res5" (stock) or "p5": strided convolutions of it; "maxpool": every second pixel of P5; "":
+    # there is no P6
+    node.FPN = new_node()
+    node.FPN.TOP_BLOCK = "res5"
+
+    # Anchors that are the best one for an object, though below the threshold: positive ("on",
+    # stock), positive unless they are background ("clobber"), or as any other ("off")
+    node.ANCHOR_LABELS = new_node()
+    node.ANCHOR_LABELS.LOW_QUALITY = "on"
+    # Anchors inside a crowd region: "background" (stock), or "ignore" (always so where MINING is
+    # on)
+    node.ANCHOR_LABELS.CROWD = "background"
 
     # What the summed losses are divided by: "ema" (stock: running mean of the positive anchors in
-    # a batch, per process), "batch", "per_image" or "fixed"
+    # a batch, per process), "ema_global" (of all processes), "batch", "global" (batch of all
+    # processes), "per_image" or "fixed"
     node.NORMALIZER = "ema"
-    # "ema": value before the first batch, and weight of the old value
+    # "ema" and "ema_global": value before the first batch, and weight of the old value
     node.NORMALIZER_INIT = 100.0
     node.NORMALIZER_MOMENTUM = 0.9
     # "fixed": the divisor

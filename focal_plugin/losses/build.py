@@ -1,30 +1,14 @@
-"""
-The registry of classification losses, their common base, and building parts from a config.
-
-This is the only file of `losses` that knows Detectron2, and all it takes from it is `Registry` and
-`configurable`.
-"""
+"""The registries of classification and box losses, and what every such loss has in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from detectron2.config import configurable
-from detectron2.utils.registry import Registry
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
-__all__ = [
-    "CLS_LOSS_REGISTRY",
-    "ClassificationLoss",
-    "ConfigurableModule",
-    "IllegalOptionError",
-    "build_cls_loss",
-    "build_named",
-    "configurable",
-]
+from ..registry import ConfigurableModule, Registry, build_named
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = """
@@ -33,6 +17,23 @@ Registry of classification losses, chosen by `MODEL.FOCAL.CLS_LOSS.NAME`.
 A registered class is a :class:`ClassificationLoss`, constructed as `Loss(cfg)` or with its own
 keyword arguments.
 """
+
+
+BOX_LOSS_REGISTRY = Registry("BOX_LOSS")
+BOX_LOSS_REGISTRY.__doc__ = """
+Registry of box losses, chosen by `MODEL.FOCAL.BOX_LOSS.NAME`.
+
+A registered class is a :class:`BoxLoss`, constructed as `Loss(cfg)` or with its own keyword
+arguments.
+"""
+
+STOCK_BOX_LOSSES = {
+    "smooth_l1": "SmoothL1Loss",
+    "giou": "GIoULoss",
+    "diou": "DIoULoss",
+    "ciou": "CIoULoss",
+}
+"""What Detectron2's key `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` calls them -> registered name."""
 
 
 def build_cls_loss(cfg: CfgNode) -> ClassificationLoss:
@@ -46,42 +47,19 @@ def build_cls_loss(cfg: CfgNode) -> ClassificationLoss:
     return build_named(CLS_LOSS_REGISTRY, "MODEL.FOCAL.CLS_LOSS.NAME", cfg)
 
 
-class IllegalOptionError(ValueError):
+def build_box_loss(cfg: CfgNode) -> BoxLoss:
     """
-    An option of a loss outside its legal range.
+    Build the loss that `MODEL.FOCAL.BOX_LOSS.NAME` names, or, where that is empty, the one that
+    Detectron2's own `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` names.
 
-    Attributes:
-        option: the name of the argument, e.g. "gamma".
-        requirement: what it must be and what it is, e.g. "must be >= 0, got -1.0".
+    Raises:
+        KeyError: no loss has that name; the message lists the registered ones.
+        ValueError: an option is outside its legal range; the message names its full key.
     """
-
-    def __init__(self, option: str, requirement: str) -> None:
-        super().__init__(f"{option} {requirement}")
-        self.option = option
-        self.requirement = requirement
-
-
-class ConfigurableModule(nn.Module):
-    """
-    A module whose constructor arguments come from config keys that it names itself.
-
-    A subclass with options decorates its `__init__`, keyword arguments only, with `@configurable`.
-    An argument that is not in :attr:`config_keys` keeps its default when built from a config.
-    """
-
-    config_keys: ClassVar[dict[str, str]] = {}
-    """Constructor argument -> full config key."""
-
-    @configurable
-    def __init__(self) -> None:
-        super().__init__()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {argument: _read(cfg, key) for argument, key in cls.config_keys.items()}
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{option}={getattr(self, option)}" for option in self.config_keys)
+    if cfg.MODEL.FOCAL.BOX_LOSS.NAME:
+        return build_named(BOX_LOSS_REGISTRY, "MODEL.FOCAL.BOX_LOSS.NAME", cfg)
+    by_stock_name = {name: BOX_LOSS_REGISTRY.get(ours) for name, ours in STOCK_BOX_LOSSES.items()}
+    return build_named(by_stock_name.items(), "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg)
 
 
 class ClassificationLoss(ConfigurableModule):
@@ -101,7 +79,7 @@ class ClassificationLoss(ConfigurableModule):
     decomposes: ClassVar[bool] = True
     """The sum over feature levels of the loss is the loss of all levels together."""
     stateful: ClassVar[bool] = False
-    """Has buffers that are reduced over processes and saved in checkpoints."""
+    """Has buffers that are reduced over processes, saved in checkpoints and moved by a step."""
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -110,51 +88,75 @@ class ClassificationLoss(ConfigurableModule):
         The loss of each anchor, summed over classes only; what mining ranks by.
 
         Args:
-            logits: (..., K), any floating dtype; computed in float32.
+            logits: (..., K), or (..., K+1) where :attr:`softmax`; any floating dtype, computed in
+                float32.
             labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-            quality: (...), IoU in [0, 1]; only where :attr:`needs_quality`.
+            quality: (...), IoU in [0, 1] of the anchors with a class; only where
+                :attr:`needs_quality`.
 
         Returns:
             float32 (...); 0 for ignored anchors.
         """
         raise NotImplementedError
 
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """What a :attr:`stateful` loss learns from a step: moves its buffers, by no gradient."""
+
     @torch.jit.unused  # training only: keeps the exported detector the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
         """
-        Same arguments as :meth:`per_anchor`, but summed over all anchors that are not ignored.
+        Same arguments as :meth:`per_anchor`, but summed over all anchors that are not ignored. In
+        training mode it ends with :meth:`update`.
 
         Returns:
             float32 scalar; 0 with a graph if no anchor is left.
         """
-        return self.per_anchor(logits, labels, quality=quality).sum()
+        loss = self.per_anchor(logits, labels, quality=quality).sum()
+        if self.training:
+            self.update(logits, labels)
+        return loss
 
 
-def build_named(classes: Iterable[tuple[str, type]], name_key: str, cfg: CfgNode) -> nn.Module:
+class BoxLoss(ConfigurableModule):
     """
-    Build the :class:`ConfigurableModule` whose name stands under ``name_key``.
+    Base of every box loss: a sum over positive anchors, in float32.
 
-    Args:
-        classes: (name, class) pairs, such as a registry.
-        name_key: full config key.
-
-    Raises:
-        KeyError: no class has that name; the message lists those there are.
-        ValueError: an option is outside its legal range; the message names its full key.
+    A subclass implements :meth:`per_box`.
     """
-    by_name = dict(classes)
-    name = _read(cfg, name_key)
-    if name not in by_name:
-        raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
-    try:
-        return by_name[name](cfg)
-    except IllegalOptionError as error:
-        key = by_name[name].config_keys[error.option]
-        raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error
 
+    on_boxes: ClassVar[bool] = False
+    """Compares decoded boxes (x1, y1, x2, y2) in pixels, not regression deltas."""
+    own_normalizer: ClassVar[bool] = False
+    """Is normalised already: must not be divided by the number of positives."""
+    stateful: ClassVar[bool] = False
+    """Has buffers that are reduced over processes, saved in checkpoints and moved by a step."""
 
-def _read(cfg: CfgNode, full_key: str) -> Any:
-    value = cfg
-    for part in full_key.split("."):
-        value = value[part]
-    return value
+    def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
+        """
+        The loss of each box, summed over its coordinates.
+
+        Args:
+            pred: (V, 4), deltas, or boxes where :attr:`on_boxes`; computed in float32.
+            target: (V, 4), of the same kind.
+
+        Returns:
+            float32 (V,).
+        """
+        raise NotImplementedError
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """What a :attr:`stateful` loss learns from a step: moves its buffers, by no gradient."""
+
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """
+        Same arguments as :meth:`per_box`, but summed over all boxes. In training mode it ends with
+        :meth:`update`.
+
+        Returns:
+            float32 scalar; 0 with a graph if there is no box.
+        """
+        loss = self.per_box(pred, target).sum()
+        if self.training:
+            self.update(pred, target)
+        return loss

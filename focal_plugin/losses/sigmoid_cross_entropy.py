@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss, configurable
-from .signed import check_alpha, signed_loss_per_anchor
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .one_vs_rest import check_alpha, signed_loss_per_anchor
 
 
 def sigmoid_cross_entropy_loss(

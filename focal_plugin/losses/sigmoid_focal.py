@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss, configurable
-from .signed import check_alpha, check_gamma, signed_loss_per_anchor
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .one_vs_rest import check_alpha, check_option, signed_loss_per_anchor
 
 IMPLEMENTATIONS = ("auto", "eager")
 
@@ -49,7 +50,9 @@ def sigmoid_focal_loss(
         is finite in value and gradient for every gamma >= 0 and every finite logit.
     """
     _check_impl(impl)
-    return _per_anchor(logits, labels, check_alpha(alpha), check_gamma(gamma)).sum()
+    return _per_anchor(
+        logits, labels, check_alpha(alpha), check_option("gamma", gamma, low=0)
+    ).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -68,7 +71,7 @@ class SigmoidFocalLoss(ClassificationLoss):
         super().__init__()
         _check_impl(impl)
         self.alpha = check_alpha(alpha)
-        self.gamma = check_gamma(gamma)
+        self.gamma = check_option("gamma", gamma, low=0)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None

@@ -7,8 +7,9 @@ import functools
 from torch import Tensor
 from torch.nn import functional as F
 
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss, IllegalOptionError, configurable
-from .signed import check_alpha, check_gamma, signed_loss_per_anchor
+from ..registry import IllegalOptionError, configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .one_vs_rest import check_alpha, check_option, signed_loss_per_anchor
 
 
 def sigmoid_focal_star_loss(
@@ -44,7 +45,7 @@ def sigmoid_focal_star_loss(
         Its gradient in x_t is p*_t - 1 with p*_t = sigmoid(gamma * x_t + beta): bounded by 1
         whatever gamma is. fvcore's `sigmoid_focal_loss_star` is this with beta = 0.
     """
-    gamma = check_gamma(gamma, positive=True)
+    gamma = check_option("gamma", gamma, low=0, open_low=True)
     return _per_anchor(logits, labels, check_alpha(alpha), gamma, _check_beta(beta)).sum()
 
 
@@ -64,7 +65,7 @@ class SigmoidFocalStarLoss(ClassificationLoss):
     ) -> None:
         super().__init__()
         self.alpha = check_alpha(alpha)
-        self.gamma = check_gamma(gamma, positive=True)
+        self.gamma = check_option("gamma", gamma, low=0, open_low=True)
         self.beta = _check_beta(beta)
 
     def per_anchor(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from ..losses.build import ConfigurableModule, IllegalOptionError, build_named, configurable
+from ..registry import ConfigurableModule, IllegalOptionError, build_named, configurable
 
 
 class Normalizer(ConfigurableModule):

@@ -1,0 +1,168 @@
+"""
+From (logits, integer labels) to a loss per anchor, for losses that take each class as a question
+of its own.
+
+An anchor of class c is a positive for logit c and a negative for all others; a background anchor is
+a negative for all. No one-hot target is made: the loss of a negative is computed for every logit,
+and that of a positive only for the one logit that the label names, whose place it takes.
+
+Shape shorthand:
+    ...: any leading shape, one entry an anchor
+    K: number of classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..registry import IllegalOptionError
+
+ALPHA_OFF = -1
+"""What Detectron2 and fvcore write for "no alpha", where a None cannot be written."""
+
+
+class OneVsRest(NamedTuple):
+    """The loss of each anchor, float32 (...), in two parts; both are 0 for ignored anchors."""
+
+    positive: Tensor
+    """Of the logit that the label names; 0 for background."""
+    negative: Tensor
+    """Summed over all other logits."""
+
+
+def one_vs_rest(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    positive: Callable[[Tensor, Tensor], Tensor],
+    negative: Callable[[Tensor], Tensor],
+) -> OneVsRest:
+    """
+    The loss of each anchor as a sum of independent binary losses.
+
+    Args:
+        logits: (..., K), any floating dtype; computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        positive: loss of a logit whose class is the label's: float32 logits (...) and int64 classes
+            (...) in 0..K-1 -> (...). Where there is no class it is called with some other column,
+            and its result is dropped.
+        negative: loss of a logit whose class is not the label's: float32 (..., K) -> (..., K).
+
+    Both must be finite, gradient included, for every finite logit.
+
+    Returns:
+        the two sums; the logits of ignored anchors (NaN included) reach neither.
+
+    Raises:
+        ValueError: shapes that do not fit, or a label outside -1..K (on a GPU, where looking for
+            one would stall it, a device assertion instead).
+    """
+    check_inputs(logits, labels, num_classes=logits.shape[-1] if logits.dim() else 0)
+    labels = labels.long()
+    ignored = labels == -1
+    has_class = ~ignored & (labels != logits.shape[-1])
+    # Background and ignored anchors point at some column, and leave it as it is. A label out of
+    # range still points out of range, so that a GPU's gather refuses it.
+    classes = labels.masked_fill(~has_class, 0)
+    column = classes.unsqueeze(-1)
+
+    logits = logits.float().masked_fill(ignored.unsqueeze(-1), 0.0)
+    loss = negative(logits)
+    kept = loss.gather(-1, column).masked_fill(has_class.unsqueeze(-1), 0.0)
+    total = loss.scatter(-1, column, kept).sum(-1)
+    at_label = positive(logits.gather(-1, column).squeeze(-1), classes)
+    return OneVsRest(
+        positive=torch.where(has_class, at_label, torch.zeros_like(at_label)),
+        negative=total.masked_fill(ignored, 0.0),
+    )
+
+
+def signed_loss_per_anchor(
+    loss_of_signed_logits: Callable[[Tensor], Tensor],
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float | None,
+) -> Tensor:
+    """
+    Sum alpha_t * loss(x_t) over the classes of each anchor, for losses that see the logit of the
+    truth alone: x_t = x for a positive, -x for a negative, so that p_t = sigmoid(x_t).
+
+    Args:
+        loss_of_signed_logits: elementwise, float32 x_t -> loss of the same shape.
+        logits, labels: as in :func:`one_vs_rest`.
+        alpha: weight of positives, in [0, 1]; 1 - alpha is that of negatives. None: all are 1.
+
+    Returns:
+        float32 (...); 0 for ignored anchors.
+
+    Raises:
+        ValueError: as :func:`one_vs_rest`.
+    """
+    loss = one_vs_rest(
+        logits,
+        labels,
+        positive=lambda x, _: loss_of_signed_logits(x),
+        negative=lambda x: loss_of_signed_logits(-x),
+    )
+    if alpha is None:
+        return loss.positive + loss.negative
+    return alpha * loss.positive + (1 - alpha) * loss.negative
+
+
+def check_alpha(alpha: float | None) -> float | None:
+    """
+    Returns:
+        alpha, or None where it is off: None, or -1 as Detectron2 and fvcore write it.
+
+    Raises:
+        IllegalOptionError: alpha is none of these and outside [0, 1].
+    """
+    if alpha is None or alpha == ALPHA_OFF:
+        return None
+    if not 0 <= alpha <= 1:
+        raise IllegalOptionError("alpha", f"must be in [0, 1], or -1 for off, got {alpha}")
+    return alpha
+
+
+def check_option(
+    option: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False
+) -> float:
+    """
+    Returns:
+        ``value``, which lies in [low, high], or in (low, high] with ``open_low``, and is finite.
+
+    Raises:
+        IllegalOptionError: it does not.
+    """
+    legal = (value > low if open_low else value >= low) and value <= high and value < float("inf")
+    if not legal:
+        bound = f"{'>' if open_low else '>='} {low:g}"
+        above = "" if high == float("inf") else f" and <= {high:g}"
+        raise IllegalOptionError(option, f"must be {bound}{above}, got {value}")
+    return value
+
+
+def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
+    """
+    Raises:
+        ValueError: shapes that do not fit, labels that are not integers, or (looked for on the CPU
+            only) a label outside -1..num_classes.
+    """
+    if logits.shape[:-1] != labels.shape or logits.dim() == 0:
+        raise ValueError(
+            "logits must be (..., K) and labels (...), got "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if labels.device.type == "cpu" and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < -1 or high > num_classes:
+            raise ValueError(
+                f"labels must be in -1..{num_classes} (K, background), got {low}..{high}"
+            )
