@@ -11,7 +11,7 @@ if not any(argument.endswith("focal_plugin.doctor") for argument in sys.orig_arg
     from .doctor import explain_failed_import
 
     with explain_failed_import():
-        from . import data, losses, modeling
+        from . import data, losses, mining, modeling
         from .config import add_focal_config, get_cfg
 
-    __all__ = ["add_focal_config", "data", "get_cfg", "losses", "modeling"]
+    __all__ = ["add_focal_config", "data", "get_cfg", "losses", "mining", "modeling"]

@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A part may import those on its right. `registry`, `config` and `doctor` are below all of them.
 ALLOWED = {
     "compare": {"data", "compare", "config", "doctor"},
-    "engine": {"modeling", "data", "diagnostics", "engine", "config", "doctor"},
+    "engine": {"modeling", "data", "diagnostics", "losses", "engine", "config", "doctor"},
     "modeling": {"losses", "mining", "modeling", "registry"},
     "data": {"data"},
     "diagnostics": {"losses", "mining", "diagnostics"},

@@ -1,5 +1,7 @@
 """Every file in configs/: it loads with the safe loader, builds, and says what its name says."""
 
+import itertools
+
 import pytest
 import yaml
 from detectron2 import model_zoo
@@ -15,6 +17,90 @@ from .conftest import ROOT
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMPARISONS = [file for file in CONFIGS if file.parent.name == "comparisons"]
 MODELS = [file for file in CONFIGS if file not in COMPARISONS]
+
+# folder -> what the name of an arm's file starts with
+STEMS = {"COCO-Detection": "retinanet_R_50_FPN_1x_", "Shapes-Detection": "retinanet_small_"}
+
+CLS_LOSS = "MODEL.FOCAL.CLS_LOSS.NAME"
+ALPHA = "MODEL.RETINANET.FOCAL_LOSS_ALPHA"
+GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
+BOX_LOSS = "MODEL.FOCAL.BOX_LOSS.NAME"
+MINER = "MODEL.FOCAL.MINING.NAME"
+TOP_BLOCK = "MODEL.FOCAL.FPN.TOP_BLOCK"
+NORMALIZER = "MODEL.FOCAL.NORMALIZER"
+
+# arm -> the keys in which it differs from its reference
+ARMS = {
+    "ce": {CLS_LOSS, ALPHA},
+    "alpha_ce": {CLS_LOSS, ALPHA},
+    "fl_star": {CLS_LOSS},
+    "hinge": {CLS_LOSS, ALPHA},
+    "fl_gamma_half": {ALPHA, GAMMA},
+    "fl_label_smoothing": {"MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING"},
+    "fl_class_alpha": {"MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA"},
+    "ghm": {CLS_LOSS},
+    "qfl": {CLS_LOSS},
+    "vfl": {CLS_LOSS},
+    "asl": {CLS_LOSS},
+    "poly_ce": {CLS_LOSS, ALPHA, GAMMA},
+    "poly_fl": {CLS_LOSS},
+    "class_balanced": {CLS_LOSS},
+    "efl": {CLS_LOSS},
+    "eqlv2": {CLS_LOSS},
+    "softmax_ce": {CLS_LOSS, ALPHA},
+    "softmax_fl": {CLS_LOSS},
+    "box_smooth_l1": {"MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"},
+    "box_huber": {BOX_LOSS},
+    "box_balanced_l1": {BOX_LOSS},
+    "box_ghm": {BOX_LOSS, "MODEL.FOCAL.BOX_LOSS.WEIGHT"},
+    "box_iou": {BOX_LOSS},
+    "box_giou": {BOX_LOSS},
+    "box_diou": {BOX_LOSS},
+    "box_ciou": {BOX_LOSS},
+    "ohem": {MINER},
+    "ohem_1_3": {MINER},
+    "ssd_3_1": {MINER},
+    "top_k": {MINER},
+    "head_shared_tower": {"MODEL.FOCAL.HEAD.NAME"},
+    "head_cosine": {"MODEL.FOCAL.HEAD.CLASSIFIER"},
+    "head_depth": {"MODEL.RETINANET.NUM_CONVS"},
+    "head_gn": {"MODEL.RETINANET.NORM"},
+    "head_bn": {"MODEL.RETINANET.NORM"},
+    "head_no_norm": {"MODEL.RETINANET.NORM"},
+    "prior_half": {"MODEL.RETINANET.PRIOR_PROB"},
+    "fpn_gn": {"MODEL.FPN.NORM"},
+    "fpn_no_norm": {"MODEL.FPN.NORM"},
+    "p6_res5": {TOP_BLOCK, "MODEL.RETINANET.IN_FEATURES", "MODEL.ANCHOR_GENERATOR.SIZES"},
+    "p6_p5": {TOP_BLOCK},
+    "p6_maxpool": {TOP_BLOCK},
+    "low_quality_clobber": {"MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY"},
+    "low_quality_off": {"MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY"},
+    "crowd_ignore": {"MODEL.FOCAL.ANCHOR_LABELS.CROWD"},
+    "norm_batch": {NORMALIZER},
+    "norm_per_image": {NORMALIZER},
+    "norm_fixed": {NORMALIZER, "MODEL.FOCAL.NORMALIZER_VALUE"},
+    "norm_global": {NORMALIZER},
+    "norm_ema_global": {NORMALIZER},
+}
+
+# arm -> the arm that it is to be compared with, where that is not fl
+REFERENCES = {
+    **dict.fromkeys(["ohem", "ohem_1_3", "ssd_3_1", "top_k"], "ce"),
+    **dict.fromkeys(["p6_p5", "p6_maxpool"], "p6_res5"),
+}
+
+# arm -> the only folder that has it, and why
+IN_ONE_FOLDER = {
+    "fl_class_alpha": ("Shapes-Detection", "80 numbers for COCO would illustrate nothing more"),
+    "head_gn": ("COCO-Detection", "in the other, fl has it"),
+    "head_no_norm": ("Shapes-Detection", "in the other, fl has none"),
+    "fpn_gn": ("COCO-Detection", "in the other, fl has it"),
+    "fpn_no_norm": ("Shapes-Detection", "in the other, fl has none"),
+    "p6_res5": ("Shapes-Detection", "in the other, it is fl"),
+}
+
+# norm_fixed of COCO keeps the default value
+AT_LEAST = {"norm_fixed": {NORMALIZER}}
 
 
 def name_of(file):
@@ -45,11 +131,46 @@ def test_holds_no_yaml_tag_and_no_url(file):
     yaml.safe_load(file.read_text())
 
 
+def arms_of(folder):
+    """Arm -> its file."""
+    stem = STEMS[folder]
+    files = (ROOT / "configs" / folder).glob(f"{stem}*.yaml")
+    return {file.stem.removeprefix(stem): file for file in files}
+
+
+def reference_of(folder, arm):
+    arms = arms_of(folder)
+    return arms[REFERENCES[arm]] if REFERENCES.get(arm) in arms else arms["fl"]
+
+
+def shrink(cfg):
+    """
+    A ResNet-50 becomes a ResNet-18 with a narrow pyramid: what an arm changes sits on top of them,
+    and a model of full size takes a second to initialise.
+    """
+    if cfg.MODEL.RESNETS.DEPTH > 18:
+        cfg.MODEL.RESNETS.DEPTH = 18
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+        cfg.MODEL.FPN.OUT_CHANNELS = 64
+
+
 @pytest.mark.parametrize("file", MODELS, ids=name_of)
 def test_builds_and_fits_its_data(file):
     cfg = load(file)
-    build_model(cfg)
     check_datasets(cfg)
+    build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    ("file", "blocks_of_res4"),
+    [
+        ("COCO-Detection/retinanet_R_50_FPN_1x_fl.yaml", 6),
+        ("RetinaNet-Paper/table1d_fl.yaml", 23),
+    ],
+)
+def test_a_backbone_builds_in_full_size(file, blocks_of_res4):
+    model = build_model(load(ROOT / "configs" / file))
+    assert len(model.backbone.bottom_up.res4) == blocks_of_res4
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=name_of)
@@ -63,7 +184,8 @@ def test_base_equals_detectron2s_except_for_the_architecture():
     ours = load(ROOT / "configs" / "Base-FocalRetinaNet.yaml")
     del ours.MODEL["FOCAL"]
     different = differences(ours, stock)
-    assert set(different) <= {"MODEL.META_ARCHITECTURE", "MODEL.DEVICE"}
+    allowed = {"MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.DEVICE"}
+    assert set(different) <= allowed
     assert "MODEL.META_ARCHITECTURE" in different
 
 
@@ -74,18 +196,44 @@ def test_the_1x_focal_loss_config_is_the_model_zoos():
     )
     ours = load(ROOT / "configs/COCO-Detection/retinanet_R_50_FPN_1x_fl.yaml")
     del ours.MODEL["FOCAL"]
-    allowed = {"MODEL.META_ARCHITECTURE", "MODEL.DEVICE", "OUTPUT_DIR"}
+    allowed = {"MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.DEVICE", "OUTPUT_DIR"}
     assert set(differences(ours, stock)) <= allowed
 
 
-@pytest.mark.parametrize("folder", ["COCO-Detection", "Shapes-Detection"])
-def test_arms_differ_in_their_loss_and_nothing_else(folder):
-    arms = [f for f in MODELS if f.parent.name == folder and not f.name.startswith("Base")]
-    focal = next(load(file) for file in arms if file.name.endswith("_fl.yaml"))
-    assert len(arms) >= 4
-    for file in arms:
-        loss_keys = {"MODEL.FOCAL.CLS_LOSS.NAME", "MODEL.RETINANET.FOCAL_LOSS_ALPHA"}
-        assert set(differences(load(file), focal)) <= loss_keys | {"OUTPUT_DIR"}
+@pytest.mark.parametrize("folder", STEMS)
+def test_an_arm_differs_from_its_reference_in_its_own_keys(folder):
+    for arm, file in arms_of(folder).items():
+        if arm == "fl":
+            continue
+        different = set(differences(load(file), load(reference_of(folder, arm))))
+        different.discard("OUTPUT_DIR")
+        assert AT_LEAST.get(arm, ARMS[arm]) <= different <= ARMS[arm], arm
+
+
+@pytest.mark.parametrize("folder", STEMS)
+def test_no_two_arms_are_the_same(folder):
+    configs = {arm: load(file) for arm, file in arms_of(folder).items()}
+    for (arm, cfg), (other, other_cfg) in itertools.combinations(configs.items(), 2):
+        assert set(differences(cfg, other_cfg)) - {"OUTPUT_DIR"}, (arm, other)
+
+
+@pytest.mark.parametrize("folder", STEMS)
+def test_a_folder_has_every_arm_but_those_listed_with_their_reason(folder):
+    elsewhere = {arm for arm, (only, _) in IN_ONE_FOLDER.items() if only != folder}
+    assert set(arms_of(folder)) == {"fl", *ARMS} - elsewhere
+
+
+@pytest.mark.parametrize("folder", STEMS)
+def test_an_arm_writes_to_a_folder_of_its_own_name(folder):
+    for file in arms_of(folder).values():
+        arm = file.stem.removeprefix("retinanet_small_")
+        assert load(file).OUTPUT_DIR.rpartition("/")[2] == arm
+
+
+def test_the_catalogue_has_every_arm_of_the_built_in_data_set():
+    catalogue = ROOT / "configs/comparisons/catalogue.yaml"
+    arms = {run.arm: run.config_file for run in load_spec(catalogue, catalogue.parent)}
+    assert arms == arms_of("Shapes-Detection")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import get_cfg, resolve_device
-from ..data import check_datasets, parse_dataset_argument, register_coco_dataset
+from ..data import (
+    check_datasets,
+    count_objects,
+    parse_dataset_argument,
+    register_coco_dataset,
+)
+from ..losses import CLS_LOSS_REGISTRY
 
 EXAMPLES = """
 Examples:
@@ -69,8 +75,25 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     resolve_device(cfg)
-    cfg.freeze()
     check_datasets(cfg)
+    if not args.eval_only:
+        count_samples_per_class(cfg)
+    cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_plugin")
     return cfg
+
+
+def count_samples_per_class(cfg: CfgNode) -> None:
+    """
+    Where the classification loss wants to know how many objects of each class the training set
+    has, and the config does not say, count them into `MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS`:
+    the config that a run leaves behind has the numbers that it used.
+    """
+    key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
+    node = cfg.MODEL.FOCAL.CLS_LOSS
+    loss = dict(CLS_LOSS_REGISTRY).get(node.NAME)  # None: building the model says which there are
+    if loss is not None and key in loss.config_keys.values() and not node.SAMPLES_PER_CLASS:
+        node.SAMPLES_PER_CLASS = count_objects(
+            cfg.DATASETS.TRAIN, num_classes=cfg.MODEL.RETINANET.NUM_CLASSES
+        )

@@ -1,21 +1,34 @@
-"""Detectron2's default trainer, with the COCO evaluator."""
+"""Detectron2's default trainer, with the COCO evaluator and the crowd regions of the data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch.utils.data import DataLoader
 
+from ..data.crowds import CrowdDatasetMapper
 from ..doctor import has_compiled_ops
+from ..modeling import FocalRetinaNet
 
 
 class Trainer(DefaultTrainer):
     """
     Same interface as :class:`detectron2.engine.DefaultTrainer`, but every data set is evaluated as
-    COCO boxes, by pycocotools where Detectron2 has no compiled evaluator.
+    COCO boxes, by pycocotools where Detectron2 has no compiled evaluator, and FocalRetinaNet is
+    told the crowd regions of its training images.
     """
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+        if not issubclass(architecture, FocalRetinaNet):
+            return super().build_train_loader(cfg)
+        return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
 
     @classmethod
     def build_evaluator(

@@ -1,18 +1,39 @@
 """WHAT is summed: tensors in, a float32 scalar out. One file a loss, as function and as module."""
 
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss, build_cls_loss
+from .asymmetric import AsymmetricLoss, asymmetric_loss
+from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
+from .box_iou import (
+    CIoULoss,
+    DIoULoss,
+    GIoULoss,
+    IoULoss,
+    ciou_loss,
+    diou_loss,
+    elementwise_iou,
+    giou_loss,
+    iou_loss,
+)
+from .build import (
+    BOX_LOSS_REGISTRY,
+    CLS_LOSS_REGISTRY,
+    BoxLoss,
+    ClassificationLoss,
+    build_box_loss,
+    build_cls_loss,
+)
+from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
+from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
+from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
+from .ghm import GHMLoss, ghm_loss
+from .ghm_box import GHMBoxLoss, ghm_box_loss
+from .huber import HuberLoss, huber_loss
+from .poly_focal import PolyFocalLoss, poly_focal_loss
+from .quality_focal import QualityFocalLoss, quality_focal_loss
 from .sigmoid_cross_entropy import SigmoidCrossEntropyLoss, sigmoid_cross_entropy_loss
 from .sigmoid_focal import SigmoidFocalLoss, sigmoid_focal_loss
 from .sigmoid_focal_star import SigmoidFocalStarLoss, sigmoid_focal_star_loss
-
-__all__ = [
-    "CLS_LOSS_REGISTRY",
-    "ClassificationLoss",
-    "SigmoidCrossEntropyLoss",
-    "SigmoidFocalLoss",
-    "SigmoidFocalStarLoss",
-    "build_cls_loss",
-    "sigmoid_cross_entropy_loss",
-    "sigmoid_focal_loss",
-    "sigmoid_focal_star_loss",
-]
+from .sigmoid_hinge import SigmoidHingeLoss, sigmoid_hinge_loss
+from .smooth_l1 import L1Loss, SmoothL1Loss, l1_loss, smooth_l1_loss
+from .softmax_cross_entropy import SoftmaxCrossEntropyLoss, softmax_cross_entropy_loss
+from .softmax_focal import SoftmaxFocalLoss, softmax_focal_loss
+from .varifocal import VarifocalLoss, varifocal_loss

@@ -61,23 +61,64 @@ def one_vs_rest(
         ValueError: shapes that do not fit, or a label outside -1..K (on a GPU, where looking for
             one would stall it, a device assertion instead).
     """
+    elements = _elements(logits, labels, positive=positive, negative=negative)
+    return OneVsRest(positive=elements.at_label, negative=elements.elsewhere.sum(-1))
+
+
+def sum_per_class(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    positive: Callable[[Tensor, Tensor], Tensor],
+    negative: Callable[[Tensor], Tensor],
+) -> OneVsRest:
+    """
+    Same arguments as :func:`one_vs_rest`, but summed over anchors: what each class got as positive
+    and as negative.
+
+    Returns:
+        two sums, float32 (K,).
+    """
+    elements = _elements(logits, labels, positive=positive, negative=negative)
+    negative_sum = elements.elsewhere.flatten(end_dim=-2).sum(0)
+    return OneVsRest(
+        positive=torch.zeros_like(negative_sum).scatter_add(
+            0, elements.classes.flatten(), elements.at_label.flatten()
+        ),
+        negative=negative_sum,
+    )
+
+
+class _Elements(NamedTuple):
+    at_label: Tensor  # (...), of the logit that the label names; 0 where it names none
+    elsewhere: Tensor  # (..., K), of all logits but that one, where it is 0; 0 where ignored
+    classes: Tensor  # (...), the label, or 0 where it names no class
+
+
+def _elements(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    positive: Callable[[Tensor, Tensor], Tensor],
+    negative: Callable[[Tensor], Tensor],
+) -> _Elements:
     check_inputs(logits, labels, num_classes=logits.shape[-1] if logits.dim() else 0)
     labels = labels.long()
-    ignored = labels == -1
-    has_class = ~ignored & (labels != logits.shape[-1])
+    ignored = (labels == -1).unsqueeze(-1)
+    has_class = (labels != -1) & (labels != logits.shape[-1])
     # Background and ignored anchors point at some column, and leave it as it is. A label out of
     # range still points out of range, so that a GPU's gather refuses it.
     classes = labels.masked_fill(~has_class, 0)
     column = classes.unsqueeze(-1)
 
-    logits = logits.float().masked_fill(ignored.unsqueeze(-1), 0.0)
+    logits = logits.float().masked_fill(ignored, 0.0)
+    at_label = positive(logits.gather(-1, column).squeeze(-1), classes)
     loss = negative(logits)
     kept = loss.gather(-1, column).masked_fill(has_class.unsqueeze(-1), 0.0)
-    total = loss.scatter(-1, column, kept).sum(-1)
-    at_label = positive(logits.gather(-1, column).squeeze(-1), classes)
-    return OneVsRest(
-        positive=torch.where(has_class, at_label, torch.zeros_like(at_label)),
-        negative=total.masked_fill(ignored, 0.0),
+    return _Elements(
+        at_label=torch.where(has_class, at_label, torch.zeros_like(at_label)),
+        elsewhere=loss.scatter(-1, column, kept).masked_fill(ignored, 0.0),
+        classes=classes,
     )
 
 
@@ -86,7 +127,7 @@ def signed_loss_per_anchor(
     logits: Tensor,
     labels: Tensor,
     *,
-    alpha: float | None,
+    alpha: float | Tensor | None,
 ) -> Tensor:
     """
     Sum alpha_t * loss(x_t) over the classes of each anchor, for losses that see the logit of the
@@ -95,7 +136,8 @@ def signed_loss_per_anchor(
     Args:
         loss_of_signed_logits: elementwise, float32 x_t -> loss of the same shape.
         logits, labels: as in :func:`one_vs_rest`.
-        alpha: weight of positives, in [0, 1]; 1 - alpha is that of negatives. None: all are 1.
+        alpha: weight of positives, in [0, 1]; 1 - alpha is that of negatives. One number, or one
+            for each class, (K,). None: all weights are 1.
 
     Returns:
         float32 (...); 0 for ignored anchors.
@@ -103,6 +145,14 @@ def signed_loss_per_anchor(
     Raises:
         ValueError: as :func:`one_vs_rest`.
     """
+    if isinstance(alpha, Tensor):
+        loss = one_vs_rest(
+            logits,
+            labels,
+            positive=lambda x, classes: alpha[classes] * loss_of_signed_logits(x),
+            negative=lambda x: (1 - alpha) * loss_of_signed_logits(-x),
+        )
+        return loss.positive + loss.negative
     loss = one_vs_rest(
         logits,
         labels,
@@ -166,3 +216,22 @@ def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
             raise ValueError(
                 f"labels must be in -1..{num_classes} (K, background), got {low}..{high}"
             )
+
+
+def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -> Tensor:
+    """
+    Returns:
+        float32 (...), the quality where the label is a class, without a gradient, and 0 elsewhere.
+
+    Raises:
+        ValueError: there is none, its shape is not that of the labels, or (looked for on the CPU
+            only) one of an anchor with a class is outside [0, 1].
+    """
+    if quality is None or quality.shape != labels.shape:
+        shape = None if quality is None else tuple(quality.shape)
+        raise ValueError(f"quality must be {tuple(labels.shape)} like labels, got {shape}")
+    has_class = (labels >= 0) & (labels != num_classes)
+    quality = quality.detach().float().masked_fill(~has_class, 0.0)
+    if quality.device.type == "cpu" and not ((quality >= 0) & (quality <= 1)).all():
+        raise ValueError("quality must be in [0, 1] where the label is a class")
+    return quality

@@ -37,7 +37,12 @@ def sigmoid_cross_entropy_loss(
 
 @CLS_LOSS_REGISTRY.register()
 class SigmoidCrossEntropyLoss(ClassificationLoss):
-    """Module of :func:`sigmoid_cross_entropy_loss`, with the same options."""
+    """
+    Module of :func:`sigmoid_cross_entropy_loss`, with the same options.
+
+    Reported:
+        RetinaNet R-50-FPN, COCO, 600 px: 30.2 AP at alpha 0.5, 31.1 at 0.75
+    """
 
     config_keys = {"alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA"}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..registry import configurable
+from ..registry import IllegalOptionError, configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .one_vs_rest import check_alpha, check_option, signed_loss_per_anchor
 
@@ -21,6 +22,8 @@ def sigmoid_focal_loss(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
+    label_smoothing: float = 0.0,
+    class_alpha: Sequence[float] = (),
     impl: str = "auto",
 ) -> Tensor:
     """
@@ -36,6 +39,10 @@ def sigmoid_focal_loss(
         alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1): off, all
             weights are 1.
         gamma: focusing parameter, >= 0; 0 is (alpha-balanced) cross entropy.
+        label_smoothing: s in [0, 1). The targets of the cross entropy become 1 - s/2 and s/2;
+            (1 - p_t)^gamma and alpha_t keep to the label.
+        class_alpha: K numbers in [0, 1], one alpha for each class, in place of ``alpha``: logit k
+            weighs its positives by alpha_k and its negatives by 1 - alpha_k. Empty: off.
         impl: "eager" (PyTorch operations), or "auto": the fastest there is.
 
     Returns:
@@ -48,49 +55,107 @@ def sigmoid_focal_loss(
         Computed in log space, (1 - p_t)^gamma = exp(-gamma * softplus(x_t)). The power form, with
         1 - p_t rounded to 0, has a NaN gradient for every 0 < gamma < 1 from x_t = 17 on; this one
         is finite in value and gradient for every gamma >= 0 and every finite logit.
+
+        Tutorials like to show gamma = 0.5 without alpha, for one class, from log(sigmoid(x)). That
+        is this loss with alpha=None and gamma=0.5, wherever it is defined at all (-90 < x < 16.6).
     """
     _check_impl(impl)
     return _per_anchor(
-        logits, labels, check_alpha(alpha), check_option("gamma", gamma, low=0)
+        logits,
+        labels,
+        alpha=_check_class_alpha(class_alpha) if len(class_alpha) else check_alpha(alpha),
+        gamma=check_option("gamma", gamma, low=0),
+        label_smoothing=_check_smoothing(label_smoothing),
     ).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
 class SigmoidFocalLoss(ClassificationLoss):
-    """Module of :func:`sigmoid_focal_loss`, with the same options."""
+    """
+    Module of :func:`sigmoid_focal_loss`, with the same options.
+
+    Reported:
+        RetinaNet R-50-FPN, COCO, 600 px: 31.1 -> 34.0 AP over alpha-balanced cross entropy
+    """
 
     config_keys = {
         "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
         "gamma": "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
+        "label_smoothing": "MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING",
+        "class_alpha": "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA",
     }
 
     @configurable
     def __init__(
-        self, *, alpha: float | None = 0.25, gamma: float = 2.0, impl: str = "auto"
+        self,
+        *,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        class_alpha: Sequence[float] = (),
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         _check_impl(impl)
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
+        self.label_smoothing = _check_smoothing(label_smoothing)
+        self.register_buffer("class_alpha", _check_class_alpha(class_alpha), persistent=False)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha, self.gamma)
+        return _per_anchor(
+            logits,
+            labels,
+            alpha=self.class_alpha if len(self.class_alpha) else self.alpha,
+            gamma=self.gamma,
+            label_smoothing=self.label_smoothing,
+        )
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None, gamma: float) -> Tensor:
-    focal = functools.partial(focal_of_signed_logits, gamma=gamma)
+def _per_anchor(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float | Tensor | None,
+    gamma: float,
+    label_smoothing: float,
+) -> Tensor:
+    if isinstance(alpha, Tensor):
+        if len(alpha) != logits.shape[-1]:
+            raise IllegalOptionError(
+                "class_alpha", f"must be {logits.shape[-1]} numbers, got {len(alpha)}"
+            )
+        alpha = alpha.to(logits.device)
+    focal = functools.partial(focal_of_signed_logits, gamma=gamma, label_smoothing=label_smoothing)
     return signed_loss_per_anchor(focal, logits, labels, alpha=alpha)
 
 
-def focal_of_signed_logits(x_t: Tensor, *, gamma: float) -> Tensor:
-    """(1 - p_t)^gamma * -log(p_t), elementwise, in log space."""
+def focal_of_signed_logits(
+    x_t: Tensor, *, gamma: float | Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """(1 - p_t)^gamma * cross entropy, elementwise, in log space."""
     cross_entropy = F.softplus(-x_t)
-    if gamma == 0:
+    if label_smoothing:
+        # (1 - s/2) * softplus(-x_t) + s/2 * softplus(x_t), as softplus(x) - softplus(-x) = x
+        cross_entropy = cross_entropy + label_smoothing / 2 * x_t
+    if not isinstance(gamma, Tensor) and gamma == 0:
         return cross_entropy
     # -log(1 - p_t) = softplus(x_t)
     return cross_entropy * torch.exp(-gamma * F.softplus(x_t))
+
+
+def _check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
+    for alpha in class_alpha:
+        check_option("class_alpha", alpha, low=0, high=1)
+    return torch.tensor(list(class_alpha), dtype=torch.float32)
+
+
+def _check_smoothing(label_smoothing: float) -> float:
+    if not 0 <= label_smoothing < 1:
+        raise IllegalOptionError("label_smoothing", f"must be in [0, 1), got {label_smoothing}")
+    return label_smoothing
 
 
 def _check_impl(impl: str) -> None:

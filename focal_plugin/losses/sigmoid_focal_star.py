@@ -51,7 +51,12 @@ def sigmoid_focal_star_loss(
 
 @CLS_LOSS_REGISTRY.register()
 class SigmoidFocalStarLoss(ClassificationLoss):
-    """Module of :func:`sigmoid_focal_star_loss`, with the same options."""
+    """
+    Module of :func:`sigmoid_focal_star_loss`, with the same options.
+
+    Reported:
+        RetinaNet R-50-FPN, COCO, 600 px: 33.8 (gamma 2, beta 1) and 33.9 (4, 0), focal loss 34.0
+    """
 
     config_keys = {
         "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",

@@ -1,7 +1,15 @@
 """WHERE it plugs in: subclasses of Detectron2's classes that state only the difference."""
 
-from .backbones import build_small_resnet_fpn_backbone
+from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
+from .heads import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from .normalizer import build_normalizer
 from .retinanet import FocalRetinaNet
 
-__all__ = ["FocalRetinaNet", "build_normalizer", "build_small_resnet_fpn_backbone"]
+__all__ = [
+    "RETINANET_HEAD_REGISTRY",
+    "FocalRetinaNet",
+    "build_focal_resnet_fpn_backbone",
+    "build_normalizer",
+    "build_retinanet_head",
+    "build_small_resnet_fpn_backbone",
+]

@@ -1,11 +1,40 @@
-"""A backbone small enough to train from scratch on a laptop, from Detectron2's own blocks."""
+"""
+Backbones with a feature pyramid: a ResNet whose P6 and P7 a key chooses, and one small enough to
+train from scratch on a laptop. Both are made of Detectron2's own blocks.
+"""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, ResNet
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TOP_BLOCKS = ("res5", "p5", "maxpool", "")
+"""What `MODEL.FOCAL.FPN.TOP_BLOCK` may be."""
+
+
+@BACKBONE_REGISTRY.register()
+def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """
+    Same interface as Detectron2's `build_retinanet_resnet_fpn_backbone`, but
+    `MODEL.FOCAL.FPN.TOP_BLOCK` says what P6 and P7 are made of:
+
+        "res5"     P6 = conv(C5), P7 = conv(relu(P6)), 3x3 with stride 2   (stock)
+        "p5"       the same, from P5
+        "maxpool"  P6 = P5[::2, ::2], P7 = P6[::2, ::2]
+        ""         there is neither
+
+    Here 5 stands for the last of `MODEL.FPN.IN_FEATURES`: on top of res4 the two are P5 and P6.
+    (arXiv:1708.02002 s. 4, note 2; "maxpool" is the P6 of arXiv:1612.03144.)
+
+    Raises:
+        ValueError: `MODEL.FOCAL.FPN.TOP_BLOCK` is none of these.
+    """
+    return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -13,12 +42,13 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
     """
     A ResNet of one basic block a stage with an FPN on top, p2 (stride 4) upwards.
 
-    Reads `MODEL.FOCAL.SMALL_RESNET.WIDTHS` (channels of the stages res2, res3, ...), and of
-    Detectron2's own keys `MODEL.RESNETS.{STEM_OUT_CHANNELS, NORM, OUT_FEATURES}` and
+    Reads `MODEL.FOCAL.SMALL_RESNET.WIDTHS` (channels of the stages res2, res3, ...),
+    `MODEL.FOCAL.FPN.TOP_BLOCK` as :func:`build_focal_resnet_fpn_backbone`, and of Detectron2's own
+    keys `MODEL.RESNETS.{STEM_OUT_CHANNELS, NORM, OUT_FEATURES}` and
     `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
 
     Raises:
-        ValueError: a width is not positive, or there is none.
+        ValueError: a width is not positive, or there is none; or the top block is unknown.
     """
     widths = cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS
     if not widths or min(widths) <= 0:
@@ -39,10 +69,58 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
         )
         for index, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
     ]
+    return _build_fpn(cfg, ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES))
+
+
+class LastLevelSubsample(nn.Module):
+    """
+    A top block without parameters: every second pixel of the last FPN level, and of that again.
+
+    Same interface as Detectron2's `LastLevelP6P7`.
+    """
+
+    num_levels = 2
+
+    def __init__(self, in_feature: str = "p5") -> None:
+        super().__init__()
+        self.in_feature = in_feature
+
+    def forward(self, feature: Tensor) -> list[Tensor]:
+        """
+        Args:
+            feature: (N, C, H, W).
+
+        Returns:
+            (N, C, ceil(H / 2), ceil(W / 2)) and (N, C, ceil(H / 4), ceil(W / 4)).
+        """
+        half = F.max_pool2d(feature, kernel_size=1, stride=2)
+        return [half, F.max_pool2d(half, kernel_size=1, stride=2)]
+
+
+def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     return FPN(
-        bottom_up=ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
+        # made before the FPN's own layers, as stock does: the same draws of the random generator
+        top_block=_build_top_block(cfg, bottom_up),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+def _build_top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
+    name = cfg.MODEL.FOCAL.FPN.TOP_BLOCK
+    last_stage = cfg.MODEL.FPN.IN_FEATURES[-1]
+    last_level = last_stage.replace("res", "p")
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    if name == "res5":
+        in_channels = bottom_up.output_shape()[last_stage].channels
+        return LastLevelP6P7(in_channels, channels, last_stage)
+    if name == "p5":
+        return LastLevelP6P7(channels, channels, last_level)
+    if name == "maxpool":
+        return LastLevelSubsample(last_level)
+    if name == "":
+        return None
+    raise ValueError(f"MODEL.FOCAL.FPN.TOP_BLOCK must be one of {TOP_BLOCKS}, got {name!r}")

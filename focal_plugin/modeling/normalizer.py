@@ -8,7 +8,6 @@ data.
 
 Shape shorthand:
     N: number of images
-    G: groups of images that share a divisor: 1 (the batch as a whole) or N
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from ..losses.processes import sum_over_processes
 from ..registry import ConfigurableModule, IllegalOptionError, build_named, configurable
 
 
@@ -26,8 +26,7 @@ class Normalizer(ConfigurableModule):
     """
     Base of the normalisers.
 
-    The loss of a batch is the sum over groups of (sum over the group's anchors) / divisor, where
-    group g holds the images g * N / G to (g + 1) * N / G - 1.
+    The loss of a batch is the sum over its images of (sum over the image's anchors) / divisor.
     """
 
     @torch.jit.unused  # training only: keeps the exported detector the stock one
@@ -37,7 +36,7 @@ class Normalizer(ConfigurableModule):
             num_pos: (N,), int64, positive anchors of each image.
 
         Returns:
-            float32 (G,), the divisors, all > 0.
+            float32, the divisors, all > 0: (N,), or (1,) where all images share one.
         """
         return self.divisors(num_pos)
 
@@ -83,9 +82,13 @@ class EMANormalizer(Normalizer):
 
     @torch.no_grad()
     def divisors(self, num_pos: Tensor) -> Tensor:
-        batch = num_pos.sum().clamp(min=1).to(self.mean.dtype)
+        batch = self.positives_of_batch(num_pos).to(self.mean.dtype)
         self.mean.mul_(self.momentum).add_(batch, alpha=1 - self.momentum)
         return self.mean.clone().unsqueeze(0)
+
+    def positives_of_batch(self, num_pos: Tensor) -> Tensor:
+        """What the running mean is taken of: a scalar."""
+        return num_pos.sum().clamp(min=1)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -102,11 +105,33 @@ class EMANormalizer(Normalizer):
             self.mean.fill_(local_metadata["mean"])
 
 
+class GlobalEMANormalizer(EMANormalizer):
+    """
+    Same interface as :class:`EMANormalizer`, but of the mean over processes, so that all of them
+    divide by the same number.
+    """
+
+    def positives_of_batch(self, num_pos: Tensor) -> Tensor:
+        return _mean_positives(num_pos)
+
+
 class BatchNormalizer(Normalizer):
     """Positive anchors of the batch, at least 1."""
 
     def divisors(self, num_pos: Tensor) -> Tensor:
         return num_pos.sum().clamp(min=1).float().unsqueeze(0)
+
+
+class GlobalNormalizer(Normalizer):
+    """
+    Positive anchors of the batches of all processes, at least 1, over the number of processes.
+
+    DistributedDataParallel takes the mean of gradients over processes: with this divisor, and only
+    with this one, that mean is the gradient of one process with the whole batch and "batch".
+    """
+
+    def divisors(self, num_pos: Tensor) -> Tensor:
+        return _mean_positives(num_pos).unsqueeze(0)
 
 
 class PerImageNormalizer(Normalizer):
@@ -136,7 +161,9 @@ class FixedNormalizer(Normalizer):
 
 NORMALIZERS = {
     "ema": EMANormalizer,
+    "ema_global": GlobalEMANormalizer,
     "batch": BatchNormalizer,
+    "global": GlobalNormalizer,
     "per_image": PerImageNormalizer,
     "fixed": FixedNormalizer,
 }
@@ -151,6 +178,13 @@ def build_normalizer(cfg: CfgNode) -> nn.Module:
         ValueError: an option is outside its legal range; the message names its full key.
     """
     return build_named(NORMALIZERS.items(), "MODEL.FOCAL.NORMALIZER", cfg)
+
+
+def _mean_positives(num_pos: Tensor) -> Tensor:
+    """max(positives of all processes, 1) / number of processes, float32 scalar."""
+    counts = torch.stack([num_pos.sum(), num_pos.new_ones(())]).float()
+    positives, processes = sum_over_processes(counts)
+    return positives.clamp(min=1) / processes
 
 
 def _check_divisor(option: str, value: float) -> float:

@@ -1,5 +1,5 @@
 """
-RetinaNet with its classification loss and its normaliser injected.
+RetinaNet whose losses, mining, normaliser, head and matcher are parts that a config names.
 
 Shape shorthand:
     N: number of images
@@ -7,61 +7,128 @@ Shape shorthand:
     A: anchors per location
     R: anchors per image over all levels, the sum of Hi * Wi * A
     K: number of classes
+    V: positive anchors in the batch
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import cat
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.modeling.box_regression import _dense_box_regression_loss
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import pairwise_ioa
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..losses import build_cls_loss
+from ..losses import build_box_loss, build_cls_loss, elementwise_iou
+from ..mining import build_miner
+from .heads import build_retinanet_head
+from .matcher import build_anchor_matcher, split_crowds
 from .normalizer import build_normalizer
+
+CROWD_IOA = 0.7
+"""Share of an anchor's area from which on it belongs to a crowd region (Detectron's threshold)."""
+
+
+class _Batch(NamedTuple):
+    """What the head says of all anchors of a batch, and what is true of them."""
+
+    anchors: Tensor  # (R, 4), XYXY
+    logits: list[Tensor]  # one for each level, (N, Hi * Wi * A, K), or K+1 for a softmax loss
+    deltas: Tensor  # (N, R, 4)
+    labels: Tensor  # (N, R), in {-1 (ignored), 0..K-1, K (background)}
+    gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
 
 
 @META_ARCH_REGISTRY.register()
 class FocalRetinaNet(RetinaNet):
     """
-    Same interface as :class:`detectron2.modeling.RetinaNet`, but what is summed over the anchors
-    (`MODEL.FOCAL.CLS_LOSS`) and what the sum is divided by (`MODEL.FOCAL.NORMALIZER`) are parts
-    that a config names. At the default keys it is stock RetinaNet: losses, gradients, state-dict
-    keys and detections (arXiv:1708.02002).
+    Same interface as :class:`detectron2.modeling.RetinaNet`, but the classification loss, the box
+    loss, which anchors count, what the sums are divided by, the head and the matcher are parts that
+    a config names under `MODEL.FOCAL`. At the default keys it is stock RetinaNet: losses,
+    gradients, state-dict keys and detections (arXiv:1708.02002).
     """
 
     @configurable
-    def __init__(self, *, cls_loss: nn.Module, normalizer: nn.Module, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cls_loss: nn.Module,
+        box_loss: nn.Module,
+        normalizer: nn.Module,
+        miner: nn.Module | None = None,
+        loss_weight: dict[str, float] | None = None,
+        ignores_crowds: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """
         Args:
             cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
+            box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
             normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
+            miner: a :class:`~focal_plugin.mining.Miner`; None: every anchor counts.
+            loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a name that is missing.
+            ignores_crowds: background anchors inside crowd regions are ignored.
             kwargs: as in :class:`detectron2.modeling.RetinaNet`.
 
         Raises:
-            ValueError: the loss wants softmax logits or a quality, which this detector has not.
+            ValueError: the loss wants softmax logits and the head gives sigmoid ones, or the other
+                way round.
         """
         super().__init__(**kwargs)
-        if cls_loss.softmax or cls_loss.needs_quality:
+        if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
-                f"{type(cls_loss).__name__} needs softmax logits or the quality of boxes; "
-                "FocalRetinaNet gives sigmoid logits and labels"
+                f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "
+                f"{type(self.head).__name__} has not (MODEL.FOCAL.HEAD.NAME)"
             )
         self.cls_loss = cls_loss
+        self.box_loss = box_loss
         self.normalizer = normalizer
+        self.miner = miner
+        self.loss_weight = loss_weight or {}
+        self.ignores_crowds = ignores_crowds
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        stock = super().from_config(cfg)
+        focal = cfg.MODEL.FOCAL
         return {
-            **super().from_config(cfg),
+            **stock,
+            "head": _build_head(cfg, stock["backbone"].output_shape(), stock["head"]),
+            "anchor_matcher": build_anchor_matcher(cfg),
             "cls_loss": build_cls_loss(cfg),
+            "box_loss": build_box_loss(cfg),
             "normalizer": build_normalizer(cfg),
+            "miner": build_miner(cfg),
+            "loss_weight": {
+                "loss_cls": focal.CLS_LOSS.WEIGHT,
+                "loss_box_reg": focal.BOX_LOSS.WEIGHT,
+            },
+            "ignores_crowds": _ignores_crowds(cfg),
         }
+
+    @torch.no_grad()
+    def label_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """
+        Same interface as :meth:`RetinaNet.label_anchors`, but an instance with a negative class is
+        a crowd region: no anchor is matched with it, and, where crowds are ignored, background
+        anchors inside it are.
+        """
+        objects, crowds = zip(*map(split_crowds, gt_instances), strict=True)
+        gt_labels, gt_boxes = super().label_anchors(anchors, list(objects))
+        if self.ignores_crowds:
+            all_anchors = Boxes.cat(anchors)
+            for labels, regions in zip(gt_labels, crowds, strict=True):
+                if len(regions):
+                    inside = pairwise_ioa(regions, all_anchors).amax(dim=0) >= CROWD_IOA
+                    labels[inside & (labels == self.num_classes)] = -1
+        return gt_labels, gt_boxes
 
     def losses(
         self,
@@ -72,7 +139,7 @@ class FocalRetinaNet(RetinaNet):
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
         """
-        Same interface as :meth:`RetinaNet.losses`, but with the injected loss and normaliser.
+        Same interface as :meth:`RetinaNet.losses`, but with the injected parts.
 
         Args:
             anchors: one for each level, Hi * Wi * A boxes.
@@ -84,37 +151,121 @@ class FocalRetinaNet(RetinaNet):
         Returns:
             "loss_cls" and "loss_box_reg", float32 scalars.
         """
-        labels = torch.stack(gt_labels)  # (N, R)
-        pos_mask = (labels >= 0) & (labels != self.num_classes)
-        num_pos = pos_mask.sum(dim=1)  # (N,)
-        num_images = len(labels)
-        get_event_storage().put_scalar("num_pos_anchors", num_pos.sum().item() / num_images)
+        if self.cls_loss.softmax:
+            # the head's logits are relative to the background's
+            pred_logits = [F.pad(x, (0, 1)) for x in pred_logits]
+        batch = _Batch(
+            anchors=Boxes.cat(anchors).tensor,
+            logits=pred_logits,
+            deltas=cat(pred_anchor_deltas, dim=1),
+            labels=torch.stack(gt_labels),
+            gt_boxes=torch.stack(gt_boxes),
+        )
+        positives = (batch.labels >= 0) & (batch.labels != self.num_classes)  # (N, R)
+        num_pos = positives.sum(dim=1)  # (N,)
+        storage = get_event_storage()
+        storage.put_scalar("num_pos_anchors", num_pos.sum().item() / len(num_pos))
 
-        divisors = self.normalizer(num_pos)  # (G,)
-        images_per_group = num_images // len(divisors)
-        loss_cls, loss_box_reg = [], []
-        for group, divisor in enumerate(divisors):
-            images = slice(group * images_per_group, (group + 1) * images_per_group)
-            if not self.cls_loss.own_normalizer:
-                cls = self._summed_cls_loss([x[images] for x in pred_logits], labels[images])
-                loss_cls.append(cls / divisor)
-            box_reg = _dense_box_regression_loss(
-                anchors,
-                self.box2box_transform,
-                [x[images] for x in pred_anchor_deltas],
-                gt_boxes[images],
-                pos_mask[images],
-                box_reg_loss_type=self.box_reg_loss_type,
-                smooth_l1_beta=self.smooth_l1_beta,
-            )
-            loss_box_reg.append(box_reg / divisor)
-        if self.cls_loss.own_normalizer:
-            loss_cls.append(self._summed_cls_loss(pred_logits, labels))
-        return {"loss_cls": sum(loss_cls), "loss_box_reg": sum(loss_box_reg)}
+        divisors = cls_divisors = self.normalizer(num_pos)  # (1,) or (N,)
+        quality = self._quality(batch, positives) if self.cls_loss.needs_quality else None
+        labels = batch.labels
+        if self.miner is not None:
+            keep = self._mine(batch, positives, quality)
+            labels = labels.masked_fill(~keep, -1)
+            num_kept = keep.sum()
+            storage.put_scalar("num_kept_anchors", num_kept.item() / len(num_pos))
+            if self.miner.divide_by == "kept":
+                cls_divisors = num_kept.clamp(min=1).float().unsqueeze(0)
+            if self.miner.box_loss_on == "kept":
+                positives = positives & keep
+        losses = {
+            "loss_cls": self._cls_loss(batch.logits, labels, quality, cls_divisors),
+            "loss_box_reg": self._box_loss(batch, positives, divisors),
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
-    def _summed_cls_loss(self, pred_logits: list[Tensor], labels: Tensor) -> Tensor:
+    def _cls_loss(
+        self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
+    ) -> Tensor:
+        per_level = list(self._parts(logits, labels, quality))
+        if self.cls_loss.own_normalizer or len(divisors) == 1:
+            loss = sum(self.cls_loss(x, y, quality=q) for x, y, q in per_level)
+            return loss if self.cls_loss.own_normalizer else loss / divisors[0]
+        loss = sum(self.cls_loss.per_anchor(x, y, quality=q).sum(1) for x, y, q in per_level)
+        for x, y, _ in per_level:
+            self.cls_loss.update(x, y)
+        return (loss / divisors).sum()
+
+    def _parts(self, logits: list[Tensor], labels: Tensor, quality: Tensor | None) -> Any:
         """Level by level where the loss allows it, which spares a copy of all logits."""
         if not self.cls_loss.decomposes:
-            return self.cls_loss(cat(pred_logits, dim=1), labels)
-        labels_per_level = labels.split([x.shape[1] for x in pred_logits], dim=1)
-        return sum(self.cls_loss(x, y) for x, y in zip(pred_logits, labels_per_level, strict=True))
+            return [(cat(logits, dim=1), labels, quality)]
+        sizes = [x.shape[1] for x in logits]
+        quality = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
+        return zip(logits, labels.split(sizes, dim=1), quality, strict=True)
+
+    def _box_loss(self, batch: _Batch, positives: Tensor, divisors: Tensor) -> Tensor:
+        pred, target = self._box_pairs(batch, positives)
+        if self.box_loss.own_normalizer or len(divisors) == 1:
+            loss = self.box_loss(pred, target)
+            return loss if self.box_loss.own_normalizer else loss / divisors[0]
+        divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
+        loss = (self.box_loss.per_box(pred, target) / divisor_of_box).sum()
+        self.box_loss.update(pred, target)
+        return loss
+
+    def _box_pairs(self, batch: _Batch, positives: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and target of each positive, (V, 4): deltas, or boxes if the loss says so."""
+        deltas, gt_boxes = batch.deltas[positives], batch.gt_boxes[positives]
+        anchors = batch.anchors.expand_as(batch.deltas)[positives]
+        if self.box_loss.on_boxes:
+            return self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes
+        return deltas, self.box2box_transform.get_deltas(anchors, gt_boxes)
+
+    @torch.no_grad()
+    def _quality(self, batch: _Batch, positives: Tensor) -> Tensor:
+        """(N, R), the IoU of each positive's decoded box with its ground truth; 0 elsewhere."""
+        anchors = batch.anchors.expand_as(batch.deltas)[positives]
+        boxes = self.box2box_transform.apply_deltas(batch.deltas[positives], anchors)
+        iou = elementwise_iou(boxes, batch.gt_boxes[positives])
+        return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
+
+    @torch.no_grad()
+    def _mine(self, batch: _Batch, positives: Tensor, quality: Tensor | None) -> Tensor:
+        """(N, R), the anchors that the miner keeps."""
+        per_level = self._parts(batch.logits, batch.labels, quality)
+        rank = cat([self.cls_loss.per_anchor(x, y, quality=q) for x, y, q in per_level], dim=1)
+        if self.miner.rank_by == "cls_and_box":
+            rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
+        boxes = None
+        if self.miner.needs_boxes:
+            boxes = batch.anchors.expand_as(batch.deltas)
+            if self.miner.nms_boxes == "decoded":
+                flat = self.box2box_transform.apply_deltas(
+                    batch.deltas.flatten(end_dim=1), boxes.flatten(end_dim=1)
+                )
+                boxes = flat.view_as(boxes)
+        return self.miner(rank, batch.labels, boxes)
+
+
+def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> nn.Module:
+    """
+    The configured head, with stock's initial weights wherever the two have the same, and without a
+    trace in the random generator: whatever the head, all else starts as in stock at the same seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        head = build_retinanet_head(cfg, [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES])
+    ours = head.state_dict()
+    stock = stock_head.state_dict()
+    shared = [key for key in ours if key in stock and ours[key].shape == stock[key].shape]
+    head.load_state_dict({**ours, **{key: stock[key] for key in shared}})
+    return head
+
+
+def _ignores_crowds(cfg: CfgNode) -> bool:
+    legal = ("background", "ignore")
+    crowd = cfg.MODEL.FOCAL.ANCHOR_LABELS.CROWD
+    if crowd not in legal:
+        key = "MODEL.FOCAL.ANCHOR_LABELS.CROWD"
+        raise ValueError(f"{key} must be one of {', '.join(legal)}, got {crowd!r}")
+    return crowd == "ignore" or bool(cfg.MODEL.FOCAL.MINING.NAME)

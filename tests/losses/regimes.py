@@ -1,5 +1,6 @@
 """Inputs, tolerances and options that the tests of all losses share."""
 
+import functools
 import inspect
 import re
 
@@ -13,23 +14,62 @@ LOSS_CLASSES = dict(CLS_LOSS_REGISTRY)
 GAMMAS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 ALPHAS = (None, 0.0, 0.25, 0.75, 1.0)
 
+# What some losses cannot do without: an option, or an argument
+NEEDED = {"num_classes": K, "samples_per_class": [1000, 100, 50, 10, 1]}
+QUALITY = 0.8
+
 # The loss computes in float32 whatever it is given: what half precision loses is in its input.
 TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
 
 
 def function_of(name: str):
-    """`SigmoidFocalLoss` -> `losses.sigmoid_focal_loss`."""
-    return getattr(losses, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
+    """`SigmoidFocalLoss` -> `losses.sigmoid_focal_loss`, `GHMLoss` -> `losses.ghm_loss`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return getattr(losses, words.lower())
 
 
 def has_option(name: str, option: str) -> bool:
     return option in inspect.signature(function_of(name)).parameters
 
 
-def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32):
-    """Logits (R, K) and labels (R,) with every kind of label in them."""
+def make(name: str, **options):
+    """A module that forgets nothing between two calls unless it is told to learn, so in eval."""
+    loss_class = LOSS_CLASSES[name]
+    accepted = inspect.signature(loss_class.__init__).parameters
+    needed = {option: value for option, value in NEEDED.items() if option in accepted}
+    return quality_given(loss_class(**{**needed, **options}).eval(), name)
+
+
+def call(name: str, logits, labels, **options):
+    """The function of a loss, with what it cannot do without."""
+    needed = {option: value for option, value in NEEDED.items() if has_option(name, option)}
+    return quality_given(function_of(name), name)(logits, labels, **{**needed, **options})
+
+
+def quality_given(loss, name):
+    """A loss that needs no third argument: every box has the same quality."""
+    if not LOSS_CLASSES[name].needs_quality:
+        return loss
+    if isinstance(loss, torch.nn.Module):
+        loss.per_anchor = functools.partial(_with_quality, loss.per_anchor)
+        return loss
+    return functools.partial(_with_quality, loss)
+
+
+def _with_quality(loss, logits, labels, quality=None, **options):
+    if quality is None:
+        quality = torch.full(labels.shape, QUALITY)
+    return loss(logits, labels, quality=quality, **options)
+
+
+def num_logits(name: str) -> int:
+    return K + LOSS_CLASSES[name].softmax
+
+
+def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32, columns=K):
+    """Logits (R, columns) and labels (R,) with every kind of label in them."""
     generator = torch.Generator().manual_seed(seed)
-    logits = (torch.randn(num_anchors, K, generator=generator) * scale).to(dtype)
+    logits = (torch.randn(num_anchors, columns, generator=generator) * scale).to(dtype)
     labels = torch.randint(-1, K + 1, (num_anchors,), generator=generator)
     assert set(labels.tolist()) == set(range(-1, K + 1))
     return logits.requires_grad_(), labels

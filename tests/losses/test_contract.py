@@ -9,69 +9,78 @@ import torch
 from focal_plugin import get_cfg
 from focal_plugin.losses import CLS_LOSS_REGISTRY, build_cls_loss
 
-from .regimes import (
-    GAMMAS,
-    LOSS_CLASSES,
-    TOLERANCE,
-    K,
-    function_of,
-    has_option,
-    random_batch,
-)
+from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, call, function_of, has_option, make
+from .regimes import num_logits as num_logits_of
+from .regimes import random_batch as random_batch_of
 
 pytestmark = pytest.mark.parametrize("name", sorted(LOSS_CLASSES))
 
 
 @pytest.fixture
 def loss(name):
-    return LOSS_CLASSES[name]()
+    return make(name)
 
 
-def test_the_module_equals_the_function_of_its_name(name, loss):
+@pytest.fixture
+def columns(name):
+    return num_logits_of(name)
+
+
+@pytest.fixture
+def random_batch(columns):
+    return functools.partial(random_batch_of, columns=columns)
+
+
+def test_the_module_equals_the_function_of_its_name(name, loss, random_batch):
     logits, labels = random_batch()
-    torch.testing.assert_close(loss(logits, labels), function_of(name)(logits, labels))
+    torch.testing.assert_close(loss(logits, labels), call(name, logits, labels))
 
 
 def test_module_and_function_have_the_same_options_and_defaults(name, loss):
     module_options = inspect.signature(type(loss).__init__).parameters
+    state = {"gradient_ratio"} if type(loss).stateful else set()  # the module collects it itself
     options = {
         option: parameter.default
         for option, parameter in inspect.signature(function_of(name)).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and option not in state
     }
-    assert {option: module_options[option].default for option in options} == options
+    required = {option for option, default in options.items() if default is inspect._empty}
+    assert required <= module_options.keys()
+    for option in options.keys() - required:
+        assert module_options[option].default == options[option], option
 
 
-def test_the_sum_of_per_anchor_is_the_loss(loss):
+def test_the_sum_of_per_anchor_is_the_loss(loss, random_batch):
     logits, labels = random_batch()
     per_anchor = loss.per_anchor(logits, labels)
     assert per_anchor.shape == labels.shape
     torch.testing.assert_close(per_anchor.sum(), loss(logits, labels))
 
 
-def test_leading_shape_does_not_matter(loss):
+def test_leading_shape_does_not_matter(loss, random_batch):
     logits, labels = random_batch(num_anchors=60)
-    folded = loss(logits.reshape(3, 20, K), labels.reshape(3, 20))
+    folded = loss(logits.reshape(3, 20, -1), labels.reshape(3, 20))
     torch.testing.assert_close(folded, loss(logits, labels))
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("magnitude", [17.0, 100.0, 1e4])
-def test_value_and_gradient_are_finite_at_extreme_logits(name, gamma, magnitude):
+def test_value_and_gradient_are_finite_at_extreme_logits(name, columns, gamma, magnitude):
     options = {"gamma": gamma} if has_option(name, "gamma") else {}
-    if name == "SigmoidFocalStarLoss" and gamma == 0:
-        options = {}  # its slope must be > 0
-    logits = torch.tensor([[magnitude, -magnitude] * K])[:, :K].repeat(K + 2, 1).requires_grad_()
-    labels = torch.arange(-1, K + 1)
-    value = function_of(name)(logits, labels, **options)
+    if name in {"SigmoidFocalStarLoss", "EqualizedFocalLoss"} and gamma == 0:
+        options = {}  # its slope must be > 0; it is divided by
+    row = torch.tensor([magnitude, -magnitude] * K)[:columns]
+    logits = torch.stack([row, -row] * (K + 2)).requires_grad_()
+    labels = torch.arange(-1, K + 1).repeat_interleave(2)
+    value = call(name, logits, labels, **options)
     value.backward()
     assert value.isfinite()
     assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0)])
-def test_no_anchors_give_zero_with_a_graph(loss, shape):
-    logits = torch.zeros(*shape, K, requires_grad=True)
+def test_no_anchors_give_zero_with_a_graph(loss, columns, shape):
+    logits = torch.zeros(*shape, columns, requires_grad=True)
     value = loss(logits, torch.zeros(shape, dtype=torch.int64))
     value.backward()
     assert value.item() == 0
@@ -79,8 +88,8 @@ def test_no_anchors_give_zero_with_a_graph(loss, shape):
     assert logits.grad.shape == logits.shape
 
 
-def test_ignored_anchors_give_zero_with_a_zero_gradient(loss):
-    logits = torch.randn(7, K, requires_grad=True)
+def test_ignored_anchors_give_zero_with_a_zero_gradient(loss, columns):
+    logits = torch.randn(7, columns, requires_grad=True)
     value = loss(logits, torch.full((7,), -1))
     value.backward()
     assert value.item() == 0
@@ -88,7 +97,7 @@ def test_ignored_anchors_give_zero_with_a_zero_gradient(loss):
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_an_ignored_row_leaks_nowhere(loss, poison):
+def test_an_ignored_row_leaks_nowhere(loss, poison, random_batch):
     logits, labels = random_batch()
     poisoned = logits.detach().clone()
     poisoned[labels == -1] = poison
@@ -101,24 +110,23 @@ def test_an_ignored_row_leaks_nowhere(loss, poison):
     assert (loss.per_anchor(poisoned, labels)[labels == -1] == 0).all()
 
 
-def test_background_differs_from_every_class_and_from_ignored(loss):
-    logits = torch.full((1, K), 1.5)
-    values = [loss(logits, torch.tensor([label])).item() for label in (-1, 0, K - 1, K)]
-    ignored, first, last, background = values
+def test_background_differs_from_every_class_and_from_ignored(loss, columns):
+    logits = torch.linspace(1.5, -1.0, columns).unsqueeze(0)
+    labels = [torch.tensor([label]) for label in (-1, 0, K - 1, K)]
+    ignored, *others = (loss(logits, label).item() for label in labels)
     assert ignored == 0
-    assert first == pytest.approx(last)
-    assert len({round(value, 4) for value in (ignored, first, background)}) == 3
+    assert len({round(value, 4) for value in others}) == 3
 
 
-def test_a_label_touches_its_own_column(loss):
-    logits = torch.zeros(1, K, requires_grad=True)
+def test_a_label_touches_its_own_column(loss, columns):
+    logits = torch.zeros(1, columns, requires_grad=True)
     loss(logits, torch.tensor([2])).backward()
     falling = (logits.grad < 0).nonzero()[:, 1]  # the loss falls as this logit grows
     assert falling.tolist() == [2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_any_floating_dtype_in_float32_out(loss, dtype):
+def test_any_floating_dtype_in_float32_out(loss, dtype, random_batch):
     logits, labels = random_batch(dtype=dtype)
     value = loss(logits, labels)
     value.backward()
@@ -128,19 +136,19 @@ def test_any_floating_dtype_in_float32_out(loss, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
-def test_labels_of_any_integer_dtype(loss, dtype):
+def test_labels_of_any_integer_dtype(loss, dtype, random_batch):
     logits, labels = random_batch()
     torch.testing.assert_close(loss(logits, labels.to(dtype)), loss(logits, labels))
 
 
-def test_an_upstream_gradient_scales_the_gradient(loss):
+def test_an_upstream_gradient_scales_the_gradient(loss, random_batch):
     logits, labels = random_batch()
     (once,) = torch.autograd.grad(loss(logits, labels), logits)
     (thrice,) = torch.autograd.grad(3 * loss(logits, labels), logits)
     torch.testing.assert_close(thrice, 3 * once)
 
 
-def test_inputs_are_left_as_they_are(loss):
+def test_inputs_are_left_as_they_are(loss, random_batch):
     logits, labels = random_batch()
     logits_before, labels_before = logits.detach().clone(), labels.clone()
     loss(logits, labels).backward()
@@ -149,19 +157,19 @@ def test_inputs_are_left_as_they_are(loss):
 
 
 @pytest.mark.parametrize("labels", [[-2, 0, 0], [0, 0, K + 1]])
-def test_a_label_out_of_range_is_an_error_that_states_the_range(loss, labels):
+def test_a_label_out_of_range_is_an_error_that_states_the_range(loss, columns, labels):
     with pytest.raises(ValueError, match=rf"-1\.\.{K}"):
-        loss(torch.zeros(3, K), torch.tensor(labels))
+        loss(torch.zeros(3, columns), torch.tensor(labels))
 
 
-def test_shapes_that_do_not_fit_are_an_error(loss):
-    with pytest.raises(ValueError, match=r"\(4, 5\) and \(3,\)"):
-        loss(torch.zeros(4, K), torch.zeros(3, dtype=torch.int64))
+def test_shapes_that_do_not_fit_are_an_error(loss, columns):
+    with pytest.raises(ValueError, match=rf"\(4, {columns}\) and \(3,\)"):
+        loss(torch.zeros(4, columns), torch.zeros(3, dtype=torch.int64))
 
 
-def test_labels_that_are_not_integers_are_an_error(loss):
+def test_labels_that_are_not_integers_are_an_error(loss, columns):
     with pytest.raises(ValueError, match=r"float32"):
-        loss(torch.zeros(3, K), torch.zeros(3))
+        loss(torch.zeros(3, columns), torch.zeros(3))
 
 
 def test_every_option_is_read_from_its_key(name):
@@ -171,10 +179,21 @@ def test_every_option_is_read_from_its_key(name):
     for option, key in LOSS_CLASSES[name].config_keys.items():
         node, _, leaf = key.rpartition(".")
         node = functools.reduce(getattr, node.split("."), cfg)
-        expected[option] = node[leaf] = node[leaf] * 0.75  # legal wherever the default is
+        expected[option] = node[leaf] = _another(node[leaf])
     loss = build_cls_loss(cfg)
     assert type(loss).__name__ == name
-    assert {option: getattr(loss, option) for option in expected} == expected
+    for option, value in expected.items():
+        read = getattr(loss, option)
+        assert (read.tolist() if isinstance(read, torch.Tensor) else read) == value, option
+
+
+def _another(value):
+    """Another value that is legal wherever the first is."""
+    if isinstance(value, list):
+        return [0.5, 1.0]
+    if isinstance(value, float) and value == 0:
+        return 0.25
+    return type(value)(value * 0.75)
 
 
 def test_the_registry_finds_it(name):

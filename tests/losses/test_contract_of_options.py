@@ -6,47 +6,121 @@ import torch
 from focal_plugin import get_cfg
 from focal_plugin.losses import build_cls_loss
 
-from .regimes import LOSS_CLASSES, function_of, has_option, random_batch
+from .regimes import LOSS_CLASSES, call, function_of, has_option, make, num_logits, random_batch
 
-ILLEGAL = [
-    ("alpha", -0.5),
-    ("alpha", 1.5),
-    ("alpha", float("nan")),
-    ("gamma", -1.0),
-    ("gamma", float("nan")),
-    ("gamma", float("inf")),
-    ("beta", float("inf")),
-]
+NAN, INF = float("nan"), float("inf")
+ILLEGAL = {
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": [-0.5, 1.5, NAN],
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": [-1.0, NAN, INF],
+    "MODEL.FOCAL.CLS_LOSS.ASL_CLIP": [-0.1, 1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.ASL_GAMMA_NEG": [-1.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.ASL_GAMMA_POS": [-1.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.BETA": [INF, NAN],
+    "MODEL.FOCAL.CLS_LOSS.CB_BETA": [-0.1, 1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA": [[0.1, 0.2, 0.3, 0.4, 1.5]],
+    "MODEL.FOCAL.CLS_LOSS.EFL_SCALE": [-1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.EQL_ALPHA": [-1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.EQL_GAMMA": [-1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.EQL_MU": [INF, NAN],
+    "MODEL.FOCAL.CLS_LOSS.GHM_BINS": [0, -1],
+    "MODEL.FOCAL.CLS_LOSS.GHM_MOMENTUM": [-0.1, 1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.HINGE_MARGIN": [0.0, 1.5, NAN],
+    "MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING": [-0.1, 1.0, NAN],
+    "MODEL.FOCAL.CLS_LOSS.POLY_EPSILON": [INF, NAN],
+    "MODEL.FOCAL.CLS_LOSS.QFL_BETA": [-1.0, 0.5, INF, NAN],
+    "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS": [[10, -1, 5, 5, 5]],
+    "MODEL.FOCAL.CLS_LOSS.VFL_ALPHA": [-0.5, 1.5, NAN],
+    "MODEL.RETINANET.NUM_CLASSES": [],  # Detectron2's own business
+}
 NAMES = sorted(LOSS_CLASSES)
+OPTIONS = [(name, *item) for name in NAMES for item in LOSS_CLASSES[name].config_keys.items()]
+
+
+def batch_for(name):
+    return random_batch(columns=num_logits(name))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].decomposes])
 def test_the_sum_over_parts_is_the_loss_of_the_whole_where_it_says_so(name):
-    loss = LOSS_CLASSES[name]()
-    logits, labels = random_batch()
+    loss = make(name)
+    logits, labels = batch_for(name)
     parts = sum(loss(logits[part], labels[part]) for part in torch.arange(200).split(30))
     torch.testing.assert_close(parts, loss(logits, labels), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "value"),
-    [(name, *illegal) for name in NAMES for illegal in ILLEGAL if has_option(name, illegal[0])],
+    ("name", "option", "key", "value"),
+    [(*option, value) for option in OPTIONS for value in ILLEGAL[option[2]]],
 )
-def test_an_illegal_option_is_refused_by_function_module_and_config(name, option, value):
-    logits, labels = random_batch()
+def test_an_illegal_option_is_refused_by_function_module_and_config(name, option, key, value):
+    logits, labels = batch_for(name)
+    if has_option(name, option):  # state, such as a momentum, is the module's alone
+        with pytest.raises(ValueError, match=option):
+            call(name, logits, labels, **{option: value})
     with pytest.raises(ValueError, match=option):
-        function_of(name)(logits, labels, **{option: value})
-    with pytest.raises(ValueError, match=option):
-        LOSS_CLASSES[name](**{option: value})
-    key = LOSS_CLASSES[name].config_keys[option]
+        make(name, **{option: value})
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.FOCAL.CLS_LOSS.NAME", name, key, value])
     with pytest.raises(ValueError, match=key.replace(".", r"\.")):
         build_cls_loss(cfg)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if has_option(name, "alpha")])
+@pytest.mark.parametrize(
+    "name", [name for name, _, key in OPTIONS if key == "MODEL.RETINANET.FOCAL_LOSS_ALPHA"]
+)
 def test_alpha_minus_one_is_off_as_in_detectron2(name):
-    logits, labels = random_batch()
+    logits, labels = batch_for(name)
     off = function_of(name)(logits, labels, alpha=None)
     torch.testing.assert_close(function_of(name)(logits, labels, alpha=-1), off)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
+@pytest.mark.parametrize(
+    "quality", [None, torch.zeros(3), torch.full((200,), 1.5), torch.full((200,), NAN)]
+)
+def test_a_quality_that_is_none_is_refused(name, quality):
+    with pytest.raises(ValueError, match="quality must be"):
+        LOSS_CLASSES[name]()(*batch_for(name), quality=quality)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
+def test_the_quality_of_background_and_ignored_anchors_leaks_nowhere(name):
+    logits, labels = batch_for(name)
+    has_class = (labels >= 0) & (labels < logits.shape[1])
+    poisoned = torch.where(has_class, 0.8, NAN).requires_grad_()
+    loss = LOSS_CLASSES[name]()(logits, labels, quality=poisoned)
+    torch.testing.assert_close(loss, make(name)(logits, labels), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(loss, poisoned)  # it is a constant
+
+
+STATEFUL = [name for name in NAMES if LOSS_CLASSES[name].stateful]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_step_of_training_moves_its_state_and_nothing_else_does(name):
+    loss = make(name)
+    logits, labels = batch_for(name)
+    before = {key: buffer.clone() for key, buffer in loss.state_dict().items()}
+    assert before
+    loss(logits, labels)
+    loss.train().per_anchor(logits, labels)
+    assert all(torch.equal(buffer, before[key]) for key, buffer in loss.state_dict().items())
+    loss(logits, labels)
+    assert any(not torch.equal(buffer, before[key]) for key, buffer in loss.state_dict().items())
+    assert not any(buffer.requires_grad for buffer in loss.state_dict().values())
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_its_state_travels_in_the_state_dict_and_decides_what_comes_next(name):
+    logits, labels = batch_for(name)
+    trained, resumed, fresh = (make(name).train() for _ in range(3))
+    trained(logits, labels)
+    resumed.load_state_dict(trained.state_dict())
+    others = random_batch(seed=1, scale=1.0)
+    torch.testing.assert_close(resumed(*others), trained(*others), rtol=0, atol=0)
+    assert not torch.allclose(resumed(*others), fresh.eval()(*others))
+
+
+def test_the_list_of_illegal_values_knows_every_key():
+    assert {key for _, _, key in OPTIONS} == ILLEGAL.keys()

@@ -9,6 +9,7 @@ from detectron2.utils.events import EventStorage
 
 from focal_plugin.losses import (
     SigmoidFocalLoss,
+    SoftmaxFocalLoss,
     sigmoid_cross_entropy_loss,
     sigmoid_focal_loss,
 )
@@ -221,12 +222,10 @@ def test_attributes_of_the_loss_decide_on_division_and_on_levels(normalizer, bat
     assert model.cls_loss.shape_seen == (*labels.shape, 80)
 
 
-@pytest.mark.parametrize("attribute", ["softmax", "needs_quality"])
-def test_a_loss_that_needs_what_the_detector_has_not_is_refused(attribute):
-    loss = _MeanLoss()
-    setattr(loss, attribute, True)
-    with pytest.raises(ValueError, match="_MeanLoss needs"):
-        FocalRetinaNet(**{**FocalRetinaNet.from_config(toy_cfg()), "cls_loss": loss})
+def test_a_softmax_loss_on_a_sigmoid_head_is_refused():
+    explicit = FocalRetinaNet.from_config(toy_cfg())
+    with pytest.raises(ValueError, match=r"SoftmaxFocalLoss .* MODEL\.FOCAL\.HEAD\.NAME|HEAD"):
+        FocalRetinaNet(**{**explicit, "cls_loss": SoftmaxFocalLoss()})
 
 
 def test_torchscript_exports_the_stock_detector(pair, batch):

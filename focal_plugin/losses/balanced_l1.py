@@ -1,0 +1,105 @@
+"""Balanced L1 of regression deltas: more gradient for small errors, a cap for large ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..registry import IllegalOptionError, configurable
+from .box_inputs import absolute_errors
+from .build import BOX_LOSS_REGISTRY, BoxLoss
+from .one_vs_rest import check_option
+
+MAX_GAMMA_OVER_ALPHA = 80.0
+"""exp of it is still a float32."""
+
+
+def balanced_l1_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.5,
+    gamma: float = 1.5,
+    beta: float = 1.0,
+) -> Tensor:
+    """
+    Balanced L1 loss, summed over the coordinates of all boxes.
+
+        BL1(d) = alpha/b (b |d| + beta) log(b |d| / beta + 1) - alpha |d|   if |d| < beta
+                 gamma |d| + gamma beta / b - alpha beta                    otherwise
+        with b = exp(gamma / alpha) - 1
+
+    (arXiv:1904.02701 eq. 8 to 10 are this at beta = 1.)
+
+    Args:
+        pred: (V, 4), regression deltas; computed in float32.
+        target: (V, 4), deltas of the matched ground truth.
+        alpha: the smaller, the more gradient small errors have, > 0 and >= gamma / 80.
+        gamma: cap of the gradient, > 0.
+        beta: error from which on the gradient is gamma, > 0.
+
+    Returns:
+        float32 scalar; 0 with a graph if there is no box.
+
+    Raises:
+        ValueError: an option outside its legal range, or shapes that do not fit.
+
+    Note:
+        The gradient is alpha log(b |d| / beta + 1): from 0 at no error to gamma at beta, for every
+        beta. The form in use elsewhere, (b |d| + 1) in place of (b |d| + beta), has that gradient
+        at beta = 1 only: at beta = .11 it is 4.05 already at no error at all.
+    """
+    _check(alpha, gamma, beta)
+    errors = absolute_errors(pred, target)
+    return balanced_l1_of_errors(errors, alpha=alpha, gamma=gamma, beta=beta).sum()
+
+
+@BOX_LOSS_REGISTRY.register()
+class BalancedL1Loss(BoxLoss):
+    """
+    Module of :func:`balanced_l1_loss`, with the same options.
+
+    Reported:
+        with the rest of Libra R-CNN, Faster R-CNN R-50-FPN, COCO: 37.4 -> 38.3 AP
+    """
+
+    config_keys = {
+        "alpha": "MODEL.FOCAL.BOX_LOSS.BALANCED_L1_ALPHA",
+        "gamma": "MODEL.FOCAL.BOX_LOSS.BALANCED_L1_GAMMA",
+        "beta": "MODEL.FOCAL.BOX_LOSS.BALANCED_L1_BETA",
+    }
+
+    @configurable
+    def __init__(self, *, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0) -> None:
+        super().__init__()
+        _check(alpha, gamma, beta)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
+
+    def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
+        errors = absolute_errors(pred, target)
+        return balanced_l1_of_errors(
+            errors, alpha=self.alpha, gamma=self.gamma, beta=self.beta
+        ).sum(dim=1)
+
+
+def balanced_l1_of_errors(error: Tensor, *, alpha: float, gamma: float, beta: float) -> Tensor:
+    """Elementwise, of errors >= 0."""
+    b = math.expm1(gamma / alpha)
+    # The curve up to beta, slope gamma for what lies above it.
+    below = error.clamp(max=beta)
+    scaled = below * (b / beta)
+    curve = alpha * beta / b * (scaled + 1) * torch.log1p(scaled) - alpha * below
+    return curve + gamma * (error - below)
+
+
+def _check(alpha: float, gamma: float, beta: float) -> None:
+    for option, value in (("alpha", alpha), ("gamma", gamma), ("beta", beta)):
+        check_option(option, value, low=0, open_low=True)
+    if gamma / alpha > MAX_GAMMA_OVER_ALPHA:
+        raise IllegalOptionError(
+            "alpha", f"must be >= gamma / {MAX_GAMMA_OVER_ALPHA:g}, got {alpha} (gamma {gamma})"
+        )

@@ -1,0 +1,130 @@
+"""Equalization loss v2: positives and negatives of a class weighted by its gradients so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..registry import IllegalOptionError, configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .gradient_ratio import GradientRatio
+from .one_vs_rest import check_option, one_vs_rest, sum_per_class
+from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
+
+BALANCED = 100.0
+"""A gradient ratio at which every weight is 1: what a class starts with."""
+
+
+def equalization_loss_v2(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gradient_ratio: Tensor | None = None,
+    gamma: float = 12.0,
+    mu: float = 0.8,
+    alpha: float = 4.0,
+) -> Tensor:
+    """
+    Equalization loss v2 (EQL v2), summed over all classes of all anchors not ignored.
+
+        positive: (1 + alpha * (1 - f(G_j))) * -log(p)
+        negative: f(G_j) * -log(1 - p),  f(z) = 1 / (1 + exp(-gamma * (z - mu)))
+
+    with G_j the ratio of all positive to all negative gradients that logit j has had.
+
+    (arXiv:2012.08548 eq. 4 to 6.)
+
+    Args:
+        logits: (..., K), any floating dtype; computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        gradient_ratio: (K,), G, >= 0. None: balanced, all weights are 1.
+        gamma: slope of f, >= 0.
+        mu: middle of f, finite.
+        alpha: extra weight of the positives of a class without positive gradient, >= 0.
+
+    Returns:
+        float32 scalar; 0 with a graph if no anchor is left.
+
+    Raises:
+        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+    """
+    gamma, mu = check_option("gamma", gamma, low=0), _check_mu(mu)
+    if gradient_ratio is None:
+        gradient_ratio = torch.full(logits.shape[-1:], BALANCED, device=logits.device)
+    f = map_of_ratio(gradient_ratio, gamma=gamma, mu=mu)
+    return _per_anchor(logits, labels, f, check_option("alpha", alpha, low=0)).sum()
+
+
+@CLS_LOSS_REGISTRY.register()
+class EqualizationLossV2(ClassificationLoss):
+    """
+    Module of :func:`equalization_loss_v2`, which collects the gradients itself.
+
+    Note:
+        It was made for a second stage, where a third of the examples are positives. On dense
+        anchors the negatives' gradient is a hundred times the positives', so f is near 0 and the
+        loss forgets negatives until the positives have caught up.
+
+    Reported:
+        none on COCO; Mask R-CNN R-50, LVIS v1: 16.1 -> 23.7 AP over cross entropy
+    """
+
+    decomposes = False
+    stateful = True
+    config_keys = {
+        "num_classes": "MODEL.RETINANET.NUM_CLASSES",
+        "gamma": "MODEL.FOCAL.CLS_LOSS.EQL_GAMMA",
+        "mu": "MODEL.FOCAL.CLS_LOSS.EQL_MU",
+        "alpha": "MODEL.FOCAL.CLS_LOSS.EQL_ALPHA",
+    }
+
+    @configurable
+    def __init__(
+        self, *, num_classes: int = 80, gamma: float = 12.0, mu: float = 0.8, alpha: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.gamma = check_option("gamma", gamma, low=0)
+        self.mu = _check_mu(mu)
+        self.alpha = check_option("alpha", alpha, low=0)
+        self.gradients = GradientRatio(num_classes, initial=BALANCED)
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return _per_anchor(logits, labels, self._f(), self.alpha)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        f = self._f()
+        sums = sum_per_class(
+            logits,
+            labels,
+            positive=lambda x, c: (1 + self.alpha * (1 - f[c])) * torch.sigmoid(-x),
+            negative=lambda x: f * torch.sigmoid(x),
+        )
+        self.gradients.add(sums.positive, sums.negative)
+
+    def _f(self) -> Tensor:
+        return map_of_ratio(self.gradients.ratio(), gamma=self.gamma, mu=self.mu)
+
+
+def map_of_ratio(gradient_ratio: Tensor, *, gamma: float, mu: float) -> Tensor:
+    """f(G), elementwise, in float32."""
+    return torch.sigmoid(gamma * (gradient_ratio.float() - mu))
+
+
+def _per_anchor(logits: Tensor, labels: Tensor, f: Tensor, alpha: float) -> Tensor:
+    loss = one_vs_rest(
+        logits,
+        labels,
+        positive=lambda x, c: (1 + alpha * (1 - f[c])) * cross_entropy_of_signed_logits(x),
+        negative=lambda x: f * cross_entropy_of_signed_logits(-x),
+    )
+    return loss.positive + loss.negative
+
+
+def _check_mu(mu: float) -> float:
+    if not abs(mu) < float("inf"):
+        raise IllegalOptionError("mu", f"must be finite, got {mu}")
+    return mu

@@ -1,0 +1,142 @@
+"""Equalized focal loss: a class with little positive gradient is focused more, and weighed more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .gradient_ratio import GradientRatio
+from .one_vs_rest import check_alpha, check_option, one_vs_rest, sum_per_class
+from .sigmoid_focal import focal_of_signed_logits
+
+
+def equalized_focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gradient_ratio: Tensor | None = None,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    scale: float = 8.0,
+) -> Tensor:
+    """
+    Equalized focal loss (EFL), summed over all classes of all anchors not ignored.
+
+        EFL(x_t) = alpha_t * (gamma_j / gamma) * (1 - p_t)^gamma_j * -log(p_t)
+        gamma_j  = gamma + scale * (1 - G_j)
+
+    with G_j, in [0, 1], the ratio of all positive to all negative gradients that logit j has had.
+
+    (arXiv:2201.02593 eq. 5 to 7.)
+
+    Args:
+        logits: (..., K), any floating dtype; computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        gradient_ratio: (K,), G; clamped to [0, 1]. None: 1 for every class, which is focal loss.
+        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1): off.
+        gamma: focusing parameter of a balanced class, > 0.
+        scale: how much gamma grows for a class without any positive gradient, >= 0.
+
+    Returns:
+        float32 scalar; 0 with a graph if no anchor is left.
+
+    Raises:
+        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+    """
+    alpha, gamma = check_alpha(alpha), check_option("gamma", gamma, low=0, open_low=True)
+    scale = check_option("scale", scale, low=0)
+    if gradient_ratio is None:
+        gradient_ratio = torch.ones(logits.shape[-1], device=logits.device)
+    gamma_j = _gamma_of_classes(gradient_ratio, gamma, scale)
+    return _per_anchor(logits, labels, alpha, gamma, gamma_j).sum()
+
+
+@CLS_LOSS_REGISTRY.register()
+class EqualizedFocalLoss(ClassificationLoss):
+    """
+    Module of :func:`equalized_focal_loss`, which collects the gradients itself.
+
+    Note:
+        The gradient of each logit is taken in closed form from the logits and labels of the step,
+        undivided, so that it knows nothing of hooks, levels or gradient accumulation. The ratio
+        that a step learns is used from the next step on.
+
+    Reported:
+        none on COCO; RetinaNet-like R-50, LVIS v1: 25.7 -> 27.5 AP over focal loss
+    """
+
+    decomposes = False
+    stateful = True
+    config_keys = {
+        "num_classes": "MODEL.RETINANET.NUM_CLASSES",
+        "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
+        "gamma": "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
+        "scale": "MODEL.FOCAL.CLS_LOSS.EFL_SCALE",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int = 80,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        scale: float = 8.0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.alpha = check_alpha(alpha)
+        self.gamma = check_option("gamma", gamma, low=0, open_low=True)
+        self.scale = check_option("scale", scale, low=0)
+        self.gradients = GradientRatio(num_classes, initial=1.0)
+
+    @property
+    def gamma_of_classes(self) -> Tensor:
+        """(K,), gamma_j."""
+        return _gamma_of_classes(self.gradients.ratio(), self.gamma, self.scale)
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return _per_anchor(logits, labels, self.alpha, self.gamma, self.gamma_of_classes)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        gamma_j = self.gamma_of_classes
+        weight = gamma_j / self.gamma
+        positive, negative = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        sums = sum_per_class(
+            logits,
+            labels,
+            positive=lambda x, c: positive * weight[c] * focal_gradient_norm(x, gamma_j[c]),
+            negative=lambda x: negative * weight * focal_gradient_norm(-x, gamma_j),
+        )
+        self.gradients.add(sums.positive, sums.negative)
+
+
+def focal_gradient_norm(x_t: Tensor, gamma: Tensor) -> Tensor:
+    """|dFL/dx_t| = (1 - p_t)^gamma * (1 - p_t - gamma * p_t * log(p_t)), elementwise."""
+    gradient = torch.sigmoid(-x_t) + gamma * torch.sigmoid(x_t) * F.softplus(-x_t)
+    return gradient * torch.exp(-gamma * F.softplus(x_t))
+
+
+def _gamma_of_classes(gradient_ratio: Tensor, gamma: float, scale: float) -> Tensor:
+    return gamma + scale * (1 - gradient_ratio.float().clamp(0, 1))
+
+
+def _per_anchor(
+    logits: Tensor, labels: Tensor, alpha: float | None, gamma: float, gamma_j: Tensor
+) -> Tensor:
+    weight = gamma_j / gamma
+    loss = one_vs_rest(
+        logits,
+        labels,
+        positive=lambda x, c: weight[c] * focal_of_signed_logits(x, gamma=gamma_j[c]),
+        negative=lambda x: weight * focal_of_signed_logits(-x, gamma=gamma_j),
+    )
+    if alpha is None:
+        return loss.positive + loss.negative
+    return alpha * loss.positive + (1 - alpha) * loss.negative

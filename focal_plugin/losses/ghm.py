@@ -1,0 +1,110 @@
+"""GHM-C: cross entropy, harmonised by the density of its gradient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .gradient_density import GradientDensity, check_bins, density_weights
+from .one_vs_rest import check_inputs, one_vs_rest
+
+
+def ghm_loss(logits: Tensor, labels: Tensor, *, bins: int = 30) -> Tensor:
+    """
+    GHM-C, cross entropy weighted against crowded gradient norms, over all classes of all anchors
+    not ignored.
+
+        GHM-C = 1/M * sum_i CE_i / count(bin of g_i),   g_i = |p_i - y_i|
+        with M = number of bins that are not empty
+
+    (arXiv:1811.05181, GHM-C with its unit region approximation: there 1/N * N/M.)
+
+    Args:
+        logits: (..., K), any floating dtype; computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        bins: equal bins of g in [0, 1], an integer >= 1; 1 is the mean of cross entropy.
+
+    Returns:
+        float32 scalar, a weighted mean, not to be divided by the number of positives; 0 with a
+        graph if no anchor is left.
+
+    Raises:
+        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+    """
+    weights_of = functools.partial(density_weights, bins=check_bins(bins))
+    return _per_anchor(logits, labels, weights_of).sum()
+
+
+@CLS_LOSS_REGISTRY.register()
+class GHMLoss(ClassificationLoss):
+    """
+    Module of :func:`ghm_loss`, but its counts are the mean over all processes and, with momentum,
+    over the steps before. At momentum 0 on one process, and before its first update, it is the
+    function.
+
+    Reported:
+        RetinaNet R-50-FPN, COCO: 35.6 -> 35.8 AP over focal loss
+    """
+
+    own_normalizer = True
+    decomposes = False
+    stateful = True
+    config_keys = {
+        "bins": "MODEL.FOCAL.CLS_LOSS.GHM_BINS",
+        "momentum": "MODEL.FOCAL.CLS_LOSS.GHM_MOMENTUM",
+    }
+
+    @configurable
+    def __init__(self, *, bins: int = 30, momentum: float = 0.75) -> None:
+        """
+        Args:
+            bins: as in :func:`ghm_loss`.
+            momentum: weight of the old counts, in [0, 1).
+        """
+        super().__init__()
+        self.bins = bins
+        self.momentum = momentum
+        self.density = GradientDensity(bins=bins, momentum=momentum)
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return _per_anchor(logits, labels, self.density.weights)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        self.density.update(_gradient_norms(logits, labels), labels != -1)
+
+
+def _per_anchor(
+    logits: Tensor, labels: Tensor, weights_of: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    weights = weights_of(_gradient_norms(logits, labels), labels != -1)  # (..., K)
+
+    def positive(x: Tensor, classes: Tensor) -> Tensor:
+        return F.softplus(-x) * weights.gather(-1, classes.unsqueeze(-1)).squeeze(-1)
+
+    loss = one_vs_rest(
+        logits, labels, positive=positive, negative=lambda x: F.softplus(x) * weights
+    )
+    return loss.positive + loss.negative
+
+
+@torch.no_grad()
+def _gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
+    """|p - y|, float32 (..., K): of cross entropy in the logit. 1/2 in rows that are ignored."""
+    num_classes = logits.shape[-1] if logits.dim() else 0
+    check_inputs(logits, labels, num_classes=num_classes)
+    labels = labels.long()
+    ignored = labels == -1
+    has_class = ~ignored & (labels != num_classes)
+    column = labels.masked_fill(~has_class, 0).unsqueeze(-1)
+
+    norms = torch.sigmoid(logits.float()).masked_fill_(ignored.unsqueeze(-1), 0.5)
+    at_label = norms.gather(-1, column)
+    return norms.scatter_(-1, column, torch.where(has_class.unsqueeze(-1), 1 - at_label, at_label))

@@ -1,0 +1,104 @@
+"""GHM-R: a smooth box loss, harmonised by the density of its gradient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..registry import configurable
+from .box_inputs import absolute_errors
+from .build import BOX_LOSS_REGISTRY, BoxLoss
+from .gradient_density import GradientDensity, check_bins, density_weights
+from .one_vs_rest import check_option
+
+
+def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 10) -> Tensor:
+    """
+    GHM-R, an authentic smooth L1 (ASL1) weighted against crowded gradient norms, over the
+    coordinates of all boxes.
+
+        GHM-R = 1/M * sum_i ASL1(d_i) / count(bin of g_i)
+        with ASL1(d) = sqrt(d^2 + mu^2) - mu,   g = |d| / sqrt(d^2 + mu^2),
+        M = number of bins that are not empty
+
+    (arXiv:1811.05181, GHM-R with its unit region approximation: there 1/N * N/M.)
+
+    Args:
+        pred: (V, 4), regression deltas; computed in float32.
+        target: (V, 4), deltas of the matched ground truth.
+        mu: error at which the gradient has left its straight part, > 0.
+        bins: equal bins of g in [0, 1], an integer >= 1; 1 is the mean of ASL1.
+
+    Returns:
+        float32 scalar, a weighted mean, not to be divided by the number of positives; 0 with a
+        graph if there is no box.
+
+    Raises:
+        ValueError: an option outside its legal range, or shapes that do not fit.
+    """
+    mu = check_option("mu", mu, low=0, open_low=True)
+    weights_of = functools.partial(density_weights, bins=check_bins(bins))
+    return _per_box(absolute_errors(pred, target), mu, weights_of).sum()
+
+
+@BOX_LOSS_REGISTRY.register()
+class GHMBoxLoss(BoxLoss):
+    """
+    Module of :func:`ghm_box_loss`, but its counts are the mean over all processes and, with
+    momentum, over the steps before. At momentum 0 on one process, and before its first update, it
+    is the function.
+
+    Reported:
+        with GHM-C, RetinaNet R-50-FPN, COCO: 35.8 -> 37.0 AP over smooth L1
+    """
+
+    own_normalizer = True
+    stateful = True
+    config_keys = {
+        "mu": "MODEL.FOCAL.BOX_LOSS.GHM_MU",
+        "bins": "MODEL.FOCAL.BOX_LOSS.GHM_BINS",
+        "momentum": "MODEL.FOCAL.BOX_LOSS.GHM_MOMENTUM",
+    }
+
+    @configurable
+    def __init__(self, *, mu: float = 0.02, bins: int = 10, momentum: float = 0.7) -> None:
+        """
+        Args:
+            mu, bins: as in :func:`ghm_box_loss`.
+            momentum: weight of the old counts, in [0, 1).
+        """
+        super().__init__()
+        self.mu = check_option("mu", mu, low=0, open_low=True)
+        self.bins = bins
+        self.momentum = momentum
+        self.density = GradientDensity(bins=bins, momentum=momentum)
+
+    def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
+        return _per_box(absolute_errors(pred, target), self.mu, self.density.weights)
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        norms = _gradient_norms(absolute_errors(pred, target), self.mu)
+        self.density.update(norms, _all_rows(norms))
+
+
+def _per_box(errors: Tensor, mu: float, weights_of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    norms = _gradient_norms(errors, mu)
+    weights = weights_of(norms, _all_rows(norms))
+    return (weights * authentic_smooth_l1_of_errors(errors, mu=mu)).sum(dim=1)
+
+
+def _all_rows(norms: Tensor) -> Tensor:
+    return torch.ones(norms.shape[0], dtype=torch.bool, device=norms.device)
+
+
+@torch.no_grad()
+def _gradient_norms(errors: Tensor, mu: float) -> Tensor:
+    return errors / torch.sqrt(errors * errors + mu * mu)
+
+
+def authentic_smooth_l1_of_errors(error: Tensor, *, mu: float) -> Tensor:
+    """sqrt(d^2 + mu^2) - mu, elementwise, without the cancellation at small errors."""
+    return error * error / (torch.sqrt(error * error + mu * mu) + mu)

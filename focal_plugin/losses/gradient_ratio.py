@@ -1,0 +1,44 @@
+"""How much positive and negative gradient each class has had, over all steps and processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .processes import mean_over_processes
+
+
+class GradientRatio(nn.Module):
+    """
+    Running sums of the gradient norms of each class's logit, in float64: they grow all through
+    training.
+    """
+
+    def __init__(self, num_classes: int, *, initial: float) -> None:
+        """
+        Args:
+            num_classes: K.
+            initial: the ratio of a class that has had no negative gradient yet.
+        """
+        super().__init__()
+        self.initial = initial
+        self.register_buffer("positive", torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("negative", torch.zeros(num_classes, dtype=torch.float64))
+
+    @torch.no_grad()
+    def add(self, positive: Tensor, negative: Tensor) -> None:
+        """
+        Add a step's sums over anchors, (K,) each, the mean over processes. All processes must call
+        it equally often.
+        """
+        step = mean_over_processes(torch.stack([positive, negative]).double())
+        self.positive += step[0]
+        self.negative += step[1]
+
+    def ratio(self) -> Tensor:
+        """
+        Returns:
+            float32 (K,), positive over negative.
+        """
+        ratio = self.positive / self.negative.clamp(min=1e-10)
+        return torch.where(self.negative > 0, ratio, torch.full_like(ratio, self.initial)).float()

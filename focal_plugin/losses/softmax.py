@@ -1,0 +1,57 @@
+"""
+Softmax losses as functions of one signed logit an anchor.
+
+With x_t the logit of the label minus the logsumexp of all others, softmax(x)[label] = sigmoid(x_t):
+softmax cross entropy and its focal form are their binary counterparts in x_t, as stable as those.
+
+Shape shorthand:
+    ...: any leading shape, one entry an anchor
+    K: number of classes; the logit of the background is the last of K+1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .one_vs_rest import check_inputs
+
+
+def softmax_loss_per_anchor(
+    loss_of_signed_logits: Callable[[Tensor], Tensor],
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float | None,
+) -> Tensor:
+    """
+    alpha_t * loss(x_t) of each anchor.
+
+    Args:
+        loss_of_signed_logits: elementwise, float32 x_t (...) -> (...).
+        logits: (..., K+1), any floating dtype; computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        alpha: weight of all classes, in [0, 1]; 1 - alpha is that of background. None: all are 1.
+
+    Returns:
+        float32 (...); 0 for ignored anchors, whose logits (NaN included) reach nothing.
+
+    Raises:
+        ValueError: shapes that do not fit, or a label outside -1..K (looked for on the CPU only).
+    """
+    num_classes = logits.shape[-1] - 1 if logits.dim() else 0
+    check_inputs(logits, labels, num_classes=num_classes)
+    if num_classes < 1:
+        raise ValueError(f"logits must be (..., K+1) with K >= 1, got {tuple(logits.shape)}")
+    ignored = labels == -1
+    labels = labels.long().masked_fill(ignored, num_classes)
+    logits = logits.float().masked_fill(ignored.unsqueeze(-1), 0.0)
+    column = labels.unsqueeze(-1)
+    others = logits.scatter(-1, column, float("-inf")).logsumexp(-1)
+    loss = loss_of_signed_logits(logits.gather(-1, column).squeeze(-1) - others)
+    if alpha is not None:
+        is_background = labels == num_classes
+        loss = torch.where(is_background, (1 - alpha) * loss, alpha * loss)
+    return loss.masked_fill(ignored, 0.0)

@@ -1,0 +1,63 @@
+"""Cross entropy on softmax logits, with the background as a class of its own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .one_vs_rest import check_alpha
+from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
+from .softmax import softmax_loss_per_anchor
+
+
+def softmax_cross_entropy_loss(
+    logits: Tensor, labels: Tensor, *, alpha: float | None = None
+) -> Tensor:
+    """
+    Softmax cross entropy, summed over all anchors not ignored.
+
+        CE(x) = -alpha_c * log(p_c),  p = softmax(x), c the label
+
+    (arXiv:1708.02002 eq. 1 and 3, with K+1 classes instead of K binary questions.)
+
+    Args:
+        logits: (..., K+1), background last; any floating dtype, computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1): off, all
+            weights are 1.
+
+    Returns:
+        float32 scalar; 0 with a graph if no anchor is left.
+
+    Raises:
+        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+    """
+    return _per_anchor(logits, labels, check_alpha(alpha)).sum()
+
+
+@CLS_LOSS_REGISTRY.register()
+class SoftmaxCrossEntropyLoss(ClassificationLoss):
+    """
+    Module of :func:`softmax_cross_entropy_loss`, with the same options.
+
+    Reported:
+        none for RetinaNet
+    """
+
+    softmax = True
+    config_keys = {"alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA"}
+
+    @configurable
+    def __init__(self, *, alpha: float | None = None) -> None:
+        super().__init__()
+        self.alpha = check_alpha(alpha)
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return _per_anchor(logits, labels, self.alpha)
+
+
+def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None) -> Tensor:
+    return softmax_loss_per_anchor(cross_entropy_of_signed_logits, logits, labels, alpha=alpha)

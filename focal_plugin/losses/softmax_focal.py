@@ -1,0 +1,76 @@
+"""Focal loss on softmax logits, with the background as a class of its own."""
+
+from __future__ import annotations
+
+import functools
+
+from torch import Tensor
+
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .one_vs_rest import check_alpha, check_option
+from .sigmoid_focal import focal_of_signed_logits
+from .softmax import softmax_loss_per_anchor
+
+
+def softmax_focal_loss(
+    logits: Tensor, labels: Tensor, *, alpha: float | None = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """
+    Softmax focal loss, summed over all anchors not ignored.
+
+        FL(x) = -alpha_c * (1 - p_c)^gamma * log(p_c),  p = softmax(x), c the label
+
+    (arXiv:1708.02002 eq. 5, with K+1 classes instead of K binary questions.)
+
+    Args:
+        logits: (..., K+1), background last; any floating dtype, computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1): off, all
+            weights are 1.
+        gamma: focusing parameter, >= 0; 0 is softmax cross entropy.
+
+    Returns:
+        float32 scalar; 0 with a graph if no anchor is left.
+
+    Raises:
+        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+
+    Note:
+        Computed in log space, like :func:`sigmoid_focal_loss`: finite in value and gradient for
+        every gamma >= 0, where the power form has NaN gradients for gamma < 1.
+    """
+    gamma = check_option("gamma", gamma, low=0)
+    return _per_anchor(logits, labels, check_alpha(alpha), gamma).sum()
+
+
+@CLS_LOSS_REGISTRY.register()
+class SoftmaxFocalLoss(ClassificationLoss):
+    """
+    Module of :func:`softmax_focal_loss`, with the same options.
+
+    Reported:
+        none by the authors of focal loss, who had it in their code
+    """
+
+    softmax = True
+    config_keys = {
+        "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
+        "gamma": "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
+    }
+
+    @configurable
+    def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.alpha = check_alpha(alpha)
+        self.gamma = check_option("gamma", gamma, low=0)
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return _per_anchor(logits, labels, self.alpha, self.gamma)
+
+
+def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None, gamma: float) -> Tensor:
+    focal = functools.partial(focal_of_signed_logits, gamma=gamma)
+    return softmax_loss_per_anchor(focal, logits, labels, alpha=alpha)

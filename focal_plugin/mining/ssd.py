@@ -1,0 +1,100 @@
+"""The hard negatives of SSD: all positives, and a multiple of their number of negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..registry import configurable
+from .build import MINER_REGISTRY, Miner
+from .checks import check_count, check_inputs, check_neg_pos_ratio, check_num_classes
+from .selection import positive_mask, with_hard_negatives
+
+
+@torch.no_grad()
+def ssd_keep_mask(
+    loss: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    neg_pos_ratio: float = 3.0,
+    empty_image_negatives: int = 3,
+) -> Tensor:
+    """
+    Keep all positives of an image, and the negatives of highest loss in proportion.
+
+        keep = positives + top int(neg_pos_ratio * num_pos) of the negatives by loss
+
+    (arXiv:1512.02325 section 2.2.)
+
+    Args:
+        loss: (R,), any floating dtype; compared in float32. SSD ranks by the classification loss.
+        labels: (R,), integer in {-1 (ignored), 0..K-1, K (background)}.
+        num_classes: K. None: the largest label present is taken for the background, which is right
+            wherever there is a background anchor; elsewhere the positives of that label would be
+            mined as negatives.
+        neg_pos_ratio: > 0.
+        empty_image_negatives: negatives kept where there is no positive, >= 0. SSD and those who
+            re-implement it keep none, so that an image without objects teaches nothing.
+
+    Returns:
+        bool (R,), false for every ignored anchor.
+
+    Raises:
+        ValueError: an option outside its legal range, or shapes that do not fit.
+    """
+    check_inputs(loss, labels, num_classes=check_num_classes(num_classes))
+    positives = positive_mask(labels, num_classes=num_classes)
+    return with_hard_negatives(
+        loss,
+        positives,
+        (labels != -1) & ~positives,
+        neg_pos_ratio=check_neg_pos_ratio(neg_pos_ratio),
+        empty_image_negatives=check_count("empty_image_negatives", empty_image_negatives, low=0),
+        num_keep=len(loss),
+    )
+
+
+@MINER_REGISTRY.register()
+class SSDMiner(Miner):
+    """
+    Keeps all positives, and the negatives of highest loss in proportion.
+
+        keep = positives + top int(neg_pos_ratio * num_pos) of the negatives by loss
+
+    (arXiv:1512.02325 section 2.2. Same options as :func:`ssd_keep_mask`, and those of
+    :class:`Miner`.)
+
+    Reported:
+        none on COCO
+    """
+
+    config_keys = {
+        **Miner.config_keys,
+        "neg_pos_ratio": "MODEL.FOCAL.MINING.NEG_POS_RATIO",
+        "empty_image_negatives": "MODEL.FOCAL.MINING.EMPTY_IMAGE_NEGATIVES",
+    }
+
+    @configurable
+    def __init__(
+        self, *, neg_pos_ratio: float = 3.0, empty_image_negatives: int = 3, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.neg_pos_ratio = check_neg_pos_ratio(neg_pos_ratio)
+        self.empty_image_negatives = check_count(
+            "empty_image_negatives", empty_image_negatives, low=0
+        )
+
+    def select(
+        self, loss: Tensor, candidates: Tensor, positives: Tensor, *, num_images: int
+    ) -> Tensor:
+        return with_hard_negatives(
+            loss,
+            positives,
+            candidates & ~positives,
+            neg_pos_ratio=self.neg_pos_ratio,
+            empty_image_negatives=self.empty_image_negatives * num_images,
+            num_keep=len(loss),
+        )

@@ -1,0 +1,107 @@
+"""
+Which object each anchor belongs to: `MODEL.FOCAL.ANCHOR_LABELS`.
+
+Shape shorthand:
+    M: number of objects in an image
+    R: anchors per image over all levels
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..registry import IllegalOptionError
+
+LOW_QUALITY = ("on", "clobber", "off")
+"""What `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY` may be."""
+
+
+class AnchorMatcher(Matcher):
+    """
+    Same interface as :class:`detectron2.modeling.matcher.Matcher`, but with a choice of what
+    becomes of an anchor that is the best one for some object (ties included), though its IoU is
+    below the threshold of a positive:
+
+        "on"       positive, whatever its IoU                                     (stock)
+        "clobber"  positive, unless its own best IoU is below the lowest threshold
+        "off"      labelled by its IoU, as any other
+
+    "clobber" is what the original Detectron and tensorpack do, where the background label is
+    written last (arXiv:1506.01497 s. 3.1.2 is the rule itself).
+
+    Note:
+        An object that overlaps no anchor makes no anchor positive. In the stock matcher it does so
+        for every anchor that overlaps no object: its best IoU is 0, and so is theirs.
+    """
+
+    def __init__(
+        self, thresholds: list[float], labels: list[int], *, low_quality: str = "on"
+    ) -> None:
+        """
+        Args:
+            thresholds: ascending IoUs between the labels, > 0.
+            labels: in {-1 (ignored), 0 (background), 1 (positive)}, one more than thresholds.
+            low_quality: "on", "clobber" or "off".
+
+        Raises:
+            IllegalOptionError: ``low_quality`` is none of these.
+        """
+        if low_quality not in LOW_QUALITY:
+            raise IllegalOptionError(
+                "low_quality", f"must be one of {LOW_QUALITY}, got {low_quality!r}"
+            )
+        super().__init__(thresholds, labels, allow_low_quality_matches=low_quality != "off")
+        self.low_quality = low_quality
+
+    def set_low_quality_matches_(self, match_labels: Tensor, match_quality_matrix: Tensor) -> None:
+        """
+        Same interface as :meth:`Matcher.set_low_quality_matches_`: writes 1 into ``match_labels``.
+
+        Args:
+            match_labels: (R,), int8, changed in place.
+            match_quality_matrix: (M, R), IoU of each object with each anchor.
+        """
+        best = match_quality_matrix.amax(dim=1, keepdim=True)  # (M, 1)
+        is_best = (match_quality_matrix == best) & (best > 0)
+        rescued = is_best.any(dim=0)  # (R,)
+        if self.low_quality == "clobber":
+            # thresholds[0] is -inf
+            rescued &= match_quality_matrix.amax(dim=0) >= self.thresholds[1]
+        match_labels[rescued] = 1
+
+
+def build_anchor_matcher(cfg: CfgNode) -> AnchorMatcher:
+    """
+    Build the matcher of `MODEL.RETINANET.{IOU_THRESHOLDS, IOU_LABELS}` and
+    `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY`.
+
+    Raises:
+        ValueError: `LOW_QUALITY` is none of the legal values; the message names its full key.
+    """
+    try:
+        return AnchorMatcher(
+            cfg.MODEL.RETINANET.IOU_THRESHOLDS,
+            cfg.MODEL.RETINANET.IOU_LABELS,
+            low_quality=cfg.MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY,
+        )
+    except IllegalOptionError as error:
+        raise ValueError(f"MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY {error.requirement}") from error
+
+
+def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
+    """
+    Part an image's ground truth into objects and crowd regions, whose class is negative as the
+    mapper in `focal_plugin.data` gives it.
+
+    Args:
+        instances: with gt_classes (M,) and gt_boxes.
+
+    Returns:
+        the objects, with all their fields and in their order, and the boxes of the crowds; either
+        may be empty.
+    """
+    is_crowd = instances.gt_classes < 0
+    return instances[~is_crowd], instances.gt_boxes[is_crowd]

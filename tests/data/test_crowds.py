@@ -1,0 +1,147 @@
+"""Crowd regions in the training data: kept, marked, and nothing else changed."""
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.engine import DefaultTrainer
+from detectron2.utils.env import seed_all_rng
+
+from focal_plugin import get_cfg
+from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
+from focal_plugin.data.crowds import CROWD_LABEL, CrowdDatasetMapper
+from focal_plugin.engine import Trainer
+from focal_plugin.modeling.matcher import split_crowds
+
+from ..conftest import DATASET_ROOT, ROOT
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """Six images with one crowd in each, as dataset dicts."""
+    folder = Path(DATASET_ROOT) / "crowded_shapes"
+    spec = ShapesSpec(images=6, image_size=128, crowds=1.0, empty=0.0, seed=5)
+    draw_dataset(spec, folder)
+    register_shapes("crowded_shapes", spec, folder)
+    dicts = DatasetCatalog.get("crowded_shapes")
+    assert all(sum(x["iscrowd"] for x in image["annotations"]) == 1 for image in dicts)
+    return dicts
+
+
+@pytest.fixture
+def cfg(crowded):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/Base-RetinaNet-Small.yaml"))
+    cfg.DATASETS.TRAIN = ("crowded_shapes",)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    return cfg
+
+
+def mapped(mapper, image, seed=0):
+    seed_all_rng(seed)
+    return mapper(image)
+
+
+def test_a_crowd_is_kept_with_a_negative_class_and_its_transformed_box(cfg, crowded):
+    cfg.INPUT.MIN_SIZE_TRAIN = (256,)
+    cfg.INPUT.RANDOM_FLIP = "none"
+    for image in crowded:
+        instances = mapped(CrowdDatasetMapper(cfg, is_train=True), image)["instances"]
+        crowd = instances[instances.gt_classes == CROWD_LABEL]
+        (annotation,) = (x for x in image["annotations"] if x["iscrowd"])
+        x, y, width, height = annotation["bbox"]
+        expected = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32) * 2
+        torch.testing.assert_close(crowd.gt_boxes.tensor, expected)
+
+
+def test_objects_and_images_are_the_stock_mappers(cfg, crowded):
+    for seed, image in enumerate(crowded):
+        ours = mapped(CrowdDatasetMapper(cfg, is_train=True), image, seed)
+        stock = mapped(DatasetMapper(cfg, is_train=True), image, seed)
+        objects, crowds = split_crowds(ours.pop("instances"))
+        expected = stock.pop("instances")
+        assert len(crowds) == 1
+        assert len(objects) > 0
+        assert torch.equal(objects.gt_boxes.tensor, expected.gt_boxes.tensor)
+        assert torch.equal(objects.gt_classes, expected.gt_classes)
+        assert torch.equal(ours.pop("image"), stock.pop("image"))
+        assert ours == stock
+
+
+def test_the_dataset_is_not_changed(cfg, crowded):
+    before = copy.deepcopy(crowded[0])
+    mapped(CrowdDatasetMapper(cfg, is_train=True), crowded[0])
+    assert crowded[0] == before
+
+
+def test_a_crowds_mask_is_not_read(cfg, crowded):
+    """COCO's crowds have run lengths where objects have polygons."""
+    image = copy.deepcopy(crowded[0])
+    for annotation in image["annotations"]:
+        if annotation["iscrowd"]:
+            annotation["segmentation"] = {"counts": "not a run length", "size": [128, 128]}
+    instances = mapped(CrowdDatasetMapper(cfg, is_train=True), image)["instances"]
+    assert (instances.gt_classes == CROWD_LABEL).sum() == 1
+
+
+def test_a_crowd_without_area_is_dropped_as_any_box(cfg, crowded):
+    image = copy.deepcopy(crowded[0])
+    for annotation in image["annotations"]:
+        if annotation["iscrowd"]:
+            annotation["bbox"] = [10, 10, 0, 5]
+    instances = mapped(CrowdDatasetMapper(cfg, is_train=True), image)["instances"]
+    assert (instances.gt_classes >= 0).all()
+
+
+def test_an_image_of_nothing_but_a_crowd_has_no_object(cfg, crowded):
+    image = copy.deepcopy(crowded[0])
+    image["annotations"] = [x for x in image["annotations"] if x["iscrowd"]]
+    instances = mapped(CrowdDatasetMapper(cfg, is_train=True), image)["instances"]
+    assert instances.gt_classes.tolist() == [CROWD_LABEL]
+
+
+def test_evaluation_is_the_stock_mappers(cfg, crowded):
+    ours = CrowdDatasetMapper(cfg, is_train=False)(crowded[0])
+    stock = DatasetMapper(cfg, is_train=False)(crowded[0])
+    assert torch.equal(ours.pop("image"), stock.pop("image"))
+    assert ours == stock
+
+
+@pytest.mark.parametrize("key", ["use_instance_mask", "use_keypoint"])
+def test_where_masks_or_keypoints_are_loaded_crowds_are_dropped_as_in_stock(cfg, crowded, key):
+    image = copy.deepcopy(crowded[0])
+    for annotation in image["annotations"]:
+        annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+        annotation["keypoints"] = [5.0, 5.0, 2]
+    mapper = CrowdDatasetMapper(cfg, is_train=True)
+    setattr(mapper, key, True)
+    mapper.keypoint_hflip_indices = [0]
+    instances = mapped(mapper, image)["instances"]
+    assert len(instances) == len(image["annotations"]) - 1
+    assert (instances.gt_classes >= 0).all()
+
+
+def batches(trainer, cfg, count=6):
+    seed_all_rng(3)
+    return list(itertools.islice(trainer.build_train_loader(cfg), count))
+
+
+def test_the_trainer_reads_the_same_images_in_the_same_order_as_the_stock_one(cfg):
+    ours, stock = batches(Trainer, cfg), batches(DefaultTrainer, cfg)
+    crowds = 0
+    for mine, theirs in zip(itertools.chain(*ours), itertools.chain(*stock), strict=True):
+        assert mine["file_name"] == theirs["file_name"]
+        assert torch.equal(mine["image"], theirs["image"])
+        crowds += (mine["instances"].gt_classes == CROWD_LABEL).sum()
+        assert (theirs["instances"].gt_classes >= 0).all()
+    assert crowds == 12
+
+
+def test_the_trainer_shows_crowds_to_no_other_detector(cfg):
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    for image in itertools.chain(*batches(Trainer, cfg)):
+        assert (image["instances"].gt_classes >= 0).all()

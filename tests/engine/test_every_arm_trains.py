@@ -1,0 +1,75 @@
+"""Every arm of configs/Shapes-Detection takes three steps of the optimizer on two small images."""
+
+import pytest
+import torch
+from detectron2.data.datasets import load_coco_json
+from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
+from detectron2.utils.events import EventStorage
+
+from focal_plugin.data import ShapesSpec, draw_dataset
+from focal_plugin.data.crowds import CrowdDatasetMapper
+
+from ..test_configs import arms_of, load
+
+ARMS = arms_of("Shapes-Detection")
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two images with objects of several sizes and a crowd each, as Detectron2 reads them."""
+    folder = tmp_path_factory.mktemp("images") / "shapes"
+    spec = ShapesSpec(images=2, image_size=64, radius=(6, 28), empty=0, crowds=1, seed=2)
+    draw_dataset(spec, folder)
+    return load_coco_json(str(folder / "annotations.json"), str(folder / "images"))
+
+
+def load_arm(arm):
+    cfg = load(ARMS[arm])
+    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    cfg.INPUT.RANDOM_FLIP = "none"  # the same images for every arm and every run
+    cfg.SOLVER.BASE_LR = 0.005  # there is no warm-up here
+    cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]  # train_net.py counts them
+    return cfg
+
+
+def read_batch(cfg, images):
+    mapper = CrowdDatasetMapper(cfg, is_train=True)
+    return [mapper(image) for image in images]
+
+
+@torch.no_grad()
+def test_the_images_have_an_object_for_each_level(images):
+    """Where a level has none, its gradients are too small to move a parameter in three steps."""
+    cfg = load_arm("fl")
+    model = build_model(cfg)
+    batch = read_batch(cfg, images)
+    features = model.backbone(model.preprocess_image(batch).tensor)
+    anchors = model.anchor_generator([features[name] for name in cfg.MODEL.RETINANET.IN_FEATURES])
+    labels, _ = model.label_anchors(anchors, [x["instances"] for x in batch])
+    for level in torch.stack(labels).split([len(x) for x in anchors], dim=1):
+        assert ((level >= 0) & (level < cfg.MODEL.RETINANET.NUM_CLASSES)).any()
+
+
+@pytest.mark.parametrize("arm", sorted(ARMS))
+def test_losses_and_gradients_are_finite_and_every_parameter_learns(arm, images):
+    cfg = load_arm(arm)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    batch = read_batch(cfg, images)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with EventStorage():
+        for _ in range(STEPS):
+            losses = model(batch)
+            assert set(losses) == {"loss_cls", "loss_box_reg"}
+            assert all(loss.isfinite() and loss > 0 for loss in losses.values()), losses
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            for name, p in model.named_parameters():
+                assert p.grad is not None, name
+                assert p.grad.isfinite().all(), name
+            optimizer.step()
+    unchanged = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert not unchanged

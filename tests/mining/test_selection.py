@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from focal_plugin.mining.selection import highest, survivors_of_nms
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 50, 99, 100, 101, 10_000])
+def test_highest_is_the_head_of_a_stable_sort(count):
+    generator = torch.Generator().manual_seed(count)
+    loss = torch.randint(0, 5, (100,), generator=generator).float()
+    keep = highest(loss, torch.ones(100, dtype=torch.bool), count)
+    expected = loss.argsort(descending=True, stable=True)[:count].sort().values
+    assert torch.equal(keep.nonzero().squeeze(1), expected)
+
+
+def test_candidates_at_minus_infinity_come_before_what_is_no_candidate():
+    loss = torch.full((6,), -float("inf"))
+    candidates = torch.tensor([False, False, True, True, False, True])
+    keep = highest(loss, candidates, 2)
+    assert keep.nonzero().squeeze(1).tolist() == [2, 3]
+
+
+def test_labels_stay_apart_at_negative_coordinates():
+    """torchvision shifts each label by the largest coordinate, and lets these two boxes meet."""
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
+    labels, loss = torch.tensor([0, 1]), torch.tensor([2.0, 1.0])
+    from torchvision.ops import boxes as torchvision_boxes
+
+    naive = torchvision_boxes._batched_nms_coordinate_trick(boxes, loss, labels, 0.5)
+    assert len(naive) == 1, "torchvision was mended: say so"
+    options = {"nms_thresh": 0.5, "pre_nms_topk": 2, "nms_per_label": True}
+    assert survivors_of_nms(loss, labels, boxes, **options).all()
