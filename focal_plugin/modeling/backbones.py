@@ -5,6 +5,8 @@ train from scratch on a laptop. Both are made of Detectron2's own blocks.
 
 from __future__ import annotations
 
+import itertools
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
@@ -48,12 +50,17 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
     `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
 
     Raises:
-        ValueError: a width is not positive, or there is none; or the top block is unknown.
+        ValueError: a width is not positive or that of the stage before, or there is none; or the top block is unknown.
     """
     widths = cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS
     if not widths or min(widths) <= 0:
         raise ValueError(
             f"MODEL.FOCAL.SMALL_RESNET.WIDTHS must be positive channel numbers, got {widths}"
+        )
+    if any(width == next_width for width, next_width in itertools.pairwise(widths)):
+        # Detectron2's BasicBlock has a shortcut, strided or not, between different widths only
+        raise ValueError(
+            f"MODEL.FOCAL.SMALL_RESNET.WIDTHS must differ from stage to stage, got {widths}"
         )
     norm = cfg.MODEL.RESNETS.NORM
     stem = BasicStem(input_shape.channels, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS, norm)

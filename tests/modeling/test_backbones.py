@@ -142,7 +142,8 @@ def test_widths_are_the_channels_of_the_stages(cfg):
     assert [stages[name].channels for name in ("res2", "res3", "res4")] == [8, 16, 32]
 
 
-def test_an_illegal_width_is_an_error_that_names_its_key(cfg):
-    cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [24, 0]
+@pytest.mark.parametrize("widths", [[24, 0], [], [24, 32, 32, 64]])
+def test_illegal_widths_are_an_error_that_names_their_key(cfg, widths):
+    cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = widths
     with pytest.raises(ValueError, match=r"MODEL\.FOCAL\.SMALL_RESNET\.WIDTHS"):
         build_backbone(cfg)

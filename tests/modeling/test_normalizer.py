@@ -98,5 +98,7 @@ def test_options_are_read_from_their_keys():
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     cfg = get_cfg()
     cfg.MODEL.FOCAL.NORMALIZER = "emma"
-    with pytest.raises(KeyError, match=r"MODEL\.FOCAL\.NORMALIZER.*batch, ema, ema_global, fixed, global"):
+    with pytest.raises(
+        KeyError, match=r"MODEL\.FOCAL\.NORMALIZER.*batch, ema, ema_global, fixed, global"
+    ):
         build_normalizer(cfg)

@@ -1,4 +1,4 @@
-"""A small RetinaNet and a batch for it, ours and stock alike."""
+"""Two small RetinaNets and a batch for them, ours and stock alike."""
 
 import torch
 from detectron2.modeling import build_model
@@ -24,6 +24,20 @@ def toy_cfg(*opts):
 def toy_model(*opts):
     torch.manual_seed(0)
     return build_model(toy_cfg(*opts))
+
+
+def tiny_model(*opts):
+    """The laptop's RetinaNet with next to no channels, for what no weight decides: 20 ms a step."""
+    torch.manual_seed(0)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/Base-RetinaNet-Small.yaml"))
+    cfg.MODEL.RETINANET.NUM_CLASSES = 80
+    cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [8, 12, 16, 24]
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.FPN.OUT_CHANNELS = 32  # a group norm has 32 groups
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list(list(opts))
+    return build_model(cfg)
 
 
 def toy_batch(seed=0):
