@@ -1,0 +1,47 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from focal_plugin.data import count_objects
+
+
+@pytest.fixture
+def register():
+    """Registers images, each a list of (category_id, iscrowd), as a data set; forgets it after."""
+    names = []
+
+    def add(name, images):
+        annotations = [
+            {"annotations": [{"category_id": c, "iscrowd": crowd} for c, crowd in image]}
+            for image in images
+        ]
+        DatasetCatalog.register(name, lambda: annotations)
+        names.append(name)
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+
+
+def test_counts_objects_of_all_data_sets_and_no_crowd(register):
+    register("counts_a", [[(0, 0), (2, 0), (2, 0)], []])
+    register("counts_b", [[(2, 0), (0, 1)]])
+    assert count_objects(["counts_a", "counts_b"], num_classes=4) == [1, 0, 3, 0]
+
+
+def test_a_class_that_the_model_has_not_is_an_error(register):
+    register("counts_c", [[(5, 0)]])
+    with pytest.raises(ValueError, match=r"classes \[5\], the model 0\.\.2"):
+        count_objects(["counts_c"], num_classes=3)
+
+
+def test_counts_are_those_of_the_json(tiny_shapes):
+    (file,) = tiny_shapes.glob("*.json")
+    content = json.loads(file.read_text())
+    ids = [category["id"] for category in content["categories"]]
+    expected = [
+        sum(a["category_id"] == i and not a["iscrowd"] for a in content["annotations"]) for i in ids
+    ]
+    assert sum(expected) > 0
+    assert count_objects(["tiny_shapes"], num_classes=5) == expected
