@@ -92,6 +92,29 @@ def reference_sum(elementwise, logits, labels, alpha):
     return (alpha_t * elementwise(torch.sigmoid(x_t), x_t)).sum()
 
 
+def reference_softmax_sum(elementwise, logits, labels, alpha):
+    """Same interface as :func:`reference_sum`, but elementwise(p_c) with p = softmax(x)."""
+    keep = labels >= 0
+    targets = (labels.unsqueeze(-1) == torch.arange(logits.shape[-1])).double()[keep]
+    p_c = (torch.softmax(logits.double()[keep], dim=-1) * targets).sum(-1)
+    is_background = targets[:, -1]
+    alpha_c = 1.0 if alpha is None else alpha + (1 - 2 * alpha) * is_background
+    return (alpha_c * elementwise(p_c)).sum()
+
+
+def random_quality(labels, seed=2):
+    """IoUs (R,), a tenth of them 0, a tenth of them 1."""
+    quality = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed))
+    return ((quality - 0.1) / 0.8).clamp(0, 1)
+
+
+def gradient_norms_per_class(loss, logits, labels):
+    """What autograd says each class got, (K,) each: sums of |gradient| as positive, as negative."""
+    (gradient,) = torch.autograd.grad(loss, logits)
+    targets = one_hot(labels)
+    return (gradient.abs() * targets).sum(0), (gradient.abs() * (1 - targets)).sum(0)
+
+
 def assert_value_and_gradient_match(loss, reference, logits):
     """Compare two scalars and their gradients with respect to ``logits``."""
     (gradient,) = torch.autograd.grad(loss, logits)
