@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..registry import IllegalOptionError, configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_option, signed_loss_per_anchor
+from .one_vs_rest import check_one_per_class, check_option, signed_loss_per_anchor
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -48,7 +48,7 @@ def class_balanced_focal_loss(
     Raises:
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
-    weights = effective_number_weights(samples_per_class, cb_beta).to(logits.device)
+    weights = effective_number_weights(samples_per_class, cb_beta)
     return _per_anchor(logits, labels, weights, check_option("gamma", gamma, low=0)).sum()
 
 
@@ -107,12 +107,8 @@ def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -
 
 
 def _per_anchor(logits: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    if len(weights) != logits.shape[-1]:
-        raise IllegalOptionError(
-            "samples_per_class",
-            f"(MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS) must be {logits.shape[-1]} numbers, "
-            f"got {len(weights)}",
-        )
+    key = ClassBalancedFocalLoss.config_keys["samples_per_class"]
+    weights = check_one_per_class("samples_per_class", key, weights, logits)
     focal = functools.partial(focal_of_signed_logits, gamma=gamma)
     loss = signed_loss_per_anchor(focal, logits, labels, alpha=None)
     weight_of_background = weights.new_ones(1)

@@ -72,25 +72,24 @@ class GradientDensity(nn.Module):
         before it, and nothing is stored.
         """
         index = bin_index(norms, self.bins)
-        counts = mean_over_processes(count_per_bin(index, valid, self.bins))
-        mean, _ = self._blend(counts)
+        counts, mean, _ = self._blend(index, valid)
         return _weight_per_bin(counts, mean)[index]
 
     @torch.no_grad()
     def update(self, norms: Tensor, valid: Tensor) -> None:
         """Store what :meth:`weights` blends."""
-        index = bin_index(norms, self.bins)
-        counts = mean_over_processes(count_per_bin(index, valid, self.bins))
-        mean, evidence = self._blend(counts)
+        _, mean, evidence = self._blend(bin_index(norms, self.bins), valid)
         self.mean.copy_(mean)
         self.evidence.copy_(evidence)
 
-    def _blend(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def _blend(self, index: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts of this step, and what mean and evidence are after it; (bins,) each."""
+        counts = mean_over_processes(count_per_bin(index, valid, self.bins))
         gain = 1 - self.momentum
         seen = counts > 0
         evidence = torch.where(seen, self.momentum * self.evidence + gain, self.evidence)
         rate = torch.where(seen, gain / evidence, torch.zeros_like(evidence))
-        return torch.lerp(self.mean, counts, rate), evidence
+        return counts, torch.lerp(self.mean, counts, rate), evidence
 
 
 def bin_index(norms: Tensor, bins: int) -> Tensor:

@@ -62,7 +62,8 @@ def one_vs_rest(
             one would stall it, a device assertion instead).
     """
     elements = _elements(logits, labels, positive=positive, negative=negative)
-    return OneVsRest(positive=elements.at_label, negative=elements.elsewhere.sum(-1))
+    negative_sum = elements.elsewhere.sum(-1).masked_fill(elements.ignored, 0.0)
+    return OneVsRest(positive=elements.at_label, negative=negative_sum)
 
 
 def sum_per_class(
@@ -80,7 +81,8 @@ def sum_per_class(
         two sums, float32 (K,).
     """
     elements = _elements(logits, labels, positive=positive, negative=negative)
-    negative_sum = elements.elsewhere.flatten(end_dim=-2).sum(0)
+    elsewhere = elements.elsewhere.masked_fill(elements.ignored.unsqueeze(-1), 0.0)
+    negative_sum = elsewhere.flatten(end_dim=-2).sum(0)
     return OneVsRest(
         positive=torch.zeros_like(negative_sum).scatter_add(
             0, elements.classes.flatten(), elements.at_label.flatten()
@@ -91,8 +93,9 @@ def sum_per_class(
 
 class _Elements(NamedTuple):
     at_label: Tensor  # (...), of the logit that the label names; 0 where it names none
-    elsewhere: Tensor  # (..., K), of all logits but that one, where it is 0; 0 where ignored
+    elsewhere: Tensor  # (..., K), of all logits but that one, where it is 0
     classes: Tensor  # (...), the label, or 0 where it names no class
+    ignored: Tensor  # (...), bool: what stands in elsewhere there means nothing
 
 
 def _elements(
@@ -104,21 +107,22 @@ def _elements(
 ) -> _Elements:
     check_inputs(logits, labels, num_classes=logits.shape[-1] if logits.dim() else 0)
     labels = labels.long()
-    ignored = (labels == -1).unsqueeze(-1)
-    has_class = (labels != -1) & (labels != logits.shape[-1])
+    ignored = labels == -1
+    has_class = ~ignored & (labels != logits.shape[-1])
     # Background and ignored anchors point at some column, and leave it as it is. A label out of
     # range still points out of range, so that a GPU's gather refuses it.
     classes = labels.masked_fill(~has_class, 0)
     column = classes.unsqueeze(-1)
 
-    logits = logits.float().masked_fill(ignored, 0.0)
+    logits = logits.float().masked_fill(ignored.unsqueeze(-1), 0.0)
     at_label = positive(logits.gather(-1, column).squeeze(-1), classes)
     loss = negative(logits)
     kept = loss.gather(-1, column).masked_fill(has_class.unsqueeze(-1), 0.0)
     return _Elements(
         at_label=torch.where(has_class, at_label, torch.zeros_like(at_label)),
-        elsewhere=loss.scatter(-1, column, kept).masked_fill(ignored, 0.0),
+        elsewhere=loss.scatter(-1, column, kept),
         classes=classes,
+        ignored=ignored,
     )
 
 
@@ -195,6 +199,22 @@ def check_option(
         above = "" if high == float("inf") else f" and <= {high:g}"
         raise IllegalOptionError(option, f"must be {bound}{above}, got {value}")
     return value
+
+
+def check_one_per_class(option: str, key: str, values: Tensor, logits: Tensor) -> Tensor:
+    """
+    Returns:
+        ``values``, K numbers where there are K logits, on their device.
+
+    Raises:
+        IllegalOptionError: there are more or fewer; the message names the option and its key.
+    """
+    num_classes = logits.shape[-1]
+    if len(values) != num_classes:
+        raise IllegalOptionError(
+            option, f"({key}) must be {num_classes} numbers, one for each class, got {len(values)}"
+        )
+    return values.to(logits.device)
 
 
 def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:

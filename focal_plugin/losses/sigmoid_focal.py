@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..registry import IllegalOptionError, configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_option, signed_loss_per_anchor
+from .one_vs_rest import check_alpha, check_one_per_class, check_option, signed_loss_per_anchor
 
 IMPLEMENTATIONS = ("auto", "eager")
 
@@ -123,11 +123,8 @@ def _per_anchor(
     label_smoothing: float,
 ) -> Tensor:
     if isinstance(alpha, Tensor):
-        if len(alpha) != logits.shape[-1]:
-            raise IllegalOptionError(
-                "class_alpha", f"must be {logits.shape[-1]} numbers, got {len(alpha)}"
-            )
-        alpha = alpha.to(logits.device)
+        key = SigmoidFocalLoss.config_keys["class_alpha"]
+        alpha = check_one_per_class("class_alpha", key, alpha, logits)
     focal = functools.partial(focal_of_signed_logits, gamma=gamma, label_smoothing=label_smoothing)
     return signed_loss_per_anchor(focal, logits, labels, alpha=alpha)
 

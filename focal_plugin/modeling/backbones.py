@@ -50,7 +50,8 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
     `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
 
     Raises:
-        ValueError: a width is not positive or that of the stage before, or there is none; or the top block is unknown.
+        ValueError: a width is not positive or that of the stage before, or there is none; or the
+            top block is unknown.
     """
     widths = cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS
     if not widths or min(widths) <= 0:

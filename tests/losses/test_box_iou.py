@@ -106,10 +106,12 @@ def test_iou_by_hand():
     torch.testing.assert_close(elementwise_iou(boxes, others), torch.tensor([1 / 3, 1.0, 0.0]))
 
 
-def test_small_boxes_have_their_true_iou():
-    """An epsilon added to the area would say .09, as in normalised coordinates it does."""
+@pytest.mark.parametrize("loss", LOSSES)
+def test_small_boxes_have_their_true_overlap(loss):
+    """An epsilon added to the area, as others do, takes a tenth off it here."""
     box = torch.tensor([[0.0, 0.0, 1e-3, 1e-3]])
     assert elementwise_iou(box, box).item() == pytest.approx(1.0)
+    assert loss(box, box).item() == pytest.approx(0.0, abs=1e-6)
     assert torchvision.ops.generalized_box_iou_loss(box, box).item() > 0.05
 
 

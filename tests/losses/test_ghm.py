@@ -70,6 +70,11 @@ def test_weights_sum_to_one_and_every_bin_has_the_same_share(bins):
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
 
 
+def test_weights_are_zero_where_no_row_is_valid():
+    norms, valid = torch.rand(4, K), torch.zeros(4, dtype=torch.bool)
+    assert (density_weights(norms, valid, bins=10) == 0).all()
+
+
 def test_counts_are_exact_where_float32_would_stall():
     index = torch.zeros(1, 1, dtype=torch.int64).expand(2**24 + 2**12, 1)
     counts = count_per_bin(index, torch.ones(len(index), dtype=torch.bool), 2)
@@ -150,7 +155,9 @@ def test_state_survives_a_checkpoint():
 def test_counts_are_the_mean_over_processes(monkeypatch):
     logits, labels = random_batch()
     monkeypatch.setattr(gradient_density, "mean_over_processes", lambda counts: counts * 3)
-    torch.testing.assert_close(GHMLoss()(logits, labels) * 3, ghm_loss(logits, labels))
+    loss = GHMLoss()
+    torch.testing.assert_close(loss(logits, labels) * 3, ghm_loss(logits, labels))
+    assert loss.density.mean.sum().item() == pytest.approx(3 * K * (labels >= 0).sum().item())
 
 
 def test_a_bin_that_only_another_process_fills_counts_as_filled(monkeypatch):

@@ -1,11 +1,13 @@
+import functools
 import itertools
 import math
 
 import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss as fvcore_focal_loss
+from torch.nn import functional as F
 
-from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_loss
+from focal_plugin.losses import SigmoidFocalLoss, sigmoid_cross_entropy_loss, sigmoid_focal_loss
 from focal_plugin.losses.sigmoid_focal import focal_of_signed_logits
 
 from .regimes import (
@@ -112,6 +114,32 @@ def test_oracle_value_of_a_published_demo():
     assert loss.item() == pytest.approx(2.417657, abs=1e-6)
 
 
+def _demo_loss(logits, is_object, gamma=0.5):
+    """The published demo itself: logarithms and powers of a probability, one class, no alpha."""
+    p = torch.sigmoid(logits)
+    positive = -((1 - p) ** gamma) * p.log() * is_object
+    return (positive - p**gamma * (1 - p).log() * (1 - is_object)).sum()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_equals_the_published_demo_in_float64(label):
+    logits = torch.linspace(-80, 16, 385).unsqueeze(-1).requires_grad_()
+    labels = torch.full((len(logits),), label)
+    loss = sigmoid_focal_loss(logits, labels, alpha=None, gamma=0.5)
+    demo = _demo_loss(logits.double(), float(label == 0))
+    assert_value_and_gradient_match(loss, demo, logits)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("logit", [17.0, -120.0])
+def test_is_finite_where_the_published_demo_is_not(logit, label):
+    logits = torch.tensor([[logit]], requires_grad=True)
+    assert not _demo_loss(logits, float(label == 0)).isfinite()
+    loss = sigmoid_focal_loss(logits, torch.tensor([label]), alpha=None, gamma=0.5)
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+
+
 def test_audit_at_initialisation():
     """100k negatives x 80 classes at prior .01: CE sums to 8.0e4, FL(.25, 2) to 6.0."""
     logits = torch.full((100_000, 80), -math.log(99))
@@ -123,7 +151,9 @@ def test_audit_at_initialisation():
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_gradcheck(gamma):
     x_t = torch.linspace(-9, 9, 19, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: focal_of_signed_logits(x, gamma=gamma), x_t)
+    for smoothing in (0.0, 0.1):
+        focal = functools.partial(focal_of_signed_logits, gamma=gamma, label_smoothing=smoothing)
+        assert torch.autograd.gradcheck(focal, x_t)
 
 
 def test_easy_negatives_hold_most_of_cross_entropy_and_little_of_focal_loss():
@@ -136,3 +166,77 @@ def test_easy_negatives_hold_most_of_cross_entropy_and_little_of_focal_loss():
         shares[name] = (easy / loss(logits, labels)).item()
     assert shares["ce"] > 0.98
     assert shares["fl"] < 0.05
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_smoothing_moves_the_targets_of_the_cross_entropy_only(alpha, gamma, smoothing):
+    logits, labels = random_batch()
+    s = smoothing / 2
+    reference = reference_sum(
+        lambda p_t, x_t: -((1 - p_t) ** gamma) * ((1 - s) * p_t.log() + s * (1 - p_t).log()),
+        logits,
+        labels,
+        alpha,
+    )
+    loss = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma, label_smoothing=smoothing)
+    assert_value_and_gradient_match(loss, reference, logits)
+
+
+def test_smoothed_at_gamma_zero_is_cross_entropy_with_smoothed_targets():
+    logits, labels = random_batch()
+    keep = labels >= 0
+    targets = one_hot(labels)[keep] * (1 - 0.2) + 0.2 / 2
+    expected = F.binary_cross_entropy_with_logits(logits.double()[keep], targets, reduction="sum")
+    loss = sigmoid_focal_loss(logits, labels, alpha=None, gamma=0.0, label_smoothing=0.2)
+    assert_value_and_gradient_match(loss, expected, logits)
+
+
+@pytest.mark.parametrize("smoothing", [0.02, 0.2])
+def test_smoothed_cross_entropy_is_smallest_where_p_t_is_the_smoothed_target(smoothing):
+    x_t = torch.logit(torch.tensor([1 - smoothing / 2], dtype=torch.float64)).requires_grad_()
+    loss = focal_of_signed_logits(x_t, gamma=0.0, label_smoothing=smoothing)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, x_t)[0], torch.zeros_like(x_t), rtol=0, atol=1e-12
+    )
+
+
+CLASS_ALPHA = [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_an_alpha_of_each_class_weighs_its_own_logit_in_float64(gamma):
+    logits, labels = random_batch()
+    reference = reference_sum(
+        lambda p_t, x_t: -((1 - p_t) ** gamma) * p_t.log(),
+        logits,
+        labels,
+        torch.tensor(CLASS_ALPHA, dtype=torch.float64),
+    )
+    loss = sigmoid_focal_loss(logits, labels, gamma=gamma, class_alpha=CLASS_ALPHA)
+    assert_value_and_gradient_match(loss, reference, logits)
+
+
+def test_the_module_takes_the_same_class_alpha():
+    logits, labels = random_batch()
+    options = {"class_alpha": CLASS_ALPHA, "label_smoothing": 0.1, "gamma": 0.5}
+    torch.testing.assert_close(
+        SigmoidFocalLoss(**options)(logits, labels), sigmoid_focal_loss(logits, labels, **options)
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.75])
+def test_equal_alphas_are_one_alpha(alpha):
+    logits, labels = random_batch()
+    loss = sigmoid_focal_loss(logits, labels, alpha=None, class_alpha=[alpha] * K)
+    torch.testing.assert_close(loss, sigmoid_focal_loss(logits, labels, alpha=alpha))
+
+
+def test_as_many_alphas_as_classes_or_an_error():
+    with pytest.raises(ValueError, match=f"class_alpha .*must be {K} numbers.* got 2"):
+        sigmoid_focal_loss(*random_batch(), class_alpha=[0.25, 0.75])
+
+
+def test_the_weights_of_the_classes_are_no_part_of_a_checkpoint():
+    assert SigmoidFocalLoss(class_alpha=CLASS_ALPHA).state_dict() == {}

@@ -11,6 +11,7 @@ from .reference import (
     FUNCTIONS,
     MINER_CLASSES,
     NAMES,
+    RATIO_NAMES,
     K,
     call_function,
     mine,
@@ -98,9 +99,10 @@ def test_nothing_is_kept_where_all_anchors_are_ignored(name, scope):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_anchor_and_no_image_give_an_empty_mask(name, shape, scope):
     loss, labels, boxes = torch.zeros(shape), torch.zeros(shape).long(), torch.zeros(*shape, 4)
-    keep = mine(name, loss, labels, boxes, scope=scope)
-    assert keep.shape == shape
-    assert keep.dtype == torch.bool
+    for num_classes in (K, None):
+        keep = MINER_CLASSES[name](num_classes=num_classes, scope=scope)(loss, labels, boxes)
+        assert keep.shape == shape
+        assert keep.dtype == torch.bool
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,6 +120,19 @@ def test_the_background_is_the_largest_label_present_where_nobody_says(name, num
     assert torch.equal(MINER_CLASSES[name](num_classes=num_classes)(*batch), expected)
     image = [x[0] for x in batch]
     assert torch.equal(call_function(name, *image, num_classes=num_classes), expected[0])
+
+
+@pytest.mark.parametrize("name", RATIO_NAMES)
+def test_without_background_the_number_of_classes_must_be_given(name):
+    loss, labels, boxes = random_batch(num_images=1)
+    labels.fill_(2)  # objects only
+    boxes += torch.arange(120.0).view(120, 1) * 100  # far apart
+    expected = {None: 3, K: 32 if name == "OHEMRatioMiner" else 120}
+    for num_classes, num_kept in expected.items():
+        keep = MINER_CLASSES[name](num_classes=num_classes)(loss, labels, boxes)
+        assert keep.sum() == num_kept
+        image = [loss[0], labels[0], boxes[0]]
+        assert torch.equal(call_function(name, *image, num_classes=num_classes), keep[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,6 +189,20 @@ def test_the_random_state_is_left_alone_and_no_graph_is_made(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_off_while_it_selects(name, monkeypatch):
+    enabled = []
+    select = MINER_CLASSES[name].select
+
+    def spy(*args, **kwargs):
+        enabled.append(torch.is_grad_enabled())
+        return select(*args, **kwargs)
+
+    monkeypatch.setattr(MINER_CLASSES[name], "select", spy)
+    mine(name, *random_batch())
+    assert enabled == [False] * 3
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_arguments_are_left_as_they_are(name):
     batch = random_batch()
     copies = [x.clone() for x in batch]
@@ -188,6 +217,14 @@ def test_losses_and_boxes_of_another_precision_are_compared_in_float32(name, dty
     loss, boxes = loss.to(dtype), boxes.to(dtype)
     expected = mine(name, loss.float(), labels, boxes.float())
     assert torch.equal(mine(name, loss, labels, boxes), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_that_differ_by_less_than_float32_holds_are_equal(name):
+    loss, labels, boxes = random_batch(ties=True)
+    rising = loss.double() + torch.linspace(0, 1e-9, loss.shape[1], dtype=torch.float64)
+    expected = mine(name, loss + 1, labels, boxes)
+    assert torch.equal(mine(name, rising + 1, labels, boxes), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

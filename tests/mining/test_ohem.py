@@ -74,7 +74,7 @@ def test_only_the_hardest_enter_the_suppression():
     [
         (50, 40, (10, 30)),  # the quotas
         (4, 40, (4, 12)),  # few positives: few negatives
-        (50, 41, (10, 30)),  # rounded down
+        (50, 43, (10, 30)),  # rounded down
         (90, 80, (20, 10)),  # few negatives: no positive takes their places
         (50, 3, (1, 2)),  # one positive at least
         (50, 1, (1, 0)),

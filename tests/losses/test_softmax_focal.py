@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from focal_plugin.losses import (
+    sigmoid_focal_loss,
+    softmax_cross_entropy_loss,
+    softmax_focal_loss,
+)
+
+from .regimes import (
+    ALPHAS,
+    GAMMAS,
+    K,
+    assert_value_and_gradient_match,
+    random_batch,
+    reference_softmax_sum,
+)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_equals_equation_5_of_a_softmax_in_float64(alpha, gamma):
+    logits, labels = random_batch(columns=K + 1, scale=3.0)
+    reference = reference_softmax_sum(
+        lambda p_c: -((1 - p_c) ** gamma) * p_c.log(), logits, labels, alpha
+    )
+    loss = softmax_focal_loss(logits, labels, alpha=alpha, gamma=gamma)
+    assert_value_and_gradient_match(loss, reference, logits)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gamma_zero_is_softmax_cross_entropy(alpha):
+    logits, labels = random_batch(columns=K + 1)
+    focal = softmax_focal_loss(logits, labels, alpha=alpha, gamma=0.0)
+    plain = softmax_cross_entropy_loss(logits, labels, alpha=alpha)
+    torch.testing.assert_close(focal, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5])
+def test_has_a_gradient_where_the_power_form_has_nan(gamma):
+    logits = torch.tensor([[25.0, 0.0, -3.0], [-5.0, 0.0, 25.0]], requires_grad=True)
+    labels = torch.tensor([0, 2])
+    p_c = torch.softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1))
+    naive = ((1 - p_c) ** gamma * F.cross_entropy(logits, labels, reduction="none")[:, None]).sum()
+    assert naive.isfinite()
+    assert torch.autograd.grad(naive, logits)[0].isnan().any()
+
+    loss = softmax_focal_loss(logits, labels, alpha=None, gamma=gamma)
+    reference = reference_softmax_sum(
+        lambda p_c: -((1 - p_c) ** gamma) * p_c.log(), logits, labels, alpha=None
+    )
+    (gradient,) = torch.autograd.grad(loss, logits)
+    (expected,) = torch.autograd.grad(reference, logits)
+    torch.testing.assert_close(loss.double(), reference, rtol=1e-4, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_one_class_and_background_are_the_sigmoids_focal_loss_of_the_difference(alpha, gamma):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(50, 2, generator=generator) * 4).requires_grad_()
+    labels = torch.randint(-1, 2, (50,), generator=generator)
+    difference = logits[:, :1] - logits[:, 1:]
+    binary = sigmoid_focal_loss(difference, labels, alpha=alpha, gamma=gamma)
+    loss = softmax_focal_loss(logits, labels, alpha=alpha, gamma=gamma)
+    assert_value_and_gradient_match(loss, binary.double(), logits)
+
+
+def test_a_shift_of_all_logits_of_an_anchor_changes_nothing():
+    logits, labels = random_batch(columns=K + 1)
+    shifted = logits + torch.linspace(-50, 50, len(labels)).unsqueeze(-1)
+    torch.testing.assert_close(
+        softmax_focal_loss(shifted, labels), softmax_focal_loss(logits, labels)
+    )
+
+
+def test_the_gradients_of_an_anchor_sum_to_zero():
+    logits, labels = random_batch(columns=K + 1)
+    loss = softmax_focal_loss(logits, labels, alpha=None, gamma=0.5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient.sum(-1), torch.zeros(len(labels)), rtol=0, atol=1e-6)
+
+
+def test_audit_at_initialisation():
+    """100k background anchors at p(background) = .99, of 80 classes: CE 1.0e3, FL(.25, 2) .075."""
+    logits = torch.zeros(100_000, 81)
+    logits[:, -1] = math.log(80 * 99)
+    labels = torch.full((100_000,), 80)
+    cross_entropy = softmax_cross_entropy_loss(logits, labels)
+    assert cross_entropy.item() == pytest.approx(-1e5 * math.log(0.99), rel=1e-4)
+    expected = -1e5 * 0.75 * 0.01**2 * math.log(0.99)
+    assert softmax_focal_loss(logits, labels).item() == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,114 @@
+"""
+Runs functions in two processes that talk through gloo; the functions that tests/modeling/
+test_processes.py runs there, and in its own process to compare.
+
+The processes import this file and not `tests.conftest`, of which each would make a data set folder
+that nobody removes.
+"""
+
+import pickle
+import time
+from datetime import timedelta
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
+from focal_plugin.modeling.normalizer import NORMALIZERS
+
+PROCESSES = 2
+LIMIT_S = 180
+"""Seconds until a hang is a failure; most of what is needed goes into importing."""
+
+
+def in_two_processes(tasks, folder):
+    """
+    Call each function in both processes, one after the other.
+
+    Args:
+        tasks: name -> (function, (its arguments in the first process, and in the second)).
+        folder: an empty one.
+
+    Returns:
+        name -> [what the function returned in the first process, and in the second].
+
+    Raises:
+        TimeoutError: the processes hang; they are killed.
+    """
+    deadline = time.monotonic() + LIMIT_S
+    # As bytes: tensors given as such would be shared by the processes.
+    context = torch.multiprocessing.spawn(
+        _process, (pickle.dumps(tasks), folder), nprocs=PROCESSES, join=False, daemon=True
+    )
+    try:
+        while not context.join(timeout=max(deadline - time.monotonic(), 0)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"two processes have not ended after {LIMIT_S} s")
+    finally:
+        for process in context.processes:
+            process.kill()
+            process.join()
+    of_rank = [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in range(PROCESSES)]
+    return {name: [results[name] for results in of_rank] for name in tasks}
+
+
+def _process(rank, tasks, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'rendezvous'}",
+        rank=rank,
+        world_size=PROCESSES,
+        timeout=timedelta(seconds=LIMIT_S),
+    )
+    results = {
+        name: function(*arguments[rank])
+        for name, (function, arguments) in pickle.loads(tasks).items()
+    }
+    (folder / f"rank{rank}").write_bytes(pickle.dumps(results))
+    distributed.destroy_process_group()
+
+
+def model_gradients(cfg, batch):
+    """The gradient of each parameter; in several processes the one that Detectron2 trains with."""
+    torch.manual_seed(0)
+    model = step = build_model(cfg)
+    if distributed.is_initialized():
+        step = DistributedDataParallel(model, broadcast_buffers=False)
+    with EventStorage():
+        losses = step(batch)
+    sum(losses.values()).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def divisors(name, steps):
+    """What the normaliser gives at each step; ``steps``: positives of each image."""
+    normalizer = NORMALIZERS[name]()
+    return [normalizer(torch.tensor(num_pos)).item() for num_pos in steps]
+
+
+def loss_steps(make_loss, steps):
+    """
+    Returns:
+        a pair for each step: the loss, and its gradient in the first argument; and the buffers
+        after the last step.
+    """
+    loss = make_loss()
+    pairs = []
+    for prediction, truth in steps:
+        prediction = prediction.clone().requires_grad_()
+        value = loss(prediction, truth)
+        pairs.append((value.detach(), torch.autograd.grad(value, prediction)[0]))
+    return pairs, dict(loss.named_buffers())
+
+
+def reductions(statistic):
+    """The sum and the mean, and the statistic as it is after that."""
+    statistic = torch.tensor(statistic, requires_grad=True)
+    total, mean = sum_over_processes(statistic), mean_over_processes(statistic)
+    assert not total.requires_grad
+    assert not mean.requires_grad
+    return total.tolist(), mean.tolist(), statistic.tolist()
