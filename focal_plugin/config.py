@@ -55,6 +55,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.SAMPLES_PER_CLASS = []
     # EqualizedFocalLoss: how much gamma grows for a class without positive gradient
     loss.EFL_SCALE = 8.0
+    # EqualizationLoss: share of all objects below which a class is rare
+    loss.EQL_THRESHOLD = 1.76e-3
     # EqualizationLossV2: slope and middle of its map, and weight of rare positives
     loss.EQL_GAMMA = 12.0
     loss.EQL_MU = 0.8

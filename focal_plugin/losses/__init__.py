@@ -22,6 +22,7 @@ from .build import (
     build_cls_loss,
 )
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
+from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
 from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
 from .ghm import GHMLoss, ghm_loss

@@ -1,0 +1,100 @@
+"""Equalization loss: a rare class is not pushed down by the objects of other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..registry import configurable
+from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .one_vs_rest import check_one_per_class, check_option, one_vs_rest
+from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
+
+
+def equalization_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    samples_per_class: Sequence[int],
+    threshold: float = 1.76e-3,
+) -> Tensor:
+    """
+    Equalization loss (EQL), summed over all classes of all anchors not ignored.
+
+        EQL(x) = sum over j of w_j * -log(p_t,j)
+        w_j    = 0 if class j is rare and the label is another class, else 1
+
+    A class is rare if its share of all objects is below the threshold. Background anchors push
+    every class down, as in cross entropy.
+
+    (arXiv:2003.05176 eq. 4 to 6. There a frequency is the share of images that have the class.)
+
+    Args:
+        logits: (..., K), any floating dtype; computed in float32.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+        samples_per_class: K numbers >= 0, the objects of each class in the training set.
+        threshold: lambda, in [0, 1]; 0 is cross entropy.
+
+    Returns:
+        float32 scalar; 0 with a graph if no anchor is left.
+
+    Raises:
+        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+    """
+    return _per_anchor(logits, labels, _find_rare(samples_per_class, threshold)).sum()
+
+
+@CLS_LOSS_REGISTRY.register()
+class EqualizationLoss(ClassificationLoss):
+    """
+    Module of :func:`equalization_loss`, with the same options.
+
+    Without ``samples_per_class`` it can be built, so that a trained detector can be evaluated where
+    its training set is not, but not called.
+
+    Reported:
+        none on COCO; Mask R-CNN R-50, LVIS v0.5: 16.1 -> 18.6 AP over cross entropy
+    """
+
+    config_keys = {
+        "samples_per_class": "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS",
+        "threshold": "MODEL.FOCAL.CLS_LOSS.EQL_THRESHOLD",
+    }
+
+    @configurable
+    def __init__(
+        self, *, samples_per_class: Sequence[int] = (), threshold: float = 1.76e-3
+    ) -> None:
+        super().__init__()
+        self.samples_per_class = list(samples_per_class)
+        self.threshold = threshold
+        self.register_buffer("rare", _find_rare(samples_per_class, threshold), persistent=False)
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return _per_anchor(logits, labels, self.rare)
+
+
+def _find_rare(samples_per_class: Sequence[int], threshold: float) -> Tensor:
+    """Which classes are rare, bool (K,)."""
+    check_option("threshold", threshold, low=0, high=1)
+    for samples in samples_per_class:
+        check_option("samples_per_class", samples, low=0)
+    samples = torch.tensor(list(samples_per_class), dtype=torch.float64)
+    return samples < threshold * samples.sum()
+
+
+def _per_anchor(logits: Tensor, labels: Tensor, rare: Tensor) -> Tensor:
+    key = EqualizationLoss.config_keys["samples_per_class"]
+    rare = check_one_per_class("samples_per_class", key, rare, logits)
+    is_object = ((labels >= 0) & (labels != logits.shape[-1])).unsqueeze(-1)
+    loss = one_vs_rest(
+        logits,
+        labels,
+        positive=lambda x, _: cross_entropy_of_signed_logits(x),
+        negative=lambda x: cross_entropy_of_signed_logits(-x).masked_fill(is_object & rare, 0.0),
+    )
+    return loss.positive + loss.negative
