@@ -55,13 +55,17 @@ class ConfigurableModule(nn.Module):
         return ", ".join(f"{option}={getattr(self, option)}" for option in self.config_keys)
 
 
-def build_named(classes: Iterable[tuple[str, type]], name_key: str, cfg: CfgNode) -> nn.Module:
+def build_named(
+    classes: Iterable[tuple[str, type]], name_key: str, cfg: CfgNode, *args: Any
+) -> nn.Module:
     """
-    Build the :class:`ConfigurableModule` whose name stands under ``name_key``.
+    Build the part whose name stands under ``name_key``.
 
     Args:
-        classes: (name, class) pairs, such as a registry.
+        classes: (name, class) pairs, such as a registry. A class that has options of its own names
+            their keys in `config_keys`, as :class:`ConfigurableModule` does.
         name_key: full config key.
+        args: what its constructor takes beside the config.
 
     Raises:
         KeyError: no class has that name; the message lists those there are.
@@ -72,7 +76,7 @@ def build_named(classes: Iterable[tuple[str, type]], name_key: str, cfg: CfgNode
     if name not in by_name:
         raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
     try:
-        return by_name[name](cfg)
+        return by_name[name](cfg, *args)
     except IllegalOptionError as error:
         key = by_name[name].config_keys[error.option]
         raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error

@@ -38,5 +38,4 @@ def _keep_crowd(annotation: dict[str, Any]) -> dict[str, Any]:
     """A crowd as an object of the class CROWD_LABEL; anything else as it is."""
     if not annotation.get("iscrowd", 0):
         return annotation
-    kept = {key: value for key, value in annotation.items() if key != "segmentation"}
-    return {**kept, "iscrowd": 0, "category_id": CROWD_LABEL}
+    return {**annotation, "iscrowd": 0, "category_id": CROWD_LABEL}

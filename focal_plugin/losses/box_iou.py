@@ -162,12 +162,13 @@ class CIoULoss(BoxOverlapLoss):
 
 
 def iou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """(V, 4), (V, 4) -> (V,), in the dtype of the boxes; so are the three below."""
+    """1 - IoU of each pair: (V, 4), (V, 4) -> (V,), in the dtype of the boxes."""
     intersection, union = _intersection_and_union(boxes1, boxes2)
     return 1 - intersection / union.clamp(min=EPS)
 
 
 def giou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """GIoU loss of each pair, as :func:`iou_loss_of_boxes`."""
     intersection, union = _intersection_and_union(boxes1, boxes2)
     width, height = _enclosing_sides(boxes1, boxes2)
     hull = width * height
@@ -175,6 +176,7 @@ def giou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def diou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """DIoU loss of each pair, as :func:`iou_loss_of_boxes`."""
     width, height = _enclosing_sides(boxes1, boxes2)
     squared_diagonal = width**2 + height**2
     offset = (boxes1[:, :2] + boxes1[:, 2:] - boxes2[:, :2] - boxes2[:, 2:]) / 2
@@ -183,6 +185,7 @@ def diou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def ciou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """CIoU loss of each pair, as :func:`iou_loss_of_boxes`."""
     angle1, angle2 = _aspect_angle(boxes1), _aspect_angle(boxes2)
     v = 4 / math.pi**2 * (angle1 - angle2) ** 2
     with torch.no_grad():

@@ -97,14 +97,13 @@ def _per_anchor(
 
 @torch.no_grad()
 def _gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
-    """|p - y|, float32 (..., K): of cross entropy in the logit. 1/2 in rows that are ignored."""
+    """|p - y|, float32 (..., K): of cross entropy in the logit; of no meaning where ignored."""
     num_classes = logits.shape[-1] if logits.dim() else 0
     check_inputs(logits, labels, num_classes=num_classes)
     labels = labels.long()
-    ignored = labels == -1
-    has_class = ~ignored & (labels != num_classes)
-    column = labels.masked_fill(~has_class, 0).unsqueeze(-1)
+    has_class = ((labels != -1) & (labels != num_classes)).unsqueeze(-1)
+    column = labels.unsqueeze(-1).masked_fill(~has_class, 0)
 
-    norms = torch.sigmoid(logits.float()).masked_fill_(ignored.unsqueeze(-1), 0.5)
+    norms = torch.sigmoid(logits.float())
     at_label = norms.gather(-1, column)
-    return norms.scatter_(-1, column, torch.where(has_class.unsqueeze(-1), 1 - at_label, at_label))
+    return norms.scatter_(-1, column, torch.where(has_class, 1 - at_label, at_label))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses.build import CLS_LOSS_REGISTRY, ClassificationLoss
-from ..registry import IllegalOptionError, Registry, configurable
+from ..registry import IllegalOptionError, Registry, build_named, configurable
 
 RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD")
 RETINANET_HEAD_REGISTRY.__doc__ = """
@@ -48,17 +48,7 @@ def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Modul
         KeyError: no head has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    heads, name = dict(RETINANET_HEAD_REGISTRY), cfg.MODEL.FOCAL.HEAD.NAME
-    if name not in heads:
-        names = ", ".join(sorted(heads))
-        raise KeyError(f"MODEL.FOCAL.HEAD.NAME = {name!r} is not one of {names}")
-    try:
-        return heads[name](cfg, input_shape)
-    except IllegalOptionError as error:
-        key = heads[name].config_keys[error.option]
-        raise ValueError(
-            f"{key} {error.requirement} (with MODEL.FOCAL.HEAD.NAME = {name!r})"
-        ) from error
+    return build_named(RETINANET_HEAD_REGISTRY, "MODEL.FOCAL.HEAD.NAME", cfg, input_shape)
 
 
 @RETINANET_HEAD_REGISTRY.register()

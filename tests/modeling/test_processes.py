@@ -243,7 +243,10 @@ def test_buffers_are_the_same_in_both_processes(both, name):
 
 def test_reductions_are_over_processes_without_gradient_and_leave_their_input(both):
     total, mean = [11.0, -2.0], [5.5, -1.0]
-    assert both["reductions"] == [(total, mean, [1.0, 2.0]), (total, mean, [10.0, -4.0])]
+    assert both["reductions"] == [
+        (total, mean, [1.0, 2.0], False),
+        (total, mean, [10.0, -4.0], False),
+    ]
 
 
 @pytest.mark.parametrize("reduce", [sum_over_processes, mean_over_processes])
