@@ -84,7 +84,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.NAME = ""
     # Anchors kept of an image (OHEMMiner, OHEMRatioMiner, TopKMiner)
     mining.NUM_KEEP = 128
-    # "image", or "batch": num_keep * N are kept of all images together
+    # "image", or "batch": num_keep * N are kept of all N images of the process together
     mining.SCOPE = "image"
     # Suppression by loss (OHEMMiner, OHEMRatioMiner): IoU above which the lower loss goes; anchors
     # that enter it; "decoded" boxes or "anchors"; within each label only, or among all
@@ -99,7 +99,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.RANK_BY = "cls"
     # The box loss: of "all" positives, or of the "kept" ones
     mining.BOX_LOSS_ON = "all"
-    # The classification loss is divided by the "normalizer", or by the number of anchors "kept"
+    # The classification loss is divided by the "normalizer", or by the number of anchors "kept" in
+    # the batch of the process
     mining.DIVIDE_BY = "normalizer"
 
     # Head: a name in RETINANET_HEAD_REGISTRY. Depth, norm and prior are Detectron2's keys

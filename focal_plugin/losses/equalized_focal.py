@@ -64,6 +64,9 @@ class EqualizedFocalLoss(ClassificationLoss):
         undivided, so that it knows nothing of hooks, levels or gradient accumulation. The ratio
         that a step learns is used from the next step on.
 
+        A bias moves by the difference of its positive and negative gradients, so that over a long
+        time the two sums are close. Where no ratio falls below 1, this is focal loss.
+
     Reported:
         none on COCO; RetinaNet-like R-50, LVIS v1: 25.7 -> 27.5 AP over focal loss
     """

@@ -27,5 +27,5 @@ def mean_over_processes(statistic: Tensor) -> Tensor:
     """
     total = sum_over_processes(statistic)
     if distributed.is_available() and distributed.is_initialized():
-        total /= distributed.get_world_size()
+        total = total / distributed.get_world_size()
     return total
