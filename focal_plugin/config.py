@@ -23,7 +23,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     new_node = type(cfg)  # yacs merges only nodes of the same class
     node = cfg.MODEL.FOCAL = new_node()
 
-    # Classification loss: a name in CLS_LOSS_REGISTRY. alpha and gamma: see above.
+    # Classification loss: a name in CLS_LOSS_REGISTRY. alpha and gamma: see above; under cross
+    # entropy, sigmoid or softmax, FOCAL_LOSS_ALPHA's default of 0.25 has to be set to -1
     loss = node.CLS_LOSS = new_node()
     loss.NAME = "SigmoidFocalLoss"
     # What the loss is multiplied by
@@ -92,7 +93,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.PRE_NMS_TOPK = 4096
     mining.NMS_BOXES = "decoded"
     mining.NMS_PER_LABEL = False
-    # Negatives for one positive (OHEMRatioMiner, SSDMiner), and on an image without positives
+    # Negatives for one positive (OHEMRatioMiner, SSDMiner), and where no positive is kept
     mining.NEG_POS_RATIO = 3.0
     mining.EMPTY_IMAGE_NEGATIVES = 3
     # Rank by the classification loss, or by "cls_and_box"
@@ -100,7 +101,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # The box loss: of "all" positives, or of the "kept" ones
     mining.BOX_LOSS_ON = "all"
     # The classification loss is divided by the "normalizer", or by the number of anchors "kept" in
-    # the batch of the process
+    # the batch of the process; one that is a mean already, GHMLoss, by neither
     mining.DIVIDE_BY = "normalizer"
 
     # Head: a name in RETINANET_HEAD_REGISTRY. Depth, norm and prior are Detectron2's keys

@@ -39,9 +39,8 @@ PAGE = ROOT / "docs" / "catalogue.md"
 MEASURED = ROOT / "docs" / "catalogue.json"
 SPEC = ROOT / "configs" / "comparisons" / "catalogue.yaml"
 BASES = {"ohem": "ce", "ohem_1_3": "ce", "ssd_3_1": "ce", "top_k": "ce"}
-BASES |= {"p6_p5": "p6_res5", "p6_maxpool": "p6_res5"}
+BASES |= {"p6_p5": "p6_res5", "p6_maxpool": "p6_res5", "norm_global": "norm_batch"}
 NOT_A_CHOICE = {"OUTPUT_DIR", "SEED"}
-SAME_IN_ONE_PROCESS = {"norm_global": "norm_batch", "norm_ema_global": "fl"}
 
 
 @dataclass(frozen=True)
@@ -199,11 +198,13 @@ def arm_table(arms: dict[str, Any]) -> str:
             rows.append([arm, base, "<br>".join(keys), ap_of(arm), *[""] * 5])
             continue
         ap, reference = results[arm]["ap"], results[base]["ap"]["AP"]
-        numbers = [ap[name] for name in ("AP", "AP50", "AP75", "APs", "APm")]
+        numbers = [ap[name] for name in ("AP50", "AP75", "APs", "APm")]
         compares = arm != base and None not in (ap["AP"], reference)
         gain = f"{ap['AP'] - reference:+.1f}" if compares else ""
         reference_arm = base if arm != base else ""
-        rows.append([arm, reference_arm, "<br>".join(keys), *map(percent, numbers), gain])
+        rows.append(
+            [arm, reference_arm, "<br>".join(keys), ap_of(arm), *map(percent, numbers), gain]
+        )
     header = [
         "arm",
         "reference",
@@ -249,10 +250,12 @@ def take_over(table: Path) -> None:
 
 
 def ap_of(arm: str) -> str:
-    """AP of an arm, or the arm that it is the same as."""
-    if arm in measured():
-        return percent(measured()[arm]["ap"]["AP"])
-    return f"as {SAME_IN_ONE_PROCESS[arm]}" if arm in SAME_IN_ONE_PROCESS else "not measured"
+    """AP of an arm, with a remark where it is another's, digit by digit."""
+    if arm not in measured():
+        return "not measured"
+    ap, base = measured()[arm]["ap"], BASES.get(arm, "fl")
+    same = arm != base and ap == measured().get(base, {}).get("ap")
+    return percent(ap["AP"]) + (f" (exactly {base}'s)" if same else "")
 
 
 def percent(value: float | None) -> str:

@@ -91,7 +91,7 @@ def balanced_l1_of_errors(error: Tensor, *, alpha: float, gamma: float, beta: fl
     b = math.expm1(gamma / alpha)
     # The curve up to beta, slope gamma for what lies above it.
     below = error.clamp(max=beta)
-    scaled = below * (b / beta)
+    scaled = below / beta * b  # in this order, it is at most b
     curve = alpha * beta / b * (scaled + 1) * torch.log1p(scaled) - alpha * below
     return curve + gamma * (error - below)
 

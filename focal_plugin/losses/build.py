@@ -102,18 +102,22 @@ class ClassificationLoss(ConfigurableModule):
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """What a :attr:`stateful` loss learns from a step: moves its buffers, by no gradient."""
 
+    def observe(self, logits: Tensor, labels: Tensor) -> None:
+        """:meth:`update`, in training mode; what ends every forward, and every step without one."""
+        if self.training:
+            self.update(logits, labels)
+
     @torch.jit.unused  # training only: keeps the exported detector the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
         """
-        Same arguments as :meth:`per_anchor`, but summed over all anchors that are not ignored. In
-        training mode it ends with :meth:`update`.
+        Same arguments as :meth:`per_anchor`, but summed over all anchors that are not ignored. It
+        ends with :meth:`observe`.
 
         Returns:
             float32 scalar; 0 with a graph if no anchor is left.
         """
         loss = self.per_anchor(logits, labels, quality=quality).sum()
-        if self.training:
-            self.update(logits, labels)
+        self.observe(logits, labels)
         return loss
 
 
@@ -147,16 +151,19 @@ class BoxLoss(ConfigurableModule):
     def update(self, pred: Tensor, target: Tensor) -> None:
         """What a :attr:`stateful` loss learns from a step: moves its buffers, by no gradient."""
 
+    def observe(self, pred: Tensor, target: Tensor) -> None:
+        """:meth:`update`, in training mode; what ends every forward, and every step without one."""
+        if self.training:
+            self.update(pred, target)
+
     @torch.jit.unused  # training only: keeps the exported detector the stock one
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """
-        Same arguments as :meth:`per_box`, but summed over all boxes. In training mode it ends with
-        :meth:`update`.
+        Same arguments as :meth:`per_box`, but summed over all boxes. It ends with :meth:`observe`.
 
         Returns:
             float32 scalar; 0 with a graph if there is no box.
         """
         loss = self.per_box(pred, target).sum()
-        if self.training:
-            self.update(pred, target)
+        self.observe(pred, target)
         return loss

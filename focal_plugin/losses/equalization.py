@@ -35,7 +35,8 @@ def equalization_loss(
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
         samples_per_class: K numbers >= 0, the objects of each class in the training set.
-        threshold: lambda, in [0, 1]; 0 is cross entropy.
+        threshold: lambda, in [0, 1]; 0 is cross entropy. The default is the paper's, for shares of
+            images; a share of objects is another number, smaller or larger.
 
     Returns:
         float32 scalar; 0 with a graph if no anchor is left.

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..registry import IllegalOptionError, configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .gradient_ratio import GradientRatio
-from .one_vs_rest import check_option, one_vs_rest, sum_per_class
+from .one_vs_rest import check_one_per_class, check_option, one_vs_rest, sum_per_class
 from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
 
 BALANCED = 100.0
@@ -37,7 +37,7 @@ def equalization_loss_v2(
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        gradient_ratio: (K,), G, >= 0. None: balanced, all weights are 1.
+        gradient_ratio: (K,), G >= 0. None: balanced, all weights are 1.
         gamma: slope of f, >= 0.
         mu: middle of f, finite.
         alpha: extra weight of the positives of a class without positive gradient, >= 0.
@@ -115,6 +115,8 @@ def map_of_ratio(gradient_ratio: Tensor, *, gamma: float, mu: float) -> Tensor:
 
 
 def _per_anchor(logits: Tensor, labels: Tensor, f: Tensor, alpha: float) -> Tensor:
+    key = EqualizationLossV2.config_keys["num_classes"]
+    f = check_one_per_class("gradient_ratio", key, f, logits)
     loss = one_vs_rest(
         logits,
         labels,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .gradient_ratio import GradientRatio
-from .one_vs_rest import check_alpha, check_option, one_vs_rest, sum_per_class
+from .one_vs_rest import check_alpha, check_one_per_class, check_option, one_vs_rest, sum_per_class
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -133,6 +133,8 @@ def _gamma_of_classes(gradient_ratio: Tensor, gamma: float, scale: float) -> Ten
 def _per_anchor(
     logits: Tensor, labels: Tensor, alpha: float | None, gamma: float, gamma_j: Tensor
 ) -> Tensor:
+    key = EqualizedFocalLoss.config_keys["num_classes"]
+    gamma_j = check_one_per_class("gradient_ratio", key, gamma_j, logits)
     weight = gamma_j / gamma
     loss = one_vs_rest(
         logits,

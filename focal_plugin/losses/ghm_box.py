@@ -14,6 +14,9 @@ from .build import BOX_LOSS_REGISTRY, BoxLoss
 from .gradient_density import GradientDensity, check_bins, density_weights
 from .one_vs_rest import check_option
 
+MIN_MU = 1e-9
+"""Its square is a float32 that is not 0."""
+
 
 def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 10) -> Tensor:
     """
@@ -29,7 +32,7 @@ def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 
     Args:
         pred: (V, 4), regression deltas; computed in float32.
         target: (V, 4), deltas of the matched ground truth.
-        mu: error at which the gradient has left its straight part, > 0.
+        mu: error at which the gradient has left its straight part, >= 1e-9.
         bins: equal bins of g in [0, 1], an integer >= 1; 1 is the mean of ASL1.
 
     Returns:
@@ -39,7 +42,7 @@ def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 
     Raises:
         ValueError: an option outside its legal range, or shapes that do not fit.
     """
-    mu = check_option("mu", mu, low=0, open_low=True)
+    mu = check_option("mu", mu, low=MIN_MU)
     weights_of = functools.partial(density_weights, bins=check_bins(bins))
     return _per_box(absolute_errors(pred, target), mu, weights_of).sum()
 
@@ -71,7 +74,7 @@ class GHMBoxLoss(BoxLoss):
             momentum: weight of the old counts, in [0, 1).
         """
         super().__init__()
-        self.mu = check_option("mu", mu, low=0, open_low=True)
+        self.mu = check_option("mu", mu, low=MIN_MU)
         self.bins = bins
         self.momentum = momentum
         self.density = GradientDensity(bins=bins, momentum=momentum)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..registry import IllegalOptionError
+from .one_vs_rest import check_option
 from .processes import mean_over_processes
 
 
@@ -19,8 +21,13 @@ class GradientRatio(nn.Module):
         Args:
             num_classes: K.
             initial: the ratio of a class that has had no negative gradient yet.
+
+        Raises:
+            IllegalOptionError: num_classes is not an integer >= 1.
         """
         super().__init__()
+        if num_classes != int(check_option("num_classes", num_classes, low=1)):
+            raise IllegalOptionError("num_classes", f"must be an integer, got {num_classes}")
         self.initial = initial
         self.register_buffer("positive", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("negative", torch.zeros(num_classes, dtype=torch.float64))

@@ -52,7 +52,7 @@ def one_vs_rest(
             and its result is dropped.
         negative: loss of a logit whose class is not the label's: float32 (..., K) -> (..., K).
 
-    Both must be finite, gradient included, for every finite logit.
+    Both must be finite, gradient included, for every logit up to 1e30.
 
     Returns:
         the two sums; the logits of ignored anchors (NaN included) reach neither.
@@ -245,13 +245,14 @@ def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -
 
     Raises:
         ValueError: there is none, its shape is not that of the labels, or (looked for on the CPU
-            only) one of an anchor with a class is outside [0, 1].
+            only) one of an anchor with a class is outside [0, 1]. NaN, which a diverged network
+            gives, is left to the loss to show.
     """
     if quality is None or quality.shape != labels.shape:
         shape = None if quality is None else tuple(quality.shape)
         raise ValueError(f"quality must be {tuple(labels.shape)} like labels, got {shape}")
     has_class = (labels >= 0) & (labels != num_classes)
     quality = quality.detach().float().masked_fill(~has_class, 0.0)
-    if quality.device.type == "cpu" and not ((quality >= 0) & (quality <= 1)).all():
+    if quality.device.type == "cpu" and ((quality < 0) | (quality > 1)).any():
         raise ValueError("quality must be in [0, 1] where the label is a class")
     return quality

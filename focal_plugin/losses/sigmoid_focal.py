@@ -54,10 +54,10 @@ def sigmoid_focal_loss(
     Note:
         Computed in log space, (1 - p_t)^gamma = exp(-gamma * softplus(x_t)). The power form, with
         1 - p_t rounded to 0, has a NaN gradient for every 0 < gamma < 1 from x_t = 17 on; this one
-        is finite in value and gradient for every gamma >= 0 and every finite logit.
+        is finite in value and gradient for every gamma >= 0 and every logit up to 1e30.
 
         Tutorials like to show gamma = 0.5 without alpha, for one class, from log(sigmoid(x)). That
-        is this loss with alpha=None and gamma=0.5, wherever it is defined at all (-90 < x < 16.6).
+        is this loss with alpha=None and gamma=0.5, wherever it is defined at all (-88 < x < 16.6).
     """
     _check_impl(impl)
     return _per_anchor(

@@ -41,6 +41,10 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
     """
     Module of :func:`softmax_cross_entropy_loss`, with the same options.
 
+    Note:
+        The key of alpha is Detectron2's, whose default of 0.25 belongs to focal loss. Plain cross
+        entropy is this loss and `MODEL.RETINANET.FOCAL_LOSS_ALPHA -1`.
+
     Reported:
         none for RetinaNet
     """

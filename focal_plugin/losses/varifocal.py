@@ -81,7 +81,7 @@ def _per_anchor(
 
     def positive(x: Tensor, _: Tensor) -> Tensor:
         # -y log(p) - (1 - y) log(1 - p) = softplus(x) - y x
-        return torch.where(target > 0, target * (F.softplus(x) - target * x), negative(x))
+        return torch.where(target == 0, negative(x), target * (F.softplus(x) - target * x))
 
     loss = one_vs_rest(logits, labels, positive=positive, negative=negative)
     return loss.positive + loss.negative

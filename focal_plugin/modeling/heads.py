@@ -51,6 +51,16 @@ def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Modul
     return build_named(RETINANET_HEAD_REGISTRY, "MODEL.FOCAL.HEAD.NAME", cfg, input_shape)
 
 
+def check_prior_prob(cfg: CfgNode) -> None:
+    """
+    Raises:
+        ValueError: `MODEL.RETINANET.PRIOR_PROB` is not in (0, 1).
+    """
+    prior_prob = cfg.MODEL.RETINANET.PRIOR_PROB
+    if not 0 < prior_prob < 1:
+        raise ValueError(f"MODEL.RETINANET.PRIOR_PROB must be in (0, 1), got {prior_prob}")
+
+
 @RETINANET_HEAD_REGISTRY.register()
 class FocalRetinaNetHead(RetinaNetHead):
     """
@@ -221,6 +231,10 @@ class SoftmaxClassifier(nn.Conv2d):
 
     Softmax does not change when all logits move, so that cat([z, 0]) stands for x. And sigmoid(s_k)
     is the softmax of x at k, so that what reads sigmoid scores (decoding, export) reads these.
+
+    Note:
+        Detectron2 v0.5 draws pictures of training (`VIS_PERIOD`) from what the head says in
+        training. The scores in them are p_k / (p_k + p_bg).
     """
 
     def __init__(
@@ -329,7 +343,8 @@ class PerLevelBatchNorm(nn.ModuleList):
         y = weight * (x - mean_i) / sqrt(var_i + eps) + bias
 
     The levels are told apart by their order: call i is level i mod L, so that a tower must be
-    applied to all L levels, in order, whenever it is applied. State-dict keys and values are those
+    applied to all L levels, in order, whenever it is applied; a pass that an exception ends leaves
+    them out of step, as in Detectron2's own. State-dict keys and values are those
     of `CycleBatchNormList` in Detectron2's main branch, which v0.5 has not.
     """
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ..losses import build_box_loss, build_cls_loss, elementwise_iou
 from ..mining import build_miner
-from .heads import build_retinanet_head
+from .heads import build_retinanet_head, check_prior_prob
 from .matcher import build_anchor_matcher, split_crowds
 from .normalizer import build_normalizer
 
@@ -77,14 +77,17 @@ class FocalRetinaNet(RetinaNet):
 
         Raises:
             ValueError: the loss wants softmax logits and the head gives sigmoid ones, or the other
-                way round.
+                way round; or a name in ``loss_weight`` is unknown.
         """
         super().__init__(**kwargs)
         if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
                 f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "
-                f"{type(self.head).__name__} has not (MODEL.FOCAL.HEAD.NAME)"
+                f"{type(self.head).__name__} has {not cls_loss.softmax} (MODEL.FOCAL.HEAD.NAME)"
             )
+        unknown = (loss_weight or {}).keys() - {"loss_cls", "loss_box_reg"}
+        if unknown:
+            raise ValueError(f"loss_weight is for loss_cls and loss_box_reg, got {sorted(unknown)}")
         self.cls_loss = cls_loss
         self.box_loss = box_loss
         self.normalizer = normalizer
@@ -94,8 +97,8 @@ class FocalRetinaNet(RetinaNet):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_prior_prob(cfg)  # stock builds a head too, and fails with less to say
         stock = super().from_config(cfg)
-        focal = cfg.MODEL.FOCAL
         return {
             **stock,
             "head": _build_head(cfg, stock["backbone"].output_shape(), stock["head"]),
@@ -105,8 +108,8 @@ class FocalRetinaNet(RetinaNet):
             "normalizer": build_normalizer(cfg),
             "miner": build_miner(cfg),
             "loss_weight": {
-                "loss_cls": focal.CLS_LOSS.WEIGHT,
-                "loss_box_reg": focal.BOX_LOSS.WEIGHT,
+                "loss_cls": _weight(cfg, "CLS_LOSS"),
+                "loss_box_reg": _weight(cfg, "BOX_LOSS"),
             },
             "ignores_crowds": _ignores_crowds(cfg),
         }
@@ -193,7 +196,7 @@ class FocalRetinaNet(RetinaNet):
             return loss if self.cls_loss.own_normalizer else loss / divisors[0]
         loss = sum(self.cls_loss.per_anchor(x, y, quality=q).sum(1) for x, y, q in per_level)
         for x, y, _ in per_level:
-            self.cls_loss.update(x, y)
+            self.cls_loss.observe(x, y)
         return (loss / divisors).sum()
 
     def _parts(self, logits: list[Tensor], labels: Tensor, quality: Tensor | None) -> Any:
@@ -211,7 +214,7 @@ class FocalRetinaNet(RetinaNet):
             return loss if self.box_loss.own_normalizer else loss / divisors[0]
         divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
         loss = (self.box_loss.per_box(pred, target) / divisor_of_box).sum()
-        self.box_loss.update(pred, target)
+        self.box_loss.observe(pred, target)
         return loss
 
     def _box_pairs(self, batch: _Batch, positives: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,6 +263,13 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
     shared = [key for key in ours if key in stock and ours[key].shape == stock[key].shape]
     head.load_state_dict({**ours, **{key: stock[key] for key in shared}})
     return head
+
+
+def _weight(cfg: CfgNode, node: str) -> float:
+    weight = cfg.MODEL.FOCAL[node].WEIGHT
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"MODEL.FOCAL.{node}.WEIGHT must be >= 0, got {weight}")
+    return weight
 
 
 def _ignores_crowds(cfg: CfgNode) -> bool:

@@ -64,7 +64,7 @@ def test_leading_shape_does_not_matter(loss, random_batch):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("magnitude", [17.0, 100.0, 1e4])
+@pytest.mark.parametrize("magnitude", [17.0, 100.0, 1e4, 1e30])
 def test_value_and_gradient_are_finite_at_extreme_logits(name, columns, gamma, magnitude):
     options = {"gamma": gamma} if has_option(name, "gamma") else {}
     if name in {"SigmoidFocalStarLoss", "EqualizedFocalLoss"} and gamma == 0:

@@ -13,6 +13,7 @@ from .regimes import LOSS_CLASSES, call, function_of, has_option, make, num_logi
 NAN, INF = float("nan"), float("inf")
 # What is illegal for a key, beside NaN, which is so for every number. Where two losses share a key.
 ILLEGAL = {
+    "MODEL.RETINANET.NUM_CLASSES": [0, -1],
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": [-0.5, 1.5],
     "MODEL.RETINANET.FOCAL_LOSS_GAMMA": [-1.0, INF],
     "MODEL.FOCAL.CLS_LOSS.ASL_CLIP": [-0.1, 1.0],
@@ -83,11 +84,16 @@ def test_alpha_minus_one_is_off_as_in_detectron2(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
 @pytest.mark.parametrize(
-    "quality", [None, torch.zeros(3), torch.full((200,), 1.5), torch.full((200,), NAN)]
+    "quality", [None, torch.zeros(3), torch.full((200,), 1.5), torch.full((200,), -0.1)]
 )
 def test_a_quality_that_is_none_is_refused(name, quality):
     with pytest.raises(ValueError, match="quality must be"):
         LOSS_CLASSES[name]()(*batch_for(name), quality=quality)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
+def test_the_quality_of_a_diverged_box_shows_in_the_loss_not_in_an_error(name):
+    assert LOSS_CLASSES[name]()(*batch_for(name), quality=torch.full((200,), NAN)).isnan()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])

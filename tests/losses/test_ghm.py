@@ -92,10 +92,15 @@ def test_weights_of_a_constant_histogram_are_right_from_the_first_step_on():
     """An EMA that starts at 0 and is not corrected has them too big by 1 / (1 - momentum^step)."""
     logits, labels = random_batch()
     loss, expected = GHMLoss(momentum=0.75), ghm_loss(logits, labels)
-    uncorrected, factors = 0.0, []
+    running, factors = [0.0] * 30, []
+
+    def uncorrected(bin, count):
+        running[bin] = 0.75 * running[bin] + 0.25 * count.item()
+        return running[bin]
+
     for _ in range(3):
-        uncorrected = 0.75 * uncorrected + 0.25 * 1.0  # of a count of 1
-        factors.append(1 / uncorrected)
+        naive = _reference(logits, labels, 30, uncorrected)
+        factors.append((naive / expected).item())
         torch.testing.assert_close(loss(logits, labels), expected)
     assert factors == pytest.approx([4.0, 2.29, 1.73], abs=5e-3)
 

@@ -42,7 +42,7 @@ def test_one_class_and_background_are_binary_cross_entropy_of_the_difference(alp
 
 def test_a_shift_of_all_logits_of_an_anchor_changes_nothing():
     logits, labels = random_batch(columns=K + 1)
-    shift = torch.linspace(-50, 50, len(labels)).unsqueeze(-1)
+    shift = torch.linspace(-200, 200, len(labels)).unsqueeze(-1)  # exp(200) is inf
     shifted = (logits.detach() + shift).requires_grad_()
     loss, expected = (softmax_cross_entropy_loss(x, labels) for x in (shifted, logits))
     torch.testing.assert_close(loss, expected)
@@ -50,7 +50,7 @@ def test_a_shift_of_all_logits_of_an_anchor_changes_nothing():
         torch.autograd.grad(loss, shifted)[0],
         torch.autograd.grad(expected, logits)[0],
         rtol=1e-4,
-        atol=1e-5,
+        atol=1e-4,
     )
 
 

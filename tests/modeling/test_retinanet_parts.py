@@ -15,6 +15,7 @@ from focal_plugin.losses import (
     softmax_focal_loss,
 )
 from focal_plugin.mining import MINER_REGISTRY, top_k_keep_mask
+from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
 from .toy import gradients_of, losses_of, tiny_model, toy_batch, toy_cfg
@@ -376,6 +377,35 @@ def test_a_weight_scales_its_own_loss(part, batch):
     weighted = losses_of(tiny_model(f"MODEL.FOCAL.{part}.WEIGHT", 2.5), batch)
     for key, loss in weighted.items():
         torch.testing.assert_close(loss, plain[key] * (2.5 if key == name else 1))
+
+
+@pytest.mark.parametrize("part", ["CLS_LOSS", "BOX_LOSS"])
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_an_illegal_weight_names_its_key(part, weight):
+    with pytest.raises(ValueError, match=rf"MODEL\.FOCAL\.{part}\.WEIGHT"):
+        tiny_model(f"MODEL.FOCAL.{part}.WEIGHT", weight)
+
+
+def test_a_weight_of_no_loss_is_refused():
+    explicit = FocalRetinaNet.from_config(toy_cfg())
+    with pytest.raises(ValueError, match=r"\['loss_box'\]"):
+        FocalRetinaNet(**{**explicit, "loss_weight": {"loss_box": 2.0}})
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1])
+@pytest.mark.parametrize("head", ["FocalRetinaNetHead", "RetinaNetHead"])
+def test_an_illegal_prior_names_its_key(head, prior):
+    with pytest.raises(ValueError, match=r"MODEL\.RETINANET\.PRIOR_PROB"):
+        tiny_model("MODEL.RETINANET.PRIOR_PROB", prior, "MODEL.FOCAL.HEAD.NAME", head)
+
+
+@pytest.mark.parametrize("normalizer", ["ema", "per_image"])
+def test_a_loss_in_evaluation_mode_learns_nothing(normalizer, batch):
+    opts = [LOSS, "EqualizedFocalLoss", NORMALIZER, normalizer]
+    model = tiny_model(*opts)
+    model.cls_loss.eval()
+    losses_of(model, batch)
+    assert (model.cls_loss.gradients.negative == 0).all()
 
 
 @pytest.mark.parametrize("normalizer", ["ema", "per_image"])
