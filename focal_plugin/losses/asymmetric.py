@@ -25,8 +25,8 @@ def asymmetric_loss(
         positive: (1 - p)^gamma_pos * -log(p)
         negative: p_m^gamma_neg * -log(1 - p_m),  p_m = max(p - clip, 0)
 
-    (arXiv:2009.14119 eq. 7. Its own code sums over a batch and divides by nothing; in a detector
-    the sum is divided as any other.)
+    (arXiv:2009.14119 section 2. Its own code sums over a batch and divides by nothing; in a
+    detector the sum is divided as any other.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.

@@ -32,7 +32,7 @@ def class_balanced_focal_loss(
     has no background; here a background anchor has the weight 1, the mean of all classes, and
     counts for no n_c. The weight takes the place of alpha.
 
-    (arXiv:1901.05555 eq. 2 and section 4.)
+    (arXiv:1901.05555 sections 3 and 4.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
@@ -99,7 +99,6 @@ def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -
         raise IllegalOptionError("cb_beta", f"must be in [0, 1), got {cb_beta}")
     for samples in samples_per_class:
         check_option("samples_per_class", samples, low=0)
-    # 1 - beta^n without the cancellation of beta near 1
     log_beta = math.log(cb_beta) if cb_beta > 0 else -math.inf
     inverse = [-1 / math.expm1(max(samples, 1) * log_beta) for samples in samples_per_class]
     weights = torch.tensor(inverse, dtype=torch.float64)

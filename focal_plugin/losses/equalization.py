@@ -29,7 +29,7 @@ def equalization_loss(
     A class is rare if its share of all objects is below the threshold. Background anchors push
     every class down, as in cross entropy.
 
-    (arXiv:2003.05176 eq. 4 to 6. There a frequency is the share of images that have the class.)
+    (arXiv:2003.05176 section 3. There a frequency is the share of images that have the class.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.

@@ -32,12 +32,13 @@ def equalization_loss_v2(
 
     with G_j the ratio of all positive to all negative gradients that logit j has had.
 
-    (arXiv:2012.08548 eq. 4 to 6.)
+    (arXiv:2012.08548 section 3.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        gradient_ratio: (K,), G >= 0. None: balanced, all weights are 1.
+        gradient_ratio: (K,), G >= 0. None: balanced, G = 100;
+            at the default gamma and mu all weights are 1.
         gamma: slope of f, >= 0.
         mu: middle of f, finite.
         alpha: extra weight of the positives of a class without positive gradient, >= 0.
@@ -61,7 +62,7 @@ class EqualizationLossV2(ClassificationLoss):
     Module of :func:`equalization_loss_v2`, which collects the gradients itself.
 
     Note:
-        It was made for a second stage, where a third of the examples are positives. On dense
+        It was made for a second stage, where a quarter of the examples are positives. On dense
         anchors the negatives begin with many times the positives' gradient, so that f is near 0 and
         the loss forgets negatives until the positives have caught up.
 

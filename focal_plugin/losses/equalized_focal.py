@@ -30,7 +30,7 @@ def equalized_focal_loss(
 
     with G_j, in [0, 1], the ratio of all positive to all negative gradients that logit j has had.
 
-    (arXiv:2201.02593 eq. 5 to 7.)
+    (arXiv:2201.02593 section 3.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.

@@ -82,7 +82,7 @@ def sum_per_class(
     """
     elements = _elements(logits, labels, positive=positive, negative=negative)
     elsewhere = elements.elsewhere.masked_fill(elements.ignored.unsqueeze(-1), 0.0)
-    negative_sum = elsewhere.flatten(end_dim=-2).sum(0)
+    negative_sum = elsewhere.reshape(-1, logits.shape[-1]).sum(0)
     return OneVsRest(
         positive=torch.zeros_like(negative_sum).scatter_add(
             0, elements.classes.flatten(), elements.at_label.flatten()

@@ -29,8 +29,7 @@ def poly_focal_loss(
 
     With gamma = 0 and alpha off it is Poly-1 cross entropy, CE + epsilon * (1 - p_t).
 
-    (arXiv:2204.12511 eq. 6 for cross entropy, section 5 for focal loss. As there, alpha weighs FL
-    and leaves the added term alone.)
+    (arXiv:2204.12511. As there, alpha weighs FL and leaves the added term alone.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.

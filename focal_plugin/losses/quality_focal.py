@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..registry import IllegalOptionError, configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .one_vs_rest import check_quality, one_vs_rest
+from .sigmoid_cross_entropy import soft_cross_entropy
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -22,7 +22,7 @@ def quality_focal_loss(
 
     with y the quality at the class of the label and 0 everywhere else; there is no alpha.
 
-    (arXiv:2006.04388 eq. 5.)
+    (arXiv:2006.04388 eq. 2.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
@@ -76,8 +76,7 @@ def _per_anchor(logits: Tensor, labels: Tensor, quality: Tensor | None, beta: fl
 
 def quality_focal_of_logits(x: Tensor, target: Tensor, *, beta: float) -> Tensor:
     """|target - p|^beta * binary cross entropy with a soft target, elementwise."""
-    # -y log(p) - (1 - y) log(1 - p) = softplus(x) - y x
-    cross_entropy = F.softplus(x) - target * x
+    cross_entropy = soft_cross_entropy(x, target)
     return (target - torch.sigmoid(x)).abs() ** beta * cross_entropy
 
 

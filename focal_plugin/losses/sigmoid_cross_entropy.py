@@ -68,3 +68,8 @@ def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None) -> Tensor:
 def cross_entropy_of_signed_logits(x_t: Tensor) -> Tensor:
     """-log(p_t), elementwise; finite for every finite x_t."""
     return F.softplus(-x_t)
+
+
+def soft_cross_entropy(x: Tensor, target: Tensor) -> Tensor:
+    """-y log(p) - (1 - y) log(1 - p) with a target y in [0, 1], elementwise."""
+    return target * F.softplus(-x) + (1 - target) * F.softplus(x)

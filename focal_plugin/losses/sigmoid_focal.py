@@ -60,10 +60,11 @@ def sigmoid_focal_loss(
         is this loss with alpha=None and gamma=0.5, wherever it is defined at all (-88 < x < 16.6).
     """
     _check_impl(impl)
+    alpha = check_alpha(alpha)
     return _per_anchor(
         logits,
         labels,
-        alpha=_check_class_alpha(class_alpha) if len(class_alpha) else check_alpha(alpha),
+        alpha=_check_class_alpha(class_alpha) if len(class_alpha) else alpha,
         gamma=check_option("gamma", gamma, low=0),
         label_smoothing=_check_smoothing(label_smoothing),
     ).sum()

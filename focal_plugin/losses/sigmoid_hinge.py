@@ -67,7 +67,7 @@ def _per_anchor(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 def hinge_of_signed_logits(x_t: Tensor, *, margin: float) -> Tensor:
     """max(0, margin - p_t), elementwise."""
-    return torch.relu(margin - torch.sigmoid(x_t))
+    return torch.relu(torch.sigmoid(-x_t) - (1 - margin))  # 1 - p_t is not rounded to 0
 
 
 def _check_margin(margin: float) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .one_vs_rest import check_option, check_quality, one_vs_rest
+from .sigmoid_cross_entropy import soft_cross_entropy
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -80,8 +80,7 @@ def _per_anchor(
         return alpha * focal_of_signed_logits(-x, gamma=gamma)
 
     def positive(x: Tensor, _: Tensor) -> Tensor:
-        # -y log(p) - (1 - y) log(1 - p) = softplus(x) - y x
-        return torch.where(target == 0, negative(x), target * (F.softplus(x) - target * x))
+        return torch.where(target == 0, negative(x), target * soft_cross_entropy(x, target))
 
     loss = one_vs_rest(logits, labels, positive=positive, negative=negative)
     return loss.positive + loss.negative

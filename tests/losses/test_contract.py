@@ -63,6 +63,12 @@ def test_leading_shape_does_not_matter(loss, random_batch):
     torch.testing.assert_close(folded, loss(logits, labels))
 
 
+def test_a_single_anchor_without_a_leading_shape_will_do(loss, columns):
+    logits, label = torch.linspace(-1, 1, columns), torch.tensor(1)
+    expected = loss(logits[None], label[None])
+    torch.testing.assert_close(loss.train()(logits, label), expected)
+
+
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("magnitude", [17.0, 100.0, 1e4, 1e30])
 def test_value_and_gradient_are_finite_at_extreme_logits(name, columns, gamma, magnitude):
