@@ -23,8 +23,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     new_node = type(cfg)  # yacs merges only nodes of the same class
     node = cfg.MODEL.FOCAL = new_node()
 
-    # Classification loss: a name in CLS_LOSS_REGISTRY. alpha and gamma: see above; under cross
-    # entropy, sigmoid or softmax, FOCAL_LOSS_ALPHA's default of 0.25 has to be set to -1
+    # Classification loss: a name in CLS_LOSS_REGISTRY. alpha and gamma are Detectron2's keys
+    # FOCAL_LOSS_ALPHA and _GAMMA; under cross entropy, sigmoid or softmax, the default alpha of
+    # 0.25 has to be set to -1
     loss = node.CLS_LOSS = new_node()
     loss.NAME = "SigmoidFocalLoss"
     # What the loss is multiplied by

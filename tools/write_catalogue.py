@@ -31,7 +31,7 @@ from focal_plugin import config, get_cfg, losses, mining
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
-from focal_plugin.modeling import RETINANET_HEAD_REGISTRY
+from focal_plugin.modeling import RETINANET_HEAD_REGISTRY, backbones, heads, matcher, retinanet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +77,20 @@ SECTIONS = {
         "normaliser", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
     ),
 }
+
+# Keys that choose among ways of doing one thing, of which none is a class: key -> values
+SWITCHES = {
+    "MODEL.FOCAL.HEAD.CLASSIFIER": heads.CLASSIFIERS,
+    "MODEL.FOCAL.FPN.TOP_BLOCK": backbones.TOP_BLOCKS,
+    "MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY": matcher.LOW_QUALITY,
+    "MODEL.FOCAL.ANCHOR_LABELS.CROWD": retinanet.CROWD_POLICIES,
+}
+STOCK_SWITCHES = (
+    "MODEL.RETINANET.NORM",
+    "MODEL.RETINANET.NUM_CONVS",
+    "MODEL.RETINANET.PRIOR_PROB",
+    "MODEL.FPN.NORM",
+)
 
 
 # --- what a docstring says
@@ -162,6 +176,22 @@ def component_table(section: Section, arms: dict[str, Any]) -> str:
     """All components of a section."""
     header = [section.title, "what it is", "formula", "keys, defaults", "paper", "reported", "AP"]
     return markdown(list(component_rows(section, arms)), header)
+
+
+def switch_table(arms: dict[str, Any]) -> str:
+    """Each value of the switches, with the arms that differ in it alone, and their reference."""
+    comments, rows = dict(commented_keys()), []
+    for key in (*SWITCHES, *STOCK_SWITCHES):
+        alone = [a for a, c in arms.items() if differing_keys(arms[BASES.get(a, "fl")], c) == [key]]
+        shown = [*dict.fromkeys(BASES.get(arm, "fl") for arm in alone), *alone]
+        values = SWITCHES.get(key) or dict.fromkeys(read(arms[arm], key) for arm in shown)
+        for value in values:
+            tried = [f"{arm}: {ap_of(arm)}" for arm in shown if read(arms[arm], key) == value]
+            comment = comments.get(key, "Detectron2's own") if value == next(iter(values)) else ""
+            rows.append(
+                [f"`{key}`", f"`{value}`" if value else '`""`', comment, "<br>".join(tried)]
+            )
+    return markdown(rows, ["key", "value", "what it says", "AP"])
 
 
 def key_table() -> str:
@@ -299,6 +329,7 @@ def generated() -> dict[str, str]:
     """Mark in the page -> what belongs between it and the end mark."""
     arms = load_arms()
     tables = {name: component_table(section, arms) for name, section in SECTIONS.items()}
+    tables["switches"] = switch_table(arms)
     return {**tables, "keys": key_table(), "arms": arm_table(arms)}
 
 

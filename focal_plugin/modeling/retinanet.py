@@ -33,6 +33,9 @@ from .normalizer import build_normalizer
 CROWD_IOA = 0.7
 """Share of an anchor's area from which on it belongs to a crowd region (Detectron's threshold)."""
 
+CROWD_POLICIES = ("background", "ignore")
+"""What `MODEL.FOCAL.ANCHOR_LABELS.CROWD` may be."""
+
 
 class _Batch(NamedTuple):
     """What the head says of all anchors of a batch, and what is true of them."""
@@ -273,9 +276,8 @@ def _weight(cfg: CfgNode, node: str) -> float:
 
 
 def _ignores_crowds(cfg: CfgNode) -> bool:
-    legal = ("background", "ignore")
     crowd = cfg.MODEL.FOCAL.ANCHOR_LABELS.CROWD
-    if crowd not in legal:
+    if crowd not in CROWD_POLICIES:
         key = "MODEL.FOCAL.ANCHOR_LABELS.CROWD"
-        raise ValueError(f"{key} must be one of {', '.join(legal)}, got {crowd!r}")
+        raise ValueError(f"{key} must be one of {CROWD_POLICIES}, got {crowd!r}")
     return crowd == "ignore" or bool(cfg.MODEL.FOCAL.MINING.NAME)
