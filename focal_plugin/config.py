@@ -114,6 +114,12 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "cosine": what the cosine is multiplied by
     node.HEAD.COSINE_SCALE = 20.0
 
+    # PriorRPNHead, SoftmaxRPNHead (names for MODEL.RPN.HEAD_NAME): what a fresh head answers for an
+    # object, 0.5 as in stock; and the norm of its convolutions
+    node.RPN = new_node()
+    node.RPN.PRIOR_PROB = 0.5
+    node.RPN.NORM = ""
+
     # build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone: what makes P6 and P7.
     # "res5" (stock) or "p5": strided convolutions of it; "maxpool": every second pixel of P5; "":
     # there is no P6

@@ -31,7 +31,15 @@ from focal_plugin import config, get_cfg, losses, mining
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
-from focal_plugin.modeling import RETINANET_HEAD_REGISTRY, backbones, heads, matcher, retinanet
+from focal_plugin.modeling import (
+    RETINANET_HEAD_REGISTRY,
+    PriorRPNHead,
+    SoftmaxRPNHead,
+    backbones,
+    heads,
+    matcher,
+    retinanet,
+)
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +80,12 @@ SECTIONS = {
     ),
     "heads": Section(
         "head", "MODEL.FOCAL.HEAD.NAME", dict(RETINANET_HEAD_REGISTRY), ("MODEL.FOCAL.HEAD.",)
+    ),
+    "RPN heads": Section(
+        "RPN head",
+        "MODEL.RPN.HEAD_NAME",
+        {head.__name__: head for head in (PriorRPNHead, SoftmaxRPNHead)},
+        ("MODEL.RPN.HEAD_NAME", "MODEL.FOCAL.RPN."),
     ),
     "normalisers": Section(
         "normaliser", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)

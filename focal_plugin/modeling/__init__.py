@@ -4,10 +4,13 @@ from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_b
 from .heads import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from .normalizer import build_normalizer
 from .retinanet import FocalRetinaNet
+from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
 
 __all__ = [
     "RETINANET_HEAD_REGISTRY",
     "FocalRetinaNet",
+    "PriorRPNHead",
+    "SoftmaxRPNHead",
     "build_focal_resnet_fpn_backbone",
     "build_normalizer",
     "build_retinanet_head",

@@ -31,7 +31,7 @@ def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
         ""         there is neither
 
     Here 5 stands for the last of `MODEL.FPN.IN_FEATURES`: on top of res4 the two are P5 and P6.
-    (arXiv:1708.02002 s. 4, note 2; "maxpool" is the P6 of arXiv:1612.03144.)
+    (arXiv:1708.02002 section 4, note 2; "maxpool" is the P6 of arXiv:1612.03144.)
 
     Raises:
         ValueError: `MODEL.FOCAL.FPN.TOP_BLOCK` is none of these.

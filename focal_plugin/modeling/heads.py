@@ -70,7 +70,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         sigmoid:  p_k = sigmoid(x_k)                b_k = -log((1 - pi) / pi)
         softmax:  p_k = exp(x_k) / sum_j exp(x_j)   b_k = 0,  b_bg = log(K * (1 - pi) / pi)
 
-    where pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 s. 3.3; the softmax prior, with
+    where pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 section 3.3; the softmax prior, with
     p_bg = 1 - pi, is that of the original Detectron). Which of the two it is, the named
     classification loss says. With `MODEL.RETINANET.NORM` "BN" or "SyncBN" each level has
     statistics of its own, on every version of Detectron2. At the default keys it is the stock
@@ -155,7 +155,7 @@ class SharedTowerRetinaNetHead(FocalRetinaNetHead):
 
         logits = cls_score(tower(feature)),  deltas = bbox_pred(tower(feature))
 
-    The paper's head has two (arXiv:1708.02002 s. 4).
+    The paper's head has two (arXiv:1708.02002 section 4).
 
     Reported:
         none on COCO
@@ -338,7 +338,7 @@ def sigmoid_logits_of_softmax(relative: Tensor, dim: int) -> Tensor:
 class PerLevelBatchNorm(nn.ModuleList):
     """
     Batch normalisation with statistics for each feature level and an affine map for all of them
-    (arXiv:2105.07576 s. 5.2).
+    (arXiv:2105.07576 section 5.2).
 
         y = weight * (x - mean_i) / sqrt(var_i + eps) + bias
 

@@ -30,7 +30,7 @@ class AnchorMatcher(Matcher):
         "off"      labelled by its IoU, as any other
 
     "clobber" is what the original Detectron and tensorpack do, where the background label is
-    written last (arXiv:1506.01497 s. 3.1.2 is the rule itself).
+    written last (arXiv:1506.01497 section 3.1.2 is the rule itself).
 
     Note:
         An object that overlaps no anchor makes no anchor positive. In the stock matcher it does so

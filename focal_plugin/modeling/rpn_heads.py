@@ -1,0 +1,153 @@
+"""
+RPN heads: what turns a feature level into objectness logits and box deltas. Registered in
+Detectron2's own `RPN_HEAD_REGISTRY`, and so chosen by its own key, `MODEL.RPN.HEAD_NAME`.
+
+Shape shorthand:
+    N: number of images
+    C: channels of a feature level
+    H, W: height and width of a feature level
+    A: anchors per location
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import configurable
+
+
+@RPN_HEAD_REGISTRY.register()
+class PriorRPNHead(StandardRPNHead):
+    """
+    Same interface as Detectron2's `StandardRPNHead`, but a fresh head may answer "object" with a
+    probability other than 1/2, and its convolutions may have a norm.
+
+        p = sigmoid(s),  b_s = -log((1 - pi) / pi)
+
+    The head is that of Faster R-CNN (arXiv:1506.01497 section 3.1), the prior pi that of
+    arXiv:1708.02002 section 3.3. A norm stands between a 3x3 convolution, then without a bias, and its
+    ReLU. At the default keys it is the stock head, whose checkpoints it loads; whatever the keys,
+    all its weights begin with stock's values.
+
+    Note:
+        A "BN" or "SyncBN" has one set of running statistics for all levels, unlike the batches
+        that it is trained on, which are of one level. "GN" has none.
+
+    Reported:
+        none on COCO
+    """
+
+    config_keys: ClassVar[dict[str, str]] = {
+        "prior_prob": "MODEL.FOCAL.RPN.PRIOR_PROB",
+        "norm": "MODEL.FOCAL.RPN.NORM",
+    }
+
+    @configurable
+    def __init__(self, *, prior_prob: float = 0.5, norm: str = "", **kwargs: Any) -> None:
+        """
+        Args:
+            prior_prob: pi, what a fresh head answers for an object, in (0, 1).
+            norm: any name that Detectron2's `get_norm` takes, "" for none.
+            kwargs: as in Detectron2's head.
+
+        Raises:
+            ValueError: an option is outside its legal range; the message names its full key.
+        """
+        # Named here, and in full: Detectron2's builder does not know which key an argument is of.
+        if not 0 < prior_prob < 1:
+            key = self.config_keys["prior_prob"]
+            raise ValueError(f"{key} must be in (0, 1), got {prior_prob}")
+        super().__init__(**kwargs)
+        nn.init.constant_(self.objectness_logits.bias, math.log(prior_prob / (1 - prior_prob)))
+        if norm:
+            # Stock's constructor initialises the bias of each convolution; it goes only now.
+            for conv in self.conv.modules():
+                if isinstance(conv, Conv2d):
+                    conv.bias = None
+                    conv.norm = _make_norm(norm, conv.out_channels)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
+        return {
+            **super().from_config(cfg, input_shape),
+            "prior_prob": cfg.MODEL.FOCAL.RPN.PRIOR_PROB,
+            "norm": cfg.MODEL.FOCAL.RPN.NORM,
+        }
+
+
+@RPN_HEAD_REGISTRY.register()
+class SoftmaxRPNHead(PriorRPNHead):
+    """
+    Same interface as :class:`PriorRPNHead`, but objectness is a softmax over background and object
+    (arXiv:1506.01497 section 3.1), given out as the difference of the two logits.
+
+        s = z_1 - z_0:  softmax([z_0, z_1])_1 = sigmoid(s),  CE([z_0, z_1], y) = BCE(s, y)
+        b_1 = 0,  b_0 = log((1 - pi) / pi)
+
+    So that losses, proposals and export, which know one logit an anchor, are exact as they stand.
+    Against a single logit the class of functions is the same, and two things differ: gradients
+    move z_0 and z_1 in opposite directions, so that at one learning rate SGD moves s twice as
+    fast; and the weights of s begin with a standard deviation sqrt(2) larger. All other layers
+    begin with stock's values; a stock checkpoint has none for this one.
+
+    Reported:
+        none on COCO
+    """
+
+    @configurable
+    def __init__(self, *, prior_prob: float = 0.5, **kwargs: Any) -> None:
+        """
+        Args:
+            prior_prob: pi, what a fresh head answers for an object, in (0, 1).
+            kwargs: as in :class:`PriorRPNHead`.
+        """
+        super().__init__(prior_prob=prior_prob, **kwargs)
+        with torch.random.fork_rng(devices=[]):  # what is built after the head starts as in stock
+            self.objectness_logits = PairedObjectness(
+                self.objectness_logits.in_channels,
+                num_anchors=self.objectness_logits.out_channels,
+                prior_prob=prior_prob,
+            )
+
+
+class PairedObjectness(nn.Conv2d):
+    """
+    A 1x1 convolution to A pairs of logits, for each anchor background and then object, that
+    returns their difference.
+
+        s = z_1 - z_0
+    """
+
+    def __init__(self, in_channels: int, *, num_anchors: int, prior_prob: float) -> None:
+        """
+        Args:
+            in_channels: C.
+            num_anchors: A.
+            prior_prob: pi, the softmax at the object where all features are 0, in (0, 1).
+        """
+        super().__init__(in_channels, 2 * num_anchors, kernel_size=1)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.bias[0::2] = math.log((1 - prior_prob) / prior_prob)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, A, H, W)."""
+        pairs = F.conv2d(features, self.weight, self.bias)  # (N, A * 2, H, W)
+        return pairs[:, 1::2] - pairs[:, 0::2]
+
+
+def _make_norm(norm: str, num_channels: int) -> nn.Module:
+    try:
+        return get_norm(norm, num_channels)
+    except KeyError:
+        key = PriorRPNHead.config_keys["norm"]
+        raise ValueError(f"{key} must be a norm that Detectron2 knows, got {norm!r}") from None
