@@ -33,9 +33,9 @@ class PriorRPNHead(StandardRPNHead):
         p = sigmoid(s),  b_s = -log((1 - pi) / pi)
 
     The head is that of Faster R-CNN (arXiv:1506.01497 section 3.1), the prior pi that of
-    arXiv:1708.02002 section 3.3. A norm stands between a 3x3 convolution, then without a bias, and its
-    ReLU. At the default keys it is the stock head, whose checkpoints it loads; whatever the keys,
-    all its weights begin with stock's values.
+    arXiv:1708.02002 section 3.3. A norm stands between a 3x3 convolution, then without a bias, and
+    its ReLU. At the default keys it is the stock head, whose checkpoints it loads; whatever the
+    keys, all its weights begin with stock's values.
 
     Note:
         A "BN" or "SyncBN" has one set of running statistics for all levels, unlike the batches
