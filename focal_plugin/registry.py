@@ -14,22 +14,9 @@ from detectron2.utils.registry import Registry
 from torch import nn
 from yacs.config import CfgNode
 
-__all__ = ["ConfigurableModule", "IllegalOptionError", "Registry", "build_named", "configurable"]
+from .checks import IllegalOptionError
 
-
-class IllegalOptionError(ValueError):
-    """
-    An option of a part outside its legal range.
-
-    Attributes:
-        option: the name of the argument, e.g. "gamma".
-        requirement: what it must be and what it is, e.g. "must be >= 0, got -1.0".
-    """
-
-    def __init__(self, option: str, requirement: str) -> None:
-        super().__init__(f"{option} {requirement}")
-        self.option = option
-        self.requirement = requirement
+__all__ = ["ConfigurableModule", "Registry", "build_named", "configurable"]
 
 
 class ConfigurableModule(nn.Module):

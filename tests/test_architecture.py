@@ -9,18 +9,19 @@ from .conftest import ROOT
 PACKAGE = ROOT / "focal_plugin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# A part may import those on its right. `registry`, `config` and `doctor` are below all of them.
+# A part may import those on its right. `registry`, `checks`, `config` and `doctor` are below all.
 ALLOWED = {
     "compare": {"data", "compare", "config", "doctor"},
     "engine": {"modeling", "data", "diagnostics", "losses", "engine", "config", "doctor"},
-    "modeling": {"losses", "mining", "modeling", "registry"},
+    "modeling": {"losses", "mining", "modeling", "registry", "checks"},
     "data": {"data"},
     "diagnostics": {"losses", "mining", "diagnostics"},
-    "losses": {"ops", "losses", "registry"},
-    "mining": {"ops", "mining", "registry"},
+    "losses": {"ops", "losses", "registry", "checks"},
+    "mining": {"ops", "mining", "registry", "checks"},
     "ops": {"ops"},
     "env": {"config"},
-    "registry": set(),
+    "registry": {"checks"},
+    "checks": set(),
     "config": set(),
     "doctor": set(),
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import check_option
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_option, one_vs_rest
+from .one_vs_rest import one_vs_rest
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -48,7 +49,13 @@ def asymmetric_loss(
     """
     gamma_pos = check_option("gamma_pos", gamma_pos, low=0)
     gamma_neg = check_option("gamma_neg", gamma_neg, low=0)
-    return _per_anchor(logits, labels, gamma_pos, gamma_neg, _check_clip(clip)).sum()
+    return _per_anchor(
+        logits,
+        labels,
+        gamma_pos,
+        gamma_neg,
+        check_option("clip", clip, low=0, high=1, open_high=True),
+    ).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -73,7 +80,7 @@ class AsymmetricLoss(ClassificationLoss):
         super().__init__()
         self.gamma_pos = check_option("gamma_pos", gamma_pos, low=0)
         self.gamma_neg = check_option("gamma_neg", gamma_neg, low=0)
-        self.clip = _check_clip(clip)
+        self.clip = check_option("clip", clip, low=0, high=1, open_high=True)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -104,9 +111,3 @@ def asymmetric_of_negative_logits(x: Tensor, *, gamma: float, clip: float) -> Te
     p_m = torch.where(above, torch.sigmoid(x) - clip, torch.ones_like(x))
     loss = p_m**gamma * -torch.log(one_minus_p_m)
     return torch.where(above, loss, torch.zeros_like(loss))
-
-
-def _check_clip(clip: float) -> float:
-    if not 0 <= clip < 1:
-        raise IllegalOptionError("clip", f"must be in [0, 1), got {clip}")
-    return clip

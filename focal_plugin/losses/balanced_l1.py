@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import IllegalOptionError, check_option
+from ..registry import configurable
 from .box_inputs import absolute_errors
 from .build import BOX_LOSS_REGISTRY, BoxLoss
-from .one_vs_rest import check_option
 
 MAX_GAMMA_OVER_ALPHA = 80.0
 """exp of it is still a float32."""

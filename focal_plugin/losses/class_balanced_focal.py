@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import check_option
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_one_per_class, check_option, signed_loss_per_anchor
+from .one_vs_rest import check_one_per_class, signed_loss_per_anchor
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -95,8 +96,7 @@ def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -
     Raises:
         IllegalOptionError: cb_beta is not in [0, 1), or a number of samples is negative.
     """
-    if not 0 <= cb_beta < 1:
-        raise IllegalOptionError("cb_beta", f"must be in [0, 1), got {cb_beta}")
+    check_option("cb_beta", cb_beta, low=0, high=1, open_high=True)
     for samples in samples_per_class:
         check_option("samples_per_class", samples, low=0)
     log_beta = math.log(cb_beta) if cb_beta > 0 else -math.inf

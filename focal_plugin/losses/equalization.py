@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_one_per_class, check_option, one_vs_rest
+from .one_vs_rest import check_one_per_class, one_vs_rest
 from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import check_finite, check_option
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .gradient_ratio import GradientRatio
-from .one_vs_rest import check_one_per_class, check_option, one_vs_rest, sum_per_class
+from .one_vs_rest import check_one_per_class, one_vs_rest, sum_per_class
 from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
 
 BALANCED = 100.0
@@ -49,7 +50,7 @@ def equalization_loss_v2(
     Raises:
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
-    gamma, mu = check_option("gamma", gamma, low=0), _check_mu(mu)
+    gamma, mu = check_option("gamma", gamma, low=0), check_finite("mu", mu)
     if gradient_ratio is None:
         gradient_ratio = torch.full(logits.shape[-1:], BALANCED, device=logits.device)
     f = map_of_ratio(gradient_ratio, gamma=gamma, mu=mu)
@@ -86,7 +87,7 @@ class EqualizationLossV2(ClassificationLoss):
         super().__init__()
         self.num_classes = num_classes
         self.gamma = check_option("gamma", gamma, low=0)
-        self.mu = _check_mu(mu)
+        self.mu = check_finite("mu", mu)
         self.alpha = check_option("alpha", alpha, low=0)
         self.gradients = GradientRatio(num_classes, initial=BALANCED)
 
@@ -125,9 +126,3 @@ def _per_anchor(logits: Tensor, labels: Tensor, f: Tensor, alpha: float) -> Tens
         negative=lambda x: f * cross_entropy_of_signed_logits(-x),
     )
     return loss.positive + loss.negative
-
-
-def _check_mu(mu: float) -> float:
-    if not abs(mu) < float("inf"):
-        raise IllegalOptionError("mu", f"must be finite, got {mu}")
-    return mu

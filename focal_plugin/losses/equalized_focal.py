@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .gradient_ratio import GradientRatio
-from .one_vs_rest import check_alpha, check_one_per_class, check_option, one_vs_rest, sum_per_class
+from .one_vs_rest import check_alpha, check_one_per_class, one_vs_rest, sum_per_class
 from .sigmoid_focal import focal_of_signed_logits
 
 

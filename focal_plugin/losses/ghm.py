@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import check_count
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .gradient_density import GradientDensity, check_bins, density_weights
+from .gradient_density import GradientDensity, density_weights
 from .one_vs_rest import check_inputs, one_vs_rest
 
 
@@ -37,7 +38,7 @@ def ghm_loss(logits: Tensor, labels: Tensor, *, bins: int = 30) -> Tensor:
     Raises:
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
-    weights_of = functools.partial(density_weights, bins=check_bins(bins))
+    weights_of = functools.partial(density_weights, bins=check_count("bins", bins, low=1))
     return _per_anchor(logits, labels, weights_of).sum()
 
 

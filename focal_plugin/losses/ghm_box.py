@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..checks import check_count, check_option
 from ..registry import configurable
 from .box_inputs import absolute_errors
 from .build import BOX_LOSS_REGISTRY, BoxLoss
-from .gradient_density import GradientDensity, check_bins, density_weights
-from .one_vs_rest import check_option
+from .gradient_density import GradientDensity, density_weights
 
 MIN_MU = 1e-9
 """Its square is a float32 that is not 0."""
@@ -43,7 +43,7 @@ def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 
         ValueError: an option outside its legal range, or shapes that do not fit.
     """
     mu = check_option("mu", mu, low=MIN_MU)
-    weights_of = functools.partial(density_weights, bins=check_bins(bins))
+    weights_of = functools.partial(density_weights, bins=check_count("bins", bins, low=1))
     return _per_box(absolute_errors(pred, target), mu, weights_of).sum()
 
 

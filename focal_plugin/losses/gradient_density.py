@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..registry import IllegalOptionError
+from ..checks import check_count, check_option
 from .processes import mean_over_processes
 
 
@@ -60,8 +60,8 @@ class GradientDensity(nn.Module):
             IllegalOptionError: an option outside its legal range.
         """
         super().__init__()
-        self.bins = check_bins(bins)
-        self.momentum = _check_momentum(momentum)
+        self.bins = check_count("bins", bins, low=1)
+        self.momentum = check_option("momentum", momentum, low=0, high=1, open_high=True)
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("evidence", torch.zeros(bins))  # 1 - momentum^steps
 
@@ -118,19 +118,3 @@ def _weight_per_bin(counts: Tensor, mean: Tensor) -> Tensor:
     """(bins,): 1 / (bins not empty in ``counts`` * ``mean``); 0 for those that are empty."""
     seen = counts > 0
     return torch.where(seen, 1 / (mean * seen.sum()), torch.zeros_like(mean))
-
-
-def check_bins(bins: int) -> int:
-    """
-    Raises:
-        IllegalOptionError: not an integer >= 1.
-    """
-    if not isinstance(bins, int) or bins < 1:
-        raise IllegalOptionError("bins", f"must be an integer >= 1, got {bins}")
-    return bins
-
-
-def _check_momentum(momentum: float) -> float:
-    if not 0 <= momentum < 1:
-        raise IllegalOptionError("momentum", f"must be >= 0 and < 1, got {momentum}")
-    return momentum

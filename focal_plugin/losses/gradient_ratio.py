@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..registry import IllegalOptionError
-from .one_vs_rest import check_option
+from ..checks import check_count
 from .processes import mean_over_processes
 
 
@@ -26,8 +25,7 @@ class GradientRatio(nn.Module):
             IllegalOptionError: num_classes is not an integer >= 1.
         """
         super().__init__()
-        if num_classes != int(check_option("num_classes", num_classes, low=1)):
-            raise IllegalOptionError("num_classes", f"must be an integer, got {num_classes}")
+        check_count("num_classes", num_classes, low=1)
         self.initial = initial
         self.register_buffer("positive", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("negative", torch.zeros(num_classes, dtype=torch.float64))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..checks import check_option
 from ..registry import configurable
 from .box_inputs import absolute_errors
 from .build import BOX_LOSS_REGISTRY, BoxLoss
-from .one_vs_rest import check_option
 from .smooth_l1 import smooth_l1_of_errors
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..registry import IllegalOptionError
+from ..checks import IllegalOptionError, check_labels
 
 ALPHA_OFF = -1
 """What Detectron2 and fvcore write for "no alpha", where a None cannot be written."""
@@ -183,24 +183,6 @@ def check_alpha(alpha: float | None) -> float | None:
     return alpha
 
 
-def check_option(
-    option: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False
-) -> float:
-    """
-    Returns:
-        ``value``, which lies in [low, high], or in (low, high] with ``open_low``, and is finite.
-
-    Raises:
-        IllegalOptionError: it does not.
-    """
-    legal = (value > low if open_low else value >= low) and value <= high and value < float("inf")
-    if not legal:
-        bound = f"{'>' if open_low else '>='} {low:g}"
-        above = "" if high == float("inf") else f" and <= {high:g}"
-        raise IllegalOptionError(option, f"must be {bound}{above}, got {value}")
-    return value
-
-
 def check_one_per_class(option: str, key: str, values: Tensor, logits: Tensor) -> Tensor:
     """
     Returns:
@@ -228,14 +210,7 @@ def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
             "logits must be (..., K) and labels (...), got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
-    if labels.device.type == "cpu" and labels.numel():
-        low, high = int(labels.min()), int(labels.max())
-        if low < -1 or high > num_classes:
-            raise ValueError(
-                f"labels must be in -1..{num_classes} (K, background), got {low}..{high}"
-            )
+    check_labels(labels, num_classes=num_classes)
 
 
 def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import check_finite, check_option
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_option, one_vs_rest
+from .one_vs_rest import check_alpha, one_vs_rest
 from .sigmoid_focal import focal_of_signed_logits
 
 
@@ -45,7 +46,9 @@ def poly_focal_loss(
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
     gamma = check_option("gamma", gamma, low=0)
-    return _per_anchor(logits, labels, check_alpha(alpha), gamma, _check_epsilon(epsilon)).sum()
+    return _per_anchor(
+        logits, labels, check_alpha(alpha), gamma, check_finite("epsilon", epsilon)
+    ).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -70,7 +73,7 @@ class PolyFocalLoss(ClassificationLoss):
         super().__init__()
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
-        self.epsilon = _check_epsilon(epsilon)
+        self.epsilon = check_finite("epsilon", epsilon)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -98,9 +101,3 @@ def poly_focal_of_signed_logits(
     """alpha_t * FL + epsilon * (1 - p_t)^(gamma + 1), elementwise, in log space."""
     focal = focal_of_signed_logits(x_t, gamma=gamma)
     return alpha_t * focal + epsilon * torch.exp(-(gamma + 1) * F.softplus(x_t))
-
-
-def _check_epsilon(epsilon: float) -> float:
-    if not abs(epsilon) < float("inf"):
-        raise IllegalOptionError("epsilon", f"must be finite, got {epsilon}")
-    return epsilon

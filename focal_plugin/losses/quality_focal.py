@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import IllegalOptionError
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .one_vs_rest import check_quality, one_vs_rest
 from .sigmoid_cross_entropy import soft_cross_entropy

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import check_option
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_one_per_class, check_option, signed_loss_per_anchor
+from .one_vs_rest import check_alpha, check_one_per_class, signed_loss_per_anchor
 
 IMPLEMENTATIONS = ("auto", "eager")
 
@@ -66,7 +67,9 @@ def sigmoid_focal_loss(
         labels,
         alpha=_check_class_alpha(class_alpha) if len(class_alpha) else alpha,
         gamma=check_option("gamma", gamma, low=0),
-        label_smoothing=_check_smoothing(label_smoothing),
+        label_smoothing=check_option(
+            "label_smoothing", label_smoothing, low=0, high=1, open_high=True
+        ),
     ).sum()
 
 
@@ -100,7 +103,9 @@ class SigmoidFocalLoss(ClassificationLoss):
         _check_impl(impl)
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
-        self.label_smoothing = _check_smoothing(label_smoothing)
+        self.label_smoothing = check_option(
+            "label_smoothing", label_smoothing, low=0, high=1, open_high=True
+        )
         self.register_buffer("class_alpha", _check_class_alpha(class_alpha), persistent=False)
 
     def per_anchor(
@@ -148,12 +153,6 @@ def _check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
     for alpha in class_alpha:
         check_option("class_alpha", alpha, low=0, high=1)
     return torch.tensor(list(class_alpha), dtype=torch.float32)
-
-
-def _check_smoothing(label_smoothing: float) -> float:
-    if not 0 <= label_smoothing < 1:
-        raise IllegalOptionError("label_smoothing", f"must be in [0, 1), got {label_smoothing}")
-    return label_smoothing
 
 
 def _check_impl(impl: str) -> None:

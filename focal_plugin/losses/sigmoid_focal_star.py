@@ -7,9 +7,10 @@ import functools
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..registry import IllegalOptionError, configurable
+from ..checks import check_finite, check_option
+from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_option, signed_loss_per_anchor
+from .one_vs_rest import check_alpha, signed_loss_per_anchor
 
 
 def sigmoid_focal_star_loss(
@@ -46,7 +47,7 @@ def sigmoid_focal_star_loss(
         whatever gamma is. fvcore's `sigmoid_focal_loss_star` is this with beta = 0.
     """
     gamma = check_option("gamma", gamma, low=0, open_low=True)
-    return _per_anchor(logits, labels, check_alpha(alpha), gamma, _check_beta(beta)).sum()
+    return _per_anchor(logits, labels, check_alpha(alpha), gamma, check_finite("beta", beta)).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -71,7 +72,7 @@ class SigmoidFocalStarLoss(ClassificationLoss):
         super().__init__()
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0, open_low=True)
-        self.beta = _check_beta(beta)
+        self.beta = check_finite("beta", beta)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -89,9 +90,3 @@ def _per_anchor(
 def focal_star_of_signed_logits(x_t: Tensor, *, gamma: float, beta: float) -> Tensor:
     """softplus(-(gamma * x_t + beta)) / gamma, elementwise."""
     return F.softplus(-(gamma * x_t + beta)) / gamma
-
-
-def _check_beta(beta: float) -> float:
-    if not abs(beta) < float("inf"):
-        raise IllegalOptionError("beta", f"must be finite, got {beta}")
-    return beta

@@ -7,9 +7,10 @@ import functools
 import torch
 from torch import Tensor
 
+from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_option, signed_loss_per_anchor
+from .one_vs_rest import signed_loss_per_anchor
 
 
 def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:

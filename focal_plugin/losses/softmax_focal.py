@@ -6,9 +6,10 @@ import functools
 
 from torch import Tensor
 
+from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_option
+from .one_vs_rest import check_alpha
 from .sigmoid_focal import focal_of_signed_logits
 from .softmax import softmax_loss_per_anchor
 

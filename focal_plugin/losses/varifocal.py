@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_option, check_quality, one_vs_rest
+from .one_vs_rest import check_quality, one_vs_rest
 from .sigmoid_cross_entropy import soft_cross_entropy
 from .sigmoid_focal import focal_of_signed_logits
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from ..checks import check_choice
 from ..registry import ConfigurableModule, Registry, build_named, configurable
-from .checks import check_choice, check_inputs, check_num_classes
+from .checks import check_inputs, check_num_classes
 from .selection import positive_mask
 
 MINER_REGISTRY = Registry("MINER")

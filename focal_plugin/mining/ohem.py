@@ -22,16 +22,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..checks import check_choice, check_count, check_option
 from ..registry import configurable
 from .build import MINER_REGISTRY, Miner
-from .checks import (
-    check_choice,
-    check_count,
-    check_inputs,
-    check_neg_pos_ratio,
-    check_nms_thresh,
-    check_num_classes,
-)
+from .checks import check_inputs, check_num_classes
 from .selection import highest, positive_mask, survivors_of_nms, with_hard_negatives
 
 
@@ -89,7 +83,7 @@ def ohem_keep_mask(
     """
     check_inputs(loss, labels, boxes, num_classes=check_num_classes(num_classes))
     check_count("num_keep", num_keep, low=1)
-    check_nms_thresh(nms_thresh)
+    check_option("nms_thresh", nms_thresh, low=0, high=1)
     check_count("pre_nms_topk", pre_nms_topk, low=1)
     check_count("empty_image_negatives", empty_image_negatives, low=0)
     candidates = labels != -1
@@ -109,7 +103,7 @@ def ohem_keep_mask(
         candidates,
         positive_mask(labels, num_classes=num_classes),
         num_keep=num_keep,
-        neg_pos_ratio=check_neg_pos_ratio(neg_pos_ratio),
+        neg_pos_ratio=check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True),
         empty_image_negatives=empty_image_negatives,
     )
 
@@ -156,7 +150,7 @@ class OHEMMiner(Miner):
     ) -> None:
         super().__init__(**kwargs)
         self.num_keep = check_count("num_keep", num_keep, low=1)
-        self.nms_thresh = check_nms_thresh(nms_thresh)
+        self.nms_thresh = check_option("nms_thresh", nms_thresh, low=0, high=1)
         self.pre_nms_topk = check_count("pre_nms_topk", pre_nms_topk, low=1)
         self.nms_boxes = check_choice("nms_boxes", nms_boxes, ("decoded", "anchors"))
         self.nms_per_label = nms_per_label
@@ -208,7 +202,7 @@ class OHEMRatioMiner(OHEMMiner):
         self, *, neg_pos_ratio: float = 3.0, empty_image_negatives: int = 3, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.neg_pos_ratio = check_neg_pos_ratio(neg_pos_ratio)
+        self.neg_pos_ratio = check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True)
         self.empty_image_negatives = check_count(
             "empty_image_negatives", empty_image_negatives, low=0
         )

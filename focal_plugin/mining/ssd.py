@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_count, check_option
 from ..registry import configurable
 from .build import MINER_REGISTRY, Miner
-from .checks import check_count, check_inputs, check_neg_pos_ratio, check_num_classes
+from .checks import check_inputs, check_num_classes
 from .selection import positive_mask, with_hard_negatives
 
 
@@ -51,7 +52,7 @@ def ssd_keep_mask(
         loss,
         positives,
         (labels != -1) & ~positives,
-        neg_pos_ratio=check_neg_pos_ratio(neg_pos_ratio),
+        neg_pos_ratio=check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True),
         empty_image_negatives=check_count("empty_image_negatives", empty_image_negatives, low=0),
         num_keep=len(loss),
     )
@@ -82,7 +83,7 @@ class SSDMiner(Miner):
         self, *, neg_pos_ratio: float = 3.0, empty_image_negatives: int = 3, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.neg_pos_ratio = check_neg_pos_ratio(neg_pos_ratio)
+        self.neg_pos_ratio = check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True)
         self.empty_image_negatives = check_count(
             "empty_image_negatives", empty_image_negatives, low=0
         )

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_count
 from ..registry import configurable
 from .build import MINER_REGISTRY, Miner
-from .checks import check_count, check_inputs
+from .checks import check_inputs
 from .selection import highest
 
 

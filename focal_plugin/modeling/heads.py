@@ -21,8 +21,9 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_choice, check_option
 from ..losses.build import CLS_LOSS_REGISTRY, ClassificationLoss
-from ..registry import IllegalOptionError, Registry, build_named, configurable
+from ..registry import Registry, build_named, configurable
 
 RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD")
 RETINANET_HEAD_REGISTRY.__doc__ = """
@@ -380,9 +381,6 @@ def _per_level_norm(norm: str, num_levels: int) -> Any:
 
 
 def _check_options(prior_prob: float, classifier: str, cosine_scale: float) -> None:
-    if not 0 < prior_prob < 1:
-        raise IllegalOptionError("prior_prob", f"must be in (0, 1), got {prior_prob}")
-    if classifier not in CLASSIFIERS:
-        raise IllegalOptionError("classifier", f"must be one of {CLASSIFIERS}, got {classifier!r}")
-    if not 0 < cosine_scale < float("inf"):
-        raise IllegalOptionError("cosine_scale", f"must be > 0, got {cosine_scale}")
+    check_option("prior_prob", prior_prob, low=0, high=1, open_low=True, open_high=True)
+    check_choice("classifier", classifier, CLASSIFIERS)
+    check_option("cosine_scale", cosine_scale, low=0, open_low=True)

@@ -13,7 +13,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..registry import IllegalOptionError
+from ..checks import IllegalOptionError, check_choice
 
 LOW_QUALITY = ("on", "clobber", "off")
 """What `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY` may be."""
@@ -49,10 +49,7 @@ class AnchorMatcher(Matcher):
         Raises:
             IllegalOptionError: ``low_quality`` is none of these.
         """
-        if low_quality not in LOW_QUALITY:
-            raise IllegalOptionError(
-                "low_quality", f"must be one of {LOW_QUALITY}, got {low_quality!r}"
-            )
+        check_choice("low_quality", low_quality, LOW_QUALITY)
         super().__init__(thresholds, labels, allow_low_quality_matches=low_quality != "off")
         self.low_quality = low_quality
 

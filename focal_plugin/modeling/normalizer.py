@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from ..checks import check_option
 from ..losses.processes import sum_over_processes
-from ..registry import ConfigurableModule, IllegalOptionError, build_named, configurable
+from ..registry import ConfigurableModule, build_named, configurable
 
 
 class Normalizer(ConfigurableModule):
@@ -74,10 +75,8 @@ class EMANormalizer(Normalizer):
             momentum: in [0, 1); 0 is the number of this batch.
         """
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise IllegalOptionError("momentum", f"must be in [0, 1), got {momentum}")
-        self.init = _check_divisor("init", init)
-        self.momentum = momentum
+        self.init = float(check_option("init", init, low=0, open_low=True))
+        self.momentum = check_option("momentum", momentum, low=0, high=1, open_high=True)
         self.register_buffer("mean", torch.tensor(self.init), persistent=False)
 
     @torch.no_grad()
@@ -153,7 +152,7 @@ class FixedNormalizer(Normalizer):
             value: the divisor, > 0.
         """
         super().__init__()
-        self.value = _check_divisor("value", value)
+        self.value = float(check_option("value", value, low=0, open_low=True))
 
     def divisors(self, num_pos: Tensor) -> Tensor:
         return torch.full((1,), self.value, device=num_pos.device)
@@ -185,9 +184,3 @@ def _mean_positives(num_pos: Tensor) -> Tensor:
     counts = torch.stack([num_pos.sum(), num_pos.new_ones(())]).float()
     positives, processes = sum_over_processes(counts)
     return positives.clamp(min=1) / processes
-
-
-def _check_divisor(option: str, value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise IllegalOptionError(option, f"must be > 0, got {value}")
-    return float(value)

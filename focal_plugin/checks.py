@@ -1,0 +1,110 @@
+"""What the options of a part, and the labels that it is given, must be."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class IllegalOptionError(ValueError):
+    """
+    An option of a part outside its legal range.
+
+    Attributes:
+        option: the name of the argument, e.g. "gamma".
+        requirement: what it must be and what it is, e.g. "must be >= 0, got -1.0".
+    """
+
+    def __init__(self, option: str, requirement: str) -> None:
+        super().__init__(f"{option} {requirement}")
+        self.option = option
+        self.requirement = requirement
+
+
+def check_option(
+    option: str,
+    value: float,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """
+    Returns:
+        ``value``, which is finite and lies between low and high, both included unless open.
+
+    Raises:
+        IllegalOptionError: it does not.
+    """
+    above = value > low if open_low else value >= low
+    below = value < high if open_high or high == math.inf else value <= high
+    if not (above and below):
+        bound = f"{'>' if open_low else '>='} {low:g}"
+        if high != math.inf:
+            bound += f" and {'<' if open_high else '<='} {high:g}"
+        raise IllegalOptionError(option, f"must be {bound}, got {value}")
+    return value
+
+
+def check_finite(option: str, value: float) -> float:
+    """
+    Returns:
+        ``value``, neither infinite nor NaN.
+
+    Raises:
+        IllegalOptionError: it is one of these.
+    """
+    if not math.isfinite(value):
+        raise IllegalOptionError(option, f"must be finite, got {value}")
+    return value
+
+
+def check_count(option: str, value: int, *, low: int) -> int:
+    """
+    Returns:
+        ``value``, an integer >= low.
+
+    Raises:
+        IllegalOptionError: it is not.
+    """
+    if not isinstance(value, numbers.Integral) or value < low:
+        raise IllegalOptionError(option, f"must be an integer >= {low}, got {value!r}")
+    return value
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """
+    Returns:
+        ``value``, one of ``choices``.
+
+    Raises:
+        IllegalOptionError: it is not.
+    """
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise IllegalOptionError(option, f"must be one of {listed}, got {value!r}")
+    return value
+
+
+def check_labels(labels: Tensor, *, num_classes: int | None) -> None:
+    """
+    Args:
+        labels: any shape.
+        num_classes: K, the label of the background. None: not known.
+
+    Raises:
+        ValueError: labels that are not integers, or (looked for on the CPU only, as a GPU would be
+            stalled) one outside -1..num_classes.
+    """
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if labels.device.type == "cpu" and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < -1 or (num_classes is not None and high > num_classes):
+            legal = "-1 and up" if num_classes is None else f"-1..{num_classes} (K, background)"
+            raise ValueError(f"labels must be in {legal}, got {low}..{high}")
