@@ -114,17 +114,94 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "cosine": what the cosine is multiplied by
     node.HEAD.COSINE_SCALE = 20.0
 
+    # FocalRPN (a name for MODEL.PROPOSAL_GENERATOR.NAME): "detectron2", "tensorpack" or
+    # "matterport", a value for each key below that is empty or None
+    rpn = node.RPN = new_node()
+    rpn.STYLE = "detectron2"
+    # Objectness loss: a name in CLS_LOSS_REGISTRY, of one class
+    loss = rpn.CLS_LOSS = _options_of(node.CLS_LOSS, "WEIGHT")
+    loss.NAME = ""
+    # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1: off), and _GAMMA
+    loss.ALPHA = None
+    loss.GAMMA = 2.0
+    # Box loss: a name in BOX_LOSS_REGISTRY; its smooth L1 has MODEL.RPN.SMOOTH_L1_BETA
+    loss = rpn.BOX_LOSS = _options_of(node.BOX_LOSS, "WEIGHT")
+    loss.NAME = ""
+    # What objectness and box loss are multiplied by, each alone. MODEL.RPN.LOSS_WEIGHT is a factor
+    # of both, MODEL.RPN.BBOX_REG_LOSS_WEIGHT one more of the box loss
+    rpn.CLS_WEIGHT = 1.0
+    rpn.LOC_WEIGHT = 1.0
+    # What box targets are divided by: 4 numbers for dx, dy, dw, dh; detectron2 and tensorpack:
+    # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
+    rpn.TARGET_STD = []
+    # What the summed losses are divided by: "batch_size" (stock: MODEL.RPN.BATCH_SIZE_PER_IMAGE
+    # times the images), "mean" (the sampled anchors; the 4 coordinates of the positive ones), or a
+    # name that MODEL.FOCAL.NORMALIZER takes
+    rpn.NORMALIZER = ""
+    # Anchors that are the best one for an object: as MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY
+    rpn.LOW_QUALITY = ""
+    # Anchors that are matched with objects: "all" (stock), or those "inside" the image; no other
+    # is a positive or a negative
+    rpn.MATCHED = ""
+    # Anchors in crowd regions: "background" (stock), "ignore" (a negative with a share of its area
+    # in one), "tensorpack" (a positive too) or "matterport" (a negative, by IoU)
+    rpn.CROWD = ""
+    # The share or IoU from which on it does; None: 0.7, 9.99 (no share is that large) and 0.001
+    rpn.CROWD_THRESH = None
+    # Anchors that are trained on: "random" (stock), "all", or a name in MINER_REGISTRY, which keeps
+    # MODEL.RPN.BATCH_SIZE_PER_IMAGE of them by its options, those of MODEL.FOCAL.MINING
+    rpn.SAMPLING = ""
+    mining = rpn.MINING = _options_of(node.MINING, "NAME", "NUM_KEEP")
+    mining.BOX_LOSS_ON = "kept"
+    # Log precision and recall of the objectness at .5, .2 and .1 for each level
+    rpn.PRECISION_RECALL = None
     # PriorRPNHead, SoftmaxRPNHead (names for MODEL.RPN.HEAD_NAME): what a fresh head answers for an
     # object, 0.5 as in stock; and the norm of its convolutions
-    node.RPN = new_node()
-    node.RPN.PRIOR_PROB = 0.5
-    node.RPN.NORM = ""
+    rpn.PRIOR_PROB = 0.5
+    rpn.NORM = ""
 
-    # build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone: what makes P6 and P7.
-    # "res5" (stock) or "p5": strided convolutions of it; "maxpool": every second pixel of P5; "":
-    # there is no P6
+    # FocalROIHeads, OHEMROIHeads and their Cascade forms (names for MODEL.ROI_HEADS.NAME):
+    # classification loss, a name in CLS_LOSS_REGISTRY; "" is stock's cross entropy
+    roi = node.ROI_HEADS = new_node()
+    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS, "WEIGHT")
+    loss.NAME = ""
+    # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1: off), and _GAMMA
+    loss.ALPHA = None
+    loss.GAMMA = 2.0
+    # Box loss: a name in BOX_LOSS_REGISTRY; "" is that of MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE;
+    # its smooth L1 has MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA
+    loss = roi.BOX_LOSS = _options_of(node.BOX_LOSS, "WEIGHT")
+    loss.NAME = ""
+    # What the classification loss is multiplied by, as MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT the
+    # box loss
+    roi.CLS_WEIGHT = 1.0
+    # What a classification loss with a NAME is divided by: the number of "rois" (stock), or of
+    # those with an object: "foreground"
+    roi.NORMALIZER = "rois"
+    # What a fresh box head answers for an object; 0: its biases are zero, as in stock
+    roi.PRIOR_PROB = 0.0
+    # OHEMROIHeads: a name in MINER_REGISTRY, which keeps MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE of
+    # all RoIs by its options, those of MODEL.FOCAL.MINING
+    mining = roi.MINING = _options_of(
+        node.MINING, "NUM_KEEP", "NMS_BOXES", "BOX_LOSS_ON", "DIVIDE_BY"
+    )
+    mining.NAME = "OHEMMiner"
+    mining.NMS_THRESH = 0.7
+    mining.NMS_PER_LABEL = True
+    mining.RANK_BY = "cls_and_box"
+
+    # FocalFastRCNNConvFCHead (a name for MODEL.ROI_BOX_HEAD.NAME): "norm_relu" (stock), or
+    # "relu_norm", tensorpack's order
+    node.ROI_BOX_HEAD = new_node()
+    node.ROI_BOX_HEAD.NORM_ORDER = "norm_relu"
+
+    # build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone: what makes the levels above
+    # P5. "res5" (stock RetinaNet) or "p5": strided convolutions of it; "maxpool" (stock Faster
+    # R-CNN): every second pixel of P5; "": there are none
     node.FPN = new_node()
     node.FPN.TOP_BLOCK = "res5"
+    # 2: P6 and P7; 1: P6
+    node.FPN.TOP_LEVELS = 2
 
     # Anchors that are the best one for an object, though below the threshold: positive ("on",
     # stock), positive unless they are background ("clobber"), or as any other ("off")
@@ -147,6 +224,14 @@ def add_focal_config(cfg: CfgNode) -> None:
     # build_small_resnet_fpn_backbone: channels of its stages res2, res3, ...
     node.SMALL_RESNET = new_node()
     node.SMALL_RESNET.WIDTHS = [24, 32, 64, 96]
+
+
+def _options_of(part: CfgNode, *without: str) -> CfgNode:
+    """The options of a part, for a second place; those ``without`` have no key of theirs there."""
+    options = part.clone()
+    for name in without:
+        del options[name]
+    return options
 
 
 class FocalCfgNode(CfgNode):

@@ -6,7 +6,8 @@ All that `losses` and `mining` know of Detectron2 comes through here: `Registry`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from detectron2.config import configurable
@@ -16,7 +17,45 @@ from yacs.config import CfgNode
 
 from .checks import IllegalOptionError
 
-__all__ = ["ConfigurableModule", "Registry", "build_named", "configurable"]
+__all__ = ["DENSE", "ConfigurableModule", "Place", "Registry", "build_named", "configurable"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    Where in a config the options of a part stand, if not where its `config_keys` say: the same loss
+    may serve a dense detector, an RPN and a box head, each with options of its own.
+
+    Attributes:
+        moved: full key, or node for all that is in it, -> where it is instead.
+        fixed: full key -> the value here, which no key changes.
+    """
+
+    moved: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self, key: str) -> str:
+        """Where ``key`` is here: that of the longest node, or key, that has moved."""
+        node, rest = key, ""
+        while node:
+            if node in self.moved:
+                return self.moved[node] + rest
+            node, dot, name = node.rpartition(".")
+            rest = dot + name + rest
+        return key
+
+    def read(self, cfg: CfgNode, key: str) -> Any:
+        """The value here of ``key``."""
+        if key in self.fixed:
+            return self.fixed[key]
+        value = cfg
+        for part in self.key(key).split("."):
+            value = value[part]
+        return value
+
+
+DENSE = Place()
+"""Of a dense detector: what `config_keys` say as it stands."""
 
 
 class ConfigurableModule(nn.Module):
@@ -24,7 +63,8 @@ class ConfigurableModule(nn.Module):
     A module whose constructor arguments come from config keys that it names itself.
 
     A subclass with options decorates its `__init__`, keyword arguments only, with `@configurable`.
-    An argument that is not in :attr:`config_keys` keeps its default when built from a config.
+    An argument that is not in :attr:`config_keys`, or whose key is None, keeps its default when
+    built from a config.
     """
 
     config_keys: ClassVar[dict[str, str]] = {}
@@ -35,15 +75,20 @@ class ConfigurableModule(nn.Module):
         super().__init__()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {argument: _read(cfg, key) for argument, key in cls.config_keys.items()}
+    def from_config(cls, cfg: CfgNode, place: Place = DENSE) -> dict[str, Any]:
+        options = {argument: place.read(cfg, key) for argument, key in cls.config_keys.items()}
+        return {argument: value for argument, value in options.items() if value is not None}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{option}={getattr(self, option)}" for option in self.config_keys)
 
 
 def build_named(
-    classes: Iterable[tuple[str, type]], name_key: str, cfg: CfgNode, *args: Any
+    classes: Iterable[tuple[str, type]],
+    name_key: str,
+    cfg: CfgNode,
+    *args: Any,
+    place: Place | None = None,
 ) -> nn.Module:
     """
     Build the part whose name stands under ``name_key``.
@@ -53,24 +98,20 @@ def build_named(
             their keys in `config_keys`, as :class:`ConfigurableModule` does.
         name_key: full config key.
         args: what its constructor takes beside the config.
+        place: where ``name_key`` and the options are, if elsewhere; for classes that are a
+            :class:`ConfigurableModule`.
 
     Raises:
         KeyError: no class has that name; the message lists those there are.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     by_name = dict(classes)
-    name = _read(cfg, name_key)
+    there = place or DENSE
+    name, name_key = there.read(cfg, name_key), there.key(name_key)
     if name not in by_name:
         raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
     try:
-        return by_name[name](cfg, *args)
+        return by_name[name](cfg, *args, **({"place": place} if place else {}))
     except IllegalOptionError as error:
-        key = by_name[name].config_keys[error.option]
+        key = there.key(by_name[name].config_keys[error.option])
         raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error
-
-
-def _read(cfg: CfgNode, full_key: str) -> Any:
-    value = cfg
-    for part in full_key.split("."):
-        value = value[part]
-    return value

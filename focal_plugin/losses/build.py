@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..registry import ConfigurableModule, Registry, build_named
+from ..registry import DENSE, ConfigurableModule, Place, Registry, build_named
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = """
@@ -36,30 +36,36 @@ STOCK_BOX_LOSSES = {
 """What Detectron2's key `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` calls them -> registered name."""
 
 
-def build_cls_loss(cfg: CfgNode) -> ClassificationLoss:
+def build_cls_loss(cfg: CfgNode, place: Place = DENSE) -> ClassificationLoss:
     """
     Build the loss that `MODEL.FOCAL.CLS_LOSS.NAME` names.
+
+    Args:
+        place: where the name and the options are, if not in `MODEL.FOCAL`.
 
     Raises:
         KeyError: no loss has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(CLS_LOSS_REGISTRY, "MODEL.FOCAL.CLS_LOSS.NAME", cfg)
+    return build_named(CLS_LOSS_REGISTRY, "MODEL.FOCAL.CLS_LOSS.NAME", cfg, place=place)
 
 
-def build_box_loss(cfg: CfgNode) -> BoxLoss:
+def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
     """
     Build the loss that `MODEL.FOCAL.BOX_LOSS.NAME` names, or, where that is empty, the one that
     Detectron2's own `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` names.
 
+    Args:
+        place: where the names and the options are, if not there.
+
     Raises:
         KeyError: no loss has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    if cfg.MODEL.FOCAL.BOX_LOSS.NAME:
-        return build_named(BOX_LOSS_REGISTRY, "MODEL.FOCAL.BOX_LOSS.NAME", cfg)
-    by_stock_name = {name: BOX_LOSS_REGISTRY.get(ours) for name, ours in STOCK_BOX_LOSSES.items()}
-    return build_named(by_stock_name.items(), "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg)
+    if place.read(cfg, "MODEL.FOCAL.BOX_LOSS.NAME"):
+        return build_named(BOX_LOSS_REGISTRY, "MODEL.FOCAL.BOX_LOSS.NAME", cfg, place=place)
+    stock = [(name, BOX_LOSS_REGISTRY.get(ours)) for name, ours in STOCK_BOX_LOSSES.items()]
+    return build_named(stock, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg, place=place)
 
 
 class ClassificationLoss(ConfigurableModule):

@@ -16,7 +16,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..checks import check_choice
-from ..registry import ConfigurableModule, Registry, build_named, configurable
+from ..registry import DENSE, ConfigurableModule, Place, Registry, build_named, configurable
 from .checks import check_inputs, check_num_classes
 from .selection import positive_mask
 
@@ -29,9 +29,12 @@ arguments.
 """
 
 
-def build_miner(cfg: CfgNode) -> Miner | None:
+def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
     """
     Build the miner that `MODEL.FOCAL.MINING.NAME` names.
+
+    Args:
+        place: where the name and the options are, if not in `MODEL.FOCAL.MINING`.
 
     Returns:
         None where it is empty: every anchor counts.
@@ -40,9 +43,9 @@ def build_miner(cfg: CfgNode) -> Miner | None:
         KeyError: no miner has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    if not cfg.MODEL.FOCAL.MINING.NAME:
+    if not place.read(cfg, "MODEL.FOCAL.MINING.NAME"):
         return None
-    return build_named(MINER_REGISTRY, "MODEL.FOCAL.MINING.NAME", cfg)
+    return build_named(MINER_REGISTRY, "MODEL.FOCAL.MINING.NAME", cfg, place=place)
 
 
 class Miner(ConfigurableModule):
