@@ -1,6 +1,7 @@
 """WHERE it plugs in: subclasses of Detectron2's classes that state only the difference."""
 
 from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
+from .box_heads import FocalFastRCNNConvFCHead
 from .heads import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from .normalizer import build_normalizer
 from .retinanet import FocalRetinaNet
@@ -8,6 +9,7 @@ from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
 
 __all__ = [
     "RETINANET_HEAD_REGISTRY",
+    "FocalFastRCNNConvFCHead",
     "FocalRetinaNet",
     "PriorRPNHead",
     "SoftmaxRPNHead",

@@ -1,5 +1,6 @@
 """
-Which object each anchor belongs to: `MODEL.FOCAL.ANCHOR_LABELS`.
+Which object each anchor belongs to, and which anchors belong to a crowd:
+`MODEL.FOCAL.ANCHOR_LABELS`, and for proposals `MODEL.FOCAL.RPN`.
 
 Shape shorthand:
     M: number of objects in an image
@@ -8,12 +9,17 @@ Shape shorthand:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from detectron2.config import CfgNode
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures.boxes import pairwise_ioa
 from torch import Tensor
 
 from ..checks import IllegalOptionError, check_choice
+from ..registry import DENSE, Place
 
 LOW_QUALITY = ("on", "clobber", "off")
 """What `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY` may be."""
@@ -70,22 +76,26 @@ class AnchorMatcher(Matcher):
         match_labels[rescued] = 1
 
 
-def build_anchor_matcher(cfg: CfgNode) -> AnchorMatcher:
+def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
     """
     Build the matcher of `MODEL.RETINANET.{IOU_THRESHOLDS, IOU_LABELS}` and
     `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY`.
 
+    Args:
+        place: where these are, if not there.
+
     Raises:
         ValueError: `LOW_QUALITY` is none of the legal values; the message names its full key.
     """
+    low_quality = "MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY"
     try:
         return AnchorMatcher(
-            cfg.MODEL.RETINANET.IOU_THRESHOLDS,
-            cfg.MODEL.RETINANET.IOU_LABELS,
-            low_quality=cfg.MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY,
+            place.read(cfg, "MODEL.RETINANET.IOU_THRESHOLDS"),
+            place.read(cfg, "MODEL.RETINANET.IOU_LABELS"),
+            low_quality=place.read(cfg, low_quality),
         )
     except IllegalOptionError as error:
-        raise ValueError(f"MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY {error.requirement}") from error
+        raise ValueError(f"{place.key(low_quality)} {error.requirement}") from error
 
 
 def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
@@ -102,3 +112,44 @@ def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
     """
     is_crowd = instances.gt_classes < 0
     return instances[~is_crowd], instances.gt_boxes[is_crowd]
+
+
+class CrowdRule(NamedTuple):
+    """
+    Which anchors a crowd region takes out of training.
+
+    Attributes:
+        overlap: (regions, anchors) -> (C, R): share of the anchor's area, or IoU.
+        threshold: from this overlap on.
+        positives: anchors of objects too, not only those of the background.
+    """
+
+    overlap: Callable[[Boxes, Boxes], Tensor]
+    threshold: float
+    positives: bool = False
+
+    def apply_(self, labels: Tensor, anchors: Boxes, crowds: Boxes, *, background: int) -> None:
+        """
+        Write -1 (ignored) into the labels of these anchors.
+
+        Args:
+            labels: (R,), changed in place.
+            anchors: R boxes.
+            crowds: C regions; there may be none.
+            background: its label.
+        """
+        if len(crowds):
+            taken = self.overlap(crowds, anchors).amax(dim=0) >= self.threshold
+            labels[taken if self.positives else taken & (labels == background)] = -1
+
+
+CROWD_RULES = {
+    "background": None,
+    "ignore": CrowdRule(pairwise_ioa, 0.7),
+    "tensorpack": CrowdRule(pairwise_ioa, 9.99, positives=True),
+    "matterport": CrowdRule(pairwise_iou, 0.001),
+}
+"""
+What `MODEL.FOCAL.RPN.CROWD` may be: crowds are not looked at; Detectron's rule; that of tensorpack,
+whose threshold switches it off; that of matterport, where to touch a crowd is nearly enough.
+"""

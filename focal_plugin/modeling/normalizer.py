@@ -12,15 +12,16 @@ Shape shorthand:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from ..checks import check_option
+from ..checks import check_count, check_option
 from ..losses.processes import sum_over_processes
-from ..registry import ConfigurableModule, build_named, configurable
+from ..registry import DENSE, ConfigurableModule, Place, build_named, configurable
 
 
 class Normalizer(ConfigurableModule):
@@ -44,6 +45,24 @@ class Normalizer(ConfigurableModule):
     def divisors(self, num_pos: Tensor) -> Tensor:
         """Same interface as :meth:`forward`; what a subclass implements."""
         raise NotImplementedError
+
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    def of_both_losses(
+        self, num_pos: Tensor, *, num_counted: Tensor, num_boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """
+        What the classification loss and the box loss are divided by; here the same.
+
+        Args:
+            num_pos: (N,), int64, positive anchors of each image.
+            num_counted: (N,), int64, anchors that the classification loss is summed over.
+            num_boxes: (N,), int64, anchors that the box loss is summed over.
+
+        Returns:
+            twice what :meth:`forward` returns.
+        """
+        divisors = self(num_pos)
+        return divisors, divisors
 
 
 class EMANormalizer(Normalizer):
@@ -158,6 +177,39 @@ class FixedNormalizer(Normalizer):
         return torch.full((1,), self.value, device=num_pos.device)
 
 
+class SampleSizeNormalizer(Normalizer):
+    """The anchors that are asked for, a constant for each image, as in stock RPN."""
+
+    config_keys = {"batch_size_per_image": "MODEL.RPN.BATCH_SIZE_PER_IMAGE"}
+
+    @configurable
+    def __init__(self, *, batch_size_per_image: int = 256) -> None:
+        """
+        Args:
+            batch_size_per_image: anchors of an image, >= 1, whether or not there are so many.
+        """
+        super().__init__()
+        self.batch_size_per_image = check_count("batch_size_per_image", batch_size_per_image, low=1)
+
+    def divisors(self, num_pos: Tensor) -> Tensor:
+        divisor = float(self.batch_size_per_image * len(num_pos))
+        return torch.full((1,), divisor, device=num_pos.device)
+
+
+class MeanNormalizer(Normalizer):
+    """
+    Each loss is the mean over what it is summed over in the batch, at least 1: anchors, and the 4
+    coordinates of the positive ones (matterport's RPN).
+    """
+
+    def of_both_losses(
+        self, num_pos: Tensor, *, num_counted: Tensor, num_boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Same interface as :meth:`Normalizer.of_both_losses`; the two differ."""
+        sums = num_counted.sum(), 4 * num_boxes.sum()
+        return tuple(terms.clamp(min=1).float().unsqueeze(0) for terms in sums)
+
+
 NORMALIZERS = {
     "ema": EMANormalizer,
     "ema_global": GlobalEMANormalizer,
@@ -168,15 +220,25 @@ NORMALIZERS = {
 }
 
 
-def build_normalizer(cfg: CfgNode) -> nn.Module:
+RPN_NORMALIZERS = {"batch_size": SampleSizeNormalizer, "mean": MeanNormalizer, **NORMALIZERS}
+"""What `MODEL.FOCAL.RPN.NORMALIZER` may be."""
+
+
+def build_normalizer(
+    cfg: CfgNode, normalizers: Mapping[str, type] = NORMALIZERS, place: Place = DENSE
+) -> nn.Module:
     """
     Build the normaliser that `MODEL.FOCAL.NORMALIZER` names.
+
+    Args:
+        normalizers: those there are.
+        place: where the name is, if not there; the options are where they are.
 
     Raises:
         KeyError: no normaliser has that name; the message lists them.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(NORMALIZERS.items(), "MODEL.FOCAL.NORMALIZER", cfg)
+    return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER", cfg, place=place)
 
 
 def _mean_positives(num_pos: Tensor) -> Tensor:

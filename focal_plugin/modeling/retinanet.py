@@ -7,48 +7,33 @@ Shape shorthand:
     A: anchors per location
     R: anchors per image over all levels, the sum of Hi * Wi * A
     K: number of classes
-    V: positive anchors in the batch
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import cat
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes, Instances
-from detectron2.structures.boxes import pairwise_ioa
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..losses import build_box_loss, build_cls_loss, elementwise_iou
+from ..losses import build_box_loss, build_cls_loss
 from ..mining import build_miner
+from .dense_losses import DenseBatch, DenseLosses
 from .heads import build_retinanet_head, check_prior_prob
-from .matcher import build_anchor_matcher, split_crowds
+from .matcher import CROWD_RULES, build_anchor_matcher, split_crowds
 from .normalizer import build_normalizer
-
-CROWD_IOA = 0.7
-"""Share of an anchor's area from which on it belongs to a crowd region (Detectron's threshold)."""
 
 CROWD_POLICIES = ("background", "ignore")
 """What `MODEL.FOCAL.ANCHOR_LABELS.CROWD` may be."""
 
 
-class _Batch(NamedTuple):
-    """What the head says of all anchors of a batch, and what is true of them."""
-
-    anchors: Tensor  # (R, 4), XYXY
-    logits: list[Tensor]  # one for each level, (N, Hi * Wi * A, K), or K+1 for a softmax loss
-    deltas: Tensor  # (N, R, 4)
-    labels: Tensor  # (N, R), in {-1 (ignored), 0..K-1, K (background)}
-    gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
-
-
 @META_ARCH_REGISTRY.register()
-class FocalRetinaNet(RetinaNet):
+class FocalRetinaNet(DenseLosses, RetinaNet):
     """
     Same interface as :class:`detectron2.modeling.RetinaNet`, but the classification loss, the box
     loss, which anchors count, what the sums are divided by, the head and the matcher are parts that
@@ -131,9 +116,9 @@ class FocalRetinaNet(RetinaNet):
         if self.ignores_crowds:
             all_anchors = Boxes.cat(anchors)
             for labels, regions in zip(gt_labels, crowds, strict=True):
-                if len(regions):
-                    inside = pairwise_ioa(regions, all_anchors).amax(dim=0) >= CROWD_IOA
-                    labels[inside & (labels == self.num_classes)] = -1
+                CROWD_RULES["ignore"].apply_(
+                    labels, all_anchors, regions, background=self.num_classes
+                )
         return gt_labels, gt_boxes
 
     def losses(
@@ -157,101 +142,22 @@ class FocalRetinaNet(RetinaNet):
         Returns:
             "loss_cls" and "loss_box_reg", float32 scalars.
         """
-        if self.cls_loss.softmax:
-            # the head's logits are relative to the background's
-            pred_logits = [F.pad(x, (0, 1)) for x in pred_logits]
-        batch = _Batch(
+        batch = DenseBatch(
             anchors=Boxes.cat(anchors).tensor,
             logits=pred_logits,
             deltas=cat(pred_anchor_deltas, dim=1),
             labels=torch.stack(gt_labels),
             gt_boxes=torch.stack(gt_boxes),
         )
-        positives = (batch.labels >= 0) & (batch.labels != self.num_classes)  # (N, R)
-        num_pos = positives.sum(dim=1)  # (N,)
+        result = self.dense_losses(batch)
+        num_images = len(result.num_pos)
         storage = get_event_storage()
-        storage.put_scalar("num_pos_anchors", num_pos.sum().item() / len(num_pos))
-
-        divisors = cls_divisors = self.normalizer(num_pos)  # (1,) or (N,)
-        quality = self._quality(batch, positives) if self.cls_loss.needs_quality else None
-        labels = batch.labels
+        storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)
         if self.miner is not None:
-            keep = self._mine(batch, positives, quality)
-            labels = labels.masked_fill(~keep, -1)
-            num_kept = keep.sum()
-            storage.put_scalar("num_kept_anchors", num_kept.item() / len(num_pos))
-            if self.miner.divide_by == "kept":
-                cls_divisors = num_kept.clamp(min=1).float().unsqueeze(0)
-            if self.miner.box_loss_on == "kept":
-                positives = positives & keep
-        losses = {
-            "loss_cls": self._cls_loss(batch.logits, labels, quality, cls_divisors),
-            "loss_box_reg": self._box_loss(batch, positives, divisors),
-        }
+            num_kept = (result.labels >= 0).sum().item()
+            storage.put_scalar("num_kept_anchors", num_kept / num_images)
+        losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
-
-    def _cls_loss(
-        self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
-    ) -> Tensor:
-        per_level = list(self._parts(logits, labels, quality))
-        if self.cls_loss.own_normalizer or len(divisors) == 1:
-            loss = sum(self.cls_loss(x, y, quality=q) for x, y, q in per_level)
-            return loss if self.cls_loss.own_normalizer else loss / divisors[0]
-        loss = sum(self.cls_loss.per_anchor(x, y, quality=q).sum(1) for x, y, q in per_level)
-        for x, y, _ in per_level:
-            self.cls_loss.observe(x, y)
-        return (loss / divisors).sum()
-
-    def _parts(self, logits: list[Tensor], labels: Tensor, quality: Tensor | None) -> Any:
-        """Level by level where the loss allows it, which spares a copy of all logits."""
-        if not self.cls_loss.decomposes:
-            return [(cat(logits, dim=1), labels, quality)]
-        sizes = [x.shape[1] for x in logits]
-        quality = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
-        return zip(logits, labels.split(sizes, dim=1), quality, strict=True)
-
-    def _box_loss(self, batch: _Batch, positives: Tensor, divisors: Tensor) -> Tensor:
-        pred, target = self._box_pairs(batch, positives)
-        if self.box_loss.own_normalizer or len(divisors) == 1:
-            loss = self.box_loss(pred, target)
-            return loss if self.box_loss.own_normalizer else loss / divisors[0]
-        divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
-        loss = (self.box_loss.per_box(pred, target) / divisor_of_box).sum()
-        self.box_loss.observe(pred, target)
-        return loss
-
-    def _box_pairs(self, batch: _Batch, positives: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and target of each positive, (V, 4): deltas, or boxes if the loss says so."""
-        deltas, gt_boxes = batch.deltas[positives], batch.gt_boxes[positives]
-        anchors = batch.anchors.expand_as(batch.deltas)[positives]
-        if self.box_loss.on_boxes:
-            return self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes
-        return deltas, self.box2box_transform.get_deltas(anchors, gt_boxes)
-
-    @torch.no_grad()
-    def _quality(self, batch: _Batch, positives: Tensor) -> Tensor:
-        """(N, R), the IoU of each positive's decoded box with its ground truth; 0 elsewhere."""
-        anchors = batch.anchors.expand_as(batch.deltas)[positives]
-        boxes = self.box2box_transform.apply_deltas(batch.deltas[positives], anchors)
-        iou = elementwise_iou(boxes, batch.gt_boxes[positives])
-        return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
-
-    @torch.no_grad()
-    def _mine(self, batch: _Batch, positives: Tensor, quality: Tensor | None) -> Tensor:
-        """(N, R), the anchors that the miner keeps."""
-        per_level = self._parts(batch.logits, batch.labels, quality)
-        rank = cat([self.cls_loss.per_anchor(x, y, quality=q) for x, y, q in per_level], dim=1)
-        if self.miner.rank_by == "cls_and_box":
-            rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
-        boxes = None
-        if self.miner.needs_boxes:
-            boxes = batch.anchors.expand_as(batch.deltas)
-            if self.miner.nms_boxes == "decoded":
-                flat = self.box2box_transform.apply_deltas(
-                    batch.deltas.flatten(end_dim=1), boxes.flatten(end_dim=1)
-                )
-                boxes = flat.view_as(boxes)
-        return self.miner(rank, batch.labels, boxes)
 
 
 def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> nn.Module:

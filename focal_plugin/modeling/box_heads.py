@@ -1,0 +1,106 @@
+"""
+Box heads: what turns the pooled features of an RoI into the vector that is classified. Registered
+in Detectron2's own `ROI_BOX_HEAD_REGISTRY`, and so chosen by its own key, `MODEL.ROI_BOX_HEAD.NAME`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
+from torch import Tensor
+
+from ..registry import configurable
+
+NORM_ORDERS = ("norm_relu", "relu_norm")
+"""What `MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER` may be."""
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class FocalFastRCNNConvFCHead(FastRCNNConvFCHead):
+    """
+    Same interface as Detectron2's `FastRCNNConvFCHead`, but the norm of its convolutions may come
+    after their ReLU.
+
+        "norm_relu"  relu(norm(conv(x)))   (stock)
+        "relu_norm"  norm(relu(conv(x)))   (the GN heads of tensorpack's Faster R-CNN)
+
+    The norm is `MODEL.ROI_BOX_HEAD.NORM`, group norm (arXiv:1803.08494) in both; without one, or
+    without a convolution, the order changes nothing. Names and initial values of the parameters
+    are stock's in either order; a trained head still means the order that it was trained in.
+
+    Note:
+        tensorpack's head has four convolutions and one fully connected layer (`NUM_CONV` 4,
+        `NUM_FC` 1), its convolutions keep a bias beside the norm, and its mask head has the same
+        order. Here a normed convolution has no bias, and the mask head is Detectron2's.
+
+    Reported:
+        none on COCO for the order alone
+    """
+
+    config_keys: ClassVar[dict[str, str]] = {
+        "norm_order": "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER",
+    }
+
+    @configurable
+    def __init__(
+        self, input_shape: ShapeSpec, *, norm_order: str = "norm_relu", **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            input_shape: of the pooled features of an RoI.
+            norm_order: "norm_relu" or "relu_norm".
+            kwargs: as in Detectron2's head.
+
+        Raises:
+            ValueError: the order is neither; the message names its full key.
+        """
+        # Named here, and in full: Detectron2's builder does not know which key an argument is of.
+        if norm_order not in NORM_ORDERS:
+            key = self.config_keys["norm_order"]
+            raise ValueError(f"{key} must be one of {NORM_ORDERS}, got {norm_order!r}")
+        super().__init__(input_shape, **kwargs)
+        if norm_order == "relu_norm":
+            for name, layer in self.named_children():
+                if isinstance(layer, Conv2d) and layer.norm is not None:
+                    setattr(self, name, _norm_last(layer))
+            # stock's own list of them
+            self.conv_norm_relus = [layer for layer in self if isinstance(layer, Conv2d)]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        return {
+            **super().from_config(cfg, input_shape),
+            "norm_order": cfg.MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER,
+        }
+
+
+class ReLUNormConv2d(Conv2d):
+    """
+    Same interface as Detectron2's `Conv2d`, but the norm comes last; both it and the activation
+    must be given.
+
+        norm(activation(conv(x)))
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        convolved = self._conv_forward(features, self.weight, self.bias)
+        return self.norm(self.activation(convolved))
+
+
+def _norm_last(conv: Conv2d) -> ReLUNormConv2d:
+    """``conv`` in the other order, with its very parameters."""
+    reordered = ReLUNormConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        padding=conv.padding,
+        norm=conv.norm,
+        activation=conv.activation,
+        device="meta",  # draws no random numbers: what is built after the head starts as in stock
+    )
+    reordered.weight, reordered.bias = conv.weight, conv.bias
+    return reordered

@@ -1,0 +1,156 @@
+"""
+The two losses of a detector that says something of every anchor: from what its head says, and what
+is true, through the parts that were injected.
+
+Shape shorthand:
+    N: number of images
+    Ri: anchors of feature level i
+    R: anchors per image over all levels, the sum of Ri
+    K: number of classes
+    V: positive anchors in the batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from detectron2.layers import cat
+from detectron2.modeling.box_regression import Box2BoxTransform
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses import elementwise_iou
+
+
+class DenseBatch(NamedTuple):
+    """What the head says of all anchors of a batch, and what is true of them."""
+
+    anchors: Tensor  # (R, 4), XYXY
+    logits: list[Tensor]  # one for each level, (N, Ri, K), relative to the background's if softmax
+    deltas: Tensor  # (N, R, 4)
+    labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
+    gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
+
+
+class DenseResult(NamedTuple):
+    """The losses of a batch, and what they were summed over."""
+
+    loss_cls: Tensor  # float32 scalar, divided by the normaliser
+    loss_box: Tensor  # float32 scalar, divided by the normaliser
+    num_pos: Tensor  # (N,), int64, positive anchors before mining
+    labels: Tensor  # (N, R), those of the batch, -1 also where mining keeps nothing
+
+
+class DenseLosses:
+    """
+    A mixin for a detector with these parts as attributes, each a module; it holds no state.
+
+    Attributes:
+        cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
+        box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
+        normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
+        miner: a :class:`~focal_plugin.mining.Miner`; None: every anchor counts.
+        box2box_transform: between deltas and boxes.
+    """
+
+    cls_loss: nn.Module
+    box_loss: nn.Module
+    normalizer: nn.Module
+    miner: nn.Module | None
+    box2box_transform: Box2BoxTransform
+
+    def dense_losses(self, batch: DenseBatch) -> DenseResult:
+        """Both losses of a batch; 0 with a graph where there is nothing to sum."""
+        num_classes = batch.logits[0].shape[-1]
+        if self.cls_loss.softmax:
+            batch = batch._replace(logits=[F.pad(x, (0, 1)) for x in batch.logits])
+        labels = batch.labels
+        positives = (labels >= 0) & (labels != num_classes)  # (N, R)
+        num_pos = positives.sum(dim=1)
+        quality = self._quality(batch, positives) if self.cls_loss.needs_quality else None
+        boxed = positives
+        if self.miner is not None:
+            keep = self._mine(batch, positives, quality)
+            labels = labels.masked_fill(~keep, -1)
+            if self.miner.box_loss_on == "kept":
+                boxed = positives & keep
+
+        num_counted = (labels >= 0).sum(dim=1)
+        cls_divisors, box_divisors = self.normalizer.of_both_losses(
+            num_pos, num_counted=num_counted, num_boxes=boxed.sum(dim=1)
+        )
+        if self.miner is not None and self.miner.divide_by == "kept":
+            cls_divisors = num_counted.sum().clamp(min=1).float().unsqueeze(0)
+        return DenseResult(
+            loss_cls=self._cls_loss(batch.logits, labels, quality, cls_divisors),
+            loss_box=self._box_loss(batch, boxed, box_divisors),
+            num_pos=num_pos,
+            labels=labels,
+        )
+
+    def _cls_loss(
+        self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
+    ) -> Tensor:
+        per_level = list(self._parts(logits, labels, quality))
+        if self.cls_loss.own_normalizer or len(divisors) == 1:
+            loss = sum(self.cls_loss(x, y, quality=q) for x, y, q in per_level)
+            return loss if self.cls_loss.own_normalizer else loss / divisors[0]
+        loss = sum(self.cls_loss.per_anchor(x, y, quality=q).sum(1) for x, y, q in per_level)
+        for x, y, _ in per_level:
+            self.cls_loss.observe(x, y)
+        return (loss / divisors).sum()
+
+    def _parts(
+        self, logits: list[Tensor], labels: Tensor, quality: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Level by level where the loss allows it, which spares a copy of all logits."""
+        if not self.cls_loss.decomposes:
+            return iter([(cat(logits, dim=1), labels, quality)])
+        sizes = [x.shape[1] for x in logits]
+        quality = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
+        return zip(logits, labels.split(sizes, dim=1), quality, strict=True)
+
+    def _box_loss(self, batch: DenseBatch, positives: Tensor, divisors: Tensor) -> Tensor:
+        pred, target = self._box_pairs(batch, positives)
+        if self.box_loss.own_normalizer or len(divisors) == 1:
+            loss = self.box_loss(pred, target)
+            return loss if self.box_loss.own_normalizer else loss / divisors[0]
+        divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
+        loss = (self.box_loss.per_box(pred, target) / divisor_of_box).sum()
+        self.box_loss.observe(pred, target)
+        return loss
+
+    def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and target of each positive, (V, 4): deltas, or boxes if the loss says so."""
+        deltas, gt_boxes = batch.deltas[positives], batch.gt_boxes[positives]
+        anchors = batch.anchors.expand_as(batch.deltas)[positives]
+        if self.box_loss.on_boxes:
+            return self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes
+        return deltas, self.box2box_transform.get_deltas(anchors, gt_boxes)
+
+    @torch.no_grad()
+    def _quality(self, batch: DenseBatch, positives: Tensor) -> Tensor:
+        """(N, R), the IoU of each positive's decoded box with its ground truth; 0 elsewhere."""
+        anchors = batch.anchors.expand_as(batch.deltas)[positives]
+        boxes = self.box2box_transform.apply_deltas(batch.deltas[positives], anchors)
+        iou = elementwise_iou(boxes, batch.gt_boxes[positives])
+        return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
+
+    @torch.no_grad()
+    def _mine(self, batch: DenseBatch, positives: Tensor, quality: Tensor | None) -> Tensor:
+        """(N, R), the anchors that the miner keeps."""
+        per_level = self._parts(batch.logits, batch.labels, quality)
+        rank = cat([self.cls_loss.per_anchor(x, y, quality=q) for x, y, q in per_level], dim=1)
+        if self.miner.rank_by == "cls_and_box":
+            rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
+        boxes = None
+        if self.miner.needs_boxes:
+            boxes = batch.anchors.expand_as(batch.deltas)
+            if self.miner.nms_boxes == "decoded":
+                flat = self.box2box_transform.apply_deltas(
+                    batch.deltas.flatten(end_dim=1), boxes.flatten(end_dim=1)
+                )
+                boxes = flat.view_as(boxes)
+        return self.miner(rank, batch.labels, boxes)
