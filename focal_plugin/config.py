@@ -127,6 +127,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Box loss: a name in BOX_LOSS_REGISTRY; its smooth L1 has MODEL.RPN.SMOOTH_L1_BETA
     loss = rpn.BOX_LOSS = _options_of(node.BOX_LOSS, "WEIGHT")
     loss.NAME = ""
+    # HuberLoss: where the parabola ends
+    loss.HUBER_DELTA = None
     # What objectness and box loss are multiplied by, each alone. MODEL.RPN.LOSS_WEIGHT is a factor
     # of both, MODEL.RPN.BBOX_REG_LOSS_WEIGHT one more of the box loss
     rpn.CLS_WEIGHT = 1.0

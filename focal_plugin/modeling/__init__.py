@@ -5,11 +5,13 @@ from .box_heads import FocalFastRCNNConvFCHead
 from .heads import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from .normalizer import build_normalizer
 from .retinanet import FocalRetinaNet
+from .rpn import FocalRPN
 from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
 
 __all__ = [
     "RETINANET_HEAD_REGISTRY",
     "FocalFastRCNNConvFCHead",
+    "FocalRPN",
     "FocalRetinaNet",
     "PriorRPNHead",
     "SoftmaxRPNHead",

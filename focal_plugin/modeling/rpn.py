@@ -1,0 +1,351 @@
+"""
+A region proposal network whose losses, sampling, matching and normaliser are parts that a config
+names; the recipes of three code bases are presets of these keys.
+
+Shape shorthand:
+    N: number of images
+    Hi, Wi: height and width of feature level i
+    A: anchors per location
+    R: anchors per image over all levels, the sum of Hi * Wi * A
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+
+from ..losses import build_box_loss, build_cls_loss
+from ..mining import MINER_REGISTRY, build_miner
+from . import places
+from .dense_losses import DenseBatch, DenseLosses
+from .matcher import CROWD_RULES, CrowdRule, build_anchor_matcher, split_crowds
+from .normalizer import RPN_NORMALIZERS, build_normalizer
+
+STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "detectron2": {
+            "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
+            "BOX_LOSS.NAME": "",  # that of MODEL.RPN.BBOX_REG_LOSS_TYPE
+            "BOX_LOSS.HUBER_DELTA": 1 / 9,
+            "TARGET_STD": [],  # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
+            "NORMALIZER": "batch_size",
+            "LOW_QUALITY": "on",
+            "MATCHED": "all",
+            "CROWD": "background",
+            "SAMPLING": "random",
+            "PRECISION_RECALL": False,
+        },
+        "tensorpack": {
+            "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
+            "BOX_LOSS.NAME": "HuberLoss",
+            "BOX_LOSS.HUBER_DELTA": 1 / 9,
+            "TARGET_STD": [],
+            "NORMALIZER": "batch_size",
+            "LOW_QUALITY": "clobber",
+            "MATCHED": "inside",
+            "CROWD": "tensorpack",
+            "SAMPLING": "random",
+            "PRECISION_RECALL": True,
+        },
+        "matterport": {
+            "CLS_LOSS.NAME": "SoftmaxCrossEntropyLoss",
+            "BOX_LOSS.NAME": "HuberLoss",
+            "BOX_LOSS.HUBER_DELTA": 1.0,  # smooth L1 with its break at 1
+            "TARGET_STD": [0.1, 0.1, 0.2, 0.2],
+            "NORMALIZER": "mean",
+            "LOW_QUALITY": "on",
+            "MATCHED": "all",
+            "CROWD": "matterport",
+            "SAMPLING": "random",
+            "PRECISION_RECALL": False,
+        },
+    }
+)
+"""
+`MODEL.FOCAL.RPN.STYLE` -> the value of each key of `MODEL.FOCAL.RPN` that is left empty, or None.
+"""
+
+MATCHED = ("all", "inside")
+"""What `MODEL.FOCAL.RPN.MATCHED` may be."""
+
+METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FocalRPN(DenseLosses, RPN):
+    """
+    Same interface as Detectron2's `RPN`, but both losses, what they are divided by, which anchors
+    are matched and which are trained on are parts that a config names under `MODEL.FOCAL.RPN`. At
+    the default keys it is the stock RPN: losses, gradients, state-dict keys and proposals
+    (arXiv:1506.01497 section 3.1).
+
+    To a loss an anchor has one class, "object": its label is 0, and that of the background 1. A
+    softmax loss gets the logits [s, 0], so that softmax([s, 0]) = [p, 1 - p] with p = sigmoid(s).
+
+    Logged in training, besides what stock logs: `rpn/loc_to_cls_ratio`, the weighted box loss over
+    the weighted objectness loss.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        cls_loss: nn.Module,
+        box_loss: nn.Module,
+        normalizer: nn.Module,
+        miner: nn.Module | None = None,
+        samples: bool = True,
+        matches_inside_only: bool = False,
+        crowd_rule: CrowdRule | None = None,
+        logs_precision_recall: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
+            box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
+            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
+            miner: a :class:`~focal_plugin.mining.Miner` that chooses the anchors to train on.
+            samples: they are drawn at random, as in stock. If not, all labelled anchors count, or
+                those that the miner keeps.
+            matches_inside_only: only anchors inside the image are matched; all others are ignored.
+            crowd_rule: which anchors crowd regions take out; None: none.
+            logs_precision_recall: log, for each level, precision and recall of the objectness.
+            kwargs: as in Detectron2's RPN. `batch_size_per_image` and `positive_fraction` are of
+                use where it samples; `box_reg_loss_type` and `smooth_l1_beta` are of none.
+        """
+        super().__init__(**kwargs)
+        self.cls_loss = cls_loss
+        self.box_loss = box_loss
+        self.normalizer = normalizer
+        self.miner = miner
+        self.samples = samples
+        self.matches_inside_only = matches_inside_only
+        self.crowd_rule = crowd_rule
+        self.logs_precision_recall = logs_precision_recall
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        cfg = with_style(cfg)
+        rpn = cfg.MODEL.FOCAL.RPN
+        ret = super().from_config(cfg, input_shape)
+        weights = {"loss_rpn_cls": "CLS_WEIGHT", "loss_rpn_loc": "LOC_WEIGHT"}
+        for loss, key in weights.items():
+            ret["loss_weight"][loss] *= _weight(cfg, key)
+        if rpn.TARGET_STD:
+            ret["box2box_transform"] = _transform_of_std(rpn.TARGET_STD)
+        return {
+            **ret,
+            "anchor_matcher": build_anchor_matcher(cfg, places.RPN),
+            "cls_loss": build_cls_loss(cfg, places.RPN),
+            "box_loss": build_box_loss(cfg, places.RPN),
+            "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, places.RPN),
+            "miner": _build_miner(cfg),
+            "samples": rpn.SAMPLING == "random",
+            "matches_inside_only": _choice("MATCHED", rpn.MATCHED, MATCHED) == "inside",
+            "crowd_rule": _crowd_rule(cfg),
+            "logs_precision_recall": rpn.PRECISION_RECALL,
+        }
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """
+        Same interface as :meth:`RPN.label_and_sample_anchors`, but an instance with a negative
+        class is a crowd region: no anchor is matched with it, and it takes out those that the
+        crowd rule says, before any is sampled.
+        """
+        all_anchors = Boxes.cat(anchors)
+        gt_labels, gt_boxes = [], []
+        for instances in gt_instances:
+            objects, crowds = split_crowds(instances)
+            labels, boxes = self._match(all_anchors, objects)
+            if self.crowd_rule is not None:
+                self.crowd_rule.apply_(labels, all_anchors, crowds, background=0)
+            gt_labels.append(super()._subsample_labels(labels) if self.samples else labels)
+            gt_boxes.append(boxes)
+        return gt_labels, gt_boxes
+
+    def _match(self, anchors: Boxes, objects: Instances) -> tuple[Tensor, Tensor]:
+        """
+        Labels (R,) of the anchors in one image, before any is sampled, and their boxes (R, 4).
+        """
+        if not self.matches_inside_only:
+            labels, boxes = super().label_and_sample_anchors([anchors], [objects])
+            return labels[0], boxes[0]
+        inside = _inside_image(anchors, objects.image_size)
+        inner_labels, inner_boxes = super().label_and_sample_anchors([anchors[inside]], [objects])
+        labels = inner_labels[0].new_full((len(anchors),), -1)
+        boxes = torch.zeros_like(anchors.tensor)
+        labels[inside], boxes[inside] = inner_labels[0], inner_boxes[0]
+        return labels, boxes
+
+    def _subsample_labels(self, label: Tensor) -> Tensor:
+        """All of them: what is sampled is decided when the crowds have had their say."""
+        return label
+
+    @torch.jit.unused
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """
+        Same interface as :meth:`RPN.losses`, but with the injected parts.
+
+        Args:
+            anchors: one for each level, Hi * Wi * A boxes.
+            pred_objectness_logits: one for each level, (N, Hi * Wi * A).
+            gt_labels: one for each image, (R,), in {-1 (ignored), 0 (background), 1 (object)}.
+            pred_anchor_deltas: one for each level, (N, Hi * Wi * A, 4).
+            gt_boxes: one for each image, (R, 4), of use where the label is 1.
+
+        Returns:
+            "loss_rpn_cls" and "loss_rpn_loc", float32 scalars.
+        """
+        objectness = torch.stack(gt_labels).long()
+        batch = DenseBatch(
+            anchors=Boxes.cat(anchors).tensor,
+            logits=[x.unsqueeze(-1) for x in pred_objectness_logits],
+            deltas=cat(pred_anchor_deltas, dim=1),
+            labels=torch.where(objectness < 0, objectness, 1 - objectness),
+            gt_boxes=torch.stack(gt_boxes),
+        )
+        result = self.dense_losses(batch)
+        losses = {"loss_rpn_cls": result.loss_cls, "loss_rpn_loc": result.loss_box}
+        losses = {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+        self._log(losses, pred_objectness_logits, result.labels)
+        return losses
+
+    @torch.no_grad()
+    def _log(self, losses: dict[str, Tensor], logits: list[Tensor], labels: Tensor) -> None:
+        """
+        Args:
+            losses: weighted.
+            logits: one for each level, (N, Hi * Wi * A).
+            labels: (N, R), in {-1 (not trained on), 0 (object), 1 (background)}.
+        """
+        storage = get_event_storage()
+        num_images = len(labels)
+        terms = [(labels == 0).sum(), (labels == 1).sum(), *losses.values()]
+        num_pos, num_neg, loss_cls, loss_loc = torch.stack([x.double() for x in terms]).tolist()
+        storage.put_scalar("rpn/num_pos_anchors", num_pos / num_images)
+        storage.put_scalar("rpn/num_neg_anchors", num_neg / num_images)
+        if loss_cls > 0:
+            storage.put_scalar("rpn/loc_to_cls_ratio", loss_loc / loss_cls)
+        if self.logs_precision_recall:
+            sizes = [x.shape[1] for x in logits]
+            of_levels = zip(self.in_features, logits, labels.split(sizes, dim=1), strict=True)
+            for level, *of_level in of_levels:
+                log_precision_recall(storage, f"rpn/{level}", *of_level)
+
+
+def log_precision_recall(
+    storage: EventStorage, prefix: str, logits: Tensor, labels: Tensor
+) -> None:
+    """
+    Log how good the objectness is at telling apart the anchors that it is trained on, as
+    tensorpack does: `precision_th0.5`, `recall_th0.5`, and so on for .2 and .1.
+
+        precision = objects among those above / those above
+        recall    = objects among those above / objects
+
+    What has a denominator of 0 is not logged; tensorpack puts .5 in its place.
+
+    Args:
+        prefix: what the names begin with.
+        logits: any shape, of objectness.
+        labels: the same shape, in {-1 (not trained on), 0 (object), 1 (background)}.
+    """
+    probability = logits.float().sigmoid()
+    is_object = labels == 0
+    above = [(probability > threshold) & (labels >= 0) for threshold in METRIC_THRESHOLDS]
+    masks = [is_object, *above, *(x & is_object for x in above)]
+    num_objects, *counts = torch.stack([mask.sum() for mask in masks]).tolist()
+    num_above, num_correct = counts[: len(above)], counts[len(above) :]
+    for threshold, predicted, correct in zip(
+        METRIC_THRESHOLDS, num_above, num_correct, strict=True
+    ):
+        if predicted:
+            storage.put_scalar(f"{prefix}/precision_th{threshold}", correct / predicted)
+        if num_objects:
+            storage.put_scalar(f"{prefix}/recall_th{threshold}", correct / num_objects)
+
+
+def with_style(cfg: CfgNode) -> CfgNode:
+    """
+    Returns:
+        a copy of the config, in which each key of `MODEL.FOCAL.RPN` that is empty or None has the
+        value of its `STYLE`.
+
+    Raises:
+        ValueError: there is no such style.
+    """
+    style = STYLES[_choice("STYLE", cfg.MODEL.FOCAL.RPN.STYLE, STYLES)]
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in style.items():
+        *nodes, name = key.split(".")
+        node = functools.reduce(lambda node, part: node[part], nodes, cfg.MODEL.FOCAL.RPN)
+        if node[name] in ("", [], (), None):
+            node[name] = value
+    return cfg
+
+
+def _build_miner(cfg: CfgNode) -> nn.Module | None:
+    sampling = cfg.MODEL.FOCAL.RPN.SAMPLING
+    _choice("SAMPLING", sampling, ("random", "all", *dict(MINER_REGISTRY)))
+    return None if sampling in ("random", "all") else build_miner(cfg, places.RPN)
+
+
+def _crowd_rule(cfg: CfgNode) -> CrowdRule | None:
+    rpn = cfg.MODEL.FOCAL.RPN
+    rule = CROWD_RULES[_choice("CROWD", rpn.CROWD, CROWD_RULES)]
+    if rule is None or rpn.CROWD_THRESH is None:
+        return rule
+    if not rpn.CROWD_THRESH > 0:
+        raise ValueError(f"MODEL.FOCAL.RPN.CROWD_THRESH must be > 0, got {rpn.CROWD_THRESH}")
+    return rule._replace(threshold=rpn.CROWD_THRESH)
+
+
+def _transform_of_std(std: list[float]) -> Box2BoxTransform:
+    if len(std) != 4 or min(std) <= 0:
+        raise ValueError(f"MODEL.FOCAL.RPN.TARGET_STD must be 4 numbers > 0, got {std}")
+    return Box2BoxTransform(weights=tuple(1 / x for x in std))
+
+
+def _weight(cfg: CfgNode, key: str) -> float:
+    weight = cfg.MODEL.FOCAL.RPN[key]
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"MODEL.FOCAL.RPN.{key} must be >= 0, got {weight}")
+    return weight
+
+
+def _choice(key: str, value: str, choices: Any) -> str:
+    if value not in choices:
+        raise ValueError(f"MODEL.FOCAL.RPN.{key} must be one of {list(choices)}, got {value!r}")
+    return value
+
+
+def _inside_image(anchors: Boxes, image_size: tuple[int, int]) -> Tensor:
+    """Bool (R,), anchors no part of which is outside of an image of (height, width)."""
+    height, width = image_size
+    x1, y1, x2, y2 = anchors.tensor.unbind(dim=1)
+    return (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
