@@ -1,6 +1,7 @@
 """Every file in configs/: it loads with the safe loader, builds, and says what its name says."""
 
 import itertools
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -19,9 +20,6 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMPARISONS = [file for file in CONFIGS if file.parent.name == "comparisons"]
 MODELS = [file for file in CONFIGS if file not in COMPARISONS]
 
-# folder -> what the name of an arm's file starts with
-STEMS = {"COCO-Detection": "retinanet_R_50_FPN_1x_", "Shapes-Detection": "retinanet_small_"}
-
 CLS_LOSS = "MODEL.FOCAL.CLS_LOSS.NAME"
 ALPHA = "MODEL.RETINANET.FOCAL_LOSS_ALPHA"
 GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
@@ -32,7 +30,7 @@ NORMALIZER = "MODEL.FOCAL.NORMALIZER"
 
 # arm -> the keys in which it differs from its reference. An arm that is not here is about a loss:
 # it differs in the loss's name, and in no key that is not that loss's own.
-ARMS = {
+ONE_STAGE = {
     "fl_gamma_half": {ALPHA, GAMMA},
     "fl_label_smoothing": {"MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING"},
     "fl_class_alpha": {"MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA"},
@@ -70,24 +68,126 @@ ARMS = {
     "norm_ema_global": {NORMALIZER},
 }
 
-# arm -> the arm that it is to be compared with, where that is not fl
-REFERENCES = {
-    **dict.fromkeys(["ohem", "ohem_1_3", "ssd_3_1", "top_k"], "ce"),
-    **dict.fromkeys(["p6_p5", "p6_maxpool"], "p6_res5"),
+RPN = "MODEL.FOCAL.RPN."
+ROI = "MODEL.FOCAL.ROI_HEADS."
+FOCAL_ROI = {f"{ROI}CLS_LOSS.NAME", f"{ROI}NORMALIZER", f"{ROI}PRIOR_PROB"}
+OHEM_ROI = {"MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"}
+PRIOR_HEAD = {"MODEL.RPN.HEAD_NAME", f"{RPN}PRIOR_PROB"}
+CONV_HEAD = {f"MODEL.ROI_BOX_HEAD.{key}" for key in ("NUM_CONV", "CONV_DIM", "NUM_FC")}
+GN = {f"MODEL.{key}" for key in ("RESNETS.NORM", "RESNETS.STRIDE_IN_1X1", "FPN.NORM", "WEIGHTS")}
+
+TWO_STAGE = {
+    "rpn_tensorpack": {f"{RPN}STYLE"},
+    "rpn_matterport": {f"{RPN}STYLE"},
+    "rpn_matterport_balanced": {f"{RPN}LOC_WEIGHT"},
+    "rpn_huber": {f"{RPN}BOX_LOSS.NAME"},
+    "rpn_clobber": {f"{RPN}LOW_QUALITY"},
+    "rpn_inside": {f"{RPN}MATCHED"},
+    "rpn_softmax_ce": {f"{RPN}CLS_LOSS.NAME"},
+    "rpn_target_std": {f"{RPN}TARGET_STD"},
+    "rpn_mean": {f"{RPN}NORMALIZER"},
+    "rpn_ohem": {f"{RPN}SAMPLING"},
+    "rpn_fl_sampled": {f"{RPN}CLS_LOSS.NAME"},
+    "rpn_ce_all": {*PRIOR_HEAD, f"{RPN}SAMPLING", f"{RPN}NORMALIZER"},
+    "rpn_fl": {f"{RPN}CLS_LOSS.NAME"},
+    "rpn_head_softmax": {"MODEL.RPN.HEAD_NAME"},
+    "rpn_head_prior": PRIOR_HEAD,
+    "rpn_head_gn": {"MODEL.RPN.HEAD_NAME", f"{RPN}NORM"},
+    "roi_bce": {f"{ROI}CLS_LOSS.NAME"},
+    "roi_fl_softmax": FOCAL_ROI,
+    "roi_fl_sigmoid": FOCAL_ROI,
+    "roi_ohem": OHEM_ROI,
+    "roi_ohem_fl": FOCAL_ROI,
+    "roi_top_k": {f"{ROI}MINING.NAME"},
+    "roi_cascade": {
+        "MODEL.ROI_HEADS.NAME",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    },
+    "roi_cascade_ohem": OHEM_ROI,
+    "roi_box_balanced_l1": {f"{ROI}BOX_LOSS.NAME"},
+    "head_conv": CONV_HEAD,
+    "head_conv_gn": {"MODEL.ROI_BOX_HEAD.NORM"},
+    "fpn_gn": {"MODEL.FPN.NORM"},
+    "fpn_no_norm": {"MODEL.FPN.NORM"},
+    "gn": GN,
+    "gn_relu_norm": {"MODEL.ROI_BOX_HEAD.NAME", "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER"},
+    "p6_conv": {TOP_BLOCK},
+    "p6_none": {TOP_BLOCK, "MODEL.RPN.IN_FEATURES", "MODEL.ANCHOR_GENERATOR.SIZES"},
 }
 
-# arm -> the only folder that has it, and why
-IN_ONE_FOLDER = {
-    "fl_class_alpha": ("Shapes-Detection", "80 numbers for COCO would illustrate nothing more"),
-    "head_gn": ("COCO-Detection", "in the other, fl has it"),
-    "head_no_norm": ("Shapes-Detection", "in the other, fl has none"),
-    "fpn_gn": ("COCO-Detection", "in the other, fl has it"),
-    "fpn_no_norm": ("Shapes-Detection", "in the other, fl has none"),
-    "p6_res5": ("Shapes-Detection", "in the other, it is fl"),
-}
 
-# arm -> the keys that differ in both folders, where one keeps a default
-AT_LEAST = {"norm_fixed": {NORMALIZER}}
+class Family(NamedTuple):
+    """Arms that are compared with each other."""
+
+    stems: dict[str, str]  # folder -> what the name of an arm's file starts with
+    folder_stem: str  # what the last folder of OUTPUT_DIR has before the arm, in Shapes-Detection
+    comparison: str  # of all arms in Shapes-Detection
+    reference: str  # the arm that all are to be compared with, but those in `references`
+    references: dict[str, str]  # arm -> another reference
+    differ: dict[str, set[str]]  # arm -> keys in which it differs from that
+    # arm -> the keys that differ in both folders, where one keeps a default
+    at_least: dict[str, set[str]]
+    # arm -> the only folder that has it, and why
+    in_one_folder: dict[str, tuple[str, str]]
+
+
+FAMILIES = {
+    "retinanet": Family(
+        stems={"COCO-Detection": "retinanet_R_50_FPN_1x_", "Shapes-Detection": "retinanet_small_"},
+        folder_stem="",
+        comparison="catalogue.yaml",
+        reference="fl",
+        references={
+            **dict.fromkeys(["ohem", "ohem_1_3", "ssd_3_1", "top_k"], "ce"),
+            **dict.fromkeys(["p6_p5", "p6_maxpool"], "p6_res5"),
+        },
+        differ=ONE_STAGE,
+        at_least={"norm_fixed": {NORMALIZER}},
+        in_one_folder={
+            "fl_class_alpha": (
+                "Shapes-Detection",
+                "80 numbers for COCO would illustrate nothing more",
+            ),
+            "head_gn": ("COCO-Detection", "in the other, fl has it"),
+            "head_no_norm": ("Shapes-Detection", "in the other, fl has none"),
+            "fpn_gn": ("COCO-Detection", "in the other, fl has it"),
+            "fpn_no_norm": ("Shapes-Detection", "in the other, fl has none"),
+            "p6_res5": ("Shapes-Detection", "in the other, it is fl"),
+        },
+    ),
+    "faster_rcnn": Family(
+        stems={
+            "COCO-Detection": "faster_rcnn_R_50_FPN_1x_",
+            "Shapes-Detection": "faster_rcnn_small_",
+        },
+        folder_stem="faster_rcnn_",
+        comparison="two_stage.yaml",
+        reference="stock",
+        references={
+            "rpn_matterport_balanced": "rpn_matterport",
+            "rpn_fl": "rpn_ce_all",
+            **dict.fromkeys(["roi_ohem_fl", "roi_top_k"], "roi_ohem"),
+            "roi_cascade_ohem": "roi_cascade",
+            "head_conv_gn": "head_conv",
+            "gn": "head_conv_gn",
+            "gn_relu_norm": "gn",
+        },
+        differ=TWO_STAGE,
+        at_least={
+            "roi_ohem": {"MODEL.ROI_HEADS.NAME"},
+            "roi_cascade_ohem": {"MODEL.ROI_HEADS.NAME"},
+            "roi_cascade": TWO_STAGE["roi_cascade"] - {"MODEL.RPN.POST_NMS_TOPK_TRAIN"},
+            "head_conv": {"MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC"},
+            "gn": {"MODEL.RESNETS.NORM"},
+        },
+        in_one_folder={
+            "fpn_gn": ("COCO-Detection", "in the other, stock has it"),
+            "fpn_no_norm": ("Shapes-Detection", "in the other, stock has none"),
+        },
+    ),
+}
+FOLDERS = [(folder, name) for name, family in FAMILIES.items() for folder in family.stems]
 
 
 def name_of(file):
@@ -118,16 +218,17 @@ def test_holds_no_yaml_tag_and_no_url(file):
     yaml.safe_load(file.read_text())
 
 
-def arms_of(folder):
+def arms_of(folder, family="retinanet"):
     """Arm -> its file."""
-    stem = STEMS[folder]
+    stem = FAMILIES[family].stems[folder]
     files = (ROOT / "configs" / folder).glob(f"{stem}*.yaml")
     return {file.stem.removeprefix(stem): file for file in files}
 
 
-def reference_of(folder, arm):
-    arms = arms_of(folder)
-    return arms[REFERENCES[arm]] if REFERENCES.get(arm) in arms else arms["fl"]
+def reference_of(folder, family, arm):
+    arms, spec = arms_of(folder, family), FAMILIES[family]
+    reference = spec.references.get(arm, spec.reference)
+    return arms[reference if reference in arms else spec.reference]
 
 
 def shrink(cfg):
@@ -188,46 +289,52 @@ def test_the_1x_focal_loss_config_is_the_model_zoos():
     assert set(differences(ours, stock)) <= allowed
 
 
-@pytest.mark.parametrize("folder", STEMS)
-def test_an_arm_differs_from_its_reference_in_its_own_keys(folder):
-    for arm, file in arms_of(folder).items():
-        if arm == "fl":
+@pytest.mark.parametrize(("folder", "family"), FOLDERS)
+def test_an_arm_differs_from_its_reference_in_its_own_keys(folder, family):
+    spec = FAMILIES[family]
+    for arm, file in arms_of(folder, family).items():
+        if arm == spec.reference:
             continue
         cfg = load(file)
-        different = set(differences(cfg, load(reference_of(folder, arm)))) - {"OUTPUT_DIR"}
-        if arm in ARMS:
-            assert AT_LEAST.get(arm, ARMS[arm]) <= different <= ARMS[arm], arm
+        different = differences(cfg, load(reference_of(folder, family, arm)))
+        different = set(different) - {"OUTPUT_DIR"}
+        if arm in spec.differ:
+            assert spec.at_least.get(arm, spec.differ[arm]) <= different <= spec.differ[arm], arm
         else:
             loss = CLS_LOSS_REGISTRY.get(cfg.MODEL.FOCAL.CLS_LOSS.NAME)
             assert {CLS_LOSS} <= different <= {CLS_LOSS, *loss.config_keys.values()}, arm
 
 
-@pytest.mark.parametrize("folder", STEMS)
-def test_no_two_arms_are_the_same(folder):
-    configs = {arm: load(file) for arm, file in arms_of(folder).items()}
+@pytest.mark.parametrize(("folder", "family"), FOLDERS)
+def test_no_two_arms_are_the_same(folder, family):
+    configs = {arm: load(file) for arm, file in arms_of(folder, family).items()}
     for (arm, cfg), (other, other_cfg) in itertools.combinations(configs.items(), 2):
         assert set(differences(cfg, other_cfg)) - {"OUTPUT_DIR"}, (arm, other)
 
 
-def test_both_folders_have_every_arm_but_those_listed_with_their_reason():
-    coco, shapes = set(arms_of("COCO-Detection")), set(arms_of("Shapes-Detection"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_folders_have_every_arm_but_those_listed_with_their_reason(family):
+    coco, shapes = (set(arms_of(f"{data}-Detection", family)) for data in ("COCO", "Shapes"))
     alone = dict.fromkeys(coco - shapes, "COCO-Detection")
     alone |= dict.fromkeys(shapes - coco, "Shapes-Detection")
-    assert alone == {arm: only for arm, (only, _) in IN_ONE_FOLDER.items()}
-    assert ARMS.keys() <= coco | shapes
+    spec = FAMILIES[family]
+    assert alone == {arm: only for arm, (only, _) in spec.in_one_folder.items()}
+    assert spec.differ.keys() <= coco | shapes
 
 
-@pytest.mark.parametrize("folder", STEMS)
-def test_an_arm_writes_to_a_folder_of_its_own_name(folder):
-    for file in arms_of(folder).values():
-        arm = file.stem.removeprefix("retinanet_small_")
-        assert load(file).OUTPUT_DIR.rpartition("/")[2] == arm
+@pytest.mark.parametrize(("folder", "family"), FOLDERS)
+def test_an_arm_writes_to_a_folder_of_its_own_name(folder, family):
+    for arm, file in arms_of(folder, family).items():
+        shapes = folder == "Shapes-Detection"
+        stem = FAMILIES[family].folder_stem if shapes else file.stem.removesuffix(arm)
+        assert load(file).OUTPUT_DIR.rpartition("/")[2] == stem + arm
 
 
-def test_the_catalogue_has_every_arm_of_the_built_in_data_set():
-    catalogue = ROOT / "configs/comparisons/catalogue.yaml"
-    arms = {run.arm: run.config_file for run in load_spec(catalogue, catalogue.parent)}
-    assert arms == arms_of("Shapes-Detection")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_comparison_has_every_arm_of_the_built_in_data_set(family):
+    comparison = ROOT / "configs/comparisons" / FAMILIES[family].comparison
+    arms = {run.arm: run.config_file for run in load_spec(comparison, comparison.parent)}
+    assert arms == arms_of("Shapes-Detection", family)
 
 
 @pytest.mark.parametrize(
