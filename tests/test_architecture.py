@@ -12,7 +12,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A part may import those on its right. `registry`, `checks`, `config` and `doctor` are below all.
 ALLOWED = {
     "compare": {"data", "compare", "config", "doctor"},
-    "engine": {"modeling", "data", "diagnostics", "losses", "engine", "config", "doctor"},
+    "engine": {
+        "modeling",
+        "data",
+        "diagnostics",
+        "losses",
+        "registry",
+        "engine",
+        "config",
+        "doctor",
+    },
     "modeling": {"losses", "mining", "modeling", "registry", "checks"},
     "data": {"data"},
     "diagnostics": {"losses", "mining", "diagnostics"},

@@ -111,7 +111,7 @@ TWO_STAGE = {
     "fpn_gn": {"MODEL.FPN.NORM"},
     "fpn_no_norm": {"MODEL.FPN.NORM"},
     "gn": GN,
-    "gn_relu_norm": {"MODEL.ROI_BOX_HEAD.NAME", "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER"},
+    "gn_relu_norm": {"MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER"},
     "p6_conv": {TOP_BLOCK},
     "p6_none": {TOP_BLOCK, "MODEL.RPN.IN_FEATURES", "MODEL.ANCHOR_GENERATOR.SIZES"},
 }

@@ -17,6 +17,8 @@ from ..data import (
     register_coco_dataset,
 )
 from ..losses import CLS_LOSS_REGISTRY
+from ..modeling import places
+from ..registry import DENSE
 
 EXAMPLES = """
 Examples:
@@ -86,14 +88,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def count_samples_per_class(cfg: CfgNode) -> None:
     """
-    Where the classification loss wants to know how many objects of each class the training set
-    has, and the config does not say, count them into `MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS`:
-    the config that a run leaves behind has the numbers that it used.
+    Where a classification loss wants to know how many objects of each class the training set has,
+    and the config does not say, count them into its `SAMPLES_PER_CLASS` (for proposals there is
+    one class): the config that a run leaves behind has the numbers that it used.
     """
     key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
-    node = cfg.MODEL.FOCAL.CLS_LOSS
-    loss = dict(CLS_LOSS_REGISTRY).get(node.NAME)  # None: building the model says which there are
-    if loss is not None and key in loss.config_keys.values() and not node.SAMPLES_PER_CLASS:
-        node.SAMPLES_PER_CLASS = count_objects(
-            cfg.DATASETS.TRAIN, num_classes=cfg.MODEL.RETINANET.NUM_CLASSES
-        )
+    roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for place, num_classes in [
+        (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
+        (places.RPN, roi_classes),
+        (places.ROI_HEADS, roi_classes),
+    ]:
+        name = place.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
+        loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model says which there are
+        wanted = loss is not None and key in loss.config_keys.values()
+        if wanted and not place.read(cfg, key):
+            counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+            here = [sum(counts)] if place is places.RPN else counts
+            cfg.merge_from_list([place.key(key), here])

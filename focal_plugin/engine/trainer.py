@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch.utils.data import DataLoader
 
 from ..data.crowds import CrowdDatasetMapper
 from ..doctor import has_compiled_ops
-from ..modeling import FocalRetinaNet
+from ..modeling import knows_crowds, loses_crowds
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
     """
     Same interface as :class:`detectron2.engine.DefaultTrainer`, but every data set is evaluated as
-    COCO boxes, by pycocotools where Detectron2 has no compiled evaluator, and FocalRetinaNet is
-    told the crowd regions of its training images.
+    COCO boxes, by pycocotools where Detectron2 has no compiled evaluator, and a detector that knows
+    what to do with them is told the crowd regions of its training images.
     """
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-        if not issubclass(architecture, FocalRetinaNet):
-            return super().build_train_loader(cfg)
-        return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+        if knows_crowds(cfg):
+            return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+        if loses_crowds(cfg):
+            logger.warning(
+                f"MODEL.FOCAL.RPN asks for crowd regions, but {cfg.MODEL.ROI_HEADS.NAME} would "
+                "take them for objects: they are not loaded. FocalROIHeads knows them"
+            )
+        return super().build_train_loader(cfg)
 
     @classmethod
     def build_evaluator(

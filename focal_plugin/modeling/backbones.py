@@ -146,7 +146,9 @@ def _build_top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
     if name not in TOP_BLOCKS:
         raise ValueError(f"MODEL.FOCAL.FPN.TOP_BLOCK must be one of {TOP_BLOCKS}, got {name!r}")
     if num_levels not in TOP_LEVELS:
-        raise ValueError(f"MODEL.FOCAL.FPN.TOP_LEVELS must be one of {TOP_LEVELS}, got {num_levels}")
+        raise ValueError(
+            f"MODEL.FOCAL.FPN.TOP_LEVELS must be one of {TOP_LEVELS}, got {num_levels}"
+        )
     if name == "":
         return None
     last_stage = cfg.MODEL.FPN.IN_FEATURES[-1]

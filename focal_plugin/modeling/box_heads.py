@@ -1,6 +1,6 @@
 """
 Box heads: what turns the pooled features of an RoI into the vector that is classified. Registered
-in Detectron2's own `ROI_BOX_HEAD_REGISTRY`, and so chosen by its own key, `MODEL.ROI_BOX_HEAD.NAME`.
+in Detectron2's own `ROI_BOX_HEAD_REGISTRY`, and so chosen by its key, `MODEL.ROI_BOX_HEAD.NAME`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
             "BOX_LOSS.NAME": "",  # that of MODEL.RPN.BBOX_REG_LOSS_TYPE
             "BOX_LOSS.HUBER_DELTA": 1 / 9,
-            "TARGET_STD": [],  # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
+            "TARGET_STD": (),  # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
             "NORMALIZER": "batch_size",
             "LOW_QUALITY": "on",
             "MATCHED": "all",
@@ -51,7 +51,7 @@ STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
             "BOX_LOSS.NAME": "HuberLoss",
             "BOX_LOSS.HUBER_DELTA": 1 / 9,
-            "TARGET_STD": [],
+            "TARGET_STD": (),
             "NORMALIZER": "batch_size",
             "LOW_QUALITY": "clobber",
             "MATCHED": "inside",
@@ -63,7 +63,7 @@ STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "CLS_LOSS.NAME": "SoftmaxCrossEntropyLoss",
             "BOX_LOSS.NAME": "HuberLoss",
             "BOX_LOSS.HUBER_DELTA": 1.0,  # smooth L1 with its break at 1
-            "TARGET_STD": [0.1, 0.1, 0.2, 0.2],
+            "TARGET_STD": (0.1, 0.1, 0.2, 0.2),
             "NORMALIZER": "mean",
             "LOW_QUALITY": "on",
             "MATCHED": "all",
@@ -155,7 +155,7 @@ class FocalRPN(DenseLosses, RPN):
             "miner": _build_miner(cfg),
             "samples": rpn.SAMPLING == "random",
             "matches_inside_only": _choice("MATCHED", rpn.MATCHED, MATCHED) == "inside",
-            "crowd_rule": _crowd_rule(cfg),
+            "crowd_rule": crowd_rule_of(cfg),
             "logs_precision_recall": rpn.PRECISION_RECALL,
         }
 
@@ -309,14 +309,14 @@ def with_style(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _build_miner(cfg: CfgNode) -> nn.Module | None:
-    sampling = cfg.MODEL.FOCAL.RPN.SAMPLING
-    _choice("SAMPLING", sampling, ("random", "all", *dict(MINER_REGISTRY)))
-    return None if sampling in ("random", "all") else build_miner(cfg, places.RPN)
+def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
+    """
+    What `MODEL.FOCAL.RPN.{STYLE, CROWD, CROWD_THRESH}` say.
 
-
-def _crowd_rule(cfg: CfgNode) -> CrowdRule | None:
-    rpn = cfg.MODEL.FOCAL.RPN
+    Raises:
+        ValueError: one of them has no such value.
+    """
+    rpn = with_style(cfg).MODEL.FOCAL.RPN
     rule = CROWD_RULES[_choice("CROWD", rpn.CROWD, CROWD_RULES)]
     if rule is None or rpn.CROWD_THRESH is None:
         return rule
@@ -325,8 +325,14 @@ def _crowd_rule(cfg: CfgNode) -> CrowdRule | None:
     return rule._replace(threshold=rpn.CROWD_THRESH)
 
 
+def _build_miner(cfg: CfgNode) -> nn.Module | None:
+    sampling = cfg.MODEL.FOCAL.RPN.SAMPLING
+    _choice("SAMPLING", sampling, ("random", "all", *dict(MINER_REGISTRY)))
+    return None if sampling in ("random", "all") else build_miner(cfg, places.RPN)
+
+
 def _transform_of_std(std: list[float]) -> Box2BoxTransform:
-    if len(std) != 4 or min(std) <= 0:
+    if len(std) != 4 or not all(0 < x < float("inf") for x in std):
         raise ValueError(f"MODEL.FOCAL.RPN.TARGET_STD must be 4 numbers > 0, got {std}")
     return Box2BoxTransform(weights=tuple(1 / x for x in std))
 

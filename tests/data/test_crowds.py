@@ -141,7 +141,49 @@ def test_the_trainer_reads_the_same_images_in_the_same_order_as_the_stock_one(cf
     assert crowds == 12
 
 
-def test_the_trainer_shows_crowds_to_no_other_detector(cfg):
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    for image in itertools.chain(*batches(Trainer, cfg)):
-        assert (image["instances"].gt_classes >= 0).all()
+def shows_crowds(cfg):
+    images = itertools.chain(*batches(Trainer, cfg))
+    return any((image["instances"].gt_classes == CROWD_LABEL).any() for image in images)
+
+
+ARCHITECTURE = "MODEL.META_ARCHITECTURE"
+RPN = "MODEL.PROPOSAL_GENERATOR.NAME"
+ROI_HEADS = "MODEL.ROI_HEADS.NAME"
+
+
+@pytest.mark.parametrize(
+    ("opts", "knows"),
+    [
+        ([ARCHITECTURE, "FocalRetinaNet"], True),
+        ([ARCHITECTURE, "RetinaNet"], False),
+        ([ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, "FocalROIHeads"], True),
+        ([ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, "OHEMROIHeads"], True),
+        ([ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, "StandardROIHeads"], False),
+        ([ARCHITECTURE, "GeneralizedRCNN", RPN, "RPN", ROI_HEADS, "FocalROIHeads"], False),
+        ([ARCHITECTURE, "ProposalNetwork", RPN, "FocalRPN"], True),
+        ([ARCHITECTURE, "ProposalNetwork", RPN, "RPN"], False),
+    ],
+)
+def test_the_trainer_shows_crowds_only_where_every_part_knows_them(cfg, opts, knows):
+    cfg.merge_from_list(opts)
+    assert shows_crowds(cfg) == knows
+
+
+@pytest.mark.parametrize(
+    ("style", "heads", "warned"),
+    [
+        ("matterport", "StandardROIHeads", True),
+        ("matterport", "FocalROIHeads", False),
+        ("tensorpack", "StandardROIHeads", False),  # its threshold takes nothing out
+        ("detectron2", "StandardROIHeads", False),
+    ],
+)
+def test_the_trainer_says_so_where_the_rpn_wants_crowds_and_the_heads_do_not(
+    cfg, caplog, style, heads, warned
+):
+    cfg.merge_from_list(
+        [ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, heads]
+        + ["MODEL.FOCAL.RPN.STYLE", style]
+    )
+    Trainer.build_train_loader(cfg)
+    assert ("crowd regions" in caplog.text) == warned

@@ -30,6 +30,18 @@ def test_counts_that_the_config_gives_are_kept(cfg):
     assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == [5, 4, 3, 2, 1]
 
 
+def test_the_losses_of_two_stages_get_theirs_proposals_have_one_class(cfg):
+    cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SigmoidFocalLoss"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    cfg.MODEL.FOCAL.RPN.CLS_LOSS.NAME = "ClassBalancedFocalLoss"
+    cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME = "EqualizationLoss"
+    count_samples_per_class(cfg)
+    counts = count_objects(["tiny_shapes"], num_classes=5)
+    assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == []
+    assert cfg.MODEL.FOCAL.RPN.CLS_LOSS.SAMPLES_PER_CLASS == [sum(counts)]
+    assert cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS == counts
+
+
 @pytest.mark.parametrize("name", ["SigmoidFocalLoss", "no such loss"])
 def test_no_other_loss_reads_the_data(cfg, name):
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = name

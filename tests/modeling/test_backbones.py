@@ -1,4 +1,4 @@
-"""Backbones: what P6 and P7 are made of, and the small one."""
+"""Backbones: what the levels above P5 are made of and how many there are; and the small one."""
 
 import pytest
 import torch
@@ -7,11 +7,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from focal_plugin import get_cfg
+from focal_plugin.modeling.backbones import LastLevelSubsample
 
 from ..conftest import ROOT
 from .toy import toy_cfg
+from .toy_rcnn import toy_rcnn_cfg
 
 TOP_BLOCK = "MODEL.FOCAL.FPN.TOP_BLOCK"
+TOP_LEVELS = "MODEL.FOCAL.FPN.TOP_LEVELS"
+TOP_BLOCKS = ["res5", "p5", "maxpool", ""]
+BUILDERS = ["build_focal_resnet_fpn_backbone", "build_small_resnet_fpn_backbone"]
 
 
 @pytest.fixture
@@ -33,15 +38,54 @@ def features_of(backbone):
     return {**backbone.bottom_up(images), **backbone(images)}
 
 
-def test_default_is_stock_in_keys_initial_values_and_features():
-    ours = make_backbone()
-    stock = make_backbone("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone")
+def build_seeded(cfg, name):
+    """A backbone, and the state of the random generator after it."""
+    cfg = cfg.clone()
+    cfg.MODEL.BACKBONE.NAME = name
+    torch.manual_seed(0)
+    return build_backbone(cfg).eval(), torch.get_rng_state()
+
+
+STOCKS = {
+    "build_retinanet_resnet_fpn_backbone": (toy_cfg, ["p3", "p4", "p5", "p6", "p7"]),
+    "build_resnet_fpn_backbone": (toy_rcnn_cfg, ["p2", "p3", "p4", "p5", "p6"]),
+}
+"""Detectron2's builder -> the config that is ours at its values, and the levels it gives."""
+
+
+@pytest.mark.parametrize("norm", ["", "GN"])
+@pytest.mark.parametrize("name", STOCKS)
+def test_either_stock_backbone_is_equal_in_keys_initial_values_and_features(name, norm):
+    make_cfg, levels = STOCKS[name]
+    cfg = make_cfg("MODEL.FPN.NORM", norm)
+    stock, stock_state = build_seeded(cfg, name)
+    ours, our_state = build_seeded(cfg, "build_focal_resnet_fpn_backbone")
+    assert torch.equal(our_state, stock_state), "what is built after it differs"
     assert list(ours.state_dict()) == list(stock.state_dict())
-    for name, value in stock.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], value), name
+    for key, value in stock.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    assert list(ours.output_shape()) == levels
     assert ours.output_shape() == stock.output_shape()
-    for name, feature in features_of(stock).items():
-        assert torch.equal(features_of(ours)[name], feature), name
+    assert ours.size_divisibility == stock.size_divisibility
+    for level, feature in features_of(stock).items():
+        assert torch.equal(features_of(ours)[level], feature), level
+
+
+@pytest.mark.parametrize(("top_block", "source"), [("res5", "res5"), ("p5", "p5")])
+def test_one_level_of_convolutions_is_p6_alone_with_stocks_initial_values(top_block, source):
+    one = make_backbone(TOP_BLOCK, top_block, TOP_LEVELS, 1)
+    after_one = torch.get_rng_state()
+    two = make_backbone(TOP_BLOCK, top_block)
+    assert torch.equal(after_one, torch.get_rng_state()), "what is built after it differs"
+    only_in_two = set(two.state_dict()) - set(one.state_dict())
+    assert only_in_two == {"top_block.p7.weight", "top_block.p7.bias"}
+    for key, value in one.state_dict().items():
+        assert torch.equal(two.state_dict()[key], value), key
+    features = features_of(one)
+    assert list(one.output_shape()) == ["p3", "p4", "p5", "p6"]
+    with torch.no_grad():
+        assert torch.equal(features["p6"], one.top_block.p6(features[source]))
+    assert (features["p6"] < 0).any(), "P6 itself is not rectified"
 
 
 def test_p6_is_a_convolution_of_c5_and_p7_of_the_rectified_p6():
@@ -84,8 +128,51 @@ def test_maxpool_takes_every_second_pixel_and_has_no_parameter():
     assert not [name for name in backbone.state_dict() if name.startswith("top_block")]
 
 
-def test_no_top_block_leaves_p5_the_last_level():
-    assert list(make_backbone(TOP_BLOCK, "").output_shape()) == ["p3", "p4", "p5"]
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2)])
+@pytest.mark.parametrize("num_levels", [1, 2])
+def test_subsampling_is_a_stride_of_two_in_value_and_gradient(num_levels, size):
+    """(arXiv:1612.03144 section 4.1); of an odd size the half is rounded up."""
+    generator = torch.Generator().manual_seed(0)
+    feature = torch.randn(2, 3, *size, generator=generator, requires_grad=True)
+    levels = LastLevelSubsample(num_levels=num_levels)(feature)
+    expected = [feature[:, :, ::2, ::2], feature[:, :, ::4, ::4]][:num_levels]
+    assert len(levels) == num_levels
+    upstream = [torch.randn(level.shape, generator=generator) for level in expected]
+    for level, other in zip(levels, expected, strict=True):
+        assert torch.equal(level, other)
+    (gradient,) = torch.autograd.grad(levels, feature, upstream)
+    (expected_gradient,) = torch.autograd.grad(expected, feature, upstream)
+    assert torch.equal(gradient, expected_gradient)
+    assert (gradient == 0).any(), "a pixel between two of them has no part in it"
+
+
+@pytest.mark.parametrize("num_levels", [1, 2])
+def test_no_top_block_leaves_p5_the_last_level(num_levels):
+    backbone = make_backbone(TOP_BLOCK, "", TOP_LEVELS, num_levels)
+    assert list(backbone.output_shape()) == ["p3", "p4", "p5"]
+
+
+@pytest.mark.parametrize("top_block", ["p5", "maxpool"])
+def test_p6_is_made_of_p5_after_its_norm(top_block):
+    backbone = make_backbone("MODEL.FPN.NORM", "GN", TOP_BLOCK, top_block, TOP_LEVELS, 1)
+    nn.init.constant_(backbone.fpn_output5.norm.weight, 0)
+    nn.init.constant_(backbone.fpn_output5.norm.bias, 3)
+    made = backbone.top_block(torch.full((1, 256, 4, 6), 3.0))
+    assert torch.equal(features_of(backbone)["p6"], made[0])
+
+
+@pytest.mark.parametrize("num_levels", [1, 2])
+@pytest.mark.parametrize("top_block", TOP_BLOCKS)
+def test_every_parameter_has_a_part_in_some_level(cfg, top_block, num_levels):
+    cfg.merge_from_list([TOP_BLOCK, top_block, TOP_LEVELS, num_levels])
+    torch.manual_seed(0)
+    backbone = build_backbone(cfg)
+    images = torch.randn(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
+    # Of squares: the sum of what a group norm gives is constant.
+    sum(feature.square().sum() for feature in backbone(images).values()).backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
 
 
 def test_norm_gn_normalises_the_fpn_and_leaves_the_top_block_alone():
@@ -99,22 +186,32 @@ def test_norm_gn_normalises_the_fpn_and_leaves_the_top_block_alone():
     torch.testing.assert_close(groups.mean(2), torch.zeros(1, 32), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "name", ["build_focal_resnet_fpn_backbone", "build_small_resnet_fpn_backbone"]
-)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_an_illegal_top_block_is_an_error_that_names_its_key(name):
     opts = ["MODEL.BACKBONE.NAME", name, TOP_BLOCK, "p6"]
     with pytest.raises(ValueError, match=rf"{TOP_BLOCK} must be one of .*maxpool.*, got 'p6'"):
         build_backbone(toy_cfg(*opts))
 
 
-@pytest.mark.parametrize("top_block", ["res5", "p5", "maxpool", ""])
-def test_output_shape_says_what_forward_gives(cfg, top_block):
-    cfg.merge_from_list([TOP_BLOCK, top_block])
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("top_block", TOP_BLOCKS)
+@pytest.mark.parametrize("num_levels", [0, 3, -1])
+def test_an_illegal_number_of_levels_is_an_error_that_names_its_key(name, top_block, num_levels):
+    opts = ["MODEL.BACKBONE.NAME", name, TOP_BLOCK, top_block, TOP_LEVELS, num_levels]
+    message = rf"{TOP_LEVELS} must be one of \(2, 1\), got {num_levels}"
+    with pytest.raises(ValueError, match=message):
+        build_backbone(toy_cfg(*opts))
+
+
+@pytest.mark.parametrize("num_levels", [1, 2])
+@pytest.mark.parametrize("top_block", TOP_BLOCKS)
+def test_output_shape_says_what_forward_gives(cfg, top_block, num_levels):
+    cfg.merge_from_list([TOP_BLOCK, top_block, TOP_LEVELS, num_levels])
     backbone = build_backbone(cfg)
     features = backbone(torch.zeros(1, 3, 128, 256))
     assert list(features) == list(backbone.output_shape())
-    assert list(features) == ["p3", "p4", "p5", *(["p6", "p7"] if top_block else [])]
+    above = ["p6", "p7"][:num_levels] if top_block else []
+    assert list(features) == ["p3", "p4", "p5", *above]
     for name, shape in backbone.output_shape().items():
         expected = (1, shape.channels, 128 // shape.stride, 256 // shape.stride)
         assert tuple(features[name].shape) == expected
@@ -124,15 +221,18 @@ def test_the_small_config_has_no_top_block(cfg):
     assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.RETINANET.IN_FEATURES
 
 
+@pytest.mark.parametrize(("num_levels", "above"), [(1, ["p5"]), (2, ["p5", "p6"])])
 @pytest.mark.parametrize(
     ("top_block", "source"), [("res5", "res4"), ("p5", "p4"), ("maxpool", "p4")]
 )
-def test_the_top_block_stands_on_the_last_stage_wherever_that_is(cfg, top_block, source):
+def test_the_top_block_stands_on_the_last_stage_wherever_that_is(
+    cfg, top_block, source, num_levels, above
+):
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
-    cfg.merge_from_list([TOP_BLOCK, top_block])
+    cfg.merge_from_list([TOP_BLOCK, top_block, TOP_LEVELS, num_levels])
     backbone = build_backbone(cfg)
     assert backbone.top_block.in_feature == source
-    assert list(backbone(torch.zeros(1, 3, 64, 64))) == ["p2", "p3", "p4", "p5", "p6"]
+    assert list(backbone(torch.zeros(1, 3, 64, 64))) == ["p2", "p3", "p4", *above]
 
 
 def test_widths_are_the_channels_of_the_stages(cfg):

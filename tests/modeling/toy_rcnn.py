@@ -11,6 +11,7 @@ STOCK = (
     "MODEL.PROPOSAL_GENERATOR.NAME", "RPN",
     "MODEL.RPN.HEAD_NAME", "StandardRPNHead",
     "MODEL.ROI_HEADS.NAME", "StandardROIHeads",
+    "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead",
 )  # fmt: skip
 
 
