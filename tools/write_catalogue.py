@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """
-Write the generated parts of `docs/catalogue.md` from the registries, the config and the last
-measurement.
+Write the generated parts of `docs/catalogue.md` and `docs/rpn-styles.md` from the registries, the
+config and the last measurement.
 
-    python tools/write_catalogue.py            # write the page
-    python tools/write_catalogue.py --check    # exit 1 if it is not current
+    python tools/write_catalogue.py            # write the pages
+    python tools/write_catalogue.py --check    # exit 1 if one is not current
     python tools/write_catalogue.py --results runs/catalogue/table.json    # a new measurement
 
 A component's row is its own docstring: the first sentence, the first indented formula, the first
@@ -18,6 +18,7 @@ import functools
 import inspect
 import json
 import re
+import statistics
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -33,22 +34,78 @@ from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
 from focal_plugin.modeling import (
     RETINANET_HEAD_REGISTRY,
+    FocalCascadeROIHeads,
+    FocalFastRCNNConvFCHead,
+    FocalFastRCNNOutputLayers,
+    FocalROIHeads,
+    FocalRPN,
+    OHEMCascadeROIHeads,
+    OHEMROIHeads,
     PriorRPNHead,
     SoftmaxRPNHead,
     backbones,
+    box_heads,
+    fast_rcnn,
     heads,
     matcher,
     retinanet,
+    rpn,
 )
-from focal_plugin.modeling.normalizer import NORMALIZERS
+from focal_plugin.modeling.normalizer import NORMALIZERS, RPN_NORMALIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "catalogue.md"
-MEASURED = ROOT / "docs" / "catalogue.json"
-SPEC = ROOT / "configs" / "comparisons" / "catalogue.yaml"
-BASES = {"ohem": "ce", "ohem_1_3": "ce", "ssd_3_1": "ce", "top_k": "ce"}
-BASES |= {"p6_p5": "p6_res5", "p6_maxpool": "p6_res5", "norm_global": "norm_batch"}
+DOCS = ROOT / "docs"
+MEASURED = DOCS / "catalogue.json"
 NOT_A_CHOICE = {"OUTPUT_DIR", "SEED"}
+
+
+@dataclass(frozen=True, eq=False)  # one of its kind, so that it can be a key
+class Comparison:
+    """
+    A file in configs/comparisons, and what its arms are compared with.
+
+    Attributes:
+        file: its name.
+        prefix: what the arms' names have before them where those of several comparisons meet.
+        reference: the arm that all others are to be compared with, but for those in `bases`.
+        bases: arm -> another reference.
+    """
+
+    file: str
+    prefix: str
+    reference: str
+    bases: dict[str, str]
+
+    def base(self, arm: str) -> str:
+        return self.bases.get(arm, self.reference)
+
+
+ONE_STAGE = Comparison(
+    file="catalogue.yaml",
+    prefix="",
+    reference="fl",
+    bases={
+        **dict.fromkeys(("ohem", "ohem_1_3", "ssd_3_1", "top_k"), "ce"),
+        **dict.fromkeys(("p6_p5", "p6_maxpool"), "p6_res5"),
+        "norm_global": "norm_batch",
+    },
+)
+TWO_STAGE = Comparison(
+    file="two_stage.yaml",
+    prefix="faster_rcnn_",
+    reference="stock",
+    bases={
+        "rpn_matterport_balanced": "rpn_matterport",
+        "rpn_fl": "rpn_ce_all",
+        **dict.fromkeys(("roi_ohem_fl", "roi_top_k"), "roi_ohem"),
+        "roi_cascade_ohem": "roi_cascade",
+        "head_conv_gn": "head_conv",
+        "gn": "head_conv_gn",
+        "gn_relu_norm": "gn",
+    },
+)
+RPN_STYLES = Comparison(file="rpn_styles.yaml", prefix="", reference="stock", bases={})
+COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 
 @dataclass(frozen=True)
@@ -59,6 +116,12 @@ class Section:
     name_key: str
     components: dict[str, Any]
     prefixes: tuple[str, ...]
+    comparison: Comparison = ONE_STAGE
+
+
+def named(*components: type) -> dict[str, type]:
+    """Components that are in a registry of Detectron2."""
+    return {component.__name__: component for component in components}
 
 
 LOSS_KEYS = ("MODEL.FOCAL.CLS_LOSS.", "MODEL.RETINANET.FOCAL_LOSS_")
@@ -81,14 +144,36 @@ SECTIONS = {
     "heads": Section(
         "head", "MODEL.FOCAL.HEAD.NAME", dict(RETINANET_HEAD_REGISTRY), ("MODEL.FOCAL.HEAD.",)
     ),
+    "normalisers": Section(
+        "normaliser", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
+    ),
+    "RPN": Section(
+        "proposal generator",
+        "MODEL.PROPOSAL_GENERATOR.NAME",
+        named(FocalRPN),
+        ("MODEL.FOCAL.RPN.STYLE",),
+        TWO_STAGE,
+    ),
     "RPN heads": Section(
         "RPN head",
         "MODEL.RPN.HEAD_NAME",
-        {head.__name__: head for head in (PriorRPNHead, SoftmaxRPNHead)},
-        ("MODEL.RPN.HEAD_NAME", "MODEL.FOCAL.RPN."),
+        named(PriorRPNHead, SoftmaxRPNHead),
+        ("MODEL.RPN.HEAD_NAME", "MODEL.FOCAL.RPN.PRIOR_PROB", "MODEL.FOCAL.RPN.NORM"),
+        TWO_STAGE,
     ),
-    "normalisers": Section(
-        "normaliser", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
+    "RoI heads": Section(
+        "RoI heads",
+        "MODEL.ROI_HEADS.NAME",
+        named(FocalROIHeads, FocalCascadeROIHeads, OHEMROIHeads, OHEMCascadeROIHeads),
+        ("MODEL.ROI_HEADS.", "MODEL.FOCAL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
+        TWO_STAGE,
+    ),
+    "output layers": Section(
+        "output layers, box head",
+        "MODEL.ROI_BOX_HEAD.NAME",
+        named(FocalFastRCNNOutputLayers, FocalFastRCNNConvFCHead),
+        ("MODEL.FOCAL.ROI_BOX_HEAD.", "MODEL.ROI_BOX_HEAD.N", "MODEL.ROI_BOX_HEAD.CONV_DIM"),
+        TWO_STAGE,
     ),
 }
 
@@ -96,14 +181,24 @@ SECTIONS = {
 SWITCHES = {
     "MODEL.FOCAL.HEAD.CLASSIFIER": heads.CLASSIFIERS,
     "MODEL.FOCAL.FPN.TOP_BLOCK": backbones.TOP_BLOCKS,
+    "MODEL.FOCAL.FPN.TOP_LEVELS": backbones.TOP_LEVELS,
     "MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY": matcher.LOW_QUALITY,
     "MODEL.FOCAL.ANCHOR_LABELS.CROWD": retinanet.CROWD_POLICIES,
+    "MODEL.FOCAL.RPN.STYLE": rpn.STYLES,
+    "MODEL.FOCAL.RPN.NORMALIZER": RPN_NORMALIZERS,
+    "MODEL.FOCAL.RPN.LOW_QUALITY": matcher.LOW_QUALITY,
+    "MODEL.FOCAL.RPN.MATCHED": rpn.MATCHED,
+    "MODEL.FOCAL.RPN.CROWD": matcher.CROWD_RULES,
+    "MODEL.FOCAL.RPN.SAMPLING": ("random", "all", *dict(MINER_REGISTRY)),
+    "MODEL.FOCAL.ROI_HEADS.NORMALIZER": fast_rcnn.NORMALIZERS,
+    "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER": box_heads.NORM_ORDERS,
 }
 STOCK_SWITCHES = (
     "MODEL.RETINANET.NORM",
     "MODEL.RETINANET.NUM_CONVS",
     "MODEL.RETINANET.PRIOR_PROB",
     "MODEL.FPN.NORM",
+    "MODEL.ROI_BOX_HEAD.NORM",
 )
 
 
@@ -153,7 +248,7 @@ def function_of(component: type) -> Any:
 # --- the tables
 
 
-def component_rows(section: Section, arms: dict[str, Any]) -> Iterator[list[str]]:
+def component_rows(section: Section) -> Iterator[list[str]]:
     """A row for each component, in the order of registration."""
     for name, component in section.components.items():
         doc, class_doc = (inspect.getdoc(x) or "" for x in (function_of(component), component))
@@ -165,18 +260,19 @@ def component_rows(section: Section, arms: dict[str, Any]) -> Iterator[list[str]
             "<br>".join(f"`{key}` {default_of(key)}" for key in keys),
             paper(doc) or paper(class_doc),
             reported(class_doc),
-            "<br>".join(f"{arm}: {ap}" for arm, ap in arms_about(section, name, arms)),
+            "<br>".join(f"{arm}: {ap}" for arm, ap in arms_about(section, name)),
         ]
 
 
-def arms_about(section: Section, name: str, arms: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def arms_about(section: Section, name: str) -> Iterator[tuple[str, str]]:
     """Arms that name a component and differ from the reference in nothing beside its section."""
+    arms = load_arms(section.comparison)
     for arm, cfg in arms.items():
-        different = differing_keys(arms["fl"], cfg)
+        different = differing_keys(arms[section.comparison.reference], cfg)
         if name_of(cfg, section) == name and all(
             key.startswith(section.prefixes) for key in different
         ):
-            yield arm, ap_of(arm)
+            yield section.comparison.prefix + arm, ap_of(section.comparison, arm)
 
 
 def name_of(cfg: Any, section: Section) -> str:
@@ -186,36 +282,81 @@ def name_of(cfg: Any, section: Section) -> str:
     return read(cfg, section.name_key)
 
 
-def component_table(section: Section, arms: dict[str, Any]) -> str:
+def component_table(section: Section) -> str:
     """All components of a section."""
     header = [section.title, "what it is", "formula", "keys, defaults", "paper", "reported", "AP"]
-    return markdown(list(component_rows(section, arms)), header)
+    return markdown(list(component_rows(section)), header)
 
 
-def switch_table(arms: dict[str, Any]) -> str:
+def switch_table() -> str:
     """Each value of the switches, with the arms that differ in it alone, and their reference."""
     comments, rows = dict(commented_keys()), []
     for key in (*SWITCHES, *STOCK_SWITCHES):
-        alone = [a for a, c in arms.items() if differing_keys(arms[BASES.get(a, "fl")], c) == [key]]
-        shown = [*dict.fromkeys(BASES.get(arm, "fl") for arm in alone), *alone]
-        values = SWITCHES.get(key) or dict.fromkeys(read(arms[arm], key) for arm in shown)
+        shown = [pair for one in (ONE_STAGE, TWO_STAGE) for pair in arms_that_switch(one, key)]
+        values = SWITCHES.get(key) or dict.fromkeys(read(cfg, key) for _, cfg in shown)
         for value in values:
-            tried = [f"{arm}: {ap_of(arm)}" for arm in shown if read(arms[arm], key) == value]
+            tried = [label for label, cfg in shown if read(cfg, key) == value]
             comment = comments.get(key, "Detectron2's own") if value == next(iter(values)) else ""
-            rows.append(
-                [f"`{key}`", f"`{value}`" if value else '`""`', comment, "<br>".join(tried)]
-            )
+            rows.append([f"`{key}`", code(value), comment, "<br>".join(tried)])
     return markdown(rows, ["key", "value", "what it says", "AP"])
+
+
+def arms_that_switch(comparison: Comparison, key: str) -> Iterator[tuple[str, Any]]:
+    """
+    ("arm: AP", config) of each arm that differs from its reference in this key alone, after those
+    references. What an RPN's style says counts as said.
+    """
+    arms = load_arms(comparison)
+    alone = [a for a, c in arms.items() if differing_keys(arms[comparison.base(a)], c) == [key]]
+    for arm in (*dict.fromkeys(map(comparison.base, alone)), *alone):
+        label = f"{comparison.prefix}{arm}: {ap_of(comparison, arm)}"
+        yield label, rpn.with_style(arms[arm])
+
+
+def style_table() -> str:
+    """What the styles of the RPN say for each key, those in which they differ first."""
+    keys = sorted(
+        next(iter(rpn.STYLES.values())),
+        key=lambda key: len({str(style[key]) for style in rpn.STYLES.values()}) == 1,
+    )
+    rows = []
+    for key in keys:
+        values = [code(style[key]) for style in rpn.STYLES.values()]
+        first, *others = values
+        rows.append([f"`{key}`", first, *(f"**{x}**" if x != first else x for x in others)])
+    return markdown(rows, ["`MODEL.FOCAL.RPN.`", *rpn.STYLES])
+
+
+def seeds_table() -> str:
+    """AP of each arm of the comparison of styles: every seed, mean and standard deviation."""
+    by_arm: dict[str, list[Any]] = {}
+    for result in results_of(RPN_STYLES):
+        by_arm.setdefault(result["arm"], []).append(result["ap"])
+    rows = []
+    for arm, averages in by_arm.items():
+        cells = []
+        for name in ("AP", "AP50", "AP75"):
+            values = [ap[name] for ap in averages]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        rows.append([arm, ", ".join(percent(ap["AP"]) for ap in averages), *cells])
+    return markdown(rows, ["arm", "AP of each seed", "AP", "AP50", "AP75"])
 
 
 def key_table() -> str:
     """Every key that the package adds, with the comment that it has in `config.py`."""
-    rows = [[f"`{key}`", default_of(key), comment] for key, comment in commented_keys()]
+    rows = [
+        [f"`{key}`", "" if key.endswith("*") else default_of(key), comment]
+        for key, comment in commented_keys()
+    ]
     return markdown(rows, ["key", "default", "what it says"])
 
 
 def commented_keys() -> Iterator[tuple[str, str]]:
-    """(full key, comment above it) of each assignment in `config.py`; keys in a row share one."""
+    """
+    (full key, comment above it) of each assignment in `config.py`; keys in a row share one. Options
+    that are those of another node are one entry, with that node in place of a comment.
+    """
     assignment = re.compile(r"(?:(\w+) = )?([\w.]+)\.([A-Z\d_]+) = (.+)")
     owners, comment, fresh = {"cfg.MODEL": "MODEL."}, "", True
     for line in map(str.strip, inspect.getsource(config.add_focal_config).split("\n")):
@@ -226,20 +367,22 @@ def commented_keys() -> Iterator[tuple[str, str]]:
         if found := assignment.fullmatch(line):
             alias, owner, name, value = found.groups()
             key = owners[owner] + name
-            if value == "new_node()":
+            if value == "new_node()" or value.startswith("_options_of("):
                 owners[alias] = owners[f"{owner}.{name}"] = f"{key}."
+                if value != "new_node()":
+                    yield f"{key}.*", f"options as in `MODEL.FOCAL.{name}`"
             else:
                 yield key, comment
 
 
-def arm_table(arms: dict[str, Any]) -> str:
+def arm_table(comparison: Comparison) -> str:
     """AP of each arm, beside the arm that it differs from by what the third column says."""
-    results, rows = measured(), []
+    arms, results, rows = load_arms(comparison), measured(comparison), []
     for arm, cfg in arms.items():
-        base = BASES.get(arm, "fl")
+        base = comparison.base(arm)
         keys = [f"`{k} {read(cfg, k)}`" for k in differing_keys(arms[base], cfg)]
         if arm not in results:
-            rows.append([arm, base, "<br>".join(keys), ap_of(arm), *[""] * 5])
+            rows.append([arm, base, "<br>".join(keys), ap_of(comparison, arm), *[""] * 5])
             continue
         ap, reference = results[arm]["ap"], results[base]["ap"]["AP"]
         numbers = [ap[name] for name in ("AP50", "AP75", "APs", "APm")]
@@ -247,7 +390,14 @@ def arm_table(arms: dict[str, Any]) -> str:
         gain = f"{ap['AP'] - reference:+.1f}" if compares else ""
         reference_arm = base if arm != base else ""
         rows.append(
-            [arm, reference_arm, "<br>".join(keys), ap_of(arm), *map(percent, numbers), gain]
+            [
+                arm,
+                reference_arm,
+                "<br>".join(keys),
+                ap_of(comparison, arm),
+                *map(percent, numbers),
+                gain,
+            ]
         )
     header = [
         "arm",
@@ -267,39 +417,64 @@ def arm_table(arms: dict[str, Any]) -> str:
 
 
 @functools.cache
-def load_arms() -> dict[str, Any]:
+def load_arms(comparison: Comparison) -> dict[str, Any]:
     """Arm -> resolved config, in the order of the comparison."""
-    spec, arms = yaml.safe_load(SPEC.read_text()), {}
-    for arm, file in spec["arms"].items():
+    file = ROOT / "configs" / "comparisons" / comparison.file
+    arms = {}
+    for arm, config_file in yaml.safe_load(file.read_text())["arms"].items():
         arms[arm] = get_cfg()
-        arms[arm].merge_from_file(str((SPEC.parent / file).resolve()))
+        arms[arm].merge_from_file(str((file.parent / config_file).resolve()))
     return arms
 
 
 @functools.cache
-def measured() -> dict[str, Any]:
-    """Arm -> what it was measured to be."""
-    if not MEASURED.exists():
-        return {}
-    return {result["arm"]: result for result in json.loads(MEASURED.read_text())["results"]}
+def all_results() -> dict[str, Any]:
+    """Name of a comparison's file -> its versions and results."""
+    return json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+
+
+def results_of(comparison: Comparison) -> list[dict[str, Any]]:
+    """A comparison's results, arm by arm and seed by seed."""
+    return all_results().get(comparison.file, {}).get("results", [])
+
+
+def measured(comparison: Comparison) -> dict[str, Any]:
+    """Arm -> what it was measured to be, of a comparison with one seed."""
+    return {result["arm"]: result for result in results_of(comparison)}
 
 
 def take_over(table: Path) -> None:
-    """Keep of a comparison's `table.json` what the page shows."""
+    """Keep of a comparison's `table.json` what the pages show."""
     results = json.loads(table.read_text())
+    runs = {(r["arm"], r["seed"]) for r in results}
+    for comparison in COMPARISONS:
+        spec = yaml.safe_load((ROOT / "configs" / "comparisons" / comparison.file).read_text())
+        if runs == {(arm, seed) for arm in spec["arms"] for seed in spec["seeds"]}:
+            break
+    else:
+        raise ValueError(f"{table} has not the arms and seeds of one of the comparisons")
     kept = [{"arm": r["arm"], "seed": r["seed"], "ap": r["ap"]} for r in results]
-    content = {"versions": results[0]["versions"], "results": kept}
+    content = {**all_results()}
+    content[comparison.file] = {"versions": results[0]["versions"], "results": kept}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")
-    measured.cache_clear()
+    all_results.cache_clear()
 
 
-def ap_of(arm: str) -> str:
+def ap_of(comparison: Comparison, arm: str) -> str:
     """AP of an arm, with a remark where it is another's, digit by digit."""
-    if arm not in measured():
+    results, base = measured(comparison), comparison.base(arm)
+    if arm not in results:
         return "not measured"
-    ap, base = measured()[arm]["ap"], BASES.get(arm, "fl")
-    same = arm != base and ap == measured().get(base, {}).get("ap")
+    ap = results[arm]["ap"]
+    same = arm != base and ap == results.get(base, {}).get("ap")
     return percent(ap["AP"]) + (f" (exactly {base}'s)" if same else "")
+
+
+def code(value: Any) -> str:
+    """A value of a key, as it stands in a config."""
+    if isinstance(value, float):
+        value = f"{value:.4g}"
+    return f"`{value}`" if value not in ("", []) else '`""`' if value == "" else "`[]`"
 
 
 def percent(value: float | None) -> str:
@@ -339,22 +514,25 @@ def markdown(rows: list[list[str]], header: list[str]) -> str:
 # --- the page
 
 
-def generated() -> dict[str, str]:
-    """Mark in the page -> what belongs between it and the end mark."""
-    arms = load_arms()
-    tables = {name: component_table(section, arms) for name, section in SECTIONS.items()}
-    tables["switches"] = switch_table(arms)
-    return {**tables, "keys": key_table(), "arms": arm_table(arms)}
+def generated() -> dict[Path, dict[str, str]]:
+    """Page -> mark in it -> what belongs between it and the end mark."""
+    catalogue = {name: component_table(section) for name, section in SECTIONS.items()}
+    catalogue["switches"] = switch_table()
+    catalogue["keys"] = key_table()
+    catalogue["arms"] = arm_table(ONE_STAGE)
+    catalogue["two-stage arms"] = arm_table(TWO_STAGE)
+    styles = {"styles": style_table(), "seeds": seeds_table()}
+    return {DOCS / "catalogue.md": catalogue, DOCS / "rpn-styles.md": styles}
 
 
-def fill(page: str) -> str:
+def fill(page: str, tables: dict[str, str]) -> str:
     """The page with today's tables between its marks."""
-    for name, table in generated().items():
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: tools/write_catalogue.py -->", f"<!-- end of {name} -->"
         before, found, rest = page.partition(begin)
         _, ended, after = rest.partition(end)
         if not (found and ended):
-            raise ValueError(f"{PAGE} has no {begin} ... {end}")
+            raise ValueError(f"there is no {begin} ... {end}")
         page = f"{before}{begin}\n{table}\n{end}{after}"
     return page
 
@@ -365,17 +543,19 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if not current")
     parser.add_argument(
-        "--results", type=Path, help="table.json of configs/comparisons/catalogue.yaml"
+        "--results", type=Path, help="table.json of a comparison in configs/comparisons"
     )
     args = parser.parse_args()
     if args.results:
         take_over(args.results)
-    page = PAGE.read_text(encoding="utf-8")
-    current = fill(page)
-    if args.check:
-        return int(current != page)
-    PAGE.write_text(current, encoding="utf-8")
-    return 0
+    current = True
+    for file, tables in generated().items():
+        old = file.read_text(encoding="utf-8")
+        new = fill(old, tables)
+        current = current and new == old
+        if not args.check:
+            file.write_text(new, encoding="utf-8")
+    return int(args.check and not current)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..checks import IllegalOptionError
 from .one_vs_rest import check_inputs
 
 
@@ -24,7 +25,7 @@ def softmax_loss_per_anchor(
     logits: Tensor,
     labels: Tensor,
     *,
-    alpha: float | None,
+    alpha: float | Tensor | None,
 ) -> Tensor:
     """
     alpha_t * loss(x_t) of each anchor.
@@ -33,13 +34,15 @@ def softmax_loss_per_anchor(
         loss_of_signed_logits: elementwise, float32 x_t (...) -> (...).
         logits: (..., K+1), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of all classes, in [0, 1]; 1 - alpha is that of background. None: all are 1.
+        alpha: weight of all classes, in [0, 1]; 1 - alpha is that of background. Or the weights
+            themselves, (K+1,). None: all are 1.
 
     Returns:
         float32 (...); 0 for ignored anchors, whose logits (NaN included) reach nothing.
 
     Raises:
         ValueError: shapes that do not fit, or a label outside -1..K (looked for on the CPU only).
+        IllegalOptionError: there are not K+1 weights.
     """
     num_classes = logits.shape[-1] - 1 if logits.dim() else 0
     check_inputs(logits, labels, num_classes=num_classes)
@@ -51,7 +54,19 @@ def softmax_loss_per_anchor(
     column = labels.unsqueeze(-1)
     others = logits.scatter(-1, column, float("-inf")).logsumexp(-1)
     loss = loss_of_signed_logits(logits.gather(-1, column).squeeze(-1) - others)
-    if alpha is not None:
+    if isinstance(alpha, Tensor):
+        loss = _weight_of_each_class(alpha, logits)[labels] * loss
+    elif alpha is not None:
         is_background = labels == num_classes
         loss = torch.where(is_background, (1 - alpha) * loss, alpha * loss)
     return loss.masked_fill(ignored, 0.0)
+
+
+def _weight_of_each_class(class_alpha: Tensor, logits: Tensor) -> Tensor:
+    if len(class_alpha) != logits.shape[-1]:
+        raise IllegalOptionError(
+            "class_alpha",
+            f"(CLS_LOSS.CLASS_ALPHA) must be {logits.shape[-1]} numbers, one for each class and "
+            f"the last for background, got {len(class_alpha)}",
+        )
+    return class_alpha.to(logits.device)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..checks import check_option
@@ -15,7 +17,12 @@ from .softmax import softmax_loss_per_anchor
 
 
 def softmax_focal_loss(
-    logits: Tensor, labels: Tensor, *, alpha: float | None = 0.25, gamma: float = 2.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    class_alpha: Sequence[float] = (),
 ) -> Tensor:
     """
     Softmax focal loss, summed over all anchors not ignored.
@@ -30,6 +37,8 @@ def softmax_focal_loss(
         alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1): off, all
             weights are 1.
         gamma: focusing parameter, >= 0; 0 is softmax cross entropy.
+        class_alpha: K+1 numbers in [0, 1], background last: alpha_c of each class, in place of
+            ``alpha``. Empty: off.
 
     Returns:
         float32 scalar; 0 with a graph if no anchor is left.
@@ -42,7 +51,10 @@ def softmax_focal_loss(
         every gamma >= 0, where the power form has NaN gradients for gamma < 1.
     """
     gamma = check_option("gamma", gamma, low=0)
-    return _per_anchor(logits, labels, check_alpha(alpha), gamma).sum()
+    alpha = check_alpha(alpha)
+    if len(class_alpha):
+        alpha = _check_class_alpha(class_alpha)
+    return _per_anchor(logits, labels, alpha, gamma).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -58,20 +70,37 @@ class SoftmaxFocalLoss(ClassificationLoss):
     config_keys = {
         "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
         "gamma": "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
+        "class_alpha": "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA",
     }
 
     @configurable
-    def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        class_alpha: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
+        self.register_buffer("class_alpha", _check_class_alpha(class_alpha), persistent=False)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha, self.gamma)
+        alpha = self.class_alpha if len(self.class_alpha) else self.alpha
+        return _per_anchor(logits, labels, alpha, self.gamma)
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None, gamma: float) -> Tensor:
+def _per_anchor(
+    logits: Tensor, labels: Tensor, alpha: float | Tensor | None, gamma: float
+) -> Tensor:
     focal = functools.partial(focal_of_signed_logits, gamma=gamma)
     return softmax_loss_per_anchor(focal, logits, labels, alpha=alpha)
+
+
+def _check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
+    for alpha in class_alpha:
+        check_option("class_alpha", alpha, low=0, high=1)
+    return torch.tensor(list(class_alpha), dtype=torch.float32)

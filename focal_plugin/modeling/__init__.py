@@ -2,21 +2,36 @@
 
 from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
 from .box_heads import FocalFastRCNNConvFCHead
+from .crowds import knows_crowds, loses_crowds
+from .fast_rcnn import FocalFastRCNNOutputLayers
 from .heads import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from .normalizer import build_normalizer
 from .retinanet import FocalRetinaNet
+from .roi_heads import (
+    FocalCascadeROIHeads,
+    FocalROIHeads,
+    OHEMCascadeROIHeads,
+    OHEMROIHeads,
+)
 from .rpn import FocalRPN
 from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
 
 __all__ = [
     "RETINANET_HEAD_REGISTRY",
+    "FocalCascadeROIHeads",
     "FocalFastRCNNConvFCHead",
+    "FocalFastRCNNOutputLayers",
+    "FocalROIHeads",
     "FocalRPN",
     "FocalRetinaNet",
+    "OHEMCascadeROIHeads",
+    "OHEMROIHeads",
     "PriorRPNHead",
     "SoftmaxRPNHead",
     "build_focal_resnet_fpn_backbone",
     "build_normalizer",
     "build_retinanet_head",
     "build_small_resnet_fpn_backbone",
+    "knows_crowds",
+    "loses_crowds",
 ]

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from focal_plugin.losses import (
+    SoftmaxFocalLoss,
     sigmoid_focal_loss,
     softmax_cross_entropy_loss,
     softmax_focal_loss,
@@ -94,3 +95,44 @@ def test_audit_at_initialisation():
     assert cross_entropy.item() == pytest.approx(-1e5 * math.log(0.99), rel=1e-4)
     expected = -1e5 * 0.75 * 0.01**2 * math.log(0.99)
     assert softmax_focal_loss(logits, labels).item() == pytest.approx(expected, rel=1e-4)
+
+
+CLASS_ALPHA = [0.0, 0.25, 0.5, 0.75, 1.0, 0.1]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_an_alpha_of_each_class_weighs_the_anchors_of_that_class_in_float64(gamma):
+    logits, labels = random_batch(columns=K + 1, scale=3.0)
+    weights = torch.tensor(CLASS_ALPHA, dtype=torch.float64)[labels[labels >= 0]]
+    x = logits.double()[labels >= 0]
+    p_c = torch.softmax(x, dim=-1)[torch.arange(len(x)), labels[labels >= 0]]
+    reference = (-weights * (1 - p_c) ** gamma * p_c.log()).sum()
+    loss = softmax_focal_loss(logits, labels, gamma=gamma, class_alpha=CLASS_ALPHA)
+    assert_value_and_gradient_match(loss, reference, logits)
+
+
+def test_the_module_takes_the_same_class_alpha():
+    logits, labels = random_batch(columns=K + 1)
+    options = {"class_alpha": CLASS_ALPHA, "gamma": 0.5}
+    torch.testing.assert_close(
+        SoftmaxFocalLoss(**options)(logits, labels), softmax_focal_loss(logits, labels, **options)
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.75])
+def test_equal_alphas_and_their_complement_for_background_are_one_alpha(alpha):
+    logits, labels = random_batch(columns=K + 1)
+    loss = softmax_focal_loss(logits, labels, alpha=None, class_alpha=[alpha] * K + [1 - alpha])
+    torch.testing.assert_close(loss, softmax_focal_loss(logits, labels, alpha=alpha))
+
+
+@pytest.mark.parametrize("count", [K, K + 2])
+def test_as_many_alphas_as_classes_and_one_for_background_or_an_error(count):
+    logits, labels = random_batch(columns=K + 1)
+    message = rf"class_alpha \(CLS_LOSS.CLASS_ALPHA\) must be {K + 1} numbers.* got {count}"
+    with pytest.raises(ValueError, match=message):
+        softmax_focal_loss(logits, labels, class_alpha=[0.5] * count)
+
+
+def test_the_weights_of_the_classes_are_no_part_of_a_checkpoint():
+    assert SoftmaxFocalLoss(class_alpha=CLASS_ALPHA).state_dict() == {}

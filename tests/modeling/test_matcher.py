@@ -5,7 +5,9 @@ import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
+from focal_plugin.modeling import places
 from focal_plugin.modeling.matcher import (
+    CROWD_RULES,
     LOW_QUALITY,
     AnchorMatcher,
     build_anchor_matcher,
@@ -125,3 +127,91 @@ def test_split_crowds_of_a_single_kind_leaves_the_other_empty(classes):
     objects, crowds = split_crowds(Instances((9, 9), gt_boxes=boxes, gt_classes=gt_classes))
     assert objects.gt_classes.tolist() == [x for x in classes if x >= 0]
     assert crowds.tensor.shape == (sum(x < 0 for x in classes), 4)
+
+
+def test_split_crowds_of_instances_without_classes_finds_none():
+    """Data sets of proposals give boxes alone, and stock's RPN asks for no more."""
+    instances = Instances((9, 9), gt_boxes=Boxes(torch.ones(3, 4)))
+    objects, crowds = split_crowds(instances)
+    assert len(objects) == 3
+    assert crowds.tensor.shape == (0, 4)
+
+
+# Crowd rules
+
+
+# Of an area of 100 in a crowd of 2000: all, 70, 50 and 10 of it, and none
+LEFT_SIDES = torch.tensor([0.0, 33.0, 35.0, 39.0, 50.0])
+SHARES = Boxes(
+    torch.stack([LEFT_SIDES, torch.zeros(5), LEFT_SIDES + 10, torch.full((5,), 10.0)], dim=1)
+)
+CROWD = Boxes(torch.tensor([[0.0, 0.0, 40.0, 50.0]]))
+
+
+@pytest.mark.parametrize("label", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("rule", "taken_if_background", "taken_if_not"),
+    [
+        ("ignore", [True, True, False, False, False], [False] * 5),
+        ("tensorpack", [False] * 5, [False] * 5),
+        ("matterport", [True, True, True, True, False], [False] * 5),
+    ],
+)
+@pytest.mark.parametrize("background", [0, 7])
+def test_a_crowd_rule_takes_the_background_by_its_overlap(
+    rule, taken_if_background, taken_if_not, label, background
+):
+    labels = torch.full((5,), label, dtype=torch.int8)
+    CROWD_RULES[rule].apply_(labels, SHARES, CROWD, background=background)
+    taken = taken_if_background if label == background else taken_if_not
+    assert labels.tolist() == [-1 if x else label for x in taken]
+
+
+def test_a_rule_that_takes_positives_takes_every_label():
+    labels = torch.tensor([1, 0, 1, 0, 1])
+    rule = CROWD_RULES["tensorpack"]._replace(threshold=0.6)
+    rule.apply_(labels, SHARES, CROWD, background=0)
+    assert labels.tolist() == [-1, -1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("rule", ["ignore", "matterport"])
+def test_the_largest_overlap_with_any_crowd_decides(rule):
+    """Two halves of an anchor are no whole; either order of the crowds is the same."""
+    anchors = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
+    halves = Boxes(torch.tensor([[0.0, 0.0, 5.0, 10.0], [5.0, 0.0, 10.0, 10.0]]))
+    for crowds in (halves, halves[torch.tensor([1, 0])]):
+        labels = torch.tensor([0])
+        CROWD_RULES[rule].apply_(labels, anchors, crowds, background=0)
+        assert labels.tolist() == [-1 if rule == "matterport" else 0]
+
+
+@pytest.mark.parametrize("rule", ["ignore", "tensorpack", "matterport"])
+def test_without_a_crowd_or_an_anchor_nothing_is_taken(rule):
+    nothing = Boxes(torch.zeros(0, 4))
+    labels = torch.tensor([0, 1, -1, 0, 0])
+    CROWD_RULES[rule].apply_(labels, SHARES, nothing, background=0)
+    assert labels.tolist() == [0, 1, -1, 0, 0]
+    CROWD_RULES[rule].apply_(torch.zeros(0), nothing, CROWD, background=0)
+
+
+def test_crowds_as_background_have_no_rule():
+    assert CROWD_RULES["background"] is None
+    assert list(CROWD_RULES) == ["background", "ignore", "tensorpack", "matterport"]
+
+
+# At another place
+
+
+def test_the_matcher_of_an_rpn_reads_its_own_keys():
+    opts = ["MODEL.FOCAL.RPN.LOW_QUALITY", "clobber"]
+    opts += ["MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", "off"]
+    opts += ["MODEL.RPN.IOU_THRESHOLDS", [0.2, 0.6], "MODEL.RETINANET.IOU_THRESHOLDS", [0.1, 0.9]]
+    matcher = build_anchor_matcher(toy_cfg(*opts), places.RPN)
+    assert matcher.low_quality == "clobber"
+    assert matcher.thresholds[1:-1] == [0.2, 0.6]
+
+
+def test_an_illegal_mode_of_an_rpn_is_an_error_that_names_its_key():
+    key = "MODEL.FOCAL.RPN.LOW_QUALITY"
+    with pytest.raises(ValueError, match=rf"^{key} must be one of .*, got 'best'"):
+        build_anchor_matcher(toy_cfg(key, "best"), places.RPN)

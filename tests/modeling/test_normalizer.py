@@ -2,12 +2,16 @@ import pytest
 import torch
 
 from focal_plugin import get_cfg
+from focal_plugin.modeling import places
 from focal_plugin.modeling.normalizer import (
     NORMALIZERS,
+    RPN_NORMALIZERS,
     BatchNormalizer,
     EMANormalizer,
     FixedNormalizer,
+    MeanNormalizer,
     PerImageNormalizer,
+    SampleSizeNormalizer,
     build_normalizer,
 )
 
@@ -102,3 +106,80 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
         KeyError, match=r"MODEL\.FOCAL\.NORMALIZER.*batch, ema, ema_global, fixed, global"
     ):
         build_normalizer(cfg)
+
+
+# Of an RPN
+
+
+COUNTS = {"num_counted": torch.tensor([256, 0, 200]), "num_boxes": torch.tensor([20, 0, 5])}
+
+
+@pytest.mark.parametrize("name", [name for name in RPN_NORMALIZERS if name != "mean"])
+def test_all_but_the_mean_divide_both_losses_by_the_same(name):
+    ours, alone = build_rpn_normalizer(name), build_rpn_normalizer(name)
+    cls, box = ours.of_both_losses(NUM_POS, **COUNTS)
+    assert torch.equal(cls, box)
+    assert torch.equal(cls, alone(NUM_POS))
+
+
+@pytest.mark.parametrize("name", ["ema", "ema_global"])
+def test_a_running_mean_moves_once_for_both_losses(name):
+    normalizer = build_rpn_normalizer(name)
+    normalizer.of_both_losses(NUM_POS, **COUNTS)
+    torch.testing.assert_close(normalizer.mean, torch.tensor(96.6))
+
+
+@pytest.mark.parametrize("size", [1, 64, 256])
+def test_batch_size_is_a_constant_for_each_image_whatever_there_is(size):
+    normalizer = build_rpn_normalizer("batch_size", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", size)
+    assert type(normalizer) is SampleSizeNormalizer
+    assert normalizer(NUM_POS).tolist() == [3.0 * size]
+    assert normalizer(torch.zeros(1).long()).tolist() == [float(size)]
+    assert normalizer(NUM_POS).dtype == torch.float32
+
+
+def test_mean_counts_anchors_for_one_loss_and_coordinates_for_the_other():
+    normalizer = build_rpn_normalizer("mean")
+    assert type(normalizer) is MeanNormalizer
+    divisors = normalizer.of_both_losses(NUM_POS, **COUNTS)
+    assert [x.tolist() for x in divisors] == [[456.0], [100.0]]
+    assert all(x.dtype == torch.float32 for x in divisors)
+
+
+def test_a_mean_of_nothing_divides_by_one():
+    none = torch.zeros(3).long()
+    divisors = MeanNormalizer().of_both_losses(none, num_counted=none, num_boxes=none)
+    assert [x.tolist() for x in divisors] == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "mean"])
+def test_those_of_an_rpn_are_none_of_a_dense_detectors(name):
+    cfg = get_cfg()
+    cfg.MODEL.FOCAL.NORMALIZER = name
+    with pytest.raises(KeyError, match=r"MODEL\.FOCAL\.NORMALIZER = "):
+        build_normalizer(cfg)
+
+
+def test_an_unknown_name_for_an_rpn_is_an_error_that_names_its_key_and_lists_them():
+    listed = "batch, batch_size, ema, ema_global, fixed, global, mean, per_image"
+    with pytest.raises(KeyError, match=rf"MODEL\.FOCAL\.RPN\.NORMALIZER = 'sum' .*{listed}"):
+        build_rpn_normalizer("sum")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("batch_size", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 0),
+        ("fixed", "MODEL.FOCAL.NORMALIZER_VALUE", 0.0),
+        ("ema", "MODEL.FOCAL.NORMALIZER_MOMENTUM", 1.0),
+    ],
+)
+def test_an_illegal_option_of_an_rpns_names_the_key_it_is_read_from(name, key, value):
+    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
+        build_rpn_normalizer(name, key, value)
+
+
+def build_rpn_normalizer(name, *opts):
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.FOCAL.RPN.NORMALIZER", name, *opts])
+    return build_normalizer(cfg, RPN_NORMALIZERS, places.RPN)

@@ -1,0 +1,273 @@
+"""
+Fast R-CNN's output layers whose losses are parts that a config names.
+
+Shape shorthand:
+    R: number of RoIs of all images of the batch
+    K: number of classes
+    V: RoIs with an object
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses import (
+    BOX_LOSS_REGISTRY,
+    SigmoidCrossEntropyLoss,
+    SmoothL1Loss,
+    SoftmaxCrossEntropyLoss,
+    build_box_loss,
+    build_cls_loss,
+    elementwise_iou,
+)
+from ..losses.build import STOCK_BOX_LOSSES
+from .places import ROI_HEADS
+
+NORMALIZERS = ("rois", "foreground")
+"""What `MODEL.FOCAL.ROI_HEADS.NORMALIZER` may be."""
+
+
+class _Foreground(NamedTuple):
+    """The RoIs with an object."""
+
+    mask: Tensor  # (R,), which of all they are
+    deltas: Tensor  # (V, 4), predicted for the class of the object
+    boxes: Tensor  # (V, 4), XYXY, as they came in
+    gt_boxes: Tensor  # (V, 4), XYXY
+
+
+class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
+    """
+    Same interface as Detectron2's `FastRCNNOutputLayers`, but both losses are parts that a config
+    names, and a fresh box head may answer "some object" with a probability pi.
+
+        sigmoid:  b_k = -log((1 - pi) / pi)         for each class k
+        softmax:  b_K = log(K * (1 - pi) / pi)      for the background
+
+    The prior is that of arXiv:1708.02002 section 3.3. At the default keys these are the stock
+    layers, whose checkpoints they load. The K+1 columns of `cls_score` stay with a sigmoid loss
+    too, which leaves the last one unused.
+
+    Reported:
+        none on COCO
+    """
+
+    config_keys: ClassVar[dict[str, str]] = {
+        "cls_normalizer": "MODEL.FOCAL.ROI_HEADS.NORMALIZER",
+        "cls_weight": "MODEL.FOCAL.ROI_HEADS.CLS_WEIGHT",
+        "prior_prob": "MODEL.FOCAL.ROI_HEADS.PRIOR_PROB",
+    }
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        cls_loss: nn.Module | None = None,
+        box_loss: nn.Module | None = None,
+        cls_normalizer: str = "rois",
+        cls_weight: float = 1.0,
+        prior_prob: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            input_shape: as in Detectron2's layers.
+            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`. None: stock's own.
+            box_loss: a :class:`~focal_plugin.losses.BoxLoss`. None: that of ``box_reg_loss_type``.
+            cls_normalizer: what ``cls_loss`` is divided by: the number of "rois", as stock, or of
+                those with an object, "foreground"; 1 where there are none.
+            cls_weight: factor of the classification loss, >= 0.
+            prior_prob: pi, in (0, 1). 0: the biases are 0, as in stock.
+            kwargs: as in Detectron2's layers.
+
+        Raises:
+            ValueError: an option is outside its legal range; the message names its full key. Or
+                there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``.
+        """
+        self._check_options(cls_normalizer, cls_weight, prior_prob)
+        super().__init__(input_shape, **kwargs)
+        stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # v0.5 has none
+        if cls_loss is not None and stock_sigmoid:
+            raise ValueError(
+                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME are two "
+                "classification losses: choose one"
+            )
+        self.cls_loss = cls_loss
+        self.box_loss = self._stock_box_loss() if box_loss is None else box_loss
+        self.cls_normalizer = cls_normalizer
+        self.softmax = not stock_sigmoid if cls_loss is None else cls_loss.softmax
+        self.loss_weight = {
+            **self.loss_weight,
+            "loss_cls": self.loss_weight.get("loss_cls", 1.0) * cls_weight,
+        }
+        if prior_prob:
+            self._init_prior(prior_prob)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
+        return {
+            **super().from_config(cfg, input_shape),
+            "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
+            "box_loss": build_box_loss(cfg, ROI_HEADS),
+            "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
+            "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_WEIGHT,
+            "prior_prob": cfg.MODEL.FOCAL.ROI_HEADS.PRIOR_PROB,
+        }
+
+    def losses(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Same interface as Detectron2's, but with the injected losses."""
+        if self.cls_loss is None:
+            return super().losses(predictions, proposals)
+        scores, pred_deltas = predictions
+        decisions = scores.detach()
+        if not self.softmax:
+            # The best class is the answer where its p > .5, and background elsewhere.
+            decisions = F.pad(decisions[:, :-1], (0, 1), value=torch.finfo(scores.dtype).tiny)
+        # Its statistics and box loss; the classification loss of it is replaced.
+        losses = super().losses((decisions, pred_deltas), proposals)
+        boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
+        foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
+        loss = self.cls_loss(
+            self._cls_logits(scores), gt_classes, quality=self._quality(self.cls_loss, foreground)
+        )
+        if not self.cls_loss.own_normalizer:
+            of_objects = self.cls_normalizer == "foreground"
+            loss = loss / max(foreground.mask.sum().item() if of_objects else len(gt_classes), 1)
+        return {**losses, "loss_cls": loss * self.loss_weight["loss_cls"]}
+
+    @torch.no_grad()
+    def losses_per_roi(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """
+        The same losses with the same weights, but of each RoI and divided by nothing, and of the
+        state of a loss nothing moves: what mining ranks by. Where ``cls_loss`` is None it is the
+        cross entropy, of all classes even where the federated loss would draw some.
+
+        Args:
+            predictions, proposals: as in :meth:`losses`.
+
+        Returns:
+            "loss_cls" and "loss_box_reg", float32 (R,); the latter 0 where there is no object.
+        """
+        scores, pred_deltas = predictions
+        boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
+        foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
+        cls_loss = self.cls_loss
+        if cls_loss is None:
+            cls_loss = SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
+        per_roi = cls_loss.per_anchor(
+            self._cls_logits(scores), gt_classes, quality=self._quality(cls_loss, foreground)
+        )
+        per_box = self.box_loss.per_box(*self._box_pairs(foreground))
+        return {
+            "loss_cls": per_roi * self.loss_weight["loss_cls"],
+            "loss_box_reg": torch.zeros_like(per_roi).masked_scatter(foreground.mask, per_box)
+            * self.loss_weight.get("loss_box_reg", 1.0),
+        }
+
+    def box_reg_loss(
+        self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
+    ) -> Tensor:
+        """Same interface as Detectron2's, but with the injected loss."""
+        foreground = self._foreground(proposal_boxes, gt_boxes, pred_deltas, gt_classes)
+        loss = self.box_loss(*self._box_pairs(foreground))
+        return loss if self.box_loss.own_normalizer else loss / max(len(gt_classes), 1)
+
+    def predict_probs(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> list[Tensor]:
+        """
+        Same interface as Detectron2's, but with a sigmoid loss the last column is the probability
+        of none of the K classes.
+        """
+        scores, _ = predictions
+        if self.softmax:  # not super(): TorchScript knows none
+            probs = F.softmax(scores, dim=-1)
+        else:
+            logits = scores[:, :-1]
+            none_of_them = F.logsigmoid(-logits).sum(dim=1, keepdim=True).exp()
+            probs = torch.cat([logits.sigmoid(), none_of_them], dim=1)
+        return probs.split([len(p) for p in proposals], dim=0)
+
+    def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
+        # Named here, and in full: Detectron2's builder does not know which key an argument is of.
+        if cls_normalizer not in NORMALIZERS:
+            key = self.config_keys["cls_normalizer"]
+            raise ValueError(f"{key} must be one of {NORMALIZERS}, got {cls_normalizer!r}")
+        if not 0 <= cls_weight < math.inf:
+            raise ValueError(f"{self.config_keys['cls_weight']} must be >= 0, got {cls_weight}")
+        if not 0 <= prior_prob < 1:
+            key = self.config_keys["prior_prob"]
+            raise ValueError(f"{key} must be in (0, 1), or 0 for off, got {prior_prob}")
+
+    def _stock_box_loss(self) -> nn.Module:
+        if self.box_reg_loss_type == "smooth_l1":
+            return SmoothL1Loss(beta=self.smooth_l1_beta)
+        return BOX_LOSS_REGISTRY.get(STOCK_BOX_LOSSES[self.box_reg_loss_type])()
+
+    def _init_prior(self, prior_prob: float) -> None:
+        log_odds_of_none = math.log((1 - prior_prob) / prior_prob)
+        with torch.no_grad():
+            if self.softmax:
+                self.cls_score.bias[-1] = log_odds_of_none + math.log(self.num_classes)
+            else:
+                self.cls_score.bias[:-1] = -log_odds_of_none
+
+    def _cls_logits(self, scores: Tensor) -> Tensor:
+        return scores if self.softmax else scores[:, :-1]
+
+    def _foreground(
+        self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
+    ) -> _Foreground:
+        mask = (gt_classes >= 0) & (gt_classes < self.num_classes)
+        deltas = pred_deltas[mask]
+        if pred_deltas.shape[1] != 4:  # (R, K * 4): not class-agnostic
+            of_class = gt_classes[mask].view(-1, 1, 1).expand(-1, 1, 4)
+            deltas = deltas.view(-1, self.num_classes, 4).gather(1, of_class).squeeze(1)
+        return _Foreground(mask, deltas, proposal_boxes[mask], gt_boxes[mask])
+
+    def _box_pairs(self, foreground: _Foreground) -> tuple[Tensor, Tensor]:
+        """Prediction and target, (V, 4): deltas, or boxes if the loss says so."""
+        _, deltas, boxes, gt_boxes = foreground
+        if self.box_loss.on_boxes:
+            return self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes
+        return deltas, self.box2box_transform.get_deltas(boxes, gt_boxes)
+
+    @torch.no_grad()
+    def _quality(self, cls_loss: nn.Module, foreground: _Foreground) -> Tensor | None:
+        """(R,), the IoU of each decoded box with its object, or 0; None if the loss wants none."""
+        if not cls_loss.needs_quality:
+            return None
+        mask, deltas, boxes, gt_boxes = foreground
+        iou = elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
+        return torch.zeros_like(mask, dtype=iou.dtype).masked_scatter(mask, iou)
+
+
+def _boxes_and_classes(
+    predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The boxes of the RoIs, of their objects, both (R, 4), and their labels (R,)."""
+    if not proposals:
+        no_boxes = predictions[1].new_zeros(0, 4)
+        return no_boxes, no_boxes, torch.zeros(0, dtype=torch.int64, device=no_boxes.device)
+    # The RoIs of an image without objects have no gt_boxes, and none of them is asked for.
+    gt_boxes = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
+    return (
+        cat([p.proposal_boxes.tensor for p in proposals]),
+        cat([boxes.tensor for boxes in gt_boxes]),
+        cat([p.gt_classes for p in proposals]),
+    )
