@@ -32,7 +32,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.WEIGHT = 1.0
     # SigmoidFocalLoss: targets 1 and 0 become 1 - s/2 and s/2
     loss.LABEL_SMOOTHING = 0.0
-    # SigmoidFocalLoss: one alpha for each class, in place of FOCAL_LOSS_ALPHA
+    # SigmoidFocalLoss, SoftmaxFocalLoss: one alpha for each class, in place of FOCAL_LOSS_ALPHA;
+    # for softmax one more, the last, for background
     loss.CLASS_ALPHA = []
     # SigmoidFocalStarLoss: its shift; its slope is FOCAL_LOSS_GAMMA
     loss.BETA = 1.0
@@ -148,10 +149,10 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Anchors in crowd regions: "background" (stock), "ignore" (a negative with a share of its area
     # in one), "tensorpack" (a positive too) or "matterport" (a negative, by IoU)
     rpn.CROWD = ""
-    # The share or IoU from which on it does; None: 0.7, 9.99 (no share is that large) and 0.001
+    # The share or IoU from which on they do; None: 0.7, 9.99 (no share is that large) and 0.001
     rpn.CROWD_THRESH = None
-    # Anchors that are trained on: "random" (stock), "all", or a name in MINER_REGISTRY, which keeps
-    # MODEL.RPN.BATCH_SIZE_PER_IMAGE of them by its options, those of MODEL.FOCAL.MINING
+    # Anchors that are trained on: "random" (stock), "all", or a name in MINER_REGISTRY, whose
+    # options are those of MODEL.FOCAL.MINING; NUM_KEEP is MODEL.RPN.BATCH_SIZE_PER_IMAGE
     rpn.SAMPLING = ""
     mining = rpn.MINING = _options_of(node.MINING, "NAME", "NUM_KEEP")
     mining.BOX_LOSS_ON = "kept"
@@ -182,8 +183,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     roi.NORMALIZER = "rois"
     # What a fresh box head answers for an object; 0: its biases are zero, as in stock
     roi.PRIOR_PROB = 0.0
-    # OHEMROIHeads: a name in MINER_REGISTRY, which keeps MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE of
-    # all RoIs by its options, those of MODEL.FOCAL.MINING
+    # OHEMROIHeads: a name in MINER_REGISTRY, whose options are those of MODEL.FOCAL.MINING;
+    # NUM_KEEP is MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE. "" trains on all RoIs
     mining = roi.MINING = _options_of(
         node.MINING, "NUM_KEEP", "NMS_BOXES", "BOX_LOSS_ON", "DIVIDE_BY"
     )

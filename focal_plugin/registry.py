@@ -69,6 +69,8 @@ class ConfigurableModule(nn.Module):
 
     config_keys: ClassVar[dict[str, str]] = {}
     """Constructor argument -> full config key."""
+    place = DENSE
+    """Where in a config this module's options stood, if it was built from one."""
 
     @configurable
     def __init__(self) -> None:
@@ -78,6 +80,10 @@ class ConfigurableModule(nn.Module):
     def from_config(cls, cfg: CfgNode, place: Place = DENSE) -> dict[str, Any]:
         options = {argument: place.read(cfg, key) for argument, key in cls.config_keys.items()}
         return {argument: value for argument, value in options.items() if value is not None}
+
+    def key_of(self, option: str) -> str:
+        """The full key of a constructor argument."""
+        return self.place.key(self.config_keys[option])
 
     def extra_repr(self) -> str:
         return ", ".join(f"{option}={getattr(self, option)}" for option in self.config_keys)
@@ -111,7 +117,10 @@ def build_named(
     if name not in by_name:
         raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
     try:
-        return by_name[name](cfg, *args, **({"place": place} if place else {}))
+        part = by_name[name](cfg, *args, **({"place": place} if place else {}))
     except IllegalOptionError as error:
         key = there.key(by_name[name].config_keys[error.option])
         raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error
+    if place:
+        part.place = place
+    return part

@@ -85,7 +85,9 @@ class ClassBalancedFocalLoss(ClassificationLoss):
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return _per_anchor(logits, labels, self.weights, self.gamma)
+        return _per_anchor(
+            logits, labels, self.weights, self.gamma, key=self.key_of("samples_per_class")
+        )
 
 
 def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -> Tensor:
@@ -105,9 +107,10 @@ def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -
     return (weights / weights.mean()).float()
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    key = ClassBalancedFocalLoss.config_keys["samples_per_class"]
-    weights = check_one_per_class("samples_per_class", key, weights, logits)
+def _per_anchor(
+    logits: Tensor, labels: Tensor, weights: Tensor, gamma: float, key: str | None = None
+) -> Tensor:
+    weights = check_one_per_class("samples_per_class", weights, logits, key=key)
     focal = functools.partial(focal_of_signed_logits, gamma=gamma)
     loss = signed_loss_per_anchor(focal, logits, labels, alpha=None)
     weight_of_background = weights.new_ones(1)

@@ -77,7 +77,7 @@ class EqualizationLoss(ClassificationLoss):
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return _per_anchor(logits, labels, self.rare)
+        return _per_anchor(logits, labels, self.rare, key=self.key_of("samples_per_class"))
 
 
 def _find_rare(samples_per_class: Sequence[int], threshold: float) -> Tensor:
@@ -89,9 +89,8 @@ def _find_rare(samples_per_class: Sequence[int], threshold: float) -> Tensor:
     return samples < threshold * samples.sum()
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, rare: Tensor) -> Tensor:
-    key = EqualizationLoss.config_keys["samples_per_class"]
-    rare = check_one_per_class("samples_per_class", key, rare, logits)
+def _per_anchor(logits: Tensor, labels: Tensor, rare: Tensor, key: str | None = None) -> Tensor:
+    rare = check_one_per_class("samples_per_class", rare, logits, key=key)
     is_object = ((labels >= 0) & (labels != logits.shape[-1])).unsqueeze(-1)
     loss = one_vs_rest(
         logits,

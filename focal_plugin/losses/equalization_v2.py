@@ -94,7 +94,7 @@ class EqualizationLossV2(ClassificationLoss):
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return _per_anchor(logits, labels, self._f(), self.alpha)
+        return _per_anchor(logits, labels, self._f(), self.alpha, key=self.key_of("num_classes"))
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -116,9 +116,10 @@ def map_of_ratio(gradient_ratio: Tensor, *, gamma: float, mu: float) -> Tensor:
     return torch.sigmoid(gamma * (gradient_ratio.float() - mu))
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, f: Tensor, alpha: float) -> Tensor:
-    key = EqualizationLossV2.config_keys["num_classes"]
-    f = check_one_per_class("gradient_ratio", key, f, logits)
+def _per_anchor(
+    logits: Tensor, labels: Tensor, f: Tensor, alpha: float, key: str | None = None
+) -> Tensor:
+    f = check_one_per_class("gradient_ratio", f, logits, key=key)
     loss = one_vs_rest(
         logits,
         labels,

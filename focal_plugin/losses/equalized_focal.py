@@ -105,7 +105,14 @@ class EqualizedFocalLoss(ClassificationLoss):
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha, self.gamma, self.gamma_of_classes)
+        return _per_anchor(
+            logits,
+            labels,
+            self.alpha,
+            self.gamma,
+            self.gamma_of_classes,
+            key=self.key_of("num_classes"),
+        )
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -132,10 +139,14 @@ def _gamma_of_classes(gradient_ratio: Tensor, gamma: float, scale: float) -> Ten
 
 
 def _per_anchor(
-    logits: Tensor, labels: Tensor, alpha: float | None, gamma: float, gamma_j: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    alpha: float | None,
+    gamma: float,
+    gamma_j: Tensor,
+    key: str | None = None,
 ) -> Tensor:
-    key = EqualizedFocalLoss.config_keys["num_classes"]
-    gamma_j = check_one_per_class("gradient_ratio", key, gamma_j, logits)
+    gamma_j = check_one_per_class("gradient_ratio", gamma_j, logits, key=key)
     weight = gamma_j / gamma
     loss = one_vs_rest(
         logits,

@@ -13,13 +13,13 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..checks import IllegalOptionError, check_labels
+from ..checks import IllegalOptionError, check_labels, check_option
 
 ALPHA_OFF = -1
 """What Detectron2 and fvcore write for "no alpha", where a None cannot be written."""
@@ -183,18 +183,38 @@ def check_alpha(alpha: float | None) -> float | None:
     return alpha
 
 
-def check_one_per_class(option: str, key: str, values: Tensor, logits: Tensor) -> Tensor:
+def check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
     """
     Returns:
-        ``values``, K numbers where there are K logits, on their device.
+        float32, the same numbers, each in [0, 1].
+
+    Raises:
+        IllegalOptionError: one is not.
+    """
+    for alpha in class_alpha:
+        check_option("class_alpha", alpha, low=0, high=1)
+    return torch.tensor(list(class_alpha), dtype=torch.float32)
+
+
+def check_one_per_class(
+    option: str, values: Tensor, logits: Tensor, *, key: str | None = None
+) -> Tensor:
+    """
+    Args:
+        option: what ``values`` are.
+        key: the config key by which they can be changed; None: they came from no config.
+
+    Returns:
+        ``values``, one number for each logit of an anchor, on their device.
 
     Raises:
         IllegalOptionError: there are more or fewer; the message names the option and its key.
     """
-    num_classes = logits.shape[-1]
-    if len(values) != num_classes:
+    if len(values) != logits.shape[-1]:
+        where = f"({key}) " if key else ""
         raise IllegalOptionError(
-            option, f"({key}) must be {num_classes} numbers, one for each class, got {len(values)}"
+            option,
+            f"{where}must be {logits.shape[-1]} numbers, one for each class, got {len(values)}",
         )
     return values.to(logits.device)
 

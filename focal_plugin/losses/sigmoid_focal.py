@@ -12,7 +12,12 @@ from torch.nn import functional as F
 from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_one_per_class, signed_loss_per_anchor
+from .one_vs_rest import (
+    check_alpha,
+    check_class_alpha,
+    check_one_per_class,
+    signed_loss_per_anchor,
+)
 
 IMPLEMENTATIONS = ("auto", "eager")
 
@@ -65,7 +70,7 @@ def sigmoid_focal_loss(
     return _per_anchor(
         logits,
         labels,
-        alpha=_check_class_alpha(class_alpha) if len(class_alpha) else alpha,
+        alpha=check_class_alpha(class_alpha) if len(class_alpha) else alpha,
         gamma=check_option("gamma", gamma, low=0),
         label_smoothing=check_option(
             "label_smoothing", label_smoothing, low=0, high=1, open_high=True
@@ -106,7 +111,7 @@ class SigmoidFocalLoss(ClassificationLoss):
         self.label_smoothing = check_option(
             "label_smoothing", label_smoothing, low=0, high=1, open_high=True
         )
-        self.register_buffer("class_alpha", _check_class_alpha(class_alpha), persistent=False)
+        self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -117,6 +122,7 @@ class SigmoidFocalLoss(ClassificationLoss):
             alpha=self.class_alpha if len(self.class_alpha) else self.alpha,
             gamma=self.gamma,
             label_smoothing=self.label_smoothing,
+            key=self.key_of("class_alpha"),
         )
 
 
@@ -127,10 +133,10 @@ def _per_anchor(
     alpha: float | Tensor | None,
     gamma: float,
     label_smoothing: float,
+    key: str | None = None,
 ) -> Tensor:
     if isinstance(alpha, Tensor):
-        key = SigmoidFocalLoss.config_keys["class_alpha"]
-        alpha = check_one_per_class("class_alpha", key, alpha, logits)
+        alpha = check_one_per_class("class_alpha", alpha, logits, key=key)
     focal = functools.partial(focal_of_signed_logits, gamma=gamma, label_smoothing=label_smoothing)
     return signed_loss_per_anchor(focal, logits, labels, alpha=alpha)
 
@@ -147,12 +153,6 @@ def focal_of_signed_logits(
         return cross_entropy
     # -log(1 - p_t) = softplus(x_t)
     return cross_entropy * torch.exp(-gamma * F.softplus(x_t))
-
-
-def _check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
-    for alpha in class_alpha:
-        check_option("class_alpha", alpha, low=0, high=1)
-    return torch.tensor(list(class_alpha), dtype=torch.float32)
 
 
 def _check_impl(impl: str) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..checks import IllegalOptionError
 from .one_vs_rest import check_inputs
 
 
@@ -35,14 +34,13 @@ def softmax_loss_per_anchor(
         logits: (..., K+1), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
         alpha: weight of all classes, in [0, 1]; 1 - alpha is that of background. Or the weights
-            themselves, (K+1,). None: all are 1.
+            themselves, (K+1,), on the device of the logits. None: all are 1.
 
     Returns:
         float32 (...); 0 for ignored anchors, whose logits (NaN included) reach nothing.
 
     Raises:
         ValueError: shapes that do not fit, or a label outside -1..K (looked for on the CPU only).
-        IllegalOptionError: there are not K+1 weights.
     """
     num_classes = logits.shape[-1] - 1 if logits.dim() else 0
     check_inputs(logits, labels, num_classes=num_classes)
@@ -55,18 +53,8 @@ def softmax_loss_per_anchor(
     others = logits.scatter(-1, column, float("-inf")).logsumexp(-1)
     loss = loss_of_signed_logits(logits.gather(-1, column).squeeze(-1) - others)
     if isinstance(alpha, Tensor):
-        loss = _weight_of_each_class(alpha, logits)[labels] * loss
+        loss = alpha[labels] * loss
     elif alpha is not None:
         is_background = labels == num_classes
         loss = torch.where(is_background, (1 - alpha) * loss, alpha * loss)
     return loss.masked_fill(ignored, 0.0)
-
-
-def _weight_of_each_class(class_alpha: Tensor, logits: Tensor) -> Tensor:
-    if len(class_alpha) != logits.shape[-1]:
-        raise IllegalOptionError(
-            "class_alpha",
-            f"(CLS_LOSS.CLASS_ALPHA) must be {logits.shape[-1]} numbers, one for each class and "
-            f"the last for background, got {len(class_alpha)}",
-        )
-    return class_alpha.to(logits.device)

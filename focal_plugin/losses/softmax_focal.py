@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha
+from .one_vs_rest import check_alpha, check_class_alpha, check_one_per_class
 from .sigmoid_focal import focal_of_signed_logits
 from .softmax import softmax_loss_per_anchor
 
@@ -53,7 +52,7 @@ def softmax_focal_loss(
     gamma = check_option("gamma", gamma, low=0)
     alpha = check_alpha(alpha)
     if len(class_alpha):
-        alpha = _check_class_alpha(class_alpha)
+        alpha = check_class_alpha(class_alpha)
     return _per_anchor(logits, labels, alpha, gamma).sum()
 
 
@@ -84,23 +83,23 @@ class SoftmaxFocalLoss(ClassificationLoss):
         super().__init__()
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
-        self.register_buffer("class_alpha", _check_class_alpha(class_alpha), persistent=False)
+        self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
         alpha = self.class_alpha if len(self.class_alpha) else self.alpha
-        return _per_anchor(logits, labels, alpha, self.gamma)
+        return _per_anchor(logits, labels, alpha, self.gamma, key=self.key_of("class_alpha"))
 
 
 def _per_anchor(
-    logits: Tensor, labels: Tensor, alpha: float | Tensor | None, gamma: float
+    logits: Tensor,
+    labels: Tensor,
+    alpha: float | Tensor | None,
+    gamma: float,
+    key: str | None = None,
 ) -> Tensor:
+    if isinstance(alpha, Tensor):
+        alpha = check_one_per_class("class_alpha", alpha, logits, key=key)
     focal = functools.partial(focal_of_signed_logits, gamma=gamma)
     return softmax_loss_per_anchor(focal, logits, labels, alpha=alpha)
-
-
-def _check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
-    for alpha in class_alpha:
-        check_option("class_alpha", alpha, low=0, high=1)
-    return torch.tensor(list(class_alpha), dtype=torch.float32)

@@ -9,6 +9,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,12 +105,14 @@ def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
     mapper in `focal_plugin.data` gives it.
 
     Args:
-        instances: with gt_classes (M,) and gt_boxes.
+        instances: with gt_boxes, and gt_classes (M,); without these, all are objects.
 
     Returns:
         the objects, with all their fields and in their order, and the boxes of the crowds; either
         may be empty.
     """
+    if not instances.has("gt_classes"):
+        return instances, instances.gt_boxes[:0]
     is_crowd = instances.gt_classes < 0
     return instances[~is_crowd], instances.gt_boxes[is_crowd]
 
@@ -120,12 +123,14 @@ class CrowdRule(NamedTuple):
 
     Attributes:
         overlap: (regions, anchors) -> (C, R): share of the anchor's area, or IoU.
-        threshold: from this overlap on.
+        threshold: of the overlap.
+        reached: what the overlap must do to the threshold.
         positives: anchors of objects too, not only those of the background.
     """
 
     overlap: Callable[[Boxes, Boxes], Tensor]
     threshold: float
+    reached: Callable[[Tensor, float], Tensor] = operator.ge
     positives: bool = False
 
     def apply_(self, labels: Tensor, anchors: Boxes, crowds: Boxes, *, background: int) -> None:
@@ -139,14 +144,14 @@ class CrowdRule(NamedTuple):
             background: its label.
         """
         if len(crowds):
-            taken = self.overlap(crowds, anchors).amax(dim=0) >= self.threshold
+            taken = self.reached(self.overlap(crowds, anchors).amax(dim=0), self.threshold)
             labels[taken if self.positives else taken & (labels == background)] = -1
 
 
 CROWD_RULES = {
     "background": None,
     "ignore": CrowdRule(pairwise_ioa, 0.7),
-    "tensorpack": CrowdRule(pairwise_ioa, 9.99, positives=True),
+    "tensorpack": CrowdRule(pairwise_ioa, 9.99, reached=operator.gt, positives=True),
     "matterport": CrowdRule(pairwise_iou, 0.001),
 }
 """

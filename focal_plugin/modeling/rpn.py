@@ -96,6 +96,14 @@ class FocalRPN(DenseLosses, RPN):
 
     Logged in training, besides what stock logs: `rpn/loc_to_cls_ratio`, the weighted box loss over
     the weighted objectness loss.
+
+    Note:
+        An object that overlaps no anchor makes no anchor positive, see
+        :class:`~focal_plugin.modeling.matcher.AnchorMatcher`; stock's makes all those positive that
+        overlap no object.
+
+    Reported:
+        Faster R-CNN R-50-FPN 1x, COCO: 37.5 AP by tensorpack, to 36.7 of the original Detectron
     """
 
     @configurable
@@ -156,7 +164,9 @@ class FocalRPN(DenseLosses, RPN):
             "samples": rpn.SAMPLING == "random",
             "matches_inside_only": _choice("MATCHED", rpn.MATCHED, MATCHED) == "inside",
             "crowd_rule": crowd_rule_of(cfg),
-            "logs_precision_recall": rpn.PRECISION_RECALL,
+            "logs_precision_recall": _choice(
+                "PRECISION_RECALL", rpn.PRECISION_RECALL, (True, False)
+            ),
         }
 
     @torch.jit.unused
@@ -318,11 +328,12 @@ def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
     """
     rpn = with_style(cfg).MODEL.FOCAL.RPN
     rule = CROWD_RULES[_choice("CROWD", rpn.CROWD, CROWD_RULES)]
-    if rule is None or rpn.CROWD_THRESH is None:
+    threshold = rpn.CROWD_THRESH
+    if threshold is not None and not threshold > 0:
+        raise ValueError(f"MODEL.FOCAL.RPN.CROWD_THRESH must be > 0, got {threshold}")
+    if rule is None or threshold is None:
         return rule
-    if not rpn.CROWD_THRESH > 0:
-        raise ValueError(f"MODEL.FOCAL.RPN.CROWD_THRESH must be > 0, got {rpn.CROWD_THRESH}")
-    return rule._replace(threshold=rpn.CROWD_THRESH)
+    return rule._replace(threshold=threshold)
 
 
 def _build_miner(cfg: CfgNode) -> nn.Module | None:

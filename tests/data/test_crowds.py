@@ -149,6 +149,7 @@ def shows_crowds(cfg):
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
 RPN = "MODEL.PROPOSAL_GENERATOR.NAME"
 ROI_HEADS = "MODEL.ROI_HEADS.NAME"
+STYLE = "MODEL.FOCAL.RPN.STYLE"
 
 
 @pytest.mark.parametrize(
@@ -182,8 +183,7 @@ def test_the_trainer_says_so_where_the_rpn_wants_crowds_and_the_heads_do_not(
     cfg, caplog, style, heads, warned
 ):
     cfg.merge_from_list(
-        [ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, heads]
-        + ["MODEL.FOCAL.RPN.STYLE", style]
+        [ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, heads, STYLE, style]
     )
     Trainer.build_train_loader(cfg)
     assert ("crowd regions" in caplog.text) == warned

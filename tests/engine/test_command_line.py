@@ -38,8 +38,8 @@ def test_the_losses_of_two_stages_get_theirs_proposals_have_one_class(cfg):
     count_samples_per_class(cfg)
     counts = count_objects(["tiny_shapes"], num_classes=5)
     assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == []
-    assert cfg.MODEL.FOCAL.RPN.CLS_LOSS.SAMPLES_PER_CLASS == [sum(counts)]
-    assert cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS == counts
+    assert [sum(counts)] == cfg.MODEL.FOCAL.RPN.CLS_LOSS.SAMPLES_PER_CLASS
+    assert counts == cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
 
 
 @pytest.mark.parametrize("name", ["SigmoidFocalLoss", "no such loss"])

@@ -129,9 +129,11 @@ def test_equal_alphas_and_their_complement_for_background_are_one_alpha(alpha):
 @pytest.mark.parametrize("count", [K, K + 2])
 def test_as_many_alphas_as_classes_and_one_for_background_or_an_error(count):
     logits, labels = random_batch(columns=K + 1)
-    message = rf"class_alpha \(CLS_LOSS.CLASS_ALPHA\) must be {K + 1} numbers.* got {count}"
-    with pytest.raises(ValueError, match=message):
+    message = f"must be {K + 1} numbers.* got {count}"
+    with pytest.raises(ValueError, match=f"class_alpha {message}"):
         softmax_focal_loss(logits, labels, class_alpha=[0.5] * count)
+    with pytest.raises(ValueError, match=rf"MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA\) {message}"):
+        SoftmaxFocalLoss(class_alpha=[0.5] * count)(logits, labels)
 
 
 def test_the_weights_of_the_classes_are_no_part_of_a_checkpoint():
