@@ -10,7 +10,9 @@ import torch
 
 from ..conftest import ROOT
 
-CONFIG = ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml"
+QUICK = ROOT / "configs/quick_schedules"
+CONFIG = QUICK / "retinanet_small_fl_instant_test.yaml"
+TWO_STAGE = QUICK / "faster_rcnn_small_rpn_tensorpack_instant_test.yaml"
 STOCK_SCRIPT = ROOT / "tests/engine/stock_train_net.py"
 ITERATIONS = 4
 
@@ -24,9 +26,9 @@ def opts(tiny_shapes, output, *more):
     ]
 
 
-def run(script, *arguments, **environment):
+def run(script, *arguments, config=CONFIG, **environment):
     return subprocess.run(
-        [sys.executable, script, "--config-file", CONFIG, *map(str, arguments)],
+        [sys.executable, script, "--config-file", config, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -39,20 +41,37 @@ def dataset(tiny_shapes):
 
 
 @pytest.mark.slow
-def test_trains_resumes_and_evaluates_a_users_data(tiny_shapes, tmp_path):
-    trained = run(ROOT / "train_net.py", *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
+@pytest.mark.parametrize(
+    ("config", "scalars"),
+    [
+        (CONFIG, {"num_pos_anchors"}),
+        (
+            TWO_STAGE,
+            {"loss_rpn_cls", "loss_rpn_loc", "rpn/loc_to_cls_ratio", "rpn/p3/precision_th0.1"},
+        ),
+    ],
+    ids=["one_stage", "two_stage"],
+)
+def test_trains_resumes_and_evaluates_a_users_data(tiny_shapes, tmp_path, config, scalars):
+    trained = run(
+        ROOT / "train_net.py",
+        *dataset(tiny_shapes),
+        *opts(tiny_shapes, tmp_path),
+        config=config,
+    )
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "model_final.pth").exists()
     metrics = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert metrics[-1]["iteration"] in {ITERATIONS - 1, ITERATIONS}  # main, v0.5
     assert "bbox/AP" in metrics[-1]
     logged = set().union(*metrics)
-    assert {"loss_cls", "loss_box_reg", "num_pos_anchors", "bbox/AP"} <= logged
+    assert {"loss_cls", "loss_box_reg", "bbox/AP", *scalars} <= logged
 
     resumed = run(
         ROOT / "train_net.py",
         *("--resume", *dataset(tiny_shapes)),
         *opts(tiny_shapes, tmp_path, "SOLVER.MAX_ITER", ITERATIONS + 2),
+        config=config,
     )
     assert resumed.returncode == 0, resumed.stderr
     assert f"Starting training from iteration {ITERATIONS}" in resumed.stdout
