@@ -123,8 +123,7 @@ class Family(NamedTuple):
     stems: dict[str, str]  # folder -> what the name of an arm's file starts with
     folder_stem: str  # what the last folder of OUTPUT_DIR has before the arm, in Shapes-Detection
     comparison: str  # of all arms in Shapes-Detection
-    reference: str  # the arm that all are to be compared with, but those in `references`
-    references: dict[str, str]  # arm -> another reference
+    reference: str  # the arm that all are to be compared with which are based on no other arm
     differ: dict[str, set[str]]  # arm -> keys in which it differs from that
     # arm -> the keys that differ in both folders, where one keeps a default
     at_least: dict[str, set[str]]
@@ -138,10 +137,6 @@ FAMILIES = {
         folder_stem="",
         comparison="catalogue.yaml",
         reference="fl",
-        references={
-            **dict.fromkeys(["ohem", "ohem_1_3", "ssd_3_1", "top_k"], "ce"),
-            **dict.fromkeys(["p6_p5", "p6_maxpool"], "p6_res5"),
-        },
         differ=ONE_STAGE,
         at_least={"norm_fixed": {NORMALIZER}},
         in_one_folder={
@@ -164,15 +159,6 @@ FAMILIES = {
         folder_stem="faster_rcnn_",
         comparison="two_stage.yaml",
         reference="stock",
-        references={
-            "rpn_matterport_balanced": "rpn_matterport",
-            "rpn_fl": "rpn_ce_all",
-            **dict.fromkeys(["roi_ohem_fl", "roi_top_k"], "roi_ohem"),
-            "roi_cascade_ohem": "roi_cascade",
-            "head_conv_gn": "head_conv",
-            "gn": "head_conv_gn",
-            "gn_relu_norm": "gn",
-        },
         differ=TWO_STAGE,
         at_least={
             "roi_ohem": {"MODEL.ROI_HEADS.NAME"},
@@ -226,9 +212,10 @@ def arms_of(folder, family="retinanet"):
 
 
 def reference_of(folder, family, arm):
-    arms, spec = arms_of(folder, family), FAMILIES[family]
-    reference = spec.references.get(arm, spec.reference)
-    return arms[reference if reference in arms else spec.reference]
+    """The file of the arm that this one's is based on."""
+    arms = arms_of(folder, family)
+    based_on = arms[arm].parent / yaml.safe_load(arms[arm].read_text())["_BASE_"]
+    return based_on if based_on in arms.values() else arms[FAMILIES[family].reference]
 
 
 def shrink(cfg):

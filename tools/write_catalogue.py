@@ -59,52 +59,40 @@ MEASURED = DOCS / "catalogue.json"
 NOT_A_CHOICE = {"OUTPUT_DIR", "SEED"}
 
 
-@dataclass(frozen=True, eq=False)  # one of its kind, so that it can be a key
+@dataclass(frozen=True)
 class Comparison:
     """
-    A file in configs/comparisons, and what its arms are compared with.
+    A file in configs/comparisons.
 
     Attributes:
         file: its name.
         prefix: what the arms' names have before them where those of several comparisons meet.
-        reference: the arm that all others are to be compared with, but for those in `bases`.
-        bases: arm -> another reference.
+        reference: the arm that an arm is to be compared with, unless its file is based on that of
+            another one.
     """
 
     file: str
     prefix: str
     reference: str
-    bases: dict[str, str]
+
+    @functools.cached_property
+    def files(self) -> dict[str, Path]:
+        """Arm -> config file."""
+        spec = ROOT / "configs" / "comparisons" / self.file
+        arms = yaml.safe_load(spec.read_text())["arms"]
+        return {arm: (spec.parent / file).resolve() for arm, file in arms.items()}
 
     def base(self, arm: str) -> str:
-        return self.bases.get(arm, self.reference)
+        """The arm that this one is to be compared with; itself for the reference."""
+        file = self.files[arm]
+        based_on = file.parent / yaml.safe_load(file.read_text())["_BASE_"]
+        arms = {file: arm for arm, file in self.files.items()}
+        return arm if arm == self.reference else arms.get(based_on.resolve(), self.reference)
 
 
-ONE_STAGE = Comparison(
-    file="catalogue.yaml",
-    prefix="",
-    reference="fl",
-    bases={
-        **dict.fromkeys(("ohem", "ohem_1_3", "ssd_3_1", "top_k"), "ce"),
-        **dict.fromkeys(("p6_p5", "p6_maxpool"), "p6_res5"),
-        "norm_global": "norm_batch",
-    },
-)
-TWO_STAGE = Comparison(
-    file="two_stage.yaml",
-    prefix="faster_rcnn_",
-    reference="stock",
-    bases={
-        "rpn_matterport_balanced": "rpn_matterport",
-        "rpn_fl": "rpn_ce_all",
-        **dict.fromkeys(("roi_ohem_fl", "roi_top_k"), "roi_ohem"),
-        "roi_cascade_ohem": "roi_cascade",
-        "head_conv_gn": "head_conv",
-        "gn": "head_conv_gn",
-        "gn_relu_norm": "gn",
-    },
-)
-RPN_STYLES = Comparison(file="rpn_styles.yaml", prefix="", reference="stock", bases={})
+ONE_STAGE = Comparison("catalogue.yaml", prefix="", reference="fl")
+TWO_STAGE = Comparison("two_stage.yaml", prefix="faster_rcnn_", reference="stock")
+RPN_STYLES = Comparison("rpn_styles.yaml", prefix="", reference="stock")
 COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 
@@ -419,11 +407,10 @@ def arm_table(comparison: Comparison) -> str:
 @functools.cache
 def load_arms(comparison: Comparison) -> dict[str, Any]:
     """Arm -> resolved config, in the order of the comparison."""
-    file = ROOT / "configs" / "comparisons" / comparison.file
     arms = {}
-    for arm, config_file in yaml.safe_load(file.read_text())["arms"].items():
+    for arm, file in comparison.files.items():
         arms[arm] = get_cfg()
-        arms[arm].merge_from_file(str((file.parent / config_file).resolve()))
+        arms[arm].merge_from_file(str(file))
     return arms
 
 
