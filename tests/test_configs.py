@@ -70,7 +70,6 @@ ONE_STAGE = {
 
 RPN = "MODEL.FOCAL.RPN."
 ROI = "MODEL.FOCAL.ROI_HEADS."
-FOCAL_ROI = {f"{ROI}CLS_LOSS.NAME", f"{ROI}NORMALIZER", f"{ROI}PRIOR_PROB"}
 OHEM_ROI = {"MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"}
 PRIOR_HEAD = {"MODEL.RPN.HEAD_NAME", f"{RPN}PRIOR_PROB"}
 CONV_HEAD = {f"MODEL.ROI_BOX_HEAD.{key}" for key in ("NUM_CONV", "CONV_DIM", "NUM_FC")}
@@ -80,6 +79,7 @@ TWO_STAGE = {
     "rpn_tensorpack": {f"{RPN}STYLE"},
     "rpn_matterport": {f"{RPN}STYLE"},
     "rpn_matterport_balanced": {f"{RPN}LOC_WEIGHT"},
+    "rpn_loc_weight": {f"{RPN}LOC_WEIGHT"},
     "rpn_huber": {f"{RPN}BOX_LOSS.NAME"},
     "rpn_clobber": {f"{RPN}LOW_QUALITY"},
     "rpn_inside": {f"{RPN}MATCHED"},
@@ -94,10 +94,11 @@ TWO_STAGE = {
     "rpn_head_prior": PRIOR_HEAD,
     "rpn_head_gn": {"MODEL.RPN.HEAD_NAME", f"{RPN}NORM"},
     "roi_bce": {f"{ROI}CLS_LOSS.NAME"},
-    "roi_fl_softmax": FOCAL_ROI,
-    "roi_fl_sigmoid": FOCAL_ROI,
+    "roi_fl_softmax": {f"{ROI}CLS_LOSS.NAME"},
+    "roi_fl_sigmoid": {f"{ROI}CLS_LOSS.NAME"},
+    "roi_fl_foreground": {f"{ROI}NORMALIZER", f"{ROI}PRIOR_PROB"},
     "roi_ohem": OHEM_ROI,
-    "roi_ohem_fl": FOCAL_ROI,
+    "roi_ohem_fl": {f"{ROI}CLS_LOSS.NAME"},
     "roi_top_k": {f"{ROI}MINING.NAME"},
     "roi_cascade": {
         "MODEL.ROI_HEADS.NAME",
