@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ def check_option(
     Raises:
         IllegalOptionError: it does not.
     """
+    check_number(option, value)
     above = value > low if open_low else value >= low
     below = value < high if open_high or high == math.inf else value <= high
     if not (above and below):
@@ -48,6 +50,19 @@ def check_option(
         if high != math.inf:
             bound += f" and {'<' if open_high else '<='} {high:g}"
         raise IllegalOptionError(option, f"must be {bound}, got {value}")
+    return value
+
+
+def check_number(option: str, value: float) -> float:
+    """
+    Returns:
+        ``value``, a real number.
+
+    Raises:
+        IllegalOptionError: it is something else, such as a string where a key has no type.
+    """
+    if not isinstance(value, numbers.Real):
+        raise IllegalOptionError(option, f"must be a number, got {value!r}")
     return value
 
 
@@ -77,7 +92,7 @@ def check_count(option: str, value: int, *, low: int) -> int:
     return value
 
 
-def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
+def check_choice(option: str, value: Any, choices: Collection[Any]) -> Any:
     """
     Returns:
         ``value``, one of ``choices``.

@@ -122,7 +122,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Objectness loss: a name in CLS_LOSS_REGISTRY, of one class
     loss = rpn.CLS_LOSS = _options_of(node.CLS_LOSS, "WEIGHT")
     loss.NAME = ""
-    # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1: off), and _GAMMA
+    # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1.0: off), and _GAMMA
     loss.ALPHA = None
     loss.GAMMA = 2.0
     # Box loss: a name in BOX_LOSS_REGISTRY; its smooth L1 has MODEL.RPN.SMOOTH_L1_BETA
@@ -149,12 +149,14 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Anchors in crowd regions: "background" (stock), "ignore" (a negative with a share of its area
     # in one), "tensorpack" (a positive too) or "matterport" (a negative, by IoU)
     rpn.CROWD = ""
-    # The share or IoU from which on they do; None: 0.7, 9.99 (no share is that large) and 0.001
+    # From which share or IoU on ("tensorpack": above which); None: 0.7, 9.99 (no share is that
+    # large) and 0.001
     rpn.CROWD_THRESH = None
     # Anchors that are trained on: "random" (stock), "all", or a name in MINER_REGISTRY, whose
     # options are those of MODEL.FOCAL.MINING; NUM_KEEP is MODEL.RPN.BATCH_SIZE_PER_IMAGE
     rpn.SAMPLING = ""
     mining = rpn.MINING = _options_of(node.MINING, "NAME", "NUM_KEEP")
+    # As there, but by default the box loss is of the anchors kept, as that of a sample
     mining.BOX_LOSS_ON = "kept"
     # Log precision and recall of the objectness at .5, .2 and .1 for each level
     rpn.PRECISION_RECALL = None
@@ -168,7 +170,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     roi = node.ROI_HEADS = new_node()
     loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS, "WEIGHT")
     loss.NAME = ""
-    # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1: off), and _GAMMA
+    # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1.0: off), and _GAMMA
     loss.ALPHA = None
     loss.GAMMA = 2.0
     # Box loss: a name in BOX_LOSS_REGISTRY; "" is that of MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE;
@@ -178,8 +180,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     # What the classification loss is multiplied by, as MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT the
     # box loss
     roi.CLS_WEIGHT = 1.0
-    # What a classification loss with a NAME is divided by: the number of "rois" (stock), or of
-    # those with an object: "foreground"
+    # What a classification loss with a NAME is divided by: the number of "rois" (as stock's), or of
+    # those with an object, "foreground"
     roi.NORMALIZER = "rois"
     # What a fresh box head answers for an object; 0: its biases are zero, as in stock
     roi.PRIOR_PROB = 0.0
@@ -189,6 +191,7 @@ def add_focal_config(cfg: CfgNode) -> None:
         node.MINING, "NUM_KEEP", "NMS_BOXES", "BOX_LOSS_ON", "DIVIDE_BY"
     )
     mining.NAME = "OHEMMiner"
+    # As there, but the defaults are those of OHEM for RoIs (arXiv:1604.03540)
     mining.NMS_THRESH = 0.7
     mining.NMS_PER_LABEL = True
     mining.RANK_BY = "cls_and_box"

@@ -277,6 +277,19 @@ def test_the_1x_focal_loss_config_is_the_model_zoos():
     assert set(differences(ours, stock)) <= allowed
 
 
+def test_the_1x_stock_config_is_the_model_zoos_with_our_parts():
+    stock = get_detectron2_cfg()
+    stock.merge_from_file(
+        model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"), allow_unsafe=True
+    )
+    ours = load(ROOT / "configs/COCO-Detection/faster_rcnn_R_50_FPN_1x_stock.yaml")
+    assert (ours.MODEL.FOCAL.FPN.TOP_BLOCK, ours.MODEL.FOCAL.FPN.TOP_LEVELS) == ("maxpool", 1)
+    del ours.MODEL["FOCAL"]
+    parts = ("BACKBONE", "PROPOSAL_GENERATOR", "ROI_HEADS", "ROI_BOX_HEAD")
+    allowed = {"MODEL.DEVICE", "OUTPUT_DIR", *(f"MODEL.{part}.NAME" for part in parts)}
+    assert set(differences(ours, stock)) <= allowed
+
+
 @pytest.mark.parametrize(("folder", "family"), FOLDERS)
 def test_an_arm_differs_from_its_reference_in_its_own_keys(folder, family):
     spec = FAMILIES[family]

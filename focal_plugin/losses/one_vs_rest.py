@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import IllegalOptionError, check_labels, check_option
+from ..checks import IllegalOptionError, check_labels, check_number, check_option
 
 ALPHA_OFF = -1
 """What Detectron2 and fvcore write for "no alpha", where a None cannot be written."""
@@ -178,6 +178,7 @@ def check_alpha(alpha: float | None) -> float | None:
     """
     if alpha is None or alpha == ALPHA_OFF:
         return None
+    check_number("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise IllegalOptionError("alpha", f"must be in [0, 1], or -1 for off, got {alpha}")
     return alpha

@@ -15,6 +15,8 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_choice
+
 TOP_BLOCKS = ("res5", "p5", "maxpool", "")
 """What `MODEL.FOCAL.FPN.TOP_BLOCK` may be."""
 
@@ -142,13 +144,9 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
 
 
 def _build_top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
-    name, num_levels = cfg.MODEL.FOCAL.FPN.TOP_BLOCK, cfg.MODEL.FOCAL.FPN.TOP_LEVELS
-    if name not in TOP_BLOCKS:
-        raise ValueError(f"MODEL.FOCAL.FPN.TOP_BLOCK must be one of {TOP_BLOCKS}, got {name!r}")
-    if num_levels not in TOP_LEVELS:
-        raise ValueError(
-            f"MODEL.FOCAL.FPN.TOP_LEVELS must be one of {TOP_LEVELS}, got {num_levels}"
-        )
+    fpn = cfg.MODEL.FOCAL.FPN
+    name = check_choice("MODEL.FOCAL.FPN.TOP_BLOCK", fpn.TOP_BLOCK, TOP_BLOCKS)
+    num_levels = check_choice("MODEL.FOCAL.FPN.TOP_LEVELS", fpn.TOP_LEVELS, TOP_LEVELS)
     if name == "":
         return None
     last_stage = cfg.MODEL.FPN.IN_FEATURES[-1]

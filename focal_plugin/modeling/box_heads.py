@@ -12,6 +12,7 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
 from torch import Tensor
 
+from ..checks import check_choice
 from ..registry import configurable
 
 NORM_ORDERS = ("norm_relu", "relu_norm")
@@ -58,9 +59,7 @@ class FocalFastRCNNConvFCHead(FastRCNNConvFCHead):
             ValueError: the order is neither; the message names its full key.
         """
         # Named here, and in full: Detectron2's builder does not know which key an argument is of.
-        if norm_order not in NORM_ORDERS:
-            key = self.config_keys["norm_order"]
-            raise ValueError(f"{key} must be one of {NORM_ORDERS}, got {norm_order!r}")
+        check_choice(self.config_keys["norm_order"], norm_order, NORM_ORDERS)
         super().__init__(input_shape, **kwargs)
         if norm_order == "relu_norm":
             for name, layer in self.named_children():

@@ -36,5 +36,7 @@ def loses_crowds(cfg: CfgNode) -> bool:
 
 
 def _has_our_rpn(cfg: CfgNode) -> bool:
-    # detectors without an RPN leave its name at "RPN"; "PrecomputedProposals" is not a subclass
-    return issubclass(PROPOSAL_GENERATOR_REGISTRY.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME), FocalRPN)
+    # "PrecomputedProposals" is a name that no registry has
+    generators = dict(PROPOSAL_GENERATOR_REGISTRY)
+    generator = generators.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
+    return generator is not None and issubclass(generator, FocalRPN)

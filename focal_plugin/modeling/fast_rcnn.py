@@ -20,6 +20,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_choice, check_option
 from ..losses import (
     BOX_LOSS_REGISTRY,
     SigmoidCrossEntropyLoss,
@@ -32,7 +33,7 @@ from ..losses import (
 from ..losses.build import STOCK_BOX_LOSSES
 from .places import ROI_HEADS
 
-NORMALIZERS = ("rois", "foreground")
+CLS_NORMALIZERS = ("rois", "foreground")
 """What `MODEL.FOCAL.ROI_HEADS.NORMALIZER` may be."""
 
 
@@ -92,7 +93,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
         Raises:
             ValueError: an option is outside its legal range; the message names its full key. Or
-                there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``.
+                there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
+                "foreground" with stock's own loss, which is a mean over RoIs.
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob)
         super().__init__(input_shape, **kwargs)
@@ -101,6 +103,11 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             raise ValueError(
                 "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME are two "
                 "classification losses: choose one"
+            )
+        if cls_loss is None and cls_normalizer != "rois":
+            raise ValueError(
+                f"{self.config_keys['cls_normalizer']} = {cls_normalizer!r} is for a loss that "
+                "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME names: stock's own is a mean over RoIs"
             )
         self.cls_loss = cls_loss
         self.box_loss = self._stock_box_loss() if box_loss is None else box_loss
@@ -145,7 +152,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         )
         if not self.cls_loss.own_normalizer:
             of_objects = self.cls_normalizer == "foreground"
-            loss = loss / max(foreground.mask.sum().item() if of_objects else len(gt_classes), 1)
+            counted = foreground.mask if of_objects else torch.ones_like(foreground.mask)
+            loss = loss / counted.sum().clamp(min=1)
         return {**losses, "loss_cls": loss * self.loss_weight["loss_cls"]}
 
     @torch.no_grad()
@@ -205,14 +213,10 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
         # Named here, and in full: Detectron2's builder does not know which key an argument is of.
-        if cls_normalizer not in NORMALIZERS:
-            key = self.config_keys["cls_normalizer"]
-            raise ValueError(f"{key} must be one of {NORMALIZERS}, got {cls_normalizer!r}")
-        if not 0 <= cls_weight < math.inf:
-            raise ValueError(f"{self.config_keys['cls_weight']} must be >= 0, got {cls_weight}")
-        if not 0 <= prior_prob < 1:
-            key = self.config_keys["prior_prob"]
-            raise ValueError(f"{key} must be in (0, 1), or 0 for off, got {prior_prob}")
+        keys = self.config_keys
+        check_choice(keys["cls_normalizer"], cls_normalizer, CLS_NORMALIZERS)
+        check_option(keys["cls_weight"], cls_weight, low=0)
+        check_option(keys["prior_prob"], prior_prob, low=0, high=1, open_high=True)
 
     def _stock_box_loss(self) -> nn.Module:
         if self.box_reg_loss_type == "smooth_l1":

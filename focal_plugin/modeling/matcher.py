@@ -155,6 +155,7 @@ CROWD_RULES = {
     "matterport": CrowdRule(pairwise_iou, 0.001),
 }
 """
-What `MODEL.FOCAL.RPN.CROWD` may be: crowds are not looked at; Detectron's rule; that of tensorpack,
-whose threshold switches it off; that of matterport, where to touch a crowd is nearly enough.
+What `MODEL.FOCAL.RPN.CROWD` may be: crowds are not looked at; the rule by which Detectron drops
+proposals; that of tensorpack, whose threshold switches it off; that of matterport, for which to
+touch a crowd is nearly enough.
 """

@@ -21,6 +21,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_option
 from ..losses import build_box_loss, build_cls_loss
 from ..mining import build_miner
 from .dense_losses import DenseBatch, DenseLosses
@@ -175,15 +176,10 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
 
 
 def _weight(cfg: CfgNode, node: str) -> float:
-    weight = cfg.MODEL.FOCAL[node].WEIGHT
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"MODEL.FOCAL.{node}.WEIGHT must be >= 0, got {weight}")
-    return weight
+    return check_option(f"MODEL.FOCAL.{node}.WEIGHT", cfg.MODEL.FOCAL[node].WEIGHT, low=0)
 
 
 def _ignores_crowds(cfg: CfgNode) -> bool:
     crowd = cfg.MODEL.FOCAL.ANCHOR_LABELS.CROWD
-    if crowd not in CROWD_POLICIES:
-        key = "MODEL.FOCAL.ANCHOR_LABELS.CROWD"
-        raise ValueError(f"{key} must be one of {CROWD_POLICIES}, got {crowd!r}")
+    check_choice("MODEL.FOCAL.ANCHOR_LABELS.CROWD", crowd, CROWD_POLICIES)
     return crowd == "ignore" or bool(cfg.MODEL.FOCAL.MINING.NAME)

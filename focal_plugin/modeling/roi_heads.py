@@ -101,9 +101,20 @@ class _TrainsOnHardRoIs:
             miner: a :class:`~focal_plugin.mining.Miner`; only its `scope` and `rank_by` are asked
                 for, of the options that are a detector's. None: all RoIs are trained on.
             kwargs: as in the heads without mining.
+
+        Raises:
+            ValueError: a box predictor is not a :class:`FocalFastRCNNOutputLayers`.
         """
         super().__init__(**kwargs)
         self.miner = miner
+        predictors = [self.box_predictor]
+        if isinstance(self.box_predictor, nn.ModuleList):  # a stage each
+            predictors = list(self.box_predictor)
+        if not all(isinstance(x, FocalFastRCNNOutputLayers) for x in predictors):
+            raise ValueError(
+                "mining wants box predictors that know the loss of each RoI: "
+                f"FocalFastRCNNOutputLayers, got {type(predictors[0]).__name__}"
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -255,7 +266,10 @@ def _without_crowds(targets: list[Instances]) -> list[Instances]:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then each submodule has the mode it had."""
+    """
+    Evaluation mode for a while; then each submodule has the mode it had. Of all ways to leave the
+    statistics of batch norms and the random generator alone, it is the one that every layer knows.
+    """
     training = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:

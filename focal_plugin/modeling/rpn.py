@@ -26,6 +26,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_option
 from ..losses import build_box_loss, build_cls_loss
 from ..mining import MINER_REGISTRY, build_miner
 from . import places
@@ -80,6 +81,9 @@ STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 MATCHED = ("all", "inside")
 """What `MODEL.FOCAL.RPN.MATCHED` may be."""
 
+SAMPLING = ("random", "all")
+"""What `MODEL.FOCAL.RPN.SAMPLING` may be, beside the name of a miner."""
+
 METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 
 
@@ -103,7 +107,7 @@ class FocalRPN(DenseLosses, RPN):
         overlap no object.
 
     Reported:
-        Faster R-CNN R-50-FPN 1x, COCO: 37.5 AP by tensorpack, to 36.7 of the original Detectron
+        none on COCO for the RPN alone
     """
 
     @configurable
@@ -113,9 +117,8 @@ class FocalRPN(DenseLosses, RPN):
         cls_loss: nn.Module,
         box_loss: nn.Module,
         normalizer: nn.Module,
-        miner: nn.Module | None = None,
-        samples: bool = True,
-        matches_inside_only: bool = False,
+        sampling: str | nn.Module = "random",
+        matched: str = "all",
         crowd_rule: CrowdRule | None = None,
         logs_precision_recall: bool = False,
         **kwargs: Any,
@@ -125,22 +128,27 @@ class FocalRPN(DenseLosses, RPN):
             cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
             box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
             normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
-            miner: a :class:`~focal_plugin.mining.Miner` that chooses the anchors to train on.
-            samples: they are drawn at random, as in stock. If not, all labelled anchors count, or
-                those that the miner keeps.
-            matches_inside_only: only anchors inside the image are matched; all others are ignored.
+            sampling: which labelled anchors are trained on: "random", drawn as in stock, "all", or
+                those that a :class:`~focal_plugin.mining.Miner` keeps.
+            matched: which anchors are matched with objects: "all", or those "inside" the image,
+                where all others are ignored.
             crowd_rule: which anchors crowd regions take out; None: none.
             logs_precision_recall: log, for each level, precision and recall of the objectness.
             kwargs: as in Detectron2's RPN. `batch_size_per_image` and `positive_fraction` are of
                 use where it samples; `box_reg_loss_type` and `smooth_l1_beta` are of none.
+
+        Raises:
+            ValueError: ``sampling`` or ``matched`` is none of these.
         """
         super().__init__(**kwargs)
+        if not isinstance(sampling, nn.Module):
+            check_choice("sampling", sampling, SAMPLING)
         self.cls_loss = cls_loss
         self.box_loss = box_loss
         self.normalizer = normalizer
-        self.miner = miner
-        self.samples = samples
-        self.matches_inside_only = matches_inside_only
+        self.miner = sampling if isinstance(sampling, nn.Module) else None
+        self.samples = sampling == "random"
+        self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"
         self.crowd_rule = crowd_rule
         self.logs_precision_recall = logs_precision_recall
 
@@ -151,7 +159,7 @@ class FocalRPN(DenseLosses, RPN):
         ret = super().from_config(cfg, input_shape)
         weights = {"loss_rpn_cls": "CLS_WEIGHT", "loss_rpn_loc": "LOC_WEIGHT"}
         for loss, key in weights.items():
-            ret["loss_weight"][loss] *= _weight(cfg, key)
+            ret["loss_weight"][loss] *= check_option(f"MODEL.FOCAL.RPN.{key}", rpn[key], low=0)
         if rpn.TARGET_STD:
             ret["box2box_transform"] = _transform_of_std(rpn.TARGET_STD)
         return {
@@ -160,12 +168,11 @@ class FocalRPN(DenseLosses, RPN):
             "cls_loss": build_cls_loss(cfg, places.RPN),
             "box_loss": build_box_loss(cfg, places.RPN),
             "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, places.RPN),
-            "miner": _build_miner(cfg),
-            "samples": rpn.SAMPLING == "random",
-            "matches_inside_only": _choice("MATCHED", rpn.MATCHED, MATCHED) == "inside",
+            "sampling": _sampling(cfg),
+            "matched": check_choice("MODEL.FOCAL.RPN.MATCHED", rpn.MATCHED, MATCHED),
             "crowd_rule": crowd_rule_of(cfg),
-            "logs_precision_recall": _choice(
-                "PRECISION_RECALL", rpn.PRECISION_RECALL, (True, False)
+            "logs_precision_recall": check_choice(
+                "MODEL.FOCAL.RPN.PRECISION_RECALL", rpn.PRECISION_RECALL, (True, False)
             ),
         }
 
@@ -308,7 +315,7 @@ def with_style(cfg: CfgNode) -> CfgNode:
     Raises:
         ValueError: there is no such style.
     """
-    style = STYLES[_choice("STYLE", cfg.MODEL.FOCAL.RPN.STYLE, STYLES)]
+    style = STYLES[check_choice("MODEL.FOCAL.RPN.STYLE", cfg.MODEL.FOCAL.RPN.STYLE, STYLES)]
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in style.items():
@@ -327,38 +334,26 @@ def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
         ValueError: one of them has no such value.
     """
     rpn = with_style(cfg).MODEL.FOCAL.RPN
-    rule = CROWD_RULES[_choice("CROWD", rpn.CROWD, CROWD_RULES)]
-    threshold = rpn.CROWD_THRESH
-    if threshold is not None and not threshold > 0:
-        raise ValueError(f"MODEL.FOCAL.RPN.CROWD_THRESH must be > 0, got {threshold}")
-    if rule is None or threshold is None:
+    rule = CROWD_RULES[check_choice("MODEL.FOCAL.RPN.CROWD", rpn.CROWD, CROWD_RULES)]
+    if rpn.CROWD_THRESH is None:
         return rule
-    return rule._replace(threshold=threshold)
+    check_option("MODEL.FOCAL.RPN.CROWD_THRESH", rpn.CROWD_THRESH, low=0, open_low=True)
+    return rule and rule._replace(threshold=rpn.CROWD_THRESH)
 
 
-def _build_miner(cfg: CfgNode) -> nn.Module | None:
+def _sampling(cfg: CfgNode) -> str | nn.Module:
     sampling = cfg.MODEL.FOCAL.RPN.SAMPLING
-    _choice("SAMPLING", sampling, ("random", "all", *dict(MINER_REGISTRY)))
-    return None if sampling in ("random", "all") else build_miner(cfg, places.RPN)
+    check_choice("MODEL.FOCAL.RPN.SAMPLING", sampling, (*SAMPLING, *dict(MINER_REGISTRY)))
+    return sampling if sampling in SAMPLING else build_miner(cfg, places.RPN)
 
 
 def _transform_of_std(std: list[float]) -> Box2BoxTransform:
-    if len(std) != 4 or not all(0 < x < float("inf") for x in std):
-        raise ValueError(f"MODEL.FOCAL.RPN.TARGET_STD must be 4 numbers > 0, got {std}")
-    return Box2BoxTransform(weights=tuple(1 / x for x in std))
-
-
-def _weight(cfg: CfgNode, key: str) -> float:
-    weight = cfg.MODEL.FOCAL.RPN[key]
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"MODEL.FOCAL.RPN.{key} must be >= 0, got {weight}")
-    return weight
-
-
-def _choice(key: str, value: str, choices: Any) -> str:
-    if value not in choices:
-        raise ValueError(f"MODEL.FOCAL.RPN.{key} must be one of {list(choices)}, got {value!r}")
-    return value
+    key = "MODEL.FOCAL.RPN.TARGET_STD"
+    if len(std) != 4:
+        raise ValueError(f"{key} must be 4 numbers, got {std}")
+    return Box2BoxTransform(
+        weights=tuple(1 / check_option(key, x, low=0, open_low=True) for x in std)
+    )
 
 
 def _inside_image(anchors: Boxes, image_size: tuple[int, int]) -> Tensor:

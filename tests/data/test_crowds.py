@@ -161,6 +161,7 @@ STYLE = "MODEL.FOCAL.RPN.STYLE"
         ([ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, "OHEMROIHeads"], True),
         ([ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, "StandardROIHeads"], False),
         ([ARCHITECTURE, "GeneralizedRCNN", RPN, "RPN", ROI_HEADS, "FocalROIHeads"], False),
+        ([ARCHITECTURE, "GeneralizedRCNN", RPN, "PrecomputedProposals"], False),
         ([ARCHITECTURE, "ProposalNetwork", RPN, "FocalRPN"], True),
         ([ARCHITECTURE, "ProposalNetwork", RPN, "RPN"], False),
     ],

@@ -374,12 +374,17 @@ def test_ranking_moves_no_state():
 @pytest.mark.parametrize("proposals", [[], random_proposals()[1:2]], ids=["no image", "no RoI"])
 @pytest.mark.parametrize("cls_loss", MIXED.values(), ids=MIXED)
 def test_no_roi_gives_zero_with_a_graph(cls_loss, proposals):
-    layers = make(cls_loss=cls_loss, cls_normalizer="foreground")
+    layers = make(cls_loss=cls_loss, cls_normalizer="foreground" if cls_loss else "rois")
     predictions = random_predictions(num_rois=0)
     losses, _ = losses_of(layers, predictions, proposals)
     assert all(loss == 0 and loss.requires_grad for loss in losses.values())
     per_roi = layers.losses_per_roi(predictions, proposals)
     assert all(loss.shape == (0,) for loss in per_roi.values())
+
+
+def test_stocks_own_loss_is_a_mean_over_rois_and_nothing_else():
+    with pytest.raises(ValueError, match=r"MODEL.FOCAL.ROI_HEADS.NORMALIZER = 'foreground' is for"):
+        make(cls_normalizer="foreground")
 
 
 def test_without_an_object_the_foreground_counts_as_one():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2 import model_zoo
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model, build_roi_heads
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
@@ -217,6 +218,45 @@ def test_a_config_of_the_zoo_trains_all_its_heads(config, name):
     heads = [name for name in losses if "mask" in name or "keypoint" in name or "cls" in name]
     assert all(losses[name] > 0 for name in heads)
     assert all(gradients[n].abs().sum() > 0 for n in trained if "_head." in n and "weight" in n)
+
+
+@pytest.mark.parametrize(
+    ("config", "opts"),
+    [
+        ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", opts_of("FocalROIHeads")),
+        ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", opts_of("OHEMROIHeads")),
+        (
+            "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+            (*opts_of("FocalROIHeads"), f"{KEYS}.CLS_LOSS.NAME", "SigmoidFocalLoss"),
+        ),
+        ("Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml", opts_of("OHEMCascadeROIHeads")),
+    ],
+    ids=["focal", "ohem", "sigmoid", "cascade_mask"],
+)
+def test_a_checkpoint_of_the_zoos_model_loads_with_every_key(config, opts, tmp_path, caplog):
+    models = []
+    for changes in ((), (*opts, "MODEL.PROPOSAL_GENERATOR.NAME", "FocalRPN")):
+        cfg = get_cfg()
+        cfg.merge_from_file(model_zoo.get_config_file(config))
+        cfg.merge_from_list([*SMALL, *changes])
+        models.append(build_model(cfg))
+    stock, ours = models
+    DetectionCheckpointer(stock, str(tmp_path)).save("zoo")
+    with caplog.at_level("WARNING"):
+        DetectionCheckpointer(ours).load(str(tmp_path / "zoo.pth"))
+    assert not caplog.records
+    assert ours.state_dict().keys() == stock.state_dict().keys()
+    for name, value in stock.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_mining_wants_a_predictor_that_knows_the_loss_of_each_roi():
+    cfg = tiny_rcnn_cfg(*opts_of("OHEMROIHeads"))
+    shapes = {f"p{i}": ShapeSpec(channels=32, stride=2**i) for i in range(3, 6)}
+    explicit = OHEMROIHeads.from_config(cfg, shapes)
+    explicit["box_predictor"] = FastRCNNOutputLayers(cfg, explicit["box_head"].output_shape)
+    with pytest.raises(ValueError, match="FocalFastRCNNOutputLayers, got FastRCNNOutputLayers"):
+        OHEMROIHeads(**explicit)
 
 
 def test_boxes_that_the_head_predicts_may_train_the_mask_head():

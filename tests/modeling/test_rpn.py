@@ -684,13 +684,18 @@ def test_a_softmax_head_under_either_cross_entropy_trains_alike():
         assert_near(softmax[2][name], gradient)
 
 
+@pytest.mark.parametrize("num_images", [1, 3])
 @pytest.mark.parametrize("num_pos", [10, 128])
-def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_pos):
-    """Where residuals are large; and exactly 64 / num_pos times its weighted terms anywhere."""
+def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_pos, num_images):
+    """Of an image, and where residuals are large; exactly 64 / num_pos times its terms anywhere."""
     base = make_case(num_images=1)
     labels = torch.full_like(base.labels, -1)
     labels[0, :num_pos] = 1
     targets = reference.encode(torch.cat(base.anchors), base.gt_boxes[0])
+
+    def of_images(x):
+        return x.expand(num_images, *x.shape[1:])
+
     for size, tolerance in ((0.25, None), (1e3, 1e-3)):
         residuals = size * torch.linspace(-1, 1, targets.numel()).view_as(targets).double()
         if tolerance:
@@ -699,7 +704,12 @@ def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_po
         for name, std in (("tensorpack", [1.0] * 4), ("matterport", reference.MATTERPORT_STD)):
             deltas = ((targets + residuals) / torch.tensor(std)).float()
             sizes = [len(x) for x in base.anchors]
-            case = base._replace(labels=labels, deltas=list(deltas[None].split(sizes, dim=1)))
+            case = base._replace(
+                logits=[of_images(x) for x in base.logits],
+                labels=of_images(labels),
+                deltas=list(of_images(deltas[None]).split(sizes, dim=1)),
+                gt_boxes=of_images(base.gt_boxes),
+            )
             losses[name] = run(make_rpn(*style(name)), case).loc
         ratio = losses["matterport"] / losses["tensorpack"]
         kept = residuals[:num_pos]
@@ -1276,7 +1286,7 @@ def test_saturated_logits_have_finite_losses_and_gradients(name):
 
 def test_it_can_be_constructed_without_a_config():
     explicit = FocalRPN.from_config(tiny_rcnn_cfg("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256), SHAPES)
-    for optional in ("samples", "matches_inside_only", "crowd_rule", "logs_precision_recall"):
+    for optional in ("sampling", "matched", "crowd_rule", "logs_precision_recall"):
         del explicit[optional]
     explicit["loss_weight"] = 2.0
     case = make_case()
