@@ -80,6 +80,7 @@ TWO_STAGE = {
     "rpn_matterport": {f"{RPN}STYLE"},
     "rpn_matterport_balanced": {f"{RPN}LOC_WEIGHT"},
     "rpn_loc_weight": {f"{RPN}LOC_WEIGHT"},
+    "rpn_target_std_mean": {f"{RPN}TARGET_STD", f"{RPN}NORMALIZER"},
     "rpn_huber": {f"{RPN}BOX_LOSS.NAME"},
     "rpn_clobber": {f"{RPN}LOW_QUALITY"},
     "rpn_inside": {f"{RPN}MATCHED"},
