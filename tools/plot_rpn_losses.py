@@ -51,8 +51,8 @@ CURVES = (
     Curve("tensorpack: Huber(1/9) / (1/9)", HuberLoss(delta=DELTA), 1, 1, "-b"),
     Curve("matterport: smooth L1 of r / 0.1 (x, y)", HuberLoss(delta=BREAK), STD_X, 1, "-r"),
     Curve("matterport: smooth L1 of r / 0.2 (w, h)", HuberLoss(delta=BREAK), STD_W, 1, "--r"),
-    Curve("used by none: Huber(1/9), not divided", HuberLoss(delta=DELTA), 1, DELTA, ":b"),
-    Curve("used by none: smooth L1 of r, break at 1", HuberLoss(delta=BREAK), 1, 1, ":r"),
+    Curve("by none of them: Huber(1/9), not divided", HuberLoss(delta=DELTA), 1, DELTA, ":b"),
+    Curve("by none of them: smooth L1 of r, break at 1", HuberLoss(delta=BREAK), 1, 1, ":r"),
 )
 
 
