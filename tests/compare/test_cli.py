@@ -119,6 +119,8 @@ def test_interrupted_it_leaves_what_is_finished_and_the_same_command_goes_on(
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "DETECTRON2_DATASETS": str(small_root)},
+        # as in a terminal, also where these tests run in the background, which ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder = output / "fl-seed1"
     deadline = time.monotonic() + 120
