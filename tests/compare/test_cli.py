@@ -15,6 +15,8 @@ from focal_plugin.data.painting import CLASSES
 from ..conftest import DATASET_ROOT, ROOT
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
+# of a run that is interrupted: long enough for another command to start on a busy machine
+ITERATIONS = 150
 COMPARE = [sys.executable, "-m", "focal_plugin.compare.cli"]
 
 
@@ -111,7 +113,7 @@ def test_a_run_that_fails_is_reported_and_the_others_finish(small_root, tmp_path
 def test_interrupted_it_leaves_what_is_finished_and_the_same_command_goes_on(
     small_root, tmp_path, number
 ):
-    spec = write_spec(tmp_path, 60, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
+    spec = write_spec(tmp_path, ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
     output = tmp_path / "out"
     process = subprocess.Popen(
         [*COMPARE, "run", spec, "--output", output],
@@ -136,17 +138,19 @@ def test_interrupted_it_leaves_what_is_finished_and_the_same_command_goes_on(
     assert not (folder / "result.json").exists()
     assert not _processes_that_mention(str(folder)), "the trainer still runs"
 
-    other = compare(small_root, "run", write_spec(tmp_path, 61, arms=("fl",)), "--output", output)
+    other = compare(
+        small_root, "run", write_spec(tmp_path, ITERATIONS + 1, arms=("fl",)), "--output", output
+    )
     assert other.returncode == 2, "an unfinished run of another config is not gone on with"
     assert "another config" in other.stderr
-    write_spec(tmp_path, 60, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
+    write_spec(tmp_path, ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
 
     finished = compare(small_root, "run", spec, "--output", output)
     assert finished.returncode == 0, finished.stderr
     log = (folder / "train.log").read_text()
     resumed_from = [x for x in log.splitlines() if "Starting training from iteration" in x]
     assert int(resumed_from[-1].split()[-1]) >= 10
-    assert json.loads((folder / "result.json").read_text())["iterations"] == 60
+    assert json.loads((folder / "result.json").read_text())["iterations"] == ITERATIONS
 
 
 def _processes_that_mention(text):
