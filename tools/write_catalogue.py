@@ -461,7 +461,7 @@ def code(value: Any) -> str:
     """A value of a key, as it stands in a config."""
     if isinstance(value, float):
         value = f"{value:.4g}"
-    return f"`{value}`" if value not in ("", []) else '`""`' if value == "" else "`[]`"
+    return f"`{value}`" if value != "" else '`""`'
 
 
 def percent(value: float | None) -> str:

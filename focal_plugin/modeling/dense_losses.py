@@ -18,17 +18,18 @@ from typing import NamedTuple
 import torch
 from detectron2.layers import cat
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses import elementwise_iou
 
 
-class DenseBatch(NamedTuple):
+class _Batch(NamedTuple):
     """What the head says of all anchors of a batch, and what is true of them."""
 
     anchors: Tensor  # (R, 4), XYXY
-    logits: list[Tensor]  # one for each level, (N, Ri, K), relative to the background's if softmax
+    logits: list[Tensor]  # one for each level, (N, Ri, K), or K+1 for a softmax loss
     deltas: Tensor  # (N, R, 4)
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
     gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
@@ -61,12 +62,34 @@ class DenseLosses:
     miner: nn.Module | None
     box2box_transform: Box2BoxTransform
 
-    def dense_losses(self, batch: DenseBatch) -> DenseResult:
-        """Both losses of a batch; 0 with a graph where there is nothing to sum."""
-        num_classes = batch.logits[0].shape[-1]
+    def dense_losses(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        labels: Tensor,
+        deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> DenseResult:
+        """
+        Both losses of a batch; 0 with a graph where there is nothing to sum.
+
+        Args:
+            anchors: one for each level, Ri boxes.
+            logits: one for each level, (N, Ri, K), relative to the background's if softmax.
+            labels: (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}.
+            deltas: one for each level, (N, Ri, 4).
+            gt_boxes: one for each image, (R, 4), XYXY, of use where the label is 0..K-1.
+        """
+        num_classes = logits[0].shape[-1]
         if self.cls_loss.softmax:
-            batch = batch._replace(logits=[F.pad(x, (0, 1)) for x in batch.logits])
-        labels = batch.labels
+            logits = [F.pad(x, (0, 1)) for x in logits]
+        batch = _Batch(
+            anchors=Boxes.cat(anchors).tensor,
+            logits=logits,
+            deltas=cat(deltas, dim=1),
+            labels=labels,
+            gt_boxes=torch.stack(gt_boxes),
+        )
         positives = (labels >= 0) & (labels != num_classes)  # (N, R)
         num_pos = positives.sum(dim=1)
         quality = self._quality(batch, positives) if self.cls_loss.needs_quality else None
@@ -112,7 +135,7 @@ class DenseLosses:
         quality = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
         return zip(logits, labels.split(sizes, dim=1), quality, strict=True)
 
-    def _box_loss(self, batch: DenseBatch, positives: Tensor, divisors: Tensor) -> Tensor:
+    def _box_loss(self, batch: _Batch, positives: Tensor, divisors: Tensor) -> Tensor:
         pred, target = self._box_pairs(batch, positives)
         if self.box_loss.own_normalizer or len(divisors) == 1:
             loss = self.box_loss(pred, target)
@@ -122,7 +145,7 @@ class DenseLosses:
         self.box_loss.observe(pred, target)
         return loss
 
-    def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
+    def _box_pairs(self, batch: _Batch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction and target of each positive, (V, 4): deltas, or boxes if the loss says so."""
         deltas, gt_boxes = batch.deltas[positives], batch.gt_boxes[positives]
         anchors = batch.anchors.expand_as(batch.deltas)[positives]
@@ -131,7 +154,7 @@ class DenseLosses:
         return deltas, self.box2box_transform.get_deltas(anchors, gt_boxes)
 
     @torch.no_grad()
-    def _quality(self, batch: DenseBatch, positives: Tensor) -> Tensor:
+    def _quality(self, batch: _Batch, positives: Tensor) -> Tensor:
         """(N, R), the IoU of each positive's decoded box with its ground truth; 0 elsewhere."""
         anchors = batch.anchors.expand_as(batch.deltas)[positives]
         boxes = self.box2box_transform.apply_deltas(batch.deltas[positives], anchors)
@@ -139,7 +162,7 @@ class DenseLosses:
         return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
 
     @torch.no_grad()
-    def _mine(self, batch: DenseBatch, positives: Tensor, quality: Tensor | None) -> Tensor:
+    def _mine(self, batch: _Batch, positives: Tensor, quality: Tensor | None) -> Tensor:
         """(N, R), the anchors that the miner keeps."""
         per_level = self._parts(batch.logits, batch.labels, quality)
         rank = cat([self.cls_loss.per_anchor(x, y, quality=q) for x, y, q in per_level], dim=1)

@@ -146,13 +146,13 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         # Its statistics and box loss; the classification loss of it is replaced.
         losses = super().losses((decisions, pred_deltas), proposals)
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
-        foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
-        loss = self.cls_loss(
-            self._cls_logits(scores), gt_classes, quality=self._quality(self.cls_loss, foreground)
-        )
+        quality = None
+        if self.cls_loss.needs_quality:
+            quality = self._quality(self._foreground(boxes, gt_boxes, pred_deltas, gt_classes))
+        loss = self.cls_loss(self._cls_logits(scores), gt_classes, quality=quality)
         if not self.cls_loss.own_normalizer:
             of_objects = self.cls_normalizer == "foreground"
-            counted = foreground.mask if of_objects else torch.ones_like(foreground.mask)
+            counted = self._is_object(gt_classes) if of_objects else torch.ones_like(gt_classes)
             loss = loss / counted.sum().clamp(min=1)
         return {**losses, "loss_cls": loss * self.loss_weight["loss_cls"]}
 
@@ -177,9 +177,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         cls_loss = self.cls_loss
         if cls_loss is None:
             cls_loss = SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
-        per_roi = cls_loss.per_anchor(
-            self._cls_logits(scores), gt_classes, quality=self._quality(cls_loss, foreground)
-        )
+        quality = self._quality(foreground) if cls_loss.needs_quality else None
+        per_roi = cls_loss.per_anchor(self._cls_logits(scores), gt_classes, quality=quality)
         per_box = self.box_loss.per_box(*self._box_pairs(foreground))
         return {
             "loss_cls": per_roi * self.loss_weight["loss_cls"],
@@ -234,10 +233,13 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     def _cls_logits(self, scores: Tensor) -> Tensor:
         return scores if self.softmax else scores[:, :-1]
 
+    def _is_object(self, gt_classes: Tensor) -> Tensor:
+        return (gt_classes >= 0) & (gt_classes < self.num_classes)
+
     def _foreground(
         self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
     ) -> _Foreground:
-        mask = (gt_classes >= 0) & (gt_classes < self.num_classes)
+        mask = self._is_object(gt_classes)
         deltas = pred_deltas[mask]
         if pred_deltas.shape[1] != 4:  # (R, K * 4): not class-agnostic
             of_class = gt_classes[mask].view(-1, 1, 1).expand(-1, 1, 4)
@@ -252,10 +254,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         return deltas, self.box2box_transform.get_deltas(boxes, gt_boxes)
 
     @torch.no_grad()
-    def _quality(self, cls_loss: nn.Module, foreground: _Foreground) -> Tensor | None:
-        """(R,), the IoU of each decoded box with its object, or 0; None if the loss wants none."""
-        if not cls_loss.needs_quality:
-            return None
+    def _quality(self, foreground: _Foreground) -> Tensor:
+        """(R,), the IoU of each decoded box with its object, or 0 where there is none."""
         mask, deltas, boxes, gt_boxes = foreground
         iou = elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
         return torch.zeros_like(mask, dtype=iou.dtype).masked_scatter(mask, iou)

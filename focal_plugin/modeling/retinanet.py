@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import cat
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_option
 from ..losses import build_box_loss, build_cls_loss
 from ..mining import build_miner
-from .dense_losses import DenseBatch, DenseLosses
+from .dense_losses import DenseLosses
 from .heads import build_retinanet_head, check_prior_prob
 from .matcher import CROWD_RULES, build_anchor_matcher, split_crowds
 from .normalizer import build_normalizer
@@ -143,14 +142,9 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
         Returns:
             "loss_cls" and "loss_box_reg", float32 scalars.
         """
-        batch = DenseBatch(
-            anchors=Boxes.cat(anchors).tensor,
-            logits=pred_logits,
-            deltas=cat(pred_anchor_deltas, dim=1),
-            labels=torch.stack(gt_labels),
-            gt_boxes=torch.stack(gt_boxes),
+        result = self.dense_losses(
+            anchors, pred_logits, torch.stack(gt_labels), pred_anchor_deltas, gt_boxes
         )
-        result = self.dense_losses(batch)
         num_images = len(result.num_pos)
         storage = get_event_storage()
         storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)

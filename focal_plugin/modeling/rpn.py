@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, cat
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN
@@ -30,47 +30,42 @@ from ..checks import check_choice, check_option
 from ..losses import build_box_loss, build_cls_loss
 from ..mining import MINER_REGISTRY, build_miner
 from . import places
-from .dense_losses import DenseBatch, DenseLosses
+from .dense_losses import DenseLosses
 from .matcher import CROWD_RULES, CrowdRule, build_anchor_matcher, split_crowds
 from .normalizer import RPN_NORMALIZERS, build_normalizer
 
+_STOCK: Mapping[str, Any] = {
+    "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
+    "BOX_LOSS.NAME": "",  # that of MODEL.RPN.BBOX_REG_LOSS_TYPE
+    "BOX_LOSS.HUBER_DELTA": 1 / 9,
+    "TARGET_STD": (),  # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
+    "NORMALIZER": "batch_size",
+    "LOW_QUALITY": "on",
+    "MATCHED": "all",
+    "CROWD": "background",
+    "SAMPLING": "random",
+    "PRECISION_RECALL": False,
+}
+
 STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "detectron2": {
-            "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
-            "BOX_LOSS.NAME": "",  # that of MODEL.RPN.BBOX_REG_LOSS_TYPE
-            "BOX_LOSS.HUBER_DELTA": 1 / 9,
-            "TARGET_STD": (),  # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
-            "NORMALIZER": "batch_size",
-            "LOW_QUALITY": "on",
-            "MATCHED": "all",
-            "CROWD": "background",
-            "SAMPLING": "random",
-            "PRECISION_RECALL": False,
-        },
+        "detectron2": _STOCK,
         "tensorpack": {
-            "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
-            "BOX_LOSS.NAME": "HuberLoss",
-            "BOX_LOSS.HUBER_DELTA": 1 / 9,
-            "TARGET_STD": (),
-            "NORMALIZER": "batch_size",
+            **_STOCK,
+            "BOX_LOSS.NAME": "HuberLoss",  # its delta is 1/9
             "LOW_QUALITY": "clobber",
             "MATCHED": "inside",
             "CROWD": "tensorpack",
-            "SAMPLING": "random",
             "PRECISION_RECALL": True,
         },
         "matterport": {
+            **_STOCK,
             "CLS_LOSS.NAME": "SoftmaxCrossEntropyLoss",
             "BOX_LOSS.NAME": "HuberLoss",
             "BOX_LOSS.HUBER_DELTA": 1.0,  # smooth L1 with its break at 1
             "TARGET_STD": (0.1, 0.1, 0.2, 0.2),
             "NORMALIZER": "mean",
-            "LOW_QUALITY": "on",
-            "MATCHED": "all",
             "CROWD": "matterport",
-            "SAMPLING": "random",
-            "PRECISION_RECALL": False,
         },
     }
 )
@@ -238,14 +233,13 @@ class FocalRPN(DenseLosses, RPN):
             "loss_rpn_cls" and "loss_rpn_loc", float32 scalars.
         """
         objectness = torch.stack(gt_labels).long()
-        batch = DenseBatch(
-            anchors=Boxes.cat(anchors).tensor,
-            logits=[x.unsqueeze(-1) for x in pred_objectness_logits],
-            deltas=cat(pred_anchor_deltas, dim=1),
-            labels=torch.where(objectness < 0, objectness, 1 - objectness),
-            gt_boxes=torch.stack(gt_boxes),
+        result = self.dense_losses(
+            anchors,
+            [x.unsqueeze(-1) for x in pred_objectness_logits],
+            torch.where(objectness < 0, objectness, 1 - objectness),
+            pred_anchor_deltas,
+            gt_boxes,
         )
-        result = self.dense_losses(batch)
         losses = {"loss_rpn_cls": result.loss_cls, "loss_rpn_loc": result.loss_box}
         losses = {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
         self._log(losses, pred_objectness_logits, result.labels)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model, build_roi_heads
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
@@ -25,7 +24,7 @@ from focal_plugin.modeling import (
     OHEMROIHeads,
 )
 
-from .toy import gradients_of, toy_batch
+from .toy import assert_loads_every_key, gradients_of, toy_batch
 from .toy_rcnn import tiny_rcnn, tiny_rcnn_cfg
 
 KEYS = "MODEL.FOCAL.ROI_HEADS"
@@ -241,13 +240,7 @@ def test_a_checkpoint_of_the_zoos_model_loads_with_every_key(config, opts, tmp_p
         cfg.merge_from_list([*SMALL, *changes])
         models.append(build_model(cfg))
     stock, ours = models
-    DetectionCheckpointer(stock, str(tmp_path)).save("zoo")
-    with caplog.at_level("WARNING"):
-        DetectionCheckpointer(ours).load(str(tmp_path / "zoo.pth"))
-    assert not caplog.records
-    assert ours.state_dict().keys() == stock.state_dict().keys()
-    for name, value in stock.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], value), name
+    assert_loads_every_key(ours, stock, tmp_path, caplog)
 
 
 def test_mining_wants_a_predictor_that_knows_the_loss_of_each_roi():

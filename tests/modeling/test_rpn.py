@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import build_proposal_generator
@@ -25,7 +24,7 @@ from focal_plugin.modeling.rpn import STYLES, FocalRPN, crowd_rule_of, with_styl
 
 from . import rpn_reference as reference
 from .rpn_reference import Case
-from .toy import gradients_of, toy_batch
+from .toy import assert_loads_every_key, gradients_of, toy_batch
 from .toy_rcnn import STOCK, tiny_rcnn, tiny_rcnn_cfg, toy_rcnn
 
 KEY = "MODEL.FOCAL.RPN."
@@ -288,15 +287,7 @@ def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_ke
     zoo.merge_from_list(["MODEL.DEVICE", "cpu", *shrink])
     zoo.merge_from_list(["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64])
     stock = build_model(zoo)
-    for parameter in stock.parameters():
-        torch.nn.init.normal_(parameter)
-    DetectionCheckpointer(stock, str(tmp_path)).save("zoo")
-    with caplog.at_level("WARNING"):
-        DetectionCheckpointer(ours).load(str(tmp_path / "zoo.pth"))
-    assert not caplog.records
-    assert ours.state_dict().keys() == stock.state_dict().keys()
-    for name, value in stock.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], value), name
+    assert_loads_every_key(ours, stock, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("name", STYLE_NAMES)

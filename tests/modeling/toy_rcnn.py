@@ -3,9 +3,7 @@
 import torch
 from detectron2.modeling import build_model
 
-from focal_plugin import get_cfg
-
-from ..conftest import ROOT
+from .toy import narrow_cfg, resnet18_cfg
 
 STOCK = (
     "MODEL.PROPOSAL_GENERATOR.NAME", "RPN",
@@ -16,15 +14,9 @@ STOCK = (
 
 
 def toy_rcnn_cfg(*opts):
-    """Base-FocalRCNN-FPN on a ResNet-18, 80 classes: the zoo's, but for its size."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs" / "Base-FocalRCNN-FPN.yaml"))
-    cfg.merge_from_list(
-        ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.DEVICE", "cpu"]
-    )
-    cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.FC_DIM", 64, "MODEL.FPN.OUT_CHANNELS", 64])
-    cfg.merge_from_list(list(opts))
-    return cfg
+    """80 classes: the zoo's, but for its size."""
+    narrow = ("MODEL.ROI_BOX_HEAD.FC_DIM", 64, "MODEL.FPN.OUT_CHANNELS", 64)
+    return resnet18_cfg("Base-FocalRCNN-FPN.yaml", *narrow, *opts)
 
 
 def toy_rcnn(*opts):
@@ -33,17 +25,8 @@ def toy_rcnn(*opts):
 
 
 def tiny_rcnn_cfg(*opts):
-    """The laptop's Faster R-CNN with next to no channels, for what no weight decides."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/Base-FasterRCNN-Small.yaml"))
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
-    cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [8, 12, 16, 24]
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.FPN.OUT_CHANNELS = 32  # a group norm has 32 groups
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.merge_from_list(list(opts))
-    return cfg
+    shape = ("MODEL.ROI_HEADS.NUM_CLASSES", 80, "MODEL.ROI_BOX_HEAD.FC_DIM", 16)
+    return narrow_cfg("Shapes-Detection/Base-FasterRCNN-Small.yaml", *shape, *opts)
 
 
 def tiny_rcnn(*opts):
