@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import those on its right. `registry`, `checks`, `config` and `doctor` are below all.
 ALLOWED = {
-    "compare": {"data", "compare", "config", "doctor"},
+    "compare": {"data", "diagnostics", "losses", "compare", "config", "checks", "doctor"},
     "engine": {
         "modeling",
         "data",
