@@ -231,6 +231,16 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.SMALL_RESNET = new_node()
     node.SMALL_RESNET.WIDTHS = [24, 32, 64, 96]
 
+    # train_net.py: how a model starts. "stock", or "by_name": each tensor that starts at random is
+    # drawn from SEED and its own name, so that it starts alike in every model that has it, and data
+    # and augmentation are those of SEED whatever the model
+    node.INIT = "stock"
+
+    # train_net.py: record every so many iterations which anchors the loss and the gradient come
+    # from; 0: never
+    node.DIAGNOSTICS = new_node()
+    node.DIAGNOSTICS.PERIOD = 0
+
 
 def _options_of(part: CfgNode, *without: str) -> CfgNode:
     """The options of a part, for a second place; those ``without`` have no key of theirs there."""

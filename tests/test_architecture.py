@@ -9,9 +9,10 @@ from .conftest import ROOT
 PACKAGE = ROOT / "focal_plugin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# A part may import those on its right. `registry`, `checks`, `config` and `doctor` are below all.
+# A part may import those on its right. `registry`, `checks`, `config`, `doctor` and `files` are
+# below all.
 ALLOWED = {
-    "compare": {"data", "diagnostics", "losses", "compare", "config", "checks", "doctor"},
+    "compare": {"data", "diagnostics", "losses", "compare", "config", "checks", "doctor", "files"},
     "engine": {
         "modeling",
         "data",
@@ -19,8 +20,10 @@ ALLOWED = {
         "losses",
         "registry",
         "engine",
+        "checks",
         "config",
         "doctor",
+        "files",
     },
     "modeling": {"losses", "mining", "modeling", "registry", "checks"},
     "data": {"data"},
@@ -33,6 +36,7 @@ ALLOWED = {
     "checks": set(),
     "config": set(),
     "doctor": set(),
+    "files": set(),
 }
 # losses, mining and ops know PyTorch only; what makes them configurable is these two names.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}

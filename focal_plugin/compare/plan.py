@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from ..files import write_json
 
 PLAN_FILE = "comparison.json"
 ROLES = ("equal", "tuning", "best")

@@ -25,7 +25,7 @@ class Result:
         ap_per_class: class name -> AP, percent, in the order of the classes.
         iteration_s: median seconds of an iteration, data loading included.
         peak_memory_mib: GPU memory where there is a GPU, else the largest resident set.
-        fingerprint: of the config, see :meth:`Run.fingerprint`.
+        config_hash: that of the :class:`~focal_plugin.compare.plan.Run`.
     """
 
     arm: str
@@ -35,7 +35,7 @@ class Result:
     iterations: int
     iteration_s: float
     peak_memory_mib: float
-    fingerprint: str
+    config_hash: str
     versions: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

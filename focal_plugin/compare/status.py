@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .files import write_json
+from ..files import write_json
 
 STATUS_FILE = "status.json"
 STATES = ("pending", "running", "done", "failed")

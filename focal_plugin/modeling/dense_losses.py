@@ -12,7 +12,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,20 @@ class _Batch(NamedTuple):
     gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
 
 
+class DenseStep(NamedTuple):
+    """What both losses of a batch are about to be computed from; no state has moved yet."""
+
+    anchors: Tensor  # (R, 4), XYXY
+    logits: list[Tensor]  # one for each level, (N, Ri, K), or K+1 for a softmax loss
+    labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
+    kept_labels: Tensor  # (N, R), the same, but -1 also where mining keeps nothing
+    quality: Tensor | None  # (N, R), IoU; None if the loss has no use for it
+    cls_divisors: Tensor  # (N,), or (1,) for all images; of no meaning if the loss is normalised
+    boxed: Tensor  # (N, R), bool, the anchors of the box loss
+    box_pairs: tuple[Tensor, Tensor]  # (V, 4) each, prediction and target of those
+    box_divisors: Tensor  # as cls_divisors
+
+
 class DenseResult(NamedTuple):
     """The losses of a batch, and what they were summed over."""
 
@@ -54,6 +68,7 @@ class DenseLosses:
         normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
         miner: a :class:`~focal_plugin.mining.Miner`; None: every anchor counts.
         box2box_transform: between deltas and boxes.
+        observer: called with each batch's :class:`DenseStep`, before its losses; None: nobody.
     """
 
     cls_loss: nn.Module
@@ -61,6 +76,7 @@ class DenseLosses:
     normalizer: nn.Module
     miner: nn.Module | None
     box2box_transform: Box2BoxTransform
+    observer: Callable[[DenseStep], None] | None = None
 
     def dense_losses(
         self,
@@ -106,6 +122,20 @@ class DenseLosses:
         )
         if self.miner is not None and self.miner.divide_by == "kept":
             cls_divisors = num_counted.sum().clamp(min=1).float().unsqueeze(0)
+        if self.observer is not None:
+            self.observer(
+                DenseStep(
+                    anchors=batch.anchors,
+                    logits=batch.logits,
+                    labels=batch.labels,
+                    kept_labels=labels,
+                    quality=quality,
+                    cls_divisors=cls_divisors,
+                    boxed=boxed,
+                    box_pairs=self._box_pairs(batch, boxed),
+                    box_divisors=box_divisors,
+                )
+            )
         return DenseResult(
             loss_cls=self._cls_loss(batch.logits, labels, quality, cls_divisors),
             loss_box=self._box_loss(batch, boxed, box_divisors),

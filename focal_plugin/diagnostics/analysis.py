@@ -1,0 +1,230 @@
+"""
+Where a classification loss, and its gradient, come from: positives or negatives, easy or hard, of
+which feature level.
+
+A positive is an anchor with a class, a negative a background anchor; ignored anchors are neither.
+A negative is easy if no class has a probability of :data:`EASY_PROBABILITY` or more, whatever the
+loss says of it.
+
+Shape shorthand:
+    N: number of images
+    Ri: anchors of feature level i
+    R: anchors per image over all levels, the sum of Ri
+    K: number of classes
+    L: feature levels
+    B: bins of the histogram, len(GRADIENT_EDGES) - 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..losses import ClassificationLoss
+
+EASY_PROBABILITY = 0.1
+"""A background anchor is easy where each class's probability is below this: p_t > 0.9."""
+
+GRADIENT_EDGES = np.concatenate([[0.0], np.logspace(-12, 1, 53)])
+"""
+Of the bins of gradient norms, four a decade. The first bin, up to 1e-12, has the zeros, and the
+last all from there on. They are fixed so that histograms of different batches and runs add up.
+"""
+
+
+class AnchorView(NamedTuple):
+    """What a loss says of each anchor of a batch."""
+
+    loss: Tensor
+    """(N, R), float32, undivided; 0 where ignored."""
+    divided: Tensor
+    """(N, R), float32, the same over the divisor: their sum is the loss of the batch."""
+    gradient: Tensor
+    """(N, R, K), float32, |d loss of the batch / d logit|."""
+    probability: Tensor
+    """(N, R, K), float32, as the detector decodes the logits."""
+
+
+def view_anchors(
+    cls_loss: ClassificationLoss,
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    divisors: Tensor,
+    quality: Tensor | None = None,
+) -> AnchorView:
+    """
+    Nothing changes: neither the state of the loss, nor any gradient, nor a random generator.
+
+    Args:
+        cls_loss: in the state in which it meets the batch.
+        logits: one for each level, (N, Ri, K), or (N, Ri, K+1) for a softmax loss.
+        labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
+        divisors: (N,), or (1,) for all images; of no meaning for a loss that is normalised already.
+        quality: (N, R), for a loss that needs it.
+    """
+    sizes = [x.shape[1] for x in logits]
+    with torch.enable_grad():
+        # float32 before the graph begins: the gradient in half precision would underflow
+        joined = torch.cat([x.detach().float() for x in logits], dim=1).requires_grad_()
+        if cls_loss.decomposes:
+            qualities = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
+            of_levels = zip(joined.split(sizes, 1), labels.split(sizes, 1), qualities, strict=True)
+            loss = torch.cat([cls_loss.per_anchor(x, y, quality=q) for x, y, q in of_levels], 1)
+        else:
+            loss = cls_loss.per_anchor(joined, labels, quality=quality)
+        divided = loss if cls_loss.own_normalizer else loss / divisors.unsqueeze(1)
+        (gradient,) = torch.autograd.grad(divided.sum(), joined)
+    joined = joined.detach()
+    probability = joined.softmax(-1) if cls_loss.softmax else joined.sigmoid()
+    num_classes = joined.shape[-1] - cls_loss.softmax  # the background's logit is no logit at all
+    return AnchorView(
+        loss=loss.detach(),
+        divided=divided.detach(),
+        gradient=gradient[..., :num_classes].abs(),
+        probability=probability[..., :num_classes],
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """
+    Sums over the anchors of a batch; those of several batches add up.
+
+    Attributes:
+        by_level: name -> float64 (L,), sums over the anchors of each level:
+            num_pos, num_neg: positives and negatives, before mining.
+            kept_pos, kept_neg: those that mining keeps.
+            loss_pos, loss_neg: the classification loss, undivided.
+            divided_pos, divided_neg: the same over the divisor of the batch.
+            gradient_pos, gradient_neg: |d divided loss / d logit| over all K logits.
+            easy_num, easy_divided, easy_gradient: the same of the easy negatives alone.
+            probability: the mean over the K classes of the probability, of all negatives.
+            box_loss, box_divided: the box loss of the positives that it is summed over.
+        histogram_pos: int64 (B,), elements, an anchor with the class of its label, by the norm of
+            their gradient in bins of :data:`GRADIENT_EDGES`.
+        histogram_neg: int64 (B,), all other elements: a negative with a class, a positive with the
+            class of another.
+        batches: of how many batches these are the sums.
+    """
+
+    by_level: Mapping[str, np.ndarray]
+    histogram_pos: np.ndarray
+    histogram_neg: np.ndarray
+    batches: int = 1
+
+    def total(self, name: str) -> float:
+        """Over all levels."""
+        return float(self.by_level[name].sum())
+
+    @property
+    def divided(self) -> float:
+        """The classification loss of all anchors over the divisors."""
+        return self.total("divided_pos") + self.total("divided_neg")
+
+    @property
+    def easy_share(self) -> float:
+        """Of the negatives, how many are easy; 0 if there are none."""
+        return _share(self.total("easy_num"), self.total("num_neg"))
+
+    @property
+    def easy_loss_share(self) -> float:
+        """Of the classification loss, how much easy negatives hold; 0 if it is 0."""
+        return _share(self.total("easy_divided"), self.divided)
+
+    @property
+    def easy_gradient_share(self) -> float:
+        """Of the sum of gradient norms, how much easy negatives hold; 0 if it is 0."""
+        both = self.total("gradient_pos") + self.total("gradient_neg")
+        return _share(self.total("easy_gradient"), both)
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """
+    Raises:
+        ValueError: there is none.
+    """
+    tallies = list(tallies)
+    if not tallies:
+        raise ValueError("there is no tally to add")
+    return Tally(
+        by_level={name: sum(t.by_level[name] for t in tallies) for name in tallies[0].by_level},
+        histogram_pos=sum(t.histogram_pos for t in tallies),
+        histogram_neg=sum(t.histogram_neg for t in tallies),
+        batches=sum(t.batches for t in tallies),
+    )
+
+
+@torch.no_grad()
+def tally_anchors(
+    view: AnchorView,
+    labels: Tensor,
+    kept_labels: Tensor,
+    *,
+    sizes: Sequence[int],
+    box_loss: Tensor | None = None,
+    box_divisors: Tensor | None = None,
+) -> Tally:
+    """
+    Args:
+        view: of ``kept_labels``.
+        labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
+        kept_labels: (N, R), the same, but -1 also where mining keeps nothing.
+        sizes: Ri of each level.
+        box_loss: (N, R), undivided, 0 where there is none; None: not known, and 0 everywhere.
+        box_divisors: (N,), or (1,); None: it is normalised already.
+    """
+    num_classes = view.gradient.shape[-1]
+    positive = (labels >= 0) & (labels != num_classes)
+    negative = labels == num_classes
+    easy = negative & (view.probability.amax(-1) < EASY_PROBABILITY)
+    gradient = view.gradient.sum(-1)
+    box_loss = torch.zeros_like(view.loss) if box_loss is None else box_loss
+    box_divided = box_loss if box_divisors is None else box_loss / box_divisors.unsqueeze(1)
+    kept = kept_labels >= 0
+    of_anchors = {
+        "num_pos": positive,
+        "num_neg": negative,
+        "kept_pos": positive & kept,
+        "kept_neg": negative & kept,
+        "loss_pos": view.loss * positive,
+        "loss_neg": view.loss * negative,
+        "divided_pos": view.divided * positive,
+        "divided_neg": view.divided * negative,
+        "gradient_pos": gradient * positive,
+        "gradient_neg": gradient * negative,
+        "easy_num": easy,
+        "easy_divided": view.divided * easy,
+        "easy_gradient": gradient * easy,
+        "probability": view.probability.mean(-1).masked_fill(~negative, 0.0),
+        "box_loss": box_loss,
+        "box_divided": box_divided,
+    }
+    of_columns = torch.stack([x.sum(0, dtype=torch.float64) for x in of_anchors.values()])
+    of_levels = torch.stack([x.sum(1) for x in of_columns.split(list(sizes), dim=1)], dim=1)
+    histograms = _histograms(view.gradient, labels, num_classes)
+    return Tally(
+        by_level=dict(zip(of_anchors, of_levels.cpu().numpy(), strict=True)),
+        histogram_pos=histograms[1],
+        histogram_neg=histograms[0],
+    )
+
+
+def _histograms(gradient: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
+    """(2, B), of the elements that are no positives, and of those that are."""
+    inner = torch.as_tensor(GRADIENT_EDGES[1:-1], dtype=gradient.dtype, device=gradient.device)
+    bins = len(GRADIENT_EDGES) - 1
+    valid = labels >= 0
+    index = torch.bucketize(gradient[valid], inner, right=True)  # (V, K)
+    of_class = labels[valid].unsqueeze(1) == torch.arange(num_classes, device=labels.device)
+    counts = torch.bincount((index + bins * of_class).flatten(), minlength=2 * bins)
+    return counts.view(2, bins).cpu().numpy()
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,251 @@
+"""
+Which anchors the loss and the gradient of a run come from: `MODEL.FOCAL.DIAGNOSTICS.PERIOD`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from ..checks import check_count
+from ..diagnostics.analysis import AnchorView, Tally
+from ..diagnostics.snapshot import Snapshot, write_snapshot
+from ..modeling.dense_losses import DenseLosses, DenseStep
+from .fixed_anchors import (
+    dense_parts,
+    divisor_of,
+    level_names,
+    load_fixed_images,
+    take_snapshots,
+    view_step,
+)
+
+logger = logging.getLogger(__name__)
+
+NUM_NORMS = 10
+"""Of how many iterations, from the first on, a snapshot has the gradient norm."""
+
+
+class DiagnosticsHook(HookBase):
+    """
+    Records where a detector's dense losses come from; training goes on as without it, bit for bit.
+
+    Every `MODEL.FOCAL.DIAGNOSTICS.PERIOD` iterations, into the event storage: what
+    :func:`log_tally` says of each dense part, and `diagnostics/parameter_gradient_norm`, of all
+    parameters together, before clipping. Of the first iteration, a line in the log.
+
+    Into the folder `diagnostics` of `OUTPUT_DIR`, a :class:`Snapshot` of each dense part on fixed
+    images: `start_<part>.npz` by a run from iteration 0 on, `final_<part>.npz` when it is done.
+
+    Where several processes train, each needs this hook, since a loss may sum over processes; the
+    main one alone writes.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        key = "MODEL.FOCAL.DIAGNOSTICS.PERIOD"
+        self._period = check_count(key, cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD, low=0)
+        self._cfg = cfg
+        self._folder = Path(cfg.OUTPUT_DIR) / "diagnostics"
+        wrapped = isinstance(model, DistributedDataParallel | DataParallel)
+        self._model = model.module if wrapped else model
+        self._parts = dense_parts(self._model) if self._period else {}
+        self._images: list[dict[str, Any]] = []
+        self._start: dict[str, Snapshot] = {}
+        self._norms: list[float] = []
+        self._measures_norm = False
+        self._handle: Any = None
+
+    def before_train(self) -> None:
+        if not self._period:
+            return
+        if not self._parts:
+            logger.info("No diagnostics: this detector has no dense loss of focal_plugin's")
+            return
+        self._handle = self.trainer.optimizer.register_step_pre_hook(self._measure_norm)
+        self._images = load_fixed_images(self._cfg)
+        if not self._images:
+            logger.info("No snapshots: there is no test set with annotations (DATASETS.TEST)")
+        elif self.trainer.start_iter == 0:
+            self._start = self._snapshots("start")
+            for snapshot in self._start.values():
+                logger.info(describe_start(snapshot))
+
+    def before_step(self) -> None:
+        if not self._parts:
+            return
+        iteration = self.trainer.iter
+        self._measures_norm = self._is_due() or iteration < NUM_NORMS
+        if self._is_due() or iteration == 0:
+            for name, part in self._parts.items():
+                part.observer = _Observer(name, part, stores=self._is_due())
+
+    def after_step(self) -> None:
+        for part in self._parts.values():
+            part.observer = None
+        if len(self._norms) == NUM_NORMS:
+            self._add_norms()
+
+    def after_train(self) -> None:
+        for part in self._parts.values():
+            part.observer = None
+        if self._handle is not None:
+            self._handle.remove()
+        self._add_norms()
+        if self._images and self.trainer.iter >= self.trainer.max_iter:  # else it has failed
+            self._snapshots("final")
+
+    def _is_due(self) -> bool:
+        """At the last of each period: Detectron2 writes then, if its own is the same."""
+        return (self.trainer.iter + 1) % self._period == 0
+
+    def _measure_norm(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """
+        Called before each step of the optimizer: gradients are complete, summed over processes and
+        unscaled. One that clips calls it a second time, when it has.
+        """
+        if not self._measures_norm:
+            return
+        self._measures_norm = False
+        norm = gradient_norm(optimizer)
+        if self.trainer.iter < NUM_NORMS:
+            self._norms.append(norm)
+        if self._is_due():
+            _put(get_event_storage(), {"diagnostics/parameter_gradient_norm": norm})
+
+    def _snapshots(self, when: str) -> dict[str, Snapshot]:
+        started = time.perf_counter()
+        images_per_process = self._cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        snapshots = take_snapshots(
+            self._model,
+            self._images,
+            iteration=self.trainer.iter,
+            batch_size=max(images_per_process, 1),
+        )
+        for snapshot in snapshots.values():
+            norms = self._start[snapshot.part].parameter_gradient_norms if self._start else None
+            if norms is not None:
+                snapshot = replace(snapshot, parameter_gradient_norms=norms)
+            self._write(when, snapshot)
+        logger.info(
+            f"Diagnostics of {len(self._images)} fixed images at iteration {self.trainer.iter} "
+            f"took {time.perf_counter() - started:.1f} s"
+        )
+        return snapshots
+
+    def _add_norms(self) -> None:
+        """To the snapshots of the start, as soon as they are there."""
+        if not (self._norms and self._start):
+            return
+        norms, self._norms = np.array(self._norms), []
+        for part, snapshot in self._start.items():
+            self._start[part] = replace(snapshot, parameter_gradient_norms=norms)
+            self._write("start", self._start[part])
+
+    def _write(self, when: str, snapshot: Snapshot) -> None:
+        if comm.is_main_process():
+            write_snapshot(self._folder / f"{when}_{snapshot.part}.npz", snapshot)
+
+
+class _Observer:
+    """Of one dense part: stores what a step tells, and describes it if it is the first."""
+
+    def __init__(self, name: str, part: DenseLosses, *, stores: bool) -> None:
+        self._name = name
+        self._part = part
+        self._stores = stores
+
+    def __call__(self, step: DenseStep) -> None:
+        view, tally = view_step(self._part, step)
+        if get_event_storage().iter == 0:
+            logger.info(describe_first_batch(self._name, tally))
+        if self._stores:
+            self._store(step, view, tally)
+
+    def _store(self, step: DenseStep, view: AnchorView, tally: Tally) -> None:
+        prefix = f"diagnostics/{self._name}"
+        storage = get_event_storage()
+        log_tally(storage, prefix, tally, level_names(self._part))
+        _put(storage, {f"{prefix}/divisor": divisor_of(self._part, step)})
+        if comm.is_main_process():  # only its writers ever empty the storage of histograms
+            norms = view.gradient[step.kept_labels >= 0].flatten()
+            storage.put_histogram(f"{prefix}/log10_gradient", _log10(norms))
+
+
+def log_tally(storage: EventStorage, prefix: str, tally: Tally, levels: list[str]) -> None:
+    """
+    Log, of one batch, in this order: the classification loss of positives and of negatives and the
+    box loss, all divided, together and by level; which share of the negatives is easy, and what
+    they hold of the classification loss and of the sum of gradient norms; that sum, over positives
+    and over negatives.
+
+    Args:
+        prefix: what the names begin with.
+        levels: the names of the feature levels.
+    """
+    # no name with "loss" in it: Detectron2 prints each of those at every turn
+    sums = {"cls_pos": "divided_pos", "cls_neg": "divided_neg", "box": "box_divided"}
+    scalars = {name: tally.total(key) for name, key in sums.items()}
+    for i, level in enumerate(levels):
+        scalars |= {f"{level}/{name}": tally.by_level[key][i] for name, key in sums.items()}
+    scalars |= {
+        "easy_share": tally.easy_share,
+        "easy_cls_share": tally.easy_loss_share,
+        "easy_gradient_share": tally.easy_gradient_share,
+        "gradient_pos": tally.total("gradient_pos"),
+        "gradient_neg": tally.total("gradient_neg"),
+    }
+    _put(storage, {f"{prefix}/{name}": value for name, value in scalars.items()})
+
+
+def describe_start(snapshot: Snapshot) -> str:
+    """
+    One line: what the initial weights make of the loss. With a prior of .01, 100k anchors and 80
+    classes, cross entropy sums to 8e4, focal loss to 6 (arXiv:1708.02002 section 3.3).
+    """
+    s = snapshot
+    return (
+        f"{s.part} at iteration {s.iteration}: {s.num_anchors} anchors ({s.num_pos} positive) of "
+        f"{s.num_images} images x {s.num_classes} classes, mean probability "
+        f"{s.mean_probability:.3g}: {s.loss} sums to {s.loss_sum:.4g}, {s.loss_neg:.4g} of it from "
+        f"negatives; a step has {s.divided:.4g}. Easy negatives are {s.easy_share:.1%} of them and "
+        f"hold {s.easy_loss_share:.1%} of the loss, {s.easy_gradient_share:.1%} of the gradient"
+    )
+
+
+def describe_first_batch(part: str, tally: Tally) -> str:
+    """One line: the same of the first batch of the run, as far as it is another."""
+    return (
+        f"{part}, first batch: {tally.total('num_pos'):.0f} positives hold "
+        f"{tally.total('divided_pos'):.4g} of the classification loss of {tally.divided:.4g}, easy "
+        f"negatives {tally.easy_loss_share:.1%} of it and {tally.easy_gradient_share:.1%} of the "
+        f"gradient; the box loss is {tally.total('box_divided'):.4g}"
+    )
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> float:
+    """Of all gradients that the optimizer is about to use, together; 0 if there are none."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norms = [p.grad.float().norm() for p in parameters if p.grad is not None]
+    return torch.stack(norms).norm().item() if norms else 0.0
+
+
+def _put(storage: EventStorage, scalars: dict[str, float]) -> None:
+    for name, value in scalars.items():
+        storage.put_scalar(name, value, smoothing_hint=False)
+
+
+def _log10(norms: Tensor) -> Tensor:
+    """Clamped to what a histogram can show; a diverged network is left to its loss to show."""
+    return norms.nan_to_num(nan=0.0).clamp(1e-12, 1e6).log10()

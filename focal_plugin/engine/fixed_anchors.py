@@ -1,0 +1,298 @@
+"""
+A detector's dense loss on fixed images and a fixed sample of their anchors, and the detector left
+as it was: snapshots of different runs are of the same anchors.
+
+Shape shorthand:
+    N: number of images
+    R: anchors per image over all levels
+    V: positive anchors in the batch
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.modeling import RetinaNet
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..data.crowds import CrowdDatasetMapper
+from ..diagnostics.analysis import (
+    GRADIENT_EDGES,
+    AnchorView,
+    Tally,
+    add_tallies,
+    tally_anchors,
+    view_anchors,
+)
+from ..diagnostics.snapshot import MAX_SAMPLE, Snapshot
+from ..modeling import knows_crowds
+from ..modeling.dense_losses import DenseLosses, DenseStep
+
+NUM_IMAGES = 32
+"""The first of the test set."""
+
+SEED = 1708_02002
+"""Of what is drawn: the sample of anchors, and an RPN's own sample before it."""
+
+
+def dense_parts(model: nn.Module) -> dict[str, DenseLosses]:
+    """The parts of a detector, by name, with a dense loss of ours; {} if there is none."""
+    parts = {"retinanet": model, "rpn": getattr(model, "proposal_generator", None)}
+    return {name: part for name, part in parts.items() if isinstance(part, DenseLosses)}
+
+
+def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
+    """
+    The first images of the first test set, without augmentation, with their annotations.
+
+    Returns:
+        what a model takes in training; [] if there is no test set, or it has no annotations.
+    """
+    if not cfg.DATASETS.TEST:
+        return []
+    mapper_class = CrowdDatasetMapper if knows_crowds(cfg) else DatasetMapper
+    mapper = mapper_class(cfg, is_train=True)  # one that is not for training drops annotations
+    mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
+    with _same_random_state():  # even a resize to one size draws which
+        images = [
+            mapper(copy.deepcopy(x)) for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_IMAGES]
+        ]
+    return images if all("instances" in x for x in images) else []
+
+
+def view_step(part: DenseLosses, step: DenseStep) -> tuple[AnchorView, Tally]:
+    """What the losses of ``part`` will say of a step, in the state that they are in."""
+    view = view_anchors(
+        part.cls_loss,
+        step.logits,
+        step.kept_labels,
+        divisors=step.cls_divisors,
+        quality=step.quality,
+    )
+    with torch.no_grad():
+        box_loss = torch.zeros_like(view.loss)
+        box_loss[step.boxed] = part.box_loss.per_box(*step.box_pairs)
+    tally = tally_anchors(
+        view,
+        step.labels,
+        step.kept_labels,
+        sizes=[x.shape[1] for x in step.logits],
+        box_loss=box_loss,
+        box_divisors=None if part.box_loss.own_normalizer else step.box_divisors,
+    )
+    return view, tally
+
+
+def level_names(part: DenseLosses) -> list[str]:
+    """Of the feature levels, such as "p3"."""
+    return list(part.head_in_features if isinstance(part, RetinaNet) else part.in_features)
+
+
+def divisor_of(part: DenseLosses, step: DenseStep) -> float:
+    """Of the classification loss, the mean over images; 1 if it is normalised already."""
+    return 1.0 if part.cls_loss.own_normalizer else step.cls_divisors.mean().item()
+
+
+class _Seen(NamedTuple):
+    """What is kept of one batch."""
+
+    tally: Tally
+    divisor: float
+    anchors: np.ndarray  # (R, 4)
+    labels: np.ndarray  # (N, R)
+    loss: np.ndarray  # (N, R)
+
+
+def take_snapshots(
+    model: nn.Module,
+    images: Sequence[dict[str, Any]],
+    *,
+    iteration: int,
+    batch_size: int,
+) -> dict[str, Snapshot]:
+    """
+    Of each dense part; no weight, buffer, mode, gradient or random generator is changed.
+
+    Where several processes train, all of them must call this: a loss may sum over processes.
+
+    Args:
+        images: at least one, the same in every run.
+        iteration: how many steps the model has been trained for.
+        batch_size: images of a batch; "divided" numbers are of such a step.
+    """
+    parts = dense_parts(model)
+    seen: dict[str, list[_Seen]] = {name: [] for name in parts}
+
+    def observer_of(name: str, part: DenseLosses) -> Callable[[DenseStep], None]:
+        return lambda step: seen[name].append(_see(part, step))
+
+    for start in range(0, len(images), batch_size):
+        with _unchanged(model), EventStorage(), torch.no_grad():
+            torch.manual_seed(SEED)
+            for name, part in parts.items():
+                part.observer = observer_of(name, part)
+            try:
+                _forward(model, images[start : start + batch_size])
+            finally:
+                for part in parts.values():
+                    part.observer = None
+    return {
+        name: _snapshot(name, part, seen[name], images, iteration=iteration)
+        for name, part in parts.items()
+    }
+
+
+def _forward(model: nn.Module, batch: Sequence[dict[str, Any]]) -> None:
+    """As in training up to the dense losses, but each module below in evaluation mode."""
+    model.eval()
+    if isinstance(model, DenseLosses):
+        model.training = True
+        model(batch)
+        return
+    generator = model.proposal_generator
+    generator.training = True
+    images = model.preprocess_image(batch)
+    instances = [x["instances"].to(images.tensor.device) for x in batch]
+    generator(images, model.backbone(images.tensor), instances)
+
+
+def _see(part: DenseLosses, step: DenseStep) -> _Seen:
+    view, tally = view_step(part, step)
+    return _Seen(
+        tally=tally,
+        divisor=divisor_of(part, step),
+        anchors=step.anchors.cpu().numpy(),
+        labels=step.labels.cpu().numpy(),
+        loss=view.loss.cpu().numpy(),
+    )
+
+
+def _snapshot(
+    name: str,
+    part: DenseLosses,
+    seen: Sequence[_Seen],
+    images: Sequence[dict[str, Any]],
+    *,
+    iteration: int,
+) -> Snapshot:
+    tally = add_tallies(batch.tally for batch in seen)
+    total, by_level = tally.total, tally.by_level
+    num_classes = _num_classes(part)
+    labels = np.concatenate([batch.labels.ravel() for batch in seen])
+    loss = np.concatenate([batch.loss.ravel() for batch in seen])
+    generator = np.random.default_rng(SEED)
+    positives = _draw(np.flatnonzero((labels >= 0) & (labels < num_classes)), generator)
+    negatives = _draw(np.flatnonzero(labels == num_classes), generator)
+    return Snapshot(
+        iteration=iteration,
+        part=name,
+        loss=type(part.cls_loss).__name__,
+        options=part.cls_loss.extra_repr(),
+        miner="" if part.miner is None else type(part.miner).__name__,
+        num_classes=num_classes,
+        num_images=len(images),
+        num_anchors=int((labels >= 0).sum()),
+        num_pos=int(total("num_pos")),
+        num_neg=int(total("num_neg")),
+        kept_pos=int(total("kept_pos")),
+        kept_neg=int(total("kept_neg")),
+        anchors_digest=_digest(seen, images, np.concatenate([positives, negatives])),
+        loss_pos=total("loss_pos"),
+        loss_neg=total("loss_neg"),
+        divided_pos=total("divided_pos") / tally.batches,
+        divided_neg=total("divided_neg") / tally.batches,
+        divisor=float(np.mean([batch.divisor for batch in seen])),
+        box_loss=total("box_loss"),
+        box_divided=total("box_divided") / tally.batches,
+        mean_probability=total("probability") / max(total("num_neg"), 1),
+        easy_share=tally.easy_share,
+        easy_loss_share=tally.easy_loss_share,
+        easy_gradient_share=tally.easy_gradient_share,
+        gradient_pos=total("gradient_pos") / tally.batches,
+        gradient_neg=total("gradient_neg") / tally.batches,
+        levels=np.array(level_names(part)),
+        level_num_pos=by_level["num_pos"],
+        level_num_neg=by_level["num_neg"],
+        level_loss_pos=by_level["loss_pos"],
+        level_loss_neg=by_level["loss_neg"],
+        level_divided_pos=by_level["divided_pos"] / tally.batches,
+        level_divided_neg=by_level["divided_neg"] / tally.batches,
+        level_box_loss=by_level["box_loss"],
+        sample_pos=np.sort(loss[positives]),
+        sample_neg=np.sort(loss[negatives]),
+        gradient_edges=GRADIENT_EDGES,
+        gradient_counts_pos=tally.histogram_pos,
+        gradient_counts_neg=tally.histogram_neg,
+        parameter_gradient_norms=np.zeros(0),
+    )
+
+
+def _num_classes(part: DenseLosses) -> int:
+    """K: an RPN's anchors have one class, "object"."""
+    return part.num_classes if isinstance(part, RetinaNet) else 1
+
+
+def _draw(candidates: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """At most :data:`MAX_SAMPLE` of them, ascending."""
+    if len(candidates) <= MAX_SAMPLE:
+        return candidates
+    return np.sort(generator.choice(candidates, MAX_SAMPLE, replace=False))
+
+
+def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.ndarray) -> str:
+    """Of image, box (to 1/100 pixel) and label of each anchor of the sample, 16 hex digits."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(Path(image.get("file_name", "")).name.encode() + b"\0")
+    first_anchor = first_image = 0
+    for batch in seen:
+        num_images, num_anchors = batch.labels.shape
+        here = sample[(sample >= first_anchor) & (sample < first_anchor + batch.labels.size)]
+        image, anchor = np.divmod(here - first_anchor, num_anchors)
+        boxes = np.rint(batch.anchors[anchor].astype(np.float64) * 100)
+        facts = [first_image + image, batch.labels[image, anchor], *boxes.T]
+        digest.update(np.stack([x.astype("<i8") for x in facts]).tobytes())
+        first_anchor += batch.labels.size
+        first_image += num_images
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Buffers, such as those of normalisers, modes and random generators are put back."""
+    modes = {module: module.training for module in model.modules()}
+    buffers: list[tuple[Tensor, Tensor]] = [(x, x.clone()) for x in model.buffers()]
+    try:
+        with _same_random_state():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _same_random_state() -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's generators go on where they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,196 @@
+"""
+How a model starts, chosen by `MODEL.FOCAL.INIT`.
+
+"by_name" is for comparisons. Drawn one after the other from one generator, the weights of two
+models that differ in one layer differ in all that are built after it, and so do the batches that
+the same generator chooses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..checks import check_choice
+
+INITS = ("stock", "by_name")
+"""What `MODEL.FOCAL.INIT` may be."""
+
+
+def build_initialized(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn.Module:
+    """
+    The model of a config, started as `MODEL.FOCAL.INIT` says.
+
+        stock:    build(cfg) and nothing else
+        by_name:  value = draw(distribution of the module, seed = hash(SEED, name))
+
+    By name, tensors that are constant, or made by anything but a random fill and operations with
+    numbers, stay as they are; copies of a tensor stay copies of it. The generators of torch, numpy
+    and Python stand afterwards where they stood before.
+
+    Args:
+        cfg: with `MODEL.FOCAL.INIT` and `SEED`.
+        build: such as Detectron2's `build_model`.
+
+    Raises:
+        ValueError: `MODEL.FOCAL.INIT` is no such way, or needs a `SEED` and has none.
+    """
+    init = check_choice("MODEL.FOCAL.INIT", cfg.MODEL.FOCAL.INIT, INITS)
+    if init == "stock":
+        return build(cfg)
+    if cfg.SEED < 0:
+        raise ValueError(f"MODEL.FOCAL.INIT by_name needs a SEED >= 0, got {cfg.SEED}")
+    with _generators_kept(cfg.MODEL.DEVICE), RandomFills() as fills:
+        model = build(cfg)
+    draw_by_name(model, fills, seed=cfg.SEED)
+    return model
+
+
+@torch.no_grad()
+def draw_by_name(model: nn.Module, fills: RandomFills, *, seed: int) -> None:
+    """
+    Draw every random tensor of ``model`` again, from ``seed`` and its name. One that has two names,
+    or is a copy of another, goes by the first name.
+    """
+    first_name: dict[object, str] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        fill = fills.of(tensor)
+        if fill is not None:
+            first = first_name.setdefault(fill.origin, name)
+            tensor.copy_(fill.draw(tensor, _generator(seed, first)))
+
+
+@dataclass(frozen=True)
+class Fill:
+    """
+    How a tensor got its values.
+
+    Attributes:
+        calls: (operation, arguments, keywords): a random fill, then what was done to it in place.
+        origin: of the fill; tensors that were copied from each other have the same.
+    """
+
+    calls: tuple[tuple[Any, tuple[Any, ...], dict[str, Any]], ...]
+    origin: object
+
+    def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """The same again on the CPU, in the shape and type of ``like``, from ``generator``."""
+        values = torch.empty(like.shape, dtype=like.dtype)
+        for operation, args, kwargs in self.calls:
+            given = {"generator": generator} if _is_random(operation) else {}
+            operation(values, *args, **{**kwargs, **given})
+        return values
+
+
+class RandomFills(TorchDispatchMode):
+    """
+    While it is entered, remembers of every tensor the random fill that it holds, through operations
+    in place with numbers, through copies and through moves to another device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The tensor is kept because its address, the key, must not be given to another one.
+        self._fills: dict[int, tuple[Tensor, Fill]] = {}
+
+    def of(self, tensor: Tensor) -> Fill | None:
+        """None: there is none, or something else was written since."""
+        _, fill = self._fills.get(_address(tensor), (None, None))
+        return fill if fill is not None and _is_whole(tensor) else None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in COPIES:
+            self._set(result, self.of(args[0]))
+        else:
+            for tensor in _written_tensors(func, args, kwargs):
+                self._set(tensor, self._after(func, args, kwargs))
+        return result
+
+    def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fill | None:
+        """What the first argument holds after an operation that wrote it."""
+        tensor, *others = args
+        if not _is_whole(tensor):
+            return None
+        if func is torch.ops.aten.copy_.default:
+            return self.of(others[0]) if others[0].shape == tensor.shape else None
+        if any(isinstance(x, Tensor) for x in (*others, *kwargs.values())):
+            return None
+        call = (func, tuple(others), kwargs)
+        if _is_random(func):
+            return Fill((call,), origin=object())
+        before = self.of(tensor)
+        if before is None or func in CONSTANT_FILLS:
+            return None
+        return replace(before, calls=(*before.calls, call))
+
+    def _set(self, tensor: Tensor, fill: Fill | None) -> None:
+        if tensor.numel() == 0:
+            return
+        if fill is None:
+            self._fills.pop(_address(tensor), None)
+        else:
+            self._fills[_address(tensor)] = (tensor.detach(), fill)
+
+
+CONSTANT_FILLS = {torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default}
+"""Operations with numbers, after which nothing is left of what a tensor held."""
+
+COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.clone.default}
+"""What returns a copy: to another device or type; of a module that is copied deeply."""
+
+
+def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = kwargs.get(argument.name) if argument.kwarg_only else args[index]
+            yield from (x for x in _as_list(value) if isinstance(x, Tensor))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _is_random(func: Any) -> bool:
+    return any(argument.name == "generator" for argument in func._schema.arguments)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """It is no part of a larger tensor."""
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    # The CPU generator uses 32 bits of what it is given.
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+@contextmanager
+def _generators_kept(device: str) -> Iterator[None]:
+    """The generators of torch, numpy and Python are left as they were found."""
+    cuda = [device] if torch.device(device).type == "cuda" else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

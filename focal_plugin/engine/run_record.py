@@ -1,0 +1,241 @@
+"""What a run was, beside its results: `env.json`, and `start.json`, what it started from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import numpy as np
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from ..files import write_json
+
+ENVIRONMENT_FILE = "env.json"
+START_FILE = "start.json"
+NUM_BATCHES = 8
+"""How many batches `start.json` has a digest of."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class RunRecordHook(HookBase):
+    """
+    Writes two files into `OUTPUT_DIR`; for the main process only.
+
+    `env.json`: versions, commit, device, seed and the facts of the data sets, by every start.
+    `start.json`: digests of the initial weights and of the first batches, by a run from iteration 0
+    on, not by one that resumes. Two runs are comparable as far as these agree.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._cfg = cfg
+        self._folder = Path(cfg.OUTPUT_DIR)
+        self._weights: dict[str, Any] = {}
+        self._batches: list[str] = []
+        self._handle: Any = None
+        self._in_step = False
+
+    def before_train(self) -> None:
+        write_json(self._folder / ENVIRONMENT_FILE, describe_environment(self._cfg))
+        if self.trainer.start_iter > 0:
+            return
+        self._weights = digest_weights(self.trainer.model)
+        self._write_start()
+        self._handle = self.trainer.model.register_forward_pre_hook(self._see)
+
+    def before_step(self) -> None:
+        self._in_step = True
+
+    def after_train(self) -> None:
+        self._remove()
+
+    def _see(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Called before the model is; evaluation and PreciseBN call it too, between two steps."""
+        if not self._in_step:
+            return
+        self._in_step = False
+        self._batches.append(digest_batch(inputs[0]))
+        self._write_start()
+        if len(self._batches) == NUM_BATCHES:
+            self._remove()
+
+    def _write_start(self) -> None:
+        content = {"weights": self._weights, "data": self._batches}
+        write_json(self._folder / START_FILE, content)
+
+    def _remove(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def describe_environment(cfg: CfgNode) -> dict[str, Any]:
+    """
+    Returns:
+        the content of `env.json`. No environment variables and no name of the machine: the file is
+        made to be shown.
+
+    Raises:
+        FileNotFoundError: the annotations of a data set are not there.
+    """
+    sets = {"train": cfg.DATASETS.TRAIN, "test": cfg.DATASETS.TEST}
+    facts = {name: describe_dataset(name) for name in {*sets["train"], *sets["test"]}}
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "detectron2": detectron2.__version__,
+            "focal_plugin": _version_of("focal_plugin"),
+            "pycocotools": _version_of("pycocotools"),
+        },
+        "git": describe_checkout(PACKAGE),
+        "platform": platform.platform(),
+        "device": _device_name(torch.device(cfg.MODEL.DEVICE)),
+        "threads": torch.get_num_threads(),
+        "seed": cfg.SEED,
+        "datasets": {use: [facts[name] for name in names] for use, names in sets.items()},
+    }
+
+
+def describe_dataset(name: str) -> dict[str, Any]:
+    """
+    Facts of a registered data set, from its COCO json; classes are in the order of the category
+    ids, which is Detectron2's. None for everything but the name where it has no such file.
+    """
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("json_file"):
+        return {"name": name, **dict.fromkeys(DATASET_FACTS)}
+    json_file = Path(PathManager.get_local_path(metadata.json_file)).absolute()
+    content = json.loads(json_file.read_bytes())
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    annotations = content.get("annotations", [])
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
+    objects = Counter(x["category_id"] for x in annotations if not x.get("iscrowd"))
+    facts = (
+        str(json_file),
+        metadata.get("image_root"),
+        _sha256_of(json_file),
+        len(content["images"]),
+        len(annotations),
+        crowds,
+        [category["name"] for category in categories],
+        [category["id"] for category in categories],
+        [objects[category["id"]] for category in categories],
+    )
+    return {"name": name, **dict(zip(DATASET_FACTS, facts, strict=True))}
+
+
+DATASET_FACTS = (
+    "json_file",
+    "image_root",
+    "json_sha256",
+    "images",
+    "annotations",
+    "crowds",
+    "classes",
+    "category_ids",
+    "annotations_per_class",
+)
+
+
+def describe_checkout(folder: Path) -> dict[str, Any] | None:
+    """
+    The commit that ``folder`` is of, and whether a file that git knows has changed since.
+
+    Returns:
+        None if git is not there, or does not know the folder, such as where a package is installed
+        below somebody else's checkout.
+    """
+    try:
+        _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def digest_weights(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Shape and digest of each tensor of the state dict."""
+    if isinstance(model, DistributedDataParallel | DataParallel):
+        model = model.module
+    return {
+        key: {"shape": list(tensor.shape), "sha256": _digest([_bytes(tensor)])}
+        for key, tensor in model.state_dict().items()
+    }
+
+
+def digest_batch(batch: list[dict[str, Any]]) -> str:
+    """
+    A digest of what a model is given in training: which images, their pixels, and the boxes and
+    classes of the objects. Crowd regions are left out, because detectors that do not know what to
+    do with them are not given any.
+    """
+    return _digest(part for image in batch for part in _parts_of(image))
+
+
+def _parts_of(image: dict[str, Any]) -> Iterable[bytes]:
+    yield str(image.get("image_id")).encode()
+    yield Path(image.get("file_name", "")).name.encode()
+    yield from (str(tuple(image["image"].shape)).encode(), _bytes(image["image"]))
+    if "instances" in image:
+        instances = image["instances"]
+        objects = instances[instances.gt_classes >= 0]
+        yield from (_bytes(objects.gt_boxes.tensor), _bytes(objects.gt_classes))
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    # as uint8, because numpy lacks types such as bfloat16
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _sha256_of(file: Path) -> str:
+    total = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def _version_of(distribution: str) -> str | None:
+    """None where it is not installed: focal_plugin also works as a folder on the path."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # --no-optional-locks: many runs ask at once
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
