@@ -1,6 +1,7 @@
 """Every file in configs/: it loads with the safe loader, builds, and says what its name says."""
 
 import itertools
+import re
 from typing import NamedTuple
 
 import pytest
@@ -11,8 +12,11 @@ from detectron2.modeling import build_model
 
 from focal_plugin import get_cfg
 from focal_plugin.compare.spec import load_spec
+from focal_plugin.compare.spec_file import read_spec
 from focal_plugin.data import check_datasets
-from focal_plugin.losses import CLS_LOSS_REGISTRY
+from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
+from focal_plugin.losses.build import STOCK_BOX_LOSSES
+from focal_plugin.mining import MINER_REGISTRY
 
 from .conftest import ROOT
 
@@ -252,8 +256,51 @@ def test_a_backbone_builds_in_full_size(file, blocks_of_res4):
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=name_of)
-def test_is_a_valid_comparison(file, tmp_path):
-    assert load_spec(file, tmp_path)
+def test_is_a_valid_comparison(file):
+    assert load_spec(file).runs
+
+
+@pytest.mark.parametrize("file", COMPARISONS, ids=name_of)
+def test_a_comparison_begins_with_what_it_asks_and_takes(file):
+    comment = file.read_text().partition("\narms:")[0]
+    assert comment.startswith("# ")
+    assert re.search(r"two cores|Not run here", comment)
+
+
+def components_of(cfg):
+    """The registered names of an arm's losses and of its miner; a box loss may have Detectron2's."""
+    stock = STOCK_BOX_LOSSES[cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE]
+    focal = cfg.MODEL.FOCAL
+    return {focal.CLS_LOSS.NAME, focal.BOX_LOSS.NAME or stock, focal.MINING.NAME}
+
+
+@pytest.mark.parametrize(
+    ("comparison", "files", "registries"),
+    [
+        (
+            "shapes_losses",
+            "Shapes-Detection/retinanet_small",
+            (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY),
+        ),
+        (
+            "coco_losses",
+            "COCO-Detection/retinanet_R_50_FPN_1x",
+            (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY),
+        ),
+        ("shapes_mining", "Shapes-Detection/retinanet_small", (MINER_REGISTRY,)),
+    ],
+)
+def test_a_comparison_of_every_loss_or_miner_has_a_new_one_too(comparison, files, registries):
+    file = ROOT / f"configs/comparisons/{comparison}.yaml"
+    compared = set()
+    for arm in read_spec(file).arms.values():
+        compared |= components_of(load(arm.config_file))
+    for name, component in itertools.chain.from_iterable(map(dict.items, map(dict, registries))):
+        ours = component.__module__.startswith("focal_plugin.")  # tests register some of theirs
+        assert not ours or name in compared, (
+            f"{file.name} must have an arm with {name}: a line under `arms`, such as "
+            f'`my_arm: "../{files}_my_arm.yaml"`'
+        )
 
 
 def test_base_equals_detectron2s_except_for_the_architecture():
@@ -335,7 +382,7 @@ def test_an_arm_writes_to_a_folder_of_its_own_name(folder, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_comparison_has_every_arm_of_the_built_in_data_set(family):
     comparison = ROOT / "configs/comparisons" / FAMILIES[family].comparison
-    arms = {run.arm: run.config_file for run in load_spec(comparison, comparison.parent)}
+    arms = {name: arm.config_file for name, arm in read_spec(comparison).arms.items()}
     assert arms == arms_of("Shapes-Detection", family)
 
 

@@ -9,6 +9,8 @@ import yaml
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 
+from focal_plugin.compare.spec_file import read_spec
+
 from .conftest import ROOT
 from .test_configs import load
 
@@ -101,6 +103,13 @@ def test_every_row_has_a_file_and_every_file_a_row():
     assert len(ROWS) == 35
     stems = [stem(table, row) for table, row in ROWS]
     assert sorted(stems) == sorted(file.stem for file in FILES)
+
+
+@pytest.mark.parametrize("table", ["1a", "1b", "1c", "1d"])
+def test_a_comparison_has_the_rows_of_its_table_in_their_order(table):
+    comparison = ROOT / "configs" / "comparisons" / f"paper_table{table}.yaml"
+    files = [arm.config_file.stem for arm in read_spec(comparison).arms.values()]
+    assert files == [stem(table, row) for row in PAPER["tables"][table]["rows"]]
 
 
 @pytest.mark.parametrize("table", TABLES)

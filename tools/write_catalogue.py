@@ -92,7 +92,7 @@ class Comparison:
 
 ONE_STAGE = Comparison("catalogue.yaml", prefix="", reference="fl")
 TWO_STAGE = Comparison("two_stage.yaml", prefix="faster_rcnn_", reference="stock")
-RPN_STYLES = Comparison("rpn_styles.yaml", prefix="", reference="stock")
+RPN_STYLES = Comparison("shapes_rpn.yaml", prefix="", reference="stock")
 COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 

@@ -1,108 +1,274 @@
-"""What to compare: a YAML file that names arms and seeds."""
+"""From a comparison's YAML file to the runs that it consists of, each with its resolved config."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import get_cfg
-
-KEYS = {"arms", "seeds", "opts"}
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed: what to train, and the folder that holds all that comes of it."""
-
-    arm: str
-    seed: int
-    config_file: Path
-    opts: tuple[str, ...]
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.arm} seed {self.seed}"
-
-    @property
-    def all_opts(self) -> list[str]:
-        return [*self.opts, "SEED", str(self.seed), "OUTPUT_DIR", str(self.folder)]
-
-    def resolved_cfg(self) -> CfgNode:
-        """
-        Raises:
-            KeyError: a key that does not exist.
-        """
-        cfg = get_cfg()
-        cfg.merge_from_file(str(self.config_file))
-        cfg.merge_from_list(self.all_opts)
-        return cfg
-
-    def fingerprint(self) -> str:
-        """Hash of everything the config says but the folder's name."""
-        cfg = self.resolved_cfg()
-        cfg.OUTPUT_DIR = ""
-        return hashlib.sha256(json.dumps(cfg, sort_keys=True).encode()).hexdigest()
+from ..config import FocalCfgNode, get_cfg
+from ..data import check_datasets, register_coco_dataset
+from ..data.registration import DatasetArgument
+from .plan import Comparison, Run
+from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
 
 
-def load_spec(spec_file: Path, output: Path) -> list[Run]:
+def load_spec(file: Path) -> Comparison:
     """
-    Read a spec; every run's config is resolved once, so that a typo shows before anything runs.
+    Read a spec and resolve the config of every run, so that a mistake shows before anything runs.
 
-    The file maps "arms" to {name: config file, relative to the spec}, "seeds" to a list of
-    integers, and optionally "opts" to a list of `KEY, VALUE, ...` that all arms share.
+    The file is YAML::
 
-    Args:
-        output: folder of the runs; each gets `output/<arm>-seed<seed>`.
+        base: ../Shapes-Detection/Base-RetinaNet-Small.yaml    # relative to the spec
+        arms:
+          CE: ../Shapes-Detection/retinanet_small_ce.yaml      # a config file,
+          FL: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 2.0]          # KEY, VALUE, ... on top of base,
+          OHEM: {config: ohem.yaml, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # or both
+        seeds: 6                            # 1 to 6; or a list
+        reference: CE                       # default: the first arm
+        opts: [SOLVER.BASE_LR, 0.01]        # of all arms
+        budget:
+          iterations: 400                   # of each run; its STEPS and WARMUP_ITERS scale with it
+          total_iterations: 20000           # of all runs together; more is an error
+        datasets: {my_val: val.json:images}          # registered in each run; opts may name them
+        learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tune each arm's
+        initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
+        diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
+
+    A `MODEL.DEVICE` that no arm sets is decided where a run starts, and has no part in the hash of
+    its config: a comparison planned on a machine without GPU is the same on one that has some.
+
+    Returns:
+        the runs of role "equal", seed by seed so that what is finished early can be compared, then
+        those of role "tuning".
 
     Raises:
-        ValueError: the file has another form.
-        FileNotFoundError: the spec or an arm's config file is not there.
-        KeyError: a config key does not exist.
+        ValueError: the file has another form, two arms have the same config, or the runs need more
+            iterations than they may take.
+        KeyError: a key of the spec or of a config, an arm, or a data set does not exist; the
+            message has the nearest one.
+        FileNotFoundError: a file that is named is not there.
     """
+    with _naming(str(file)):
+        spec = read_spec(file)
+        runs = _Runs(spec)
+        equal = [runs.run(arm, seed) for seed in spec.seeds for arm in spec.arms]
+        tuning = [
+            runs.run(arm, seed, "tuning", factor)
+            for seed in spec.lr_seeds
+            for arm in spec.arms
+            for factor in spec.lr_factors
+        ]
+        _check_total(spec, equal, tuning)
+    return Comparison(
+        name=file.stem,
+        arms=tuple(spec.arms),
+        reference=spec.reference,
+        seeds=spec.seeds,
+        runs=(*equal, *tuning),
+        lr_factors=spec.lr_factors,
+    )
+
+
+def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> tuple[Run, ...]:
+    """
+    The runs of each arm at its best learning rate.
+
+    Args:
+        file: the spec that ``comparison`` is of.
+        best: arm -> the best of ``comparison.lr_factors``; an arm of which no trial ended is not
+            in it.
+
+    Returns:
+        runs of role "best", seed by seed; none for an arm that is best at factor 1, whose "equal"
+        runs are its best ones.
+
+    Raises:
+        ValueError: the spec is not what it was, or a factor is not one of the grid.
+        KeyError: ``best`` has an arm that the comparison has not.
+    """
+    planned = tuple(run for run in comparison.runs if run.role != "best")
+    if load_spec(file).runs != planned:
+        raise ValueError(f"{file}: the spec, or a config of it, was changed since it was started")
+    check_names(best, comparison.arms, "arm")
+    for arm, factor in best.items():
+        if factor not in comparison.lr_factors:
+            raise ValueError(f"arm {arm!r}: {factor} is none of {comparison.lr_factors}")
+    with _naming(str(file)):
+        runs = _Runs(read_spec(file))
+        return tuple(
+            runs.run(arm, seed, "best", best[arm])
+            for seed in comparison.seeds
+            for arm in comparison.arms
+            if best.get(arm, 1.0) != 1.0
+        )
+
+
+class _Runs:
+    """Makes the runs of a spec; each arm's config is resolved once."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._datasets = tuple(map(as_argument, spec.datasets))
+        self._annotations = {d.name: _sha256(d.json_file) for d in spec.datasets}
+        self._opts: dict[str, tuple[str, ...]] = {}
+        self._configs: dict[str, CfgNode] = {}
+        with _registered(spec.datasets):
+            for name, arm in spec.arms.items():
+                with _naming(f"arm {name!r}"):
+                    self._opts[name], self._configs[name] = _resolve(arm, spec)
+        self._refuse_same_configs()
+
+    def run(self, arm: str, seed: int, role: str = "equal", lr_factor: float = 1.0) -> Run:
+        cfg, opts = self._configs[arm], self._opts[arm]
+        base_lr = cfg.SOLVER.BASE_LR
+        if lr_factor != 1.0:
+            opts = (*opts, "SOLVER.BASE_LR", repr(base_lr * lr_factor))
+        return Run(
+            arm=arm,
+            seed=seed,
+            config_file=str(self._spec.arms[arm].config_file),
+            opts=(*opts, "SEED", str(seed)),
+            datasets=self._datasets,
+            config_hash=self._hash(cfg, seed, base_lr * lr_factor),
+            iterations=cfg.SOLVER.MAX_ITER,
+            role=role,
+            lr_factor=lr_factor,
+        )
+
+    def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
+        """Of what decides the result: neither the folder of a run nor a path of a data set."""
+        config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
+        config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
+        content = json.dumps([config, self._annotations], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _refuse_same_configs(self) -> None:
+        first: dict[str, str] = {}
+        for arm, cfg in self._configs.items():
+            same = first.setdefault(self._hash(cfg, 0, cfg.SOLVER.BASE_LR), arm)
+            if same != arm:
+                raise ValueError(f"arms {same!r} and {arm!r} have the same config")
+
+
+def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
+    """An arm's options, all but those in which its runs differ, and what they make of its file."""
+    cfg = _SafeCfgNode(get_cfg())
+    cfg.MODEL.DEVICE = "auto"
+    cfg.merge_from_file(str(arm.config_file), allow_unsafe=False)
+    cfg.merge_from_list(list(arm.opts))
+    with _naming("opts"):
+        cfg.merge_from_list(list(spec.opts))
+    opts = [*arm.opts, *spec.opts]
+    if spec.iterations is not None:
+        budget = _scaled_schedule(cfg, spec.iterations)
+        cfg.merge_from_list(budget)
+        opts += budget
+    fixed = ["MODEL.FOCAL.INIT", spec.initial_weights]
+    fixed += ["MODEL.FOCAL.DIAGNOSTICS.PERIOD", str(spec.diagnostics)]
+    cfg.merge_from_list(fixed)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ValueError(f"DATASETS.TEST must name one data set, got {cfg.DATASETS.TEST}")
+    check_datasets(cfg)
+    return (*opts, *fixed), cfg
+
+
+def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
+    """
+    The options that make a schedule as long as ``iterations``: `SOLVER.STEPS` and `WARMUP_ITERS` in
+    proportion, rounded, at least 1 (no warm-up stays none); steps that meet become one.
+    """
+    solver, factor = cfg.SOLVER, iterations / cfg.SOLVER.MAX_ITER
+    steps = tuple(dict.fromkeys(max(1, round(step * factor)) for step in solver.STEPS))
+    warmup = max(1, round(solver.WARMUP_ITERS * factor)) if solver.WARMUP_ITERS else 0
+    return [
+        *("SOLVER.MAX_ITER", str(iterations)),
+        *("SOLVER.STEPS", repr(steps)),
+        *("SOLVER.WARMUP_ITERS", str(warmup)),
+    ]
+
+
+def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
+    """Each arm's best learning rate may be another than its own, and is then trained again."""
+    if spec.total_iterations is None:
+        return
+    once, tune = (sum(run.iterations for run in runs) for runs in (equal, tuning))
+    again = once if spec.lr_factors else 0
+    if once + tune + again > spec.total_iterations:
+        raise ValueError(
+            f"budget: the runs take up to {once + tune + again} iterations ({once} at equal "
+            f"learning rates, {tune} to tune them, {again} at the best ones), but "
+            f"total_iterations is {spec.total_iterations}"
+        )
+
+
+class _SafeCfgNode(FocalCfgNode):
+    """Same interface as its parent, but a `_BASE_` is a file of this machine."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        if "://" in filename:
+            raise ValueError(f"_BASE_ must be a file, got {filename}")
+        return super()._open_cfg(filename)
+
+
+@contextlib.contextmanager
+def _registered(datasets: tuple[DatasetArgument, ...]) -> Iterator[None]:
+    """Registered meanwhile, so that what a run would find wrong with them is found before it."""
+    added = []
     try:
-        spec = yaml.safe_load(spec_file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{spec_file} is not safe YAML: {error}") from error
-    _check_form(spec, spec_file)
-    opts = tuple(str(part) for part in spec.get("opts", ()))
-    runs = []
-    for seed in spec["seeds"]:
-        for arm, config in spec["arms"].items():
-            config_file = (spec_file.parent / config).resolve()
-            if not config_file.is_file():
-                raise FileNotFoundError(f"{spec_file}: arm {arm!r} names {config_file}")
-            folder = output / f"{arm}-seed{seed}"
-            runs.append(Run(arm, seed, config_file, opts, folder))
-    for run in runs:
-        tests = run.resolved_cfg().DATASETS.TEST
-        if len(tests) != 1:
-            raise ValueError(f"arm {run.arm!r}: DATASETS.TEST must name one data set, got {tests}")
-    return runs
+        for dataset in datasets:
+            if not _is_registered(dataset):
+                register_coco_dataset(dataset)
+                added.append(dataset.name)
+        yield
+    finally:
+        for name in added:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
 
 
-def _check_form(spec: Any, spec_file: Path) -> None:
-    if not isinstance(spec, dict) or not {"arms", "seeds"} <= spec.keys() <= KEYS:
-        raise ValueError(f"{spec_file} must be a mapping with arms and seeds (and opts)")
-    arms, seeds, opts = spec["arms"], spec["seeds"], spec.get("opts", [])
-    if not isinstance(opts, list) or len(opts) % 2:
-        raise ValueError(f"{spec_file}: opts must be a list [KEY, VALUE, ...], got {opts!r}")
-    if not isinstance(arms, dict) or not arms:
-        raise ValueError(f"{spec_file}: arms must map a name to a config file")
-    for name, config in arms.items():
-        if not isinstance(name, str) or not ARM_NAME.fullmatch(name):
-            raise ValueError(f"{spec_file}: arm {name!r}: use letters, digits and . _ - only")
-        if not isinstance(config, str):
-            raise ValueError(f"{spec_file}: arm {name!r} must name a config file, got {config!r}")
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"{spec_file}: seeds must be a list of integers, got {seeds!r}")
-    if len(set(seeds)) != len(seeds):
-        raise ValueError(f"{spec_file}: a seed stands twice in {seeds}")
+def _is_registered(dataset: DatasetArgument) -> bool:
+    if dataset.name not in DatasetCatalog.list():
+        return False
+    return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
+
+
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Puts the place in front of an error's message; what YAML or yacs raise becomes ValueError."""
+    try:
+        yield
+    except KeyError as error:
+        raise KeyError(f"{place}: {error.args[0]}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{place}: {error}") from error
+    except _WRONG_FORM as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+# A config file that is empty or a list makes Detectron2 stumble over its type; RecursionError is a
+# _BASE_ that leads back to itself
+_WRONG_FORM: tuple[Any, ...] = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    yaml.YAMLError,
+)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
