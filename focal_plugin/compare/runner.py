@@ -1,224 +1,252 @@
-"""Trains the runs of a comparison, one process each, and takes up where it was interrupted."""
+"""Trains the runs of a comparison, and takes up where it, or another one beside it, stopped."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import importlib.metadata
-import os
-import platform
+import errno
 import signal
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from detectron2.data import MetadataCatalog
-from tqdm import tqdm
+from .claim import Observer
+from .engines import Engine, Handle, Options, make_engine
+from .failure import DISK_FULL
+from .plan import Run
+from .progress import Progress, RunState
+from .run_one import Task, read_status
+from .status import Status
+from .trainer_process import Urgency
 
-import focal_plugin
+POLL_S = 0.2
+LOOK_S = 1.0
+"""How often the folders of runs are looked into that somebody else trains."""
 
-from ..doctor import detectron2_runtime
-from .results import (
-    RESULT_FILE,
-    Result,
-    read_average_precision,
-    read_iteration_s,
-    read_metrics,
-    read_peak_gpu_memory_mib,
-    read_progress,
-)
-from .spec import Run
+MAX_LOST = 3
+"""How often a run may be lost on its way, its machine with it, before it counts as failed."""
 
-TRAIN_NET = Path(focal_plugin.__file__).resolve().parents[1] / "train_net.py"
-POLL_S = 0.5
-STOP_S = 30.0
-LOG_TAIL = 15
-FINGERPRINT_FILE = "fingerprint"
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
-
-class RunFailedError(RuntimeError):
-    """A run whose process ended with an error; the message names its log and ends with it."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_KEYSTROKE_S = 0.5
+STOPPING = {
+    Urgency.STOP: "stopping what runs; Ctrl-C again ends it at once",
+    Urgency.KILL: "ending what runs",
+}
 
 
-def run_all(runs: list[Run]) -> tuple[list[Result], list[str]]:
+class SweepInterruptedError(Exception):
+    """A signal ended the sweep; everything is left such that it can be taken up again."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"interrupted by {number.name}")
+        self.exit_code = 128 + number
+
+
+def run_all(
+    runs: Sequence[Run],
+    folder: Path,
+    options: Options | None = None,
+    *,
+    stream: TextIO | None = None,
+) -> list[Status]:
     """
-    Train what is not finished; one run's failure does not keep the others from running.
+    Train what is not finished; one run's failure does not keep the others from running, unless it
+    is a full disk. Runs that another sweep trains are waited for, and taken over where it died.
+
+    Args:
+        folder: of the comparison; each run has one in it.
+        stream: for the progress, default: standard error.
 
     Returns:
-        the results, in the order of ``runs``, and the messages of the runs that failed.
+        a status for each run. All of them are done or failed, but where the disk is full.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the running process has ended.
-        ValueError: a folder holds a run, finished or not, of another config.
+        SweepInterruptedError: on Ctrl-C, SIGTERM or SIGHUP, after all running processes have ended.
+        ValueError: the options ask for what the machine has not.
+        ImportError: the engine is not installed.
     """
-    for run in runs:
-        refuse_another_config(run)
-    results, failures = [], []
-    with _ended_like_ctrl_c():
-        for number, run in enumerate(runs, start=1):
-            label = f"[{number}/{len(runs)}] {run.name}"
-            result = Result.read(run.folder)
-            if result is not None:
-                tqdm.write(f"{label}: done already")
+    options = options or Options()
+    folder = folder.absolute()
+    tasks = [_task(run, folder, options) for run in runs]
+    progress = Progress([(task.run, task.folder) for task in tasks], stream or sys.stderr)
+    with _interrupts() as interrupts:
+        engine = make_engine(options, folder)
+        try:
+            progress.note(f"{options.engine}: {engine.description}")
+            return _Sweep(tasks, engine, progress, interrupts).run()
+        finally:
+            progress.close()
+            engine.close()
+
+
+def _task(run: Run, folder: Path, options: Options) -> Task:
+    own = folder / run.id
+    return Task(
+        run=run,
+        folder=own,
+        directory=Path.cwd(),
+        retry=read_status(own).attempts if options.retry_failed else None,
+        lease=options.lease,
+        trainer=options.trainer.absolute(),
+    )
+
+
+@dataclass
+class _Entry:
+    """A run, and what the sweep knows of it."""
+
+    task: Task
+    observer: Observer
+    state: RunState
+    handle: Handle | None = None
+    settled: Status | None = None
+    attempts: int = 0  # when it was submitted
+    lost: int = 0
+
+
+class _Interrupts:
+    """What signals have asked for."""
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+        self.urgency = Urgency.GO_ON
+        self._since = 0.0
+
+    def receive(self, number: int, _: object) -> None:
+        """
+        A second one is a wish to end at once, but not SIGHUP, which the kernel and a shell both
+        send, nor what comes so soon that it is the same keystroke.
+        """
+        if self.number is None:
+            self.number, self.urgency = signal.Signals(number), Urgency.STOP
+            self._since = time.monotonic()
+        elif number != signal.SIGHUP and time.monotonic() - self._since > SAME_KEYSTROKE_S:
+            self.urgency = Urgency.KILL
+
+
+class _Sweep:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        engine: Engine,
+        progress: Progress,
+        interrupts: _Interrupts,
+    ) -> None:
+        self._engine = engine
+        self._progress = progress
+        self._interrupts = interrupts
+        self._disk_full = False
+        self._looked = -LOOK_S
+        self._entries = [
+            _Entry(task, Observer(task.folder, task.lease), RunState("waiting")) for task in tasks
+        ]
+
+    def run(self) -> list[Status]:
+        told = Urgency.GO_ON
+        while True:
+            self._receive()
+            if self._urgency() is not told:
+                told = self._urgency()
+                self._progress.note(STOPPING[told])
+                self._engine.stop(told)
+            self._look()
+            self._progress.update([entry.state for entry in self._entries])
+            waited_for = [entry for entry in self._entries if not entry.settled]
+            if told is not Urgency.GO_ON:
+                waited_for = [entry for entry in waited_for if entry.handle]
+            if not waited_for:
+                break
+            time.sleep(POLL_S)
+        unfinished = not all(entry.settled for entry in self._entries)
+        if unfinished and self._interrupts.number is not None:
+            raise SweepInterruptedError(self._interrupts.number)
+        return [entry.settled or read_status(entry.task.folder) for entry in self._entries]
+
+    def _urgency(self) -> Urgency:
+        return max(self._interrupts.urgency, Urgency.STOP if self._disk_full else Urgency.GO_ON)
+
+    def _receive(self) -> None:
+        """What came back from the engine."""
+        for entry in self._entries:
+            if entry.handle is None or not entry.handle.done():
+                continue
+            handle, entry.handle = entry.handle, None
+            entry.state = RunState("waiting")
+            self._looked = -LOOK_S
+            try:
+                status = handle.result()
+            except Exception as error:
+                self._disk_full |= isinstance(error, OSError) and error.errno == errno.ENOSPC
+                self._lose(entry, f"{type(error).__name__}: {_last_line(str(error))}")
+                continue
+            if entry.task.is_settled(status):
+                self._settle(entry, status)
+            elif status.state == "pending" and self._urgency() is Urgency.GO_ON:
+                self._lose(entry, "it came back untrained")
+
+    def _lose(self, entry: _Entry, reason: str) -> None:
+        entry.lost += 1
+        self._progress.note(f"{entry.task.run.name}: lost on its way ({reason})")
+        if entry.lost == MAX_LOST:
+            self._settle(entry, Status("failed", f"lost {MAX_LOST} times; {reason}"))
+
+    def _settle(self, entry: _Entry, status: Status) -> None:
+        reason = status.reason or ""
+        entry.settled = status
+        entry.state = RunState(status.state, reason)
+        self._disk_full |= status.state == "failed" and reason.startswith(DISK_FULL)
+
+    def _look(self) -> None:
+        """Into the folder of each run that is not settled; what nobody has is submitted."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        free = []
+        for entry in self._entries:
+            if entry.settled:
+                continue
+            status = read_status(entry.task.folder)
+            if entry.handle:
+                if status.attempts > entry.attempts:
+                    entry.state = RunState("running")
+            elif entry.task.is_settled(status):
+                self._settle(entry, status)
+            elif holder := entry.observer.holder():
+                entry.state = RunState("elsewhere", str(holder))
             else:
-                try:
-                    result = _train(run, label)
-                except RunFailedError as error:
-                    tqdm.write(f"{label}: failed. {error}")
-                    failures.append(f"{run.name}: {error}")
-                    continue
-            results.append(result)
-    return results, failures
+                entry.attempts = status.attempts
+                free.append(entry)
+        if free and self._urgency() is Urgency.GO_ON:
+            self._submit(free)
 
-
-def refuse_another_config(run: Run) -> None:
-    """
-    Raises:
-        ValueError: the folder holds a run, finished or not, that another config started.
-    """
-    to_go_on_with = ("last_checkpoint", RESULT_FILE)
-    if not any((run.folder / name).exists() for name in to_go_on_with):
-        return
-    file = run.folder / FINGERPRINT_FILE
-    if not file.exists() or file.read_text(encoding="utf-8").strip() != run.fingerprint():
-        raise ValueError(
-            f"{run.folder} holds a run made with another config; "
-            "choose another --output, or remove it"
-        )
-
-
-def _train(run: Run, label: str) -> Result:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    log = run.folder / "train.log"
-    with _exclusive(run.folder) as lock:
-        (run.folder / FINGERPRINT_FILE).write_text(run.fingerprint() + "\n", encoding="utf-8")
-        with log.open("a", encoding="utf-8") as output:
-            returncode, peak_rss_mib = _run_process(run, label, output, lock)
-        if returncode != 0:
-            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
-            message = f"exit code {returncode}, log in {log}, which ends with:"
-            raise RunFailedError("\n".join([message, *tail]))
-        try:
-            result = _collect(run, peak_rss_mib)
-        except ValueError as error:
-            raise RunFailedError(f"{error}, log in {log}") from error
-        result.write(run.folder)
-    return result
+    def _submit(self, entries: Sequence[_Entry]) -> None:
+        tasks = [replace(x.task, stale=x.observer.stale_generation()) for x in entries]
+        for entry, handle in zip(entries, self._engine.submit(tasks), strict=True):
+            entry.handle = handle
+            entry.state = RunState("waiting")
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[TextIO]:
+def _interrupts() -> Iterator[_Interrupts]:
     """
-    A lock on the folder, which a trainer inherits and holds even where its parent was killed.
-
-    Raises:
-        RunFailedError: another process holds it.
+    Signals are taken note of, and do nothing else, but for those that are ignored already: `nohup`
+    and a shell's background mean it. Only the main thread can do so.
     """
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFailedError(f"another process is training in {folder}") from error
-        yield lock
-
-
-def _run_process(run: Run, label: str, output: TextIO, lock: TextIO) -> tuple[int, float]:
-    """Returns the exit code of the trainer and its largest resident set, MiB."""
-    command = [sys.executable, str(TRAIN_NET), "--resume", "--config-file", str(run.config_file)]
-    total = run.resolved_cfg().SOLVER.MAX_ITER
-    done_before = min(read_progress(run.folder).iteration, total)
-    terminal = sys.stderr.isatty()
-    bar = tqdm(
-        total=total,
-        initial=done_before,
-        desc=label,
-        unit="it",
-        mininterval=0.5 if terminal else 15.0,  # a log file gets a line now and then
-        dynamic_ncols=terminal,
-    )
-    process = subprocess.Popen(
-        [*command, *run.all_opts],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-        pass_fds=[lock.fileno()],
-    )
-    with bar:
-        try:
-            while True:
-                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-                _show(bar, run.folder)
-                if pid:
-                    process.returncode = os.waitstatus_to_exitcode(status)
-                    return process.returncode, usage.ru_maxrss / 1024
-                time.sleep(POLL_S)
-        except BaseException:
-            _stop(process)
-            raise
-
-
-def _show(bar: tqdm, folder: Path) -> None:
-    progress = read_progress(folder)
-    iteration = min(progress.iteration, bar.total)  # v0.5 counts the evaluation as one more
-    if iteration <= bar.n:
-        return
-    if progress.total_loss is not None:
-        bar.set_postfix_str(f"loss {progress.total_loss:.3f}", refresh=False)
-    bar.update(iteration - bar.n)
-    if iteration == bar.total:
-        bar.set_postfix_str("evaluating")
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """Let the trainer close its files; a second Ctrl-C, or half a minute, ends it at once."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
+    interrupts = _Interrupts()
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, interrupts.receive)
     try:
-        process.wait(timeout=STOP_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _collect(run: Run, peak_rss_mib: float) -> Result:
-    metrics = read_metrics(run.folder)
-    ap, ap_per_class = read_average_precision(metrics)
-    classes = MetadataCatalog.get(run.resolved_cfg().DATASETS.TEST[0]).thing_classes
-    gpu_memory_mib = read_peak_gpu_memory_mib(run.folder)
-    return Result(
-        arm=run.arm,
-        seed=run.seed,
-        ap=ap,
-        ap_per_class={name: ap_per_class.get(name) for name in classes},
-        iterations=run.resolved_cfg().SOLVER.MAX_ITER,
-        iteration_s=read_iteration_s(metrics),
-        peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,
-        fingerprint=run.fingerprint(),
-        versions={
-            "python": platform.python_version(),
-            "torch": importlib.metadata.version("torch"),
-            "detectron2": detectron2_runtime(),
-            "focal_plugin": importlib.metadata.version("focal_plugin"),
-        },
-    )
-
-
-@contextlib.contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a closed terminal, end the trainer too, as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
-    try:
-        yield
+        yield interrupts
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()

@@ -1,0 +1,61 @@
+"""Why a trainer ended, in one line for people, from what it wrote last."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+LOG_TAIL_LINES = 50
+LOG_TAIL_BYTES = 1 << 16
+REASON_LENGTH = 300
+DISK_FULL = "disk full"
+
+EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit)\b(:.*)?")
+NAN_LOSS = re.compile(r"FloatingPointError: Loss became infinite or NaN at iteration=(\d+)")
+NO_SPACE = re.compile(
+    r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed writing file"
+)
+
+
+def read_log_tail(log: Path, start: int) -> tuple[str, ...]:
+    """The last lines of ``log``, but none of those before byte ``start``."""
+    with log.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(start, size - LOG_TAIL_BYTES))
+        text = stream.read().decode("utf-8", errors="replace")
+    return tuple(text.splitlines()[-LOG_TAIL_LINES:])
+
+
+def explain_failure(exit_code: int, tail: tuple[str, ...]) -> str:
+    """
+    The one line: what the trainer raised last, or what ended it. A full disk comes first, because
+    the exception it ends with is often another one's.
+    """
+    full = next((line for line in reversed(tail) if NO_SPACE.search(line)), None)
+    if full is not None:
+        return _shortened(f"{DISK_FULL}: {full.strip()}")
+    for number in reversed(range(len(tail))):
+        nan = NAN_LOSS.match(tail[number])
+        if nan:
+            losses = " ".join(tail[number + 1 : number + 2])
+            return _shortened(f"loss became NaN or infinite at iteration {nan[1]}: {losses}")
+        if EXCEPTION.fullmatch(tail[number]):
+            return _shortened(tail[number])
+    if exit_code < 0:
+        return _name_of_signal(-exit_code)
+    last = next((line for line in reversed(tail) if line.strip()), "nothing written")
+    return _shortened(f"exit code {exit_code}: {last.strip()}")
+
+
+def _name_of_signal(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+    return f"ended by {name}{hint}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."

@@ -1,0 +1,117 @@
+"""A trainer as a process that does not outlive the one that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import IO, NamedTuple
+
+STARTER = Path(__file__).with_name("die_with_parent.py")
+POLL_S = 0.2
+STOP_S = 30.0
+"""What a trainer is given to close its files."""
+
+
+class Urgency(IntEnum):
+    """What is asked of something that runs."""
+
+    GO_ON = 0
+    STOP = 1
+    KILL = 2
+
+
+class Ended(NamedTuple):
+    """
+    Attributes:
+        exit_code: negative: the signal that ended it.
+        peak_rss_mib: the largest resident set.
+        stopped: it was asked to.
+    """
+
+    exit_code: int
+    peak_rss_mib: float
+    stopped: bool
+
+
+class TrainerProcess:
+    """
+    A command in a session of its own, so that Ctrl-C reaches its parent alone, which passes it on.
+
+    The thread that made this must be the one that waits for it: the process ends when it does.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        output: IO[bytes],
+        environment: Mapping[str, str],
+        folder: Path,
+        keep_open: Sequence[int],
+    ) -> None:
+        """
+        Args:
+            output: for standard output and standard error.
+            folder: in which it starts.
+            keep_open: file descriptors that it inherits.
+        """
+        starter = [sys.executable, "-I", "-S", str(STARTER), str(os.getpid())]
+        self._process = subprocess.Popen(
+            [*starter, *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+            pass_fds=keep_open,
+        )
+
+    def wait(self, urgency: Callable[[], Urgency]) -> Ended:
+        """
+        Until it has ended, by itself or because ``urgency`` said so: SIGINT first, SIGKILL after
+        half a minute or as soon as that is what is asked for. Any exception stops it, too.
+        """
+        asked: float | None = None
+        try:
+            while (ended := self._poll(stopped=asked is not None)) is None:
+                wanted = urgency()
+                if wanted is not Urgency.GO_ON and asked is None:
+                    asked = time.monotonic()
+                    self._signal(signal.SIGINT)
+                if wanted is Urgency.KILL or (asked and time.monotonic() - asked > STOP_S):
+                    self._signal(signal.SIGKILL)
+                time.sleep(POLL_S)
+        except BaseException:
+            self._end()
+            raise
+        return ended
+
+    def _poll(self, *, stopped: bool) -> Ended | None:
+        pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._signal(signal.SIGKILL)  # whatever it has left running, such as data workers
+        return Ended(self._process.returncode, usage.ru_maxrss / 1024, stopped)
+
+    def _end(self) -> None:
+        if self._process.returncode is not None:
+            return
+        self._signal(signal.SIGINT)
+        try:
+            self._process.wait(timeout=STOP_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
