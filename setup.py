@@ -1,8 +1,12 @@
 """Packaging of focal_plugin. Detectron2 is not a dependency: see the README on how to get it."""
 
+from itertools import chain
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# What `focal-compare run --engine` can use where one machine is too small
+ENGINES = {"ray": ["ray>=2.9"], "slurm": ["submitit>=1.5"]}
 
 setup(
     name="focal_plugin",
@@ -19,22 +23,25 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["focal_plugin", "focal_plugin.*"]),
+    package_data={"focal_plugin.compare": ["*.j2"]},
     python_requires=">=3.10",
     # No "detectron2" here: no package index has it under its own name, so that asking for it would
     # make every installation fail. `import focal_plugin` and `python -m focal_plugin.doctor` say
     # how to get it. No OpenCV either: several distributions provide cv2, and one is enough.
     install_requires=[
         "fvcore",
+        "jinja2",
+        "matplotlib",
         "numpy",
         "pillow",
         "pycocotools>=2.0.6",
         "pyyaml",
+        "scipy",
         "tabulate",
         "torch",
-        "tqdm",
         "yacs",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff==0.17.6"]},
+    extras_require={**ENGINES, "dev": ["pytest>=8", "ruff==0.17.6", *chain(*ENGINES.values())]},
     entry_points={"console_scripts": ["focal-compare = focal_plugin.compare.cli:main"]},
     zip_safe=False,
 )

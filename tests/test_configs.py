@@ -268,38 +268,32 @@ def test_a_comparison_begins_with_what_it_asks_and_takes(file):
 
 
 def components_of(cfg):
-    """The registered names of an arm's losses and of its miner; a box loss may have Detectron2's."""
-    stock = STOCK_BOX_LOSSES[cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE]
-    focal = cfg.MODEL.FOCAL
-    return {focal.CLS_LOSS.NAME, focal.BOX_LOSS.NAME or stock, focal.MINING.NAME}
+    """The registered names of an arm's losses and of its miner."""
+    focal, retinanet = cfg.MODEL.FOCAL, cfg.MODEL.RETINANET
+    box_loss = focal.BOX_LOSS.NAME or STOCK_BOX_LOSSES[retinanet.BBOX_REG_LOSS_TYPE]
+    if box_loss == "SmoothL1Loss" and retinanet.SMOOTH_L1_LOSS_BETA == 0:
+        box_loss = "L1Loss"
+    return {focal.CLS_LOSS.NAME, box_loss, focal.MINING.NAME}
+
+
+LOSSES = {**dict(CLS_LOSS_REGISTRY), **dict(BOX_LOSS_REGISTRY)}
 
 
 @pytest.mark.parametrize(
-    ("comparison", "files", "registries"),
+    ("comparison", "example", "components"),
     [
-        (
-            "shapes_losses",
-            "Shapes-Detection/retinanet_small",
-            (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY),
-        ),
-        (
-            "coco_losses",
-            "COCO-Detection/retinanet_R_50_FPN_1x",
-            (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY),
-        ),
-        ("shapes_mining", "Shapes-Detection/retinanet_small", (MINER_REGISTRY,)),
+        ("shapes_losses", "../Shapes-Detection/retinanet_small_mine.yaml", LOSSES),
+        ("coco_losses", "../COCO-Detection/retinanet_R_50_FPN_1x_mine.yaml", LOSSES),
+        ("shapes_mining", "../Shapes-Detection/retinanet_small_mine.yaml", dict(MINER_REGISTRY)),
     ],
 )
-def test_a_comparison_of_every_loss_or_miner_has_a_new_one_too(comparison, files, registries):
+def test_a_comparison_of_all_losses_or_miners_has_a_new_one_too(comparison, example, components):
     file = ROOT / f"configs/comparisons/{comparison}.yaml"
-    compared = set()
-    for arm in read_spec(file).arms.values():
-        compared |= components_of(load(arm.config_file))
-    for name, component in itertools.chain.from_iterable(map(dict.items, map(dict, registries))):
-        ours = component.__module__.startswith("focal_plugin.")  # tests register some of theirs
-        assert not ours or name in compared, (
-            f"{file.name} must have an arm with {name}: a line under `arms`, such as "
-            f'`my_arm: "../{files}_my_arm.yaml"`'
+    arms = read_spec(file).arms.values()
+    compared = set().union(*(components_of(load(arm.config_file)) for arm in arms))
+    for name in components:
+        assert name in compared, (
+            f'no arm of {file} is about {name}: add the line `mine: "{example}"`'
         )
 
 

@@ -4,101 +4,67 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
-
-from .pictures import SCORE_THRESHOLD, CocoImages, draw_detections
-from .report import best, format_table, write_report
-from .results import Result
-from .runner import refuse_another_config, run_all
-from .spec import Run, load_spec
+from . import explain, report_command, run_command
 
 EXAMPLES = """
 examples:
   focal-compare run configs/comparisons/demo.yaml
-      three losses on the built-in data set, into runs/demo; interrupted, it goes on where it was
-  focal-compare run my_comparison.yaml --output runs/mine
-  focal-compare report configs/comparisons/demo.yaml
-      the table of what is finished so far
+      four arms on the built-in data set, into runs/demo; interrupted, it goes on where it was
+  focal-compare run my_comparison.yaml --output runs/mine --jobs 8
+  focal-compare report runs/demo
+      the report of what is finished so far: runs/demo/report.html
+  focal-compare explain SigmoidCrossEntropyLoss SigmoidFocalLoss:gamma=0.5
+      loss and gradient against the logit, without training
 
-a spec is a YAML file:
-  arms:                       # name: config file, relative to the spec
-    CE: retinanet_ce.yaml
-    FL: retinanet_fl.yaml
-  seeds: [1, 2, 3]
-  opts: [SOLVER.MAX_ITER, 1000]   # optional, the same for all arms
+`focal-compare run --help` says what a spec can hold.
 """
+
+COMMANDS = {
+    "run": (run_command, "train what is not finished, then report"),
+    "report": (report_command, "verdicts, tables and figures of what is finished"),
+    "explain": (explain, "draw losses and their gradients"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
+    """
+    Returns:
+        0 if all is well; 1 if runs failed; 2 for a mistake in what was asked; 3 for a report of an
+        unfinished comparison with `--strict`; 128 and the signal's number after a signal.
+    """
     args = _parser().parse_args(argv)
-    output = args.output or Path("runs") / args.spec.stem
+    command: Callable[[argparse.Namespace], int] = COMMANDS[args.command][0].main
     try:
-        runs = load_spec(args.spec, output)
-        if args.command == "report":
-            return _report(runs, _finished(runs), output)
-        results, failures = run_all(runs)
-        _report(runs, results, output)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        print(f"focal-compare: {error}", file=sys.stderr)
+        return command(args)
+    except (ValueError, KeyError, FileNotFoundError, ImportError) as error:
+        # str() of a KeyError is the representation of its message
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"focal-compare: {message}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. What is finished stays in {output}; the same command goes on there.",
-            file=sys.stderr,
-        )
-        return 130
-    for failure in failures:
-        print(f"focal-compare: failed: {failure.splitlines()[0]}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="focal-compare",
-        description="Train the arms of a comparison, and put what came out into one table.",
+        description="Train the arms of a comparison with several seeds, and say which differences "
+        "are real.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | report")
-    for name, what in (
-        ("run", "train what is not finished, then report"),
-        ("report", "the table and the picture of what is finished"),
-    ):
-        command = commands.add_parser(name, help=what, description=what)
-        command.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see --help")
-        command.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | report | explain")
+    for name, (module, what) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
     return parser
-
-
-def _finished(runs: list[Run]) -> list[Result]:
-    for run in runs:
-        refuse_another_config(run)
-    results = [Result.read(run.folder) for run in runs]
-    return [result for result in results if result is not None]
-
-
-def _report(runs: list[Run], results: list[Result], output: Path) -> int:
-    if not results:
-        print(f"focal-compare: no finished run in {output}", file=sys.stderr)
-        return 1
-    markdown, data = write_report(results, output)
-    print(f"\n{format_table(results)}\n")
-    winner = best(results)
-    run = next(run for run in runs if (run.arm, run.seed) == (winner.arm, winner.seed))
-    picture = output / "detections.png"
-    _draw(run, picture)
-    print(f"Highest AP: {run.name}. So few seeds do not show that a small difference is real.")
-    print(f"Its detections (score >= {SCORE_THRESHOLD}; white: ground truth): {picture}")
-    print(f"This table: {markdown} and {data}")
-    return 0
-
-
-def _draw(run: Run, picture: Path) -> None:
-    metadata = MetadataCatalog.get(run.resolved_cfg().DATASETS.TEST[0])
-    images = CocoImages(Path(metadata.json_file), Path(metadata.image_root))
-    draw_detections(images, run.folder / "inference" / "coco_instances_results.json", picture)
 
 
 if __name__ == "__main__":

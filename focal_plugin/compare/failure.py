@@ -13,6 +13,7 @@ DISK_FULL = "disk full"
 
 EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit)\b(:.*)?")
 NAN_LOSS = re.compile(r"FloatingPointError: Loss became infinite or NaN at iteration=(\d+)")
+NAN_TERM = re.compile(r"'(\w+)': (?:[\w.]+\()?(-?[\w.+-]+)")  # numpy 2 writes np.float64(nan)
 NO_SPACE = re.compile(
     r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed writing file"
 )
@@ -38,8 +39,9 @@ def explain_failure(exit_code: int, tail: tuple[str, ...]) -> str:
     for number in reversed(range(len(tail))):
         nan = NAN_LOSS.match(tail[number])
         if nan:
-            losses = " ".join(tail[number + 1 : number + 2])
-            return _shortened(f"loss became NaN or infinite at iteration {nan[1]}: {losses}")
+            losses = NAN_TERM.findall(" ".join(tail[number + 1 : number + 2]))
+            terms = ", ".join(f"{name} {value}" for name, value in losses)
+            return _shortened(f"loss became NaN or infinite at iteration {nan[1]}: {terms}")
         if EXCEPTION.fullmatch(tail[number]):
             return _shortened(tail[number])
     if exit_code < 0:

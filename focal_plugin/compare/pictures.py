@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+import matplotlib as mpl
+from PIL import Image, ImageDraw, ImageFont
 
 SCALE = 3
 GAP = 6
+FONT_SIZE = 11
 SCORE_THRESHOLD = 0.3
 WHITE = (255, 255, 255)
 # One colour a class, told apart by colour-blind readers too (Okabe and Ito, without black)
@@ -52,12 +56,28 @@ class CocoImages:
         return [id_ for id_ in self._files if id_ in self._annotations][:count]
 
     def open(self, image_id: int) -> Image.Image:
-        return Image.open(self._image_root / self._files[image_id]).convert("RGB")
+        """
+        Raises:
+            ValueError: the json names a file outside the folder of the images.
+            OSError: there is no such file, or it is no image.
+        """
+        name = os.path.normpath(self._files[image_id])
+        if os.path.isabs(name) or name.startswith(".."):
+            raise ValueError(f"image {image_id} is {name}, which is outside {self._image_root}")
+        return Image.open(self._image_root / name).convert("RGB")
+
+    def name(self, category_id: int) -> str:
+        """Of a category."""
+        return self._names[category_id]
+
+    def objects(self, image_id: int) -> list[dict]:
+        """The annotations of an image, as they are in the json."""
+        return self._annotations.get(image_id, [])
 
     def ground_truth(self, image_id: int, *, colored: bool = False) -> list[LabelledBox]:
         """Boxes with class names in the classes' colours, or bare white ones."""
         boxes = []
-        for annotation in self._annotations.get(image_id, ()):
+        for annotation in self.objects(image_id):
             category = annotation["category_id"]
             crowd = " (crowd)" if annotation.get("iscrowd") else ""
             text = self._names[category] + crowd if colored else ""
@@ -78,18 +98,42 @@ class CocoImages:
         ]
 
 
-def draw_boxes(image: Image.Image, boxes: list[LabelledBox], *, scale: int = SCALE) -> Image.Image:
+def draw_boxes(
+    image: Image.Image,
+    boxes: list[LabelledBox],
+    *,
+    scale: float = SCALE,
+    font_size: int = FONT_SIZE,
+) -> Image.Image:
     """The image, enlarged ``scale`` times, with the boxes on it."""
-    canvas = image.resize((image.width * scale, image.height * scale), Image.NEAREST)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = image.resize(size, Image.NEAREST if scale >= 1 else Image.LANCZOS)
     draw = ImageDraw.Draw(canvas)
     for labelled in boxes:
         x, y, width, height = (scale * value for value in labelled.box)
         draw.rectangle((x, y, x + width, y + height), outline=labelled.color, width=2)
+    for labelled in boxes:  # no box through a text
         if labelled.text:
-            top = y - 12 if y >= 12 else y + 1
-            draw.rectangle(draw.textbbox((x + 1, top), labelled.text), fill=(0, 0, 0))
-            draw.text((x + 1, top), labelled.text, fill=labelled.color)
+            _draw_text(draw, labelled, scale, _font(font_size))
     return canvas
+
+
+def _draw_text(
+    draw: ImageDraw.ImageDraw, labelled: LabelledBox, scale: float, font: ImageFont.FreeTypeFont
+) -> None:
+    """Above its box, or inside where the image ends."""
+    x, y = scale * labelled.box[0], scale * labelled.box[1]
+    _, _, right, bottom = draw.textbbox((0, 0), labelled.text, font=font)
+    x = max(0.0, min(x, draw.im.size[0] - right - 3))
+    y = y - bottom - 2 if y >= bottom + 2 else y + 2
+    draw.rectangle((x, y, x + right + 3, y + bottom + 1), fill=(0, 0, 0))
+    draw.text((x + 2, y), labelled.text, fill=labelled.color, font=font)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own differs between its versions, and an old one knows Latin-1 only."""
+    return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def tile(images: list[Image.Image], columns: int) -> Image.Image:

@@ -72,8 +72,16 @@ def run_all(
     folder = folder.absolute()
     tasks = [_task(run, folder, options) for run in runs]
     progress = Progress([(task.run, task.folder) for task in tasks], stream or sys.stderr)
-    with _interrupts() as interrupts:
+    statuses = [read_status(task.folder) for task in tasks]
+    if all(task.is_settled(status) for task, status in zip(tasks, statuses, strict=True)):
+        progress.update([RunState(status.state, status.reason or "") for status in statuses])
+        progress.close()
+        return statuses
+    try:
         engine = make_engine(options, folder)
+    except KeyboardInterrupt as error:
+        raise SweepInterruptedError(signal.SIGINT) from error
+    with _interrupts() as interrupts:  # after the engine was made: Ray takes some for itself
         try:
             progress.note(f"{options.engine}: {engine.description}")
             return _Sweep(tasks, engine, progress, interrupts).run()
@@ -210,8 +218,8 @@ class _Sweep:
                 continue
             status = read_status(entry.task.folder)
             if entry.handle:
-                if status.attempts > entry.attempts:
-                    entry.state = RunState("running")
+                if status.attempts > entry.attempts and status.state != "pending":
+                    entry.state = RunState(status.state, status.reason or "")
             elif entry.task.is_settled(status):
                 self._settle(entry, status)
             elif holder := entry.observer.holder():

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 from detectron2.config import CfgNode
@@ -167,6 +167,8 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     with _naming("opts"):
         cfg.merge_from_list(list(spec.opts))
     opts = [*arm.opts, *spec.opts]
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(f"SOLVER.MAX_ITER must be >= 1, got {cfg.SOLVER.MAX_ITER}")
     if spec.iterations is not None:
         budget = _scaled_schedule(cfg, spec.iterations)
         cfg.merge_from_list(budget)
@@ -241,6 +243,18 @@ def _is_registered(dataset: DatasetArgument) -> bool:
     return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
 
 
+# What a config file of another form raises: where it is empty or a list, Detectron2 stumbles over
+# its type, and a _BASE_ that leads back to itself is a RecursionError
+_WRONG_FORM = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    yaml.YAMLError,
+)
+
+
 @contextlib.contextmanager
 def _naming(place: str) -> Iterator[None]:
     """Puts the place in front of an error's message; what YAML or yacs raise becomes ValueError."""
@@ -252,18 +266,6 @@ def _naming(place: str) -> Iterator[None]:
         raise FileNotFoundError(f"{place}: {error}") from error
     except _WRONG_FORM as error:
         raise ValueError(f"{place}: {error}") from error
-
-
-# A config file that is empty or a list makes Detectron2 stumble over its type; RecursionError is a
-# _BASE_ that leads back to itself
-_WRONG_FORM: tuple[Any, ...] = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    RecursionError,
-    yaml.YAMLError,
-)
 
 
 def _sha256(file: Path) -> str:

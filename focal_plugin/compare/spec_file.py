@@ -85,9 +85,11 @@ def read_spec(file: Path) -> Spec:
     if not file.is_file():
         raise FileNotFoundError("there is no such file")
     content = _load_yaml(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not {"arms", "seeds"} <= content.keys():
-        raise ValueError("must be a mapping with the keys arms and seeds")
+    if not isinstance(content, dict):
+        raise ValueError(f"must be a mapping with {', '.join(KEYS)}")
     check_names(content, KEYS, "key")
+    if not {"arms", "seeds"} <= content.keys():
+        raise ValueError("must have the keys arms and seeds")
     arms = _arms(content["arms"], content.get("base"), file.parent)
     budget = _section(content, "budget", BUDGET_KEYS)
     seeds = _seeds(content["seeds"], "seeds")

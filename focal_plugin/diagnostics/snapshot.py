@@ -23,8 +23,9 @@ _SCALARS = {"int": int, "float": float, "str": str}
 class Snapshot:
     """
     A dense loss on fixed images, at some moment of a training run. A positive is an anchor with a
-    class, a negative a background anchor; ignored anchors are counted nowhere. "Divided" is over
-    the divisor of a training step of as many images, the mean over the batches.
+    class, a negative a background anchor; ignored anchors, which include those that an RPN does not
+    sample, are counted nowhere. "Divided" is over the divisor that the loss of a training step has
+    at this moment, the mean over batches of the size of a step's.
 
     Attributes:
         iteration: how many steps the weights had been trained for.

@@ -70,10 +70,13 @@ class DiagnosticsHook(HookBase):
     def before_train(self) -> None:
         if not self._period:
             return
-        if not self._parts:
-            logger.info("No diagnostics: this detector has no dense loss of focal_plugin's")
-            return
         self._handle = self.trainer.optimizer.register_step_pre_hook(self._measure_norm)
+        if not self._parts:
+            logger.info(
+                "Of this detector, diagnostics have the gradient norm alone: its anchors have a "
+                "loss of Detectron2's"
+            )
+            return
         self._images = load_fixed_images(self._cfg)
         if not self._images:
             logger.info("No snapshots: there is no test set with annotations (DATASETS.TEST)")
@@ -83,7 +86,7 @@ class DiagnosticsHook(HookBase):
                 logger.info(describe_start(snapshot))
 
     def before_step(self) -> None:
-        if not self._parts:
+        if not self._period:
             return
         iteration = self.trainer.iter
         self._measures_norm = self._is_due() or iteration < NUM_NORMS

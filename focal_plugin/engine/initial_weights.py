@@ -34,9 +34,9 @@ def build_initialized(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn
         stock:    build(cfg) and nothing else
         by_name:  value = draw(distribution of the module, seed = hash(SEED, name))
 
-    By name, tensors that are constant, or made by anything but a random fill and operations with
-    numbers, stay as they are; copies of a tensor stay copies of it. The generators of torch, numpy
-    and Python stand afterwards where they stood before.
+    By name, what was done in place to a tensor after its random fill, with numbers, is done again,
+    a constant fill too. Tensors that were made in another way stay as they are; copies of a tensor
+    stay copies of it. The generators of torch, numpy and Python stand afterwards where they stood.
 
     Args:
         cfg: with `MODEL.FOCAL.INIT` and `SEED`.
@@ -117,11 +117,12 @@ class RandomFills(TorchDispatchMode):
             self._set(result, self.of(args[0]))
         else:
             for tensor in _written_tensors(func, args, kwargs):
-                self._set(tensor, self._after(func, args, kwargs))
+                in_place = bool(args) and tensor is args[0]
+                self._set(tensor, self._after(func, args, kwargs) if in_place else None)
         return result
 
     def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fill | None:
-        """What the first argument holds after an operation that wrote it."""
+        """What the first argument holds after an operation in place."""
         tensor, *others = args
         if not _is_whole(tensor):
             return None
@@ -133,9 +134,7 @@ class RandomFills(TorchDispatchMode):
         if _is_random(func):
             return Fill((call,), origin=object())
         before = self.of(tensor)
-        if before is None or func in CONSTANT_FILLS:
-            return None
-        return replace(before, calls=(*before.calls, call))
+        return before and replace(before, calls=(*before.calls, call))
 
     def _set(self, tensor: Tensor, fill: Fill | None) -> None:
         if tensor.numel() == 0:
@@ -145,9 +144,6 @@ class RandomFills(TorchDispatchMode):
         else:
             self._fills[_address(tensor)] = (tensor.detach(), fill)
 
-
-CONSTANT_FILLS = {torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default}
-"""Operations with numbers, after which nothing is left of what a tensor held."""
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.clone.default}
 """What returns a copy: to another device or type; of a module that is copied deeply."""

@@ -166,7 +166,8 @@ def test_the_schedule_is_as_long_as_the_budget_in_proportion(write, iterations, 
     text = arms("fl") + f"seeds: 1\nbudget: {{iterations: {iterations}}}"
     (run,) = load_spec(write(text)).runs
     solver = as_trained(run).SOLVER
-    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (iterations, steps, warmup)
+    scaled = (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS)
+    assert scaled == (iterations, steps, warmup)
     assert run.iterations == iterations
 
 
@@ -339,7 +340,7 @@ def test_a_spec_that_was_changed_meanwhile_has_no_best_runs(write):
 )
 def test_a_best_rate_is_one_of_the_grid_and_of_an_arm(write, best, error):
     spec = write(arms("fl") + "seeds: 2\n" + TUNED)
-    with pytest.raises(error, match="f1|3"):
+    with pytest.raises(error, match=r"f1|3"):
         best_runs(spec, load_spec(spec), best)
 
 
@@ -352,8 +353,8 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "arms and seeds"),
-        ("[]", "arms and seeds"),
+        ("", "must be a mapping"),
+        ("[]", "must be a mapping"),
         ("seeds: [1]", "arms and seeds"),
         ("arms: {}\nseeds: [1]", "arms"),
         ("arms: [a]\nseeds: [1]", "arms"),
@@ -391,6 +392,7 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: 1\nopts: [MODEL.FOCAL.INIT, stock]", "initial_weights"),
         (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, 3, SOLVER.MAX_ITER, 4]", "stands twice"),
         (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, many]", "SOLVER.MAX_ITER"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, 0]", ">= 1"),
         (arms("fl") + "seeds: 1\nbudget: 400", "budget must be a mapping"),
         (arms("fl") + "seeds: 1\nbudget: {iterations: 0}", ">= 1"),
         (arms("fl") + "seeds: 1\nbudget: {iterations: 1.5}", "integer"),
@@ -416,6 +418,7 @@ def test_another_form_is_an_error_that_says_what_is_wrong(write, text, message):
     ("text", "message"),
     [
         (TEXT + "sede: 2", "did you mean 'seeds'?"),
+        ("arm: {a: b.yaml}\nseeds: [1]", "did you mean 'arms'?"),
         (TEXT + "1: 2", "no key is named 1"),
         ("arms: {a: {confg: b.yaml}}\nseeds: [1]", "key of arm 'a' is named 'confg'; did you mean"),
         (arms("fl") + "seeds: 1\nbudget: {iteration: 3}", "did you mean 'iterations'?"),

@@ -230,11 +230,28 @@ def test_what_is_made_from_other_tensors_stays_as_drawn():
         with torch.no_grad():
             module.bias.add_(torch.ones(4))
         module.scale = nn.Parameter(torch.randn(4))
+        module.shift = nn.Parameter(torch.normal(0.0, 1.0, (4,), out=torch.empty(4)))
+        module.slope = nn.Parameter(torch.empty(4).normal_())
+        with torch.no_grad():
+            torch._foreach_mul_([module.slope], 2.0)
         return module
 
     torch.manual_seed(0)
     stock = build().state_dict()
     assert not differing(drawn(build).state_dict(), stock)
+
+
+def test_constants_where_a_random_tensor_was_thrown_away_stay():
+    """The memory of one that is gone is given to the next of its size."""
+
+    def build():
+        module = nn.Module()
+        for i in range(20):
+            torch.empty(4096).normal_()
+            module.register_buffer(f"ones{i}", torch.ones(4096))
+        return module
+
+    assert all((x == 1).all() for x in drawn(build).buffers())
 
 
 def test_a_tensor_of_two_names_goes_by_the_first():

@@ -1,0 +1,100 @@
+"""Numbers and names as people read them, in the tables and sentences of a report."""
+
+from __future__ import annotations
+
+import re
+
+from .scores import ArmScores, Spread, Value
+
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
+
+
+def plain(text: object) -> str:
+    """``text`` in one line, without what a terminal or a browser would take for a command."""
+    words = re.sub(r"\s+", " ", str(text))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+
+
+def value_text(value: Value, digits: int = 1) -> str:
+    """A number, or why there is none."""
+    return value if isinstance(value, str) else f"{value:.{digits}f}"
+
+
+def number_text(value: float | None, digits: int = 1) -> str:
+    """A number, or a dash."""
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def spread_text(spread: Spread, digits: int = 1) -> str:
+    """`34.1 ± 0.4`; what is missing from the mean is said."""
+    if spread.mean is None:
+        return spread.state
+    text = f"{spread.mean:.{digits}f}"
+    if spread.std is not None:
+        text += f" ± {spread.std:.{digits}f}"
+    if spread.without:
+        state = next(value for value in spread.by_seed.values() if isinstance(value, str))
+        text += f" ({spread.without} of {len(spread.by_seed)}: {state})"
+    return text
+
+
+def runs_text(scores: ArmScores) -> str:
+    """`6`, or `4 of 6, 1 failed`."""
+    done, failed = scores.states["done"], scores.states["failed"]
+    text = f"{done}" if done == scores.planned else f"{done} of {scores.planned}"
+    return f"{text}, {failed} failed" if failed else text
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """With its sign, and a real minus; 0.0 has none."""
+    text = f"{value:+.{digits}f}".replace("-", MINUS)
+    return text[1:] if not float(f"{value:.{digits}f}") else text
+
+
+def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
+    """From one limit to the other."""
+    if interval is None:
+        return NOTHING
+    return " to ".join(signed(limit, digits) for limit in interval)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Seconds, minutes or hours."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def compact_text(value: float | None) -> str:
+    """Three digits, whatever the size: sums go from 6 to 80,000."""
+    if value is None:
+        return "not finite"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def percent_text(value: float | None) -> str:
+    """Of a share; what is not finite is said."""
+    return "not finite" if value is None else f"{100 * value:.3g}%"
+
+
+def share_text(part: int, whole: int) -> str:
+    """`2 of 3 seeds`."""
+    return f"{part} of {count_text(whole, 'seed')}"
+
+
+def count_text(number: int, one: str) -> str:
+    """`1 seed`, `1,000 seeds`."""
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+
+
+def listed(names: list[str]) -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def are(names: list[str]) -> str:
+    """The verb."""
+    return "is" if len(names) == 1 else "are"

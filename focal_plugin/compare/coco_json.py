@@ -1,0 +1,198 @@
+"""Ground truth and detections as arrays, read from COCO json and checked entry by entry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import numbers
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """
+    The annotations of a data set, crowds included, G of them in the order of the file.
+
+    Attributes:
+        image_ids: ascending, I of them.
+        category_ids: ascending, K of them, as Detectron2 numbers its classes.
+        class_names: in the order of ``category_ids``; two may be equal.
+        image: (G,) index into ``image_ids``.
+        category: (G,) index into ``category_ids``.
+        box: (G, 4) x, y, width, height in pixels.
+        area: (G,) pixels, that of the annotation (a mask's), which is what COCO sorts sizes by.
+        crowd: (G,) bool.
+        digest: equal for equal content.
+    """
+
+    image_ids: tuple[int, ...]
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    image: np.ndarray
+    category: np.ndarray
+    box: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """
+    What a run detected, D entries in the order of the file.
+
+    Attributes:
+        image: (D,) index into the image ids of the ground truth.
+        category: (D,) index into its category ids.
+        box: (D, 4) x, y, width, height in pixels.
+        score: (D,), finite.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+
+
+def read_ground_truth(file: Path) -> GroundTruth:
+    """
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON or not of COCO's form, two images or two categories have one id,
+            an annotation is of no category or its box is not four finite numbers of a size >= 0.
+            An annotation of an image that is not listed is left out, with a warning.
+    """
+    content = _load(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must be an object with images, categories and annotations")
+    lists = {name: content.get(name) for name in ("images", "categories", "annotations")}
+    for name, entries in lists.items():
+        if not isinstance(entries, list):
+            raise ValueError(f"{file}: {name} must be a list, got {type(entries).__name__}")
+    image_ids = _unique_ids(lists["images"], f"{file}: image")
+    category_ids = _unique_ids(lists["categories"], f"{file}: category")
+    names = {category["id"]: str(category.get("name")) for category in lists["categories"]}
+    images, categories = _numbered(image_ids), _numbered(category_ids)
+
+    rows, outside = [], 0
+    for index, annotation in enumerate(lists["annotations"]):
+        where = f"{file}: annotation {index}"
+        category = _known(annotation, "category_id", categories, where)
+        image_id = _field(annotation, "image_id", where)
+        if not isinstance(image_id, numbers.Integral) or image_id not in images:
+            outside += 1
+            continue
+        box = _box(annotation, where)
+        area = annotation.get("area", box[2] * box[3])
+        if not _is_finite(area):
+            raise ValueError(f"{where}: area must be a finite number, got {area!r}")
+        crowd = bool(annotation.get("iscrowd", 0))
+        rows.append((images[image_id], category, *box, area, crowd))
+    if outside:
+        logger.warning("%s: %d annotations of images that are not listed", file, outside)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 8)
+    ids = f"{image_ids}{category_ids}".encode()
+    return GroundTruth(
+        image_ids=image_ids,
+        category_ids=category_ids,
+        class_names=tuple(names[id_] for id_ in category_ids),
+        image=table[:, 0].astype(np.int32),
+        category=table[:, 1].astype(np.int32),
+        box=table[:, 2:6],
+        area=table[:, 6],
+        crowd=table[:, 7] > 0,
+        digest=hashlib.sha256(ids + table.tobytes()).hexdigest(),
+    )
+
+
+def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTruth) -> Detections:
+    """
+    Args:
+        source: `coco_instances_results.json`, or its content. An empty list is no error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a JSON list, or an entry is of an image or a category that the ground
+            truth has not, or its score is not finite, or its box not four finite numbers of a
+            size >= 0. The message names file and entry.
+    """
+    name = "detections" if isinstance(source, list) else str(source)
+    entries = source if isinstance(source, list) else _load(source)
+    if not isinstance(entries, list):
+        raise ValueError(f"{name}: must be a list of detections, got {type(entries).__name__}")
+    images = _numbered(ground_truth.image_ids)
+    categories = _numbered(ground_truth.category_ids)
+    rows = []
+    for index, entry in enumerate(entries):
+        where = f"{name}: detection {index}"
+        image = _known(entry, "image_id", images, where)
+        category = _known(entry, "category_id", categories, where)
+        score = _field(entry, "score", where)
+        if not _is_finite(score):
+            raise ValueError(f"{where}: score must be a finite number, got {score!r}")
+        rows.append((image, category, *_box(entry, where), score))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    return Detections(
+        image=table[:, 0].astype(np.int32),
+        category=table[:, 1].astype(np.int32),
+        box=table[:, 2:6],
+        score=table[:, 6],
+    )
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not valid JSON: {error}") from error
+
+
+def _numbered(ids: Iterable[int]) -> dict[int, int]:
+    return {id_: index for index, id_ in enumerate(ids)}
+
+
+def _unique_ids(entries: list[dict[str, Any]], what: str) -> tuple[int, ...]:
+    """Ascending."""
+    ids: set[int] = set()
+    for index, entry in enumerate(entries):
+        id_ = _field(entry, "id", f"{what} {index}")
+        if not isinstance(id_, numbers.Integral):
+            raise ValueError(f"{what} {index}: id must be an integer, got {id_!r}")
+        if id_ in ids:
+            raise ValueError(f"{what} {index}: there is another one with id {id_}")
+        ids.add(id_)
+    return tuple(sorted(ids))
+
+
+def _field(entry: Any, key: str, where: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f"{where}: has no {key}")
+    return entry[key]
+
+
+def _known(entry: Any, key: str, numbered: dict[int, int], where: str) -> int:
+    id_ = _field(entry, key, where)
+    if not isinstance(id_, numbers.Integral) or id_ not in numbered:
+        raise ValueError(f"{where}: {key} {id_!r} is not one of the ground truth")
+    return numbered[id_]
+
+
+def _box(entry: Any, where: str) -> tuple[float, float, float, float]:
+    box = _field(entry, "bbox", where)
+    numeric = isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))
+    if not numeric or box[2] < 0 or box[3] < 0:
+        raise ValueError(f"{where}: bbox must be 4 finite numbers, width, height >= 0, got {box!r}")
+    return tuple(box)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)

@@ -1,0 +1,118 @@
+"""What the figures of a report have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from .cells import plain
+from .plotting import ArmStyle, arm_styles
+from .summary import Summary
+
+WIDTH = 7.6  # inches
+BAND = 0.14  # opacity
+LOG_FROM = 20.0  # largest over smallest value from which on an axis is logarithmic
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """
+    A figure with all that stands beside it.
+
+    Attributes:
+        name: of its files, and unique on the page: letters, digits and `-`.
+        title: one line, also for those who do not see it.
+        caption: what is seen, and how it is read.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def shorten(name: str, length: int = 30) -> str:
+    """For a label; the whole name is in the tables."""
+    name = plain(name)
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def draw_line(axes: Axes, x: Iterable[float], y: Iterable[float], look: ArmStyle) -> None:
+    """A line of an arm."""
+    width = 1.5 if look.colored else 0.8
+    axes.plot(x, y, color=look.color, linestyle=look.dash, linewidth=width)
+
+
+def grey_first(arms: Iterable[str], styles: Mapping[str, ArmStyle]) -> list[str]:
+    """In the order of drawing, so that the coloured ones are on top."""
+    return sorted(arms, key=lambda arm: styles[arm].colored)
+
+
+def log_if_wide(axes: Axes, values: list[float]) -> None:
+    """A logarithmic y axis where the values are positive and far apart."""
+    positive = [value for value in values if value > 0]
+    if positive and len(positive) == len(values) and max(values) / min(values) > LOG_FROM:
+        axes.set_yscale("log")
+        log_labels(axes.yaxis)
+
+
+def log_labels(axis: Axis) -> None:
+    """Matplotlib's own are formulas, which are switched off."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    if 1e-3 <= value < 1e5:
+        return f"{value:,g}"
+    exponent = f"{math.log10(value):.0f}".translate(SUPERSCRIPTS)
+    return f"10{exponent}"
+
+
+def draw_legend(
+    figure: Figure, summary: Summary, styles: Mapping[str, ArmStyle], drawn: Collection[str]
+) -> None:
+    """The arms of ``drawn`` in their colours above the figure; the grey ones as a number."""
+    arms = [arm for arm in summary.arms if styles[arm].colored and arm in drawn]
+    names = [shorten(arm, 26) for arm in arms]
+    grey_drawn = sum(not styles[arm].colored for arm in drawn)
+    if grey_drawn:
+        arms, names = [*arms, None], [*names, f"{grey_drawn} more"]
+    grey = next((s for s in styles.values() if not s.colored), None)
+    looks = [grey if arm is None else styles[arm] for arm in arms]
+    handles = [
+        Line2D([], [], color=s.color, linestyle=s.dash, marker=s.marker, ms=4.6) for s in looks
+    ]
+    longest = max(map(len, names))
+    columns = max(1, min(len(names), int(110 / (longest + 8))))
+    # matplotlib fills column by column; read row by row, the arms stand in their order
+    order = [k for column in range(columns) for k in range(column, len(names), columns)]
+    # a label that starts with "_" would be left out: the names are put in afterwards
+    legend = figure.legend(
+        [handles[k] for k in order],
+        ["x" * len(names[k]) for k in order],
+        loc="outside upper left",
+        ncols=columns,
+    )
+    for text, k in zip(legend.get_texts(), order, strict=True):
+        text.set_text(names[k])
+
+
+def left_out(summary: Summary) -> str:
+    """The end of a caption where not all arms are in colour."""
+    styles = arm_styles(summary.arms, summary.reference, list(summary.shown))
+    colored = sum(look.colored for look in styles.values())
+    if colored == len(summary.arms):
+        return ""
+    return (
+        f" Of {len(summary.arms)} arms, the reference and the {colored - 1} that differ most from "
+        f"it are in colour; the tables have all."
+    )

@@ -1,0 +1,166 @@
+"""
+`focal-compare explain`: what losses do to an easy and to a hard anchor, without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..diagnostics.curves import Curve, trace_loss
+from ..files import write_text
+
+DEFAULT_LOSSES = (
+    "SigmoidCrossEntropyLoss",
+    "SigmoidFocalLoss:gamma=0.5,alpha=None",
+    "SigmoidFocalLoss:gamma=2,alpha=None",
+    "SigmoidFocalLoss",
+    "SigmoidFocalStarLoss",
+    "SigmoidHingeLoss",
+)
+X_T = np.linspace(-6, 6, 481)
+FORMATS = (".png", ".svg")
+LOSS_LIMIT = 6.2
+"""Of the axis: cross entropy at x_t = -6; a loss above it leaves the picture."""
+
+# Okabe and Ito's, told apart by people of every colour vision; yellow is too light for a line.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+MARKERS = ("", "o", "s", "^", "D")
+
+DESCRIPTION = """
+Draw loss and |gradient| of any registered classification losses against x_t = y * x, with x the
+logit and y = +-1 the truth: Figure 1 of the focal loss paper. Nothing is trained.
+"""
+
+EPILOG = """
+examples:
+  focal-compare explain
+  focal-compare explain SigmoidCrossEntropyLoss SigmoidFocalLoss:gamma=0.5,alpha=None --output a.svg
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "losses",
+        nargs="*",
+        default=DEFAULT_LOSSES,
+        metavar="NAME[:option=value,...]",
+        help=f"registered losses; default: {' '.join(DEFAULT_LOSSES)}",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("losses.png"),
+        metavar="FIGURE",
+        help="a .png or .svg; the curves are written beside it as .csv (default: losses.png)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    try:
+        if args.output.suffix.lower() not in FORMATS:
+            raise ValueError(f"--output must end in {' or '.join(FORMATS)}, got {args.output}")
+        curves = [trace_loss(text, X_T) for text in dict.fromkeys(args.losses)]
+        if len(curves) > (most := len(COLOURS) * len(MARKERS)):
+            raise ValueError(f"at most {most} losses can be told apart, got {len(curves)}")
+    except ValueError as error:
+        print(f"focal-compare: {error}", file=sys.stderr)
+        return 2
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    draw_curves(curves, args.output)
+    table = args.output.with_suffix(".csv")
+    write_text(table, curves_as_csv(curves))
+    print(f"{args.output} and {table}")
+    return 0
+
+
+def curves_as_csv(curves: Sequence[Curve]) -> str:
+    """One line for each loss, side and point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "side", "x_t", "loss", "gradient"])
+    for curve in curves:
+        for name, side in (("positive", curve.positive), ("negative", curve.negative)):
+            for x_t, loss, gradient in zip(curve.x_t, side.loss, side.gradient, strict=True):
+                writer.writerow([curve.name, name, f"{x_t:g}", f"{loss:.6g}", f"{gradient:.6g}"])
+    return text.getvalue()
+
+
+def draw_curves(curves: Sequence[Curve], file: Path) -> None:
+    """
+    Two panels, loss and |gradient|; dashed where negatives have another curve. Losses with the same
+    curves share a line, which would hide them otherwise.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = _same_curves(curves)
+    height = 4.6 + 0.15 * (len(curves) + 1)  # the legend has two columns, not always full ones
+    figure = Figure(figsize=(11, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, gradient_axes = figure.subplots(1, 2)
+    for i, (curve, *others) in enumerate(groups):
+        label = "\n= ".join([curve.name, *(other.name for other in others)])
+        style = {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i // len(COLOURS)],
+            "markevery": (i * 7 % 40, 40),
+            "markersize": 5,
+            "linewidth": 2.4 if i < len(COLOURS) else 1.2,  # shows what is under it
+        }
+        for axes, values in ((loss_axes, "loss"), (gradient_axes, "gradient")):
+            axes.plot(curve.x_t, getattr(curve.positive, values), label=label, **style)
+            if not curve.is_symmetric:
+                axes.plot(curve.x_t, getattr(curve.negative, values), linestyle="--", **style)
+    loss_axes.set(title="loss", ylim=(0, _limit(curves, "loss")))
+    gradient_axes.set(title="|gradient|", ylim=(0, _limit(curves, "gradient")))
+    for axes in (loss_axes, gradient_axes):
+        _finish(axes)
+    _add_legend(figure, loss_axes, dashed=any(not curve.is_symmetric for curve in curves))
+    figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def _same_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
+    groups: list[list[Curve]] = []
+    for curve in curves:
+        for group in groups:
+            if group[0].equals(curve):
+                group.append(curve)
+                break
+        else:
+            groups.append([curve])
+    return groups
+
+
+def _limit(curves: Sequence[Curve], values: str) -> float:
+    sides = [side for curve in curves for side in (curve.positive, curve.negative)]
+    highest = max(float(np.nanmax(getattr(side, values))) for side in sides)
+    return min(1.04 * highest, LOSS_LIMIT)
+
+
+def _finish(axes: Any) -> None:
+    axes.set_xlim(X_T[0], X_T[-1])
+    axes.set_xlabel(r"$x_t = y\,x$   (misclassified to the left of 0, $p_t = \sigma(x_t)$)")
+    axes.axvline(0, color="0.7", linewidth=1, zorder=0)
+    axes.grid(color="0.92", zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _add_legend(figure: Any, axes: Any, *, dashed: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles, labels = axes.get_legend_handles_labels()
+    if dashed:
+        handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=2))
+        labels.append("the same of negatives, where they differ")
+    figure.legend(handles, labels, loc="outside lower center", ncol=2, frameon=False)

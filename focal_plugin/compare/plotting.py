@@ -1,0 +1,198 @@
+"""How figures look, and how they become PNG and SVG, the same bytes from the same data."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Each colour has a CSS variable of the page, so that a figure in it follows light and dark mode.
+INK, MUTED, GRID, PAPER, REST = "#1b1e23", "#5f6772", "#dcdfe4", "#ffffff", "#a9b0ba"
+# Okabe and Ito's, without the yellow that is none on white, and two of Paul Tol's: told apart by
+# colour-blind readers
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#882255",
+    "#999933",
+)
+MOST_COLORED = len(PALETTE) + 1  # the reference is in ink
+DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)))
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
+
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    PAPER: "var(--paper)",
+    REST: "var(--rest)",
+    **{color: f"var(--arm-{i})" for i, color in enumerate(PALETTE, start=1)},
+}
+_STYLE = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "axes.prop_cycle": mpl.cycler(color=[INK]),
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "text.parse_math": False,  # an arm may be called "$x$"
+    "text.usetex": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": PAPER,
+    "figure.dpi": 72,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "focal-compare",
+    "path.simplify": True,
+}
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+PNG_DPI = 180
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How an arm is drawn, the same in all figures; ``colored`` is False for one of the rest."""
+
+    color: str
+    dash: object
+    marker: str
+    colored: bool
+
+
+def arm_styles(arms: tuple[str, ...], reference: str, shown: list[str]) -> dict[str, ArmStyle]:
+    """
+    The reference in ink, the first of ``shown`` in colours, grey for all that are left: nobody
+    tells twenty colours apart.
+
+    Args:
+        shown: arms, the most interesting first.
+    """
+    colored = [arm for arm in shown if arm != reference][: len(PALETTE)]
+    if len(arms) <= MOST_COLORED:  # the order of the spec, so that colours do not move
+        colored = [arm for arm in arms if arm != reference]
+    styles = dict.fromkeys(arms, ArmStyle(REST, "solid", ".", colored=False))
+    styles[reference] = ArmStyle(INK, "solid", MARKERS[0], colored=True)
+    for i, arm in enumerate(colored):
+        dash = DASHES[(i // 3) % len(DASHES)]
+        styles[arm] = ArmStyle(PALETTE[i], dash, MARKERS[(i + 1) % len(MARKERS)], colored=True)
+    return styles
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """What is drawn inside looks alike, whatever the user's own settings."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def png(figure: Figure, *, dpi: int = PNG_DPI) -> bytes:
+    """On white paper."""
+    stream = io.BytesIO()
+    with style():
+        FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=dpi)
+    return stream.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """On white paper, a file of its own; text stays text."""
+    stream = io.StringIO()
+    with style():
+        FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def inline_svg(source: str, *, name: str, title: str) -> str:
+    """
+    An SVG as part of a page: no ids that another figure has, the page's font, ink that follows its
+    colours, and a title for those who do not see it.
+
+    Args:
+        source: of :func:`svg`.
+        name: letters, digits and `-`; no other figure of the page has it.
+    """
+    ET.register_namespace("", _SVG)
+    ET.register_namespace("xlink", _XLINK)
+    root = ET.fromstring(source)
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    for element in root.iter():
+        _adapt(element, name)
+    paper = root.find(f".//*[@id='{name}-patch_1']")
+    if paper is not None:
+        for path in paper:
+            path.set("style", "fill: none")
+    heading = ET.Element(f"{{{_SVG}}}title", {"id": f"{name}-title"})
+    heading.text = title
+    root.insert(0, heading)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{name}-title")
+    for size in ("width", "height"):
+        root.attrib.pop(size, None)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _adapt(element: ET.Element, name: str) -> None:
+    if "id" in element.attrib:
+        element.set("id", f"{name}-{element.get('id')}")
+    for key in ("clip-path", "style"):
+        if key in element.attrib:
+            element.set(key, element.get(key).replace("url(#", f"url(#{name}-"))
+    href = element.get(f"{{{_XLINK}}}href", "")
+    if href.startswith("#"):
+        element.set(f"{{{_XLINK}}}href", f"#{name}-{href[1:]}")
+    if "style" in element.attrib:
+        element.set("style", _adapt_style(element.get("style")))
+
+
+def _adapt_style(text: str) -> str:
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
+    # "font: 700 8.5px 'DejaVu Sans', sans-serif" -> the page's font
+    return re.sub(r"(?<![\w-])font: ?((?:\d{3} |bold )?)([\d.]+px)[^;]*", _page_font, text)
+
+
+def _page_font(match: re.Match[str]) -> str:
+    weight = f"font-weight: {match[1].strip()}; " if match[1] else ""
+    return f"{weight}font-size: {match[2]}; font-family: inherit"

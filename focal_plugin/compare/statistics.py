@@ -1,0 +1,375 @@
+"""
+What the numbers of several seeds say: differences paired by seed, tests, verdicts in plain English.
+
+Numbers in, numbers out: what a run left in its folder is read elsewhere. A failed run has no
+number: it is counted elsewhere and refused here, as leaving it out silently would flatter its arm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+ALPHA = 0.05
+"""How often a comparison of an arm with itself may be called a difference."""
+DECISIONS = ("higher", "lower", "no difference shown", "undecided")
+EXACT_SIGN_FLIPS = 40  # seeds: two lists of 2**20 sums, a tenth of a second
+SIGN_FLIP_DRAWS = 100_000
+ROUNDING = 1e-12  # of the largest value: differences below are sums taken in another order
+
+
+@dataclass(frozen=True)
+class Description:
+    """
+    Several values of one arm.
+
+    Attributes:
+        mean: None if there are no values.
+        std: between the values, ddof 1; None for fewer than two.
+        n: how many.
+    """
+
+    mean: float | None
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """
+    An arm minus a reference, seed by seed.
+
+    Attributes:
+        seeds: those that both have, in the order of the arm.
+        differences: one a seed.
+        mean: of the differences.
+        std: of the differences, ddof 1; None for one seed.
+        interval: of the mean, by the t distribution; None for one seed.
+        t_p: two-sided, of the paired t test; None for one seed.
+        sign_flip_p: two-sided, of the exact sign-flip test.
+    """
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+    t_p: float | None
+    sign_flip_p: float
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def largest(self) -> float | None:
+        """The largest difference, of either sign, that the interval does not exclude."""
+        return None if self.interval is None else max(abs(limit) for limit in self.interval)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What may be said of one arm against the reference.
+
+    Attributes:
+        arm: its name.
+        reference: that of the other.
+        decision: one of :data:`DECISIONS`, of the arm.
+        difference: None if they have no seed in common.
+        p: of the t test after Holm over all arms; None where nothing can be decided.
+        sentence: the same in English, with the numbers.
+    """
+
+    arm: str
+    reference: str
+    decision: str
+    difference: PairedDifference | None
+    p: float | None
+    sentence: str
+
+
+def describe(values: Iterable[float]) -> Description:
+    """
+    Mean and spread.
+
+    Raises:
+        ValueError: a value is None, NaN or infinite.
+    """
+    numbers = _finite(enumerate(values), "value")
+    n = len(numbers)
+    return Description(
+        mean=float(np.mean(numbers)) if n else None,
+        std=float(np.std(numbers, ddof=1)) if n > 1 else None,
+        n=n,
+    )
+
+
+def paired_difference(
+    arm: Mapping[int, float], reference: Mapping[int, float], *, alpha: float = ALPHA
+) -> PairedDifference:
+    """
+    The paired t test and the exact sign-flip test of the seeds that both have.
+
+        se = std(d) / sqrt(n),   t = mean(d) / se,   interval = mean(d) -+ t_{1 - alpha/2, n-1} se
+
+    Differences that are all the same (std 0) have p 0, or 1 if they are all 0, and an interval
+    without width.
+
+    Args:
+        arm: seed -> value.
+        reference: seed -> value.
+        alpha: the interval covers 1 - alpha.
+
+    Raises:
+        ValueError: a value is None, NaN or infinite; or there is no common seed.
+    """
+    _finite(arm.items(), "seed")
+    _finite(reference.items(), "seed")
+    seeds = tuple(seed for seed in arm if seed in reference)
+    if not seeds:
+        raise ValueError("the two have no seed in common")
+    pairs = np.array([(arm[seed], reference[seed]) for seed in seeds], dtype=np.float64)
+    differences = pairs[:, 0] - pairs[:, 1]
+    rounding = ROUNDING * np.abs(pairs).max()
+    differences[np.abs(differences) <= rounding] = 0.0
+    mean, std, interval, t_p = float(differences.mean()), None, None, None
+    if len(seeds) > 1:
+        std = float(differences.std(ddof=1))
+        std = 0.0 if std <= rounding else std
+        interval, t_p = _t_test(mean, std, len(seeds), alpha)
+    return PairedDifference(
+        seeds, tuple(differences.tolist()), mean, std, interval, t_p, sign_flip_p(differences)
+    )
+
+
+def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
+    """
+    The exact two-sided sign-flip test of "the differences are symmetric around 0".
+
+        p = share of all 2**n assignments of signs s for which abs(sum s d) >= abs(sum d)
+
+    Nothing is assumed of their distribution. Its smallest value is 2**(1 - n). Exact for up to 40
+    differences; above, from 100,000 random assignments (the same ones every time).
+
+    Args:
+        differences: (n,), finite.
+
+    Returns:
+        1.0 for no differences.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    # sums in another order differ by rounding: an assignment this near to the observed one ties
+    threshold = abs(differences.sum()) - 1e-10 * np.abs(differences).sum()
+    if threshold <= 0:
+        return 1.0
+    if len(differences) > EXACT_SIGN_FLIPS:
+        return _sampled_sign_flip_p(differences, threshold)
+    # every assignment is one of the first half together with one of the second: 2 * 2**(n/2) sums
+    middle = len(differences) // 2
+    first, second = _signed_sums(differences[:middle]), _signed_sums(differences[middle:])
+    second.sort()
+    above = len(second) - np.searchsorted(second, threshold - first, side="left")
+    below = np.searchsorted(second, -threshold - first, side="right")
+    return float((above.sum() + below.sum()) / (len(first) * len(second)))
+
+
+def smallest_sign_flip_p(n: int) -> float:
+    """What an exact sign-flip test of ``n`` seeds reaches if every one points the same way."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def fewest_seeds(alpha: float = ALPHA) -> int:
+    """The fewest seeds with which an exact sign-flip test can reach ``alpha``: 6 for .05."""
+    return max(1, math.ceil(1 - math.log2(alpha)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """
+    Holm's adjusted p-values: those <= alpha may be called differences, all of them together with an
+    error rate of alpha (Holm 1979).
+
+        p_(i) -> max over j <= i of min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
+
+    Args:
+        p_values: in [0, 1]; None for a comparison that was planned and cannot be decided. It
+            counts in m, as if its p were 1: a run that failed makes no other arm significant.
+
+    Returns:
+        in the same order, None where None was.
+
+    Raises:
+        ValueError: a p-value outside [0, 1].
+    """
+    for p in p_values:
+        if p is not None and not 0 <= p <= 1:
+            raise ValueError(f"a p-value must be in [0, 1], got {p}")
+    adjusted: list[float | None] = [None] * len(p_values)
+    known = [(p, i) for i, p in enumerate(p_values) if p is not None]
+    largest = 0.0
+    for rank, (p, i) in enumerate(sorted(known)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
+def verdicts(
+    results: Mapping[str, Mapping[int, float]],
+    reference: str,
+    alpha: float = ALPHA,
+    *,
+    metric: str = "AP",
+) -> list[Verdict]:
+    """
+    Every other arm against the reference.
+
+    An arm is "higher" or "lower" if the paired t test says so at ``alpha`` after Holm over all
+    arms, and "undecided", whatever p is, below :func:`fewest_seeds`.
+
+    Args:
+        results: arm -> seed -> value, percent, of the runs that finished.
+        reference: one of them.
+        alpha: how often, if no arm differs from the reference, any may be said to.
+        metric: what the values are called in the sentences.
+
+    Returns:
+        in the order of ``results``.
+
+    Raises:
+        KeyError: the reference is none of the arms.
+        ValueError: a value is None, NaN or infinite.
+    """
+    if reference not in results:
+        raise KeyError(f"the reference {reference!r} is none of {', '.join(results)}")
+    arms = [arm for arm in results if arm != reference]
+    differences = [_difference(results[arm], results[reference], alpha) for arm in arms]
+    decidable = [d is not None and d.n >= fewest_seeds(alpha) for d in differences]
+    p_values = holm(
+        [d.t_p if d and yes else None for d, yes in zip(differences, decidable, strict=True)]
+    )
+    found = []
+    for arm, difference, p in zip(arms, differences, p_values, strict=True):
+        decision = _decide(difference, p, alpha)
+        sentence = _sentence(arm, reference, difference, p, len(arms), alpha, metric)
+        found.append(Verdict(arm, reference, decision, difference, p, sentence))
+    return found
+
+
+def format_p(p: float) -> str:
+    """For people: ".25", ".031", ".0004", "1"; nothing finer than "< .0001" is believed."""
+    if p < 0.0001:
+        return "< .0001"
+    digits = 2 if p >= 0.1 else 3 if p >= 0.01 else 4
+    return f"{p:.{digits}f}".removeprefix("0").replace("1.00", "1")
+
+
+def _finite(items: Iterable[tuple[object, float | None]], of: str) -> list[float]:
+    numbers = []
+    for key, value in items:
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"{of} {key} is {value}: a failed run is counted, not averaged")
+        numbers.append(float(value))
+    return numbers
+
+
+def _t_test(mean: float, std: float, n: int, alpha: float) -> tuple[tuple[float, float], float]:
+    if std == 0:
+        return (mean, mean), float(mean == 0)
+    error = std / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 1 - alpha / 2)) * error
+    return (mean - half, mean + half), float(2 * special.stdtr(n - 1, -abs(mean) / error))
+
+
+def _signed_sums(values: np.ndarray) -> np.ndarray:
+    """(2**n,) the sum of ``values`` (n,) under every assignment of signs."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
+def _sampled_sign_flip_p(differences: np.ndarray, threshold: float) -> float:
+    generator, hits = np.random.default_rng(0), 0
+    for _ in range(10):  # in parts, for memory
+        signs = generator.choice([-1.0, 1.0], (SIGN_FLIP_DRAWS // 10, len(differences)))
+        hits += int((np.abs(signs @ differences) >= threshold).sum())
+    return (hits + 1) / (SIGN_FLIP_DRAWS + 1)  # the observed assignment is one of them: never 0
+
+
+def _difference(
+    arm: Mapping[int, float], reference: Mapping[int, float], alpha: float
+) -> PairedDifference | None:
+    if arm.keys() & reference.keys():
+        return paired_difference(arm, reference, alpha=alpha)
+    _finite([*arm.items(), *reference.items()], "seed")
+    return None
+
+
+def _decide(difference: PairedDifference | None, p: float | None, alpha: float) -> str:
+    if difference is None or p is None:
+        return "undecided"
+    if p > alpha:
+        return "no difference shown"
+    return "higher" if difference.mean > 0 else "lower"
+
+
+def _sentence(
+    arm: str,
+    reference: str,
+    difference: PairedDifference | None,
+    p: float | None,
+    arms: int,
+    alpha: float,
+    metric: str,
+) -> str:
+    if difference is None:
+        return f"{arm} and {reference} have no seed that finished in both: nothing can be compared."
+    seen = _seen(arm, reference, difference, metric)
+    seeds = _seeds(difference.n)
+    if difference.interval is None:
+        return f"{seen} ({seeds}). {_too_few(difference.n, alpha)}"
+    digits = _digits(difference)
+    low, high = difference.interval
+    numbers = f"{1 - alpha:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds}"
+    if p is None:
+        return f"{seen} ({numbers}). {_too_few(difference.n, alpha)}"
+    shown = format_p(p) if p < 0.0001 else f"= {format_p(p)}"
+    numbers += f", p {shown}" + (f" after Holm over {arms} arms" if arms > 1 else "")
+    if p <= alpha:
+        return f"{seen} ({numbers})."
+    return (
+        f"{seen} ({numbers}): no difference shown. A difference of more than "
+        f"{difference.largest:.{digits}f} {metric} is excluded."
+    )
+
+
+def _seen(arm: str, reference: str, difference: PairedDifference, metric: str) -> str:
+    size = f"{abs(difference.mean):.{_digits(difference)}f}"
+    if float(size) == 0:
+        return f"{arm} is level with {reference}"
+    return f"{arm} is {size} {metric} {'above' if difference.mean > 0 else 'below'} {reference}"
+
+
+def _too_few(n: int, alpha: float) -> str:
+    enough = fewest_seeds(alpha)
+    return (
+        f"{_seeds(n).capitalize()} cannot decide: the smallest p that an exact sign-flip test can "
+        f"reach with {n} is {format_p(smallest_sign_flip_p(n))}; {enough} reach "
+        f"{format_p(smallest_sign_flip_p(enough))}."
+    )
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def _digits(difference: PairedDifference) -> int:
+    """A second digit where the interval is narrow enough to mean it."""
+    if difference.interval is None:
+        return 1
+    low, high = difference.interval
+    return 1 if high - low >= 2 else 2

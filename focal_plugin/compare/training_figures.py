@@ -1,0 +1,180 @@
+"""How the arms trained: losses, gradients, and what the loss did to single anchors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from . import captions
+from .drawing import (
+    BAND,
+    WIDTH,
+    Drawing,
+    draw_legend,
+    draw_line,
+    grey_first,
+    left_out,
+    log_if_wide,
+    log_labels,
+)
+from .loss_views import SHARES, LossView
+from .plotting import ArmStyle
+from .summary import Summary
+from .training import AP_KEY, GRADIENT_NORM_KEY, Curve
+
+
+def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
+    """Every loss, and AP if it was evaluated more than once; None if nothing was logged."""
+    keys = list(dict.fromkeys(k for of_arm in summary.curves.values() for k in of_arm))
+    keys = [k for k in keys if k not in (AP_KEY, GRADIENT_NORM_KEY)]
+    evaluated = {a: c[AP_KEY] for a, c in summary.curves.items() if AP_KEY in c}
+    if any(len(curve.iterations) > 1 for curve in evaluated.values()):
+        keys.append(AP_KEY)
+    if not keys:
+        return None
+    columns = min(len(keys), 2 if len(keys) in (2, 4) else 3)
+    rows = math.ceil(len(keys) / columns)
+    figure = Figure((WIDTH, 0.5 + 2.0 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, key in zip(grid, keys, strict=False):
+        axes.set_title("AP, percent" if key == AP_KEY else key)
+        axes.set_xlabel("iteration")
+        drawn = {arm: c[key] for arm, c in summary.curves.items() if key in c}
+        _draw_curves(axes, drawn, styles, log=key != AP_KEY)
+    for axes in grid[len(keys) :]:
+        axes.set_axis_off()
+    draw_legend(figure, summary, styles, [arm for arm, c in summary.curves.items() if c])
+    return Drawing(
+        name="training",
+        title="Losses and AP during training",
+        caption=captions.TRAINING + left_out(summary),
+        figure=figure,
+    )
+
+
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, ArmStyle], *, log: bool
+) -> None:
+    for arm in grey_first(curves, styles):
+        curve, look = curves[arm], styles[arm]
+        draw_line(axes, curve.iterations, curve.mean, look)
+        if look.colored and max(curve.runs) > 1:
+            axes.fill_between(
+                curve.iterations, curve.low, curve.high, color=look.color, alpha=BAND, linewidth=0
+            )
+    if log:
+        log_if_wide(axes, [v for curve in curves.values() for v in curve.mean])
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def draw_gradient_norms(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
+    """In the first iterations and later; None where diagnostics were off."""
+    first = {v.arm: v.first_norms for v in summary.losses.views if v.first_norms}
+    later = {a: c[GRADIENT_NORM_KEY] for a, c in summary.curves.items() if GRADIENT_NORM_KEY in c}
+    panels = [panel for panel in (first, later) if panel]
+    if not panels:
+        return None
+    figure = Figure((WIDTH, 2.9), layout="constrained")
+    grid = iter(figure.subplots(1, len(panels), squeeze=False).flat)
+    if first:
+        axes = next(grid)
+        axes.set_title("first iterations")
+        axes.set_ylabel("gradient norm")
+        for arm in grey_first(first, styles):
+            draw_line(axes, range(len(first[arm])), first[arm], styles[arm])
+        log_if_wide(axes, [v for norms in first.values() for v in norms])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("iteration")
+    if later:
+        axes = next(grid)
+        axes.set_title("whole training")
+        axes.set_xlabel("iteration")
+        _draw_curves(axes, later, styles, log=True)
+    draw_legend(figure, summary, styles, {*first, *later})
+    return Drawing(
+        name="gradient-norms",
+        title="Norm of the gradient of all parameters",
+        caption=captions.GRADIENT_NORMS + left_out(summary),
+        figure=figure,
+    )
+
+
+def draw_cumulative_loss(
+    summary: Summary, part: str, styles: Mapping[str, ArmStyle]
+) -> Drawing | None:
+    """After training, or before it as long as that is all there is; None where there is nothing."""
+    views = summary.losses.of(part, "final") or summary.losses.of(part, "start")
+    views = [view for view in views if view.cdf_pos or view.cdf_neg]
+    if not views:
+        return None
+    figure = Figure((WIDTH, 3.5), layout="constrained")
+    positives, negatives = figure.subplots(1, 2)
+    for axes, which in ((positives, "cdf_pos"), (negatives, "cdf_neg")):
+        curves = {view.arm: getattr(view, which) for view in views if getattr(view, which)}
+        for arm in grey_first(curves, styles):
+            draw_line(axes, SHARES, curves[arm], styles[arm])
+        axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of their loss")
+    positives.set_title("positives")
+    negatives.set_title("negatives")
+    positives.set_xlabel("share of the positives, the easiest first")
+    negatives.set_xlabel("share of the negatives, the easiest first")
+    draw_legend(figure, summary, styles, [view.arm for view in views])
+    when = f"after {views[0].iteration} iterations" if views[0].iteration else "before training"
+    return Drawing(
+        name=f"loss-cdf-{part}",
+        title=f"Where the loss comes from, {when} ({part})",
+        caption=captions.CUMULATIVE_LOSS + left_out(summary),
+        figure=figure,
+    )
+
+
+def draw_gradient_histogram(
+    summary: Summary, part: str, styles: Mapping[str, ArmStyle]
+) -> Drawing | None:
+    """Before training and after; None where there is nothing."""
+    panels = [(moment, summary.losses.of(part, moment)) for moment in ("start", "final")]
+    panels = [(m, [v for v in views if v.gradient_edges]) for m, views in panels]
+    panels = [(moment, views) for moment, views in panels if views]
+    if not panels:
+        return None
+    figure = Figure((WIDTH, 3.3), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True).flat
+    for axes, (moment, views) in zip(grid, panels, strict=True):
+        _draw_histograms(axes, {view.arm: view for view in views}, styles)
+        axes.set_title("before training" if moment == "start" else "after training")
+    grid[0].set_ylabel("share of all (anchor, class)")
+    draw_legend(figure, summary, styles, {view.arm for _, views in panels for view in views})
+    return Drawing(
+        name=f"gradient-histogram-{part}",
+        title=f"How large the gradients of the loss are ({part})",
+        caption=captions.GRADIENT_HISTOGRAM + left_out(summary),
+        figure=figure,
+    )
+
+
+def _draw_histograms(
+    axes: Axes, views: Mapping[str, LossView], styles: Mapping[str, ArmStyle]
+) -> None:
+    shares = {arm: np.add(v.gradient_pos, v.gradient_neg) for arm, v in views.items()}
+    floor = min(share[share > 0].min() for share in shares.values()) / 2
+    for arm in grey_first(views, styles):
+        edges, look = np.array(views[arm].gradient_edges), styles[arm]
+        if edges[0] <= 0:  # nothing is at 0 on a logarithmic axis
+            edges[0] = edges[1] ** 2 / edges[2]
+        axes.stairs(
+            np.maximum(shares[arm], floor / 2),  # an empty bin is below what is shown
+            edges,
+            baseline=None,
+            color=look.color,
+            linestyle=look.dash,
+            linewidth=1.4 if look.colored else 0.8,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="|d loss / d logit|, of a training step")
+    axes.set_ylim(bottom=floor)
+    for axis in (axes.xaxis, axes.yaxis):
+        log_labels(axis)

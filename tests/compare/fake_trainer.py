@@ -1,0 +1,88 @@
+"""
+Stands in for train_net.py where a test is about sweeps: takes the same arguments, writes the same
+files, resumes from a checkpoint of its own, and fails as it is told to. Standard library only.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CLASSES = ["disc", "plus"]
+
+
+def main(arguments):
+    opts = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    folder, behaviour = Path(opts["OUTPUT_DIR"]), opts.get("BEHAVIOUR", "")
+    interrupted = []
+    if behaviour == "deaf":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # between two iterations, so that none is done twice
+        signal.signal(signal.SIGINT, lambda *_: interrupted.append(1))
+    if behaviour == "leaves_child":
+        child = subprocess.Popen(["sleep", "300"], stdin=subprocess.DEVNULL)
+        note(folder / "children", child.pid)
+    note(folder / "starts", f"{os.getpid()} {os.getppid()}")
+    (folder / "env.json").write_text(
+        json.dumps(
+            {
+                "versions": {"python": "3"},
+                "datasets": {"test": [{"classes": CLASSES}]},
+                "variables": dict(os.environ),
+                "arguments": sys.argv[1:],
+            }
+        )
+    )
+    checkpoint = folder / "last_checkpoint"
+    first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    for iteration in range(first, int(opts["STEPS"])):
+        print(f"iteration {iteration}", flush=True)
+        if iteration == 3:
+            misbehave(behaviour)
+        time.sleep(float(opts["STEP_S"]))
+        if interrupted:
+            raise KeyboardInterrupt
+        note(folder / "iterations", iteration)
+        line = {"iteration": iteration, "total_loss": 1.0, "time": float(opts["STEP_S"])}
+        note(folder / "metrics.json", json.dumps(line))
+        unfinished = folder / "unfinished_checkpoint"
+        unfinished.write_text(str(iteration + 1))
+        unfinished.replace(checkpoint)
+    if behaviour != "no_evaluation":
+        evaluated = {"bbox/AP": 20.0, "bbox/AP-disc": 30.0, "bbox/AP-plus": float("nan")}
+        note(folder / "metrics.json", json.dumps({"iteration": iteration, **evaluated}))
+    note(folder / "finishes", os.getpid())
+
+
+def misbehave(behaviour):
+    if behaviour == "nan":
+        losses = {"loss_cls": float("nan")}
+        raise FloatingPointError(
+            f"Loss became infinite or NaN at iteration=3!\nloss_dict = {losses}"
+        )
+    if behaviour == "disk_full":
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("could not write the checkpoint") from error
+    if behaviour == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "exit":
+        sys.exit(7)
+
+
+def note(file, text):
+    with file.open("a") as stream:
+        stream.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    # --resume --config-file FILE [--dataset D ...] KEY VALUE ...
+    rest = sys.argv[2:]
+    while rest[0].startswith("--"):
+        rest = rest[2:]
+    main(rest)

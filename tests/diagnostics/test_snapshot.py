@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from focal_plugin.diagnostics import snapshot as module
+from focal_plugin.diagnostics.snapshot import Snapshot, read_snapshot, write_snapshot
+
+
+def snapshot(**changes):
+    """Of every field some value of its type, no two the same."""
+    values = {}
+    for i, field in enumerate(fields(Snapshot)):
+        array = np.arange(i, i + 3, dtype=np.float64)
+        values[field.name] = {"int": i, "float": i + 0.5, "str": f"<ä{i}>"}.get(field.type, array)
+    values["levels"] = np.array(["p3", "p4", "p5"])
+    return replace(Snapshot(**values), **changes)
+
+
+def test_what_is_written_is_read_again_with_its_types(tmp_path):
+    file = tmp_path / "missing" / "start_rpn.npz"
+    write_snapshot(file, snapshot())
+    again = read_snapshot(file)
+    for field in fields(Snapshot):
+        value, expected = getattr(again, field.name), getattr(snapshot(), field.name)
+        assert type(value) is type(expected), field.name
+        assert np.array_equal(value, expected), field.name
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_file_holds_no_pickle(tmp_path):
+    write_snapshot(tmp_path / "a.npz", snapshot())
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype.kind in "ifU" for name in arrays.files)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "a.npz"
+    write_snapshot(file, snapshot(iteration=1))
+
+    def fill_the_disk(stream, **arrays):
+        stream.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", fill_the_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_snapshot(file, snapshot(iteration=2))
+    assert read_snapshot(file).iteration == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", b"PK\x03\x04 cut off"])
+def test_broken_file_is_named(tmp_path, content):
+    file = tmp_path / "broken.npz"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.npz is no snapshot"):
+        read_snapshot(file)
+
+
+def test_pickle_is_refused(tmp_path):
+    file = tmp_path / "evil.npz"
+    np.savez(file, iteration=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"evil\.npz is no snapshot"):
+        read_snapshot(file)
+
+
+def test_other_fields_are_named(tmp_path):
+    file = tmp_path / "old.npz"
+    np.savez(file, iteration=np.array(1))
+    with pytest.raises(ValueError, match=r"old\.npz .* anchors_digest"):
+        read_snapshot(file)
+
+
+def test_module_can_be_read_where_there_is_no_torch():
+    alone = (
+        "import importlib.util, sys;"
+        f"spec = importlib.util.spec_from_file_location('alone', {module.__file__!r});"
+        "alone = importlib.util.module_from_spec(spec); sys.modules['alone'] = alone;"
+        "spec.loader.exec_module(alone); print('torch' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True)
+    assert process.stdout.strip() == "False", process.stderr

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+r"""
+What `MODEL.FOCAL.DIAGNOSTICS.PERIOD` costs a training step, and the snapshots of a run.
+
+    $ python tools/benchmarks/bm_diagnostics.py \
+        --config-file configs/Shapes-Detection/retinanet_small_fl.yaml
+
+A step with diagnostics and one without, on the same batch, take turns, so that both see the same
+machine; one in so many of a run is diagnosed. CPU time beside the wall's tells what is due to other
+work on the machine; on a GPU only the wall's means something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+
+from focal_plugin import get_cfg
+from focal_plugin.config import resolve_device
+from focal_plugin.engine import Trainer
+from focal_plugin.engine.diagnostics import DiagnosticsHook
+from focal_plugin.engine.fixed_anchors import load_fixed_images, take_snapshots
+
+
+class Cost(NamedTuple):
+    """Of one step."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--config-file", type=Path, required=True)
+    parser.add_argument("--period", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=60, help="steps of each kind")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = read_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder])
+        cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD = args.period
+        cfg.DATALOADER.NUM_WORKERS = 0
+        trainer = Trainer(cfg)
+        print(f"snapshots, at the start and again at the end: {time_snapshots(trainer):.2f} s")
+        report(measure(trainer, args.pairs), args.period)
+
+
+def read_config(file: Path, opts: list[Any]) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(file))
+    cfg.merge_from_list(opts)
+    resolve_device(cfg)
+    return cfg
+
+
+def time_snapshots(trainer: Trainer) -> float:
+    """Seconds, loading the images included."""
+    started = time.perf_counter()
+    images = load_fixed_images(trainer.cfg)
+    batch_size = trainer.cfg.SOLVER.IMS_PER_BATCH
+    take_snapshots(trainer.model, images, iteration=0, batch_size=batch_size)
+    return time.perf_counter() - started
+
+
+def measure(trainer: Trainer, pairs: int) -> dict[bool, list[Cost]]:
+    """The cost of ``pairs`` steps without (False) and with diagnostics (True)."""
+    cfg = trainer.cfg.clone()
+    cfg.DATASETS.TEST = ()  # no snapshots while steps are measured
+    hook = DiagnosticsHook(cfg, trainer.model)
+    trainer.register_hooks([hook])
+    trainer.start_iter = trainer.iter = 0
+    batches = list(itertools.islice(trainer.data_loader, 4))  # loading is not measured
+    costs: dict[bool, list[Cost]] = {False: [], True: []}
+    period = cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD
+    with EventStorage(1) as trainer.storage:
+        hook.before_train()
+        for number in range(-2, 2 * pairs):
+            diagnosed = number % 4 in (1, 2)  # off, on, on, off
+            trainer.iter = trainer.storage.iter = 20 * period - (1 if diagnosed else 2)
+            cost = time_step(trainer, hook, batches[number // 2 % len(batches)])
+            if number >= 0:  # before that it warms up
+                costs[diagnosed].append(cost)
+    return costs
+
+
+def time_step(trainer: Trainer, hook: DiagnosticsHook, batch: list[dict[str, Any]]) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
+    hook.before_step()
+    losses = trainer.model(batch)
+    trainer.optimizer.zero_grad()
+    sum(losses.values()).backward()
+    trainer.optimizer.step()
+    hook.after_step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    cost = Cost(1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu))
+    trainer.storage.clear_histograms()
+    return cost
+
+
+def report(costs: dict[bool, list[Cost]], period: int) -> None:
+    for clock in Cost._fields:
+        off, on = ([getattr(cost, clock) for cost in costs[kind]] for kind in (False, True))
+        step = statistics.median(off)
+        extra = statistics.median(b - a for a, b in zip(off, on, strict=True))
+        print(
+            f"{clock}, medians of {len(off)}: step {step:.1f}, diagnosing one {extra:.1f} more; "
+            f"once in {period} steps: ratio {1 + extra / step / period:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
