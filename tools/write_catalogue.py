@@ -5,7 +5,7 @@ config and the last measurement.
 
     python tools/write_catalogue.py            # write the pages
     python tools/write_catalogue.py --check    # exit 1 if one is not current
-    python tools/write_catalogue.py --results runs/catalogue/table.json    # a new measurement
+    python tools/write_catalogue.py --results runs/catalogue    # a new measurement
 
 A component's row is its own docstring: the first sentence, the first indented formula, the first
 arXiv number and the line under `Reported:`.
@@ -29,6 +29,8 @@ from typing import Any
 import yaml
 
 from focal_plugin import config, get_cfg, losses, mining
+from focal_plugin.compare import plan as plan_of_runs
+from focal_plugin.compare.results import Result
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
@@ -430,19 +432,22 @@ def measured(comparison: Comparison) -> dict[str, Any]:
     return {result["arm"]: result for result in results_of(comparison)}
 
 
-def take_over(table: Path) -> None:
-    """Keep of a comparison's `table.json` what the pages show."""
-    results = json.loads(table.read_text())
-    runs = {(r["arm"], r["seed"]) for r in results}
-    for comparison in COMPARISONS:
-        spec = yaml.safe_load((ROOT / "configs" / "comparisons" / comparison.file).read_text())
-        if runs == {(arm, seed) for arm in spec["arms"] for seed in spec["seeds"]}:
-            break
-    else:
-        raise ValueError(f"{table} has not the arms and seeds of one of the comparisons")
-    kept = [{"arm": r["arm"], "seed": r["seed"], "ap": r["ap"]} for r in results]
-    content = {**all_results()}
-    content[comparison.file] = {"versions": results[0]["versions"], "results": kept}
+def take_over(folder: Path) -> None:
+    """
+    Keep of a finished comparison what the pages show.
+
+    Raises:
+        ValueError: it is none of the comparisons that they show, or not all of its runs are done.
+    """
+    plan = plan_of_runs.Comparison.read(folder)
+    file = f"{plan.name}.yaml"
+    if file not in {comparison.file for comparison in COMPARISONS}:
+        raise ValueError(f"{folder} is of {plan.name}, which stands in none of the pages")
+    results = [Result.read(folder / run.id) for run in plan.runs]
+    if None in results:
+        raise ValueError(f"{folder}: {results.count(None)} of {len(results)} runs are not done")
+    kept = [{"arm": r.arm, "seed": r.seed, "ap": r.ap} for r in results]
+    content = {**all_results(), file: {"versions": results[0].versions, "results": kept}}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")
     all_results.cache_clear()
 
@@ -530,7 +535,7 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if not current")
     parser.add_argument(
-        "--results", type=Path, help="table.json of a comparison in configs/comparisons"
+        "--results", type=Path, metavar="RUNS_DIR", help="what `focal-compare run` wrote"
     )
     args = parser.parse_args()
     if args.results:

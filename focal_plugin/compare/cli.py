@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from . import explain, report_command, run_command
 
@@ -56,14 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | report | explain")
     for name, (module, what) in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=what,
-            description=f"{what[0].upper()}{what[1:]}.",
-            epilog=module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+        module.add_arguments(
+            commands.add_parser(
+                name, help=what, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
         )
-        module.add_arguments(command)
     return parser
 
 

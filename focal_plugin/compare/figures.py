@@ -45,7 +45,12 @@ def draw_all(summary: Summary) -> list[Drawing]:
             *(draw_gradient_histogram(summary, part, styles) for part in summary.losses.parts),
             _cost(summary, styles),
         ]
-    return [drawing for drawing in drawings if drawing is not None]
+        drawings = [drawing for drawing in drawings if drawing is not None]
+        for drawing in drawings:
+            # once for all: a layout found again starts from the one before, and ends elsewhere
+            drawing.figure.draw_without_rendering()
+            drawing.figure.set_layout_engine("none")
+    return drawings
 
 
 def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]) -> Drawing | None:

@@ -20,7 +20,12 @@ from .spec import best_runs, load_spec
 from .status import Status
 from .tuning import best_factors
 
-EXAMPLES = """
+DESCRIPTION = """
+Train every arm of a comparison with every seed, each in a process of its own, and report. What is
+done already is not trained again; what was interrupted goes on.
+"""
+
+EPILOG = """
 a spec is a YAML file; all but arms and seeds can be left out:
   base: ../Shapes-Detection/Base-RetinaNet-Small.yaml   # relative to the spec, as all files
   arms:
@@ -49,6 +54,8 @@ machines that share the folder, divide the runs among themselves.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `focal-compare run`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
     parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see below")
     parser.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
     parser.add_argument("--dry-run", action="store_true", help="show what would be trained")

@@ -4,8 +4,10 @@ Which anchors the loss and the gradient of a run come from: `MODEL.FOCAL.DIAGNOS
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +66,12 @@ class DiagnosticsHook(HookBase):
         self._images: list[dict[str, Any]] = []
         self._start: dict[str, Snapshot] = {}
         self._norms: list[float] = []
-        self._measures_norm = False
-        self._handle: Any = None
+        self._unwrap_optimizer: Callable[[], None] = lambda: None
 
     def before_train(self) -> None:
         if not self._period:
             return
-        self._handle = self.trainer.optimizer.register_step_pre_hook(self._measure_norm)
+        self._wrap_optimizer()
         if not self._parts:
             logger.info(
                 "Of this detector, diagnostics have the gradient norm alone: its anchors have a "
@@ -88,9 +89,7 @@ class DiagnosticsHook(HookBase):
     def before_step(self) -> None:
         if not self._period:
             return
-        iteration = self.trainer.iter
-        self._measures_norm = self._is_due() or iteration < NUM_NORMS
-        if self._is_due() or iteration == 0:
+        if self._is_due() or self.trainer.iter == 0:
             for name, part in self._parts.items():
                 part.observer = _Observer(name, part, stores=self._is_due())
 
@@ -103,8 +102,7 @@ class DiagnosticsHook(HookBase):
     def after_train(self) -> None:
         for part in self._parts.values():
             part.observer = None
-        if self._handle is not None:
-            self._handle.remove()
+        self._unwrap_optimizer()
         self._add_norms()
         if self._images and self.trainer.iter >= self.trainer.max_iter:  # else it has failed
             self._snapshots("final")
@@ -113,14 +111,28 @@ class DiagnosticsHook(HookBase):
         """At the last of each period: Detectron2 writes then, if its own is the same."""
         return (self.trainer.iter + 1) % self._period == 0
 
-    def _measure_norm(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _wrap_optimizer(self) -> None:
         """
-        Called before each step of the optimizer: gradients are complete, summed over processes and
-        unscaled. One that clips calls it a second time, when it has.
+        Measure before each step of the optimizer: gradients are complete then, the mean over
+        processes and unscaled. Its own hooks come too late, after clipping, in newer Detectron2.
         """
-        if not self._measures_norm:
+        optimizer = self.trainer.optimizer
+        step = optimizer.step
+
+        @functools.wraps(step)  # schedulers mark the function that they have seen
+        def measured_step(*args: Any, **kwargs: Any) -> Any:
+            self._measure_norm(optimizer)
+            return step(*args, **kwargs)
+
+        def unwrap() -> None:
+            optimizer.step = step
+
+        optimizer.step = measured_step
+        self._unwrap_optimizer = unwrap
+
+    def _measure_norm(self, optimizer: torch.optim.Optimizer) -> None:
+        if not (self._is_due() or self.trainer.iter < NUM_NORMS):
             return
-        self._measures_norm = False
         norm = gradient_norm(optimizer)
         if self.trainer.iter < NUM_NORMS:
             self._norms.append(norm)

@@ -85,8 +85,10 @@ def is_alive(pid):
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def wait_until(condition):
+def wait_until(condition, process=None):
+    """``process``: without which it will never hold."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
+        assert process is None or process.is_alive(), "what was waited for has ended"
         time.sleep(0.02)

@@ -194,7 +194,7 @@ def test_ray_finishes_all_runs_though_a_worker_is_killed(tmp_path, monkeypatch):
     runs = [fake_run(seed=seed, steps=30, step_s=0.1) for seed in (1, 2, 3)]
     folder = tmp_path / "runs"
     process = in_background(sweep, runs, folder, fake_options(engine="ray", cpus_per_run=1))
-    wait_until(lambda: is_midway(folder / runs[0].id))
+    wait_until(lambda: is_midway(folder / runs[0].id), process)
     trainer, worker = trainer_and_parent(folder / runs[0].id)
     os.kill(worker, signal.SIGKILL)
     check_all_finished_once(process, runs, folder)
@@ -209,9 +209,9 @@ def test_slurm_finishes_all_runs_though_one_job_is_killed_and_one_preempted(tmp_
     options = fake_options(engine="slurm", cluster="local", cpus_per_run=1)
     process = in_background(sweep, runs, tmp_path, options)
     killed, preempted = (tmp_path / run.id for run in runs)
-    wait_until(lambda: is_midway(killed))
+    wait_until(lambda: is_midway(killed), process)
     os.kill(trainer_and_parent(killed)[1], signal.SIGKILL)
-    wait_until(lambda: is_midway(preempted))
+    wait_until(lambda: is_midway(preempted), process)
     os.kill(trainer_and_parent(preempted)[1], signal.SIGUSR2)
     check_all_finished_once(process, runs, tmp_path)
     assert (read_status(killed).attempts, read_status(preempted).attempts) == (2, 2)

@@ -81,9 +81,10 @@ def test_no_detections_are_missed_objects(tmp_path):
 
 def test_of_two_wrong_classes_on_an_object_the_higher_score_is_put_right(tmp_path):
     objects = [(DOG, FIRST), (CAT, SECOND)]
-    detections = [(CAT, FIRST, 0.9), (CAT, FIRST, 0.8), (CAT, SECOND, 0.7)]
+    detections = [(CAT, FIRST, 0.9), (CAT, FIRST, 0.8), (CAT, SECOND, 0.7), (DOG, NOWHERE, 0.85)]
     result = analyse(tmp_path, objects, detections)
-    check(result, (0 + 1 / 3) / 2, {"classification": 2}, {"classification": 1 - 1 / 6})
+    counts = {"classification": 2, "background": 1}
+    check(result, (0 + 1 / 3) / 2, counts, {"classification": 1 - 1 / 6})
 
 
 def test_a_wrong_class_or_place_on_a_found_object_is_removed(tmp_path):

@@ -98,10 +98,11 @@ def test_of_many_arms_the_most_different_have_colours_and_the_others_are_grey():
 
 def test_fifty_arms_make_figures_of_a_readable_size(summary):
     names = tuple(f"arm number {i}" for i in range(50))
-    many = _with_arms(summary, names)
-    for drawing in draw_all(many):
+    many, dots = _with_arms(summary, names), ("ap-by-size", "ap-by-class", "error-types")
+    drawings = {drawing.name: drawing for drawing in draw_all(many)}
+    for name, drawing in drawings.items():
         width, height = drawing.figure.get_size_inches()
-        assert (width, height < 20) == (7.6, True), drawing.name
+        assert (width, height < 20) == (7.6, True), name
         for legend in drawing.figure.legends:
             texts = [text.get_text() for text in legend.get_texts()]
             assert len(texts) <= 10

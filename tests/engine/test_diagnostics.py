@@ -22,11 +22,16 @@ from focal_plugin.engine.fixed_anchors import (
 
 from ..modeling.toy import narrow_cfg
 from ..modeling.toy_rcnn import STOCK
+from ..modeling.two_processes import in_two_processes
+from .snapshot_process import snapshot_after_a_step
 
 RETINANET = "Shapes-Detection/Base-RetinaNet-Small.yaml"
 RCNN = "Shapes-Detection/Base-FasterRCNN-Small.yaml"
 FL = ("MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidFocalLoss")
-CE = ("MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidCrossEntropyLoss")
+CE = (
+    "MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidCrossEntropyLoss",
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA", -1.0,
+)  # fmt: skip
 GHM = ("MODEL.FOCAL.CLS_LOSS.NAME", "GHMLoss", "MODEL.FOCAL.CLS_LOSS.GHM_MOMENTUM", 0.5)
 EFL = ("MODEL.FOCAL.CLS_LOSS.NAME", "EqualizedFocalLoss")
 QFL = ("MODEL.FOCAL.CLS_LOSS.NAME", "QualityFocalLoss")
@@ -271,6 +276,16 @@ def test_mined_snapshot_says_how_many_were_kept(make_cfg):
     assert (s.sample_neg > 0).sum() == s.kept_neg
     assert s.gradient_counts_neg[0] >= (s.num_neg - s.kept_neg) * 5
     assert s.miner == "OHEMMiner"
+
+
+def test_two_processes_that_share_statistics_get_the_snapshot_of_one(make_cfg, tmp_path):
+    cfg = make_cfg(*GHM)
+    arguments = (cfg, load_fixed_images(cfg))
+    task = (snapshot_after_a_step, (arguments, arguments))
+    (first, second) = in_two_processes({"take": task}, tmp_path)["take"]
+    alone = snapshot_after_a_step(*arguments)
+    assert first.anchors_digest == second.anchors_digest == alone.anchors_digest
+    assert first.loss_sum == second.loss_sum == pytest.approx(alone.loss_sum, rel=1e-5)
 
 
 def test_sample_is_limited_and_drawn_from_all_images(make_cfg, monkeypatch):

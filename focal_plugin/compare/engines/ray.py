@@ -23,6 +23,7 @@ from .remote import StopFile, import_extra, settings
 from .resources import divide, thread_variables, usable_processors, visible_gpus
 
 MAX_RETRIES = 10
+START_ATTEMPTS = 3  # Ray gives itself 30 s, which may not do where all processors are busy
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes; what tasks exchange is tiny
 
 
@@ -79,15 +80,23 @@ class RayEngine:
         self.description += f"{division.threads} thread(s) each"
         # not below the folder of the runs: the paths of its sockets must be short
         self._temporary = tempfile.mkdtemp(prefix="focal_ray_")
-        self._ray.init(
-            num_cpus=division.jobs * division.threads,
-            num_gpus=len(gpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,  # what it says when it starts is of no use here
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=self._temporary,
-        )
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                self._ray.init(
+                    num_cpus=division.jobs * division.threads,
+                    num_gpus=len(gpus),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,  # what it says when it starts is of no use here
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=self._temporary,
+                )
+                break
+            except Exception:  # it has no better one for "timed out during startup"
+                self._ray.shutdown()
+                if attempt == START_ATTEMPTS:
+                    self.close()
+                    raise
         asked = options.gpus_per_run
         return division.threads, float(bool(gpus)) if asked is None else asked
 
