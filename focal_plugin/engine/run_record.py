@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torchvision
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
@@ -123,6 +123,8 @@ def describe_dataset(name: str) -> dict[str, Any]:
     if not metadata.get("json_file"):
         return {"name": name, **dict.fromkeys(DATASET_FACTS)}
     json_file = Path(PathManager.get_local_path(metadata.json_file)).absolute()
+    if not json_file.exists():
+        DatasetCatalog.get(name)  # which draws a built-in data set that nobody has used yet
     content = json.loads(json_file.read_bytes())
     categories = sorted(content["categories"], key=lambda category: category["id"])
     annotations = content.get("annotations", [])

@@ -15,7 +15,8 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from focal_plugin import get_cfg
-from focal_plugin.data import count_objects
+from focal_plugin.data import ShapesSpec, count_objects
+from focal_plugin.data.builtin import register_shapes
 from focal_plugin.data.crowds import CROWD_LABEL
 from focal_plugin.engine import Trainer
 from focal_plugin.engine.run_record import (
@@ -180,6 +181,15 @@ def test_a_relative_json_becomes_absolute(small_json, monkeypatch):
     del MetadataCatalog.get("small").json_file
     MetadataCatalog.get("small").json_file = "small.json"
     assert describe_dataset("small")["json_file"] == str(small_json)
+
+
+def test_a_built_in_data_set_that_nobody_has_used_is_drawn(tmp_path):
+    register_shapes("undrawn", ShapesSpec(images=2, seed=1), tmp_path / "undrawn")
+    try:
+        assert describe_dataset("undrawn")["images"] == 2
+    finally:
+        DatasetCatalog.remove("undrawn")
+        MetadataCatalog.remove("undrawn")
 
 
 def test_a_data_set_without_a_json_has_a_name_and_no_facts():
@@ -348,7 +358,7 @@ def test_the_trainer_records_the_weights_that_it_loaded(cfg, tmp_path):
     small = load(ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml")
     small.DATASETS.TRAIN, small.DATASETS.TEST = cfg.DATASETS.TRAIN, ()
     small.MODEL.DEVICE, small.OUTPUT_DIR = "cpu", cfg.OUTPUT_DIR
-    small.SOLVER.MAX_ITER, small.SOLVER.IMS_PER_BATCH = 1, 2
+    small.SOLVER.MAX_ITER, small.SOLVER.IMS_PER_BATCH = 2, 2
     small.DATALOADER.NUM_WORKERS = 0
     model = Trainer.build_model(small)
     with torch.no_grad():
@@ -361,7 +371,7 @@ def test_the_trainer_records_the_weights_that_it_loaded(cfg, tmp_path):
     start = read(tmp_path / "run", "start.json")
     assert start["weights"] == digest_weights(model)
     assert start["weights"] != digest_weights(trainer.model)
-    assert len(start["data"]) == 1
+    assert len(start["data"]) == 2
     env = read(tmp_path / "run", "env.json")
     assert [x["name"] for x in env["datasets"]["train"]] == ["tiny_shapes"]
     assert env["datasets"]["test"] == []
