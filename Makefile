@@ -11,7 +11,7 @@ SOURCES := focal_plugin tests tools train_net.py setup.py
 
 help:
 	@echo "make setup   an environment in $(VENV) with torch, Detectron2 and focal_plugin"
-	@echo "make demo    train three losses on the built-in data set, compare them (8 minutes)"
+	@echo "make demo    train four arms on the built-in data set, compare them (8 minutes)"
 	@echo "make test    lint, and run every test"
 	@echo "make lint    ruff: rules and layout"
 	@echo "make format  let ruff write the layout"

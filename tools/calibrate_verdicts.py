@@ -46,7 +46,7 @@ from focal_plugin.compare.average_precision import METRICS, AveragePrecision, Ev
 from focal_plugin.compare.bootstrap import bootstrap_difference
 from focal_plugin.compare.plan import Comparison
 from focal_plugin.compare.power import paired_t_power, recommend_seeds
-from focal_plugin.compare.results import Result
+from focal_plugin.compare.results import AVERAGES, Result
 from focal_plugin.compare.statistics import ALPHA, describe, verdicts
 from focal_plugin.files import write_json, write_text
 
@@ -114,7 +114,7 @@ def read_pool(folder: Path, arm: str | None, metric: str) -> Pool:
     """
     Raises:
         FileNotFoundError: no comparison in ``folder``.
-        ValueError: several arms and none chosen, an unknown one, or no finished run.
+        ValueError: several arms and none chosen, an unknown one, or fewer than two finished runs.
     """
     comparison = Comparison.read(folder)
     if arm is None and len(comparison.arms) > 1:
@@ -126,8 +126,8 @@ def read_pool(folder: Path, arm: str | None, metric: str) -> Pool:
     results = {folder / run.id: Result.read(folder / run.id) for run in runs}
     values = {file: result.ap[metric] for file, result in results.items() if result is not None}
     finished = {file: value for file, value in values.items() if value is not None}
-    if not finished:
-        raise ValueError(f"no run of {arm!r} in {folder} has finished")
+    if len(finished) < 2:
+        raise ValueError(f"{len(finished)} runs of {arm!r} in {folder} have finished: 2 are needed")
     return Pool(arm, metric, tuple(finished.values()), len(runs) - len(finished), tuple(finished))
 
 
@@ -374,7 +374,7 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--runs", type=Path, help="folder of a comparison that has many seeds of an arm")
     add("--arm", help="which one, if it has several")
-    add("--metric", default="AP", help="AP, AP50, ... (default: %(default)s)")
+    add("--metric", default="AP", choices=AVERAGES, help="default: %(default)s")
     add("--seeds", type=int, nargs="+", default=[6, 8, 10], metavar="N", help="n of the A/A tests")
     add(
         "--comparisons",

@@ -90,8 +90,10 @@ def count_text(number: int, one: str) -> str:
     return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
 
-def listed(names: list[str]) -> str:
-    """`a, b and c`."""
+def listed(names: list[str], most: int = 8) -> str:
+    """`a, b and c`, or the first ``most`` and how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

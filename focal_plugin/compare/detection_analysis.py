@@ -62,7 +62,7 @@ class ImageDifference:
     AP of an arm minus that of the reference, percent, if the images had been others.
 
     Attributes:
-        difference: mean over the seeds that both have.
+        difference: mean over the seeds that both have; a run that detected nothing has AP 0.
         interval: 95% of the resamples of the images; the noise of training is not in it.
         seeds: these seeds.
     """
@@ -310,11 +310,7 @@ def _bootstrap(
 ) -> ImageDifference | None:
     if not replicates:
         return None
-    seeds = tuple(
-        seed
-        for seed in arm
-        if seed in reference and arm[seed].has_detections and reference[seed].has_detections
-    )
+    seeds = tuple(seed for seed in arm if seed in reference)
     if not seeds:
         return None
     pairs = [(arm[seed], reference[seed]) for seed in seeds]

@@ -84,16 +84,31 @@ class ArmScores:
         return sum(self.states.values())
 
     @property
+    def empty(self) -> int:
+        """How many runs are done and detected nothing at all."""
+        return list(self.metrics["AP"].by_seed.values()).count(NO_PREDICTIONS)
+
+    @property
+    def judged(self) -> dict[int, float]:
+        """
+        AP as verdicts are given on it: a run that detected nothing has found nothing, an AP of 0,
+        and to leave it out would flatter its arm.
+        """
+        by_seed = self.metrics["AP"].by_seed
+        found = {seed: 0.0 if v == NO_PREDICTIONS else v for seed, v in by_seed.items()}
+        return {seed: v for seed, v in found.items() if not isinstance(v, str)}
+
+    @property
     def flaw(self) -> str | None:
         """Why no verdict may be given, None if there is no reason."""
         if self.lr_factor is None:
             return "its best learning rate is not known yet"
         failed, to_come = self.states["failed"], self.planned - self.states["done"]
-        empty = self.metrics["AP"].without
+        unknown = self.metrics["AP"].without - self.empty
         if failed:
             return f"{failed} of its {self.planned} runs failed"
-        if empty:
-            return f"{empty} of its {self.planned} runs detected nothing, or were not evaluated"
+        if unknown:
+            return f"{unknown} of its {self.planned} runs left no AP"
         if to_come == self.planned:
             return "none of its runs is done"
         if to_come:
@@ -197,27 +212,35 @@ def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, 
     """
     by_name = {scores.arm: scores for scores in arms}
     against = by_name.pop(reference)
-    judged = {
-        name: {} if scores.flaw or against.flaw else scores.metrics["AP"].numbers
-        for name, scores in by_name.items()
-    }
-    given = verdicts({reference: against.metrics["AP"].numbers, **judged}, reference)
+    judged = {name: {} if scores.flaw else scores.judged for name, scores in by_name.items()}
+    given = verdicts({reference: against.judged, **judged}, reference)
     found = []
     for verdict in given:
         scores = by_name[verdict.arm]
         flaw = scores.flaw or (against.flaw and f"of the reference {reference}, {against.flaw}")
+        empty = _on_empty(scores) + _on_empty(against)
         if flaw is None:
-            decided = (verdict.decision, verdict.difference, verdict.p, None, verdict.sentence)
+            sentence = verdict.sentence + empty
+            decided = (verdict.decision, verdict.difference, verdict.p, None, sentence)
         else:
             difference = _so_far(scores, against)
-            sentence = _withheld(verdict.arm, reference, flaw, difference)
+            sentence = _withheld(verdict.arm, reference, flaw, difference) + empty
             decided = ("undecided", difference, None, flaw, sentence)
         found.append(ArmVerdict(verdict.arm, *decided))
     return tuple(found)
 
 
+def _on_empty(scores: ArmScores) -> str:
+    if not scores.empty:
+        return ""
+    return (
+        f" {scores.empty} of the {scores.planned} runs of {scores.arm} detected nothing, which "
+        f"counts as an AP of 0 here."
+    )
+
+
 def _so_far(arm: ArmScores, reference: ArmScores) -> PairedDifference | None:
-    values, others = arm.metrics["AP"].numbers, reference.metrics["AP"].numbers
+    values, others = arm.judged, reference.judged
     return paired_difference(values, others) if values.keys() & others.keys() else None
 
 

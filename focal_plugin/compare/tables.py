@@ -28,10 +28,12 @@ from .cells import (
 )
 from .detection_analysis import ERROR_TYPES
 from .results import AVERAGES
-from .scores import ArmVerdict, Standing
+from .scores import NO_GROUND_TRUTH, ArmVerdict, Standing
 from .statistics import fewest_seeds, format_p
 from .summary import Summary
 from .training import Cost
+
+EMPTY = " A run that detected nothing has no AP to be averaged; in the difference it counts as 0."
 
 
 @dataclass(frozen=True)
@@ -88,27 +90,36 @@ def verdict_table(summary: Summary, standing: Standing) -> Table:
             "reference is paired by seed. Verdicts are by the paired t test after Holm's "
             f"correction over all arms, never from fewer than {fewest_seeds()} seeds, and not "
             "before all runs of an arm are done; the exact sign-flip test, which assumes no "
-            "distribution, stands beside."
+            "distribution, stands beside." + (EMPTY if any(scores.empty for scores in arms) else "")
         ),
     )
 
 
 def averages_table(summary: Summary) -> Table:
-    """All averages of COCO, of all arms."""
+    """The averages of COCO, of all arms; a size of which there are no objects has no column."""
+    sizes = [metric for metric in AVERAGES if not _has_no_objects(summary, metric)]
     rows = []
     for scores in summary.equal.arms:
-        averages = [spread_text(scores.metrics[metric]) for metric in AVERAGES]
+        averages = [spread_text(scores.metrics[metric]) for metric in sizes]
         recall = summary.detections.arms[scores.arm].recall
         rows.append((plain(scores.arm), *averages, spread_text(recall)))
+    without = [metric for metric in AVERAGES if metric not in sizes]
     return Table(
         name="averages",
-        header=("arm", *AVERAGES, "AR"),
+        header=("arm", *sizes, "AR"),
         rows=tuple(rows),
         caption=(
             "Percent, mean ± standard deviation between the seeds. AP to APl as Detectron2's "
             "evaluator said, AR (100 detections of a class on an image) from the same detections."
+            + (f" No ground truth: {', '.join(without)}." if without else "")
         ),
     )
+
+
+def _has_no_objects(summary: Summary, metric: str) -> bool:
+    spreads = [scores.metrics[metric] for scores in summary.equal.arms]
+    states = [value for spread in spreads for value in spread.by_seed.values()]
+    return NO_GROUND_TRUTH in states and not any(spread.n for spread in spreads)
 
 
 def class_table(summary: Summary) -> Table | None:

@@ -209,7 +209,7 @@ def _snapshot(
         num_neg=int(total("num_neg")),
         kept_pos=int(total("kept_pos")),
         kept_neg=int(total("kept_neg")),
-        anchors_digest=_digest(seen, images, np.concatenate([positives, negatives])),
+        anchors_digest=_digest(seen, images, np.sort(np.concatenate([positives, negatives]))),
         loss_pos=total("loss_pos"),
         loss_neg=total("loss_neg"),
         divided_pos=total("divided_pos") / tally.batches,
@@ -253,7 +253,10 @@ def _draw(candidates: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.ndarray) -> str:
-    """Of image, box (to 1/100 pixel) and label of each anchor of the sample, 16 hex digits."""
+    """
+    Of image, box (to 1/100 pixel) and label of each anchor of the sample, which ascends; 16 hex
+    digits, however the images are batched.
+    """
     digest = hashlib.sha256()
     for image in images:
         digest.update(Path(image.get("file_name", "")).name.encode() + b"\0")
@@ -264,7 +267,7 @@ def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.
         image, anchor = np.divmod(here - first_anchor, num_anchors)
         boxes = np.rint(batch.anchors[anchor].astype(np.float64) * 100)
         facts = [first_image + image, batch.labels[image, anchor], *boxes.T]
-        digest.update(np.stack([x.astype("<i8") for x in facts]).tobytes())
+        digest.update(np.stack([x.astype("<i8") for x in facts], axis=1).tobytes())
         first_anchor += batch.labels.size
         first_image += num_images
     return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from focal_plugin.compare.run_one import Task
 from focal_plugin.compare.runner import SweepInterruptedError, run_all
 
 TRAINER = Path(__file__).with_name("fake_trainer.py")
-LEASE = Lease(beat_s=0.05, expiry_s=1.5)
+LEASE = Lease(beat_s=0.1, expiry_s=3.0)
 PATIENCE_S = 300  # for what takes a moment on an idle machine
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from focal_plugin.compare import run_one as run_one_module
 from focal_plugin.compare import trainer_process
 from focal_plugin.compare.claim import read_newest, take
 from focal_plugin.compare.failure import explain_failure
@@ -184,6 +185,21 @@ def test_a_run_that_somebody_owns_is_left_to_him(tmp_path):
     assert trainers(task.folder) == []
 
 
+def test_what_somebody_finished_just_before_we_got_the_claim_is_not_trained_again(
+    tmp_path, monkeypatch
+):
+    task = fake_task(tmp_path)
+
+    def take_late(folder, **options):
+        monkeypatch.undo()
+        assert train(task).state == "done"
+        return take(folder, **options)
+
+    monkeypatch.setattr(run_one_module, "take", take_late)
+    assert train(task) == Status("done", attempts=1)
+    assert len(trainers(task.folder)) == 1
+
+
 def test_who_loses_his_claim_stops_his_trainer_and_writes_nothing(tmp_path):
     task = fake_task(tmp_path, fake_run(**LONG))
 
@@ -198,6 +214,7 @@ def test_who_loses_his_claim_stops_his_trainer_and_writes_nothing(tmp_path):
     thread.join()
     assert (status.state, status.reason) == ("running", "another machine took it over")
     assert read_status(task.folder).reason == "written by the new owner"
+    assert lines_of(task.folder / "finishes") == []
     assert not is_alive(trainers(task.folder)[-1])
 
 

@@ -160,7 +160,7 @@ def test_assignments_that_tie_count_whatever_rounding_does(differences):
     assert sign_flip_p(differences) == brute_force_sign_flip_p(differences)
 
 
-@pytest.mark.parametrize("n", [1, 3, 5, 6, 20, 21, 39])
+@pytest.mark.parametrize("n", [1, 3, 5, 6, 20, 21, 30])
 def test_the_smallest_p_of_n_seeds_is_reached_when_all_point_the_same_way(n):
     differences = np.random.default_rng(n).uniform(0.1, 1, n)
     assert sign_flip_p(differences) == sign_flip_p(-differences) == 2.0 ** (1 - n)
@@ -171,12 +171,12 @@ def test_no_difference_at_all_has_p_1():
     assert sign_flip_p(np.zeros(7)) == sign_flip_p([]) == 1.0
 
 
-def test_above_forty_seeds_p_is_sampled_and_always_the_same():
+def test_above_thirty_seeds_p_is_sampled_and_always_the_same():
     differences = np.random.default_rng(0).normal(0.25, 1, 60)
     p = sign_flip_p(differences)
     assert p == sign_flip_p(differences)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
-    assert sign_flip_p(np.ones(60)) == pytest.approx(1e-5, rel=0.01)  # never 0
+    assert sign_flip_p(np.ones(60)) == pytest.approx(5e-5, rel=0.01)  # never 0
 
 
 # --- Holm

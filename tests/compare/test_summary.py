@@ -82,17 +82,38 @@ def test_there_is_no_verdict_before_the_last_run(tmp_path):
     assert not summary.complete
 
 
-def test_a_run_that_detected_nothing_is_neither_zero_nor_left_out(tmp_path):
+def test_a_run_that_detected_nothing_has_no_number_but_counts_in_the_verdict(tmp_path):
     arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.95, {7: "empty"})}
     summary = summary_of(tmp_path, arms, (*SIX, 7), replicates=10)
-    spread = summary.equal.arm("FL").metrics["AP"]
+    scores, verdict = summary.equal.arm("FL"), summary.equal.verdict("FL")
+    spread = scores.metrics["AP"]
     assert (spread.by_seed[7], spread.n, spread.without) == (NO_PREDICTIONS, 6, 1)
     assert min(spread.numbers.values()) > 10
-    assert summary.equal.verdict("FL").decision == "undecided"
     found = summary.detections.arms["FL"]
     assert found.recall.by_seed[7] == found.per_class[0].by_seed[7] == NO_PREDICTIONS
     assert found.errors["missed"].by_seed[7] == NO_PREDICTIONS
-    assert found.images.seeds == SIX
+    # left out, it would flatter its arm
+    reference = summary.equal.arm("CE").metrics["AP"].by_seed[7]
+    assert verdict.difference.differences[-1] == pytest.approx(-reference)
+    assert "1 of the 7 runs of FL detected nothing" in verdict.sentence
+    assert found.images.difference == pytest.approx(verdict.difference.mean)
+
+
+def test_an_arm_that_always_detects_nothing_is_lower(tmp_path):
+    arms = {"CE": FakeArm(0.6), "FL": FakeArm(without=dict.fromkeys(SIX, "empty"))}
+    summary = summary_of(tmp_path, arms, SIX)
+    assert summary.equal.verdict("FL").decision == "lower"
+    assert summary.equal.arm("FL").metrics["AP"].state == NO_PREDICTIONS
+    assert summary.detections.arms["FL"].curves == {}
+
+
+def test_a_run_whose_evaluation_is_unknown_leaves_its_arm_undecided(tmp_path):
+    arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.95)}
+    comparison = write_comparison(tmp_path, arms, (*SIX, 7))
+    folder = folder_of(tmp_path, comparison, "FL", 7)
+    change_result(folder, ap=dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl")))
+    verdict = summarize(tmp_path, replicates=0).equal.verdict("FL")
+    assert (verdict.decision, verdict.flaw) == ("undecided", "1 of its 7 runs left no AP")
 
 
 def test_a_size_without_objects_has_no_ground_truth(tmp_path):

@@ -234,6 +234,13 @@ def test_snapshot_is_the_same_whatever_the_generators_and_augmentation(make_cfg)
         assert np.array_equal(value, getattr(again["retinanet"], name)), name
 
 
+def test_images_of_a_batch_do_not_see_each_other(make_cfg):
+    # as in evaluation: a batch norm in training would mix them
+    snapshots = [snapshots_of(make_cfg(*CE), batch_size=n)["retinanet"] for n in (3, 4)]
+    np.testing.assert_allclose(snapshots[0].sample_neg, snapshots[1].sample_neg, rtol=1e-3)
+    assert snapshots[0].anchors_digest == snapshots[1].anchors_digest
+
+
 def test_sampled_rpn_draws_the_same_anchors_each_time(make_cfg):
     cfg = make_cfg("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 32, base=RCNN)
     snapshots = []
@@ -327,6 +334,24 @@ def test_gradient_norm_is_measured_before_clipping_and_once(make_cfg):
         norms.append(read_snapshot_of(cfg, "start_retinanet").parameter_gradient_norms)
     assert [len(x) for x in norms] == [3, 3]
     assert norms[0][0] == norms[1][0] > 1e-1  # the first step is the same
+
+
+def test_gradient_norm_is_the_length_of_a_plain_step_over_its_rate(make_cfg, monkeypatch):
+    plain = ("SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.WARMUP_ITERS", 0)
+    rate = ("SOLVER.BASE_LR", 0.125, "SOLVER.MAX_ITER", 1, "MODEL.FOCAL.DIAGNOSTICS.PERIOD", 1)
+    starts = []
+    before_train = Training.before_train
+
+    def remember(self):
+        starts.append([p.detach().clone() for p in self.model.parameters()])
+        before_train(self)
+
+    monkeypatch.setattr(Training, "before_train", remember)
+    cfg = make_cfg(*CE, *plain, *rate)
+    moved = zip(train(cfg).model.parameters(), starts[0], strict=True)
+    length = sum((now.detach() - then).double().square().sum() for now, then in moved).sqrt()
+    (norm,) = read_snapshot_of(cfg, "final_retinanet").parameter_gradient_norms
+    assert norm == pytest.approx(length.item() / 0.125, rel=1e-4)
 
 
 def test_gradient_norm_is_of_all_parameters_together():

@@ -78,27 +78,33 @@ class RayEngine:
         division = divide(options, gpus, usable_processors())
         self.description = f"an instance of its own, {division.jobs} run(s) at a time, "
         self.description += f"{division.threads} thread(s) each"
+        try:
+            self._start_instance(division.jobs * division.threads, len(gpus))
+        except BaseException:
+            self.close()
+            raise
+        asked = options.gpus_per_run
+        return division.threads, float(bool(gpus)) if asked is None else asked
+
+    def _start_instance(self, cpus: int, gpus: int) -> None:
         # not below the folder of the runs: the paths of its sockets must be short
         self._temporary = tempfile.mkdtemp(prefix="focal_ray_")
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 self._ray.init(
-                    num_cpus=division.jobs * division.threads,
-                    num_gpus=len(gpus),
+                    num_cpus=cpus,
+                    num_gpus=gpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,  # what it says when it starts is of no use here
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=self._temporary,
                 )
-                break
-            except Exception:  # it has no better one for "timed out during startup"
+                return
+            except Exception:  # nothing more special says "timed out during startup"
                 self._ray.shutdown()
                 if attempt == START_ATTEMPTS:
-                    self.close()
                     raise
-        asked = options.gpus_per_run
-        return division.threads, float(bool(gpus)) if asked is None else asked
 
     def _connect(self, options: Options, address: str) -> tuple[int, float]:
         if options.jobs is not None:

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""
+Write the generated parts of `docs/shapes-benchmark.md`, and its figures, from finished comparisons.
+
+    focal-compare run configs/comparisons/shapes_benchmark.yaml
+    focal-compare run configs/comparisons/shapes_learning_rates.yaml
+    python tools/write_benchmark.py runs/shapes_benchmark runs/shapes_learning_rates
+
+Both may be given, or one. What the numbers show is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from focal_plugin.compare import tables
+from focal_plugin.compare.report import write_report
+from focal_plugin.compare.summary import Summary
+from focal_plugin.compare.tables import Table, markdown_table
+from focal_plugin.files import write_text
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "shapes-benchmark.md"
+FIGURES = DOCS / "images" / "shapes-benchmark"
+
+Make = Callable[[Summary], Table | None]
+PARTS: dict[str, dict[str, Make]] = {
+    "shapes_benchmark": {
+        "verdict": lambda summary: tables.verdict_table(summary, summary.equal),
+        "averages": tables.averages_table,
+        "classes": tables.class_table,
+        "errors": tables.error_table,
+        "start": lambda summary: tables.audit_table(summary, "retinanet", "start"),
+        "final": lambda summary: tables.audit_table(summary, "retinanet", "final"),
+        "cost": tables.cost_table,
+        "configs": tables.config_table,
+        "starts": tables.start_table,
+    },
+    "shapes_learning_rates": {
+        "equal rates": lambda summary: tables.verdict_table(summary, summary.equal),
+        "rates": tables.tuning_table,
+        "best rates": lambda summary: tables.verdict_table(summary, summary.best),
+    },
+}
+"""Name of a comparison -> part of the page -> what makes its table."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS_DIR")
+    page = PAGE.read_text(encoding="utf-8")
+    for folder in parser.parse_args().runs:
+        files = write_report(folder)
+        for part, make in PARTS[files.summary.name].items():
+            page = fill(page, part, make(files.summary))
+        if files.summary.name == PAGE.stem.replace("-", "_"):
+            take_over_figures(page, folder)
+    write_text(PAGE, page)
+
+
+def fill(page: str, part: str, table: Table | None) -> str:
+    """
+    The page with the table between the marks of ``part``.
+
+    Raises:
+        ValueError: the page has no such part, or the runs have not what it is made of.
+    """
+    begin, end = f"<!-- {part}: tools/write_benchmark.py -->", f"<!-- end of {part} -->"
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"{PAGE} has no {begin} ... {end}")
+    if table is None:
+        raise ValueError(f"the runs have nothing for {part}")
+    return f"{before}{begin}\n{markdown_table(table)}\n{end}{after}"
+
+
+def take_over_figures(page: str, folder: Path) -> None:
+    """Those of the report that the page shows."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for figure in sorted((folder / "figures").glob("*.png")):
+        if f"images/shapes-benchmark/{figure.name}" in page:
+            shutil.copyfile(figure, FIGURES / figure.name)
+
+
+if __name__ == "__main__":
+    main()
