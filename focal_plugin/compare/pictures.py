@@ -1,4 +1,4 @@
-"""Boxes on images: ground truth, and what a run detected."""
+"""Images of a data set, and boxes on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 SCALE = 3
 GAP = 6
 FONT_SIZE = 11
-SCORE_THRESHOLD = 0.3
 WHITE = (255, 255, 255)
 # One colour a class, told apart by colour-blind readers too (Okabe and Ito, without black)
 COLORS = (
@@ -51,10 +50,6 @@ class CocoImages:
         for annotation in coco["annotations"]:
             self._annotations.setdefault(annotation["image_id"], []).append(annotation)
 
-    def with_objects(self, count: int) -> list[int]:
-        """The ids of the first ``count`` images that have an annotation."""
-        return [id_ for id_ in self._files if id_ in self._annotations][:count]
-
     def open(self, image_id: int) -> Image.Image:
         """
         Raises:
@@ -84,18 +79,6 @@ class CocoImages:
             color = self._color[category] if colored else WHITE
             boxes.append(LabelledBox(tuple(annotation["bbox"]), text, color))
         return boxes
-
-    def detections(self, predictions: list[dict], image_id: int) -> list[LabelledBox]:
-        """Those with a score of at least :data:`SCORE_THRESHOLD`."""
-        return [
-            LabelledBox(
-                tuple(prediction["bbox"]),
-                f"{self._names[prediction['category_id']]} {prediction['score']:.2f}",
-                self._color[prediction["category_id"]],
-            )
-            for prediction in predictions
-            if prediction["image_id"] == image_id and prediction["score"] >= SCORE_THRESHOLD
-        ]
 
 
 def draw_boxes(
@@ -146,13 +129,3 @@ def tile(images: list[Image.Image], columns: int) -> Image.Image:
         row, column = divmod(index, columns)
         sheet.paste(image, (column * (width + GAP), row * (height + GAP)))
     return sheet
-
-
-def draw_detections(images: CocoImages, predictions_file: Path, output: Path) -> None:
-    """Nine images with their ground truth in white and a run's detections in colour, as PNG."""
-    predictions = json.loads(predictions_file.read_text(encoding="utf-8"))
-    drawn = [
-        draw_boxes(images.open(id_), images.ground_truth(id_) + images.detections(predictions, id_))
-        for id_ in images.with_objects(9)
-    ]
-    tile(drawn, columns=3).save(output)

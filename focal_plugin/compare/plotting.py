@@ -189,10 +189,11 @@ def _adapt(element: ET.Element, name: str) -> None:
 def _adapt_style(text: str) -> str:
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
-    # "font: 700 8.5px 'DejaVu Sans', sans-serif" -> the page's font
-    return re.sub(r"(?<![\w-])font: ?((?:\d{3} |bold )?)([\d.]+px)[^;]*", _page_font, text)
+    # "font: 700 8.5px 'DejaVu Sans', sans-serif", or as its parts: the page's font
+    text = re.sub(r"(?<![\w-])font: ?((?:\d{3} |bold )?)([\d.]+px)[^;]*", _page_font, text)
+    return re.sub(r"font-family: [^;]*", "font-family: inherit", text)
 
 
 def _page_font(match: re.Match[str]) -> str:
     weight = f"font-weight: {match[1].strip()}; " if match[1] else ""
-    return f"{weight}font-size: {match[2]}; font-family: inherit"
+    return f"{weight}font-size: {match[2]}"

@@ -10,7 +10,6 @@ from focal_plugin.compare.pictures import (
     CocoImages,
     LabelledBox,
     draw_boxes,
-    draw_detections,
     tile,
 )
 
@@ -36,24 +35,24 @@ def test_images_are_tiled_row_by_row():
     assert sheet.getpixel((40, 40)) == WHITE
 
 
-def test_detections_below_the_threshold_and_of_other_images_are_left_out(images):
-    predictions = [
-        {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9},
-        {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.1},
-        {"image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9},
-    ]
-    (kept,) = images.detections(predictions, 1)
-    assert (kept.text, kept.box) == ("disc 0.90", (1, 2, 3, 4))
-
-
 def test_ground_truth_is_that_of_the_json(images, tiny_shapes):
     coco = json.loads((tiny_shapes / "annotations.json").read_text())
-    (first, *_) = images.with_objects(9)
+    first = coco["annotations"][0]["image_id"]
     expected = [tuple(a["bbox"]) for a in coco["annotations"] if a["image_id"] == first]
     assert [labelled.box for labelled in images.ground_truth(first)] == expected
 
 
-def test_no_detection_still_makes_a_picture(images, tmp_path):
-    (tmp_path / "none.json").write_text("[]")
-    draw_detections(images, tmp_path / "none.json", tmp_path / "out.png")
-    assert Image.open(tmp_path / "out.png").size == (3 * 64 * SCALE + 12,) * 2
+def test_a_text_of_any_script_is_drawn_inside_the_image():
+    box = LabelledBox((35, 0, 5, 5), "日本 crescent", (255, 0, 0))
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (40, 30), (0, 0, 255)), [box]))
+    label = drawn[:, :, 2] == 0  # what is not background
+    y, x = np.nonzero(label)
+    assert x.min() < 35 * SCALE - 30  # moved to the left, so that it is all there
+    assert y.max() < 30
+
+
+def test_a_large_image_is_made_smaller():
+    drawn = draw_boxes(
+        Image.new("RGB", (400, 300)), [LabelledBox((0, 0, 1, 1), "", WHITE)], scale=0.1
+    )
+    assert drawn.size == (40, 30)

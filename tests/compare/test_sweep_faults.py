@@ -37,14 +37,18 @@ def states(runs, folder):
     return [read_status(folder / run.id).state for run in runs]
 
 
-def check_finished_once(runs, folder):
+def check_finished_once(runs, folder, restarts=0):
+    """
+    No iteration is trained twice, but the one between which and its checkpoint a trainer was
+    killed. A trainer killed after the last one is started again, to evaluate.
+    """
+    starts = {run: len(trainers(folder / run.id)) for run in runs}
+    assert sum(starts.values()) <= len(runs) + restarts
     for run in runs:
         own = folder / run.id
         assert read_status(own).state == "done"
-        assert len(lines_of(own / "finishes")) == 1
-        resumed = len(trainers(own)) - 1
-        # killed between an iteration and its checkpoint, that iteration is done again
-        assert len(lines_of(own / "iterations")) <= run.iterations + resumed
+        assert 1 <= len(lines_of(own / "finishes")) <= starts[run]
+        assert len(lines_of(own / "iterations")) <= run.iterations + starts[run] - 1
 
 
 def running_trainers(runs, folder):
@@ -63,7 +67,7 @@ def test_two_sweeps_on_one_folder_one_of_them_killed_finish_every_run_exactly_on
     wait_until(lambda: any(owner_of(run, tmp_path) == first.pid for run in runs))
     os.kill(first.pid, signal.SIGKILL)
     assert exit_code(second) == 0
-    check_finished_once(runs, tmp_path)
+    check_finished_once(runs, tmp_path, restarts=2)  # both that it trained
     first.join()
 
 
@@ -81,7 +85,6 @@ def test_a_second_sweep_waits_for_what_the_first_one_trains(tmp_path):
     assert states(runs, tmp_path) == ["done", "done"]
     assert exit_code(first) == 0
     check_finished_once(runs, tmp_path)
-    assert all(len(trainers(tmp_path / run.id)) == 1 for run in runs)
 
 
 def test_a_frozen_sweep_is_taken_over_and_does_no_harm_when_it_wakes_up(tmp_path):
@@ -93,7 +96,7 @@ def test_a_frozen_sweep_is_taken_over_and_does_no_harm_when_it_wakes_up(tmp_path
     wait_until(lambda: owner_of(runs[0], tmp_path) == second.pid)
     os.kill(frozen.pid, signal.SIGCONT)
     assert (exit_code(frozen), exit_code(second)) == (0, 0)
-    check_finished_once(runs, tmp_path)
+    check_finished_once(runs, tmp_path, restarts=1)
 
 
 def test_an_arm_with_nan_has_failed_with_its_reason_and_the_others_finish(tmp_path):
@@ -124,7 +127,7 @@ def test_a_signal_leaves_all_such_that_it_can_be_taken_up_again(tmp_path, number
     assert states(runs, tmp_path) == ["pending"] * 3
     assert trainers(tmp_path / runs[2].id) == []
     assert exit_code(in_background(sweep, runs, tmp_path)) == 0
-    check_finished_once(runs, tmp_path)
+    check_finished_once(runs, tmp_path, restarts=2)
     assert lines_of(tmp_path / runs[0].id / "iterations") == [str(i) for i in range(40)]
 
 
