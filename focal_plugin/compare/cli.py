@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | report | explain")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="run | report | explain"
+    )
     for name, (module, what) in COMMANDS.items():
         module.add_arguments(
             commands.add_parser(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..files import write_json
 
 AVERAGES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 RESULT_FILE = "result.json"
@@ -40,23 +41,13 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """All or nothing: a result file that is there is complete."""
-        unfinished = folder / f".{RESULT_FILE}.{os.getpid()}"
-        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(folder / RESULT_FILE)
+        write_json(folder / RESULT_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Result | None:
         """The result in ``folder``, or None if the run is not finished."""
         file = folder / RESULT_FILE
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The newest lines of a run's metrics.json."""
-
-    iteration: int = 0
-    total_loss: float | None = None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -76,14 +67,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             continue
         by_iteration.setdefault(metrics["iteration"], {}).update(metrics)
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
-
-
-def read_progress(folder: Path) -> Progress:
-    """How far the run is by what it has written; nothing written is iteration 0."""
-    metrics = read_metrics(folder)
-    if not metrics:
-        return Progress()
-    return Progress(metrics[-1]["iteration"] + 1, metrics[-1].get("total_loss"))
 
 
 def read_average_precision(

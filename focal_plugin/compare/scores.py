@@ -102,7 +102,7 @@ class ArmScores:
     def flaw(self) -> str | None:
         """Why no verdict may be given, None if there is no reason."""
         if self.lr_factor is None:
-            return "its best learning rate is not known yet"
+            return "its runs at its best learning rate are not planned yet"
         failed, to_come = self.states["failed"], self.planned - self.states["done"]
         unknown = self.metrics["AP"].without - self.empty
         if failed:

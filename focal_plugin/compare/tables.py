@@ -203,6 +203,7 @@ def tuning_table(summary: Summary) -> Table | None:
         name="tuning",
         header=("arm", *(f"lr x {factor:g}" for factor in factors), "best"),
         rows=tuple(rows),
+        text_last=True,
         caption=(
             f"AP in percent of trial runs with {count_text(len(summary.tuning.seeds), 'seed')} of "
             f"their own. They take {summary.tuning.iterations:,} iterations, which belong to the "

@@ -65,7 +65,9 @@ def sweep(runs, folder, options=None):
             statuses = run_all(runs, folder, options or fake_options(), stream=stream)
         except SweepInterruptedError as error:
             sys.exit(error.exit_code)
-    sys.exit(0 if all(status.state == "done" for status in statuses) else 1)
+    failures = [status for status in statuses if status.state != "done"]
+    if failures:
+        sys.exit(f"not done: {failures}")  # exit code 1
 
 
 def lines_of(file):

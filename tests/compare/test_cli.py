@@ -1,185 +1,187 @@
-"""focal-compare with real, tiny runs: finished, failed, interrupted, gone on with."""
+"""focal-compare as it is typed."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from PIL import Image
 
-from focal_plugin.data.painting import CLASSES
+from focal_plugin.compare import cli, run_command
+from focal_plugin.compare.plan import Comparison
+from focal_plugin.compare.results import AVERAGES, Result
+from focal_plugin.compare.runner import SweepInterruptedError
+from focal_plugin.compare.status import Status
 
-from ..conftest import DATASET_ROOT, ROOT
+from ..conftest import ROOT
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
-# of a run that is interrupted: long enough for another command to start on a busy machine
-ITERATIONS = 150
-COMPARE = [sys.executable, "-m", "focal_plugin.compare.cli"]
+LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
 
 
-@pytest.fixture(scope="module")
-def small_root(tmp_path_factory):
-    """A data set root in which the built-in data set is small: the command line draws it there."""
-    root = tmp_path_factory.mktemp("datasets")
-    for split, images in (("train", 8), ("val", 10)):
-        folder = root / "focal_shapes_v1" / f"focal_shapes_{split}"
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "focal_plugin.data.draw_shapes",
-                folder,
-                "--images",
-                str(images),
-            ],
-            check=True,
-            capture_output=True,
-        )
-    return root
-
-
-def write_spec(folder, iterations, *opts, arms=("ce", "fl")):
-    configs = {arm: f"{CONFIGS}/retinanet_small_{arm}.yaml" for arm in arms}
-    opts = [
-        *("SOLVER.MAX_ITER", iterations, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.STEPS", "()"),
-        *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *opts),
-    ]
+def write_spec(folder, **more):
+    arms = {"CE": f"{CONFIGS}/retinanet_small_ce.yaml", "FL": f"{CONFIGS}/retinanet_small_fl.yaml"}
     spec = folder / "spec.yaml"
-    spec.write_text(json.dumps({"arms": configs, "seeds": [1], "opts": opts}))
+    spec.write_text(json.dumps({"arms": arms, "seeds": [1, 2], **more}))
     return spec
 
 
-def compare(root, *arguments):
-    return subprocess.run(
-        [*COMPARE, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "DETECTRON2_DATASETS": str(root)},
-    )
+@pytest.fixture
+def trained(monkeypatch):
+    """Runs are not trained but get a result: FL more, and more with twice its learning rate."""
+    calls = []
+
+    def train(runs, folder, options):
+        calls.append([run.name for run in runs])
+        for run in runs:
+            (folder / run.id).mkdir(parents=True, exist_ok=True)
+            ap = 20.0 + run.seed + 5 * (run.arm == "FL") + run.lr_factor * (run.arm == "FL")
+            averages = {**dict.fromkeys(AVERAGES), "AP": ap}
+            result = Result(run.arm, run.seed, averages, {}, 3, 0.1, 100.0, run.config_hash)
+            result.write(folder / run.id)
+        return [Status("done", attempts=1) for _ in runs]
+
+    monkeypatch.setattr(run_command, "run_all", train)
+    return calls
 
 
-@pytest.mark.slow
-def test_runs_report_table_and_picture_and_a_second_call_trains_nothing(small_root, tmp_path):
-    spec, output = write_spec(tmp_path, 3), tmp_path / "out"
-    first = compare(small_root, "run", spec, "--output", output)
-    assert first.returncode == 0, first.stderr
-    assert "Highest AP" in first.stdout
-    table = (output / "table.md").read_text()
-    assert table.strip() in first.stdout
-    runs = json.loads((output / "table.json").read_text())
-    assert [run["arm"] for run in runs] == ["ce", "fl"]
-    assert all(list(run["ap_per_class"]) == list(CLASSES) for run in runs)
-    assert all(run["peak_memory_mib"] > 100 and run["iteration_s"] > 0 for run in runs)
-    assert Image.open(output / "detections.png").size == (3 * 384 + 12, 3 * 384 + 12)
-
-    checkpoint = output / "fl-seed1" / "model_final.pth"
-    written = checkpoint.stat().st_mtime_ns
-    second = compare(small_root, "run", spec, "--output", output)
-    assert second.returncode == 0
-    assert second.stderr.count("done already") + second.stdout.count("done already") == 2
-    assert checkpoint.stat().st_mtime_ns == written
-
-    other = compare(small_root, "run", write_spec(tmp_path, 4), "--output", output)
-    assert other.returncode == 2
-    assert "another config" in other.stderr
-
-
-@pytest.mark.slow
-def test_a_run_that_fails_is_reported_and_the_others_finish(small_root, tmp_path):
-    broken = tmp_path / "broken.yaml"
-    broken.write_text(
-        f"_BASE_: {CONFIGS}/retinanet_small_fl.yaml\n"
-        "MODEL: {RETINANET: {FOCAL_LOSS_GAMMA: -1.0}}\n"
-    )
-    spec = write_spec(tmp_path, 3, arms=("ce",))
-    content = json.loads(spec.read_text())
-    content["arms"] = {"broken": str(broken), **content["arms"]}
-    spec.write_text(json.dumps(content))
-    result = compare(small_root, "run", spec, "--output", tmp_path / "out")
-    assert result.returncode == 1
-    assert "failed: broken seed 1: exit code 1" in result.stderr
-    assert "FOCAL_LOSS_GAMMA must be >= 0" in result.stderr + result.stdout
-    runs = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert [run["arm"] for run in runs] == ["ce"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl_c", "closed_terminal"]
-)
-def test_interrupted_it_leaves_what_is_finished_and_the_same_command_goes_on(
-    small_root, tmp_path, number
-):
-    spec = write_spec(tmp_path, ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
+def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
     output = tmp_path / "out"
-    process = subprocess.Popen(
-        [*COMPARE, "run", spec, "--output", output],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "DETECTRON2_DATASETS": str(small_root)},
-        # as in a terminal, also where these tests run in the background, which ignores Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    assert cli.main(["run", str(write_spec(tmp_path)), "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert str(output / "report.html") in said
+    assert (output / "report.html").exists()
+    assert "FL" in said
+    assert trained == [["CE seed 1", "FL seed 1", "CE seed 2", "FL seed 2"]]
+
+
+def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tmp_path, capsys):
+    output = tmp_path / "out"
+    spec = write_spec(tmp_path, learning_rates=LEARNING_RATES)
+    assert cli.main(["run", str(spec), "--output", str(output)]) == 0
+    first, second = trained
+    assert first[4:] == [
+        *("CE lr x 0.5 seed 101", "CE lr x 2 seed 101"),
+        *("FL lr x 0.5 seed 101", "FL lr x 2 seed 101"),
+    ]
+    assert {name for name in second if name.startswith("FL")} == {
+        "FL lr x 2 seed 1",
+        "FL lr x 2 seed 2",
+    }
+    assert len(Comparison.read(output).of_role("best")) == len(second)
+    report = (output / "report.md").read_text()
+    assert "best" in report
+
+
+def test_a_run_that_failed_is_exit_code_1_with_its_reason(tmp_path, monkeypatch, capsys):
+    failed = Status("failed", reason="loss became NaN")
+    monkeypatch.setattr(run_command, "run_all", lambda runs, *_: [failed for _ in runs])
+    arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
+    assert cli.main(arguments) == 1
+    assert "CE seed 1 failed: loss became NaN" in capsys.readouterr().err
+
+
+def test_a_signal_is_its_exit_code_and_says_that_it_goes_on(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise SweepInterruptedError(signal.SIGTERM)
+
+    monkeypatch.setattr(run_command, "run_all", interrupted)
+    arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
+    assert cli.main(arguments) == 143
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_runs_and_leaves_nothing(tmp_path, capsys):
+    output = tmp_path / "out"
+    assert cli.main(["run", str(write_spec(tmp_path)), "--output", str(output), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("400 iterations") == 4
+    assert "4 runs: 4 pending; 1600 iterations" in said
+    assert not output.exists()
+
+
+def test_runs_of_other_configs_are_mentioned_and_left(trained, tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "out")]
+    spec = write_spec(tmp_path)
+    assert cli.main(["run", str(spec), *arguments]) == 0
+    for folder in (tmp_path / "out").glob("*-seed*"):
+        Status("done", attempts=1).write(folder)
+    capsys.readouterr()
+    spec = write_spec(tmp_path, opts=["SOLVER.BASE_LR", 0.01])
+    assert cli.main(["run", str(spec), *arguments]) == 0
+    assert "4 run(s) of other configs, which are left alone" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*-seed*"))) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "none.yaml"),
+        (["report", "nowhere"], "holds no comparison"),
+        (["explain", "SigmoidFocalLos"], "did you mean SigmoidFocalLoss"),
+    ],
+)
+def test_a_mistake_is_exit_code_2_and_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_parameters_of_slurm_are_yaml_and_others_an_error(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def train(runs, _, options):
+        seen.append(options)
+        return [Status("failed", reason="not trained") for _ in runs]
+
+    monkeypatch.setattr(run_command, "run_all", train)
+    arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
+    cli.main([*arguments, "--engine", "slurm", "--slurm", "slurm_partition=gpu", "timeout_min=240"])
+    assert seen[0].slurm == {"slurm_partition": "gpu", "timeout_min": 240}
+    assert cli.main([*arguments, "--slurm", "partition"]) == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
+
+
+def test_help_teaches_each_command(capsys):
+    for arguments, example in (
+        (["--help"], "focal-compare explain"),
+        (["run", "--help"], "reference: CE"),
+        (["report", "--help"], "--strict"),
+        (["explain", "--help"], "NAME[:option=value"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+        assert example in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_real_comparison_is_trained_once_and_reported(tiny_shapes, tmp_path):
+    spec = write_spec(
+        tmp_path,
+        seeds=[1],
+        datasets={"mine": f"{tiny_shapes}/annotations.json:{tiny_shapes}/images"},
+        opts=[
+            *("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)", "MODEL.DEVICE", "cpu"),
+            *("SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0),
+            *("INPUT.MIN_SIZE_TRAIN", "(64,)"),
+        ],
+        budget={"iterations": 4},
     )
-    folder = output / "fl-seed1"
-    deadline = time.monotonic() + 120
-    while not (folder / "last_checkpoint").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    beside = compare(small_root, "run", spec, "--output", output)
-    assert beside.returncode == 1
-    assert "another process is training" in beside.stderr
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on" in errors
-    assert not (folder / "result.json").exists()
-    assert not _processes_that_mention(str(folder)), "the trainer still runs"
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "focal_plugin.compare.cli", "run", spec, "--output", output]
+    first = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert first.returncode == 0, first.stderr
+    assert "1 seed cannot decide" in first.stdout
+    assert sum(file.suffix == ".html" for file in output.iterdir()) == 1
+    (fl,) = output.glob("FL-seed1-*")
+    assert (fl / "diagnostics" / "final_retinanet.npz").exists()
+    written = (fl / "model_final.pth").stat().st_mtime_ns
+    page = (output / "report.html").read_bytes()
 
-    other = compare(
-        small_root, "run", write_spec(tmp_path, ITERATIONS + 1, arms=("fl",)), "--output", output
-    )
-    assert other.returncode == 2, "an unfinished run of another config is not gone on with"
-    assert "another config" in other.stderr
-    write_spec(tmp_path, ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 10, arms=("fl",))
-
-    finished = compare(small_root, "run", spec, "--output", output)
-    assert finished.returncode == 0, finished.stderr
-    log = (folder / "train.log").read_text()
-    resumed_from = [x for x in log.splitlines() if "Starting training from iteration" in x]
-    assert int(resumed_from[-1].split()[-1]) >= 10
-    assert json.loads((folder / "result.json").read_text())["iterations"] == ITERATIONS
-
-
-def _processes_that_mention(text):
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
-                if text in file.read() and int(pid) != os.getpid():
-                    found.append(pid)
-        except OSError:
-            continue
-    return found
-
-
-def test_report_without_a_finished_run_says_so(tmp_path):
-    spec = write_spec(tmp_path, 3)
-    result = compare(DATASET_ROOT, "report", spec, "--output", tmp_path / "none")
-    assert result.returncode == 1
-    assert "no finished run" in result.stderr
-
-
-def test_a_missing_spec_is_an_error_without_a_traceback(tmp_path):
-    result = compare(DATASET_ROOT, "run", tmp_path / "none.yaml")
-    assert result.returncode == 2
-    assert "none.yaml" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_help_shows_a_spec():
-    result = compare(DATASET_ROOT, "--help")
-    assert result.returncode == 0
-    assert "seeds: [1, 2, 3]" in result.stdout
+    second = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert second.returncode == 0
+    assert (fl / "model_final.pth").stat().st_mtime_ns == written
+    assert (output / "report.html").read_bytes() == page, "the same runs make the same bytes"

@@ -1,15 +1,11 @@
-import json
-
 import pytest
 
-from focal_plugin.compare.report import best, format_table, write_report
 from focal_plugin.compare.results import (
     Result,
     read_average_precision,
     read_iteration_s,
     read_metrics,
     read_peak_gpu_memory_mib,
-    read_progress,
 )
 
 
@@ -22,7 +18,7 @@ def result(arm="FL", ap=20.0, **more):
         "iterations": 500,
         "iteration_s": 0.2,
         "peak_memory_mib": 900.0,
-        "fingerprint": "f",
+        "config_hash": "f",
     }
     return Result(arm=arm, **{**fields, **more})
 
@@ -43,7 +39,6 @@ def test_the_last_evaluation_counts_and_nan_is_none(tmp_path):
     averages, per_class = read_average_precision(metrics)
     assert (averages["AP"], averages["APl"], per_class) == (7.0, None, {"disc": 9.0})
     assert read_iteration_s(metrics) == pytest.approx(0.2)
-    assert read_progress(tmp_path).iteration == 60
 
 
 def test_a_line_cut_off_is_left_out_and_a_resumed_part_counts_once(tmp_path):
@@ -63,8 +58,8 @@ def test_a_run_that_was_not_evaluated_is_an_error(tmp_path):
         read_average_precision(read_metrics(tmp_path))
 
 
-def test_a_folder_without_metrics_has_no_progress(tmp_path):
-    assert read_progress(tmp_path).iteration == 0
+def test_a_folder_without_metrics_has_none(tmp_path):
+    assert read_metrics(tmp_path) == []
 
 
 def test_gpu_memory_is_the_largest_of_the_log(tmp_path):
@@ -80,29 +75,3 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path):
     result().write(tmp_path)
     assert Result.read(tmp_path) == result()
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_the_table_has_a_row_a_run_and_a_dash_where_there_is_nothing():
-    header, _, ce, fl = format_table([result("CE", 11.11), result("FL", 22.25)]).splitlines()
-    cells = [cell.strip() for cell in header.strip("|").split("|")]
-    row = dict(zip(cells, [cell.strip() for cell in fl.strip("|").split("|")], strict=True))
-    assert row["arm"] == "FL"
-    assert row["AP"] in {"22.2", "22.3"}
-    assert (row["APl"], row["disc"], row["s/iter"], row["memory MiB"]) == (
-        "-",
-        "30.0",
-        "0.200",
-        "900",
-    )
-    assert "CE" in ce
-
-
-def test_the_best_run_is_the_one_with_the_highest_ap():
-    assert best([result("a", 3.0), result("b", 5.0), result("c", None)]).arm == "b"
-
-
-def test_markdown_and_json_hold_the_same_runs(tmp_path):
-    markdown, data = write_report([result("CE"), result("FL")], tmp_path)
-    assert markdown.read_text().strip() == format_table([result("CE"), result("FL")])
-    loaded = json.loads(data.read_text(), parse_constant=lambda constant: pytest.fail(constant))
-    assert [run["arm"] for run in loaded] == ["CE", "FL"]

@@ -158,8 +158,8 @@ def test_a_comparison_survives_its_file(write, tmp_path):
         (400, (320, 380), 50),
         (800, (640, 760), 100),
         (40, (32, 38), 5),
-        (3, (2, 3), 1),
-        (1, (1,), 1),
+        (3, (2,), 1),
+        (1, (), 1),
     ],
 )
 def test_the_schedule_is_as_long_as_the_budget_in_proportion(write, iterations, steps, warmup):

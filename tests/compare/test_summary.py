@@ -239,7 +239,7 @@ def test_as_long_as_the_best_rate_is_not_trained_there_is_no_verdict_at_it(tmp_p
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.4)}
     summary = summary_of(tmp_path, arms, factors=(1.0, 2.0))
     assert summary.best.arm("FL").lr_factor is None
-    assert "best learning rate is not known yet" in summary.best.verdict("FL").sentence
+    assert "at its best learning rate are not planned yet" in summary.best.verdict("FL").sentence
 
 
 def test_curves_are_means_over_the_seeds_between_lowest_and_highest(tmp_path):
