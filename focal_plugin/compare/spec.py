@@ -185,8 +185,8 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
 def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
     """
     The options that make a schedule as long as ``iterations``: `SOLVER.STEPS` and `WARMUP_ITERS` in
-    proportion, rounded, at least 1 (no warm-up stays none); steps that meet become one, and one that
-    meets the end is left out, where Detectron2 would refuse it.
+    proportion, rounded, at least 1 (no warm-up stays none); steps that meet become one, and one
+    that meets the end is left out, where Detectron2 would refuse it.
     """
     solver, factor = cfg.SOLVER, iterations / cfg.SOLVER.MAX_ITER
     scaled = dict.fromkeys(max(1, round(step * factor)) for step in solver.STEPS)

@@ -22,7 +22,7 @@ class Tuned:
     What an arm's trial runs say.
 
     Attributes:
-        ap: factor -> mean AP over the trial seeds, percent; None where a trial failed or is missing.
+        ap: factor -> mean AP over the trial seeds, percent; None where one failed or is missing.
         best: the factor with the highest AP, of equal ones that nearest to 1; None if all failed.
         at_edge: whether it is the smallest or largest of the grid, so that a wider grid may have a
             better one.

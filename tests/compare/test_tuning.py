@@ -9,7 +9,7 @@ from .fake_comparison import FakeArm, write_comparison
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory):
-    """CE gains with the rate; of FL no trial ended; skill is cut off at 1, where rates are equal."""
+    """An arm finds more with a larger learning rate."""
     folder = tmp_path_factory.mktemp("tried")
     arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.5)}
     return write_comparison(folder, arms, factors=(0.5, 1.0, 2.0)), folder
