@@ -47,7 +47,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
         ]
         drawings = [drawing for drawing in drawings if drawing is not None]
         for drawing in drawings:
-            # once for all: a layout found again starts from the one before, and ends elsewhere
+            # once for PNG and SVG: it takes most of the time, and they are to look the same
             drawing.figure.draw_without_rendering()
             drawing.figure.set_layout_engine("none")
     return drawings

@@ -330,15 +330,15 @@ def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
 def run_table(summary: Summary) -> Table:
     """Every run of the comparison, whatever became of it."""
     roles = {"equal": "", "tuning": "trial", "best": "best lr"}
+    tuned = summary.tuning is not None
     rows = []
     for run in summary.runs:
         ap = run.ap.get("AP")
         rows.append(
             (
                 plain(run.arm),
-                roles[run.role],
+                *((roles[run.role], f"{run.lr_factor:g}") if tuned else ()),
                 str(run.seed),
-                f"{run.lr_factor:g}",
                 run.state,
                 NOTHING if ap is None else value_text(ap),
                 f"{run.iterations_done:,} of {run.iterations:,}",
@@ -346,8 +346,9 @@ def run_table(summary: Summary) -> Table:
                 plain(run.reason or ""),
             )
         )
-    header = ("arm", "for", "seed", "lr x", "state", "AP", "iterations", "restarts", "reason")
-    return Table("runs", header, tuple(rows), left=2, text_last=True)
+    header = ("arm", *(("for", "lr x") if tuned else ()), "seed", "state", "AP", "iterations")
+    header = (*header, "restarts", "reason")
+    return Table("runs", header, tuple(rows), left=2 if tuned else 1, text_last=True)
 
 
 def fact_table(summary: Summary) -> Table | None:

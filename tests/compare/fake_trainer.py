@@ -54,7 +54,8 @@ def main(arguments):
         unfinished.replace(checkpoint)
     if behaviour != "no_evaluation":
         evaluated = {"bbox/AP": 20.0, "bbox/AP-disc": 30.0, "bbox/AP-plus": float("nan")}
-        note(folder / "metrics.json", json.dumps({"iteration": iteration, **evaluated}))
+        line = {"iteration": int(opts["STEPS"]) - 1, **evaluated}
+        note(folder / "metrics.json", json.dumps(line))
     note(folder / "finishes", os.getpid())
 
 

@@ -202,9 +202,9 @@ def test_an_owner_that_cannot_show_that_it_lives_gives_up_its_claim(tmp_path, mo
     def fail(*_):
         raise OSError("the file system is gone")
 
+    start = time.monotonic()
     claim = take(tmp_path, lease=LEASE)
     monkeypatch.setattr(claim_module, "write_json", fail)
-    start = time.monotonic()
     assert claim.lost.wait(30)
     assert time.monotonic() - start >= LEASE.expiry_s
     claim.release()
