@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = COMMANDS[args.command][0].main
     try:
         return command(args)
-    except (ValueError, KeyError, FileNotFoundError, ImportError) as error:
+    except KeyboardInterrupt:
+        print("\nfocal-compare: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, FileNotFoundError, ImportError, ConnectionError) as error:
         # str() of a KeyError is the representation of its message
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"focal-compare: {message}", file=sys.stderr)
