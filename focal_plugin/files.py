@@ -1,7 +1,8 @@
-"""Files that several processes read while one writes them."""
+"""Files that several processes read while one writes them, and what is in a file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -30,3 +31,12 @@ def write_json(file: Path, content: Any) -> None:
         ValueError: there is a NaN or an infinity in it.
     """
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(file: Path) -> str:
+    """Hexadecimal; read in pieces, because annotations may be half a gigabyte."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

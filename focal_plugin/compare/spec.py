@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..config import FocalCfgNode, get_cfg
 from ..data import check_datasets, register_coco_dataset
 from ..data.registration import DatasetArgument
+from ..files import sha256_of
 from .plan import Comparison, Run
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
 
@@ -117,7 +118,7 @@ class _Runs:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
-        self._annotations = {d.name: _sha256(d.json_file) for d in spec.datasets}
+        self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
         self._opts: dict[str, tuple[str, ...]] = {}
         self._configs: dict[str, CfgNode] = {}
         with _registered(spec.datasets):
@@ -268,11 +269,3 @@ def _naming(place: str) -> Iterator[None]:
         raise FileNotFoundError(f"{place}: {error}") from error
     except _WRONG_FORM as error:
         raise ValueError(f"{place}: {error}") from error
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..files import write_json
+from ..files import sha256_of, write_json
 
 ENVIRONMENT_FILE = "env.json"
 START_FILE = "start.json"
@@ -133,7 +133,7 @@ def describe_dataset(name: str) -> dict[str, Any]:
     facts = (
         str(json_file),
         metadata.get("image_root"),
-        _sha256_of(json_file),
+        sha256_of(json_file),
         len(content["images"]),
         len(annotations),
         crowds,
@@ -215,14 +215,6 @@ def _bytes(tensor: Tensor) -> bytes:
     # as uint8, because numpy lacks types such as bfloat16
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _sha256_of(file: Path) -> str:
-    total = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            total.update(chunk)
-    return total.hexdigest()
 
 
 def _version_of(distribution: str) -> str | None:
