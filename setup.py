@@ -23,7 +23,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["focal_plugin", "focal_plugin.*"]),
-    package_data={"focal_plugin.compare": ["*.j2"]},
+    package_data={"focal_plugin.compare.report": ["*.j2"]},
     python_requires=">=3.10",
     # No "detectron2" here: no package index has it under its own name, so that asking for it would
     # make every installation fail. `import focal_plugin` and `python -m focal_plugin.doctor` say

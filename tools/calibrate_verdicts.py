@@ -42,8 +42,13 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from focal_plugin.compare.average_precision import METRICS, AveragePrecision, Evaluation, evaluate
-from focal_plugin.compare.bootstrap import bootstrap_difference
+from focal_plugin.compare.detections.average_precision import (
+    METRICS,
+    AveragePrecision,
+    Evaluation,
+    evaluate,
+)
+from focal_plugin.compare.detections.bootstrap import bootstrap_difference
 from focal_plugin.compare.plan import Comparison
 from focal_plugin.compare.power import paired_t_power, recommend_seeds
 from focal_plugin.compare.results import AVERAGES, Result

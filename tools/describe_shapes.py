@@ -16,7 +16,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
-from focal_plugin.compare.pictures import CocoImages, draw_boxes, tile
+from focal_plugin.compare.report.pictures import CocoImages, draw_boxes, tile
 from focal_plugin.data.builtin import SPLITS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from .detection_analysis import REPLICATES
 from .report import terminal_table, write_report
-from .summary import Summary
+from .report.detection_analysis import REPLICATES
+from .report.summary import Summary
 
 NOT_ALL_DONE = 3
 DESCRIPTION = """

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from .engines import Options
-from .engines.base import ENGINES
 from .plan import Comparison
 from .report import terminal_table, write_report
-from .run_one import read_status
-from .runner import SweepInterruptedError, run_all
+from .running.engines import Options
+from .running.engines.base import ENGINES
+from .running.run_one import read_status
+from .running.runner import SweepInterruptedError, run_all
 from .spec import best_runs, load_spec
 from .status import Status
 from .tuning import best_factors

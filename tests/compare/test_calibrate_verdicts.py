@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from focal_plugin.compare.average_precision import evaluate
+from focal_plugin.compare.detections.average_precision import evaluate
 from focal_plugin.compare.plan import Comparison, Run
 from focal_plugin.compare.results import Result
 

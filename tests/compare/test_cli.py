@@ -11,7 +11,7 @@ import pytest
 from focal_plugin.compare import cli, run_command
 from focal_plugin.compare.plan import Comparison
 from focal_plugin.compare.results import AVERAGES, Result
-from focal_plugin.compare.runner import SweepInterruptedError
+from focal_plugin.compare.running.runner import SweepInterruptedError
 from focal_plugin.compare.status import Status
 
 from ..conftest import ROOT

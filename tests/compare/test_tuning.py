@@ -4,7 +4,7 @@ import pytest
 
 from focal_plugin.compare.tuning import best_factors, tune
 
-from .fake_comparison import FakeArm, write_comparison
+from .report.fake_comparison import FakeArm, write_comparison
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What runs detected, evaluated again: AP for any weights of the images, error types."""

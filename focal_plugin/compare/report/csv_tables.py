@@ -1,0 +1,151 @@
+"""The tables of a report for programs: CSV with numbers in full, a row for each thing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+
+from ..results import AVERAGES
+from .loss_views import AUDIT
+from .scores import Spread
+from .summary import Summary
+
+Cell = str | int | float | None
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_SPREAD = ("mean", "std", "n", "state")
+
+
+def csv_files(summary: Summary) -> dict[str, str]:
+    """Name of the file -> its content."""
+    tables = {
+        "runs.csv": _csv_runs(summary),
+        "arms.csv": _csv_arms(summary),
+        "differences.csv": _csv_differences(summary),
+        "per_class.csv": _csv_classes(summary),
+        "error_types.csv": _csv_errors(summary),
+        "images.csv": _csv_images(summary),
+        "curves.csv": _csv_curves(summary),
+        "configs.csv": _csv_configs(summary),
+        "loss_audit.csv": _csv_audit(summary),
+    }
+    return {name: csv_text(rows) for name, rows in tables.items()}
+
+
+def csv_text(rows: Iterable[Iterable[Cell]]) -> str:
+    """
+    As CSV. A text that a spreadsheet would take for a formula gets a `'` in front; a number is a
+    number, whatever its sign.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_csv_cell(cell) for cell in row])
+    return stream.getvalue()
+
+
+def _csv_cell(cell: Cell) -> Cell:
+    if isinstance(cell, str) and cell.startswith(_FORMULA):
+        return f"'{cell}"
+    return cell
+
+
+def _csv_runs(summary: Summary) -> Iterable[list[Cell]]:
+    fields = ("id", "arm", "role", "lr_factor", "seed", "state", "exit_code", "reason", "restarts")
+    more = ("iterations", "iterations_done", "iteration_s", "peak_memory_mib", "device", "threads")
+    yield [*fields, *AVERAGES, *more]
+    for run in summary.runs:
+        yield [
+            *(getattr(run, name) for name in fields),
+            *(run.ap.get(metric) for metric in AVERAGES),
+            *(getattr(run, name) for name in more),
+        ]
+
+
+def _csv_arms(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["learning_rates", "arm", "lr_factor", "quantity", *_SPREAD, "planned", "failed"]
+    for standing in (summary.equal, summary.best):
+        for scores in standing.arms if standing else ():
+            counts = [scores.planned, scores.states["failed"]]
+            head = [standing.role, scores.arm, scores.lr_factor]
+            for metric, spread in scores.metrics.items():
+                yield [*head, metric, *_spread_cells(spread), *counts]
+            if standing is summary.equal:
+                cost = summary.costs[scores.arm]
+                for name, spread in (
+                    ("AR", summary.detections.arms[scores.arm].recall),
+                    ("iteration_s", cost.iteration_s),
+                    ("peak_memory_mib", cost.peak_memory_mib),
+                    ("training_s", cost.training_s),
+                ):
+                    yield [*head, name, *_spread_cells(spread), *counts]
+
+
+def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
+    head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
+    yield [*head, "seeds", "p_t", "p_holm", "p_sign_flip", "withheld_because", "sentence"]
+    for standing in (summary.equal, summary.best):
+        for verdict in standing.verdicts if standing else ():
+            found = verdict.difference
+            low, high = (found and found.interval) or (None, None)
+            yield [
+                *(standing.role, verdict.arm, summary.reference, verdict.decision),
+                *((found.mean, found.std, low, high, found.n, found.t_p) if found else [None] * 6),
+                verdict.p,
+                found.sign_flip_p if found else None,
+                verdict.flaw,
+                verdict.sentence,
+            ]
+
+
+def _csv_classes(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["class", "category_id", "train_objects", "test_objects", "arm", *_SPREAD]
+    for i, data in enumerate(summary.detections.classes):
+        head = [data.label, data.category_id, data.train_objects, data.val_objects]
+        for arm, found in summary.detections.arms.items():
+            yield [*head, arm, *_spread_cells(found.per_class[i])]
+
+
+def _csv_errors(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["arm", "error", *_SPREAD]
+    for arm, found in summary.detections.arms.items():
+        for kind, spread in found.errors.items():
+            yield [arm, kind, *_spread_cells(spread)]
+
+
+def _csv_images(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["arm", "reference", "difference", "low", "high", "standard_error", "p", "seeds"]
+    for arm, found in summary.detections.arms.items():
+        if found.images is not None:
+            images = found.images
+            numbers = [images.difference, *images.interval, images.standard_error, images.p]
+            yield [arm, summary.reference, *numbers, len(images.seeds)]
+
+
+def _csv_curves(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["arm", "quantity", "iteration", "mean", "low", "high", "runs"]
+    for arm, of_arm in summary.curves.items():
+        for key, c in of_arm.items():
+            points = zip(c.iterations, c.mean, c.low, c.high, c.runs, strict=True)
+            yield from ([arm, key, *point] for point in points)
+
+
+def _csv_configs(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["key", "part_of_the_loss", "arm", "value"]
+    for difference in summary.fairness.differences:
+        for arm, value in difference.values.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            cell = value if number else str(value)
+            yield [difference.key, str(difference.is_loss), arm, cell]
+
+
+def _csv_audit(summary: Summary) -> Iterable[list[Cell]]:
+    yield ["arm", "part", "moment", "iteration", "loss", "options", "miner", "quantity", *_SPREAD]
+    for view in summary.losses.views:
+        head = [view.arm, view.part, view.moment, view.iteration, view.loss, view.options]
+        for name in AUDIT:
+            yield [*head, view.miner, name, *_spread_cells(view.audit[name])]
+
+
+def _spread_cells(spread: Spread) -> list[Cell]:
+    return [spread.mean, spread.std, spread.n, spread.state]

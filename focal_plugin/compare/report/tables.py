@@ -1,0 +1,473 @@
+"""The tables of a report for people: on the page, in Markdown and on the terminal."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from ..results import AVERAGES
+from ..statistics import fewest_seeds, format_p
+from .cells import (
+    NOTHING,
+    are,
+    compact_text,
+    count_text,
+    duration_text,
+    interval_text,
+    listed,
+    number_text,
+    percent_text,
+    plain,
+    runs_text,
+    share_text,
+    signed,
+    spread_text,
+    value_text,
+)
+from .detection_analysis import ERROR_TYPES
+from .scores import NO_GROUND_TRUTH, ArmVerdict, Standing
+from .summary import Summary
+from .training import Cost
+
+EMPTY = " A run that detected nothing has no AP to be averaged; in the difference it counts as 0."
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    For people: every cell is text.
+
+    Attributes:
+        name: letters, digits and `-`.
+        caption: what it is and how it is read; "" if the header says it all.
+        left: how many columns from the left are text, aligned left; the others are numbers,
+        text_last: but for the last one, if this is true.
+    """
+
+    name: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    left: int = 1
+    text_last: bool = False
+
+    def is_text(self, column: int) -> bool:
+        return column < self.left or (self.text_last and column == len(self.header) - 1)
+
+
+def verdict_table(summary: Summary, standing: Standing) -> Table:
+    """The reference first, then the arms in the order of the spec."""
+    arms = [standing.arm(summary.reference)]
+    arms += [scores for scores in standing.arms if scores.arm != summary.reference]
+    factors = standing.role == "best"
+    header = ("arm", *(("lr x",) if factors else ()), "AP", "runs", "difference", "95% interval")
+    header = (*header, "p (Holm)", "p (sign\u00a0flip)", "verdict")
+    rows = []
+    for scores in arms:
+        verdict = standing.verdict(scores.arm)
+        factor = (NOTHING if scores.lr_factor is None else f"{scores.lr_factor:g}",)
+        rows.append(
+            (
+                plain(scores.arm),
+                *(factor if factors else ()),
+                spread_text(scores.metrics["AP"]),
+                runs_text(scores),
+                *_difference_cells(verdict),
+                "reference" if verdict is None else verdict.decision,
+            )
+        )
+    return Table(
+        name="verdicts-best" if factors else "verdicts",
+        header=header,
+        rows=tuple(rows),
+        text_last=True,
+        caption=(
+            "AP in percent: mean ± standard deviation between the seeds. The difference to the "
+            "reference is paired by seed. Verdicts are by the paired t test after Holm's "
+            f"correction over all arms, never from fewer than {fewest_seeds()} seeds, and not "
+            "before all runs of an arm are done; the exact sign-flip test, which assumes no "
+            "distribution, stands beside." + (EMPTY if any(scores.empty for scores in arms) else "")
+        ),
+    )
+
+
+def averages_table(summary: Summary) -> Table:
+    """The averages of COCO, of all arms; a size of which there are no objects has no column."""
+    sizes = [metric for metric in AVERAGES if not _has_no_objects(summary, metric)]
+    rows = []
+    for scores in summary.equal.arms:
+        averages = [spread_text(scores.metrics[metric]) for metric in sizes]
+        recall = summary.detections.arms[scores.arm].recall
+        rows.append((plain(scores.arm), *averages, spread_text(recall)))
+    without = [metric for metric in AVERAGES if metric not in sizes]
+    return Table(
+        name="averages",
+        header=("arm", *sizes, "AR"),
+        rows=tuple(rows),
+        caption=(
+            "Percent, mean ± standard deviation between the seeds. AP to APl as Detectron2's "
+            "evaluator said, AR (100 detections of a class on an image) from the same detections."
+            + (f" No ground truth: {', '.join(without)}." if without else "")
+        ),
+    )
+
+
+def _has_no_objects(summary: Summary, metric: str) -> bool:
+    spreads = [scores.metrics[metric] for scores in summary.equal.arms]
+    states = [value for spread in spreads for value in spread.by_seed.values()]
+    return NO_GROUND_TRUTH in states and not any(spread.n for spread in spreads)
+
+
+def class_table(summary: Summary) -> Table | None:
+    """AP of each class, the most frequent first; None if nothing was evaluated again."""
+    if not summary.detections.classes:
+        return None
+    header = ("class", "objects, training", "objects, test", *map(plain, summary.arms))
+    rows = []
+    for i, data in enumerate(summary.detections.classes):
+        trained = NOTHING if data.train_objects is None else f"{data.train_objects:,}"
+        values = [spread_text(summary.detections.arms[a].per_class[i]) for a in summary.arms]
+        rows.append((plain(data.label), trained, f"{data.val_objects:,}", *values))
+    if len(summary.arms) > len(rows):  # a long table is read more easily than a wide one
+        header, *rows = zip(header, *rows, strict=True)
+    return Table(
+        name="classes",
+        header=header,
+        rows=tuple(rows),
+        caption="AP in percent, mean ± standard deviation between the seeds.",
+    )
+
+
+def error_table(summary: Summary) -> Table | None:
+    """What each kind of error costs each arm; None if nothing was evaluated again."""
+    if not summary.detections.images:
+        return None
+    rows = [
+        (plain(arm), *(spread_text(found.errors[kind]) for kind in ERROR_TYPES))
+        for arm, found in summary.detections.arms.items()
+    ]
+    return Table(
+        name="errors",
+        header=("arm", *ERROR_TYPES),
+        rows=tuple(rows),
+        caption="What AP50 would gain without the errors of a kind, percentage points.",
+    )
+
+
+def image_table(summary: Summary) -> Table | None:
+    """What other test images would have made of the differences."""
+    rows = []
+    for arm, found in summary.detections.arms.items():
+        if found.images is not None:
+            images = found.images
+            rows.append(
+                (
+                    plain(arm),
+                    signed(images.difference),
+                    interval_text(images.interval),
+                    f"{images.standard_error:.2f}",
+                    format_p(images.p),
+                    str(len(images.seeds)),
+                )
+            )
+    if not rows:
+        return None
+    return Table(
+        name="images",
+        header=("arm", "difference", "95% interval", "standard error", "p", "seeds"),
+        rows=tuple(rows),
+        caption=(
+            "AP minus that of the reference on resamples of the test images, the same images for "
+            "both: how much the difference depends on which images are in the test set. The noise "
+            "of training is not in it, so that it alone makes no verdict."
+        ),
+    )
+
+
+def tuning_table(summary: Summary) -> Table | None:
+    """The AP of the trials at each learning rate; None if there were none."""
+    if summary.tuning is None:
+        return None
+    factors = list(next(iter(summary.tuning.arms.values())).ap)
+    rows = []
+    for arm, tuned in summary.tuning.arms.items():
+        best = NOTHING if tuned.best is None else f"x {tuned.best:g}"
+        edge = " (at the edge of the grid)" if tuned.at_edge else ""
+        values = [number_text(tuned.ap[factor]) for factor in factors]
+        rows.append((plain(arm), *values, best + edge))
+    return Table(
+        name="tuning",
+        header=("arm", *(f"lr x {factor:g}" for factor in factors), "best"),
+        rows=tuple(rows),
+        text_last=True,
+        caption=(
+            f"AP in percent of trial runs with {count_text(len(summary.tuning.seeds), 'seed')} of "
+            f"their own. They take {summary.tuning.iterations:,} iterations, which belong to the "
+            f"cost of the comparison. A best at the edge of the grid may not be the best there is."
+        ),
+    )
+
+
+def cost_table(summary: Summary) -> Table | None:
+    """What a run of each arm costs; None if none is done."""
+    if not summary.has_results:
+        return None
+    rows = []
+    for arm, cost in summary.costs.items():
+        rows.append(
+            (
+                plain(arm),
+                spread_text(cost.iteration_s, digits=3) if cost.iteration_s.n else NOTHING,
+                _relative(cost, summary.costs[summary.reference]),
+                spread_text(cost.peak_memory_mib, digits=0) if cost.peak_memory_mib.n else NOTHING,
+                duration_text(cost.training_s.mean),
+            )
+        )
+    return Table(
+        name="costs",
+        header=(
+            "arm",
+            "s/iteration",
+            "relative to the reference",
+            "peak memory, MiB",
+            "training time",
+        ),
+        rows=tuple(rows),
+        caption=(
+            "Mean ± standard deviation between the seeds. Training time is that of one run: its "
+            "iterations times seconds of an iteration, evaluation not included."
+        ),
+    )
+
+
+def config_table(summary: Summary) -> Table | None:
+    """The keys in which arms differ, those that are not of the loss first; None: there are none."""
+    rows = []
+    ordered = sorted(summary.fairness.differences, key=lambda d: (d.is_loss, d.key))
+    for difference in ordered:
+        by_value: dict[str, list[str]] = {}
+        for arm, value in difference.values.items():
+            by_value.setdefault(plain(value), []).append(plain(arm))
+        for i, (value, arms) in enumerate(by_value.items()):
+            key = plain(difference.key) if i == 0 else ""
+            flag = "" if i else "loss" if difference.is_loss else "not the loss"
+            rows.append((key, flag, value or '""', ", ".join(arms)))
+    if not rows:
+        return None
+    return Table("configs", ("config key", "part of", "value", "arms"), tuple(rows), left=4)
+
+
+def start_table(summary: Summary) -> Table | None:
+    """What the arms shared as training began; None if no two runs recorded it."""
+    rows = []
+    for arm in summary.arms:
+        start = summary.fairness.starts.get(arm)
+        if start is None:
+            continue
+        rows.append(
+            (
+                plain(arm),
+                share_text(start.same_weights, start.seeds),
+                str(start.tensors),
+                share_text(start.same_data, start.seeds),
+                str(start.batches),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        name="starts",
+        header=("arm", "same weights", "tensors compared", "same data", "batches compared"),
+        rows=tuple(rows),
+        caption=(
+            "Of the seeds, for how many an arm began with the weights of the reference, bit by bit "
+            "in every tensor that both have in one shape, and saw the same first batches."
+        ),
+    )
+
+
+def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
+    """What each loss adds up to on fixed images; None where diagnostics were off."""
+    views = summary.losses.of(part, moment)
+    if not views:
+        return None
+    rows = []
+    for view in views:
+        audit = view.audit
+        numbers = ("loss_sum", "loss_pos", "loss_neg", "divided", "gradient_pos", "gradient_neg")
+        shares = ("mean_probability", "easy_share", "easy_loss_share", "easy_gradient_share")
+        rows.append(
+            (
+                plain(view.arm),
+                plain(view.loss) + (f" on {plain(view.miner)}" if view.miner else ""),
+                *(compact_text(audit[name].mean) for name in numbers),
+                *(percent_text(audit[name].mean) for name in shares),
+            )
+        )
+    header = ("arm", "loss", "loss, sum", "loss of positives", "loss of negatives")
+    header = (*header, "loss of a step", "gradient of positives", "gradient of negatives")
+    header = (*header, "mean probability", "easy negatives", "their loss", "their gradient")
+    first = views[0]
+    when = "Before training" if moment == "start" else f"After {first.iteration:,} iterations"
+    return Table(
+        name=f"audit-{part}-{moment}",
+        header=header,
+        rows=tuple(rows),
+        left=2,
+        caption=(
+            f"{when}, {part}: classification loss on {count_text(first.num_images, 'image')} with "
+            f"{first.num_anchors:,} anchors, mean over the seeds; the loss of a step is the sum "
+            f"after its divisor. Easy negatives are those with every probability below .1; their "
+            f"share of the negatives, of the loss and of the gradient."
+        ),
+    )
+
+
+def run_table(summary: Summary) -> Table:
+    """Every run of the comparison, whatever became of it."""
+    roles = {"equal": "", "tuning": "trial", "best": "best lr"}
+    tuned = summary.tuning is not None
+    rows = []
+    for run in summary.runs:
+        ap = run.ap.get("AP")
+        rows.append(
+            (
+                plain(run.arm),
+                *((roles[run.role], f"{run.lr_factor:g}") if tuned else ()),
+                str(run.seed),
+                run.state,
+                NOTHING if ap is None else value_text(ap),
+                f"{run.iterations_done:,} of {run.iterations:,}",
+                str(run.restarts),
+                plain(run.reason or ""),
+            )
+        )
+    header = ("arm", *(("for", "lr x") if tuned else ()), "seed", "state", "AP", "iterations")
+    header = (*header, "restarts", "reason")
+    return Table("runs", header, tuple(rows), left=2 if tuned else 1, text_last=True)
+
+
+def fact_table(summary: Summary) -> Table | None:
+    """Versions and machines; None if no run has recorded any."""
+    if not summary.provenance.recorded:
+        return None
+    rows = []
+    for fact in summary.provenance.facts:
+        values = [
+            plain(value) + (f" ({count_text(count, 'run')})" if fact.differs else "")
+            for value, count in fact.values.items()
+        ]
+        rows.append((fact.name, "; ".join(values), "differs" if fact.differs else ""))
+    return Table("versions", ("", "recorded by the runs", ""), tuple(rows), left=3)
+
+
+def data_table(summary: Summary) -> Table | None:
+    """The data sets; None if no run has recorded any."""
+    rows = [
+        (
+            plain(data.name),
+            data.use,
+            (data.sha256 or NOTHING)[:16],
+            *(
+                NOTHING if n is None else f"{n:,}"
+                for n in (data.images, data.annotations, data.crowds, data.classes)
+            ),
+        )
+        for data in summary.provenance.datasets
+    ]
+    if not rows:
+        return None
+    header = ("data set", "use", "sha256", "images", "annotations", "of them crowds", "classes")
+    return Table("data", header, tuple(rows), left=3)
+
+
+def headline(summary: Summary, standing: Standing) -> str:
+    """The verdicts in one sentence or two."""
+    arms: dict[str, list[str]] = {}
+    for verdict in standing.verdicts:
+        arms.setdefault(verdict.decision, []).append(plain(verdict.arm))
+    reference = plain(summary.reference)
+    said = []
+    for decision, word in (("higher", "above"), ("lower", "below")):
+        if decision in arms:
+            said.append(f"{listed(arms[decision])} {are(arms[decision])} {word} {reference}")
+    for decision, word in (
+        ("no difference shown", f"no difference to {reference} is shown for"),
+        ("undecided", "undecided:"),
+    ):
+        if decision in arms:
+            said.append(f"{word if said else word[0].upper() + word[1:]} {listed(arms[decision])}")
+    if not said:
+        return "There is one arm only, and nothing to compare it with."
+    return f"{'; '.join(said)}."
+
+
+def rates_title(standing: Standing) -> str:
+    """Which of the two verdicts of a comparison that tunes learning rates."""
+    best = standing.role == "best"
+    return "At each arm's best learning rate" if best else "At the same learning rate for all"
+
+
+def terminal_table(summary: Summary) -> str:
+    """The verdicts, and what is not done, as it ends `focal-compare run`."""
+    parts = []
+    for standing in (summary.equal, summary.best):
+        if standing is None:
+            continue
+        table = verdict_table(summary, standing)
+        if summary.best is not None:
+            parts.append(f"{rates_title(standing)}:")
+        parts.append(_aligned(table, table.rows, table.header, "simple"))
+        parts.append("\n".join(plain(verdict.sentence) for verdict in standing.verdicts))
+    states = summary.states
+    if not summary.complete:
+        left = len(summary.runs) - states["done"]
+        parts.append(
+            f"{left} of {count_text(len(summary.runs), 'run')} not done: "
+            f"{states['failed']} failed, "
+            f"{states['running']} running, {states['pending']} to come."
+        )
+    parts += [
+        f"failed: {plain(run.arm)} seed {run.seed}: {plain(run.reason or 'no reason recorded')}"
+        for run in summary.runs
+        if run.state == "failed"
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown_table(table: Table) -> str:
+    """GitHub's; names in it are text, never markup."""
+    header = [markdown_text(cell) for cell in table.header]
+    rows = [[markdown_text(cell) for cell in row] for row in table.rows]
+    return _aligned(table, rows, header, "github")
+
+
+def _aligned(
+    table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], layout: str
+) -> str:
+    align = ["left" if table.is_text(i) else "right" for i in range(len(header))]
+    return tabulate(rows, header, layout, colalign=align, disable_numparse=True)
+
+
+def markdown_text(text: str) -> str:
+    """``text`` in Markdown as it is: no tags, no links, no cells."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(plain(text), quote=False))
+
+
+def _difference_cells(verdict: ArmVerdict | None) -> tuple[str, str, str, str]:
+    if verdict is None or verdict.difference is None:
+        return (NOTHING,) * 4
+    difference = verdict.difference
+    p = NOTHING if verdict.p is None else format_p(verdict.p)
+    interval = interval_text(difference.interval)
+    return signed(difference.mean), interval, p, format_p(difference.sign_flip_p)
+
+
+def _relative(cost: Cost, reference: Cost) -> str:
+    if cost.iteration_s.mean is None or not reference.iteration_s.mean:
+        return NOTHING
+    return f"{cost.iteration_s.mean / reference.iteration_s.mean:.2f}"

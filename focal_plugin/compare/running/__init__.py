@@ -1,0 +1,1 @@
+"""Runs, trained as processes on one machine or many: claimed, watched, taken up again."""

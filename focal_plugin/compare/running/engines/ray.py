@@ -1,0 +1,142 @@
+"""
+Runs as tasks of Ray, on this machine or on a cluster whose machines share the folder of the runs.
+
+A task whose worker or node dies is retried by Ray, elsewhere if need be, and resumes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...status import Status
+from ..run_one import Task, run_one
+from ..trainer_process import Urgency
+from .base import Options
+from .remote import StopFile, import_extra, settings
+from .resources import divide, thread_variables, usable_processors, visible_gpus
+
+MAX_RETRIES = 10
+START_ATTEMPTS = 3  # Ray gives itself 30 s, which may not do where all processors are busy
+OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes; what tasks exchange is tiny
+
+
+class RayEngine:
+    """One task per run, with its processors and GPUs."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        """
+        Raises:
+            ImportError: Ray is not installed.
+            ConnectionError: there is no Ray at the address.
+        """
+        # Before it is imported: it reports to its makers otherwise
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray = import_extra("ray", "ray")
+        self._temporary: str | None = None
+        self._stop_file = StopFile(folder)
+        self._handles: list[_RayHandle] = []
+        if options.address is None:
+            self._cpus, self._gpus = self._start(options)
+        else:
+            self._cpus, self._gpus = self._connect(options, options.address)
+        self._variables = {**settings(), **thread_variables(self._cpus)}
+
+    def submit(self, tasks: Sequence[Task]) -> list[_RayHandle]:
+        train = self._ray.remote(_train).options(
+            num_cpus=self._cpus, num_gpus=self._gpus, max_retries=MAX_RETRIES
+        )
+        num_gpus = int(self._gpus)
+        references = [
+            train.remote(replace(task, num_gpus=num_gpus), self._variables, self._stop_file)
+            for task in tasks
+        ]
+        handles = [_RayHandle(self._ray, reference) for reference in references]
+        self._handles += handles
+        return handles
+
+    def stop(self, urgency: Urgency) -> None:
+        self._stop_file.ask(urgency)
+        if urgency is Urgency.KILL:
+            for handle in self._handles:
+                handle.kill()
+
+    def close(self) -> None:
+        self._ray.shutdown()
+        self._stop_file.remove()
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _start(self, options: Options) -> tuple[int, float]:
+        gpus = visible_gpus()
+        division = divide(options, gpus, usable_processors())
+        self.description = f"an instance of its own, {division.jobs} run(s) at a time, "
+        self.description += f"{division.threads} thread(s) each"
+        try:
+            self._start_instance(division.jobs * division.threads, len(gpus))
+        except BaseException:
+            self.close()
+            raise
+        asked = options.gpus_per_run
+        return division.threads, float(bool(gpus)) if asked is None else asked
+
+    def _start_instance(self, cpus: int, gpus: int) -> None:
+        # not below the folder of the runs: the paths of its sockets must be short
+        self._temporary = tempfile.mkdtemp(prefix="focal_ray_")
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                self._ray.init(
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,  # what it says when it starts is of no use here
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=self._temporary,
+                )
+                return
+            except Exception:  # nothing more special says "timed out during startup"
+                self._ray.shutdown()
+                if attempt == START_ATTEMPTS:
+                    raise
+
+    def _connect(self, options: Options, address: str) -> tuple[int, float]:
+        if options.jobs is not None:
+            raise ValueError(
+                "a Ray cluster runs as many at a time as it has room for: "
+                "give the processors of each run instead of the number of jobs"
+            )
+        self._ray.init(address=address, log_to_driver=False)
+        cpus = options.cpus_per_run or 1
+        gpus = options.gpus_per_run
+        if gpus is None:
+            gpus = float(self._ray.cluster_resources().get("GPU", 0) > 0)
+        self.description = f"{address}, {cpus} thread(s) and {gpus:g} GPU(s) for each run"
+        return cpus, gpus
+
+
+class _RayHandle:
+    def __init__(self, ray: Any, reference: Any) -> None:
+        self._ray = ray
+        self._reference = reference
+
+    def done(self) -> bool:
+        return bool(self._ray.wait([self._reference], timeout=0)[0])
+
+    def result(self) -> Status:
+        return self._ray.get(self._reference)
+
+    def kill(self) -> None:
+        """With its worker, whose trainer does not outlive it."""
+        self._ray.cancel(self._reference, force=True)
+
+
+def _train(task: Task, variables: dict[str, str], stop_file: StopFile) -> Status:
+    # os.environ says which GPUs Ray has given to this worker
+    return run_one(task, environment={**os.environ, **variables}, urgency=stop_file.urgency)

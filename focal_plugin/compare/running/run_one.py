@@ -1,0 +1,208 @@
+"""Trains one run, on whatever machine this is called; what all engines call."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from ..plan import Run
+from ..results import (
+    RESULT_FILE,
+    Result,
+    read_average_precision,
+    read_iteration_s,
+    read_metrics,
+    read_peak_gpu_memory_mib,
+)
+from ..status import Status
+from .claim import LEASE, Claim, HeldError, Lease, take
+from .failure import explain_failure, read_log_tail
+from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
+
+TRAIN_NET = Path(__file__).resolve().parents[3] / "train_net.py"
+LOG_FILE = "train.log"
+LOCK_FILE = ".lock"
+ENVIRONMENT_FILE = "env.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    A run to be trained, as it is sent to another machine.
+
+    Attributes:
+        folder: of this run; absolute.
+        directory: in which its trainer starts, because data set paths may be relative to it.
+        num_gpus: of the machine on which it trains; 0 and 1 are the same to a trainer.
+        retry: train although it has failed, if it has not been tried more often than this.
+        stale: see :func:`~focal_plugin.compare.running.claim.take`.
+        trainer: the script.
+    """
+
+    run: Run
+    folder: Path
+    directory: Path
+    num_gpus: int = 0
+    retry: int | None = None
+    stale: int | None = None
+    lease: Lease = LEASE
+    trainer: Path = TRAIN_NET
+
+    def is_settled(self, status: Status) -> bool:
+        """Whether there is nothing to do (any more)."""
+        retried = self.retry is not None and status.attempts <= self.retry
+        return status.state == "done" or (status.state == "failed" and not retried)
+
+
+def run_one(
+    task: Task,
+    *,
+    environment: Mapping[str, str],
+    urgency: Callable[[], Urgency] = lambda: Urgency.GO_ON,
+) -> Status:
+    """
+    Train it, from its last checkpoint on, unless that is done or being done.
+
+    Args:
+        environment: all variables of the trainer.
+        urgency: asked all the time.
+
+    Returns:
+        done; failed; pending if ``urgency`` stopped it; or running, with the owner as its reason,
+        where somebody else has it.
+    """
+    status = read_status(task.folder)
+    if task.is_settled(status) or urgency() is not Urgency.GO_ON:
+        return status
+    task.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        claim = take(task.folder, stale=task.stale, lease=task.lease)
+    except HeldError as error:
+        return replace(read_status(task.folder), state="running", reason=str(error))
+    with claim:
+        status = read_status(task.folder)  # somebody may have finished it meanwhile
+        if task.is_settled(status):
+            return status
+        return _train(task, claim, status, environment, urgency)
+
+
+def read_status(folder: Path) -> Status:
+    """As :meth:`Status.read`, but a run with a result is done whatever its status says."""
+    status = Status.read(folder)
+    if (folder / RESULT_FILE).exists():
+        return Status("done", attempts=status.attempts)
+    return status
+
+
+def _train(
+    task: Task,
+    claim: Claim,
+    before: Status,
+    environment: Mapping[str, str],
+    urgency: Callable[[], Urgency],
+) -> Status:
+    def asked() -> Urgency:
+        return Urgency.KILL if claim.lost.is_set() else urgency()
+
+    running = Status("running", attempts=before.attempts + 1)
+    log = task.folder / LOG_FILE
+    try:
+        with _trainer_gone(task.folder, asked) as lock, log.open("ab") as output:
+            if asked() is not Urgency.GO_ON:
+                return before
+            start = output.tell()
+            running.write(task.folder)
+            process = TrainerProcess(
+                _command(task),
+                output=output,
+                environment=environment,
+                folder=task.directory,
+                keep_open=[lock.fileno()],
+            )
+            ended = process.wait(asked)
+    except BaseException:
+        if claim.is_ours():
+            replace(running, state="pending").write(task.folder)
+        raise
+    if not claim.is_ours():
+        return replace(running, reason="another machine took it over")
+    status = _conclude(task, running, ended, read_log_tail(log, start))
+    status.write(task.folder)
+    return status
+
+
+def _command(task: Task) -> list[str]:
+    run = task.run
+    command = [sys.executable, str(task.trainer), "--resume", "--config-file", run.config_file]
+    for dataset in run.datasets:
+        command += ["--dataset", dataset]
+    if task.num_gpus > 1:
+        command += ["--num-gpus", str(task.num_gpus)]
+    return [*command, *run.opts, "OUTPUT_DIR", str(task.folder)]
+
+
+@contextlib.contextmanager
+def _trainer_gone(folder: Path, urgency: Callable[[], Urgency]) -> Iterator[TextIO]:
+    """
+    A lock that a trainer inherits and holds until it has ended, even where its parent was killed:
+    whoever claims its folder waits here. Where the file system has no locks, the claim has to do.
+    """
+    with (folder / LOCK_FILE).open("w", encoding="utf-8") as lock:
+        while urgency() is Urgency.GO_ON:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(POLL_S)
+            except OSError:
+                break
+            else:
+                break
+        yield lock
+
+
+def _conclude(task: Task, running: Status, ended: Ended, tail: tuple[str, ...]) -> Status:
+    if ended.exit_code == 0:
+        try:
+            collect(task.run, task.folder, ended.peak_rss_mib).write(task.folder)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            reason = f"it ended well, but left no result: {error}"
+            return replace(running, state="failed", reason=reason, exit_code=0, log_tail=tail)
+        return replace(running, state="done")
+    if ended.stopped:
+        return replace(running, state="pending")
+    reason = explain_failure(ended.exit_code, tail)
+    return replace(running, state="failed", reason=reason, exit_code=ended.exit_code, log_tail=tail)
+
+
+def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
+    """
+    What a trainer left behind.
+
+    Raises:
+        FileNotFoundError: there is no `env.json`.
+        KeyError: it lacks something.
+        ValueError: there is no evaluation.
+    """
+    metrics = read_metrics(folder)
+    ap, ap_per_class = read_average_precision(metrics)
+    environment = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    classes = environment["datasets"]["test"][0]["classes"]
+    gpu_memory_mib = read_peak_gpu_memory_mib(folder)
+    return Result(
+        arm=run.arm,
+        seed=run.seed,
+        ap=ap,
+        ap_per_class={name: ap_per_class.get(name) for name in classes},
+        iterations=run.iterations,
+        iteration_s=read_iteration_s(metrics),
+        peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,
+        config_hash=run.config_hash,
+        versions=environment["versions"],
+    )

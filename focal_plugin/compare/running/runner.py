@@ -1,0 +1,260 @@
+"""Trains the runs of a comparison, and takes up where it, or another one beside it, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from ..plan import Run
+from ..status import Status
+from .claim import Observer
+from .engines import Engine, Handle, Options, make_engine
+from .failure import DISK_FULL
+from .progress import Progress, RunState
+from .run_one import Task, read_status
+from .trainer_process import Urgency
+
+POLL_S = 0.2
+LOOK_S = 1.0
+"""How often the folders of runs are looked into that somebody else trains."""
+
+MAX_LOST = 3
+"""How often a run may be lost on its way, its machine with it, before it counts as failed."""
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_KEYSTROKE_S = 0.5
+STOPPING = {
+    Urgency.STOP: "stopping what runs; Ctrl-C again ends it at once",
+    Urgency.KILL: "ending what runs",
+}
+
+
+class SweepInterruptedError(Exception):
+    """A signal ended the sweep; everything is left such that it can be taken up again."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"interrupted by {number.name}")
+        self.exit_code = 128 + number
+
+
+def run_all(
+    runs: Sequence[Run],
+    folder: Path,
+    options: Options | None = None,
+    *,
+    stream: TextIO | None = None,
+) -> list[Status]:
+    """
+    Train what is not finished; one run's failure does not keep the others from running, unless it
+    is a full disk. Runs that another sweep trains are waited for, and taken over where it died.
+
+    Args:
+        folder: of the comparison; each run has one in it.
+        stream: for the progress, default: standard error.
+
+    Returns:
+        a status for each run. All of them are done or failed, but where the disk is full.
+
+    Raises:
+        SweepInterruptedError: on Ctrl-C, SIGTERM or SIGHUP, after all running processes have ended.
+        ValueError: the options ask for what the machine has not.
+        ImportError: the engine is not installed.
+    """
+    options = options or Options()
+    folder = folder.absolute()
+    tasks = [_task(run, folder, options) for run in runs]
+    progress = Progress([(task.run, task.folder) for task in tasks], stream or sys.stderr)
+    statuses = [read_status(task.folder) for task in tasks]
+    if all(task.is_settled(status) for task, status in zip(tasks, statuses, strict=True)):
+        progress.update([RunState(status.state, status.reason or "") for status in statuses])
+        progress.close()
+        return statuses
+    try:
+        engine = make_engine(options, folder)
+    except KeyboardInterrupt as error:
+        raise SweepInterruptedError(signal.SIGINT) from error
+    with _interrupts() as interrupts:  # after the engine was made: Ray takes some for itself
+        try:
+            progress.note(f"{options.engine}: {engine.description}")
+            return _Sweep(tasks, engine, progress, interrupts).run()
+        finally:
+            progress.close()
+            engine.close()
+
+
+def _task(run: Run, folder: Path, options: Options) -> Task:
+    own = folder / run.id
+    return Task(
+        run=run,
+        folder=own,
+        directory=Path.cwd(),
+        retry=read_status(own).attempts if options.retry_failed else None,
+        lease=options.lease,
+        trainer=options.trainer.absolute(),
+    )
+
+
+@dataclass
+class _Entry:
+    """A run, and what the sweep knows of it."""
+
+    task: Task
+    observer: Observer
+    state: RunState
+    handle: Handle | None = None
+    settled: Status | None = None
+    attempts: int = 0  # when it was submitted
+    lost: int = 0
+
+
+class _Interrupts:
+    """What signals have asked for."""
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+        self.urgency = Urgency.GO_ON
+        self._since = 0.0
+
+    def receive(self, number: int, _: object) -> None:
+        """
+        A second one is a wish to end at once, but not SIGHUP, which the kernel and a shell both
+        send, nor what comes so soon that it is the same keystroke.
+        """
+        if self.number is None:
+            self.number, self.urgency = signal.Signals(number), Urgency.STOP
+            self._since = time.monotonic()
+        elif number != signal.SIGHUP and time.monotonic() - self._since > SAME_KEYSTROKE_S:
+            self.urgency = Urgency.KILL
+
+
+class _Sweep:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        engine: Engine,
+        progress: Progress,
+        interrupts: _Interrupts,
+    ) -> None:
+        self._engine = engine
+        self._progress = progress
+        self._interrupts = interrupts
+        self._disk_full = False
+        self._looked = -LOOK_S
+        self._entries = [
+            _Entry(task, Observer(task.folder, task.lease), RunState("waiting")) for task in tasks
+        ]
+
+    def run(self) -> list[Status]:
+        told = Urgency.GO_ON
+        while True:
+            self._receive()
+            if self._urgency() is not told:
+                told = self._urgency()
+                self._progress.note(STOPPING[told])
+                self._engine.stop(told)
+            self._look()
+            self._progress.update([entry.state for entry in self._entries])
+            waited_for = [entry for entry in self._entries if not entry.settled]
+            if told is not Urgency.GO_ON:
+                waited_for = [entry for entry in waited_for if entry.handle]
+            if not waited_for:
+                break
+            time.sleep(POLL_S)
+        unfinished = not all(entry.settled for entry in self._entries)
+        if unfinished and self._interrupts.number is not None:
+            raise SweepInterruptedError(self._interrupts.number)
+        return [entry.settled or read_status(entry.task.folder) for entry in self._entries]
+
+    def _urgency(self) -> Urgency:
+        return max(self._interrupts.urgency, Urgency.STOP if self._disk_full else Urgency.GO_ON)
+
+    def _receive(self) -> None:
+        """What came back from the engine."""
+        for entry in self._entries:
+            if entry.handle is None or not entry.handle.done():
+                continue
+            handle, entry.handle = entry.handle, None
+            entry.state = RunState("waiting")
+            self._looked = -LOOK_S
+            try:
+                status = handle.result()
+            except Exception as error:
+                self._disk_full |= isinstance(error, OSError) and error.errno == errno.ENOSPC
+                self._lose(entry, f"{type(error).__name__}: {_last_line(str(error))}")
+                continue
+            if entry.task.is_settled(status):
+                self._settle(entry, status)
+            elif status.state == "pending" and self._urgency() is Urgency.GO_ON:
+                self._lose(entry, "it came back untrained")
+
+    def _lose(self, entry: _Entry, reason: str) -> None:
+        entry.lost += 1
+        self._progress.note(f"{entry.task.run.name}: lost on its way ({reason})")
+        if entry.lost == MAX_LOST:
+            self._settle(entry, Status("failed", f"lost {MAX_LOST} times; {reason}"))
+
+    def _settle(self, entry: _Entry, status: Status) -> None:
+        reason = status.reason or ""
+        entry.settled = status
+        entry.state = RunState(status.state, reason)
+        self._disk_full |= status.state == "failed" and reason.startswith(DISK_FULL)
+
+    def _look(self) -> None:
+        """Into the folder of each run that is not settled; what nobody has is submitted."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        free = []
+        for entry in self._entries:
+            if entry.settled:
+                continue
+            status = read_status(entry.task.folder)
+            if entry.handle:
+                if status.attempts > entry.attempts and status.state != "pending":
+                    entry.state = RunState(status.state, status.reason or "")
+            elif entry.task.is_settled(status):
+                self._settle(entry, status)
+            elif holder := entry.observer.holder():
+                entry.state = RunState("elsewhere", str(holder))
+            else:
+                entry.attempts = status.attempts
+                free.append(entry)
+        if free and self._urgency() is Urgency.GO_ON:
+            self._submit(free)
+
+    def _submit(self, entries: Sequence[_Entry]) -> None:
+        tasks = [replace(x.task, stale=x.observer.stale_generation()) for x in entries]
+        for entry, handle in zip(entries, self._engine.submit(tasks), strict=True):
+            entry.handle = handle
+            entry.state = RunState("waiting")
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[_Interrupts]:
+    """
+    Signals are taken note of, and do nothing else, but for those that are ignored already: `nohup`
+    and a shell's background mean it. Only the main thread can do so.
+    """
+    interrupts = _Interrupts()
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, interrupts.receive)
+    try:
+        yield interrupts
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()

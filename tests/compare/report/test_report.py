@@ -1,0 +1,306 @@
+import argparse
+import csv
+import io
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+
+from focal_plugin.compare import report_command
+from focal_plugin.compare.plan import Comparison
+from focal_plugin.compare.report import write as report
+from focal_plugin.compare.report.cells import plain, signed, spread_text
+from focal_plugin.compare.report.csv_tables import csv_text
+from focal_plugin.compare.report.drawing import Drawing
+from focal_plugin.compare.report.scores import NO_PREDICTIONS, Spread
+from focal_plugin.compare.report.summary import summarize
+from focal_plugin.compare.report.tables import headline, markdown_text, verdict_table
+from focal_plugin.compare.report.write import ReportFiles, terminal_table, write_report
+
+from .fake_comparison import FakeArm, write_comparison
+
+HOSTILE = ("<script>alert(1)</script>", "../../x", "=1+1", "_$x^$", "|a](javascript:1)`")
+HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "=cmd()", "a\x1b[31m\nb")
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.text, self.styles = [], [], [], []
+        self._in_style = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._in_style = tag == "style"
+
+    def handle_data(self, data):
+        (self.styles if self._in_style else self.text).append(data)
+
+    def handle_endtag(self, tag):
+        self._in_style = False
+
+    def values(self, name):
+        return [value for _, key, value in self.attributes if key == name]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> ReportFiles:
+    """The report of a comparison whose names are attacks, with a run in each state."""
+    folder = tmp_path_factory.mktemp("hostile") / "runs"
+    arms = {name: FakeArm(0.5 + 0.1 * i) for i, name in enumerate(HOSTILE)}
+    arms["=1+1"] = FakeArm(without={1: "failed"})
+    arms["_$x^$"] = FakeArm(without={1: "empty"}, config="MODEL: {X: '=2+2'}")
+    write_comparison(folder, arms, classes=HOSTILE_CLASSES, snapshots=True)
+    return write_report(folder, replicates=5)
+
+
+@pytest.fixture(scope="module")
+def page(hostile) -> Page:
+    return Page(hostile.html.read_text(encoding="utf-8"))
+
+
+def test_names_on_the_page_are_text(page):
+    assert {"script", "iframe", "object", "link", "form", "base"}.isdisjoint(page.tags)
+    assert [name for _, name, _ in page.attributes if name.startswith("on")] == []
+    text = "".join(page.text)
+    for name in (*HOSTILE, *HOSTILE_CLASSES[:2]):
+        assert name in text
+    assert "\x1b" not in text
+    # in a figure too, where it is part of an SVG
+    assert page.tags.count("svg") >= 9
+    assert text.count("<script>alert(1)</script>") > 20
+
+
+def test_the_page_needs_nothing_from_elsewhere(page):
+    (policy,) = [
+        v for tag, key, v in page.attributes if (tag, key) == ("meta", "content") and "src" in v
+    ]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert all(value.startswith("data:image/png;base64,") for value in page.values("src"))
+    links = [*page.values("href"), *page.values("xlink:href")]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    style = "".join([*page.styles, *page.values("style")])
+    assert "@import" not in style
+    assert set(re.findall(r"url\((.)", style)) <= {"#"}
+
+
+def test_every_id_is_there_once_and_every_reference_has_its_own(page):
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    wanted = [v[1:] for v in (*page.values("href"), *page.values("xlink:href"))]
+    wanted += re.findall(r"url\(#([^)]+)\)", " ".join(v for _, _, v in page.attributes))
+    wanted += page.values("aria-labelledby")
+    assert set(wanted) <= set(ids)
+
+
+def test_every_picture_says_what_it_is(page):
+    figures = [(tag, dict_) for tag, dict_ in _elements(page) if tag in ("svg", "img")]
+    assert len(figures) > 20
+    for tag, attributes in figures:
+        if tag == "img":
+            assert attributes["alt"].startswith("Image ")
+        else:
+            assert attributes["role"] == "img"
+            assert attributes["aria-labelledby"]
+
+
+def test_no_name_leads_out_of_the_folder(hostile):
+    folder = hostile.html.parent
+    written = [p for p in folder.parent.rglob("*") if p.is_file()]
+    assert all(folder in p.resolve().parents for p in written)
+    assert {p.name for p in folder.parent.iterdir()} == {"runs"}
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg)", p.name) for p in hostile.figures)
+
+
+def test_no_cell_of_a_csv_is_a_formula_and_numbers_stay_numbers(hostile):
+    for file in hostile.tables:
+        rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
+        assert len({len(row) for row in rows}) == 1, file
+        for cell in (cell for row in rows for cell in row):
+            assert not cell.startswith(("=", "@", "\t", "\r", "+")), (file, cell)
+            if cell.startswith("-"):
+                float(cell)
+    runs = list(csv.DictReader((hostile.html.parent / "tables/runs.csv").open(encoding="utf-8")))
+    assert [row["arm"] for row in runs].count("'=1+1") == 2
+    assert float(runs[0]["AP"]) > 0
+    (empty,) = [row for row in runs if row["AP"] == NO_PREDICTIONS]
+    assert empty["state"] == "done"
+
+
+def test_text_gets_a_quote_and_a_negative_number_does_not():
+    rows = [["-1", -1.5, "+2", "@x", "\ty", None, "a=b", -3]]
+    assert csv_text(rows) == "'-1,-1.5,'+2,'@x,'\ty,,a=b,-3\n"
+
+
+def test_names_in_markdown_are_text(hostile):
+    text = hostile.markdown.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "](javascript" not in re.sub(r"\\.", "", text)
+    assert markdown_text("a|b[c](d)`*<\n") == r"a\|b\[c\](d)\`\*&lt; "
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [len(re.sub(r"\\.", "", row).split("|")) for row in rows]
+    assert min(cells) > 3
+
+
+def test_json_is_strict_and_lists_the_files(hostile):
+    def refuse(token):
+        raise AssertionError(token)
+
+    text = hostile.json.read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=refuse)
+    folder = hostile.html.parent
+    assert all((folder / name).is_file() for name in content["files"])
+    assert content["runs"][2]["reason"] == "Loss became infinite"
+
+
+def test_all_formats_say_what_failed_and_what_is_missing(hostile, page):
+    for text in (
+        "".join(page.text),
+        hostile.markdown.read_text(encoding="utf-8"),
+        terminal_table(hostile.summary),
+    ):
+        assert "Loss became infinite" in text
+        assert "1 of its 2 runs failed" in text
+
+
+def test_the_same_runs_make_the_same_bytes(hostile):
+    files = (hostile.html, hostile.markdown, hostile.json, *hostile.tables, *hostile.figures)
+    before = {file: file.read_bytes() for file in files}
+    again = write_report(hostile.html.parent, replicates=5)
+    assert again.figures == hostile.figures
+    for file, content in before.items():
+        assert file.read_bytes() == content, file
+
+
+def test_an_interrupted_report_leaves_the_old_one(hostile, monkeypatch):
+    folder = hostile.html.parent
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 5:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(report, "draw_all", lambda summary: [])
+    with pytest.raises(OSError, match="No space"):
+        write_report(folder, replicates=6)  # another report than the one before
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_figure_of_the_report_before_does_not_stay(tmp_path, monkeypatch):
+    write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()})
+    drawings = [Drawing(name, "title", "caption", Figure((1, 1))) for name in ("forest", "loss")]
+    monkeypatch.setattr(report, "draw_all", lambda summary: drawings)
+    first = write_report(tmp_path, replicates=0)
+    (tmp_path / "figures" / "mine.png").write_bytes(b"")
+    content = json.loads(first.json.read_text())
+    content["files"] += ["../data/annotations.json", "figures/../data/annotations.json"]
+    first.json.write_text(json.dumps(content))
+    drawings.pop()
+    write_report(tmp_path, replicates=0)
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
+        "forest.png",
+        "forest.svg",
+        "mine.png",
+    ]
+    assert (tmp_path / "data" / "annotations.json").exists()
+
+
+def test_a_comparison_of_which_nothing_is_done_has_a_report(tmp_path):
+    missing = FakeArm(without={1: "missing", 2: "missing"})
+    write_comparison(tmp_path, {"CE": missing, "FL": missing})
+    files = write_report(tmp_path)
+    text = "".join(Page(files.html.read_text(encoding="utf-8")).text)
+    assert "Not finished." in text
+    assert "No run is done." in text
+    assert files.figures == ()
+    assert "4 of 4 runs not done" in terminal_table(files.summary)
+
+
+def test_both_learning_rates_have_their_verdicts(tmp_path):
+    arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.5)}
+    write_comparison(tmp_path, arms, factors=(0.5, 1.0, 2.0), best={"CE": 2.0, "FL": 2.0})
+    files = write_report(tmp_path, replicates=0)
+    text = "".join(Page(files.html.read_text(encoding="utf-8")).text)
+    for said in (
+        "At the same learning rate for all",
+        "At each arm's best learning rate",
+        "240 iterations",
+    ):
+        assert said in text
+    assert {"forest.svg", "forest-best.svg"} <= {p.name for p in files.figures}
+    assert "x 2 (at the edge of the grid)" in text
+    assert "At each arm's best learning rate:" in terminal_table(files.summary)
+
+
+def test_the_verdicts_are_told_in_a_sentence(tmp_path):
+    arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "GHM": FakeArm(0.1), "X": FakeArm(0.51)}
+    write_comparison(tmp_path, {**arms, "Y": FakeArm(0.9, {1: "failed"})}, (1, 2, 3, 4, 5, 6))
+    summary = summarize(tmp_path, replicates=0)
+    assert headline(summary, summary.equal) == (
+        "FL is above CE; GHM is below CE; no difference to CE is shown for X; undecided: Y."
+    )
+    table = verdict_table(summary, summary.equal)
+    assert [row[0] for row in table.rows] == ["CE", "FL", "GHM", "X", "Y"]
+    assert [row[-1] for row in table.rows][1:3] == ["higher", "lower"]
+    assert table.rows[-1][2] == "5 of 6, 1 failed"
+
+
+def test_a_number_is_never_in_the_place_of_a_state():
+    assert spread_text(Spread.of({1: NO_PREDICTIONS})) == "no predictions"
+    mixed = Spread.of({1: 10.0, 2: 12.0, 3: NO_PREDICTIONS})
+    assert spread_text(mixed) == "11.0 ± 1.4 (1 of 3: no predictions)"
+    assert [signed(v) for v in (-1.25, 0.04, -0.04, 2.0)] == ["\u22121.2", "0.0", "0.0", "+2.0"]
+    assert plain("a\x1b[31m\n\tb") == "a\ufffd[31m b"
+
+
+@pytest.mark.parametrize(
+    ("strict", "state", "code"),
+    [
+        (True, "failed", 3),
+        (True, "missing", 3),
+        (False, "failed", 0),
+        (True, None, 0),
+    ],
+)
+def test_strict_asks_for_all_runs(tmp_path, capsys, monkeypatch, strict, state, code):
+    monkeypatch.setattr(report, "draw_all", lambda summary: [])
+    write_comparison(
+        tmp_path, {"CE": FakeArm(), "FL": FakeArm(without={2: state} if state else {})}
+    )
+    parser = argparse.ArgumentParser()
+    report_command.add_arguments(parser)
+    args = parser.parse_args([str(tmp_path), "--replicates", "0", *["--strict"] * strict])
+    assert report_command.main(args) == code
+    out, err = capsys.readouterr()
+    assert "undecided" in out
+    assert ("1 of 4 runs are not done" in err) == (code == 3)
+
+
+def test_one_replicate_is_refused(tmp_path):
+    Comparison("x", ("CE",), "CE", (1,), ()).write(tmp_path)
+    args = argparse.Namespace(runs=tmp_path, strict=False, replicates=1)
+    with pytest.raises(ValueError, match="at least 2"):
+        report_command.main(args)
+
+
+def _elements(page):
+    """Tag and attributes; of tags without attributes nothing."""
+    elements, last = [], None
+    for tag, name, value in page.attributes:
+        if last is None or tag != last[0] or name in last[1]:
+            last = (tag, {})
+            elements.append(last)
+        last[1][name] = value
+    return elements

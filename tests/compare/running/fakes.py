@@ -1,0 +1,96 @@
+"""Runs that a fake trainer trains, and processes that train them."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from focal_plugin.compare.plan import Run
+from focal_plugin.compare.running.claim import Lease
+from focal_plugin.compare.running.engines import Options
+from focal_plugin.compare.running.run_one import Task
+from focal_plugin.compare.running.runner import SweepInterruptedError, run_all
+
+TRAINER = Path(__file__).with_name("fake_trainer.py")
+LEASE = Lease(beat_s=0.1, expiry_s=3.0)
+PATIENCE_S = 300  # for what takes a moment on an idle machine
+
+
+def fake_run(arm="CE", seed=1, *, steps=5, step_s=0.01, behaviour="", datasets=()):
+    """``behaviour``: see fake_trainer.py."""
+    opts = ("STEPS", str(steps), "STEP_S", str(step_s), "BEHAVIOUR", behaviour)
+    return Run(
+        arm=arm,
+        seed=seed,
+        config_file="/config.yaml",
+        opts=opts,
+        datasets=datasets,
+        config_hash=hashlib.sha256(f"{arm} {seed} {opts}".encode()).hexdigest(),
+        iterations=steps,
+    )
+
+
+def fake_task(folder, run=None, **more):
+    run = run or fake_run()
+    fields = {"directory": folder, "lease": LEASE, "trainer": TRAINER, **more}
+    return Task(run=run, folder=folder / run.id, **fields)
+
+
+def fake_options(**more):
+    return Options(**{"lease": LEASE, "trainer": TRAINER, "jobs": 2, **more})
+
+
+def in_background(function, *arguments):
+    """
+    A process that runs ``function``: forked, because importing Detectron2 takes seconds. Ctrl-C
+    reaches it also where these tests run in the background, which ignores it.
+    """
+
+    def body():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        function(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=body, daemon=True)
+    process.start()
+    return process
+
+
+def sweep(runs, folder, options=None):
+    """Exits as the command does."""
+    with open(os.devnull, "w") as stream:
+        try:
+            statuses = run_all(runs, folder, options or fake_options(), stream=stream)
+        except SweepInterruptedError as error:
+            sys.exit(error.exit_code)
+    failures = [status for status in statuses if status.state != "done"]
+    if failures:
+        sys.exit(f"not done: {failures}")  # exit code 1
+
+
+def lines_of(file):
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def trainers(folder):
+    """Process ids of the trainers that were started in the folder of a run, the latest last."""
+    return [int(line.split()[0]) for line in lines_of(folder / "starts")]
+
+
+def is_alive(pid):
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def wait_until(condition, process=None):
+    """``process``: without which it will never hold."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        assert process is None or process.is_alive(), "what was waited for has ended"
+        time.sleep(0.02)

@@ -1,0 +1,219 @@
+"""Where runs are trained: processors and GPUs of each; Ray and Slurm when a worker dies."""
+
+import itertools
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from focal_plugin.compare.running.engines import Options, make_engine
+from focal_plugin.compare.running.engines.remote import StopFile, allowed_variables
+from focal_plugin.compare.running.engines.resources import divide, visible_gpus
+from focal_plugin.compare.running.run_one import read_status
+from focal_plugin.compare.running.runner import run_all
+from focal_plugin.compare.running.trainer_process import Urgency
+
+from .fakes import (
+    PATIENCE_S,
+    fake_options,
+    fake_run,
+    fake_task,
+    in_background,
+    lines_of,
+    sweep,
+    wait_until,
+)
+
+
+def division(gpus="", processors=8, **options):
+    found = divide(Options(**options), list(gpus), processors)
+    return found.jobs, found.threads, ["".join(slot) for slot in found.gpus]
+
+
+def test_processors_are_divided_and_no_run_is_left_without_one():
+    assert division() == (1, 8, [])
+    assert division(jobs=3) == (3, 2, [])
+    assert division(jobs=20) == (20, 1, [])
+    assert division(jobs=2, cpus_per_run=3) == (2, 3, [])
+
+
+def test_gpus_are_handed_out_whole_or_shared():
+    assert division("0123") == (4, 2, ["0", "1", "2", "3"])
+    assert division("0123", jobs=2) == (2, 4, ["0", "1"])
+    assert division("01234", gpus_per_run=2) == (2, 4, ["01", "23"])
+    assert division("01", gpus_per_run=0.5) == (4, 2, ["0", "1", "0", "1"])
+    assert division("01", gpus_per_run=0.5, jobs=2) == (2, 4, ["0", "1"])
+    assert division("01", gpus_per_run=0, jobs=3) == (3, 2, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "jobs must be >= 1, got 0"),
+        ({"jobs": 3}, "3 runs at a time need more than the 2 GPU"),
+        ({"gpus_per_run": 1.5}, "whole number, or between 0 and 1, got 1.5"),
+        ({"gpus_per_run": -1}, "got -1"),
+        ({"gpus_per_run": 4}, "4 GPU.s. per run are asked for, and there are 2"),
+    ],
+)
+def test_more_than_there_is_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        division("01", **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "gpus"),
+    [
+        ("2,3", ["2", "3"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,2", ["1"]),
+        (" GPU-ab , 1", ["GPU-ab", "1"]),
+    ],
+)
+def test_gpus_are_those_that_the_user_left_visible(monkeypatch, value, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == gpus
+
+
+def test_each_run_has_its_own_gpus_and_its_share_of_the_processors(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    runs = [fake_run(seed=seed, steps=20, step_s=0.1) for seed in (1, 2)]
+    options = fake_options(gpus_per_run=2, cpus_per_run=3)
+    assert [status.state for status in run_all(runs, tmp_path, options)] == ["done", "done"]
+    written = [json.loads((tmp_path / run.id / "env.json").read_text()) for run in runs]
+    variables = [content["variables"] for content in written]
+    assert {x["CUDA_VISIBLE_DEVICES"] for x in variables} == {"4,5", "6,7"}
+    assert {x["OMP_NUM_THREADS"] for x in variables} == {"3"}
+    assert all("--num-gpus" in content["arguments"] for content in written)
+
+
+def test_no_more_runs_at_a_time_than_jobs(tmp_path, capsys):
+    runs = [fake_run(seed=seed) for seed in range(4)]
+    run_all(runs, tmp_path, fake_options(jobs=1))
+    moments = []
+    for run in runs:
+        folder = tmp_path / run.id
+        moments.append(((folder / "starts").stat().st_mtime, (folder / "finishes").stat().st_mtime))
+    moments.sort()
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(moments))
+    assert "local: 1 run(s) at a time" in capsys.readouterr().err
+
+
+def test_an_unknown_engine_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="one of local, ray, slurm, got 'cron'"):
+        make_engine(Options(engine="cron"), tmp_path)
+
+
+@pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_engine_that_is_not_installed_says_how_to_install_it(
+    tmp_path, monkeypatch, engine, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"pip install 'focal_plugin\[{engine}\]'"):
+        make_engine(Options(engine=engine), tmp_path)
+
+
+def test_nothing_but_what_trains_needs_leaves_the_users_shell():
+    secret = {"AWS_SECRET_ACCESS_KEY": "1", "HF_TOKEN": "2", "BASH_FUNC_x%%": "3"}
+    needed = {"PATH": "/bin", "DETECTRON2_DATASETS": "/data", "SLURM_JOB_ID": "7"}
+    assert allowed_variables({**secret, **needed}) == needed
+
+
+def test_a_stop_file_tells_how_urgent_it_is_until_it_is_removed(tmp_path):
+    def seen():
+        reader = StopFile.__new__(StopFile)
+        reader.__dict__.update(stop_file.__dict__, _looked=-1e9)
+        return reader.urgency()
+
+    stop_file = StopFile(tmp_path)
+    assert seen() is Urgency.GO_ON
+    stop_file.ask(Urgency.STOP)
+    assert seen() is Urgency.STOP
+    stop_file.ask(Urgency.KILL)
+    assert seen() is Urgency.KILL
+    stop_file.remove()
+    assert seen() is Urgency.GO_ON
+    assert os.listdir(tmp_path) == []
+
+
+def test_slurm_is_told_what_a_run_needs_and_no_secret(tmp_path, monkeypatch):
+    """With commands that stand in for Slurm's, and keep what they are given."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("srun", "sbatch", "sacct"):
+        script = tools / name
+        script.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/{name}.given\necho batch job 12\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("MY_TOKEN", "secret-value")
+    options = fake_options(
+        engine="slurm", jobs=1, cpus_per_run=6, gpus_per_run=2, slurm={"slurm_partition": "short"}
+    )
+    engine = make_engine(options, tmp_path / "runs")
+    assert len(engine.submit([fake_task(tmp_path), fake_task(tmp_path, fake_run("FL"))])) == 2
+    script = (tmp_path / "sbatch.given").read_text()
+    for line in (
+        "--array=0-1%1",
+        "--cpus-per-task=6",
+        "--gpus-per-node=2",
+        "--partition=short",
+        "--signal=USR2@60",
+    ):
+        assert f"#SBATCH {line}\n" in script
+    exported = next(x for x in script.splitlines() if "--export" in x)
+    assert "PATH" in exported
+    assert "MY_TOKEN" not in script
+    assert "secret-value" not in script
+
+
+def trainer_and_parent(folder):
+    return tuple(map(int, lines_of(folder / "starts")[-1].split()))
+
+
+def is_midway(folder):
+    return len(lines_of(folder / "iterations")) > 2
+
+
+def check_all_finished_once(process, runs, folder):
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0
+    for run in runs:
+        own = folder / run.id
+        assert read_status(own).state == "done"
+        # an iteration between which and its checkpoint a trainer was killed is done again
+        assert len(lines_of(own / "iterations")) <= run.iterations + 1
+
+
+@pytest.mark.slow
+def test_ray_finishes_all_runs_though_a_worker_is_killed(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a file there
+    runs = [fake_run(seed=seed, steps=30, step_s=0.1) for seed in (1, 2, 3)]
+    folder = tmp_path / "runs"
+    process = in_background(sweep, runs, folder, fake_options(engine="ray", cpus_per_run=1))
+    wait_until(lambda: is_midway(folder / runs[0].id), process)
+    trainer, worker = trainer_and_parent(folder / runs[0].id)
+    os.kill(worker, signal.SIGKILL)
+    check_all_finished_once(process, runs, folder)
+    assert read_status(folder / runs[0].id).attempts == 2
+    assert not os.path.exists(f"/proc/{trainer}")
+
+
+@pytest.mark.slow
+def test_slurm_finishes_all_runs_though_one_job_is_killed_and_one_preempted(tmp_path):
+    pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
+    runs = [fake_run(seed=seed, steps=50, step_s=0.1) for seed in (1, 2)]
+    options = fake_options(engine="slurm", cluster="local", cpus_per_run=1)
+    process = in_background(sweep, runs, tmp_path, options)
+    killed, preempted = (tmp_path / run.id for run in runs)
+    wait_until(lambda: is_midway(killed), process)
+    os.kill(trainer_and_parent(killed)[1], signal.SIGKILL)
+    wait_until(lambda: is_midway(preempted), process)
+    os.kill(trainer_and_parent(preempted)[1], signal.SIGUSR2)
+    check_all_finished_once(process, runs, tmp_path)
+    assert (read_status(killed).attempts, read_status(preempted).attempts) == (2, 2)
+    # it was told to stop, and went on exactly where it was
+    assert lines_of(preempted / "iterations") == [str(i) for i in range(50)]
