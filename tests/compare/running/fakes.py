@@ -45,12 +45,13 @@ def fake_options(**more):
 
 def in_background(function, *arguments):
     """
-    A process that runs ``function``: forked, because importing Detectron2 takes seconds. Ctrl-C
-    reaches it also where these tests run in the background, which ignores it.
+    A process that runs ``function``: forked, because importing Detectron2 takes seconds. Ctrl-C and
+    SIGHUP reach it also where these tests run in the background or by nohup, which ignore them.
     """
 
     def body():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         function(*arguments)
 
     process = multiprocessing.get_context("fork").Process(target=body, daemon=True)
