@@ -6,21 +6,35 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-def write_text(file: Path, text: str) -> None:
-    """All or nothing: a reader, or a crash, never sees half of it."""
-    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """
+    Each of them all or nothing: a reader, or a crash, never sees half of it. Everything is written
+    beside the old files before the first of them is replaced, in the given order.
+    """
+    unfinished: list[tuple[Path, Path]] = []
     try:
-        with unfinished.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
+        for file, content in files.items():
+            beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+            unfinished.append((beside, file))
+            with beside.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for beside, file in unfinished:
+            beside.replace(file)
     finally:
-        unfinished.unlink(missing_ok=True)
+        for beside, _ in unfinished:
+            beside.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """As :func:`write_all`, one file, UTF-8."""
+    write_all({file: text.encode()})
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -51,11 +51,11 @@ from focal_plugin.compare.detections.average_precision import (
 from focal_plugin.compare.detections.bootstrap import bootstrap_difference
 from focal_plugin.compare.plan import Comparison
 from focal_plugin.compare.power import paired_t_power, recommend_seeds
+from focal_plugin.compare.report.run_records import DETECTIONS
 from focal_plugin.compare.results import AVERAGES, Result
 from focal_plugin.compare.statistics import ALPHA, describe, verdicts
 from focal_plugin.files import write_json, write_text
 
-DETECTIONS = Path("inference") / "coco_instances_results.json"
 CALIBRATION = ("<!-- calibration -->", "<!-- end of calibration -->")
 SEEDS_TABLE = ("<!-- seeds: tools/calibrate_verdicts.py -->", "<!-- end of seeds -->")
 STDS, COMPARISONS = (0.25, 0.5, 1.0, 2.0, 4.0), (1, 3, 7)  # of the table of seeds

@@ -7,12 +7,14 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..diagnostics.curves import Curve, trace_loss
 from ..files import write_text
@@ -50,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What :func:`main` takes."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "losses",
         nargs="*",
@@ -68,15 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    try:
-        if args.output.suffix.lower() not in FORMATS:
-            raise ValueError(f"--output must end in {' or '.join(FORMATS)}, got {args.output}")
-        curves = [trace_loss(text, X_T) for text in dict.fromkeys(args.losses)]
-        if len(curves) > (most := len(COLOURS) * len(MARKERS)):
-            raise ValueError(f"at most {most} losses can be told apart, got {len(curves)}")
-    except ValueError as error:
-        print(f"focal-compare: {error}", file=sys.stderr)
-        return 2
+    """
+    Returns:
+        0.
+
+    Raises:
+        ValueError: a loss, an option of one or the format of the figure is not known.
+    """
+    if args.output.suffix.lower() not in FORMATS:
+        raise ValueError(f"--output must end in {' or '.join(FORMATS)}, got {args.output}")
+    curves = [trace_loss(text, X_T) for text in dict.fromkeys(args.losses)]
+    if len(curves) > (most := len(COLOURS) * len(MARKERS)):
+        raise ValueError(f"at most {most} losses can be told apart, got {len(curves)}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw_curves(curves, args.output)
     table = args.output.with_suffix(".csv")
@@ -102,9 +106,6 @@ def draw_curves(curves: Sequence[Curve], file: Path) -> None:
     Two panels, loss and |gradient|; dashed where negatives have another curve. Losses with the same
     curves share a line, which would hide them otherwise.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = _same_curves(curves)
     height = 4.6 + 0.15 * (len(curves) + 1)  # the legend has two columns, not always full ones
     figure = Figure(figsize=(11, height), layout="constrained")
@@ -149,7 +150,7 @@ def _limit(curves: Sequence[Curve], values: str) -> float:
     return min(1.04 * highest, LOSS_LIMIT)
 
 
-def _finish(axes: Any) -> None:
+def _finish(axes: Axes) -> None:
     axes.set_xlim(X_T[0], X_T[-1])
     axes.set_xlabel(r"$x_t = y\,x$   (misclassified to the left of 0, $p_t = \sigma(x_t)$)")
     axes.axvline(0, color="0.7", linewidth=1, zorder=0)
@@ -157,9 +158,7 @@ def _finish(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _add_legend(figure: Any, axes: Any, *, dashed: bool) -> None:
-    from matplotlib.lines import Line2D
-
+def _add_legend(figure: Figure, axes: Axes, *, dashed: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if dashed:
         handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=2))

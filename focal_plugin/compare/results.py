@@ -14,6 +14,8 @@ from ..files import write_json
 
 AVERAGES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.json"
+ENVIRONMENT_FILE = "env.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
     A line cut off at the end (the run is writing it, or was killed) is left out.
     """
-    file = folder / "metrics.json"
+    file = folder / METRICS_FILE
     if not file.exists():
         return []
     by_iteration: dict[int, dict[str, Any]] = {}

@@ -147,11 +147,11 @@ def _count_failures(comparison: Comparison, statuses: list[Status]) -> int:
 
 
 def _plan_of(comparison: Comparison, output: Path) -> str:
-    states = Counter(read_status(output / run.id).state for run in comparison.runs)
-    todo = [run for run in comparison.runs if read_status(output / run.id).state != "done"]
+    states = {run: read_status(output / run.id).state for run in comparison.runs}
+    todo = [run for run, state in states.items() if state != "done"]
     lines = [f"{output / run.id}  {run.iterations} iterations" for run in todo]
     total = sum(run.iterations for run in todo)
-    counted = ", ".join(f"{number} {state}" for state, number in states.items())
+    counted = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
     lines.append(f"{len(comparison.runs)} runs: {counted}; {total} iterations to train at most")
     if comparison.lr_factors:
         lines.append("then each arm at its best learning rate, unless that is the one it has")

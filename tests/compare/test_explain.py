@@ -1,21 +1,15 @@
-import argparse
 import csv
 import struct
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from focal_plugin.compare import explain
+from focal_plugin.compare import cli, explain
 
 
 @pytest.fixture
-def run(tmp_path):
-    def call(*argv):
-        parser = argparse.ArgumentParser()
-        explain.add_arguments(parser)
-        return explain.main(parser.parse_args([*argv]))
-
-    return call
+def run():
+    return lambda *argv: cli.main(["explain", *argv])
 
 
 def test_draws_a_png_with_the_curves_beside_it(run, tmp_path, capsys):

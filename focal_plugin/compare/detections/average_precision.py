@@ -178,10 +178,12 @@ class Evaluation:
         return precision, recall
 
 
-def evaluate(ground_truth_json: Path, detections_json: Path | list[dict[str, Any]]) -> Evaluation:
+def evaluate(
+    ground_truth: Path | GroundTruth, detections_json: Path | list[dict[str, Any]]
+) -> Evaluation:
     """
     Args:
-        ground_truth_json: the annotations, COCO json.
+        ground_truth: the annotations, COCO json, or what was read of it, for many runs.
         detections_json: `coco_instances_results.json`, or its content. An empty list is an AP of 0
             and sets ``has_detections`` to False.
 
@@ -189,7 +191,8 @@ def evaluate(ground_truth_json: Path, detections_json: Path | list[dict[str, Any
         FileNotFoundError: a file is missing.
         ValueError: an entry is not what it must be; the message names file and entry.
     """
-    ground_truth = read_ground_truth(ground_truth_json)
+    if isinstance(ground_truth, Path):
+        ground_truth = read_ground_truth(ground_truth)
     detections = read_detections(detections_json, ground_truth)
     return Evaluation(ground_truth, detections, match(ground_truth, detections))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,19 @@ class BootstrapDifference:
     p: float
     standard_error: float
     samples: np.ndarray = field(repr=False, compare=False)
+
+
+class Resampled(NamedTuple):
+    """
+    A metric of one evaluation, fractions.
+
+    Attributes:
+        value: on the images as they are.
+        samples: (replicates,) on the draws.
+    """
+
+    value: float
+    samples: np.ndarray
 
 
 def bootstrap_difference(
@@ -71,18 +85,45 @@ def bootstrap_arms(
         ValueError: no pairs, evaluations of different ground truths, an unknown metric, fewer than
             two replicates.
     """
+    _check_pairs(pairs)
+    return difference_of(
+        [
+            tuple(resample(e, replicates=replicates, seed=seed, metric=metric) for e in pair)
+            for pair in pairs
+        ]
+    )
+
+
+def resample(
+    evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0, metric: str = "AP"
+) -> Resampled:
+    """
+    One evaluation on many draws of its images: what is compared with several others is computed
+    once. Same arguments as :func:`bootstrap_arms`.
+    """
     if replicates < 2:
         raise ValueError(f"replicates must be >= 2, got {replicates}")
-    _check_pairs(pairs)
-    difference = float(_mean_difference(pairs, None, metric))
-    images = len(pairs[0][0].image_ids)
+    images = len(evaluation.image_ids)
     generator = np.random.default_rng(seed)
+
+    def value(weights: np.ndarray | None) -> np.ndarray:
+        return np.asarray(evaluation.average_precision(weights, (metric,)).averages[metric])
+
     samples = []
     for start in range(0, replicates, _STEP):
         rows = min(_STEP, replicates - start)
         weights = generator.multinomial(images, np.full(images, 1 / images), size=rows)
-        samples.append(_mean_difference(pairs, weights, metric))
-    return _summary(difference, np.concatenate(samples))
+        samples.append(value(weights))
+    return Resampled(float(value(None)), np.concatenate(samples))
+
+
+def difference_of(pairs: Sequence[tuple[Resampled, Resampled]]) -> BootstrapDifference:
+    """
+    As :func:`bootstrap_arms`, of what :func:`resample` made with the same arguments of evaluations
+    of the same images.
+    """
+    samples = np.mean([a.samples - b.samples for a, b in pairs], axis=0)
+    return _summary(float(np.mean([a.value - b.value for a, b in pairs])), samples)
 
 
 def _check_pairs(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> None:
@@ -97,17 +138,6 @@ def _check_pairs(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> None:
             )
     if not first.image_ids:
         raise ValueError("there must be images to draw from, got none")
-
-
-def _mean_difference(
-    pairs: Sequence[tuple[Evaluation, Evaluation]], weights: np.ndarray | None, metric: str
-) -> np.ndarray:
-    """() without weights, else (B,)."""
-
-    def value(evaluation: Evaluation) -> np.ndarray:
-        return np.asarray(evaluation.average_precision(weights, (metric,)).averages[metric])
-
-    return np.mean([value(a) - value(b) for a, b in pairs], axis=0)
 
 
 def _summary(difference: float, samples: np.ndarray) -> BootstrapDifference:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ...files import sha256_of
 from ..detections.average_precision import Evaluation, evaluate
-from ..detections.bootstrap import bootstrap_arms
+from ..detections.bootstrap import Resampled, difference_of, resample
+from ..detections.coco_json import read_ground_truth
 from ..detections.disagreement import best_threshold, most_different_images
 from ..detections.error_types import ERROR_TYPES, error_types
 from ..plan import Comparison
@@ -148,39 +149,45 @@ def analyse_detections(
         replicates: resamples of the images; 0: none.
     """
     data, problems = _ground_truth(records)
-    if data is None:
-        arms = {arm: _not_evaluated(arm, records[arm]) for arm in comparison.arms}
-        return DetectionAnalysis((), 0, arms, None, tuple(problems))
     evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in comparison.arms}
-    for arm in comparison.arms:
-        for record in records[arm]:
-            if record.detections is None or not _is_on(record, data):
-                continue
-            try:
-                found = evaluate(Path(data["json_file"]), record.detections)
-            except (ValueError, FileNotFoundError) as error:
-                problems.append(f"{record.run.name} could not be evaluated again: {error}")
-                continue
-            evaluations[arm][record.run.seed] = found
+    if data is not None:
+        done = {arm: [r for r in records[arm] if r.detections] for arm in comparison.arms}
+        evaluations = _evaluate(data, done, problems)
     first = next((e for of_arm in evaluations.values() for e in of_arm.values()), None)
     if first is None:
         arms = {arm: _not_evaluated(arm, records[arm]) for arm in comparison.arms}
         return DetectionAnalysis((), 0, arms, None, tuple(problems))
     classes, order = _classes(first, _train_data(records))
-    reference = evaluations[comparison.reference]
+    images = _image_differences(evaluations, comparison.reference, replicates)
     arms = {
-        arm: _of_arm(
-            arm,
-            records[arm],
-            evaluations[arm],
-            order,
-            None if arm == comparison.reference else reference,
-            replicates,
-        )
+        arm: _of_arm(arm, records[arm], evaluations[arm], order, images.get(arm))
         for arm in comparison.arms
     }
     choice = _choose_images(evaluations, records, [*shown], data)
     return DetectionAnalysis(classes, len(first.image_ids), arms, choice, tuple(problems))
+
+
+def _evaluate(
+    data: dict[str, Any], records: Mapping[str, list[RunRecord]], problems: list[str]
+) -> dict[str, dict[int, Evaluation]]:
+    """Arm -> seed -> evaluation of its detections, all against the ground truth as read once."""
+    evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in records}
+    try:
+        ground_truth = read_ground_truth(Path(data["json_file"]))
+    except ValueError as error:
+        problems.append(f"No run could be evaluated again: {error}")
+        return evaluations
+    for arm, of_arm in records.items():
+        for record in of_arm:
+            if not _is_on(record, data):
+                continue
+            try:
+                found = evaluate(ground_truth, record.detections)
+            except (ValueError, FileNotFoundError) as error:
+                problems.append(f"{record.run.name} could not be evaluated again: {error}")
+                continue
+            evaluations[arm][record.run.seed] = found
+    return evaluations
 
 
 def _test_data(record: RunRecord) -> dict[str, Any] | None:
@@ -216,7 +223,7 @@ def _ground_truth(
     file = Path(data["json_file"])
     if not file.is_file():
         return None, [f"The ground truth {file} is not on this machine."]
-    if hashlib.sha256(file.read_bytes()).hexdigest() != data["json_sha256"]:
+    if sha256_of(file) != data["json_sha256"]:
         return None, [f"The ground truth {file} was changed since the runs were evaluated on it."]
     others = [r.run.name for r in done if not _is_on(r, data)]
     if others:
@@ -259,8 +266,7 @@ def _of_arm(
     records: list[RunRecord],
     evaluations: dict[int, Evaluation],
     order: list[int],
-    reference: dict[int, Evaluation] | None,
-    replicates: int,
+    images: ImageDifference | None,
 ) -> ArmDetections:
     seeds = [record.run.seed for record in records if record.result is not None]
     averages = {seed: e.average_precision(metrics=("AP", "AR")) for seed, e in evaluations.items()}
@@ -279,7 +285,7 @@ def _of_arm(
         errors={
             kind: over_seeds(lambda seed, kind=kind: costs[seed][kind]) for kind in ERROR_TYPES
         },
-        images=None if reference is None else _bootstrap(evaluations, reference, replicates),
+        images=images,
     )
 
 
@@ -305,16 +311,27 @@ def _precision_recall(evaluations: Iterable[Evaluation]) -> dict[str, PrecisionR
     return curves
 
 
-def _bootstrap(
-    arm: dict[int, Evaluation], reference: dict[int, Evaluation], replicates: int
-) -> ImageDifference | None:
+def _image_differences(
+    evaluations: dict[str, dict[int, Evaluation]], reference: str, replicates: int
+) -> dict[str, ImageDifference | None]:
+    """Arm -> what other images would have made of its difference to the reference."""
     if not replicates:
-        return None
+        return {}
+    resampled = {
+        arm: {seed: resample(e, replicates=replicates) for seed, e in of_arm.items()}
+        for arm, of_arm in evaluations.items()
+    }
+    against = resampled.pop(reference)
+    return {arm: _image_difference(of_arm, against) for arm, of_arm in resampled.items()}
+
+
+def _image_difference(
+    arm: dict[int, Resampled], reference: dict[int, Resampled]
+) -> ImageDifference | None:
     seeds = tuple(seed for seed in arm if seed in reference)
     if not seeds:
         return None
-    pairs = [(arm[seed], reference[seed]) for seed in seeds]
-    found = bootstrap_arms(pairs, replicates=replicates)
+    found = difference_of([(arm[seed], reference[seed]) for seed in seeds])
     low, high = found.interval
     if not (math.isfinite(found.difference) and math.isfinite(low)):
         return None

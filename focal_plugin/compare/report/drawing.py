@@ -51,6 +51,14 @@ def draw_line(axes: Axes, x: Iterable[float], y: Iterable[float], look: ArmStyle
     axes.plot(x, y, color=look.color, linestyle=look.dash, linewidth=width)
 
 
+def draw_band(
+    axes: Axes, x: Iterable[float], low: Iterable[float], high: Iterable[float], look: ArmStyle
+) -> None:
+    """From the lowest seed to the highest; of a grey arm there is none."""
+    if look.colored:
+        axes.fill_between(x, low, high, color=look.color, alpha=BAND, linewidth=0)
+
+
 def grey_first(arms: Iterable[str], styles: Mapping[str, ArmStyle]) -> list[str]:
     """In the order of drawing, so that the coloured ones are on top."""
     return sorted(arms, key=lambda arm: styles[arm].colored)

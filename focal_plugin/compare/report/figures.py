@@ -12,7 +12,16 @@ from matplotlib.ticker import MaxNLocator
 from . import captions
 from .cells import plain, signed
 from .detection_analysis import ERROR_TYPES
-from .drawing import BAND, WIDTH, Drawing, draw_legend, draw_line, grey_first, left_out, shorten
+from .drawing import (
+    WIDTH,
+    Drawing,
+    draw_band,
+    draw_legend,
+    draw_line,
+    grey_first,
+    left_out,
+    shorten,
+)
 from .plotting import GRID, INK, PAPER, ArmStyle, arm_styles, style
 from .scores import ArmVerdict, Spread, Standing
 from .summary import Summary
@@ -116,10 +125,7 @@ def _precision_recall(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawi
             if curve is None:
                 continue
             draw_line(axes, recall, curve.mean, look)
-            if look.colored:
-                axes.fill_between(
-                    recall, curve.low, curve.high, color=look.color, alpha=BAND, linewidth=0
-                )
+            draw_band(axes, recall, curve.low, curve.high, look)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
         axes.set_title(f"IoU ≥ {iou}")
     draw_legend(figure, summary, styles, arms)

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from ..fairness import read_config, read_start
 from ..plan import Comparison, Run
-from ..results import Result, read_metrics
+from ..results import ENVIRONMENT_FILE, Result, read_metrics
 from ..status import Status
 
 DETECTIONS = Path("inference", "coco_instances_results.json")
@@ -48,7 +48,7 @@ class RunRecord:
     @cached_property
     def env(self) -> dict[str, Any] | None:
         """`env.json`: versions, device, threads, data sets."""
-        return _read_json(self.folder / "env.json")
+        return _read_json(self.folder / ENVIRONMENT_FILE)
 
     @cached_property
     def start(self) -> dict[str, Any] | None:

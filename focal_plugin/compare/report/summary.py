@@ -14,7 +14,8 @@ from ..fairness import Difference, config_differences, shared_start
 from ..plan import Comparison
 from ..power import Recommendation, recommend_seeds
 from ..status import STATES
-from ..tuning import Tuned, best_factors, tune
+from ..tuning import Tuned, tune
+from .cells import are, count_text
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyse_detections
 from .loss_views import LossViews, loss_views
 from .provenance import Provenance, provenance
@@ -165,6 +166,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     equal = standing(comparison, by_arm)
     shown = _most_different(comparison, equal)
     spread = _spread_of_differences(equal)
+    tuned = tune(comparison, folder)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -175,8 +177,8 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         states={state: sum(r.state == state for r in records) for state in STATES},
         runs=tuple(map(_run_row, records)),
         equal=equal,
-        best=_at_best(comparison, records, folder),
-        tuning=_tuning(comparison, folder),
+        best=_at_best(comparison, records, tuned),
+        tuning=_tuning(comparison, tuned),
         detections=analyse_detections(comparison, by_arm, shown, replicates=replicates),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
@@ -197,10 +199,12 @@ def _by_arm(
     }
 
 
-def _at_best(comparison: Comparison, records: list[RunRecord], folder: Path) -> Standing | None:
-    if not comparison.lr_factors:
+def _at_best(
+    comparison: Comparison, records: list[RunRecord], tuned: Mapping[str, Tuned]
+) -> Standing | None:
+    if not tuned:
         return None
-    factors = {arm: best_factors(comparison, folder).get(arm) for arm in comparison.arms}
+    factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
     equal, best = (_by_arm(comparison, records, role) for role in ("equal", "best"))
     by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
     # a trial finished since the best runs were planned may move the best factor
@@ -209,14 +213,14 @@ def _at_best(comparison: Comparison, records: list[RunRecord], folder: Path) -> 
     return standing(comparison, by_arm, role="best", lr_factors=decided)
 
 
-def _tuning(comparison: Comparison, folder: Path) -> Tuning | None:
+def _tuning(comparison: Comparison, tuned: dict[str, Tuned]) -> Tuning | None:
     trials = comparison.of_role("tuning")
     if not trials:
         return None
     return Tuning(
         iterations=sum(run.iterations for run in trials),
         seeds=tuple(dict.fromkeys(run.seed for run in trials)),
-        arms=tune(comparison, folder),
+        arms=tuned,
     )
 
 
@@ -301,12 +305,13 @@ def _on_configs(
         sentences.append("The configs of all arms are the same.")
     elif not others:
         sentences.append(
-            f"The arms differ in {_count(len(differences), 'config key')}, all of them of the loss."
+            f"The arms differ in {count_text(len(differences), 'config key')}, "
+            "all of them of the loss."
         )
     else:
         sentences.append(
-            f"The arms differ in {_count(len(differences), 'config key')}, of which "
-            f"{_count(len(others), 'is', 'are')} not of the loss, and may be what makes the "
+            f"The arms differ in {count_text(len(differences), 'config key')}, of which "
+            f"{len(others)} {are(others)} not of the loss, and may be what makes the "
             f"difference: {', '.join(others)}."
         )
     return sentences
@@ -344,10 +349,6 @@ def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommenda
     if spread is None:
         return ()
     return tuple(recommend_seeds(spread, effect, comparisons=comparisons) for effect in EFFECTS)
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _finite(content: Any) -> Any:

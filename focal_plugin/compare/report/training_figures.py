@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from . import captions
 from .drawing import (
-    BAND,
     WIDTH,
     Drawing,
+    draw_band,
     draw_legend,
     draw_line,
     grey_first,
@@ -63,10 +63,8 @@ def _draw_curves(
     for arm in grey_first(curves, styles):
         curve, look = curves[arm], styles[arm]
         draw_line(axes, curve.iterations, curve.mean, look)
-        if look.colored and max(curve.runs) > 1:
-            axes.fill_between(
-                curve.iterations, curve.low, curve.high, color=look.color, alpha=BAND, linewidth=0
-            )
+        if max(curve.runs) > 1:
+            draw_band(axes, curve.iterations, curve.low, curve.high, look)
     if log:
         log_if_wide(axes, [v for curve in curves.values() for v in curve.mean])
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

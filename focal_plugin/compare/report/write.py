@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ...files import write_all
 from . import tables
 from .cells import plain
 from .csv_tables import csv_files
@@ -106,7 +105,9 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
     files[JSON] = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
     files[HTML] = _page(summary, inlined, grid).encode()
     outdated = _figures_of(folder / JSON) - files.keys()
-    _replace_all(folder, files)
+    for subfolder in ("figures", "tables"):
+        (folder / subfolder).mkdir(exist_ok=True)
+    write_all({folder / name: content for name, content in files.items()})  # the page last
     for name in outdated:
         (folder / name).unlink(missing_ok=True)
     paths = {name: folder / name for name in files}
@@ -131,26 +132,6 @@ def _inline(drawing: Drawing, source: str) -> Figure:
     inlined = inline_svg(source, name=drawing.name, title=drawing.title)
     # matplotlib escaped what is text in it
     return Figure(drawing.name, drawing.title, drawing.caption, Markup(inlined))
-
-
-def _replace_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """All is written beside the old files before the first of them is replaced; the page last."""
-    unfinished: list[tuple[Path, Path]] = []
-    try:
-        for name, content in files.items():
-            file = folder / name
-            file.parent.mkdir(exist_ok=True)
-            beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-            unfinished.append((beside, file))
-            with beside.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for beside, file in unfinished:
-            beside.replace(file)
-    finally:
-        for beside, _ in unfinished:
-            beside.unlink(missing_ok=True)
 
 
 def _figures_of(report: Path) -> set[str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..plan import Run
+from ..results import METRICS_FILE
 
-METRICS_FILE = "metrics.json"
 READ_S = 1.0
 LOG_EVERY_S = 30.0
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

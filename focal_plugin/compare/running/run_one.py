@@ -14,6 +14,7 @@ from typing import TextIO
 
 from ..plan import Run
 from ..results import (
+    ENVIRONMENT_FILE,
     RESULT_FILE,
     Result,
     read_average_precision,
@@ -29,7 +30,6 @@ from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 TRAIN_NET = Path(__file__).resolve().parents[3] / "train_net.py"
 LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
-ENVIRONMENT_FILE = "env.json"
 
 
 @dataclass(frozen=True)
