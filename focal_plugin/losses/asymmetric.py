@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..checks import check_option
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import one_vs_rest
-from .sigmoid_focal import focal_of_signed_logits
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, sum_of_terms
+from .sigmoid_focal import Focal
 
 
 def asymmetric_loss(
@@ -49,17 +52,12 @@ def asymmetric_loss(
     """
     gamma_pos = check_option("gamma_pos", gamma_pos, low=0)
     gamma_neg = check_option("gamma_neg", gamma_neg, low=0)
-    return _per_anchor(
-        logits,
-        labels,
-        gamma_pos,
-        gamma_neg,
-        check_option("clip", clip, low=0, high=1, open_high=True),
-    ).sum()
+    clip = check_option("clip", clip, low=0, high=1, open_high=True)
+    return sum_of_terms(logits, labels, _terms(gamma_pos, gamma_neg, clip))
 
 
 @CLS_LOSS_REGISTRY.register()
-class AsymmetricLoss(ClassificationLoss):
+class AsymmetricLoss(ElementwiseLoss):
     """
     Module of :func:`asymmetric_loss`, with the same options.
 
@@ -82,32 +80,36 @@ class AsymmetricLoss(ClassificationLoss):
         self.gamma_neg = check_option("gamma_neg", gamma_neg, low=0)
         self.clip = check_option("clip", clip, low=0, high=1, open_high=True)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.gamma_pos, self.gamma_neg, self.clip)
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(self.gamma_pos, self.gamma_neg, self.clip)
 
 
-def _per_anchor(
-    logits: Tensor, labels: Tensor, gamma_pos: float, gamma_neg: float, clip: float
-) -> Tensor:
-    loss = one_vs_rest(
-        logits,
-        labels,
-        positive=lambda x, _: focal_of_signed_logits(x, gamma=gamma_pos),
-        negative=lambda x: asymmetric_of_negative_logits(x, gamma=gamma_neg, clip=clip),
-    )
-    return loss.positive + loss.negative
+@dataclass(frozen=True)
+class AsymmetricNegative(Formula):
+    """p_m^gamma * -log(1 - p_m), of a negative, for which p = 1 - p_t."""
+
+    gamma: float
+    clip: float
+
+    def value(self, at: Point) -> Tensor:
+        above, p_m, one_minus_p_m = self._shifted(at)
+        return torch.where(above, p_m**self.gamma * -torch.log(one_minus_p_m), 0.0)
+
+    def slope(self, at: Point) -> Tensor:
+        above, p_m, one_minus_p_m = self._shifted(at)
+        focusing = self.gamma * -torch.log(one_minus_p_m) / p_m
+        slope = -at.p * at.q * p_m**self.gamma * (focusing + 1 / one_minus_p_m)
+        return torch.where(above, slope, 0.0)
+
+    def _shifted(self, at: Point) -> tuple[Tensor, Tensor, Tensor]:
+        # 1 - p_m from 1 - p, not from p, which rounds to 1. Below the margin p_m is kept from 0,
+        # where p_m^gamma has no slope for gamma < 1.
+        above = at.q > self.clip
+        p_m = torch.where(above, at.q - self.clip, 1.0)
+        return above, p_m, (at.p + self.clip).clamp(max=1.0)
 
 
-def asymmetric_of_negative_logits(x: Tensor, *, gamma: float, clip: float) -> Tensor:
-    """p_m^gamma * -log(1 - p_m), elementwise."""
-    if clip == 0:
-        return focal_of_signed_logits(-x, gamma=gamma)
-    # 1 - p_m from 1 - p, not from p, which rounds to 1. Below the margin the loss is 0, and so is
-    # its gradient: p_m is kept from 0 there, where p_m^gamma has none for gamma < 1.
-    above = torch.sigmoid(x) > clip
-    one_minus_p_m = (torch.sigmoid(-x) + clip).clamp(max=1.0)
-    p_m = torch.where(above, torch.sigmoid(x) - clip, torch.ones_like(x))
-    loss = p_m**gamma * -torch.log(one_minus_p_m)
-    return torch.where(above, loss, torch.zeros_like(loss))
+def _terms(gamma_pos: float, gamma_neg: float, clip: float) -> Terms:
+    # without a margin the formula that is exact for small p, too
+    negative = AsymmetricNegative(gamma_neg, clip) if clip else Focal(gamma_neg)
+    return Terms(positive=Focal(gamma_pos), negative=negative)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -82,6 +83,8 @@ class ClassificationLoss(ConfigurableModule):
     """Wants the IoU of each decoded box with its matched ground truth."""
     own_normalizer: ClassVar[bool] = False
     """Is normalised already: must not be divided by the number of positives."""
+    any_layout: ClassVar[bool] = False
+    """Reads logits (..., K) of any strides as they lie, so that nobody needs to copy them first."""
     decomposes: ClassVar[bool] = True
     """The sum over feature levels of the loss is the loss of all levels together."""
     stateful: ClassVar[bool] = False
@@ -125,6 +128,28 @@ class ClassificationLoss(ConfigurableModule):
         loss = self.per_anchor(logits, labels, quality=quality).sum()
         self.observe(logits, labels)
         return loss
+
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    def of_levels(
+        self,
+        logits: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        quality: Sequence[Tensor] | None = None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
+        """
+        Same arguments as :meth:`forward`, but of several tensors, the levels of a feature pyramid.
+
+        Args:
+            scale: what the sum is multiplied by, a number or a scalar tensor; a constant.
+
+        Returns:
+            float32 scalar.
+        """
+        qualities = quality or [None] * len(logits)
+        levels = zip(logits, labels, qualities, strict=True)
+        return sum(self(x, y, quality=z) for x, y, z in levels) * scale
 
 
 class BoxLoss(ConfigurableModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -12,8 +11,9 @@ from torch import Tensor
 from ..checks import check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_one_per_class, signed_loss_per_anchor
-from .sigmoid_focal import focal_of_signed_logits
+from .elementwise import alpha_balanced, per_anchor_of_terms
+from .one_vs_rest import check_one_per_class
+from .sigmoid_focal import Focal
 
 
 def class_balanced_focal_loss(
@@ -111,7 +111,6 @@ def _per_anchor(
     logits: Tensor, labels: Tensor, weights: Tensor, gamma: float, key: str | None = None
 ) -> Tensor:
     weights = check_one_per_class("samples_per_class", weights, logits, key=key)
-    focal = functools.partial(focal_of_signed_logits, gamma=gamma)
-    loss = signed_loss_per_anchor(focal, logits, labels, alpha=None)
+    loss = per_anchor_of_terms(logits, labels, alpha_balanced(Focal(gamma), None))
     weight_of_background = weights.new_ones(1)
     return loss * torch.cat([weights, weight_of_background])[labels.long()]  # -1: loss 0 anyway

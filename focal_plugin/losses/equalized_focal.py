@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checks import check_option
+from ..ops import Point
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .gradient_ratio import GradientRatio
 from .one_vs_rest import check_alpha, check_one_per_class, one_vs_rest, sum_per_class
-from .sigmoid_focal import focal_of_signed_logits
+from .sigmoid_focal import Focal, focal_of_signed_logits
 
 
 def equalized_focal_loss(
@@ -129,9 +129,8 @@ class EqualizedFocalLoss(ClassificationLoss):
 
 
 def focal_gradient_norm(x_t: Tensor, gamma: Tensor) -> Tensor:
-    """|dFL/dx_t| = (1 - p_t)^gamma * (1 - p_t - gamma * p_t * log(p_t)), elementwise."""
-    gradient = torch.sigmoid(-x_t) + gamma * torch.sigmoid(x_t) * F.softplus(-x_t)
-    return gradient * torch.exp(-gamma * F.softplus(x_t))
+    """|dFL/dx_t|, elementwise."""
+    return -Focal(gamma).slope(Point(x_t))
 
 
 def _gamma_of_classes(gradient_ratio: Tensor, gamma: float, scale: float) -> Tensor:

@@ -126,48 +126,6 @@ def _elements(
     )
 
 
-def signed_loss_per_anchor(
-    loss_of_signed_logits: Callable[[Tensor], Tensor],
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float | Tensor | None,
-) -> Tensor:
-    """
-    Sum alpha_t * loss(x_t) over the classes of each anchor, for losses that see the logit of the
-    truth alone: x_t = x for a positive, -x for a negative, so that p_t = sigmoid(x_t).
-
-    Args:
-        loss_of_signed_logits: elementwise, float32 x_t -> loss of the same shape.
-        logits, labels: as in :func:`one_vs_rest`.
-        alpha: weight of positives, in [0, 1]; 1 - alpha is that of negatives. One number, or one
-            for each class, (K,). None: all weights are 1.
-
-    Returns:
-        float32 (...); 0 for ignored anchors.
-
-    Raises:
-        ValueError: as :func:`one_vs_rest`.
-    """
-    if isinstance(alpha, Tensor):
-        loss = one_vs_rest(
-            logits,
-            labels,
-            positive=lambda x, classes: alpha[classes] * loss_of_signed_logits(x),
-            negative=lambda x: (1 - alpha) * loss_of_signed_logits(-x),
-        )
-        return loss.positive + loss.negative
-    loss = one_vs_rest(
-        logits,
-        labels,
-        positive=lambda x, _: loss_of_signed_logits(x),
-        negative=lambda x: loss_of_signed_logits(-x),
-    )
-    if alpha is None:
-        return loss.positive + loss.negative
-    return alpha * loss.positive + (1 - alpha) * loss.negative
-
-
 def check_alpha(alpha: float | None) -> float | None:
     """
     Returns:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checks import check_finite, check_option
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, one_vs_rest
-from .sigmoid_focal import focal_of_signed_logits
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, sum_of_terms
+from .one_vs_rest import check_alpha
 
 
 def poly_focal_loss(
@@ -46,13 +45,12 @@ def poly_focal_loss(
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
     gamma = check_option("gamma", gamma, low=0)
-    return _per_anchor(
-        logits, labels, check_alpha(alpha), gamma, check_finite("epsilon", epsilon)
-    ).sum()
+    epsilon = check_finite("epsilon", epsilon)
+    return sum_of_terms(logits, labels, _terms(check_alpha(alpha), gamma, epsilon))
 
 
 @CLS_LOSS_REGISTRY.register()
-class PolyFocalLoss(ClassificationLoss):
+class PolyFocalLoss(ElementwiseLoss):
     """
     Module of :func:`poly_focal_loss`, with the same options.
 
@@ -75,29 +73,33 @@ class PolyFocalLoss(ClassificationLoss):
         self.gamma = check_option("gamma", gamma, low=0)
         self.epsilon = check_finite("epsilon", epsilon)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha, self.gamma, self.epsilon)
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(self.alpha, self.gamma, self.epsilon)
 
 
-def _per_anchor(
-    logits: Tensor, labels: Tensor, alpha: float | None, gamma: float, epsilon: float
-) -> Tensor:
+@dataclass(frozen=True)
+class PolyFocal(Formula):
+    """alpha_t * FL + epsilon * (1 - p_t)^(gamma + 1)."""
+
+    kernel = "poly_focal"
+
+    gamma: float
+    alpha_t: float
+    epsilon: float
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return self.gamma, self.alpha_t, self.epsilon
+
+    def value(self, at: Point) -> Tensor:
+        return at.q_power(self.gamma) * (self.alpha_t * at.ce + self.epsilon * at.q)
+
+    def slope(self, at: Point) -> Tensor:
+        focal = self.alpha_t * (self.gamma * at.p * at.ce + at.q)
+        added = self.epsilon * (self.gamma + 1) * at.p * at.q
+        return -at.q_power(self.gamma) * (focal + added)
+
+
+def _terms(alpha: float | None, gamma: float, epsilon: float) -> Terms:
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    poly = functools.partial(poly_focal_of_signed_logits, gamma=gamma, epsilon=epsilon)
-    loss = one_vs_rest(
-        logits,
-        labels,
-        positive=lambda x, _: poly(x, alpha_t=positive),
-        negative=lambda x: poly(-x, alpha_t=negative),
-    )
-    return loss.positive + loss.negative
-
-
-def poly_focal_of_signed_logits(
-    x_t: Tensor, *, alpha_t: float, gamma: float, epsilon: float
-) -> Tensor:
-    """alpha_t * FL + epsilon * (1 - p_t)^(gamma + 1), elementwise, in log space."""
-    focal = focal_of_signed_logits(x_t, gamma=gamma)
-    return alpha_t * focal + epsilon * torch.exp(-(gamma + 1) * F.softplus(x_t))
+    return Terms(PolyFocal(gamma, positive, epsilon), PolyFocal(gamma, negative, epsilon))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from ..checks import IllegalOptionError
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_quality, one_vs_rest
-from .sigmoid_cross_entropy import soft_cross_entropy
-from .sigmoid_focal import focal_of_signed_logits
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, sum_of_terms
+from .sigmoid_focal import Focal
 
 
 def quality_focal_loss(
@@ -38,11 +39,11 @@ def quality_focal_loss(
     Raises:
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
-    return _per_anchor(logits, labels, quality, _check_beta(beta)).sum()
+    return sum_of_terms(logits, labels, _terms(_check_beta(beta)), quality=quality)
 
 
 @CLS_LOSS_REGISTRY.register()
-class QualityFocalLoss(ClassificationLoss):
+class QualityFocalLoss(ElementwiseLoss):
     """
     Module of :func:`quality_focal_loss`, with the same options.
 
@@ -58,27 +59,43 @@ class QualityFocalLoss(ClassificationLoss):
         super().__init__()
         self.beta = _check_beta(beta)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, quality, self.beta)
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(self.beta)
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, quality: Tensor | None, beta: float) -> Tensor:
-    target = check_quality(quality, labels, num_classes=logits.shape[-1])
-    loss = one_vs_rest(
-        logits,
-        labels,
-        positive=lambda x, _: quality_focal_of_logits(x, target, beta=beta),
-        negative=lambda x: focal_of_signed_logits(-x, gamma=beta),
-    )
-    return loss.positive + loss.negative
+@dataclass(frozen=True)
+class QualityFocal(Formula):
+    """|y - p|^beta * cross entropy with the soft target y, of a positive."""
+
+    kernel = "quality_focal"
+    wants_quality = True
+
+    beta: float
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return (self.beta,)
+
+    def value(self, at: Point) -> Tensor:
+        return (at.quality - at.p).abs() ** self.beta * soft_cross_entropy(at)
+
+    def slope(self, at: Point) -> Tensor:
+        # dp/dx = p * (1 - p), and the derivative of the cross entropy is p - y
+        error = at.quality - at.p
+        slope = -(error.abs() ** self.beta) * error
+        if self.beta:
+            power = error.abs() ** (self.beta - 1) * error.sign()
+            slope = slope - self.beta * power * at.p * at.q * soft_cross_entropy(at)
+        return slope
 
 
-def quality_focal_of_logits(x: Tensor, target: Tensor, *, beta: float) -> Tensor:
-    """|target - p|^beta * binary cross entropy with a soft target, elementwise."""
-    cross_entropy = soft_cross_entropy(x, target)
-    return (target - torch.sigmoid(x)).abs() ** beta * cross_entropy
+def soft_cross_entropy(at: Point) -> Tensor:
+    """-y log(p) - (1 - y) log(1 - p), elementwise, with the quality as target y."""
+    return at.quality * at.ce + (1 - at.quality) * at.ce_of_q
+
+
+def _terms(beta: float) -> Terms:
+    return Terms(positive=QualityFocal(beta), negative=Focal(beta))
 
 
 def _check_beta(beta: float) -> float:

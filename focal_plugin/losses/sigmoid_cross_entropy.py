@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..ops import Formula, Point, Terms, apply_formula
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, signed_loss_per_anchor
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
+from .one_vs_rest import check_alpha
 
 
 def sigmoid_cross_entropy_loss(
@@ -32,11 +33,11 @@ def sigmoid_cross_entropy_loss(
     Raises:
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
-    return _per_anchor(logits, labels, check_alpha(alpha)).sum()
+    return sum_of_terms(logits, labels, alpha_balanced(CrossEntropy(), check_alpha(alpha)))
 
 
 @CLS_LOSS_REGISTRY.register()
-class SigmoidCrossEntropyLoss(ClassificationLoss):
+class SigmoidCrossEntropyLoss(ElementwiseLoss):
     """
     Module of :func:`sigmoid_cross_entropy_loss`, with the same options.
 
@@ -55,21 +56,22 @@ class SigmoidCrossEntropyLoss(ClassificationLoss):
         super().__init__()
         self.alpha = check_alpha(alpha)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha)
+    def terms(self, logits: Tensor) -> Terms:
+        return alpha_balanced(CrossEntropy(), self.alpha)
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None) -> Tensor:
-    return signed_loss_per_anchor(cross_entropy_of_signed_logits, logits, labels, alpha=alpha)
+class CrossEntropy(Formula):
+    """-log(p_t)."""
+
+    kernel = "cross_entropy"
+
+    def value(self, at: Point) -> Tensor:
+        return at.ce
+
+    def slope(self, at: Point) -> Tensor:
+        return -at.q
 
 
 def cross_entropy_of_signed_logits(x_t: Tensor) -> Tensor:
     """-log(p_t), elementwise; finite for every finite x_t."""
-    return F.softplus(-x_t)
-
-
-def soft_cross_entropy(x: Tensor, target: Tensor) -> Tensor:
-    """-y log(p) - (1 - y) log(1 - p) with a target y in [0, 1], elementwise."""
-    return target * F.softplus(-x) + (1 - target) * F.softplus(x)
+    return apply_formula(CrossEntropy(), x_t)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checks import check_option
+from ..ops import Formula, Point, Terms, apply_formula, check_impl
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import (
-    check_alpha,
-    check_class_alpha,
-    check_one_per_class,
-    signed_loss_per_anchor,
-)
-
-IMPLEMENTATIONS = ("auto", "eager")
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
+from .one_vs_rest import check_alpha, check_class_alpha, check_one_per_class
 
 
 def sigmoid_focal_loss(
@@ -49,37 +42,35 @@ def sigmoid_focal_loss(
             (1 - p_t)^gamma and alpha_t keep to the label.
         class_alpha: K numbers in [0, 1], one alpha for each class, in place of ``alpha``: logit k
             weighs its positives by alpha_k and its negatives by 1 - alpha_k. Empty: off.
-        impl: "eager" (PyTorch operations), or "auto": the fastest there is.
+        impl: "cpp" (CPU), "triton" (CUDA), "eager" (PyTorch operations), or "auto": the fastest
+            there is, see :func:`~focal_plugin.ops.one_vs_rest_loss`.
 
     Returns:
         float32 scalar; 0 with a graph if no anchor is left.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label outside its legal range, shapes that do not fit, or an
+            ``impl`` that cannot be had.
 
     Note:
-        Computed in log space, (1 - p_t)^gamma = exp(-gamma * softplus(x_t)). The power form, with
-        1 - p_t rounded to 0, has a NaN gradient for every 0 < gamma < 1 from x_t = 17 on; this one
-        is finite in value and gradient for every gamma >= 0 and every logit up to 1e30.
+        1 - p_t is sigmoid(-x_t), and the gradient is a formula of its own. The usual form, with
+        1 - p_t rounded to 0 and differentiated by autograd, has a NaN gradient for every
+        0 < gamma < 1 from x_t = 17 on; this one is finite in value and gradient for every
+        gamma >= 0 and every logit up to 1e30.
 
         Tutorials like to show gamma = 0.5 without alpha, for one class, from log(sigmoid(x)). That
         is this loss with alpha=None and gamma=0.5, wherever it is defined at all (-88 < x < 16.6).
     """
-    _check_impl(impl)
+    check_option("label_smoothing", label_smoothing, low=0, high=1, open_high=True)
+    formula = Focal(check_option("gamma", gamma, low=0), label_smoothing)
     alpha = check_alpha(alpha)
-    return _per_anchor(
-        logits,
-        labels,
-        alpha=check_class_alpha(class_alpha) if len(class_alpha) else alpha,
-        gamma=check_option("gamma", gamma, low=0),
-        label_smoothing=check_option(
-            "label_smoothing", label_smoothing, low=0, high=1, open_high=True
-        ),
-    ).sum()
+    if len(class_alpha):
+        alpha = check_one_per_class("class_alpha", check_class_alpha(class_alpha), logits)
+    return sum_of_terms(logits, labels, alpha_balanced(formula, alpha), impl=check_impl(impl))
 
 
 @CLS_LOSS_REGISTRY.register()
-class SigmoidFocalLoss(ClassificationLoss):
+class SigmoidFocalLoss(ElementwiseLoss):
     """
     Module of :func:`sigmoid_focal_loss`, with the same options.
 
@@ -105,7 +96,7 @@ class SigmoidFocalLoss(ClassificationLoss):
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        _check_impl(impl)
+        self.impl = check_impl(impl)
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
         self.label_smoothing = check_option(
@@ -113,48 +104,44 @@ class SigmoidFocalLoss(ClassificationLoss):
         )
         self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(
-            logits,
-            labels,
-            alpha=self.class_alpha if len(self.class_alpha) else self.alpha,
-            gamma=self.gamma,
-            label_smoothing=self.label_smoothing,
-            key=self.key_of("class_alpha"),
-        )
+    def terms(self, logits: Tensor) -> Terms:
+        alpha = self.alpha
+        if len(self.class_alpha):
+            key = self.key_of("class_alpha")
+            alpha = check_one_per_class("class_alpha", self.class_alpha, logits, key=key)
+        return alpha_balanced(Focal(self.gamma, self.label_smoothing), alpha)
 
 
-def _per_anchor(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float | Tensor | None,
-    gamma: float,
-    label_smoothing: float,
-    key: str | None = None,
-) -> Tensor:
-    if isinstance(alpha, Tensor):
-        alpha = check_one_per_class("class_alpha", alpha, logits, key=key)
-    focal = functools.partial(focal_of_signed_logits, gamma=gamma, label_smoothing=label_smoothing)
-    return signed_loss_per_anchor(focal, logits, labels, alpha=alpha)
+@dataclass(frozen=True)
+class Focal(Formula):
+    """(1 - p_t)^gamma * cross entropy with smoothed targets."""
+
+    kernel = "focal"
+
+    gamma: float | Tensor
+    label_smoothing: float = 0.0
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return self.gamma, self.label_smoothing
+
+    def value(self, at: Point) -> Tensor:
+        return at.q_power(self.gamma) * self._cross_entropy(at)
+
+    def slope(self, at: Point) -> Tensor:
+        # d(1 - p_t)/dx_t = -p_t * (1 - p_t)
+        focusing = self.gamma * at.p * self._cross_entropy(at)
+        return at.q_power(self.gamma) * (self.label_smoothing / 2 - at.q - focusing)
+
+    def _cross_entropy(self, at: Point) -> Tensor:
+        # (1 - s/2) * softplus(-x_t) + s/2 * softplus(x_t), as softplus(x) - softplus(-x) = x
+        if self.label_smoothing:
+            return at.ce + self.label_smoothing / 2 * at.x
+        return at.ce
 
 
 def focal_of_signed_logits(
     x_t: Tensor, *, gamma: float | Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """(1 - p_t)^gamma * cross entropy, elementwise, in log space."""
-    cross_entropy = F.softplus(-x_t)
-    if label_smoothing:
-        # (1 - s/2) * softplus(-x_t) + s/2 * softplus(x_t), as softplus(x) - softplus(-x) = x
-        cross_entropy = cross_entropy + label_smoothing / 2 * x_t
-    if not isinstance(gamma, Tensor) and gamma == 0:
-        return cross_entropy
-    # -log(1 - p_t) = softplus(x_t)
-    return cross_entropy * torch.exp(-gamma * F.softplus(x_t))
-
-
-def _check_impl(impl: str) -> None:
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of {IMPLEMENTATIONS}, got {impl!r}")
+    """(1 - p_t)^gamma * cross entropy, elementwise."""
+    return apply_formula(Focal(gamma, label_smoothing), x_t)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checks import check_finite, check_option
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, signed_loss_per_anchor
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
+from .one_vs_rest import check_alpha
 
 
 def sigmoid_focal_star_loss(
@@ -47,11 +48,12 @@ def sigmoid_focal_star_loss(
         whatever gamma is. fvcore's `sigmoid_focal_loss_star` is this with beta = 0.
     """
     gamma = check_option("gamma", gamma, low=0, open_low=True)
-    return _per_anchor(logits, labels, check_alpha(alpha), gamma, check_finite("beta", beta)).sum()
+    formula = FocalStar(gamma, check_finite("beta", beta))
+    return sum_of_terms(logits, labels, alpha_balanced(formula, check_alpha(alpha)))
 
 
 @CLS_LOSS_REGISTRY.register()
-class SigmoidFocalStarLoss(ClassificationLoss):
+class SigmoidFocalStarLoss(ElementwiseLoss):
     """
     Module of :func:`sigmoid_focal_star_loss`, with the same options.
 
@@ -74,19 +76,28 @@ class SigmoidFocalStarLoss(ClassificationLoss):
         self.gamma = check_option("gamma", gamma, low=0, open_low=True)
         self.beta = check_finite("beta", beta)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha, self.gamma, self.beta)
+    def terms(self, logits: Tensor) -> Terms:
+        return alpha_balanced(FocalStar(self.gamma, self.beta), self.alpha)
 
 
-def _per_anchor(
-    logits: Tensor, labels: Tensor, alpha: float | None, gamma: float, beta: float
-) -> Tensor:
-    star = functools.partial(focal_star_of_signed_logits, gamma=gamma, beta=beta)
-    return signed_loss_per_anchor(star, logits, labels, alpha=alpha)
+@dataclass(frozen=True)
+class FocalStar(Formula):
+    """softplus(-(gamma * x_t + beta)) / gamma."""
 
+    kernel = "focal_star"
 
-def focal_star_of_signed_logits(x_t: Tensor, *, gamma: float, beta: float) -> Tensor:
-    """softplus(-(gamma * x_t + beta)) / gamma, elementwise."""
-    return F.softplus(-(gamma * x_t + beta)) / gamma
+    gamma: float
+    beta: float
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return self.gamma, self.beta
+
+    def value(self, at: Point) -> Tensor:
+        return self._shifted(at).ce / self.gamma
+
+    def slope(self, at: Point) -> Tensor:
+        return -self._shifted(at).q
+
+    def _shifted(self, at: Point) -> Point:
+        return Point(self.gamma * at.x + self.beta)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..checks import check_option
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import signed_loss_per_anchor
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
 
 
 def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -36,11 +37,11 @@ def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -
         Its gradient p_t * (1 - p_t) vanishes for the most wrong examples too, not only for the
         easy ones.
     """
-    return _per_anchor(logits, labels, _check_margin(margin)).sum()
+    return sum_of_terms(logits, labels, alpha_balanced(Hinge(_check_margin(margin)), None))
 
 
 @CLS_LOSS_REGISTRY.register()
-class SigmoidHingeLoss(ClassificationLoss):
+class SigmoidHingeLoss(ElementwiseLoss):
     """
     Module of :func:`sigmoid_hinge_loss`, with the same options.
 
@@ -55,20 +56,27 @@ class SigmoidHingeLoss(ClassificationLoss):
         super().__init__()
         self.margin = _check_margin(margin)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.margin)
+    def terms(self, logits: Tensor) -> Terms:
+        return alpha_balanced(Hinge(self.margin), None)
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
-    hinge = functools.partial(hinge_of_signed_logits, margin=margin)
-    return signed_loss_per_anchor(hinge, logits, labels, alpha=None)
+@dataclass(frozen=True)
+class Hinge(Formula):
+    """max(0, margin - p_t)."""
 
+    kernel = "hinge"
 
-def hinge_of_signed_logits(x_t: Tensor, *, margin: float) -> Tensor:
-    """max(0, margin - p_t), elementwise."""
-    return torch.relu(torch.sigmoid(-x_t) - (1 - margin))  # 1 - p_t is not rounded to 0
+    margin: float
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return (self.margin,)
+
+    def value(self, at: Point) -> Tensor:
+        return torch.relu(at.q - (1 - self.margin))  # 1 - p_t is not rounded to 0
+
+    def slope(self, at: Point) -> Tensor:
+        return -at.p * at.q * (at.q > 1 - self.margin)
 
 
 def _check_margin(margin: float) -> float:

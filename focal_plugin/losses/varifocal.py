@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..checks import check_option
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_quality, one_vs_rest
-from .sigmoid_cross_entropy import soft_cross_entropy
-from .sigmoid_focal import focal_of_signed_logits
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, sum_of_terms
+from .quality_focal import soft_cross_entropy
+from .sigmoid_focal import Focal
 
 
 def varifocal_loss(
@@ -42,11 +45,12 @@ def varifocal_loss(
         ValueError: an option or a label outside its legal range, or shapes that do not fit.
     """
     alpha = check_option("alpha", alpha, low=0, high=1)
-    return _per_anchor(logits, labels, quality, alpha, check_option("gamma", gamma, low=0)).sum()
+    terms = _terms(alpha, check_option("gamma", gamma, low=0))
+    return sum_of_terms(logits, labels, terms, quality=quality)
 
 
 @CLS_LOSS_REGISTRY.register()
-class VarifocalLoss(ClassificationLoss):
+class VarifocalLoss(ElementwiseLoss):
     """
     Module of :func:`varifocal_loss`, with the same options.
 
@@ -66,22 +70,32 @@ class VarifocalLoss(ClassificationLoss):
         self.alpha = check_option("alpha", alpha, low=0, high=1)
         self.gamma = check_option("gamma", gamma, low=0)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, quality, self.alpha, self.gamma)
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(self.alpha, self.gamma)
 
 
-def _per_anchor(
-    logits: Tensor, labels: Tensor, quality: Tensor | None, alpha: float, gamma: float
-) -> Tensor:
-    target = check_quality(quality, labels, num_classes=logits.shape[-1])
+@dataclass(frozen=True)
+class Varifocal(Formula):
+    """y * cross entropy with the soft target y; where that is 0, what a negative costs."""
 
-    def negative(x: Tensor) -> Tensor:
-        return alpha * focal_of_signed_logits(-x, gamma=gamma)
+    kernel = "varifocal"
+    wants_quality = True
 
-    def positive(x: Tensor, _: Tensor) -> Tensor:
-        return torch.where(target == 0, negative(x), target * soft_cross_entropy(x, target))
+    alpha: float
+    gamma: float
 
-    loss = one_vs_rest(logits, labels, positive=positive, negative=negative)
-    return loss.positive + loss.negative
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return self.alpha, self.gamma
+
+    def value(self, at: Point) -> Tensor:
+        missed = self.alpha * at.p**self.gamma * at.ce_of_q
+        return torch.where(at.quality == 0, missed, at.quality * soft_cross_entropy(at))
+
+    def slope(self, at: Point) -> Tensor:
+        missed = self.alpha * at.p**self.gamma * (self.gamma * at.q * at.ce_of_q + at.p)
+        return torch.where(at.quality == 0, missed, at.quality * (at.p - at.quality))
+
+
+def _terms(alpha: float, gamma: float) -> Terms:
+    return Terms(positive=Varifocal(alpha, gamma), negative=Focal(gamma), negative_weight=alpha)

@@ -4,7 +4,9 @@ is true, through the parts that were injected.
 
 Shape shorthand:
     N: number of images
-    Ri: anchors of feature level i
+    Hi, Wi: height and width of feature level i
+    A: anchors per location
+    Ri: anchors of feature level i, Hi * Wi * A
     R: anchors per image over all levels, the sum of Ri
     K: number of classes
     V: positive anchors in the batch
@@ -12,7 +14,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,7 +31,7 @@ class _Batch(NamedTuple):
     """What the head says of all anchors of a batch, and what is true of them."""
 
     anchors: Tensor  # (R, 4), XYXY
-    logits: list[Tensor]  # one for each level, (N, Ri, K), or K+1 for a softmax loss
+    logits: list[Tensor]  # one for each level, (N, ..., K), or K+1 for a softmax loss
     deltas: Tensor  # (N, R, 4)
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
     gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
@@ -91,12 +93,15 @@ class DenseLosses:
 
         Args:
             anchors: one for each level, Ri boxes.
-            logits: one for each level, (N, Ri, K), relative to the background's if softmax.
+            logits: one for each level, (N, Ri, K), relative to the background's if softmax; or
+                (N, Hi, Wi, A, K), the same in the order in which the head wrote it.
             labels: (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}.
             deltas: one for each level, (N, Ri, 4).
             gt_boxes: one for each image, (R, 4), XYXY, of use where the label is 0..K-1.
         """
         num_classes = logits[0].shape[-1]
+        if not self.cls_loss.any_layout:
+            logits = _as_rows(logits)
         if self.cls_loss.softmax:
             logits = [F.pad(x, (0, 1)) for x in logits]
         batch = _Batch(
@@ -126,7 +131,7 @@ class DenseLosses:
             self.observer(
                 DenseStep(
                     anchors=batch.anchors,
-                    logits=batch.logits,
+                    logits=_as_rows(batch.logits),
                     labels=batch.labels,
                     kept_labels=labels,
                     quality=quality,
@@ -146,24 +151,36 @@ class DenseLosses:
     def _cls_loss(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
     ) -> Tensor:
-        per_level = list(self._parts(logits, labels, quality))
+        logits, labels, quality = self._levels(logits, labels, quality)
         if self.cls_loss.own_normalizer or len(divisors) == 1:
-            loss = sum(self.cls_loss(x, y, quality=q) for x, y, q in per_level)
-            return loss if self.cls_loss.own_normalizer else loss / divisors[0]
-        loss = sum(self.cls_loss.per_anchor(x, y, quality=q).sum(1) for x, y, q in per_level)
-        for x, y, _ in per_level:
-            self.cls_loss.observe(x, y)
+            scale = 1.0 if self.cls_loss.own_normalizer else 1 / divisors[0]
+            return self.cls_loss.of_levels(logits, labels, quality=quality, scale=scale)
+        loss = self._loss_per_anchor(logits, labels, quality).sum(dim=1)
+        for level in zip(logits, labels, strict=True):
+            self.cls_loss.observe(*level)
         return (loss / divisors).sum()
 
-    def _parts(
+    def _loss_per_anchor(
+        self, logits: list[Tensor], labels: list[Tensor], quality: list[Tensor] | None
+    ) -> Tensor:
+        """(N, R), from what :meth:`_levels` returns."""
+        levels = zip(logits, labels, quality or [None] * len(logits), strict=True)
+        loss = [self.cls_loss.per_anchor(x, y, quality=q).flatten(1) for x, y, q in levels]
+        return cat(loss, dim=1)
+
+    def _levels(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
         """Level by level where the loss allows it, which spares a copy of all logits."""
         if not self.cls_loss.decomposes:
-            return iter([(cat(logits, dim=1), labels, quality)])
-        sizes = [x.shape[1] for x in logits]
-        quality = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
-        return zip(logits, labels.split(sizes, dim=1), quality, strict=True)
+            return [cat(logits, dim=1)], [labels], None if quality is None else [quality]
+        sizes = [x[0, ..., 0].numel() for x in logits]
+
+        def split(anchors: Tensor) -> list[Tensor]:
+            levels = zip(anchors.split(sizes, dim=1), logits, strict=True)
+            return [level.reshape(x.shape[:-1]) for level, x in levels]
+
+        return logits, split(labels), None if quality is None else split(quality)
 
     def _box_loss(self, batch: _Batch, positives: Tensor, divisors: Tensor) -> Tensor:
         pred, target = self._box_pairs(batch, positives)
@@ -194,8 +211,7 @@ class DenseLosses:
     @torch.no_grad()
     def _mine(self, batch: _Batch, positives: Tensor, quality: Tensor | None) -> Tensor:
         """(N, R), the anchors that the miner keeps."""
-        per_level = self._parts(batch.logits, batch.labels, quality)
-        rank = cat([self.cls_loss.per_anchor(x, y, quality=q) for x, y, q in per_level], dim=1)
+        rank = self._loss_per_anchor(*self._levels(batch.logits, batch.labels, quality))
         if self.miner.rank_by == "cls_and_box":
             rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
         boxes = None
@@ -207,3 +223,8 @@ class DenseLosses:
                 )
                 boxes = flat.view_as(boxes)
         return self.miner(rank, batch.labels, boxes)
+
+
+def _as_rows(logits: list[Tensor]) -> list[Tensor]:
+    """(N, Ri, K) each; a copy where the logits of an anchor do not lie side by side."""
+    return [x.flatten(1, -2) for x in logits]

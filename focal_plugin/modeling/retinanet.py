@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from ..checks import check_choice, check_option
 from ..losses import build_box_loss, build_cls_loss
 from ..mining import build_miner
 from .dense_losses import DenseLosses
+from .forward_training import RetinaNetWithForwardTraining
 from .heads import build_retinanet_head, check_prior_prob
 from .matcher import CROWD_RULES, build_anchor_matcher, split_crowds
 from .normalizer import build_normalizer
@@ -33,7 +35,7 @@ CROWD_POLICIES = ("background", "ignore")
 
 
 @META_ARCH_REGISTRY.register()
-class FocalRetinaNet(DenseLosses, RetinaNet):
+class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
     """
     Same interface as :class:`detectron2.modeling.RetinaNet`, but the classification loss, the box
     loss, which anchors count, what the sums are divided by, the head and the matcher are parts that
@@ -102,6 +104,28 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
             "ignores_crowds": _ignores_crowds(cfg),
         }
 
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: tuple[list[Tensor], list[Tensor]],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """
+        Same interface as :meth:`RetinaNet.forward_training`, but the logits, nearly all that there
+        is to move, stay where the head wrote them.
+        """
+        logits, deltas = predictions
+        anchors = self.anchor_generator(features)
+        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
+        return self.losses(
+            anchors,
+            [view_as_anchors(x, self.num_classes) for x in logits],
+            gt_labels,
+            [permute_to_N_HWA_K(x, 4) for x in deltas],
+            gt_boxes,
+        )
+
     @torch.no_grad()
     def label_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
@@ -134,7 +158,8 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
 
         Args:
             anchors: one for each level, Hi * Wi * A boxes.
-            pred_logits: one for each level, (N, Hi * Wi * A, K).
+            pred_logits: one for each level, (N, Hi * Wi * A, K), or (N, Hi, Wi, A, K) of any
+                strides.
             gt_labels: one for each image, (R,), in {-1 (ignored), 0..K-1, K (background)}.
             pred_anchor_deltas: one for each level, (N, Hi * Wi * A, 4).
             gt_boxes: one for each image, (R, 4), of use where the label is 0..K-1.
@@ -153,6 +178,13 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
             storage.put_scalar("num_kept_anchors", num_kept / num_images)
         losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+
+def view_as_anchors(logits: Tensor, num_classes: int) -> Tensor:
+    """(N, A * K, Hi, Wi), as a head writes it -> (N, Hi, Wi, A, K), without a copy."""
+    num_images, _, height, width = logits.shape
+    by_class = logits.view(num_images, -1, num_classes, height, width)
+    return by_class.permute(0, 3, 4, 1, 2)
 
 
 def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> nn.Module:

@@ -52,6 +52,7 @@ def quality_given(loss, name):
         return loss
     if isinstance(loss, torch.nn.Module):
         loss.per_anchor = functools.partial(_with_quality, loss.per_anchor)
+        loss.forward = functools.partial(_with_quality, loss.forward)
         return loss
     return functools.partial(_with_quality, loss)
 

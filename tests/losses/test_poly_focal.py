@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from focal_plugin.losses import poly_focal_loss, sigmoid_cross_entropy_loss, sigmoid_focal_loss
-from focal_plugin.losses.poly_focal import poly_focal_of_signed_logits
+from focal_plugin.losses.poly_focal import PolyFocal
+from focal_plugin.ops import apply_formula
 
 from .regimes import (
     ALPHAS,
@@ -59,8 +60,8 @@ def test_alpha_leaves_the_added_term_alone():
 def test_an_easy_example_has_one_plus_epsilon_times_its_focal_loss(gamma, epsilon):
     """-log(p_t) = (1 - p_t) + (1 - p_t)^2 / 2 + ...: epsilon moves the first coefficient."""
     x_t = torch.tensor(14.0, dtype=torch.float64)
-    poly = functools.partial(poly_focal_of_signed_logits, x_t, alpha_t=1.0, gamma=gamma)
-    ratio = poly(epsilon=epsilon) / poly(epsilon=0.0)
+    with_epsilon, without = (apply_formula(PolyFocal(gamma, 1.0, x), x_t) for x in (epsilon, 0.0))
+    ratio = with_epsilon / without
     assert ratio.item() == pytest.approx(1 + epsilon, abs=1e-5)
 
 
@@ -68,7 +69,5 @@ def test_an_easy_example_has_one_plus_epsilon_times_its_focal_loss(gamma, epsilo
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_gradcheck(gamma, epsilon):
     x_t = torch.linspace(-9, 9, 19, dtype=torch.float64, requires_grad=True)
-    poly = functools.partial(
-        poly_focal_of_signed_logits, alpha_t=0.25, gamma=gamma, epsilon=epsilon
-    )
+    poly = functools.partial(apply_formula, PolyFocal(gamma, alpha_t=0.25, epsilon=epsilon))
     assert torch.autograd.gradcheck(poly, x_t)

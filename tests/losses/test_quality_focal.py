@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from focal_plugin.losses import quality_focal_loss, sigmoid_cross_entropy_loss, sigmoid_focal_loss
-from focal_plugin.losses.quality_focal import quality_focal_of_logits
+from focal_plugin.losses.quality_focal import QualityFocal
+from focal_plugin.ops import apply_formula
 
 from .regimes import (
     K,
@@ -64,7 +65,7 @@ def test_a_positive_is_done_where_its_score_is_its_quality(beta, quality):
     """Unlike cross entropy with a soft target, whose minimum is above 0."""
     target = torch.tensor(quality, dtype=torch.float64)
     x = (torch.logit(target) + torch.tensor([-0.1, 0.0, 0.1])).requires_grad_()
-    loss = quality_focal_of_logits(x, target, beta=beta)
+    loss = apply_formula(QualityFocal(beta), x, target)
     (gradient,) = torch.autograd.grad(loss.sum(), x)
     assert loss[1].item() == pytest.approx(0, abs=1e-20)
     assert gradient[1].item() == pytest.approx(0, abs=1e-7)
@@ -83,7 +84,7 @@ def test_a_score_above_the_quality_is_pulled_down():
 def test_a_beta_between_zero_and_one_would_have_no_gradient_where_the_score_is_the_quality():
     x = torch.zeros(1, requires_grad=True)  # p = .5
     for beta, is_finite in ((0.0, True), (0.5, False), (1.0, True)):
-        loss = quality_focal_of_logits(x, torch.tensor([0.5]), beta=beta)
+        loss = apply_formula(QualityFocal(beta), x, torch.tensor([0.5]))
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert gradient.isfinite().item() == is_finite, beta
 
@@ -92,5 +93,5 @@ def test_a_beta_between_zero_and_one_would_have_no_gradient_where_the_score_is_t
 def test_gradcheck(beta):
     x = torch.linspace(-9, 9, 20, dtype=torch.float64, requires_grad=True)
     target = torch.linspace(0, 1, 20, dtype=torch.float64)
-    loss = functools.partial(quality_focal_of_logits, target=target, beta=beta)
+    loss = functools.partial(apply_formula, QualityFocal(beta), quality=target)
     assert torch.autograd.gradcheck(loss, x)

@@ -3,7 +3,8 @@ import torch
 from fvcore.nn.focal_loss import sigmoid_focal_loss_star as fvcore_focal_loss_star
 
 from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_star_loss
-from focal_plugin.losses.sigmoid_focal_star import focal_star_of_signed_logits
+from focal_plugin.losses.sigmoid_focal_star import FocalStar
+from focal_plugin.ops import apply_formula
 
 from .regimes import (
     ALPHAS,
@@ -29,9 +30,8 @@ def test_equals_minus_log_p_star_over_gamma_in_float64(alpha, gamma, beta):
 
 def test_gradient_is_p_star_minus_one():
     x_t = torch.linspace(-6, 6, 13, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(
-        focal_star_of_signed_logits(x_t, gamma=2.0, beta=1.0).sum(), x_t
-    )
+    loss = apply_formula(FocalStar(gamma=2.0, beta=1.0), x_t)
+    (gradient,) = torch.autograd.grad(loss.sum(), x_t)
     torch.testing.assert_close(gradient, torch.sigmoid(2 * x_t + 1) - 1)
 
 
@@ -60,6 +60,4 @@ def test_a_slope_of_zero_is_refused():
 @pytest.mark.parametrize(("gamma", "beta"), GAMMA_BETA)
 def test_gradcheck(gamma, beta):
     x_t = torch.linspace(-4, 4, 17, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x: focal_star_of_signed_logits(x, gamma=gamma, beta=beta), x_t
-    )
+    assert torch.autograd.gradcheck(lambda x: apply_formula(FocalStar(gamma, beta), x), x_t)

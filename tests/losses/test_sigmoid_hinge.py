@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_hinge_loss
-from focal_plugin.losses.sigmoid_hinge import hinge_of_signed_logits
+from focal_plugin.losses.sigmoid_hinge import Hinge
+from focal_plugin.ops import apply_formula
 
 from .regimes import K, assert_value_and_gradient_match, one_hot, random_batch, reference_sum
 
@@ -59,4 +60,4 @@ def test_the_most_wrong_example_costs_the_margin_and_has_no_gradient_left():
 @pytest.mark.parametrize("margin", MARGINS)
 def test_gradcheck(margin):
     x_t = torch.linspace(-7, 7, 16, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: hinge_of_signed_logits(x, margin=margin), x_t)
+    assert torch.autograd.gradcheck(lambda x: apply_formula(Hinge(margin), x), x_t)

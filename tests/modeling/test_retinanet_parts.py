@@ -38,6 +38,7 @@ def arguments_of_losses(model, batch):
     losses = model.losses
 
     def spy(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        pred_logits = [x.flatten(1, -2) for x in pred_logits]
         captured.update(
             anchors=Boxes.cat(anchors).tensor,
             logits=torch.cat(pred_logits, 1),
@@ -194,9 +195,13 @@ def test_quality_is_the_iou_of_the_decoded_box_with_its_object(name, batch):
     model = tiny_model(LOSS, name)
     torch.nn.init.normal_(model.head.bbox_pred.weight, std=0.02)  # boxes that are not the anchors
     seen = []
-    model.cls_loss.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs["quality"]), with_kwargs=True
-    )
+    of_levels = model.cls_loss.of_levels
+
+    def spy(logits, labels, *, quality, scale):
+        seen.extend(x.flatten(1) for x in quality)
+        return of_levels(logits, labels, quality=quality, scale=scale)
+
+    model.cls_loss.of_levels = spy
     given = arguments_of_losses(model, batch)
     quality = torch.cat(seen, dim=1)
     positives = (given["labels"] >= 0) & (given["labels"] < 80)

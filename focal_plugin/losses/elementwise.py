@@ -1,0 +1,123 @@
+"""
+Losses that take each logit for itself: a formula for the logit that the label names, one for all
+others, and nothing else. They are summed by :mod:`focal_plugin.ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..ops import Formula, Terms, one_vs_rest_loss, one_vs_rest_loss_per_anchor
+from .build import ClassificationLoss
+from .one_vs_rest import check_inputs, check_quality
+
+
+class ElementwiseLoss(ClassificationLoss):
+    """Base of these losses. A subclass implements :meth:`terms`."""
+
+    any_layout = True
+    impl = "auto"
+
+    def terms(self, logits: Tensor) -> Terms:
+        """
+        What each logit costs.
+
+        Args:
+            logits: (..., K), of which only number and device matter.
+        """
+        raise NotImplementedError
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        return per_anchor_of_terms(
+            logits, labels, self.terms(logits), quality=quality, impl=self.impl
+        )
+
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
+        return self.of_levels([logits], [labels], quality=None if quality is None else [quality])
+
+    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    def of_levels(
+        self,
+        logits: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        quality: Sequence[Tensor] | None = None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
+        """Same interface as :meth:`ClassificationLoss.of_levels`, but in one operation."""
+        terms = self.terms(logits[0])
+        loss = sum_of_terms(logits, labels, terms, quality=quality, scale=scale, impl=self.impl)
+        for level in zip(logits, labels, strict=True):
+            self.observe(*level)
+        return loss
+
+
+def sum_of_terms(
+    logits: Tensor | Sequence[Tensor],
+    labels: Tensor | Sequence[Tensor],
+    terms: Terms,
+    *,
+    quality: Tensor | Sequence[Tensor] | None = None,
+    scale: float | Tensor = 1.0,
+    impl: str = "auto",
+) -> Tensor:
+    """
+    Same interface as :func:`~focal_plugin.ops.one_vs_rest_loss`, but the input is checked.
+
+    Raises:
+        ValueError: shapes that do not fit, or (looked for on the CPU only) a label outside -1..K or
+            a quality outside [0, 1].
+    """
+    if isinstance(logits, Tensor):
+        logits, labels = [logits], [labels]
+        quality = None if quality is None else [quality]
+    qualities = [
+        _checked_quality(x, y, terms, z)
+        for x, y, z in zip(logits, labels, quality or [None] * len(logits), strict=True)
+    ]
+    wanted = None if qualities[0] is None else qualities
+    return one_vs_rest_loss(logits, labels, terms, quality=wanted, scale=scale, impl=impl)
+
+
+def per_anchor_of_terms(
+    logits: Tensor,
+    labels: Tensor,
+    terms: Terms,
+    *,
+    quality: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """
+    Same interface as :func:`~focal_plugin.ops.one_vs_rest_loss_per_anchor`, but the input is
+    checked as by :func:`sum_of_terms`.
+    """
+    quality = _checked_quality(logits, labels, terms, quality)
+    return one_vs_rest_loss_per_anchor(logits, labels, terms, quality=quality, impl=impl)
+
+
+def alpha_balanced(formula: Formula, alpha: float | Tensor | None) -> Terms:
+    """
+    Args:
+        alpha: weight of positives, in [0, 1]; 1 - alpha is that of negatives. One number, or one
+            for each class, (K,). None: all weights are 1.
+    """
+    if alpha is None:
+        return Terms(formula, formula)
+    return Terms(formula, formula, positive_weight=alpha, negative_weight=1 - alpha)
+
+
+def _checked_quality(
+    logits: Tensor, labels: Tensor, terms: Terms, quality: Tensor | None
+) -> Tensor | None:
+    """The quality for the formulas that want one, and None for those that do not."""
+    num_classes = logits.shape[-1] if logits.dim() else 0
+    check_inputs(logits, labels, num_classes=num_classes)
+    if not terms.positive.wants_quality:
+        return None
+    return check_quality(quality, labels, num_classes=num_classes)

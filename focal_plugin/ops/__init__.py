@@ -1,0 +1,14 @@
+"""HOW FAST: what the hot path computes, behind one function an operation, by several means."""
+
+from .dense_loss import Terms, check_impl, one_vs_rest_loss, one_vs_rest_loss_per_anchor
+from .formula import Formula, Point, apply_formula
+
+__all__ = [
+    "Formula",
+    "Point",
+    "Terms",
+    "apply_formula",
+    "check_impl",
+    "one_vs_rest_loss",
+    "one_vs_rest_loss_per_anchor",
+]

@@ -1,0 +1,90 @@
+// `torch.ops.focal_plugin.dense_loss`: see `focal_plugin/ops/dense_loss_cpp.py`.
+
+#include "dense_loss.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <string>
+#include <unordered_map>
+
+namespace {
+
+Kind kind_of(const std::string& name) {
+  static const std::unordered_map<std::string, Kind> kinds{
+      {"cross_entropy", Kind::cross_entropy}, {"focal", Kind::focal},
+      {"focal_star", Kind::focal_star},       {"poly_focal", Kind::poly_focal},
+      {"hinge", Kind::hinge},                 {"quality_focal", Kind::quality_focal},
+      {"varifocal", Kind::varifocal},
+  };
+  const auto found = kinds.find(name);
+  TORCH_CHECK(found != kinds.end(), "no formula is called ", name);
+  return found->second;
+}
+
+// PyTorch's own choice, which `ATEN_CPU_CAPABILITY` narrows.
+auto kernel() {
+  const std::string capability = at::get_cpu_capability();
+  if (capability == "AVX512") return run_dense_loss_avx512;
+  if (capability == "AVX2") return run_dense_loss_avx2;
+  return run_dense_loss_baseline;
+}
+
+template <class T>
+T* data(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() ? tensor->data_ptr<T>() : nullptr;
+}
+
+void dense_loss(const at::Tensor& logits, const at::Tensor& labels,
+                const std::optional<at::Tensor>& quality, const at::Tensor& weights,
+                const std::string& positive, at::ArrayRef<double> positive_parameters,
+                const std::string& negative, at::ArrayRef<double> negative_parameters,
+                const std::optional<at::Tensor>& factor, const at::Tensor& per_anchor,
+                const std::optional<at::Tensor>& gradient) {
+  for (const auto& tensor : {logits, labels, weights, per_anchor}) {
+    TORCH_CHECK(tensor.is_contiguous() && tensor.is_cpu());
+  }
+  DenseLoss job{};
+  job.num_groups = logits.size(0);
+  job.num_classes = static_cast<int>(logits.size(1));
+  job.num_anchors = logits.size(2);
+  job.is_bfloat16 = logits.scalar_type() == at::kBFloat16;
+  job.logits = logits.data_ptr();
+  job.labels = labels.data_ptr<int>();
+  job.quality = data<float>(quality);
+  job.weights = weights.data_ptr<float>();
+  job.positive = kind_of(positive);
+  job.negative = kind_of(negative);
+  TORCH_CHECK(positive_parameters.size() <= 4 && negative_parameters.size() <= 4);
+  std::copy(positive_parameters.begin(), positive_parameters.end(), job.positive_parameters);
+  std::copy(negative_parameters.begin(), negative_parameters.end(), job.negative_parameters);
+  if (gradient.has_value()) {
+    TORCH_CHECK(factor.has_value() && gradient->is_contiguous());
+    job.gradient = gradient->data_ptr();
+    if (factor->dim() == 0) {
+      job.factor = factor->item<float>();
+    } else {
+      job.factors = data<float>(factor);
+    }
+  }
+  job.per_anchor = per_anchor.data_ptr<float>();
+
+  const auto run = kernel();
+  at::parallel_for(0, job.units(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) run(job, unit);
+  });
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(focal_plugin, m) {
+  m.def(
+      "dense_loss(Tensor logits, Tensor labels, Tensor? quality, Tensor weights, str positive, "
+      "float[] positive_parameters, str negative, float[] negative_parameters, Tensor? factor, "
+      "Tensor(a!) per_anchor, Tensor(b!)? gradient) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(focal_plugin, CPU, m) { m.impl("dense_loss", dense_loss); }

@@ -1,0 +1,46 @@
+// What the loss of a tensor of logits is computed from, and who computes it.
+//
+// Shape shorthand: G groups of K planes of T anchors, see `focal_plugin/ops/dense_loss.py`.
+
+#pragma once
+
+enum class Kind {
+  cross_entropy,
+  focal,
+  focal_star,
+  poly_focal,
+  hinge,
+  quality_focal,
+  varifocal,
+};
+
+// Anchors that are done at a time: a constant, so that no number of threads changes a sum.
+constexpr long ANCHORS_PER_UNIT = 1024;
+
+struct DenseLoss {
+  long num_groups;   // G
+  int num_classes;   // K
+  long num_anchors;  // T
+  bool is_bfloat16;  // the logits and their gradient; else float
+  const void* logits;    // (G, K, T)
+  const int* labels;     // (G, T), in {-1 (ignored), 0..K-1, K (background)}
+  const float* quality;  // (G, T), or null
+  const float* weights;  // (2, K), of the positives and of the negatives
+  Kind positive, negative;
+  float positive_parameters[4], negative_parameters[4];
+  float factor;          // of the gradient
+  const float* factors;  // (G, T), in place of it, or null
+  float* per_anchor;     // (G, T), out
+  void* gradient;        // (G, K, T), out, or null where none is wanted
+
+  long units() const {
+    return num_anchors > 1
+               ? num_groups * ((num_anchors + ANCHORS_PER_UNIT - 1) / ANCHORS_PER_UNIT)
+               : (num_groups + ANCHORS_PER_UNIT - 1) / ANCHORS_PER_UNIT;
+  }
+};
+
+// Compute one of `units()`. All do the same, with vectors of different width.
+void run_dense_loss_baseline(const DenseLoss& job, long unit);
+void run_dense_loss_avx2(const DenseLoss& job, long unit);
+void run_dense_loss_avx512(const DenseLoss& job, long unit);

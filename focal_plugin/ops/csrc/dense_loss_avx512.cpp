@@ -1,0 +1,17 @@
+// The loss for processors with AVX512.
+
+#include "dense_loss.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")
+
+namespace {
+#include "formulas.h"
+
+#include "dense_loss_kernel.h"
+}  // namespace
+
+void run_dense_loss_avx512(const DenseLoss& job, long unit) { run(job, unit); }
+#else
+void run_dense_loss_avx512(const DenseLoss& job, long unit) { run_dense_loss_baseline(job, unit); }
+#endif

@@ -1,0 +1,202 @@
+// The loss of a single logit and its derivative, as in `focal_plugin/ops/formula.py`, in plain
+// scalar code without branches, which the compiler turns into vectors.
+//
+// x_t is the logit of the truth: x of a positive, -x of a negative.
+
+#pragma once
+
+// What is not inlined into a loop keeps it from being vectors.
+#define INLINE __attribute__((always_inline)) inline
+
+namespace focal {
+
+INLINE float magnitude(float x) { return __builtin_fabsf(x); }
+
+#ifdef __FMA__
+INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
+#endif
+
+// exp(y) for y <= 0, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a polynomial; 0 where the
+// result would be subnormal. A NaN stays one.
+INLINE float exp_of_nonpositive(float y) {
+  const float clamped = y < -87.0f ? -87.0f : y;
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+  const float shifted = multiply_add(clamped, 1.44269504f, 12582912.0f);
+  const float n = shifted - 12582912.0f;
+  float r = multiply_add(n, -0.693359375f, clamped);
+  r = multiply_add(n, 2.12194440e-4f, r);
+  float poly = 1.98756915e-4f;
+  poly = multiply_add(poly, r, 1.39819995e-3f);
+  poly = multiply_add(poly, r, 8.33345191e-3f);
+  poly = multiply_add(poly, r, 4.16657959e-2f);
+  poly = multiply_add(poly, r, 1.66666655e-1f);
+  poly = multiply_add(poly, r, 5.00000012e-1f);
+  poly = multiply_add(poly, r * r, r) + 1.0f;
+  int bits;
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  const int exponent = (bits - 0x4B400000 + 127) << 23;
+  float power_of_two;
+  __builtin_memcpy(&power_of_two, &exponent, sizeof exponent);
+  return y < -87.0f ? 0.0f : poly * power_of_two;
+}
+
+// What the formulas are made of.
+struct Point {
+  float x;        // x_t
+  float p;        // p_t = sigmoid(x_t)
+  float q;        // 1 - p_t
+  float ce;       // -log(p_t)
+  float ce_of_q;  // -log(1 - p_t)
+};
+
+INLINE Point point(float x) {
+  const float e = exp_of_nonpositive(-magnitude(x));  // in [0, 1]
+  // One division for two: 1 / (1 + e), and z = e / (2 + e) with log(1 + e) = 2 atanh(z)
+  const float reciprocal = 1.0f / ((1.0f + e) * (2.0f + e));
+  const float larger = reciprocal * (2.0f + e);
+  const float smaller = e * larger;
+  const float z = e * reciprocal * (1.0f + e);  // in [0, 1/3]
+  const float w = z * z;
+  float series = 2.0f / 15;
+  series = multiply_add(series, w, 2.0f / 13);
+  series = multiply_add(series, w, 2.0f / 11);
+  series = multiply_add(series, w, 2.0f / 9);
+  series = multiply_add(series, w, 2.0f / 7);
+  series = multiply_add(series, w, 2.0f / 5);
+  series = multiply_add(series, w, 2.0f / 3);
+  const float log1p_e = multiply_add(series * w, z, 2.0f * z);
+  const bool likely = x >= 0;
+  return {x,
+          likely ? larger : smaller,
+          likely ? smaller : larger,
+          (likely ? 0.0f : -x) + log1p_e,
+          (likely ? x : 0.0f) + log1p_e};
+}
+
+struct Cost {
+  float value;
+  float slope;  // derivative with respect to x_t
+};
+
+// A power of 1 - p_t: its whole part by multiplication, which keeps the last bits of large powers.
+struct Power {
+  int whole;  // 0..7
+  float rest;
+
+  explicit Power(float gamma) : whole(gamma < 7 ? static_cast<int>(gamma) : 7) {
+    rest = gamma - static_cast<float>(whole);
+  }
+
+  INLINE float operator()(const Point& at) const {
+    const float q2 = at.q * at.q;
+    const float one = whole & 1 ? at.q : 1.0f;
+    const float two = whole & 2 ? q2 : 1.0f;
+    const float four = whole & 4 ? q2 * q2 : 1.0f;
+    return one * two * four * exp_of_nonpositive(-rest * at.ce_of_q);
+  }
+};
+
+// The usual one, without a power at all.
+struct Square {
+  explicit Square(float) {}
+  INLINE float operator()(const Point& at) const { return at.q * at.q; }
+};
+
+// Each formula is constructed from the parameters of its namesake in Python, in that order.
+
+struct CrossEntropy {
+  explicit CrossEntropy(const float*) {}
+  INLINE Cost operator()(const Point& at) const { return {at.ce, -at.q}; }
+};
+
+template <class PowerOf>
+struct Focal {
+  float gamma, half_smoothing;
+  PowerOf power;
+
+  explicit Focal(const float* p) : gamma(p[0]), half_smoothing(p[1] / 2), power(p[0]) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const float m = power(at);
+    const float ce = multiply_add(half_smoothing, at.x, at.ce);
+    return {m * ce, m * (half_smoothing - at.q - gamma * at.p * ce)};
+  }
+};
+
+struct FocalStar {
+  float gamma, beta;
+
+  explicit FocalStar(const float* p) : gamma(p[0]), beta(p[1]) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const Point shifted = point(gamma * at.x + beta);
+    return {shifted.ce / gamma, -shifted.q};
+  }
+};
+
+struct PolyFocal {
+  float gamma, alpha_t, epsilon;
+  Power power;
+
+  explicit PolyFocal(const float* p) : gamma(p[0]), alpha_t(p[1]), epsilon(p[2]), power(p[0]) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const float m = power(at);
+    const float focal = alpha_t * (gamma * at.p * at.ce + at.q);
+    const float added = epsilon * (gamma + 1) * at.p * at.q;
+    return {m * (alpha_t * at.ce + epsilon * at.q), -m * (focal + added)};
+  }
+};
+
+struct Hinge {
+  float margin;
+
+  explicit Hinge(const float* p) : margin(p[0]) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const float excess = at.q - (1 - margin);
+    // not `excess > 0`: a NaN has to show
+    return {excess <= 0 ? 0.0f : excess, excess <= 0 ? 0.0f : -at.p * at.q};
+  }
+};
+
+// Of positives alone: their target is a quality y in [0, 1].
+
+INLINE float soft_cross_entropy(const Point& at, float y) {
+  return y * at.ce + (1 - y) * at.ce_of_q;
+}
+
+struct QualityFocal {
+  float beta;
+
+  explicit QualityFocal(const float* p) : beta(p[0]) {}
+
+  INLINE Cost operator()(const Point& at, float y) const {
+    const float error = y - at.p;
+    const float ce = soft_cross_entropy(at, y);
+    const float m = __builtin_powf(magnitude(error), beta);
+    if (beta == 0) return {ce, -error};
+    const float dm = beta * __builtin_powf(magnitude(error), beta - 1);
+    const float sign = static_cast<float>((error > 0) - (error < 0));
+    return {m * ce, -m * error - dm * sign * at.p * at.q * ce};
+  }
+};
+
+struct Varifocal {
+  float alpha, gamma;
+  Power power;
+
+  explicit Varifocal(const float* p) : alpha(p[0]), gamma(p[1]), power(p[1]) {}
+
+  INLINE Cost operator()(const Point& at, float y) const {
+    if (y == 0) {  // its box misses the object: a negative
+      const float m = alpha * power(Point{-at.x, at.q, at.p, at.ce_of_q, at.ce});
+      return {m * at.ce_of_q, m * (gamma * at.q * at.ce_of_q + at.p)};
+    }
+    return {y * soft_cross_entropy(at, y), y * (at.p - y)};
+  }
+};
+
+}  // namespace focal

@@ -1,0 +1,289 @@
+"""
+The sum of a loss over every class of every anchor, at the speed of memory: the logits are read
+where they lie, by integer labels, and their gradient is written once.
+
+Shape shorthand:
+    ...: any leading shape, one entry an anchor
+    K: number of classes
+    G, T: a tensor of logits in memory is G groups of K planes of T anchors: (G, K, T). For a
+        convolution's output in NCHW, G = N * A and T = H * W; where the K logits of an anchor lie
+        side by side (channels last), T = 1
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .formula import Formula, refuse_second_derivative
+
+IMPLEMENTATIONS = ("auto", "cpp", "triton", "eager")
+
+FLUSHED_BELOW = 1e-20
+"""
+Gradients smaller than this become 0, before they are scaled. The exact gradient of a confident
+negative is a subnormal number, with which convolutions on a CPU are several times slower.
+"""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """
+    What each logit costs: ``positive`` of x where its class is the anchor's label, ``negative`` of
+    -x elsewhere; each times its weight, one number or one for each class, (K,).
+    """
+
+    positive: Formula
+    negative: Formula
+    positive_weight: float | Tensor = 1.0
+    negative_weight: float | Tensor = 1.0
+
+    @property
+    def formulas(self) -> tuple[Formula, Formula]:
+        return self.positive, self.negative
+
+    def weights(self, num_classes: int, device: torch.device) -> Tensor:
+        """float32 (2, K): of the positives, and of the negatives."""
+        weights = torch.empty(2, num_classes, device=device)
+        weights[0] = self.positive_weight
+        weights[1] = self.negative_weight
+        return weights
+
+
+class Block(NamedTuple):
+    """A tensor of logits as it lies in memory, and what is known of its anchors."""
+
+    logits: Tensor  # (G, K, T), contiguous, any floating dtype
+    labels: Tensor  # (G, T), int32 in {-1 (ignored), 0..K-1, K (background)}, contiguous
+    quality: Tensor | None  # (G, T), float32, contiguous
+
+
+Evaluate = Callable[..., tuple[Tensor, Tensor | None]]
+"""
+An implementation: `evaluate(block, terms, factor)` -> the loss of each anchor, float32 (G, T), and
+the gradient times ``factor``, like the logits. The factor is float32, () or (G, T); None: no
+gradient is wanted.
+"""
+
+
+def one_vs_rest_loss(
+    logits: Tensor | Sequence[Tensor],
+    labels: Tensor | Sequence[Tensor],
+    terms: Terms,
+    *,
+    quality: Tensor | Sequence[Tensor] | None = None,
+    scale: float | Tensor = 1.0,
+    impl: str = "auto",
+) -> Tensor:
+    """
+    The loss of all anchors: scale * the sum of what each logit costs.
+
+    Args:
+        logits: (..., K), any floating dtype, computed in float32; or several such tensors, such as
+            the levels of a feature pyramid, with as many labels. A permuted view of an NCHW output,
+            (N, Hi, Wi, A, K), is read as it lies, without a copy; so is a contiguous tensor. Any
+            other layout is copied first.
+        labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}; not checked.
+        terms: what each logit costs.
+        quality: (...), in [0, 1], for formulas that want it; a constant.
+        scale: what the sum is multiplied by, a number or a scalar tensor; a constant.
+        impl: "cpp" (the extension; CPU), "triton" (CUDA), "eager" (PyTorch, in chunks), or "auto",
+            the first of these that can be had.
+
+    Returns:
+        float32 scalar; 0 with a graph if no anchor is left. The logits of ignored anchors, NaN
+        included, reach neither it nor its gradient.
+
+    Raises:
+        ValueError: ``impl`` is none of these, or cannot be had for these tensors and formulas; the
+            message says why.
+
+    Note:
+        "cpp" gives the same bits for any number of threads, "eager" for one and two. On a CPU the
+        gradient is computed with the loss, and handed over by the backward pass; a second backward
+        pass computes it anew, as every one does on a GPU. It can be differentiated once. Gradients below 1e-20 are flushed to 0.
+        Where a logit is infinite, so is the loss, or NaN.
+    """
+    blocks = _blocks(logits, labels, quality)
+    device = blocks[0].logits.device
+    scale = torch.as_tensor(scale, dtype=torch.float32, device=device).detach()
+    evaluate = implementation(impl, blocks[0], terms)
+    return _Sum.apply(evaluate, terms, scale, blocks, *(block.logits for block in blocks))
+
+
+def one_vs_rest_loss_per_anchor(
+    logits: Tensor,
+    labels: Tensor,
+    terms: Terms,
+    *,
+    quality: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """
+    Same arguments as :func:`one_vs_rest_loss`, of one tensor, but summed over classes only.
+
+    Returns:
+        float32 (...); 0 for ignored anchors. The backward pass computes the gradient from the
+        logits, which is all that is kept until then.
+    """
+    layout = _Layout.of(logits)
+    block = layout.block(logits, labels, quality)
+    evaluate = implementation(impl, block, terms)
+    return layout.anchors_as_given(_PerAnchor.apply(evaluate, terms, block, block.logits))
+
+
+def check_impl(impl: str) -> str:
+    """
+    Returns:
+        ``impl``.
+
+    Raises:
+        ValueError: there is no such implementation.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {IMPLEMENTATIONS}, got {impl!r}")
+    return impl
+
+
+def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
+    """
+    Raises:
+        ValueError: ``impl`` is no implementation, or one that cannot be had here.
+    """
+    from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton  # which know the above
+
+    check_impl(impl)
+    known = {"cpp": dense_loss_cpp, "triton": dense_loss_triton, "eager": dense_loss_eager}
+    if impl == "auto":
+        return next(x for x in known.values() if x.why_not(block, terms) is None).evaluate
+    reason = known[impl].why_not(block, terms)
+    if reason is not None:
+        raise ValueError(f"impl={impl!r} cannot be had: {reason}")
+    return known[impl].evaluate
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        evaluate: Evaluate,
+        terms: Terms,
+        scale: Tensor,
+        blocks: list[Block],
+        *logits: Tensor,
+    ) -> Tensor:
+        # On a GPU to compute it again costs less than to know whether it is to be scaled
+        at_once = logits[0].device.type == "cpu" and any(ctx.needs_input_grad)
+        total = torch.zeros((), dtype=torch.float64, device=scale.device)
+        gradients = []
+        for block in blocks:
+            per_anchor, gradient = evaluate(block, terms, scale if at_once else None)
+            total += _ordered_sum(per_anchor)
+            gradients.append(gradient)
+        ctx.gradients = gradients if at_once else None
+        ctx.evaluate, ctx.terms, ctx.scale = evaluate, terms, scale
+        ctx.blocks = [block._replace(logits=None) for block in blocks]
+        ctx.save_for_backward(*logits)
+        return (total * scale).float()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        factor = ctx.scale * upstream
+        if ctx.gradients is not None:
+            # Handed over: what the receiver does with it must not show in another backward pass
+            gradients, ctx.gradients = ctx.gradients, None
+            if upstream != 1:
+                for gradient in gradients:
+                    gradient.mul_(upstream)
+        else:
+            gradients = [
+                ctx.evaluate(block._replace(logits=logits), ctx.terms, factor)[1]
+                for block, logits in zip(ctx.blocks, ctx.saved_tensors, strict=True)
+            ]
+        return (None, None, None, None, *gradients)
+
+
+class _PerAnchor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, evaluate: Evaluate, terms: Terms, block: Block, logits: Tensor) -> Tensor:
+        ctx.evaluate, ctx.terms, ctx.block = evaluate, terms, block._replace(logits=None)
+        ctx.save_for_backward(logits)
+        return evaluate(block, terms, None)[0]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        (logits,) = ctx.saved_tensors
+        block = ctx.block._replace(logits=logits)
+        return None, None, None, ctx.evaluate(block, ctx.terms, upstream.contiguous())[1]
+
+
+class _Layout(NamedTuple):
+    """How a tensor (..., K) lies in memory."""
+
+    order: tuple[int, ...]  # its dimensions, those furthest apart in memory first
+    shape: tuple[int, int, int]  # (G, K, T)
+    anchors: tuple[int, ...]  # (...)
+
+    @classmethod
+    def of(cls, logits: Tensor) -> _Layout:
+        last = logits.dim() - 1
+        order = sorted(range(last + 1), key=lambda i: (-logits.stride(i), i))
+        if logits.is_contiguous() or not logits.permute(order).is_contiguous():
+            order = list(range(last + 1))
+        anchors, num_classes = logits.shape[:-1], logits.shape[-1]
+        groups = math.prod(logits.shape[i] for i in order[: order.index(last)])
+        shape = (groups, num_classes, math.prod(anchors) // max(groups, 1))
+        if num_classes == 1:  # one plane of all anchors
+            shape = (1, 1, math.prod(anchors))
+        return cls(tuple(order), shape, tuple(anchors))
+
+    def block(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Block:
+        if quality is not None:
+            quality = self._anchors_in_memory(quality.detach().float())
+        return Block(
+            logits=logits.permute(self.order).reshape(self.shape),
+            labels=self._anchors_in_memory(labels.int()),
+            quality=quality,
+        )
+
+    def anchors_as_given(self, anchors: Tensor) -> Tensor:
+        """(G, T) -> (...)."""
+        order = self._order_of_anchors()
+        in_memory = anchors.reshape([self.anchors[i] for i in order])
+        return in_memory.permute([order.index(i) for i in range(len(order))])
+
+    def _anchors_in_memory(self, anchors: Tensor) -> Tensor:
+        """(...) -> (G, T), contiguous."""
+        groups, _, num_anchors = self.shape
+        return anchors.permute(self._order_of_anchors()).reshape(groups, num_anchors).contiguous()
+
+    def _order_of_anchors(self) -> list[int]:
+        last = len(self.order) - 1
+        return [i for i in self.order if i != last]
+
+
+def _blocks(
+    logits: Tensor | Sequence[Tensor],
+    labels: Tensor | Sequence[Tensor],
+    quality: Tensor | Sequence[Tensor] | None,
+) -> list[Block]:
+    if isinstance(logits, Tensor):
+        logits, labels, quality = [logits], [labels], [quality]
+    qualities = [None] * len(logits) if quality is None else quality
+    return [_Layout.of(x).block(x, y, z) for x, y, z in zip(logits, labels, qualities, strict=True)]
+
+
+def _ordered_sum(per_anchor: Tensor, width: int = 1024) -> Tensor:
+    """float64 scalar, added up in an order that no number of threads changes."""
+    sums = per_anchor.flatten().double()
+    while sums.numel() > 1:
+        sums = F.pad(sums, (0, -sums.numel() % width)).view(-1, width).sum(dim=1)
+    return sums.sum()

@@ -1,0 +1,45 @@
+"""The loss of :mod:`~focal_plugin.ops.dense_loss` in C++, see `csrc/dense_loss.cpp`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .dense_loss import Block, Terms
+from .extension import has_extension
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def why_not(block: Block, terms: Terms) -> str | None:
+    """What hinders it; None if nothing does."""
+    if block.logits.device.type != "cpu":
+        return f"it is for tensors on the CPU, got {block.logits.device}"
+    if block.logits.dtype not in DTYPES:
+        return f"it is for float32 and bfloat16, got {block.logits.dtype}"
+    unknown = [type(x).__name__ for x in terms.formulas if x.kernel is None]
+    if unknown:
+        return f"{unknown[0]} is not among its formulas"
+    if not has_extension():
+        return "the extension is not built, see `python -m focal_plugin.doctor`"
+    return None
+
+
+def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
+    per_anchor = torch.empty(block.labels.shape)
+    gradient = None if factor is None else torch.empty_like(block.logits)
+    torch.ops.focal_plugin.dense_loss(
+        block.logits,
+        block.labels,
+        block.quality,
+        terms.weights(block.logits.shape[1], block.logits.device),
+        terms.positive.kernel,
+        terms.positive.parameters,
+        terms.negative.kernel,
+        terms.negative.parameters,
+        factor,
+        per_anchor,
+        gradient,
+    )
+    return per_anchor, gradient

@@ -1,0 +1,459 @@
+"""The loss of all anchors, by every implementation that this machine has."""
+
+import functools
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from focal_plugin.losses.poly_focal import PolyFocal
+from focal_plugin.losses.quality_focal import QualityFocal
+from focal_plugin.losses.sigmoid_cross_entropy import CrossEntropy
+from focal_plugin.losses.sigmoid_focal import Focal
+from focal_plugin.losses.sigmoid_focal_star import FocalStar
+from focal_plugin.losses.sigmoid_hinge import Hinge
+from focal_plugin.losses.varifocal import Varifocal
+from focal_plugin.ops import (
+    Formula,
+    Point,
+    Terms,
+    one_vs_rest_loss,
+    one_vs_rest_loss_per_anchor,
+)
+from focal_plugin.ops.extension import has_extension
+
+needs_extension = pytest.mark.skipif(not has_extension(), reason="the C++ extension is not built")
+IMPLEMENTATIONS = [pytest.param("cpp", marks=needs_extension), "eager"]
+every_implementation = pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+
+FOCAL = Terms(Focal(2.0), Focal(2.0), 0.25, 0.75)
+TERMS = {
+    "cross entropy": Terms(CrossEntropy(), CrossEntropy()),
+    "focal": FOCAL,
+    "focal 0": Terms(Focal(0.0), Focal(0.0), 0.25, 0.75),
+    "focal .5": Terms(Focal(0.5), Focal(0.5)),
+    "focal 1.7, smoothed": Terms(Focal(1.7, 0.1), Focal(1.7, 0.1)),
+    "focal 11": Terms(Focal(11.0), Focal(11.0)),
+    "alpha for each class": Terms(
+        Focal(2.0), Focal(2.0), torch.linspace(0, 1, 5), 1 - torch.linspace(0, 1, 5)
+    ),
+    "FL*": Terms(FocalStar(2.0, 1.0), FocalStar(2.0, 1.0), 0.25, 0.75),
+    "Poly": Terms(PolyFocal(2.0, 0.25, 1.0), PolyFocal(2.0, 0.75, 1.0)),
+    "hinge": Terms(Hinge(0.7), Hinge(0.7)),
+    "quality": Terms(QualityFocal(2.0), Focal(2.0)),
+    "quality 0": Terms(QualityFocal(0.0), Focal(0.0)),
+    "quality 1.5": Terms(QualityFocal(1.5), Focal(1.5)),
+    "varifocal": Terms(Varifocal(0.75, 1.3), Focal(1.3), negative_weight=0.75),
+}
+K = 5
+
+
+def as_contiguous(anchors, num_classes, generator):
+    return torch.randn(*anchors, num_classes, generator=generator)
+
+
+def as_planes(anchors, num_classes, generator):
+    """(N, Hi, Wi, A, K), a view of (N, A * K, Hi, Wi)."""
+    n, h, w, a = anchors
+    output = torch.randn(n, a * num_classes, h, w, generator=generator)
+    return output.view(n, a, num_classes, h, w).permute(0, 3, 4, 1, 2)
+
+
+def as_channels_last(anchors, num_classes, generator):
+    n, h, w, a = anchors
+    output = torch.randn(n, a * num_classes, h, w, generator=generator)
+    output = output.contiguous(memory_format=torch.channels_last)
+    return output.view(n, a, num_classes, h, w).permute(0, 3, 4, 1, 2)
+
+
+def as_slices(anchors, num_classes, generator):
+    """Of a layout that has to be copied."""
+    return torch.randn(*anchors, 2 * num_classes, generator=generator)[..., ::2]
+
+
+LAYOUTS = {"rows": as_contiguous, "planes": as_planes, "channels last": as_channels_last}
+LAYOUTS["slices"] = as_slices
+
+
+def batch(layout="planes", anchors=(2, 7, 5, 3), num_classes=K, dtype=torch.float32, scale=4.0):
+    """Logits, labels with all that there is in them, and qualities with some 0."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (LAYOUTS[layout](anchors, num_classes, generator) * scale).to(dtype)
+    labels = torch.randint(-1, num_classes + 1, anchors, generator=generator)
+    quality = ((torch.rand(anchors, generator=generator) - 0.1) / 0.8).clamp(0, 1)
+    return logits, labels, quality
+
+
+def reference(logits, labels, quality, terms):
+    """(...) and its gradient with upstream 1, in float64, from one-hot targets, by autograd."""
+    x = logits.detach().double().requires_grad_()
+    classes = torch.arange(x.shape[-1])
+    is_positive = labels.unsqueeze(-1) == classes
+    counts = (labels >= 0).unsqueeze(-1)
+    q = quality.double().unsqueeze(-1).expand_as(x)
+    positive = terms.positive.value(Point(x, q)) * terms.positive_weight
+    negative = terms.negative.value(Point(-x)) * terms.negative_weight
+    loss = torch.where(is_positive, positive, negative) * counts
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    return loss.sum(-1), gradient
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=3e-6, atol=2e-6)
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", TERMS)
+def test_loss_and_gradient_equal_autograd_in_float64(name, layout, impl):
+    logits, labels, quality = batch(layout)
+    logits.requires_grad_()
+    expected, expected_gradient = reference(logits, labels, quality, TERMS[name])
+    options = {"quality": quality, "impl": impl}
+
+    loss = one_vs_rest_loss(logits, labels, TERMS[name], scale=0.3, **options)
+    assert loss.dtype == torch.float32
+    assert loss.shape == ()
+    torch.testing.assert_close(loss.double(), 0.3 * expected.sum(), rtol=1e-6, atol=0)
+    assert_close(torch.autograd.grad(loss, logits)[0], 0.3 * expected_gradient)
+
+    per_anchor = one_vs_rest_loss_per_anchor(logits, labels, TERMS[name], **options)
+    assert_close(per_anchor, expected)
+    upstream = torch.linspace(-1, 1, labels.numel()).view(labels.shape)
+    (gradient,) = torch.autograd.grad(per_anchor, logits, upstream)
+    assert_close(gradient, upstream.unsqueeze(-1) * expected_gradient)
+
+
+@every_implementation
+@pytest.mark.parametrize("num_classes", [1, 3, 16, 17, 80])
+@pytest.mark.parametrize("anchors", [(1, 1, 1, 1), (2, 1, 1, 3), (1, 33, 1, 2), (2, 41, 67, 1)])
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_any_size_will_do(layout, anchors, num_classes, impl):
+    logits, labels, quality = batch(layout, anchors, num_classes)
+    logits.requires_grad_()
+    expected, expected_gradient = reference(logits, labels, quality, FOCAL)
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
+    assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
+    assert_close(one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl), expected)
+
+
+@every_implementation
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0,)])
+def test_no_anchors_give_zero_with_a_graph(shape, impl):
+    logits = torch.zeros(*shape, K, requires_grad=True)
+    labels = torch.zeros(shape, dtype=torch.int64)
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    assert loss == 0
+    assert torch.autograd.grad(loss, logits)[0].shape == logits.shape
+    assert one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl).shape == shape
+
+
+@every_implementation
+def test_several_levels_are_one_sum(impl):
+    of_levels = [batch("planes", (2, size, size, 3)) for size in (6, 3, 1)]
+    logits = [x.requires_grad_() for x, _, _ in of_levels]
+    labels = [y for _, y, _ in of_levels]
+    loss = one_vs_rest_loss(logits, labels, FOCAL, scale=0.1, impl=impl)
+    alone = [
+        one_vs_rest_loss(x, y, FOCAL, scale=0.1, impl=impl)
+        for x, y in zip(logits, labels, strict=True)
+    ]
+    torch.testing.assert_close(loss, sum(alone))
+    for together, by_itself in zip(
+        torch.autograd.grad(loss, logits), torch.autograd.grad(sum(alone), logits), strict=True
+    ):
+        assert torch.equal(together, by_itself)
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
+    """And reaches a convolution's output without a copy."""
+    seen = []
+    logits, labels, _ = batch(layout, (2, 8, 6, 3))
+    logits.requires_grad_()
+    logits.register_hook(lambda gradient: seen.append(gradient.stride()))
+    one_vs_rest_loss(logits, labels, FOCAL, impl=impl).backward()
+    if layout != "slices":
+        assert seen == [logits.stride()]
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["focal", "varifocal", "focal 1.7, smoothed"])
+def test_what_is_ignored_leaks_nowhere(name, bad, layout, impl):
+    logits, labels, quality = batch(layout)
+    poisoned = logits.clone()
+    poisoned[labels == -1] = bad
+    results = []
+    for x in (logits, poisoned):
+        x.requires_grad_()
+        loss = one_vs_rest_loss(x, labels, TERMS[name], quality=quality, impl=impl)
+        results.append((loss, torch.autograd.grad(loss, x)[0]))
+        of_anchors = one_vs_rest_loss_per_anchor(x, labels, TERMS[name], quality=quality, impl=impl)
+        assert (of_anchors[labels == -1] == 0).all()
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert (results[1][1][labels == -1] == 0).all()
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_a_nan_that_counts_is_shown(layout, impl):
+    for label in (0, 1, K):  # its own logit, another's, the background's
+        logits, labels, _ = batch(layout)
+        labels[0, 0, 0, 0] = label
+        logits[0, 0, 0, 0, 0] = math.nan
+        logits.requires_grad_()
+        loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isnan()
+        assert gradient.isnan().sum() == 1
+        assert gradient[0, 0, 0, 0, 0].isnan()
+
+
+@every_implementation
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
+def test_the_gradient_is_exact_to_the_last_bits(gamma, impl):
+    """Relative error, of positives and negatives, from -15 to 15."""
+    x = torch.linspace(-15, 15, 4001).unsqueeze(1).requires_grad_()
+    for label, sign in ((0, 1), (1, -1)):
+        loss = one_vs_rest_loss(
+            x, torch.full((len(x),), label), Terms(Focal(gamma), Focal(gamma)), impl=impl
+        )
+        (gradient,) = torch.autograd.grad(loss, x)
+        x_t = sign * x.detach().double()
+        p, q = torch.sigmoid(x_t), torch.sigmoid(-x_t)
+        ce = torch.nn.functional.softplus(-x_t, threshold=50)
+        expected = -sign * q**gamma * (gamma * p * ce + q)
+        error = ((gradient - expected) / expected).abs()
+        assert error[expected.abs() > 1e-19].max() < 2e-6
+
+
+@every_implementation
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_extreme_logits_give_finite_losses_and_gradients(layout, gamma, impl):
+    magnitudes = torch.tensor([17.0, 87.0, 88.0, 104.0, 1e4, 1e30])
+    logits, labels, _ = batch(layout)
+    signs = torch.where(logits > 0, 1.0, -1.0)
+    rows = torch.arange(logits.numel()).view(logits.shape)
+    logits.copy_(signs * magnitudes[rows % len(magnitudes)])
+    logits.requires_grad_()
+    terms = Terms(Focal(gamma), Focal(gamma))
+    loss = one_vs_rest_loss(logits, labels, terms, impl=impl)
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_gradients_that_would_be_subnormal_are_zero(layout, impl):
+    """Convolutions are several times slower with those; fvcore's form rounds them to 0 too."""
+    logits, labels, _ = batch(layout)
+    logits = logits.abs().mul(10).neg().requires_grad_()  # confident negatives
+    background = labels.masked_fill(labels >= 0, K)
+    gradients = {
+        "at once": one_vs_rest_loss(logits, background, FOCAL, scale=1e-3, impl=impl),
+        "later": one_vs_rest_loss_per_anchor(logits, background, FOCAL, impl=impl).sum() * 1e-3,
+    }
+    for loss in gradients.values():
+        (gradient,) = torch.autograd.grad(loss, logits)
+        magnitude = gradient.abs()
+        assert ((magnitude == 0) | (magnitude >= 1e-23 * (1 - 1e-6))).all()
+        assert (magnitude[logits < -40] == 0).all()
+        assert (magnitude > 0).any()
+
+
+@every_implementation
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_other_dtypes_are_computed_in_float32(layout, dtype, impl):
+    if impl == "cpp" and dtype != torch.bfloat16:
+        pytest.skip("it is for float32 and bfloat16")
+    logits, labels, quality = batch(layout, dtype=dtype)
+    logits.requires_grad_()
+    expected, expected_gradient = reference(logits, labels, quality, FOCAL)
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.dtype == torch.float32
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
+    # each rounded once, to the nearest
+    nearest = expected_gradient.float().to(dtype)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), nearest.double(), rtol=max(eps, 3e-6), atol=1e-7)
+
+
+@every_implementation
+@pytest.mark.parametrize("upstream", [1.0, 2.5, -0.1])
+def test_an_upstream_gradient_scales_the_gradient(upstream, impl):
+    logits, labels, quality = batch()
+    logits.requires_grad_()
+    _, expected = reference(logits, labels, quality, FOCAL)
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl) * upstream
+    assert_close(torch.autograd.grad(loss, logits)[0], upstream * expected)
+
+
+@every_implementation
+def test_a_second_backward_pass_gives_the_same_gradient(impl):
+    """Whoever got the first one may have done with it as he liked."""
+    logits, labels, _ = batch()
+    logits.requires_grad_()
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    expected = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    assert_close(second, expected)
+    second.zero_()
+    (scaled,) = torch.autograd.grad(3 * loss, logits, retain_graph=True)
+    assert_close(scaled, 3 * expected)
+
+
+@every_implementation
+def test_gradients_accumulate_in_a_leaf(impl):
+    logits, labels, _ = batch("rows")
+    logits.requires_grad_()
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    (once,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    once = once.clone()
+    for _ in range(3):
+        loss.backward(retain_graph=True)
+    assert_close(logits.grad, 3 * once)
+
+
+@every_implementation
+def test_used_twice_it_counts_twice(impl):
+    logits, labels, quality = batch()
+    logits.requires_grad_()
+    _, expected = reference(logits, labels, quality, FOCAL)
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    both = loss * 2 + one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl).sum() + loss
+    assert_close(torch.autograd.grad(both, logits)[0], 4 * expected)
+
+
+@every_implementation
+def test_inputs_are_left_as_they_are(impl):
+    logits, labels, quality = batch()
+    copies = [x.clone() for x in (logits, labels, quality)]
+    logits.requires_grad_()
+    loss = one_vs_rest_loss(logits, labels, TERMS["quality"], quality=quality, impl=impl)
+    loss.backward()
+    for before, after in zip(copies, (logits, labels, quality), strict=True):
+        assert torch.equal(before, after)
+        assert after._version == 0 or after is logits
+
+
+@every_implementation
+def test_it_says_that_it_cannot_be_differentiated_twice(impl):
+    logits, labels, _ = batch()
+    logits.requires_grad_()
+    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    with pytest.raises(RuntimeError, match="once, not twice"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
+    logits, labels, _ = batch(layout, (2, 90, 70, 3), 16)
+    logits.requires_grad_()
+
+    def compute():
+        loss = one_vs_rest_loss(logits, labels, FOCAL, scale=0.01, impl=impl)
+        of_anchors = one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl)
+        return loss, torch.autograd.grad(loss, logits)[0], of_anchors
+
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2, 3) if impl == "cpp" else (1, 2):
+            torch.set_num_threads(number)
+            results.append(compute())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_a_formula_of_ones_own_is_used_without_a_kernel():
+    """What a new loss writes: two formulas."""
+
+    class Squared(Formula):
+        def value(self, at):
+            return at.q**2
+
+        def slope(self, at):
+            return -2 * at.q**2 * at.p
+
+    logits, labels, quality = batch()
+    logits.requires_grad_()
+    terms = Terms(Squared(), Squared())
+    expected, expected_gradient = reference(logits, labels, quality, terms)
+    loss = one_vs_rest_loss(logits, labels, terms)
+    torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
+    assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
+    with pytest.raises(ValueError, match="'cpp' cannot be had: Squared is not among its formulas"):
+        one_vs_rest_loss(logits, labels, terms, impl="cpp")
+
+
+def test_an_implementation_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"one of .*'cpp'.*got 'cuda'"):
+        one_vs_rest_loss(*batch()[:2], FOCAL, impl="cuda")
+
+
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_auto_falls_back_where_cpp_cannot_be_had(dtype):
+    logits, labels, _ = batch(dtype=dtype)
+    with pytest.raises(ValueError, match=f"float32 and bfloat16, got {dtype}"):
+        one_vs_rest_loss(logits, labels, FOCAL, impl="cpp")
+    auto = one_vs_rest_loss(logits, labels, FOCAL)
+    assert torch.equal(auto, one_vs_rest_loss(logits, labels, FOCAL, impl="eager"))
+
+
+@needs_extension
+def test_auto_is_cpp_where_it_can_be_had():
+    logits, labels, _ = batch(anchors=(2, 30, 30, 3))
+    logits.requires_grad_()
+    losses = [one_vs_rest_loss(logits, labels, FOCAL, impl=impl) for impl in ("auto", "cpp")]
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
+    assert torch.equal(*gradients)
+    eager = one_vs_rest_loss(logits, labels, FOCAL, impl="eager")
+    assert not torch.equal(gradients[0], torch.autograd.grad(eager, logits)[0])
+
+
+@needs_extension
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_every_instruction_set_is_as_exact(capability):
+    """PyTorch's variable narrows what is used, up to what the processor has."""
+    program = (
+        "import torch, tests.ops.test_dense_loss as t\n"
+        "for gamma in (0.5, 1.0, 2.0, 5.0):\n"
+        "    t.test_the_gradient_is_exact_to_the_last_bits(gamma, 'cpp')\n"
+        "for name in t.TERMS:\n"
+        "    for layout in ('rows', 'planes'):\n"
+        "        t.test_loss_and_gradient_equal_autograd_in_float64(name, layout, 'cpp')\n"
+        "print(torch.backends.cpu.get_cpu_capability())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**_environment(), "ATEN_CPU_CAPABILITY": capability},
+    )
+    assert done.returncode == 0, done.stderr
+    if done.stdout.split()[-1] != capability.upper():
+        pytest.skip(f"this processor has no {capability}")
+
+
+@functools.cache
+def _environment():
+    import os
+
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
