@@ -9,6 +9,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -27,6 +28,10 @@ Registry of hard example miners, chosen by `MODEL.FOCAL.MINING.NAME`.
 A registered class is a :class:`Miner`, constructed as `Miner(cfg)` or with its own keyword
 arguments.
 """
+
+
+BoxesOf = Callable[[int, Tensor], Tensor]
+"""The boxes of some anchors of one image: its number, indices (V,) -> (V, 4), XYXY."""
 
 
 def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
@@ -100,12 +105,15 @@ class Miner(ConfigurableModule):
 
     @torch.jit.unused  # training only: keeps the exported detector the stock one
     @torch.no_grad()
-    def forward(self, loss: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
+    def forward(
+        self, loss: Tensor, labels: Tensor, boxes: Tensor | BoxesOf | None = None
+    ) -> Tensor:
         """
         Args:
             loss: (N, R), any floating dtype; compared in float32.
             labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
-            boxes: (N, R, 4), XYXY; None will do unless :attr:`needs_boxes`.
+            boxes: (N, R, 4), XYXY, or what gives them, which is then asked for no more than are
+                compared; None will do unless :attr:`needs_boxes`.
 
         Returns:
             bool (N, R), false for every ignored anchor. Of equal losses the lower index is kept.
@@ -114,7 +122,10 @@ class Miner(ConfigurableModule):
             ValueError: shapes that do not fit, no boxes where they are needed, or (looked for on
                 the CPU only) a label outside -1..K.
         """
-        check_inputs(loss, labels, boxes, num_classes=self.num_classes)
+        given = boxes if isinstance(boxes, Tensor) else None
+        check_inputs(loss, labels, given, num_classes=self.num_classes)
+        if given is not None:
+            boxes = _boxes_of(given)
         if self.needs_boxes and boxes is None:
             raise ValueError(f"{type(self).__name__} needs boxes (N, R, 4), got None")
         masks = (
@@ -129,7 +140,7 @@ class Miner(ConfigurableModule):
             keep[image] = self.select(*rows, num_images=1)
         return keep
 
-    def candidates(self, loss: Tensor, labels: Tensor, boxes: Tensor | None) -> Tensor:
+    def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
         """
         Same arguments as :meth:`forward`.
 
@@ -154,3 +165,7 @@ class Miner(ConfigurableModule):
             bool, the same shape.
         """
         raise NotImplementedError
+
+
+def _boxes_of(boxes: Tensor) -> BoxesOf:
+    return lambda image, anchors: boxes[image][anchors]

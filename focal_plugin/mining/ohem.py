@@ -17,6 +17,7 @@ What arXiv:1708.02002 section 5.1 leaves open, and what is done here by default:
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_count, check_option
 from ..registry import configurable
-from .build import MINER_REGISTRY, Miner
+from .build import MINER_REGISTRY, BoxesOf, Miner
 from .checks import check_inputs, check_num_classes
 from .selection import highest, positive_mask, survivors_of_nms, with_hard_negatives
 
@@ -91,7 +92,7 @@ def ohem_keep_mask(
         candidates = survivors_of_nms(
             loss,
             labels,
-            boxes,
+            boxes.__getitem__,
             nms_thresh=nms_thresh,
             pre_nms_topk=pre_nms_topk,
             nms_per_label=nms_per_label,
@@ -155,12 +156,14 @@ class OHEMMiner(Miner):
         self.nms_boxes = check_choice("nms_boxes", nms_boxes, ("decoded", "anchors"))
         self.nms_per_label = nms_per_label
 
-    def candidates(self, loss: Tensor, labels: Tensor, boxes: Tensor | None) -> Tensor:
+    def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
         """Same interface as :meth:`Miner.candidates`, but only the survivors of each image."""
         survivors = torch.zeros_like(labels, dtype=torch.bool)
-        for image, of_image in enumerate(zip(loss, labels, boxes, strict=True)):
+        for image in range(len(labels)):
             survivors[image] = survivors_of_nms(
-                *of_image,
+                loss[image],
+                labels[image],
+                functools.partial(boxes, image),
                 nms_thresh=self.nms_thresh,
                 pre_nms_topk=self.pre_nms_topk,
                 nms_per_label=self.nms_per_label,

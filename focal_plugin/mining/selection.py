@@ -10,6 +10,8 @@ Shape shorthand:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -41,7 +43,7 @@ def highest(loss: Tensor, candidates: Tensor, count: int) -> Tensor:
 def survivors_of_nms(
     loss: Tensor,
     labels: Tensor,
-    boxes: Tensor,
+    boxes: Callable[[Tensor], Tensor],
     *,
     nms_thresh: float,
     pre_nms_topk: int,
@@ -53,7 +55,8 @@ def survivors_of_nms(
     Args:
         loss: (R,), any floating dtype.
         labels: integer (R,), -1 for ignored anchors, which neither survive nor suppress.
-        boxes: (R, 4), XYXY; compared in float32.
+        boxes: gives those of some anchors, indices (V,) -> (V, 4), XYXY; compared in float32. It
+            is asked once, for those that enter.
         nms_thresh: IoU above which the anchor of lower loss goes.
         pre_nms_topk: only so many anchors of highest loss enter; no other survives.
         nms_per_label: only an anchor of the same label suppresses; background is one label.
@@ -64,18 +67,20 @@ def survivors_of_nms(
     entering = highest(loss, labels != -1, pre_nms_topk).nonzero().squeeze(1)
     by_loss = _ordered(loss[entering]).argsort(descending=True, stable=True)
     order = entering[by_loss]
-    groups = [order]
+    boxes_in_order = boxes(order).float()
+    groups = [torch.arange(len(order), device=loss.device)]
     if nms_per_label:
         # Not batched_nms: it shifts the boxes of each label by the largest coordinate, which keeps
         # them apart only while no coordinate is negative, and those of anchors often are.
         labels = labels[order]
-        groups = [order[labels == label] for label in labels.unique()]
+        groups = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
 
     survivors = torch.zeros(len(loss), dtype=torch.bool, device=loss.device)
     for group in groups:
         # Ranks in place of losses: how nms orders equal scores is not the same in all versions.
         rank = torch.arange(len(group), 0, -1, dtype=torch.float32, device=loss.device)
-        survivors[group[nms(boxes[group].float(), rank, nms_thresh)]] = True
+        kept = nms(boxes_in_order[group], rank, nms_thresh)
+        survivors[order[group[kept]]] = True
     return survivors
 
 

@@ -27,14 +27,14 @@ from torch.nn import functional as F
 from ..losses import elementwise_iou
 
 
-class _Batch(NamedTuple):
-    """What the head says of all anchors of a batch, and what is true of them."""
+class DenseBatch(NamedTuple):
+    """What the head says of all anchors of a batch, where it wrote it, and what is true of them."""
 
     anchors: Tensor  # (R, 4), XYXY
     logits: list[Tensor]  # one for each level, (N, ..., K), or K+1 for a softmax loss
-    deltas: Tensor  # (N, R, 4)
+    deltas: list[Tensor]  # one for each level, (N, ..., 4)
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
-    gt_boxes: Tensor  # (N, R, 4), XYXY, of use where the label is 0..K-1
+    gt_boxes: list[Tensor]  # one for each image, (R, 4), XYXY, of use where the label is 0..K-1
 
 
 class DenseStep(NamedTuple):
@@ -96,7 +96,7 @@ class DenseLosses:
             logits: one for each level, (N, Ri, K), relative to the background's if softmax; or
                 (N, Hi, Wi, A, K), the same in the order in which the head wrote it.
             labels: (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}.
-            deltas: one for each level, (N, Ri, 4).
+            deltas: one for each level, (N, Ri, 4) or (N, Hi, Wi, A, 4).
             gt_boxes: one for each image, (R, 4), XYXY, of use where the label is 0..K-1.
         """
         num_classes = logits[0].shape[-1]
@@ -104,12 +104,12 @@ class DenseLosses:
             logits = _as_rows(logits)
         if self.cls_loss.softmax:
             logits = [F.pad(x, (0, 1)) for x in logits]
-        batch = _Batch(
+        batch = DenseBatch(
             anchors=Boxes.cat(anchors).tensor,
             logits=logits,
-            deltas=cat(deltas, dim=1),
+            deltas=deltas,
             labels=labels,
-            gt_boxes=torch.stack(gt_boxes),
+            gt_boxes=gt_boxes,
         )
         positives = (labels >= 0) & (labels != num_classes)  # (N, R)
         num_pos = positives.sum(dim=1)
@@ -182,7 +182,7 @@ class DenseLosses:
 
         return logits, split(labels), None if quality is None else split(quality)
 
-    def _box_loss(self, batch: _Batch, positives: Tensor, divisors: Tensor) -> Tensor:
+    def _box_loss(self, batch: DenseBatch, positives: Tensor, divisors: Tensor) -> Tensor:
         pred, target = self._box_pairs(batch, positives)
         if self.box_loss.own_normalizer or len(divisors) == 1:
             loss = self.box_loss(pred, target)
@@ -192,39 +192,70 @@ class DenseLosses:
         self.box_loss.observe(pred, target)
         return loss
 
-    def _box_pairs(self, batch: _Batch, positives: Tensor) -> tuple[Tensor, Tensor]:
+    def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction and target of each positive, (V, 4): deltas, or boxes if the loss says so."""
-        deltas, gt_boxes = batch.deltas[positives], batch.gt_boxes[positives]
-        anchors = batch.anchors.expand_as(batch.deltas)[positives]
+        image, anchor = positives.nonzero(as_tuple=True)
+        deltas = _rows_of_levels(batch.deltas, image, anchor)
+        anchors = batch.anchors[anchor]
+        gt_boxes = torch.cat(
+            [boxes[mask] for boxes, mask in zip(batch.gt_boxes, positives, strict=True)]
+        )
         if self.box_loss.on_boxes:
             return self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes
         return deltas, self.box2box_transform.get_deltas(anchors, gt_boxes)
 
     @torch.no_grad()
-    def _quality(self, batch: _Batch, positives: Tensor) -> Tensor:
+    def _quality(self, batch: DenseBatch, positives: Tensor) -> Tensor:
         """(N, R), the IoU of each positive's decoded box with its ground truth; 0 elsewhere."""
-        anchors = batch.anchors.expand_as(batch.deltas)[positives]
-        boxes = self.box2box_transform.apply_deltas(batch.deltas[positives], anchors)
-        iou = elementwise_iou(boxes, batch.gt_boxes[positives])
+        boxes = self._decode(batch, *positives.nonzero(as_tuple=True))
+        gt_boxes = [boxes[mask] for boxes, mask in zip(batch.gt_boxes, positives, strict=True)]
+        iou = elementwise_iou(boxes, torch.cat(gt_boxes))
         return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
 
     @torch.no_grad()
-    def _mine(self, batch: _Batch, positives: Tensor, quality: Tensor | None) -> Tensor:
+    def _mine(self, batch: DenseBatch, positives: Tensor, quality: Tensor | None) -> Tensor:
         """(N, R), the anchors that the miner keeps."""
         rank = self._loss_per_anchor(*self._levels(batch.logits, batch.labels, quality))
         if self.miner.rank_by == "cls_and_box":
             rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
-        boxes = None
-        if self.miner.needs_boxes:
-            boxes = batch.anchors.expand_as(batch.deltas)
-            if self.miner.nms_boxes == "decoded":
-                flat = self.box2box_transform.apply_deltas(
-                    batch.deltas.flatten(end_dim=1), boxes.flatten(end_dim=1)
-                )
-                boxes = flat.view_as(boxes)
+
+        def boxes(image: int, anchor: Tensor) -> Tensor:
+            if self.miner.nms_boxes == "anchors":
+                return batch.anchors[anchor]
+            return self._decode(batch, torch.full_like(anchor, image), anchor)
+
         return self.miner(rank, batch.labels, boxes)
+
+    def _decode(self, batch: DenseBatch, image: Tensor, anchor: Tensor) -> Tensor:
+        """(V, 4), the predicted boxes of some anchors; both indices are (V,)."""
+        deltas = _rows_of_levels(batch.deltas, image, anchor)
+        return self.box2box_transform.apply_deltas(deltas, batch.anchors[anchor])
 
 
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:
     """(N, Ri, K) each; a copy where the logits of an anchor do not lie side by side."""
     return [x.flatten(1, -2) for x in logits]
+
+
+def _rows_of_levels(levels: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
+    """
+    Some anchors' rows of what the head says of all, without a copy of all.
+
+    Args:
+        levels: (N, ..., D) each, D numbers for an anchor, in any layout.
+        image, anchor: int64 (V,), in 0..N-1 and 0..R-1.
+
+    Returns:
+        (V, D).
+    """
+    rows = []
+    places = []
+    first = 0
+    for level in levels:
+        shape = level.shape[1:-1]
+        place = ((anchor >= first) & (anchor < first + shape.numel())).nonzero().squeeze(1)
+        within = torch.unravel_index(anchor[place] - first, shape)
+        rows.append(level[(image[place], *within)])
+        places.append(place)
+        first += shape.numel()
+    return torch.cat(rows)[torch.cat(places).argsort()]

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -112,8 +111,8 @@ class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """
-        Same interface as :meth:`RetinaNet.forward_training`, but the logits, nearly all that there
-        is to move, stay where the head wrote them.
+        Same interface as :meth:`RetinaNet.forward_training`, but what the head says stays where it
+        wrote it.
         """
         logits, deltas = predictions
         anchors = self.anchor_generator(features)
@@ -122,7 +121,7 @@ class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
             anchors,
             [view_as_anchors(x, self.num_classes) for x in logits],
             gt_labels,
-            [permute_to_N_HWA_K(x, 4) for x in deltas],
+            [view_as_anchors(x, 4) for x in deltas],
             gt_boxes,
         )
 
@@ -161,7 +160,7 @@ class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
             pred_logits: one for each level, (N, Hi * Wi * A, K), or (N, Hi, Wi, A, K) of any
                 strides.
             gt_labels: one for each image, (R,), in {-1 (ignored), 0..K-1, K (background)}.
-            pred_anchor_deltas: one for each level, (N, Hi * Wi * A, 4).
+            pred_anchor_deltas: the same with 4 for K.
             gt_boxes: one for each image, (R, 4), of use where the label is 0..K-1.
 
         Returns:
@@ -180,11 +179,10 @@ class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
 
-def view_as_anchors(logits: Tensor, num_classes: int) -> Tensor:
-    """(N, A * K, Hi, Wi), as a head writes it -> (N, Hi, Wi, A, K), without a copy."""
-    num_images, _, height, width = logits.shape
-    by_class = logits.view(num_images, -1, num_classes, height, width)
-    return by_class.permute(0, 3, 4, 1, 2)
+def view_as_anchors(output: Tensor, size: int) -> Tensor:
+    """(N, A * size, Hi, Wi), as a head writes it -> (N, Hi, Wi, A, size), without a copy."""
+    num_images, _, height, width = output.shape
+    return output.view(num_images, -1, size, height, width).permute(0, 3, 4, 1, 2)
 
 
 def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> nn.Module:

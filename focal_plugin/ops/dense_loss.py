@@ -107,8 +107,8 @@ def one_vs_rest_loss(
     Note:
         "cpp" gives the same bits for any number of threads, "eager" for one and two. On a CPU the
         gradient is computed with the loss, and handed over by the backward pass; a second backward
-        pass computes it anew, as every one does on a GPU. It can be differentiated once. Gradients below 1e-20 are flushed to 0.
-        Where a logit is infinite, so is the loss, or NaN.
+        pass computes it anew, as every one does on a GPU. It can be differentiated once. Gradients
+        below 1e-20 are flushed to 0. Where a logit is infinite, so is the loss, or NaN.
     """
     blocks = _blocks(logits, labels, quality)
     device = blocks[0].logits.device

@@ -28,4 +28,4 @@ def test_labels_stay_apart_at_negative_coordinates():
     naive = batched_nms(boxes, loss, labels, 0.5)
     assert len(naive) == 1, "torchvision was mended: say so"
     options = {"nms_thresh": 0.5, "pre_nms_topk": 2, "nms_per_label": True}
-    assert survivors_of_nms(loss, labels, boxes, **options).all()
+    assert survivors_of_nms(loss, labels, boxes.__getitem__, **options).all()

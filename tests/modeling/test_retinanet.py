@@ -262,7 +262,9 @@ def _capture(model, batch):
     losses = model.losses
 
     def spy(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
-        captured.update(logits=[x.flatten(1, -2) for x in pred_logits], labels=torch.stack(gt_labels))
+        captured.update(
+            logits=[x.flatten(1, -2) for x in pred_logits], labels=torch.stack(gt_labels)
+        )
         return losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
 
     model.losses = spy

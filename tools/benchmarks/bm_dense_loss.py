@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+r"""
+The classification loss of RetinaNet, forward and backward, from what the head's last convolution
+wrote: ours against Detectron2's own steps, fvcore's and torchvision's.
+
+    $ python tools/benchmarks/bm_dense_loss.py --size 800 1344
+    $ python tools/benchmarks/bm_dense_loss.py --anchors 20000 --batch 4
+
+With `--anchors` the logits are one tensor (N, R, K), otherwise the five levels of a pyramid in
+NCHW, as they leave the head. `--loss` compares the losses with each other instead, all of them
+ours.
+
+Columns: bytes per logit are what has to be read and written if nothing is done twice (ours: the
+logits once, their gradient once) or what the operations named would move in memory; "of copy" is
+the speed at which these bytes went by, over that of `torch.empty_like(x).copy_(x)` in the same
+rounds; copies of the logits are the most memory beyond them, gradient included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.layers import cat
+from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
+from fvcore.nn import sigmoid_focal_loss, sigmoid_focal_loss_jit
+from harness import Work, add_arguments, extra_peaks_mib, report, take_turns
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
+
+from focal_plugin.losses import CLS_LOSS_REGISTRY, SigmoidFocalLoss
+from focal_plugin.modeling.retinanet import view_as_anchors
+from focal_plugin.ops.extension import has_extension
+
+ANCHORS_PER_LOCATION = 9
+STRIDES = (8, 16, 32, 64, 128)
+BYTES_PER_LOGIT = {
+    # read, and the gradient written
+    "ours, cpp": 8,
+    "ours, eager": 8,
+    # counted over their operations, without what binary_cross_entropy_with_logits does inside
+    "stock": 448,
+    "fvcore, eager": 404,
+    # read and write, as the unit of speed
+    "copy": 8,
+    "copy, warm": 8,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser, rounds=7)
+    parser.add_argument("--batch", type=int, default=2, help="images (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("H", "W"))
+    parser.add_argument("--anchors", type=int, help="of an image, in one tensor (N, R, K)")
+    parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
+    parser.add_argument("--channels-last", action="store_true", help="the head writes NHWC")
+    parser.add_argument("--loss", action="store_true", help="compare our losses, not code bases")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    outputs = make_outputs(args)
+    labels = make_labels(outputs, args.classes)
+    make = loss_variants if args.loss else code_bases
+    variants = make(outputs, labels, args.classes)
+    peaks = extra_peaks_mib(variants, args)
+    timings = take_turns(variants, args.rounds)
+    num_logits = sum(x.numel() for x in outputs)
+    logits_mib = num_logits * 4 / 2**20
+    first, copy = next(iter(timings)), timings["copy"].median_ms
+    rows = []
+    for name, timing in timings.items():
+        moved = BYTES_PER_LOGIT.get(name)
+        rows.append(
+            {
+                "variant": name,
+                "ms": timing.median_ms,
+                "p20": timing.p20_ms,
+                "p80": timing.p80_ms,
+                "CPU ms": timing.cpu_ms,
+                f"x {first}": timings[first].median_ms / timing.median_ms,
+                "bytes per logit": moved,
+                "of copy": moved and moved / 8 * copy / timing.median_ms,
+                "extra MiB": peaks[name],
+                "copies of the logits": peaks[name] / logits_mib,
+            }
+        )
+    print(f"{num_logits / 1e6:.2f} M logits, one copy of them {logits_mib:.0f} MiB")
+    shapes = [list(x.shape) for x in outputs]
+    report(rows, file=args.json, num_logits=num_logits, shapes=shapes, classes=args.classes)
+
+
+def make_outputs(args: argparse.Namespace) -> list[Tensor]:
+    """Logits around the prior of .01, of each level (N, A * K, Hi, Wi), or (N, R, K)."""
+    generator = torch.Generator().manual_seed(0)
+    if args.anchors:
+        shapes = [(args.batch, args.anchors, args.classes)]
+    else:
+        sizes = [[-(-x // stride) for x in args.size] for stride in STRIDES]
+        shapes = [(args.batch, ANCHORS_PER_LOCATION * args.classes, *size) for size in sizes]
+    outputs = [torch.randn(shape, generator=generator).mul_(1.5).sub_(4.6) for shape in shapes]
+    if args.channels_last:
+        outputs = [x.contiguous(memory_format=torch.channels_last) for x in outputs]
+    return [x.requires_grad_() for x in outputs]
+
+
+def make_labels(outputs: list[Tensor], num_classes: int) -> Tensor:
+    """(N, R): of each image 100 anchors of some class, 2000 ignored, all others background."""
+    generator = torch.Generator().manual_seed(1)
+    num_images = len(outputs[0])
+    num_anchors = sum(x.numel() for x in outputs) // num_classes // num_images
+    labels = torch.full((num_images, num_anchors), num_classes)
+    for of_image in labels:
+        chosen = torch.randperm(num_anchors, generator=generator)[: num_anchors // 50]
+        of_image[chosen] = -1
+        positives = chosen[:100]
+        of_image[positives] = torch.randint(num_classes, positives.shape, generator=generator)
+    return labels
+
+
+def code_bases(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
+    """All with alpha .25 and gamma 2, divided by 100."""
+    steps = functools.partial(stock_steps, outputs, labels, num_classes)
+    variants: dict[str, Callable[[], Any]] = {
+        "stock": lambda: steps(sigmoid_focal_loss_jit),
+        "fvcore, eager": lambda: steps(sigmoid_focal_loss),
+        "torchvision": lambda: steps(torchvision_focal_loss),
+    }
+    if has_extension():
+        variants["ours, cpp"] = lambda: ours(outputs, labels, SigmoidFocalLoss(impl="cpp"))
+    variants["ours, eager"] = lambda: ours(outputs, labels, SigmoidFocalLoss(impl="eager"))
+    return {
+        **{name: functools.partial(backward, loss, outputs) for name, loss in variants.items()},
+        **copies(outputs),
+    }
+
+
+def loss_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
+    """Every registered loss of sigmoid logits, at its defaults; focal loss first."""
+    names = ["SigmoidFocalLoss", *sorted(dict(CLS_LOSS_REGISTRY))]
+    quality = torch.full(labels.shape, 0.8)
+    variants: dict[str, Work] = {}
+    for name in names:
+        loss_class = CLS_LOSS_REGISTRY.get(name)
+        if name in variants or loss_class.softmax:
+            continue
+        needed = {"num_classes": num_classes, "samples_per_class": [100] * num_classes}
+        accepted = loss_class.__init__.__kwdefaults__ or {}
+        loss = loss_class(**{key: value for key, value in needed.items() if key in accepted})
+        work = functools.partial(ours, outputs, labels, loss, quality)
+        variants[name] = functools.partial(backward, work, outputs)
+    return {**variants, **copies(outputs)}
+
+
+def copies(outputs: list[Tensor]) -> dict[str, Work]:
+    warm = [torch.empty_like(x) for x in outputs]
+    return {
+        "copy": lambda: [torch.empty_like(x).copy_(x.detach()) for x in outputs],
+        "copy, warm": lambda: [y.copy_(x.detach()) for x, y in zip(outputs, warm, strict=True)],
+    }
+
+
+def backward(loss: Callable[[], Tensor], outputs: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss(), outputs)
+
+
+def stock_steps(
+    outputs: list[Tensor], labels: Tensor, num_classes: int, focal_loss: Callable[..., Tensor]
+) -> Tensor:
+    """The classification part of `RetinaNet.forward` and `RetinaNet.losses`, step by step."""
+    if outputs[0].dim() == 4:
+        outputs = [permute_to_N_HWA_K(x, num_classes) for x in outputs]
+    valid = labels >= 0
+    targets = F.one_hot(labels[valid], num_classes=num_classes + 1)[:, :-1]
+    logits = cat(outputs, dim=1)[valid]
+    targets = targets.to(logits.dtype)
+    return focal_loss(logits, targets, alpha=0.25, gamma=2.0, reduction="sum") / 100
+
+
+def ours(
+    outputs: list[Tensor],
+    labels: Tensor,
+    loss: Any,
+    quality: Tensor | None = None,
+) -> Tensor:
+    """The same, as FocalRetinaNet does it."""
+    num_classes = outputs[0].shape[-1]
+    if outputs[0].dim() == 4:
+        num_classes = outputs[0].shape[1] // ANCHORS_PER_LOCATION
+        outputs = [view_as_anchors(x, num_classes) for x in outputs]
+    if not loss.any_layout:
+        outputs = [x.flatten(1, -2) for x in outputs]
+    if not loss.decomposes:
+        outputs = [cat(outputs, dim=1)]
+    sizes = [x[0, ..., 0].numel() for x in outputs]
+
+    def split(anchors: Tensor) -> list[Tensor]:
+        levels = zip(anchors.split(sizes, dim=1), outputs, strict=True)
+        return [level.reshape(x.shape[:-1]) for level, x in levels]
+
+    given = split(quality) if quality is not None and loss.needs_quality else None
+    return loss.of_levels(outputs, split(labels), quality=given, scale=0.01)
+
+
+if __name__ == "__main__":
+    main()
