@@ -241,6 +241,12 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.DIAGNOSTICS = new_node()
     node.DIAGNOSTICS.PERIOD = 0
 
+    # train_net.py: MiB of pixels, of the images of the training set, that each training process
+    # keeps in memory, each of its data loading workers an equal share; 0: every image is read each
+    # time. What the model sees is the same
+    node.DATA = new_node()
+    node.DATA.IMAGE_CACHE_MIB = 0
+
 
 def _options_of(part: CfgNode, *without: str) -> CfgNode:
     """The options of a part, for a second place; those ``without`` have no key of theirs there."""

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+r"""
+What `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB` gains: images a second of the loader, and a training step.
+
+    $ python tools/benchmarks/bm_image_cache.py --output image_cache.json
+
+Loaders, without workers: of the built-in data set; of JPEGs of 640x480, drawn for this, resized to
+800 x 1067 and, as Detectron2's baselines do, to one of six sizes. A loader with a cache, which has
+seen every image, and one without take turns, a batch each, so that both see the same machine.
+
+Steps: of a config, with so many workers, one trainer with a cache and one without, by turns of ten
+steps. Here too the cache has seen every image.
+
+CPU time, that of the main process without its workers, tells beside the wall's what is due to other
+work on the machine. Where there is such, OMP_NUM_THREADS=1 keeps threads from waiting busily.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import detectron2
+import numpy as np
+import PIL
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+from focal_plugin import get_cfg
+from focal_plugin.config import resolve_device
+from focal_plugin.engine import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+LAPTOP = ROOT / "configs" / "Shapes-Detection" / "retinanet_small_fl.yaml"
+BASELINE = ROOT / "configs" / "COCO-Detection" / "retinanet_R_50_FPN_1x_fl.yaml"
+JPEGS = "bm_image_cache_jpegs"
+BOXES = 7
+"""In an image, as in COCO."""
+TURN = 10
+"""Steps of one trainer before it is the other's turn."""
+
+
+class Cost(NamedTuple):
+    """Of an image, or of a step."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+class Comparison(NamedTuple):
+    """Medians of what was measured."""
+
+    what: str
+    without: Cost
+    cached: Cost
+    filling: Cost | None = None  # the cache's first epoch
+
+    def row(self, clock: str) -> str:
+        without, cached = getattr(self.without, clock), getattr(self.cached, clock)
+        filling = f"{getattr(self.filling, clock):.2f}" if self.filling else ""
+        ratio = without / cached
+        return f"| {self.what} | {without:.2f} | {filling} | {cached:.2f} | {ratio:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", type=Path, default=LAPTOP, help="of the step")
+    parser.add_argument("--mib", type=int, default=1024, help="bound of the cache")
+    parser.add_argument("--batches", type=int, default=40, help="of each loader")
+    parser.add_argument("--jpegs", type=int, default=100, help="how many; 2.4 MiB each, resized")
+    parser.add_argument("--turns", type=int, default=6, help="of ten steps, of each; 0: no steps")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="of the steps")
+    parser.add_argument("--output", type=Path, help="JSON")
+    args = parser.parse_args()
+    logging.disable(logging.INFO)
+    found = list(measure_loaders(args.mib, args.batches, args.jpegs))
+    if args.turns:
+        found += [measure_steps(args.config_file, args.mib, args.turns, n) for n in args.workers]
+    for clock in Cost._fields:
+        print(f"\n| {clock} | without | the first time | with | ratio |\n|---|---:|---:|---:|---:|")
+        for comparison in found:
+            print(comparison.row(clock))
+    if args.output:
+        facts = {**describe_machine(), "mib": args.mib, "medians": [as_json(x) for x in found]}
+        args.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    parts = comparison._asdict()
+    return {k: v._asdict() if isinstance(v, Cost) else v for k, v in parts.items()}
+
+
+def describe_machine() -> dict[str, Any]:
+    return {
+        "detectron2": detectron2.__version__,
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+    }
+
+
+def read_config(file: Path, mib: int, **data: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(file))
+    cfg.merge_from_list(["MODEL.FOCAL.DATA.IMAGE_CACHE_MIB", mib])
+    cfg.merge_from_list([x for key, value in data.items() for x in (key.replace("__", "."), value)])
+    resolve_device(cfg)
+    return cfg
+
+
+def measure_loaders(mib: int, batches: int, jpegs: int) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory() as folder:
+        DatasetCatalog.register(JPEGS, lambda: draw_jpegs(Path(folder), jpegs))
+        alone: dict[str, Any] = {"DATALOADER__NUM_WORKERS": 0}
+        ours: dict[str, Any] = {**alone, "DATASETS__TRAIN": (JPEGS,), "SOLVER__IMS_PER_BATCH": 4}
+        sizes = {"INPUT__MIN_SIZE_TRAIN": (640, 672, 704, 736, 768, 800)}
+        for what, file, data in [
+            ("an image of the built-in data set, 128 x 128", LAPTOP, alone),
+            (
+                "a JPEG, 640 x 480 to 1067 x 800",
+                BASELINE,
+                {**ours, "INPUT__MIN_SIZE_TRAIN": (800,)},
+            ),
+            ("a JPEG, 640 x 480 to one of six sizes", BASELINE, {**ours, **sizes}),
+        ]:
+            yield measure_loader(
+                what, lambda x, f=file, d=data: read_config(f, x, **d), mib, batches
+            )
+
+
+def draw_jpegs(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Noise over blurred noise: files of about 100 kB, as photographs have. Dataset dicts."""
+    random = np.random.RandomState(0)
+    dicts = []
+    for index in range(count):
+        file = folder / f"{index}.jpg"
+        if not file.exists():
+            coarse = random.randint(0, 256, (30, 40, 3), dtype=np.uint8)
+            blurred = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.BICUBIC))
+            noisy = blurred + random.normal(0, 8, blurred.shape)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, quality=85)
+        corners = random.randint(0, 300, (BOXES, 2))
+        boxes = np.concatenate([corners, corners + random.randint(8, 180, (BOXES, 2))], axis=1)
+        annotations = [
+            {"bbox": box.tolist(), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0}
+            for box in boxes
+        ]
+        facts = {"file_name": str(file), "image_id": index, "height": 480, "width": 640}
+        dicts.append({**facts, "annotations": annotations})
+    return dicts
+
+
+def measure_loader(
+    what: str, config_of: Callable[[int], CfgNode], mib: int, batches: int
+) -> Comparison:
+    """Of an image."""
+    cfg = config_of(mib)
+    epoch = num_images(cfg) // cfg.SOLVER.IMS_PER_BATCH
+    loaders = {x: iter(Trainer.build_train_loader(config_of(x))) for x in (0, mib)}
+    filling = [time_batch(loaders[mib]) for _ in range(epoch)]
+    for _ in itertools.islice(loaders[mib], epoch):  # because an epoch may end within a batch
+        pass
+    costs: dict[int, list[Cost]] = {0: [], mib: []}
+    for number in range(batches):
+        for x in (0, mib) if number % 2 else (mib, 0):
+            costs[x].append(time_batch(loaders[x]))
+    return Comparison(what, median(costs[0]), median(costs[mib]), median(filling))
+
+
+def num_images(cfg: CfgNode) -> int:
+    return sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+
+
+def time_batch(loader: Iterator[Sequence[Any]]) -> Cost:
+    """Of an image."""
+    started = Cost(time.perf_counter(), time.process_time())
+    batch = next(loader)
+    return since(started, len(batch))
+
+
+def since(started: Cost, parts: int = 1) -> Cost:
+    """Of each of ``parts``, since the clocks stood at ``started``, in seconds."""
+    now = (time.perf_counter(), time.process_time())
+    return Cost(*(1e3 * (b - a) / parts for a, b in zip(started, now, strict=True)))
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    return Cost(*(statistics.median(x) for x in zip(*costs, strict=True)))
+
+
+def measure_steps(file: Path, mib: int, turns: int, workers: int) -> Comparison:
+    """Of a step."""
+    with tempfile.TemporaryDirectory() as folder, EventStorage() as storage:
+        trainers = {}
+        for x in (0, mib):
+            data = {"DATALOADER__NUM_WORKERS": workers, "OUTPUT_DIR": folder}
+            trainers[x] = Trainer(read_config(file, x, **data))
+            trainers[x].iter = 0
+            fill(trainers[x])
+        costs: dict[int, list[Cost]] = {0: [], mib: []}
+        for number in range(turns):
+            for x in (0, mib) if number % 2 else (mib, 0):
+                costs[x] += time_turn(trainers[x])
+                storage.clear_histograms()
+    what = f"a step of {file.stem}, {workers} workers"
+    return Comparison(what, median(costs[0]), median(costs[mib]))
+
+
+def fill(trainer: Trainer) -> None:
+    """Two epochs, because one may end within a batch."""
+    loader = trainer._trainer._data_loader_iter
+    batches = 2 * num_images(trainer.cfg) // trainer.cfg.SOLVER.IMS_PER_BATCH
+    for _ in itertools.islice(loader, batches):
+        pass
+
+
+def time_turn(trainer: Trainer) -> list[Cost]:
+    """The first three steps are not counted: they have batches that were loaded while it waited."""
+    costs = []
+    for _ in range(3 + TURN):
+        started = Cost(time.perf_counter(), time.process_time())
+        trainer.run_step()
+        costs.append(since(started))
+    return costs[3:]
+
+
+if __name__ == "__main__":
+    main()
