@@ -37,6 +37,8 @@ V05_LIMITS = {
     "Pillow": ("10", "Image.LINEAR is gone"),
 }
 SETUPTOOLS_LIMIT = "81"
+# The first release that tests compare with pycocotools; setup.py asks for it in its extra [fast]
+FASTER_COCO_EVAL = "1.8"
 # import name -> the distribution that provides it
 NEEDED = {
     "fvcore": "fvcore",
@@ -80,6 +82,11 @@ def has_compiled_ops() -> bool:
     return folder is not None and any(folder.glob("_C*.so"))
 
 
+def has_faster_coco_eval() -> bool:
+    """Whether faster-coco-eval is there, loads, and is no release older than what is tested."""
+    return _examine_faster_coco_eval().remedy is None
+
+
 def examine() -> list[Finding]:
     """Everything that the report says, in its order."""
     limited = _examine_limits()
@@ -89,6 +96,7 @@ def examine() -> list[Finding]:
         *_examine_detectron2([f.remedy for f in limited if f.remedy is not None]),
         *limited,
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
+        _examine_faster_coco_eval(),
         *_examine_devices(),
     ]
 
@@ -211,6 +219,20 @@ def _examine_module(module: str, distribution: str) -> Finding:
         return Finding(distribution, f"fails: {failure}", f"pip install --upgrade {distribution}")
     version = getattr(sys.modules[module], "__version__", None) or _version(distribution)
     return Finding(distribution, version or "present")
+
+
+def _examine_faster_coco_eval() -> Finding:
+    name = "faster-coco-eval"
+    version, remedy = _version(name), f"pip install '{name}>={FASTER_COCO_EVAL}'"
+    if version is None:
+        state = "absent: the same AP takes longer"
+    elif _is_below(version, FASTER_COCO_EVAL):
+        state = f"{version} is not used: it is older than what is tested"
+    elif (failure := _import_failure("faster_coco_eval")) is not None:
+        state = f"{version} is not used, because it fails: {failure}"
+    else:
+        return Finding(name, version)
+    return Finding(name, state, remedy, optional=True)
 
 
 def _examine_devices() -> list[Finding]:

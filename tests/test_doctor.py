@@ -1,6 +1,7 @@
 """The doctor: each thing that goes wrong in practice, with the command that mends it."""
 
 import os
+import runpy
 import subprocess
 import sys
 
@@ -141,6 +142,44 @@ def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
     assert finding("compiled ops").optional
     assert doctor.main([]) == 0
     assert "fast COCO evaluator" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "failure", "state"),
+    [
+        (None, None, "absent"),
+        ("1.6.5", None, "1.6.5 is not used: it is older than what is tested"),
+        ("1.8.0", "ImportError: GLIBC", "1.8.0 is not used, because it fails: ImportError: GLIBC"),
+        ("1.10.0", None, "1.10.0"),
+    ],
+)
+def test_a_faster_evaluator_is_used_or_what_mends_it_is_remarked(
+    monkeypatch, capsys, version, failure, state
+):
+    installed, fails = doctor._version, doctor._import_failure
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: version if "coco-eval" in name else installed(name)
+    )
+    monkeypatch.setattr(
+        doctor, "_import_failure", lambda name: failure if "coco_eval" in name else fails(name)
+    )
+    found = finding("faster-coco-eval")
+    assert found.state.startswith(state)
+    is_fine = state == version
+    assert doctor.has_faster_coco_eval() == is_fine
+    assert found.remedy == (None if is_fine else "pip install 'faster-coco-eval>=1.8'")
+    assert doctor.main([]) == 0
+    assert "Ready to train." in capsys.readouterr().out
+
+
+def test_the_extras_fast_and_dev_ask_for_the_release_that_the_doctor_asks_for(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("setuptools.setup", asked.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
+    expected = f"faster-coco-eval>={doctor.FASTER_COCO_EVAL}"
+    assert asked["extras_require"]["fast"] == [expected]
+    assert expected in asked["extras_require"]["dev"]
 
 
 def test_limits_are_those_of_the_constraint_file():

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..files import sha256_of, write_json
+from .evaluation import evaluator_in_use
 
 ENVIRONMENT_FILE = "env.json"
 START_FILE = "start.json"
@@ -104,6 +105,7 @@ def describe_environment(cfg: CfgNode) -> dict[str, Any]:
             "detectron2": detectron2.__version__,
             "focal_plugin": _version_of("focal_plugin"),
             "pycocotools": _version_of("pycocotools"),
+            "evaluator": evaluator_in_use(),
         },
         "git": describe_checkout(PACKAGE),
         "platform": platform.platform(),

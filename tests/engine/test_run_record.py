@@ -19,6 +19,7 @@ from focal_plugin.data import ShapesSpec, count_objects
 from focal_plugin.data.builtin import register_shapes
 from focal_plugin.data.crowds import CROWD_LABEL
 from focal_plugin.engine import Trainer
+from focal_plugin.engine.evaluation import evaluator_in_use
 from focal_plugin.engine.run_record import (
     RunRecordHook,
     describe_checkout,
@@ -111,7 +112,9 @@ def test_the_environment_is_that_of_this_process(cfg, tmp_path):
     assert env["versions"]["python"] == platform.python_version()
     assert set(env["versions"]) == {
         *("python", "numpy", "torch", "torchvision", "detectron2", "focal_plugin", "pycocotools"),
+        "evaluator",
     }
+    assert env["versions"]["evaluator"] == evaluator_in_use()
     assert env["seed"] == 5
     assert env["device"] == "cpu"
     assert env["threads"] == torch.get_num_threads()

@@ -6,7 +6,7 @@ from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer
 
 
-def test_evaluates_with_pycocotools_where_nothing_is_compiled(tiny_shapes, tmp_path):
+def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     evaluator = Trainer.build_evaluator(cfg, "tiny_shapes")

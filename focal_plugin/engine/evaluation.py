@@ -1,0 +1,107 @@
+"""Detectron2's COCO evaluator, with the AP of boxes from the fastest implementation installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.logger import log_first_n
+from pycocotools.coco import COCO
+
+from ..doctor import has_compiled_ops, has_faster_coco_eval
+
+logger = logging.getLogger(__name__)
+
+
+def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
+    """
+    Whichever it is, the statistics are those of pycocotools; the first one built logs its name.
+
+    Args:
+        dataset_name: registered, in COCO's form or to be converted to it.
+        output_dir: of the detections.
+    """
+    log_first_n(logging.INFO, f"AP of boxes is computed by {evaluator_in_use()}", name=__name__)
+    if has_faster_coco_eval():
+        return FasterCOCOEvaluator(dataset_name, output_dir)
+    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=has_compiled_ops())
+
+
+def evaluator_in_use() -> str:
+    """What computes the AP of boxes in this environment, for logs and records."""
+    if has_faster_coco_eval():
+        return f"faster-coco-eval {importlib.metadata.version('faster-coco-eval')}"
+    return "detectron2, compiled" if has_compiled_ops() else "pycocotools"
+
+
+class FasterCOCOEvaluator(COCOEvaluator):
+    """
+    Same interface as :class:`detectron2.evaluation.COCOEvaluator`, with its options at their
+    defaults, but the AP of boxes is faster-coco-eval's. Masks and key points, and boxes on data
+    where it would not equal pycocotools, remain the parent's.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str) -> None:
+        super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=has_compiled_ops())
+
+    def _tasks_from_predictions(self, predictions: list[dict[str, Any]]) -> list[str]:
+        tasks = super()._tasks_from_predictions(predictions)
+        if not agrees_with_pycocotools(self._coco_api, predictions):
+            logger.warning(
+                f"{self._metadata.name}: not by faster-coco-eval, because an id is not an integer "
+                ">= 0, or a box, an area or a score not a finite number"
+            )
+            return tasks
+        return [task for task in tasks if task != "bbox"]
+
+    def _eval_predictions(
+        self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
+    ) -> None:
+        # The parent numbers the categories as the data set does, in place, and evaluates its tasks
+        super()._eval_predictions(predictions, img_ids)
+        if not self._do_evaluation or "bbox" in self._results:
+            return
+        detections = [entry for image in predictions for entry in image["instances"]]
+        evaluation = self._evaluate_boxes(detections, img_ids) if detections else None
+        names = self._metadata.get("thing_classes")
+        self._results["bbox"] = self._derive_coco_results(evaluation, "bbox", class_names=names)
+        self._results.move_to_end("bbox", last=False)  # as the parent has it
+
+    def _evaluate_boxes(self, detections: list[dict[str, Any]], img_ids: list[int] | None) -> Any:
+        from faster_coco_eval import COCOeval_faster
+
+        self._logger.info(f"Evaluating boxes with {evaluator_in_use()} ...")
+        found = self._coco_api.loadRes(detections)
+        # It prints its table, as pycocotools does
+        evaluation = COCOeval_faster(self._coco_api, found, "bbox", print_function=print)
+        if img_ids is not None:
+            evaluation.params.imgIds = img_ids
+        evaluation.run()
+        return evaluation
+
+
+def agrees_with_pycocotools(ground_truth: COCO, detections: Iterable[dict[str, Any]]) -> bool:
+    """
+    Whether the data are such that faster-coco-eval is known to give what pycocotools gives. Of
+    annotations with a negative id, for one, it never finds any, and of ids that are strings it
+    knows nothing; a box that is not a number pycocotools matches with every object.
+    """
+    annotations = ground_truth.anns.values()
+    return (
+        all(map(_is_id, [*ground_truth.imgs, *ground_truth.cats, *ground_truth.anns]))
+        and all(isinstance(entry.get("iscrowd", 0), int) for entry in annotations)
+        and all(_is_finite(entry["bbox"], entry.get("area")) for entry in annotations)
+        and all(_is_finite(entry["bbox"], entry["score"]) for entry in detections)
+    )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _is_finite(box: Iterable[Any], value: Any) -> bool:
+    return all(isinstance(x, int | float) and math.isfinite(x) for x in (*box, value))

@@ -1,0 +1,458 @@
+"""faster-coco-eval in Detectron2's evaluator: what pycocotools says, and the parent where not."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+from pycocotools.coco import COCO
+from torch import nn
+
+from focal_plugin import doctor, get_cfg
+from focal_plugin.engine import Trainer, evaluation
+from focal_plugin.engine.evaluation import (
+    FasterCOCOEvaluator,
+    agrees_with_pycocotools,
+    build_coco_evaluator,
+    evaluator_in_use,
+)
+
+from ..compare.detections.coco_cases import ground_truth, pycocotools_evaluation, random_case
+from ..conftest import ROOT
+from ..test_configs import load
+
+EXACT = {"rel": 0, "abs": 1e-12}  # one divides by tp + fp, the other by tp + fp + spacing(1)
+needs_faster_coco_eval = pytest.mark.skipif(
+    not doctor.has_faster_coco_eval(), reason="faster-coco-eval is not installed"
+)
+
+
+@pytest.fixture
+def register(tmp_path):
+    """Registers a ground truth as the data set "cases"; where it lies is the evaluators' affair."""
+
+    def register(truth):
+        file = tmp_path / "cases.json"
+        file.write_text(json.dumps({"info": {}, **truth}))
+        ids = sorted(category["id"] for category in truth["categories"])
+        MetadataCatalog.get("cases").set(
+            json_file=str(file),
+            thing_classes=[f"class {id_}" for id_ in ids],
+            thing_dataset_id_to_contiguous_id={id_: k for k, id_ in enumerate(ids)},
+        )
+        return {id_: k for k, id_ in enumerate(ids)}
+
+    yield register
+    MetadataCatalog.pop("cases", None)
+
+
+class Log:
+    """A logger that remembers what it was told."""
+
+    def __init__(self):
+        self.messages = []
+
+    def info(self, message):
+        self.messages.append(message)
+
+    warn = warning = info
+
+
+class Evaluated:
+    """What an evaluator made of the detections, and what it logged, printed and left behind."""
+
+    def __init__(self, evaluator, truth, detections, classes, img_ids=None):
+        evaluator._logger = self.log = Log()
+        evaluator.reset()
+        for image in truth["images"]:
+            found = [entry for entry in detections if entry["image_id"] == image["id"]]
+            output = {"instances": instances(found, classes)}
+            evaluator.process([{"image_id": image["id"]}], [output])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            self.results = evaluator.evaluate(img_ids)
+        self.printed = printed.getvalue()
+
+
+def instances(entries, classes):
+    found = Instances((200, 200))
+    boxes = torch.tensor([entry["bbox"] for entry in entries]).view(-1, 4)
+    found.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
+    found.scores = torch.tensor([entry["score"] for entry in entries])
+    found.pred_classes = torch.tensor([classes[entry["category_id"]] for entry in entries]).long()
+    if entries and "mask" in entries[0]:
+        found.pred_masks = torch.stack([entry["mask"] for entry in entries])
+    return found
+
+
+def both(truth, detections, register, tmp_path, img_ids=None):
+    """The stock evaluator with pycocotools, and ours."""
+    classes = register(truth)
+    (tmp_path / "ours").mkdir()
+    stock = COCOEvaluator("cases", output_dir=str(tmp_path / "stock"), use_fast_impl=False)
+    ours = FasterCOCOEvaluator("cases", str(tmp_path / "ours"))
+    return [Evaluated(one, truth, detections, classes, img_ids) for one in (stock, ours)]
+
+
+def faster_evaluation(truth, detections):
+    from faster_coco_eval import COCOeval_faster
+
+    truth, detections = json.loads(json.dumps([truth, detections]))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {"info": {}, **truth}
+        coco.createIndex()
+        result = COCOeval_faster(coco, coco.loadRes(detections), "bbox")
+        result.run()
+    return result
+
+
+def assert_same(results, expected):
+    assert list(results) == list(expected)
+    for task, metrics in expected.items():
+        assert list(results[task]) == list(metrics)
+        assert results[task] == pytest.approx(metrics, rel=0, abs=1e-10, nan_ok=True)
+
+
+# The statistics
+
+
+def sized(truth, area):
+    return {**truth, "annotations": [{**x, "area": area(x)} for x in truth["annotations"]]}
+
+
+def crowded(seed):
+    """Three images, each with more than a hundred detections of the one class, many tied."""
+    truth, _ = random_case(seed, images=3)
+    generator = np.random.default_rng(seed)
+    boxes = [*generator.uniform(0, 60, (400, 2)).T, *generator.choice([30, 34, 60], (2, 400))]
+    images = [image["id"] for image in truth["images"]]
+    return truth, [
+        {
+            "image_id": int(generator.choice(images)),
+            "category_id": 7,
+            "bbox": [float(x) for x in box],
+            "score": round(float(generator.random()), 1),
+        }
+        for box in np.array(boxes).T
+    ]
+
+
+def cases():
+    for seed in range(8):
+        yield f"tied scores {seed}", *random_case(seed)
+        yield f"untied scores {seed}", *random_case(seed, tied_scores=False, false_alarms=20)
+    truth, detections = random_case(11, images=30)
+    annotations = truth["annotations"]
+    yield "one score", truth, [{**x, "score": 0.5} for x in detections]
+    yield "nothing to find", {**truth, "annotations": []}, detections
+    crowds = [{**x, "iscrowd": 1} for x in annotations]
+    yield "only crowds", {**truth, "annotations": crowds}, detections
+    ignored = [{**x, "ignore": x["id"] % 2} for x in annotations]
+    yield "flags to ignore, which COCO does not know", {**truth, "annotations": ignored}, detections
+    yield "sizes at the limits", sized(truth, lambda x: [1024, 9216][x["id"] % 2]), detections
+    yield "no small object", sized(truth, lambda x: 9217.0), detections
+    boxes = [{**x, "bbox": [*x["bbox"][:2], 32, 32]} for x in detections]
+    yield "detections of 32 by 32", truth, boxes
+    one = truth["images"][0]["id"]
+    yield "detections on one image", truth, [x for x in detections if x["image_id"] == one]
+    twice = [{**x, "id": x["id"] // 2 + 1} for x in annotations]
+    yield "objects that share an id", {**truth, "annotations": twice}, detections
+    zero = [{**x, "id": x["id"] - 1} for x in annotations]
+    yield "ids from 0 on", {**truth, "annotations": zero}, detections
+    yield "more than a hundred of a class on an image", *crowded(5)
+
+
+CASES = [pytest.param(*case, id=name) for name, *case in cases()]
+
+
+@needs_faster_coco_eval
+@pytest.mark.parametrize(("truth", "detections"), CASES)
+def test_the_twelve_statistics_and_all_curves_are_pycocotools(truth, detections):
+    expected, found = (
+        evaluate(truth, detections) for evaluate in (pycocotools_evaluation, faster_evaluation)
+    )
+    assert found.stats == pytest.approx(expected.stats, **EXACT)
+    for curve in ("precision", "recall"):
+        assert found.eval[curve].shape == expected.eval[curve].shape
+        assert np.abs(found.eval[curve] - expected.eval[curve]).max() <= 1e-12
+
+
+def test_the_cases_have_what_they_are_for():
+    truth, detections = random_case(11, images=30)
+    images = {x["id"] for x in truth["images"]}
+    with_objects = {x["image_id"] for x in truth["annotations"]}
+    with_detections = {x["image_id"] for x in detections}
+    assert with_detections - with_objects
+    assert images - with_detections
+    assert any(x["iscrowd"] for x in truth["annotations"])
+    assert len({x["score"] for x in detections}) < len(detections) / 2
+    assert (pycocotools_evaluation(truth, detections).stats > 0).all()
+    _, many = crowded(5)
+    assert min(Counter(x["image_id"] for x in many).values()) > 100
+
+
+@needs_faster_coco_eval
+@pytest.mark.parametrize(("id_", "average_precision"), [(0, 0.0), (1, 1.0)])
+def test_an_object_of_id_zero_is_found_by_neither(id_, average_precision):
+    box = [0.0, 0.0, 40.0, 40.0]
+    annotation = {"id": id_, "image_id": 1, "category_id": 7, "bbox": box, "area": 1600.0}
+    truth = ground_truth([1], [{**annotation, "iscrowd": 0}])
+    detections = [{"image_id": 1, "category_id": 7, "bbox": box, "score": 0.5}]
+    for evaluate in (pycocotools_evaluation, faster_evaluation):
+        assert evaluate(truth, detections).stats[0] == pytest.approx(average_precision)
+
+
+# In Detectron2's evaluator
+
+
+TABLES = ("Preparing results", "Evaluation results for bbox", "Per-category bbox AP")
+
+
+@needs_faster_coco_eval
+@pytest.mark.parametrize("seed", [1, 2])
+def test_results_files_and_log_are_the_stock_evaluators(register, tmp_path, seed):
+    stock, ours = both(*random_case(seed), register, tmp_path)
+    assert_same(ours.results, stock.results)
+    assert {"AP", "AP50", "AP-class 2", "AP-class 41"} <= set(ours.results["bbox"])
+    assert np.isnan(ours.results["bbox"]["AP-class 41"])
+    results = [tmp_path / who / "coco_instances_results.json" for who in ("stock", "ours")]
+    assert results[0].read_text() == results[1].read_text()
+    saved = [torch.load(tmp_path / who / "instances_predictions.pth") for who in ("stock", "ours")]
+    assert saved[0] == saved[1]
+    tables = [[x for x in run.log.messages if x.startswith(TABLES)] for run in (stock, ours)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == len(TABLES)
+    assert sum(evaluator_in_use() in line for line in ours.log.messages) == 1
+    printed = [line for line in stock.printed.splitlines() if line.startswith(" Average")]
+    assert len(printed) == 12
+    assert set(printed) <= set(ours.printed.splitlines())
+
+
+@needs_faster_coco_eval
+def test_it_is_faster_coco_eval_that_computes(register, tmp_path, monkeypatch):
+    import faster_coco_eval
+
+    class Counts(faster_coco_eval.COCOeval_faster):
+        runs = 0
+
+        def run(self):
+            Counts.runs += 1
+            super().run()
+
+    monkeypatch.setattr(faster_coco_eval, "COCOeval_faster", Counts)
+    monkeypatch.setattr("pycocotools.cocoeval.COCOeval.evaluate", None)  # nor is this called
+    classes = register(random_case(1)[0])
+    ours = FasterCOCOEvaluator("cases", str(tmp_path))
+    Evaluated(ours, *random_case(1), classes)
+    assert Counts.runs == 1
+
+
+@needs_faster_coco_eval
+def test_a_choice_of_images_is_kept_to(register, tmp_path):
+    truth, detections = random_case(4)
+    images = [image["id"] for image in truth["images"]]
+    stock, ours = both(truth, detections, register, tmp_path, img_ids=images[:5])
+    assert_same(ours.results, stock.results)
+    (tmp_path / "again").mkdir()
+    everything = Evaluated(
+        FasterCOCOEvaluator("cases", str(tmp_path / "again")), truth, detections, register(truth)
+    )
+    assert everything.results["bbox"]["AP"] != ours.results["bbox"]["AP"]
+
+
+@needs_faster_coco_eval
+def test_no_detection_at_all_is_nan_as_in_the_stock_evaluator(register, tmp_path):
+    truth, _ = random_case(1)
+    stock, ours = both(truth, [], register, tmp_path)
+    assert_same(ours.results, stock.results)
+    assert np.isnan(ours.results["bbox"]["AP"])
+    assert "No predictions from the model!" in ours.log.messages
+
+
+@needs_faster_coco_eval
+def test_images_without_annotations_have_detections_and_no_results(register, tmp_path):
+    truth, detections = random_case(1)
+    del truth["annotations"]
+    stock, ours = both(truth, detections, register, tmp_path)
+    assert ours.results == stock.results == {}
+    assert len(json.loads((tmp_path / "ours/coco_instances_results.json").read_text()))
+
+
+@needs_faster_coco_eval
+def test_masks_remain_the_stock_evaluators(register, tmp_path):
+    truth, _ = random_case(3, images=4)
+    detections = []
+    for image in truth["images"]:
+        image.update(height=200, width=200)
+    for annotation in truth["annotations"]:
+        x, y, width, height = (round(value) for value in annotation["bbox"])
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        annotation.update(segmentation=[corners], iscrowd=0, area=float(width * height))
+        mask = torch.zeros(200, 200, dtype=torch.bool)
+        mask[y : y + height, x : x + width - 4] = True
+        found = {name: annotation[name] for name in ("image_id", "category_id", "bbox")}
+        detections.append({**found, "score": 0.5, "mask": mask})
+    stock, ours = both(truth, detections, register, tmp_path)
+    assert list(ours.results) == ["bbox", "segm"]
+    assert 0 < ours.results["segm"]["AP"] < ours.results["bbox"]["AP"]
+    assert_same(ours.results, stock.results)
+
+
+# Data on which it would not agree
+
+
+def changed(truth, detections, key, value):
+    """The first annotation, or with "images"/"detections" the first of these, is changed."""
+    where, _, name = key.rpartition(".")
+    entries = {"": truth["annotations"], "images": truth["images"], "detections": detections}
+    entries[where][0] = {**entries[where][0], name: value}
+    return truth, detections
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "agrees"),
+    [
+        ("id", -1, False),
+        ("id", "7", False),
+        ("id", 1.5, False),
+        ("id", 0, True),
+        ("images.id", "a.png", False),
+        ("area", None, False),
+        ("area", "30", False),
+        ("area", float("nan"), False),
+        ("area", 30, True),
+        ("bbox", [0, 0, float("nan"), 3], False),
+        ("bbox", [0, 0, 3, 3], True),
+        ("iscrowd", "0", False),
+        ("iscrowd", True, True),
+        ("detections.score", float("nan"), False),
+        ("detections.bbox", [0.0, 0.0, float("nan"), 1.0], False),
+        ("detections.bbox", [0.0, 0.0, -1.0, 1.0], True),
+    ],
+    ids=str,
+)
+def test_which_data_it_is_asked_about(key, value, agrees):
+    truth, detections = changed(*random_case(1), key, value)
+    coco = COCO()
+    coco.dataset = truth
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    assert agrees_with_pycocotools(coco, detections) == agrees
+
+
+@needs_faster_coco_eval
+@pytest.mark.parametrize("kind", ["negative ids", "names as ids of images"])
+def test_on_other_data_the_stock_evaluator_evaluates_and_it_is_said(
+    register, tmp_path, monkeypatch, kind
+):
+    truth, detections = random_case(2)
+    if kind == "negative ids":
+        for annotation in truth["annotations"]:
+            annotation["id"] *= -1
+    else:
+        for entry in truth["images"]:
+            entry["id"] = f"{entry['id']:03}.png"
+        for entry in [*truth["annotations"], *detections]:
+            entry["image_id"] = f"{entry['image_id']:03}.png"
+    log = Log()
+    monkeypatch.setattr(evaluation, "logger", log)
+    monkeypatch.setattr(evaluation, "has_compiled_ops", lambda: False)  # it fails on -1, too
+    stock, ours = both(truth, detections, register, tmp_path)
+    assert stock.results["bbox"]["AP"] > 0
+    assert_same(ours.results, stock.results)
+    assert len(log.messages) == 1
+    assert log.messages[0].startswith("cases: not by faster-coco-eval")
+
+
+# Which one is used
+
+
+@needs_faster_coco_eval
+def test_the_trainer_uses_what_is_installed(tiny_shapes, tmp_path):
+    evaluator = Trainer.build_evaluator(get_cfg(), "tiny_shapes", str(tmp_path))
+    assert type(evaluator) is FasterCOCOEvaluator
+    assert evaluator._use_fast_impl == doctor.has_compiled_ops()
+    assert evaluator_in_use().startswith("faster-coco-eval 1.")
+
+
+@pytest.mark.parametrize("compiled", sorted({doctor.has_compiled_ops(), False}))
+@pytest.mark.parametrize("version", [None, "1.7.2"], ids=["absent", "too_old"])
+def test_without_it_the_evaluator_is_the_stock_one(
+    tiny_shapes, tmp_path, monkeypatch, compiled, version
+):
+    installed = doctor._version
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: version if "coco" in name else installed(name)
+    )
+    monkeypatch.setattr(evaluation, "has_compiled_ops", lambda: compiled)
+    evaluator = build_coco_evaluator("tiny_shapes", str(tmp_path))
+    assert type(evaluator) is COCOEvaluator
+    assert evaluator._use_fast_impl is compiled
+    assert evaluator_in_use() == ("detectron2, compiled" if compiled else "pycocotools")
+
+
+@pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_faster_coco_eval), False])
+def test_it_is_said_once_which_one_is_used(tiny_shapes, tmp_path, installed):
+    program = f"""
+import logging, sys
+{"" if installed else "sys.modules['faster_coco_eval'] = None  # cannot be imported"}
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
+from detectron2.data.datasets import register_coco_instances
+from focal_plugin.engine.evaluation import build_coco_evaluator
+register_coco_instances("tiny", {{}}, {str(tiny_shapes / "annotations.json")!r}, "images")
+for _ in range(2):
+    print("TYPE", type(build_coco_evaluator("tiny", {str(tmp_path)!r})).__name__)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    lines = result.stdout.splitlines()
+    said = [x for x in lines if x.startswith("focal_plugin.engine.evaluation AP of boxes is ")]
+    compiled = "detectron2, compiled" if doctor.has_compiled_ops() else "pycocotools"
+    assert len(said) == 1
+    assert said[0].endswith(f"computed by {evaluator_in_use() if installed else compiled}")
+    kind = "FasterCOCOEvaluator" if installed else "COCOEvaluator"
+    assert [x for x in lines if x.startswith("TYPE")] == [f"TYPE {kind}"] * 2
+
+
+class FindsHalf(nn.Module):
+    """Every other object, a little to the right of where it is, is what it detects."""
+
+    def __init__(self, truth):
+        super().__init__()
+        ids = sorted(category["id"] for category in truth["categories"])
+        self.classes = {id_: k for k, id_ in enumerate(ids)}
+        self.found = [
+            {**x, "bbox": [x["bbox"][0] + 2, *x["bbox"][1:]], "score": 1 / x["id"]}
+            for x in truth["annotations"][::2]
+        ]
+
+    def forward(self, batch):
+        of_images = [
+            [entry for entry in self.found if entry["image_id"] == image["image_id"]]
+            for image in batch
+        ]
+        return [{"instances": instances(found, self.classes)} for found in of_images]
+
+
+def test_the_trainer_evaluates_as_pycocotools_does(tiny_shapes, tmp_path):
+    cfg = load(ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml")
+    cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = ("tiny_shapes",), 0
+    cfg.OUTPUT_DIR = str(tmp_path)
+    truth = json.loads((tiny_shapes / "annotations.json").read_text())
+    results = Trainer.test(cfg, FindsHalf(truth))["bbox"]
+    detections = json.loads((tmp_path / "inference/coco_instances_results.json").read_text())
+    expected = pycocotools_evaluation(truth, detections).stats * 100
+    assert 0 < expected[0] < expected[1] < 100
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    for name, value in zip(names, expected[:6], strict=True):
+        assert results[name] == pytest.approx(value if value >= 0 else np.nan, nan_ok=True)
+    assert {f"AP-{category['name']}" for category in truth["categories"]} <= set(results)
