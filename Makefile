@@ -21,7 +21,7 @@ help:
 
 setup: $(READY)
 
-$(READY): setup.py $(wildcard tools/setup/*)
+$(READY): setup.py $(wildcard tools/setup/* focal_plugin/ops/csrc/*)
 	@test -n "$(PYTHON)" || { echo "no python3 found: give one with PYTHON=..."; exit 1; }
 	$(PYTHON) tools/setup/bootstrap.py --venv $(VENV)
 	@$(BIN)/python -m focal_plugin.doctor --runtime > $@

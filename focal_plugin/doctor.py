@@ -39,6 +39,9 @@ V05_LIMITS = {
 SETUPTOOLS_LIMIT = "81"
 # The first release that tests compare with pycocotools; setup.py asks for it in its extra [fast]
 FASTER_COCO_EVAL = "1.8"
+OPERATORS = "C++ operators"
+# Without its own isolated environment pip finds torch, which they are built against
+BUILD_OPERATORS = "pip install --no-build-isolation -e .  # where there is a C++ compiler"
 # import name -> the distribution that provides it
 NEEDED = {
     "fvcore": "fvcore",
@@ -97,6 +100,7 @@ def examine() -> list[Finding]:
         *limited,
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
         _examine_faster_coco_eval(),
+        _examine_operators(),
         *_examine_devices(),
     ]
 
@@ -233,6 +237,26 @@ def _examine_faster_coco_eval() -> Finding:
     else:
         return Finding(name, version)
     return Finding(name, state, remedy, optional=True)
+
+
+def _examine_operators() -> Finding:
+    """Of `focal_plugin/ops/csrc`, which `setup.py` builds where it can."""
+    built = sorted(Path(__file__).parent.glob("ops/_C*.so"))
+    if not built:
+        state = (
+            "not built: PyTorch computes losses and labels of anchors on a CPU instead, several "
+            "times slower"
+        )
+        return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
+    if _import_failure("torch") is None:
+        import torch
+
+        try:
+            torch.ops.load_library(str(built[0]))
+        except OSError as error:  # built against another PyTorch
+            state = f"{built[0].name} does not load: {str(error).splitlines()[0]}"
+            return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
+    return Finding(OPERATORS, "built")
 
 
 def _examine_devices() -> list[Finding]:

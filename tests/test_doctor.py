@@ -182,6 +182,18 @@ def test_the_extras_fast_and_dev_ask_for_the_release_that_the_doctor_asks_for(mo
     assert expected in asked["extras_require"]["dev"]
 
 
+def test_operators_that_are_missing_or_do_not_load_are_a_remark(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
+    assert finding("C++ operators").state.startswith("not built")
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops" / "_C.cpython.so").write_text("of another PyTorch")
+    found = finding("C++ operators")
+    assert found.state.startswith("_C.cpython.so does not load")
+    assert "--no-build-isolation" in found.remedy
+    assert doctor.main([]) == 0
+    assert "Ready to train." in capsys.readouterr().out
+
+
 def test_limits_are_those_of_the_constraint_file():
     constraints = (ROOT / "tools/setup/constraints-detectron2-v0.5.txt").read_text().splitlines()
     for distribution, (limit, _) in doctor.V05_LIMITS.items():

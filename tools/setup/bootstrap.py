@@ -9,7 +9,8 @@ What the environment has already is used as it is, so that a second call does ne
 2. torch and torchvision, a pair that imports together;
 3. Detectron2: an importable one, else its repository at a pinned commit (compiled), else the v0.5
    source archive from the package index (see install_detectron2_v05.py);
-4. focal_plugin in editable mode with its [dev] extra, and OpenCV unless `cv2` can be imported.
+4. focal_plugin in editable mode with its [dev] extra, its C++ operators where there is a compiler,
+   and OpenCV unless `cv2` can be imported.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CONSTRAINTS = {
 TORCH_PAIR = ["torch==2.11.0", "torchvision==0.26.0"]
 DETECTRON2_REPOSITORY = "https://github.com/facebookresearch/detectron2"
 DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
-BUILD_TOOLS = ["setuptools<81", "wheel"]
+BUILD_TOOLS = ["setuptools<81", "wheel", "ninja"]
 
 
 def say(message: str) -> None:
@@ -119,7 +120,7 @@ def install_detectron2(env: Environment, from_repository: bool) -> None:
     if from_repository:
         say("Detectron2: building it from its repository (takes minutes, needs a C++ compiler)")
         constraints = CONSTRAINTS["main"]
-        env.pip("install", "--quiet", "-c", constraints, "ninja", "numpy")
+        env.pip("install", "--quiet", "-c", constraints, "numpy")
         source = f"detectron2 @ git+{DETECTRON2_REPOSITORY}@{DETECTRON2_COMMIT}"
         build = ["-m", "pip", "install", "--no-build-isolation", "-c", constraints, source]
         try:
