@@ -2,7 +2,7 @@
 r"""
 What `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB` gains: images a second of the loader, and a training step.
 
-    $ python tools/benchmarks/bm_image_cache.py --output image_cache.json
+    $ python tools/benchmarks/bm_image_cache.py
 
 Loaders, without workers: of the built-in data set; of JPEGs of 640x480, drawn for this, resized to
 800 x 1067 and, as Detectron2's baselines do, to one of six sizes. A loader with a cache, which has
@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
-import platform
 import statistics
 import tempfile
 import time
@@ -29,9 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import detectron2
+import harness
 import numpy as np
-import PIL
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -68,11 +65,16 @@ class Comparison(NamedTuple):
     cached: Cost
     filling: Cost | None = None  # the cache's first epoch
 
-    def row(self, clock: str) -> str:
-        without, cached = getattr(self.without, clock), getattr(self.cached, clock)
-        filling = f"{getattr(self.filling, clock):.2f}" if self.filling else ""
-        ratio = without / cached
-        return f"| {self.what} | {without:.2f} | {filling} | {cached:.2f} | {ratio:.2f} |"
+    def row(self) -> dict[str, Any]:
+        filling = self.filling._asdict() if self.filling else {}
+        row: dict[str, Any] = {"milliseconds": self.what}
+        for clock, name in (("wall_ms", ""), ("cpu_ms", "CPU, ")):
+            without, cached = getattr(self.without, clock), getattr(self.cached, clock)
+            row[f"{name}without"] = without
+            row[f"{name}the first time"] = filling.get(clock)
+            row[f"{name}with"] = cached
+            row[f"{name}ratio"] = without / cached
+        return row
 
 
 def main() -> None:
@@ -85,34 +87,14 @@ def main() -> None:
     parser.add_argument("--jpegs", type=int, default=100, help="how many; 2.4 MiB each, resized")
     parser.add_argument("--turns", type=int, default=6, help="of ten steps, of each; 0: no steps")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="of the steps")
-    parser.add_argument("--output", type=Path, help="JSON")
+    harness.add_arguments(parser)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     logging.disable(logging.INFO)
     found = list(measure_loaders(args.mib, args.batches, args.jpegs))
     if args.turns:
         found += [measure_steps(args.config_file, args.mib, args.turns, n) for n in args.workers]
-    for clock in Cost._fields:
-        print(f"\n| {clock} | without | the first time | with | ratio |\n|---|---:|---:|---:|---:|")
-        for comparison in found:
-            print(comparison.row(clock))
-    if args.output:
-        facts = {**describe_machine(), "mib": args.mib, "medians": [as_json(x) for x in found]}
-        args.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    parts = comparison._asdict()
-    return {k: v._asdict() if isinstance(v, Cost) else v for k, v in parts.items()}
-
-
-def describe_machine() -> dict[str, Any]:
-    return {
-        "detectron2": detectron2.__version__,
-        "torch": torch.__version__,
-        "pillow": PIL.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-    }
+    harness.report([comparison.row() for comparison in found], file=args.json, mib=args.mib)
 
 
 def read_config(file: Path, mib: int, **data: Any) -> CfgNode:

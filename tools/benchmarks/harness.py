@@ -37,11 +37,17 @@ class Timing(NamedTuple):
     cpu_ms: float  # of all threads; what the process itself spent, also where others take its cores
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, rounds: int) -> None:
-    """The options that every benchmark has."""
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help="of all variants (default: %(default)s)"
-    )
+def add_arguments(parser: argparse.ArgumentParser, *, rounds: int | None = None) -> None:
+    """
+    The options that every benchmark has.
+
+    Args:
+        rounds: the default of `--rounds`, for those that have it.
+    """
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help="of all variants (default: %(default)s)"
+        )
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="where to write what was measured as well"

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+r"""
+Every benchmark of a CPU, one after the other: what `docs/performance.md` shows.
+
+    $ python tools/benchmarks/run_all.py output/bench
+    $ python tools/write_performance.py output/bench
+
+Some four minutes on two cores (`make bench`); with `--slow` also R-50 at 512 px, the COCO
+evaluation and the image cache, some fifteen. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SHAPES = "configs/Shapes-Detection/retinanet_small_fl.yaml"
+COCO = "configs/COCO-Detection/retinanet_R_50_FPN_1x_fl.yaml"
+
+FAST = {
+    "dense-loss-128": "bm_dense_loss.py --size 128 128 --rounds 15",
+    "dense-loss-256": "bm_dense_loss.py --size 256 256 --rounds 9",
+    "dense-loss-512": "bm_dense_loss.py --size 512 512 --rounds 5",
+    "dense-loss-800x1344": "bm_dense_loss.py --size 800 1344 --rounds 5",
+    "dense-loss-rows": "bm_dense_loss.py --anchors 20000 --batch 4 --rounds 9",
+    "losses": "bm_dense_loss.py --loss --size 512 512 --rounds 3",
+    "box-loss": "bm_box_loss.py --size 800 1344 --rounds 15",
+    "label-anchors": "bm_label_anchors.py --rounds 7",
+    "step-shapes": f"bm_training_step.py --config-file {SHAPES} --batch 16 --size 128 128",
+}
+SLOW = {
+    "curve-shapes": f"bm_training_step.py --config-file {SHAPES} --curve 200",
+    "step-r50-512": (
+        f"bm_training_step.py --config-file {COCO} --batch 2 --size 512 512 --rounds 7"
+    ),
+    "coco-eval": "bm_coco_eval.py",
+    "image-cache": "bm_image_cache.py",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="for a JSON file of each")
+    parser.add_argument("--slow", action="store_true", help="all of them")
+    parser.add_argument("--only", nargs="+", choices=[*FAST, *SLOW], metavar="NAME", default=[])
+    args = parser.parse_args()
+    chosen = {**FAST, **SLOW} if args.slow or args.only else FAST
+    names = args.only or list(chosen)
+    folder = args.folder.resolve()
+    started = time.monotonic()
+    for number, name in enumerate(names, start=1):
+        script, *options = chosen[name].split()
+        print(f"\n[{number}/{len(names)}] {name}, {time.monotonic() - started:.0f} s so far")
+        command = [sys.executable, "-W", "ignore", f"tools/benchmarks/{script}", *options]
+        subprocess.run([*command, "--json", folder / f"{name}.json"], cwd=ROOT, check=True)
+    print(f"\ndone in {time.monotonic() - started:.0f} s: {args.folder}")
+
+
+if __name__ == "__main__":
+    main()
