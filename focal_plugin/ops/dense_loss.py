@@ -27,8 +27,8 @@ IMPLEMENTATIONS = ("auto", "cpp", "triton", "eager")
 
 FLUSHED_BELOW = 1e-20
 """
-Gradients smaller than this become 0, before they are scaled. The exact gradient of a confident
-negative is a subnormal number, with which convolutions on a CPU are several times slower.
+Slopes smaller than this become 0, before they are weighed and scaled. The exact gradient of a
+confident negative is a subnormal number, with which convolutions on a CPU are several times slower.
 """
 
 
@@ -107,7 +107,7 @@ def one_vs_rest_loss(
     Note:
         "cpp" gives the same bits for any number of threads, "eager" for one and two. On a CPU the
         gradient is computed with the loss, and handed over by the backward pass; a second backward
-        pass computes it anew, as every one does on a GPU. It can be differentiated once. Gradients
+        pass computes it anew, as every one does on a GPU. It can be differentiated once. Slopes
         below 1e-20 are flushed to 0. Where a logit is infinite, so is the loss, or NaN.
     """
     blocks = _blocks(logits, labels, quality)

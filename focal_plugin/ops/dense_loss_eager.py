@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .dense_loss import FLUSHED_BELOW, Block, Terms
-from .formula import Formula, Point
+from .formula import Point
 
 LOGITS_PER_CHUNK = 1 << 18
 """
@@ -26,48 +26,50 @@ def why_not(block: Block, terms: Terms) -> str | None:
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
-    weights = terms.weights(block.logits.shape[1], block.logits.device)
     per_anchor = torch.zeros(block.labels.shape, device=block.logits.device)
     gradient = None if factor is None else torch.empty_like(block.logits)
     if factor is not None and factor.dim():
         factor = factor.unsqueeze(1)  # (G, 1, T)
-    _negatives(block, terms.negative, weights[1], factor, per_anchor, gradient)
-    _positives(block, terms.positive, weights[0], factor, per_anchor, gradient)
+    _negatives(block, terms, factor, per_anchor, gradient)
+    _positives(block, terms, factor, per_anchor, gradient)
     return per_anchor, gradient
 
 
 def _negatives(
-    block: Block,
-    formula: Formula,
-    weight: Tensor,
-    factor: Tensor | None,
-    per_anchor: Tensor,
-    gradient: Tensor | None,
+    block: Block, terms: Terms, factor: Tensor | None, per_anchor: Tensor, gradient: Tensor | None
 ) -> None:
     """Add to ``per_anchor``, and write all of ``gradient``, with 0 where there is no negative."""
-    classes = torch.arange(len(weight), device=weight.device, dtype=torch.int32).view(1, -1, 1)
-    weight = weight.view(1, -1, 1)
+    num_classes, device = block.logits.shape[1], block.logits.device
+    classes = torch.arange(num_classes, device=device, dtype=torch.int32).view(1, -1, 1)
+    weights = terms.weights(num_classes, device)[1].view(1, -1, 1)
+    one_weight = not isinstance(terms.negative_weight, Tensor)
     for groups, planes in _chunks(*block.logits.shape):
         labels = block.labels[groups].unsqueeze(1)  # (g, 1, T)
         is_no_negative = (labels == classes[:, planes]) | (labels < 0)
-        at = Point(-_padded(block.logits[groups, planes]))
-        value = _unpadded(formula.value(at), is_no_negative.shape).mul_(weight[:, planes])
-        per_anchor[groups] += _sum_over_planes(value.masked_fill_(is_no_negative, 0.0))
+        at = Point(_padded(block.logits[groups, planes]).neg_())
+        value = _unpadded(terms.negative.value(at), is_no_negative.shape)
+        value = value.masked_fill_(is_no_negative, 0.0)
+        if one_weight:
+            per_anchor[groups].add_(_sum_over_planes(value), alpha=terms.negative_weight)
+        else:
+            per_anchor[groups] += _sum_over_planes(value.mul_(weights[:, planes]))
         if gradient is not None:
-            slope = _unpadded(formula.slope(at), is_no_negative.shape)
-            slope = F.hardshrink(slope * -weight[:, planes], FLUSHED_BELOW)
-            slope *= factor[groups] if factor.dim() else factor
-            gradient[groups, planes] = slope.masked_fill_(is_no_negative, 0.0)
+            slope = _unpadded(terms.negative.slope(at), is_no_negative.shape)
+            slope = F.hardshrink(slope, FLUSHED_BELOW).masked_fill_(is_no_negative, 0.0)
+            scale = weights[:, planes] * (factor[groups] if factor.dim() else factor)
+            gradient[groups, planes] = slope.mul_(-scale)
 
 
 def _padded(logits: Tensor, multiple: int = 1 << 13) -> Tensor:
     """
-    float32, flat. What is left over when PyTorch has cut a tensor into as many vectors as fit, for
-    each of its threads, it computes by other means, with other last bits. With one thread or two,
-    nothing is left over.
+    A copy, float32, flat. What is left over when PyTorch has cut a tensor into as many vectors as
+    fit, for each of its threads, it computes by other means, with other last bits. With one thread
+    or two, nothing is left over.
     """
-    flat = logits.new_zeros(-logits.numel() % multiple + logits.numel(), dtype=torch.float32)
-    flat[: logits.numel()].view(logits.shape).copy_(logits)
+    count = logits.numel()
+    flat = logits.new_empty(count + -count % multiple, dtype=torch.float32)
+    flat[:count].view(logits.shape).copy_(logits)
+    flat[count:] = 0
     return flat
 
 
@@ -83,29 +85,26 @@ def _sum_over_planes(value: Tensor) -> Tensor:
 
 
 def _positives(
-    block: Block,
-    formula: Formula,
-    weight: Tensor,
-    factor: Tensor | None,
-    per_anchor: Tensor,
-    gradient: Tensor | None,
+    block: Block, terms: Terms, factor: Tensor | None, per_anchor: Tensor, gradient: Tensor | None
 ) -> None:
     """
     Add to ``per_anchor``, and write into ``gradient``, the one logit of each anchor that its label
     names. It is done for every anchor, and kept where there is a class: to look for them would let
     a GPU wait.
     """
-    has_class = (block.labels >= 0) & (block.labels < len(weight))
+    num_classes = block.logits.shape[1]
+    has_class = (block.labels >= 0) & (block.labels < num_classes)
     classes = block.labels.long().masked_fill(~has_class, 0)
+    weights = terms.weights(num_classes, block.logits.device)[0][classes]
     column = classes.unsqueeze(1)  # (G, 1, T)
     logits = block.logits.gather(1, column).squeeze(1).masked_fill(~has_class, 0.0)
     quality = None if block.quality is None else _padded(block.quality)
     at = Point(_padded(logits), quality)
-    value = _unpadded(formula.value(at), classes.shape) * weight[classes]
+    value = _unpadded(terms.positive.value(at), classes.shape) * weights
     per_anchor += value.masked_fill_(~has_class, 0.0)
     if gradient is not None:
-        slope = _unpadded(formula.slope(at), classes.shape) * weight[classes]
-        slope = F.hardshrink(slope, FLUSHED_BELOW).unsqueeze(1)
+        slope = _unpadded(terms.positive.slope(at), classes.shape)
+        slope = (F.hardshrink(slope, FLUSHED_BELOW) * weights).unsqueeze(1)
         slope = (slope * factor).to(gradient.dtype)
         negative = gradient.gather(1, column)
         gradient.scatter_(1, column, torch.where(has_class.unsqueeze(1), slope, negative))

@@ -32,6 +32,10 @@ class Point:
         self._powers: dict[float, Tensor] = {}
 
     @functools.cached_property
+    def minus_x(self) -> Tensor:
+        return -self.x
+
+    @functools.cached_property
     def p(self) -> Tensor:
         """p_t."""
         return torch.sigmoid(self.x)
@@ -39,12 +43,12 @@ class Point:
     @functools.cached_property
     def q(self) -> Tensor:
         """1 - p_t, not rounded to 0 where p_t is nearly 1."""
-        return torch.sigmoid(-self.x)
+        return torch.sigmoid(self.minus_x)
 
     @functools.cached_property
     def ce(self) -> Tensor:
         """-log(p_t), the cross entropy."""
-        return F.softplus(-self.x)
+        return F.softplus(self.minus_x)
 
     @functools.cached_property
     def ce_of_q(self) -> Tensor:

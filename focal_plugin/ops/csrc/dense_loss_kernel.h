@@ -61,7 +61,7 @@ void positives(const DenseLoss& job, const Scalar* logits, Scalar* gradient, con
         cost_of_positive(job, load(logits[at]), quality == nullptr ? 0.0f : quality[i]);
     loss[i] += weight * cost.value;
     if (gradient != nullptr) {
-      store(gradient + at, flush(weight * cost.slope) * (factor == nullptr ? job.factor : factor[i]));
+      store(gradient + at, flush(cost.slope) * weight * (factor == nullptr ? job.factor : factor[i]));
     }
   }
 }
@@ -101,7 +101,7 @@ void planes(const DenseLoss& job, long group, long first, long count, float* los
       const focal::Cost cost = negative(focal::point(-load(x[i])));
       loss[i] += counts ? weight * cost.value : 0.0f;
       if (WITH_GRADIENT) {
-        store(g + i, counts ? flush(-weight * cost.slope) * factor_of[i] : 0.0f);
+        store(g + i, counts ? flush(cost.slope) * -weight * factor_of[i] : 0.0f);
       }
     }
   }
@@ -139,7 +139,7 @@ void rows(const DenseLoss& job, long first, long count, float* loss) {
         const focal::Cost cost = negative(focal::point(-load(x[k])));
         sum += counts ? weights[k] * cost.value : 0.0f;
         if (WITH_GRADIENT) {
-          store(g + k, counts ? flush(-weights[k] * cost.slope) * scale : 0.0f);
+          store(g + k, counts ? flush(cost.slope) * -weights[k] * scale : 0.0f);
         }
       }
     }
