@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ..checks import check_finite, check_option
+from ..ops import Terms
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .elementwise import per_anchor_of_terms
 from .gradient_ratio import GradientRatio
-from .one_vs_rest import check_one_per_class, one_vs_rest, sum_per_class
-from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
+from .one_vs_rest import check_one_per_class, sum_per_class
+from .sigmoid_cross_entropy import CrossEntropy
 
 BALANCED = 100.0
 """A gradient ratio at which every weight is 1: what a class starts with."""
@@ -120,10 +122,7 @@ def _per_anchor(
     logits: Tensor, labels: Tensor, f: Tensor, alpha: float, key: str | None = None
 ) -> Tensor:
     f = check_one_per_class("gradient_ratio", f, logits, key=key)
-    loss = one_vs_rest(
-        logits,
-        labels,
-        positive=lambda x, c: (1 + alpha * (1 - f[c])) * cross_entropy_of_signed_logits(x),
-        negative=lambda x: f * cross_entropy_of_signed_logits(-x),
+    terms = Terms(
+        CrossEntropy(), CrossEntropy(), positive_weight=1 + alpha * (1 - f), negative_weight=f
     )
-    return loss.positive + loss.negative
+    return per_anchor_of_terms(logits, labels, terms)
