@@ -112,7 +112,9 @@ def one_vs_rest_loss(
     """
     blocks = _blocks(logits, labels, quality)
     device = blocks[0].logits.device
-    scale = torch.as_tensor(scale, dtype=torch.float32, device=device).detach()
+    if not isinstance(scale, Tensor):
+        scale = torch.full((), scale, device=device)  # by a kernel: nothing waits for a copy
+    scale = scale.detach().to(device, torch.float32)
     evaluate = implementation(impl, blocks[0], terms)
     return _Sum.apply(evaluate, terms, scale, blocks, *(block.logits for block in blocks))
 
@@ -160,8 +162,9 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
 
     check_impl(impl)
     known = {"cpp": dense_loss_cpp, "triton": dense_loss_triton, "eager": dense_loss_eager}
-    if impl == "auto":
-        return next(x for x in known.values() if x.why_not(block, terms) is None).evaluate
+    if impl == "auto":  # never Triton's interpreter, which takes tensors on a CPU, too
+        impl = "triton" if block.logits.is_cuda else "cpp"
+        impl = impl if known[impl].why_not(block, terms) is None else "eager"
     reason = known[impl].why_not(block, terms)
     if reason is not None:
         raise ValueError(f"impl={impl!r} cannot be had: {reason}")
@@ -283,6 +286,8 @@ def _blocks(
 
 def _ordered_sum(per_anchor: Tensor, width: int = 1024) -> Tensor:
     """float64 scalar, added up in an order that no number of threads changes."""
+    if per_anchor.is_cuda:  # where the order depends on the shape alone
+        return per_anchor.sum(dtype=torch.float64)
     sums = per_anchor.flatten().double()
     while sums.numel() > 1:
         sums = F.pad(sums, (0, -sums.numel() % width)).view(-1, width).sum(dim=1)

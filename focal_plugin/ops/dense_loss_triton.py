@@ -1,17 +1,112 @@
-"""The loss of :mod:`~focal_plugin.ops.dense_loss` as Triton kernels."""
+"""The loss of :mod:`~focal_plugin.ops.dense_loss` as a Triton kernel, for GPUs."""
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import os
+import shutil
+
+import torch
 from torch import Tensor
 
 from .dense_loss import Block, Terms
+from .formula import Formula
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+LOGITS_PER_TILE = 2048
+LOGITS_PER_WARP = 512
+"""16 a thread: loads enough under way to hide how long one takes, and no more than registers."""
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
     """What hinders it; None if nothing does."""
-    return "it is not written yet"
+    device = block.logits.device
+    if block.logits.dtype not in DTYPES:
+        return f"it is for float32, bfloat16 and float16, got {block.logits.dtype}"
+    unknown = [type(x).__name__ for x in terms.formulas if x.kernel is None]
+    if unknown:
+        return f"{unknown[0]} is not among its formulas"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs it in NumPy, wherever tensors are
+        return None
+    if device.type != "cuda":
+        return f"it is for tensors on a GPU, got {device}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "Triton is for GPUs of compute capability 8.0 and more"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler, gcc or clang, to launch anything"
+    return None
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
-    raise NotImplementedError
+    from .dense_loss_triton_kernel import dense_loss_kernel  # not before: it imports Triton
+
+    logits = block.logits
+    per_anchor = torch.empty(block.labels.shape, device=logits.device)
+    gradient = None if factor is None else torch.empty_like(logits)
+    if logits.numel() == 0:
+        return per_anchor.zero_(), gradient
+    num_groups, num_classes, num_anchors = logits.shape
+    rows = num_anchors == 1
+    if rows:  # all in one group
+        num_groups, num_anchors = 1, num_groups
+    block_t, block_k = tile_of(num_anchors, num_classes, rows)
+    num_blocks = -(-num_anchors // block_t)
+    alignment = math.gcd(num_anchors, 16)
+    weights = None
+    numbers = terms.positive_weight, terms.negative_weight
+    if any(isinstance(x, Tensor) for x in numbers):
+        weights, numbers = terms.weights(num_classes, logits.device), (1.0, 1.0)
+    with torch.cuda.device_of(logits):
+        dense_loss_kernel[(num_groups * num_blocks,)](
+            logits,
+            block.labels,
+            block.quality,
+            weights,
+            factor,
+            per_anchor,
+            gradient,
+            *map(float, numbers),
+            num_blocks,
+            num_anchors // alignment,
+            K=num_classes,
+            ROWS=rows,
+            ALIGNMENT=alignment,
+            FACTOR_PER_ANCHOR=factor is not None and factor.dim() > 0,
+            **_constants("POSITIVE", terms.positive),
+            **_constants("NEGATIVE", terms.negative),
+            BLOCK_T=block_t,
+            BLOCK_K=block_k,
+            num_warps=max(block_t * block_k // LOGITS_PER_WARP, 1),
+        )
+    return per_anchor, gradient
+
+
+def tile_of(num_anchors: int, num_classes: int, rows: bool) -> tuple[int, int]:
+    """
+    Anchors and classes that a program has in its registers at a time. What lies side by side comes
+    first, as only that is loaded many at once.
+    """
+    if rows:
+        block_k = _width(num_classes, 64)
+        return _width(num_anchors, LOGITS_PER_TILE // block_k), block_k
+    block_t = _width(num_anchors, 512)
+    return block_t, _width(num_classes, LOGITS_PER_TILE // block_t)
+
+
+def _width(length: int, most: int) -> int:
+    """The largest power of two up to ``most`` whose last multiple is at most an eighth empty."""
+    widths = [1 << i for i in range(2, most.bit_length())]
+    fitting = [width for width in widths if 8 * (-length % width) <= length]
+    return max(fitting, default=min(1 << (length - 1).bit_length(), most))
+
+
+def _constants(which: str, formula: Formula) -> dict[str, str | float]:
+    """POSITIVE, POSITIVE_1 to POSITIVE_3 (or NEGATIVE ...), of which not every formula has all."""
+    first, second, third = (*map(float, formula.parameters), 0.0, 0.0, 0.0)[:3]
+    names = which, f"{which}_1", f"{which}_2", f"{which}_3"
+    return dict(zip(names, (formula.kernel, first, second, third), strict=True))

@@ -72,8 +72,8 @@ class Formula:
     :meth:`value` and :meth:`slope`; every finite x_t must give finite ones.
 
     That is enough to be used by :func:`~focal_plugin.ops.one_vs_rest_loss`, in PyTorch. One that
-    also stands in `csrc/formulas.h` and in `dense_loss_triton.py` says so by :attr:`kernel`, and is
-    used from there where it can be.
+    also stands in `csrc/formulas.h` and in `dense_loss_triton_kernel.py` says so by :attr:`kernel`,
+    and is used from there where it can be.
     """
 
     kernel: ClassVar[str | None] = None

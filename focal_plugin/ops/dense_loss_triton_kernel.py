@@ -1,0 +1,251 @@
+"""
+The kernel that :mod:`~focal_plugin.ops.dense_loss_triton` launches, with the formulas of
+`csrc/formulas.h`. To import it is to import Triton.
+
+Shape shorthand: G groups of K planes of T anchors, see :mod:`~focal_plugin.ops.dense_loss`; a block
+is BLOCK_T anchors of one group, and BLOCK_K classes of them at a time.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+FLUSHED_BELOW = tl.constexpr(1e-20)  # as in `dense_loss.py`
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit(do_not_specialize=["num_blocks", "num_anchors"])
+def dense_loss_kernel(
+    logits: tl.tensor,
+    labels: tl.tensor,
+    quality: tl.tensor,
+    weights: tl.tensor,
+    factor: tl.tensor,
+    per_anchor: tl.tensor,
+    gradient: tl.tensor,
+    positive_weight: float,
+    negative_weight: float,
+    num_blocks: int,
+    num_anchors: int,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    FACTOR_PER_ANCHOR: tl.constexpr,
+    POSITIVE: tl.constexpr,
+    POSITIVE_1: tl.constexpr,
+    POSITIVE_2: tl.constexpr,
+    POSITIVE_3: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    NEGATIVE_1: tl.constexpr,
+    NEGATIVE_2: tl.constexpr,
+    NEGATIVE_3: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """
+    All classes of BLOCK_T anchors: no two programs add to one sum, which is why it has the same
+    bits in every run. There are G * num_blocks programs.
+
+    Args:
+        logits: (G, K, T); or (1, T, K) if ROWS. The ``gradient`` lies likewise.
+        labels, quality, per_anchor: (G, T).
+        weights: (2, K); None: they are ``positive_weight`` and ``negative_weight`` for all classes.
+        factor: (), or (G, T) if FACTOR_PER_ANCHOR; None, as the gradient: it is not wanted.
+        num_anchors: T / ALIGNMENT. Of a product the compiler knows what divides it, and so how
+            many logits can be loaded at once.
+        POSITIVE, NEGATIVE: name of a formula, followed by its parameters.
+    """
+    EXACT: tl.constexpr = logits.dtype.element_ty == tl.float32
+    T = num_anchors.to(tl.int64) * ALIGNMENT  # int64, as there can be more than 2^31 logits
+    group = tl.program_id(0) // num_blocks
+    anchors = (tl.program_id(0) % num_blocks).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    in_group = anchors < T
+    at = group * T + anchors
+    label = tl.load(labels + at, mask=in_group, other=-1)
+    valid = label >= 0
+    plane = 1 if ROWS else T
+    start = at * K if ROWS else group * T * K + anchors
+
+    # The one logit of each anchor that its label names
+    has_class = valid & (label < K)
+    x = tl.load(logits + start + label * plane, mask=has_class, other=0.0)
+    y = 0.0
+    if quality is not None:
+        y = tl.load(quality + at, mask=in_group, other=0.0)
+    weight = positive_weight
+    if weights is not None:
+        weight = tl.load(weights + label, mask=has_class, other=0.0)
+    value, fall = cost(x.to(tl.float32), y, POSITIVE, POSITIVE_1, POSITIVE_2, POSITIVE_3, EXACT)
+    loss = tl.where(has_class, weight * value, 0.0)
+    if gradient is not None:
+        if FACTOR_PER_ANCHOR:
+            scale = tl.load(factor + at, mask=in_group, other=0.0)[:, None]
+        else:
+            scale = tl.load(factor)
+        at_label = tl.where(has_class, -weight * flushed(fall), 0.0)[:, None] * scale
+
+    # All others, for which x_t = -x
+    tile = start[:, None] + tl.arange(0, BLOCK_K)[None, :] * plane
+    sums = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.float32)
+    for first in range(0, K, BLOCK_K):
+        classes = first + tl.arange(0, BLOCK_K)[None, :]
+        exists = in_group[:, None]
+        elsewhere = label[:, None] != classes
+        if K % BLOCK_K != 0:
+            exists = exists & (classes < K)
+            elsewhere = elsewhere & (classes < K)
+        tile_x = tl.load(logits + tile, mask=exists, other=0.0)
+        x_t = tile_x.to(tl.float32) * -1.0
+        tile_value, tile_fall = cost(x_t, 0.0, NEGATIVE, NEGATIVE_1, NEGATIVE_2, NEGATIVE_3, EXACT)
+        tile_weight = negative_weight
+        if weights is not None:
+            tile_weight = tl.load(weights + K + classes, mask=classes < K, other=0.0)
+        sums += tl.where(elsewhere, tile_weight, 0.0) * tile_value
+        if gradient is not None:
+            slope = flushed(tile_fall) * (tile_weight * scale)
+            # at_label is 0 for anchors that are ignored, too
+            slope = tl.where(elsewhere & valid[:, None], slope, at_label)
+            tl.store(gradient + tile, slope.to(gradient.dtype.element_ty), mask=exists)
+        tile += BLOCK_K * plane
+    # The sum of an anchor that is ignored may be NaN
+    loss = tl.where(valid, loss + tl.sum(sums, axis=1), 0.0)
+    tl.store(per_anchor + at, loss, mask=in_group)
+
+
+@triton.jit
+def flushed(slope: tl.tensor) -> tl.tensor:
+    """0 where it is smaller than `FLUSHED_BELOW`."""
+    return tl.where(tl.abs(slope) < FLUSHED_BELOW, 0.0, slope)  # a NaN stays one
+
+
+@triton.jit
+def cost(
+    x: tl.tensor,
+    y: tl.tensor,
+    NAME: tl.constexpr,
+    A: tl.constexpr,
+    B: tl.constexpr,
+    C: tl.constexpr,
+    EXACT: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """
+    What a formula says.
+
+    Args:
+        x: x_t, any shape.
+        y: the quality, the same shape, for formulas of positives that want it.
+        NAME, A, B, C: its `kernel` in Python, and its parameters in that order.
+        EXACT: to the last bits of float32, not only to those that half precision leaves.
+
+    Returns:
+        its value, and by how much that falls as x_t grows, which is -slope.
+    """
+    if NAME == "focal_star":
+        x = A * x + B
+    # p_t / (1 - p_t), kept from infinity, gives both without cancellation
+    odds = exp(tl.minimum(x, 80.0, propagate_nan=tl.PropagateNan.ALL), EXACT)
+    root_of_q = tl.rsqrt(1.0 + odds)  # one instruction, where a division is five
+    q = root_of_q * root_of_q
+    if EXACT:  # a step of Newton's
+        q = tl.fma(q, tl.fma(q * -1.0, 1.0 + odds, 1.0), q)
+    p = odds * q
+    minus_log_of_larger = minus_log1m(tl.minimum(p, q))
+    ce = tl.maximum(x * -1.0, 0.0) + minus_log_of_larger
+    ce_of_q = tl.maximum(x, 0.0) + minus_log_of_larger
+    soft_ce = y * ce + (1.0 - y) * ce_of_q  # what is not used is not computed
+
+    if NAME == "focal":
+        GAMMA: tl.constexpr = A
+        HALF_SMOOTHING: tl.constexpr = B / 2
+        m = power(q, ce_of_q, GAMMA, EXACT)
+        if HALF_SMOOTHING == 0:
+            value = m * ce
+            fall = m * q + GAMMA * p * value
+        else:
+            value = m * (ce + HALF_SMOOTHING * x)
+            fall = m * (q - HALF_SMOOTHING) + GAMMA * p * value
+    elif NAME == "cross_entropy":
+        value = ce
+        fall = q
+    elif NAME == "focal_star":
+        GAMMA: tl.constexpr = A
+        value = ce / GAMMA
+        fall = q
+    elif NAME == "poly_focal":
+        GAMMA: tl.constexpr = A
+        ALPHA_T: tl.constexpr = B
+        EPSILON: tl.constexpr = C
+        m = power(q, ce_of_q, GAMMA, EXACT)
+        value = m * (ALPHA_T * ce + EPSILON * q)
+        fall = m * (ALPHA_T * (GAMMA * p * ce + q) + EPSILON * (GAMMA + 1) * p * q)
+    elif NAME == "hinge":
+        MARGIN: tl.constexpr = A
+        excess = q - (1 - MARGIN)
+        value = tl.where(excess <= 0, 0.0, excess)  # not > 0: a NaN has to show
+        fall = tl.where(excess <= 0, 0.0, p * q)
+    elif NAME == "quality_focal":
+        BETA: tl.constexpr = A
+        error = y - p
+        distance = tl.abs(error)
+        minus_log = tl.log(tl.maximum(distance, 1e-30)) * -1.0
+        m = power(distance, minus_log, BETA, EXACT)
+        value = m * soft_ce
+        fall = m * error
+        if BETA != 0:
+            sign = tl.where(error > 0, 1.0, tl.where(error < 0, -1.0, 0.0))
+            dm = BETA * sign * power(distance, minus_log, BETA - 1, EXACT)
+            fall += dm * p * q * soft_ce
+    else:
+        tl.static_assert(NAME == "varifocal")
+        ALPHA: tl.constexpr = A
+        GAMMA: tl.constexpr = B
+        # Where y is 0 the box misses the object: a negative
+        m = ALPHA * power(p, ce, GAMMA, EXACT)
+        value = tl.where(y == 0, m * ce_of_q, y * soft_ce)
+        fall = tl.where(y == 0, m * (GAMMA * q * ce_of_q + p) * -1.0, y * (y - p))
+    return value, fall
+
+
+@triton.jit
+def power(
+    base: tl.tensor, minus_log_of_base: tl.tensor, EXPONENT: tl.constexpr, EXACT: tl.constexpr
+) -> tl.tensor:
+    """base^EXPONENT: its whole part by multiplication, which keeps the last bits."""
+    WHOLE: tl.constexpr = EXPONENT // 1 if EXPONENT < 8 else 7
+    result = 1.0
+    if EXPONENT != WHOLE:
+        result = exp((WHOLE - EXPONENT) * minus_log_of_base, EXACT)
+    if WHOLE % 2 >= 1:
+        result *= base
+    if WHOLE % 4 >= 2:
+        result *= base * base
+    if WHOLE % 8 >= 4:
+        result *= base * base * (base * base)
+    return result
+
+
+@triton.jit
+def exp(x: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
+    """e^x, by the one instruction that a GPU has for a power of 2."""
+    exponent = x * LOG2_E
+    result = tl.exp2(exponent)
+    if EXACT:  # what rounding the exponent lost: x - exponent * log(2)
+        result = tl.fma(result, tl.fma(exponent, -LN_2, x), result)
+    return result
+
+
+@triton.jit
+def minus_log1m(w: tl.tensor) -> tl.tensor:
+    """-log(1 - w) for w in [0, 1/2], to 2e-7 of it: the minimax polynomial of its ratio to w."""
+    ratio = 1.44110799
+    ratio = ratio * w - 1.69581175
+    ratio = ratio * w + 1.25766933
+    ratio = ratio * w - 0.203538552
+    ratio = ratio * w + 0.26961261
+    ratio = ratio * w + 0.242805108
+    ratio = ratio * w + 0.333700597
+    ratio = ratio * w + 0.499992847
+    ratio = ratio * w + 1.0
+    return ratio * w
