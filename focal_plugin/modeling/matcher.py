@@ -3,27 +3,32 @@ Which object each anchor belongs to, and which anchors belong to a crowd:
 `MODEL.FOCAL.ANCHOR_LABELS`, and for proposals `MODEL.FOCAL.RPN`.
 
 Shape shorthand:
+    N: number of images
     M: number of objects in an image
+    C: number of crowd regions in an image
     R: anchors per image over all levels
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.structures.boxes import pairwise_ioa
+from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor
 
 from ..checks import IllegalOptionError, check_choice
+from ..ops.matching import LOW_QUALITY, match_anchors
 from ..registry import DENSE, Place
 
-LOW_QUALITY = ("on", "clobber", "off")
-"""What `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY` may be."""
+CROWDS_AT_ONCE = 8
+"""Crowd regions whose overlaps with all anchors are in memory at the same time."""
 
 
 class AnchorMatcher(Matcher):
@@ -76,6 +81,27 @@ class AnchorMatcher(Matcher):
             rescued &= match_quality_matrix.amax(dim=0) >= self.thresholds[1]
         match_labels[rescued] = 1
 
+    def match_boxes(self, gt_boxes: list[Boxes], anchors: Boxes) -> tuple[Tensor, Tensor]:
+        """
+        What calling it with the `pairwise_iou` of each image gives, bit for bit, but without that
+        matrix, see :func:`~focal_plugin.ops.matching.match_anchors`.
+
+        Args:
+            gt_boxes: one for each image, M boxes.
+            anchors: R boxes.
+
+        Returns:
+            the index of the object that each anchor belongs to, (N, R), int64, and the anchor's
+            label, (N, R), int8.
+        """
+        return match_anchors(
+            [boxes.tensor for boxes in gt_boxes],
+            anchors.tensor,
+            thresholds=self.thresholds[1:-1],  # without the infinities that stock puts around them
+            labels=self.labels,
+            low_quality=self.low_quality,
+        )
+
 
 def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
     """
@@ -117,6 +143,93 @@ def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
     return instances[~is_crowd], instances.gt_boxes[is_crowd]
 
 
+def void_crowds(instances: Instances) -> tuple[Instances, Boxes]:
+    """
+    Same interface as :func:`split_crowds`, but it need not know how many there are of either, for
+    which one waits for a GPU: where a box is taken out it leaves an empty one, which overlaps
+    nothing.
+
+    Returns:
+        the objects, with boxes and classes alone and in their order, after them an empty box of a
+        negative class for each crowd; and the boxes of the crowds and an empty one for each object.
+    """
+    if not instances.has("gt_classes"):
+        return instances, instances.gt_boxes[:0]
+    boxes, classes = instances.gt_boxes.tensor, instances.gt_classes
+    is_crowd = (classes < 0).unsqueeze(1)
+    order = torch.sort((classes < 0).byte(), stable=True).indices
+    objects = Instances(
+        instances.image_size,
+        gt_boxes=Boxes(boxes.masked_fill(is_crowd, 0)[order]),
+        gt_classes=classes[order],
+    )
+    return objects, Boxes(boxes.masked_fill(~is_crowd, 0))
+
+
+class Match(NamedTuple):
+    """
+    What the anchors in one image are matched with.
+
+    Attributes:
+        idxs: (R,), int64, of an object.
+        labels: (R,), int8 in {-1 (ignored), 0 (background), 1 (positive)}.
+        objects: of the image, without crowds.
+        crowds: C regions.
+    """
+
+    idxs: Tensor
+    labels: Tensor
+    objects: Instances
+    crowds: Boxes
+
+    @property
+    def boxes(self) -> Tensor:
+        """(R, 4), the box of each anchor's object; 0 in an image without objects."""
+        return self._of_objects(self.objects.gt_boxes.tensor, nothing=0)
+
+    @property
+    def classes(self) -> Tensor:
+        """(R,), the class of each anchor's object; negative in an image without objects."""
+        return self._of_objects(self.objects.gt_classes, nothing=-1)
+
+    def _of_objects(self, values: Tensor, *, nothing: int) -> Tensor:
+        """Of a row more than there are objects, as an image without them has an index 0 too."""
+        rows = torch.cat([values, values.new_full((1, *values.shape[1:]), nothing)])
+        return rows.index_select(0, self.idxs)
+
+
+def match_images(
+    matcher: Matcher, anchors: Boxes, gt_instances: list[Instances]
+) -> Iterator[Match]:
+    """
+    Match the anchors of each image with its objects, but with no crowd: by
+    :meth:`AnchorMatcher.match_boxes`, on a GPU without waiting for it; by the matrix of all IoUs
+    where the matcher or the boxes are of another kind.
+
+    Args:
+        anchors: R boxes, the same for all images.
+        gt_instances: one for each image, with gt_boxes and maybe gt_classes.
+    """
+    kinds = {type(boxes) for boxes in [anchors, *(x.gt_boxes for x in gt_instances)]}
+    in_one_pass = type(matcher) is AnchorMatcher and kinds == {Boxes}
+    part = void_crowds if in_one_pass and anchors.device.type != "cpu" else split_crowds
+    parts = [part(instances) for instances in gt_instances]
+    gt_boxes = [objects.gt_boxes for objects, _ in parts]
+    if in_one_pass:
+        matches = zip(*matcher.match_boxes(gt_boxes, anchors), strict=True)
+    else:
+        matches = (_match_by_matrix(matcher, boxes, anchors) for boxes in gt_boxes)
+    for (idxs, labels), (objects, crowds) in zip(matches, parts, strict=True):
+        yield Match(idxs, labels, objects, crowds)
+
+
+def _match_by_matrix(matcher: Matcher, gt_boxes: Boxes, anchors: Boxes) -> tuple[Tensor, Tensor]:
+    """As stock's RPN does, on the CPU if a GPU has not the memory."""
+    ious = retry_if_cuda_oom(pairwise_iou)(gt_boxes, anchors)
+    idxs, labels = retry_if_cuda_oom(matcher)(ious)
+    return idxs.to(anchors.device), labels.to(anchors.device)
+
+
 class CrowdRule(NamedTuple):
     """
     Which anchors a crowd region takes out of training.
@@ -144,8 +257,11 @@ class CrowdRule(NamedTuple):
             background: its label.
         """
         if len(crowds):
-            taken = self.reached(self.overlap(crowds, anchors).amax(dim=0), self.threshold)
-            labels[taken if self.positives else taken & (labels == background)] = -1
+            overlap = labels.new_zeros(len(anchors), dtype=torch.float32)
+            for some in crowds.tensor.split(CROWDS_AT_ONCE):
+                overlap = overlap.maximum(self.overlap(Boxes(some), anchors).amax(dim=0))
+            taken = self.reached(overlap, self.threshold)
+            labels.masked_fill_(taken if self.positives else taken & (labels == background), -1)
 
 
 CROWD_RULES = {

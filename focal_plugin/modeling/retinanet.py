@@ -26,7 +26,7 @@ from ..mining import build_miner
 from .dense_losses import DenseLosses
 from .forward_training import RetinaNetWithForwardTraining
 from .heads import build_retinanet_head, check_prior_prob
-from .matcher import CROWD_RULES, build_anchor_matcher, split_crowds
+from .matcher import CROWD_RULES, build_anchor_matcher, match_images
 from .normalizer import build_normalizer
 
 CROWD_POLICIES = ("background", "ignore")
@@ -134,14 +134,20 @@ class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
         a crowd region: no anchor is matched with it, and, where crowds are ignored, background
         anchors inside it are.
         """
-        objects, crowds = zip(*map(split_crowds, gt_instances), strict=True)
-        gt_labels, gt_boxes = super().label_anchors(anchors, list(objects))
-        if self.ignores_crowds:
-            all_anchors = Boxes.cat(anchors)
-            for labels, regions in zip(gt_labels, crowds, strict=True):
+        all_anchors = Boxes.cat(anchors)
+        gt_labels, gt_boxes = [], []
+        for match in match_images(self.anchor_matcher, all_anchors, gt_instances):
+            classes = match.classes
+            labels = classes.masked_fill(match.labels == 0, self.num_classes)
+            labels.masked_fill_(match.labels == -1, -1)
+            # Without objects all is background, whatever label the lowest IoU has
+            labels.masked_fill_(classes < 0, self.num_classes)
+            if self.ignores_crowds:
                 CROWD_RULES["ignore"].apply_(
-                    labels, all_anchors, regions, background=self.num_classes
+                    labels, all_anchors, match.crowds, background=self.num_classes
                 )
+            gt_labels.append(labels)
+            gt_boxes.append(match.boxes)
         return gt_labels, gt_boxes
 
     def losses(

@@ -12,7 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -31,7 +31,7 @@ from ..losses import build_box_loss, build_cls_loss
 from ..mining import MINER_REGISTRY, build_miner
 from . import places
 from .dense_losses import DenseLosses
-from .matcher import CROWD_RULES, CrowdRule, build_anchor_matcher, split_crowds
+from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
 from .normalizer import RPN_NORMALIZERS, build_normalizer
 
 _STOCK: Mapping[str, Any] = {
@@ -183,32 +183,35 @@ class FocalRPN(DenseLosses, RPN):
         """
         all_anchors = Boxes.cat(anchors)
         gt_labels, gt_boxes = [], []
-        for instances in gt_instances:
-            objects, crowds = split_crowds(instances)
-            labels, boxes = self._match(all_anchors, objects)
+        for match in self._match(all_anchors, gt_instances):
+            labels = match.labels
             if self.crowd_rule is not None:
-                self.crowd_rule.apply_(labels, all_anchors, crowds, background=0)
-            gt_labels.append(super()._subsample_labels(labels) if self.samples else labels)
-            gt_boxes.append(boxes)
+                self.crowd_rule.apply_(labels, all_anchors, match.crowds, background=0)
+            gt_labels.append(self._subsample_labels(labels) if self.samples else labels)
+            gt_boxes.append(match.boxes)
         return gt_labels, gt_boxes
 
-    def _match(self, anchors: Boxes, objects: Instances) -> tuple[Tensor, Tensor]:
-        """
-        Labels (R,) of the anchors in one image, before any is sampled, and their boxes (R, 4).
-        """
-        if not self.matches_inside_only:
-            labels, boxes = super().label_and_sample_anchors([anchors], [objects])
-            return labels[0], boxes[0]
-        inside = _inside_image(anchors, objects.image_size)
-        inner_labels, inner_boxes = super().label_and_sample_anchors([anchors[inside]], [objects])
-        labels = inner_labels[0].new_full((len(anchors),), -1)
-        boxes = torch.zeros_like(anchors.tensor)
-        labels[inside], boxes[inside] = inner_labels[0], inner_boxes[0]
-        return labels, boxes
+    def _match(self, anchors: Boxes, gt_instances: list[Instances]) -> Iterator[Match]:
+        """Of each image, before any anchor is sampled."""
+        if self.matches_inside_only:
+            matches = (self._match_inside(anchors, instances) for instances in gt_instances)
+        else:
+            matches = match_images(self.anchor_matcher, anchors, gt_instances)
+        for match, instances in zip(matches, gt_instances, strict=True):
+            if self.anchor_boundary_thresh >= 0:
+                inside = anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
+                match.labels.masked_fill_(~inside, -1)
+            yield match
 
-    def _subsample_labels(self, label: Tensor) -> Tensor:
-        """All of them: what is sampled is decided when the crowds have had their say."""
-        return label
+    def _match_inside(self, anchors: Boxes, instances: Instances) -> Match:
+        """Anchors outside have no object and are ignored."""
+        outside = ~_inside_image(anchors, instances.image_size)
+        # With a NaN they overlap nothing, so that they are no object's best anchors
+        nowhere = Boxes(anchors.tensor.masked_fill(outside.unsqueeze(1), float("nan")))
+        (match,) = match_images(self.anchor_matcher, nowhere, [instances])
+        match.labels.masked_fill_(outside, -1)
+        match.idxs.masked_fill_(outside, len(match.objects))
+        return match
 
     @torch.jit.unused
     def losses(

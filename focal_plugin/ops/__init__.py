@@ -2,6 +2,7 @@
 
 from .dense_loss import Terms, check_impl, one_vs_rest_loss, one_vs_rest_loss_per_anchor
 from .formula import Formula, Point, apply_formula
+from .matching import match_anchors
 
 __all__ = [
     "Formula",
@@ -9,6 +10,7 @@ __all__ = [
     "Terms",
     "apply_formula",
     "check_impl",
+    "match_anchors",
     "one_vs_rest_loss",
     "one_vs_rest_loss_per_anchor",
 ]

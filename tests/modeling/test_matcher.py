@@ -2,19 +2,29 @@
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import RetinaNet
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from focal_plugin.modeling import matcher as matcher_module
 from focal_plugin.modeling import places
 from focal_plugin.modeling.matcher import (
     CROWD_RULES,
     LOW_QUALITY,
     AnchorMatcher,
     build_anchor_matcher,
+    match_images,
     split_crowds,
+    void_crowds,
 )
+from focal_plugin.ops import matching
 
-from .toy import toy_cfg
+from .toy import tiny_model, toy_cfg
+from .toy_rcnn import tiny_rcnn_cfg
 
 THRESHOLDS, LABELS = [0.4, 0.5], [0, -1, 1]
 
@@ -215,3 +225,222 @@ def test_an_illegal_mode_of_an_rpn_is_an_error_that_names_its_key():
     key = "MODEL.FOCAL.RPN.LOW_QUALITY"
     with pytest.raises(ValueError, match=rf"^{key} must be one of .*, got 'best'"):
         build_anchor_matcher(toy_cfg(key, "best"), places.RPN)
+
+
+# In one pass, in the detectors
+
+
+def scene():
+    """Three levels of anchors, and images of objects, crowds, both and neither."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = [Boxes(integer_boxes(generator, count, 8)) for count in (300, 90, 1)]
+    gt_instances = []
+    for num_objects, num_crowds in [(7, 2), (0, 0), (0, 3), (4, 0), (1, 1)]:
+        count = num_objects + num_crowds
+        classes = torch.randint(0, 80, (count,), generator=generator)
+        classes[torch.randperm(count, generator=generator)[:num_crowds]] = -1
+        boxes = Boxes(integer_boxes(generator, count, 14))
+        gt_instances.append(Instances((24, 20), gt_boxes=boxes, gt_classes=classes))
+    return anchors, gt_instances
+
+
+def integer_boxes(generator, count, longest):
+    corner = torch.randint(-2, 16, (count, 2), generator=generator)
+    size = torch.randint(2, longest, (count, 2), generator=generator)
+    return torch.cat([corner, corner + size], dim=1).float()
+
+
+def assert_equal_lists(mine, theirs):
+    for a, b in zip(mine, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def parting(request, monkeypatch):
+    """On a GPU crowds are emptied, as to take them out one would wait."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
+
+
+BANDS = [(THRESHOLDS, LABELS), ([0.3], [-1, 1]), ([0.3], [1, 0])]
+
+
+@pytest.mark.parametrize("bands", BANDS)
+@pytest.mark.parametrize("mode", LOW_QUALITY)
+def test_boxes_are_matched_as_their_matrix_is(mode, bands):
+    anchors, gt_instances = scene()
+    anchors, gt_boxes = Boxes.cat(anchors), [x.gt_boxes for x in gt_instances]
+    matcher = AnchorMatcher(*bands, low_quality=mode)
+    expected = [matcher(pairwise_iou(boxes, anchors)) for boxes in gt_boxes]
+    for mine, theirs in zip(
+        matcher.match_boxes(gt_boxes, anchors), zip(*expected, strict=True), strict=True
+    ):
+        assert_equal_lists(mine, theirs)
+
+
+@pytest.mark.parametrize("bands", BANDS)
+@pytest.mark.parametrize("mode", LOW_QUALITY)
+def test_retinanet_labels_anchors_as_stock_with_this_matcher(mode, bands, parting):
+    """Of the objects; what is no object's is equal too, such as boxes of the background."""
+    anchors, gt_instances = scene()
+    model = tiny_model()
+    model.anchor_matcher = AnchorMatcher(*bands, low_quality=mode)
+    objects = [x[x.gt_classes >= 0] for x in gt_instances]
+    expected = RetinaNet.label_anchors(model, anchors, objects)
+    for mine, theirs in zip(model.label_anchors(anchors, gt_instances), expected, strict=True):
+        assert_equal_lists(mine, theirs)
+
+
+def test_retinanet_ignores_the_background_in_crowds(parting):
+    anchors, gt_instances = scene()
+    all_anchors = Boxes.cat(anchors)
+    labels = {}
+    for ignores in (False, True):
+        model = tiny_model()
+        model.ignores_crowds = ignores
+        labels[ignores], _ = model.label_anchors(anchors, gt_instances)
+    for n, instances in enumerate(gt_instances):
+        crowds = instances[instances.gt_classes < 0].gt_boxes
+        expected = labels[False][n].clone()
+        CROWD_RULES["ignore"].apply_(expected, all_anchors, crowds, background=80)
+        assert torch.equal(labels[True][n], expected)
+        assert torch.equal(labels[False][n], expected) == (len(crowds) == 0)
+
+
+def make_rpn(*opts):
+    cfg = tiny_rcnn_cfg("MODEL.PROPOSAL_GENERATOR.NAME", "FocalRPN", *opts)
+    shapes = {f: ShapeSpec(channels=8, stride=8) for f in cfg.MODEL.RPN.IN_FEATURES}
+    return build_proposal_generator(cfg, shapes)
+
+
+@pytest.mark.parametrize("boundary", [-1, 3])
+def test_rpn_labels_and_samples_anchors_as_stock_with_this_matcher(boundary, parting):
+    anchors, gt_instances = scene()
+    rpn = make_rpn("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 60, "MODEL.RPN.BOUNDARY_THRESH", boundary)
+    torch.manual_seed(0)
+    mine = rpn.label_and_sample_anchors(anchors, gt_instances)
+    torch.manual_seed(0)
+    objects = [x[x.gt_classes >= 0] for x in gt_instances]
+    theirs = RPN.label_and_sample_anchors(rpn, anchors, objects)
+    assert_equal_lists(mine[0], theirs[0])
+    assert_equal_lists(mine[1], theirs[1])
+
+
+@pytest.mark.parametrize("mode", LOW_QUALITY)
+def test_rpn_matches_anchors_inside_as_if_there_were_no_others(mode, parting):
+    anchors, gt_instances = scene()
+    keys = ["MATCHED", "inside", "SAMPLING", "all", "LOW_QUALITY", mode]
+    keys[::2] = [f"MODEL.FOCAL.RPN.{key}" for key in keys[::2]]
+    rpn = make_rpn(*keys)
+    all_labels, all_boxes = rpn.label_and_sample_anchors(anchors, gt_instances)
+    x1, y1, x2, y2 = Boxes.cat(anchors).tensor.unbind(dim=1)
+    inside = (x1 >= 0) & (y1 >= 0) & (x2 <= 20) & (y2 <= 24)
+    assert inside.any()
+    assert not inside.all()
+    for labels, boxes, instances in zip(all_labels, all_boxes, gt_instances, strict=True):
+        objects = instances[instances.gt_classes >= 0].gt_boxes
+        idxs, expected = rpn.anchor_matcher(pairwise_iou(objects, Boxes.cat(anchors)[inside]))
+        assert torch.equal(labels[inside], expected)
+        assert (labels[~inside] == -1).all()
+        assert (boxes[~inside] == 0).all()
+        assert torch.equal(
+            boxes[inside], objects.tensor[idxs] if len(objects) else boxes[inside] * 0
+        )
+
+
+class NoWaiting(TorchDispatchMode):
+    """An error where a value, or how many there are, is asked for."""
+
+    FORBIDDEN = {"nonzero", "_local_scalar_dense", "masked_select", "equal", "unique", "item"}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.FORBIDDEN, func
+        if func.overloadpacket.__name__ in ("index", "index_put", "index_put_"):
+            assert not any(x is not None and x.dtype == torch.bool for x in args[1]), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_would_wait_for_a_gpu_is_found():
+    _, gt_instances = scene()
+    with NoWaiting(), pytest.raises(AssertionError):
+        split_crowds(gt_instances[0])
+
+
+@pytest.mark.parametrize("ignores_crowds", [False, True])
+@pytest.mark.parametrize("mode", LOW_QUALITY)
+def test_labelling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
+    monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
+    monkeypatch.setattr(matching, "has_extension", lambda: False)  # whose insides are not seen
+    model = tiny_model("MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", mode)
+    model.ignores_crowds = ignores_crowds
+    anchors, gt_instances = scene()
+    with NoWaiting():
+        model.label_anchors(anchors, gt_instances)
+
+
+class PickyMatcher(AnchorMatcher):
+    def set_low_quality_matches_(self, match_labels, match_quality_matrix):
+        match_labels[:] = -1
+
+
+@pytest.mark.parametrize("kind", [PickyMatcher, Matcher])
+def test_another_matcher_is_given_the_matrix(kind):
+    anchors, gt_instances = scene()
+    option = {"allow_low_quality_matches": True} if kind is Matcher else {}
+    matcher = kind(THRESHOLDS, LABELS, **option)
+    anchors = Boxes.cat(anchors)
+    matches = match_images(matcher, anchors, gt_instances)
+    for match, instances in zip(matches, gt_instances, strict=True):
+        objects = instances[instances.gt_classes >= 0].gt_boxes
+        idxs, labels = matcher(pairwise_iou(objects, anchors))
+        assert_equal_lists((match.idxs, match.labels), (idxs, labels))
+
+
+def test_boxes_of_another_kind_are_given_the_matrix(monkeypatch):
+    class OtherBoxes(Boxes):
+        pass
+
+    anchors, gt_instances = scene()
+    kinds = []
+    monkeypatch.setattr(
+        matcher_module, "pairwise_iou", lambda a, b: kinds.append(type(b)) or pairwise_iou(a, b)
+    )
+    matcher = AnchorMatcher(THRESHOLDS, LABELS)
+    list(match_images(matcher, OtherBoxes(anchors[0].tensor), gt_instances[:1]))
+    assert kinds == [OtherBoxes]
+    list(match_images(matcher, anchors[0], gt_instances[:1]))
+    assert kinds == [OtherBoxes]
+
+
+def test_void_crowds_keeps_every_row_and_empties_those_of_the_other_kind():
+    boxes = torch.arange(1.0, 17.0).view(4, 4)
+    classes = torch.tensor([-1, 3, -1, 0])
+    instances = Instances((20, 20), gt_boxes=Boxes(boxes), gt_classes=classes)
+    objects, crowds = void_crowds(instances)
+    assert objects.gt_classes.tolist() == [3, 0, -1, -1]
+    assert torch.equal(objects.gt_boxes.tensor[:2], boxes[[1, 3]])
+    assert (objects.gt_boxes.tensor[2:] == 0).all()
+    assert torch.equal(crowds.tensor[[0, 2]], boxes[[0, 2]])
+    assert (crowds.tensor[[1, 3]] == 0).all()
+    assert torch.equal(instances.gt_boxes.tensor, torch.arange(1.0, 17.0).view(4, 4))
+
+
+def test_void_crowds_of_instances_without_classes_finds_none():
+    instances = Instances((9, 9), gt_boxes=Boxes(torch.ones(3, 4)))
+    objects, crowds = void_crowds(instances)
+    assert objects is instances
+    assert crowds.tensor.shape == (0, 4)
+
+
+@pytest.mark.parametrize("rule", ["ignore", "matterport"])
+def test_a_rule_takes_the_same_of_many_crowds_as_of_each(rule):
+    """More than are looked at together."""
+    generator = torch.Generator().manual_seed(0)
+    anchors, crowds = (Boxes(integer_boxes(generator, count, 9)) for count in (200, 20))
+    together, in_turn = torch.zeros(200), torch.zeros(200)
+    CROWD_RULES[rule].apply_(together, anchors, crowds, background=0)
+    for i in range(20):
+        CROWD_RULES[rule].apply_(in_turn, anchors, crowds[i : i + 1], background=0)
+    assert 0 < (together == -1).sum() < 200
+    assert torch.equal(together, in_turn)

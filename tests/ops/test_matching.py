@@ -1,0 +1,483 @@
+"""match_anchors against AnchorMatcher on Detectron2's matrix of IoUs, bit for bit."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes, pairwise_iou
+
+from focal_plugin.modeling.matcher import AnchorMatcher
+from focal_plugin.ops import matching
+from focal_plugin.ops.extension import has_extension
+from focal_plugin.ops.matching import LOW_QUALITY, match_anchors
+
+from ..conftest import ROOT
+
+CHUNK = 256  # anchors, of csrc/match_anchors.cpp
+NAN, INF = float("nan"), float("inf")
+
+needs_extension = pytest.mark.skipif(not has_extension(), reason="the C++ extension is not built")
+cpp_and_eager = pytest.mark.parametrize(
+    "impl", [pytest.param("cpp", marks=needs_extension), "eager"]
+)
+every_mode = pytest.mark.parametrize("low_quality", LOW_QUALITY)
+
+BANDS = {
+    "RetinaNet": ([0.4, 0.5], [0, -1, 1]),
+    "one": ([0.5], [0, 1]),
+    "ignored below": ([0.3], [-1, 0]),
+    "many, two of them equal": ([0.1, 0.3, 0.3, 0.7], [-1, 0, 1, -1, 1]),
+}
+
+
+def expected_of(gt_boxes, anchors, thresholds, labels, low_quality):
+    matcher = AnchorMatcher(list(thresholds), list(labels), low_quality=low_quality)
+    return [matcher(pairwise_iou(Boxes(boxes), Boxes(anchors))) for boxes in gt_boxes]
+
+
+def assert_as_detectron2(gt_boxes, anchors, *, impl, low_quality="on", bands=BANDS["RetinaNet"]):
+    thresholds, labels = bands
+    idxs, match_labels = match_anchors(
+        gt_boxes, anchors, thresholds=thresholds, labels=labels, low_quality=low_quality, impl=impl
+    )
+    assert (idxs.dtype, match_labels.dtype) == (torch.int64, torch.int8)
+    assert idxs.shape == match_labels.shape == (len(gt_boxes), len(anchors))
+    expected = expected_of(gt_boxes, anchors, thresholds, labels, low_quality)
+    for n, (expected_idxs, expected_labels) in enumerate(expected):
+        assert torch.equal(idxs[n], expected_idxs)
+        assert torch.equal(match_labels[n], expected_labels)
+
+
+# Boxes
+
+
+def boxes_between(generator, count, low, high, *, sides):
+    corner = torch.rand(count, 2, generator=generator) * (high - low) + low
+    shortest, longest = sides
+    size = torch.rand(count, 2, generator=generator) * (longest - shortest) + shortest
+    return torch.cat([corner, corner + size], dim=1)
+
+
+def integer_boxes(generator, count, *, longest=5):
+    """So few that duplicates, ties, and IoUs of exactly 2/5 and 1/2 are common."""
+    corner = torch.randint(0, 6, (count, 2), generator=generator)
+    size = torch.randint(1, longest + 1, (count, 2), generator=generator)
+    return torch.cat([corner, corner + size], dim=1).float()
+
+
+def anchors_of_levels(height, width):
+    """Level by level and row by row, as a detector has them."""
+    sizes = [[x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (16, 32, 64)]
+    strides = [8, 16, 32]
+    generator = DefaultAnchorGenerator(sizes=sizes, aspect_ratios=[[0.5, 1, 2]], strides=strides)
+    return Boxes.cat(generator([torch.zeros(1, 1, height // s, width // s) for s in strides]))
+
+
+def scatter(generator, boxes, values):
+    """Each value at some coordinates."""
+    boxes = boxes.clone()
+    for value in values:
+        at = torch.randint(0, boxes.numel(), (max(1, boxes.numel() // 20),), generator=generator)
+        boxes.view(-1)[at] = value
+    return boxes
+
+
+def case(name):
+    """Objects of some images, and anchors."""
+    generator = torch.Generator().manual_seed(sorted(CASES).index(name))
+    return CASES[name](generator)
+
+
+def _random(g):
+    objects = [boxes_between(g, m, -10, 90, sides=(2, 60)) for m in (20, 0, 1, 7)]
+    return objects, boxes_between(g, 1000, -10, 90, sides=(2, 60))
+
+
+def _integers(g):
+    """The first image's objects are too large to have an anchor above the thresholds."""
+    objects = [integer_boxes(g, 12, longest=15), *(integer_boxes(g, m) for m in (1, 9, 30))]
+    return objects, integer_boxes(g, 3 * CHUNK + 1)
+
+
+def _levels(g):
+    return [boxes_between(g, m, 0, 120, sides=(3, 100)) for m in (1, 12, 40)], anchors_of_levels(
+        160, 224
+    ).tensor
+
+
+def _strays(g):
+    near, far = (boxes_between(g, 4, low, low + 50, sides=(3, 20)) for low in (0, 900))
+    return [torch.cat([far, near]), near, far], boxes_between(g, 300, 0, 50, sides=(3, 20))
+
+
+def _degenerate(g):
+    """Without a width or a height, inside out, and points."""
+    objects, anchors = boxes_between(g, 24, 0, 20, sides=(-6, 9)), integer_boxes(g, 300)
+    objects[::4, 2] = objects[::4, 0]
+    objects[1::4, 3] = objects[1::4, 1]
+    anchors[::5, 2:] = anchors[::5, :2]
+    anchors[1::5] = anchors[1::5, [2, 1, 0, 3]]
+    return [objects, anchors[:9]], anchors
+
+
+def _huge(g):
+    """Areas up to the largest float, the sum of two of which is infinite."""
+    return [5e17 * integer_boxes(g, 9), 3.5e18 * integer_boxes(g, 9)], 3.5e18 * integer_boxes(
+        g, 300
+    )
+
+
+def _tiny(g):
+    """Areas that are subnormal or 0."""
+    return [1e-22 * integer_boxes(g, 9), 1e-21 * integer_boxes(g, 9)], 1e-22 * integer_boxes(g, 300)
+
+
+def _nan(g):
+    return [scatter(g, integer_boxes(g, 20), [NAN]), torch.full((2, 4), NAN)], scatter(
+        g, integer_boxes(g, 2 * CHUNK), [NAN]
+    )
+
+
+def _infinite_objects(g):
+    return [scatter(g, integer_boxes(g, 20), [INF, -INF])], integer_boxes(g, 300)
+
+
+def _infinite_anchors(g):
+    return [integer_boxes(g, 20)], scatter(g, integer_boxes(g, 300), [INF, -INF])
+
+
+CASES = {
+    "random": _random,
+    "integers": _integers,
+    "levels": _levels,
+    "objects that overlap nothing": _strays,
+    "degenerate": _degenerate,
+    "huge": _huge,
+    "tiny": _tiny,
+    "NaN": _nan,
+    "infinite objects": _infinite_objects,
+    "infinite anchors": _infinite_anchors,
+    "no objects": lambda g: ([torch.zeros(0, 4)] * 2, integer_boxes(g, 300)),
+    "no anchors": lambda g: ([integer_boxes(g, 3), torch.zeros(0, 4)], torch.zeros(0, 4)),
+    "one anchor": lambda g: ([integer_boxes(g, 3)], integer_boxes(g, 1)),
+    "no images": lambda g: ([], integer_boxes(g, 5)),
+}
+
+
+def test_the_cases_hold_what_is_hard():
+    """Ties between objects and anchors of several chunks, IoUs on a threshold, all three bands."""
+    objects, anchors = case("integers")
+    ious = pairwise_iou(Boxes(objects[0]), Boxes(anchors))
+    best = ious.amax(dim=0)
+    assert ((ious == best).sum(dim=0) > 1).sum() > 10
+    top_chunks = [
+        set((row == row.max()).nonzero().div(CHUNK, rounding_mode="floor").flatten().tolist())
+        for row in ious
+    ]
+    assert sum(len(chunks) > 1 for chunks in top_chunks) > 2
+    for threshold in (0.4, 0.5):
+        assert (best == torch.tensor(threshold)).any()
+    modes = [expected_of(objects, anchors, *BANDS["RetinaNet"], x)[0][1] for x in LOW_QUALITY]
+    assert not torch.equal(modes[0], modes[1])
+    assert not torch.equal(modes[1], modes[2])
+    assert all(set(labels.tolist()) == {-1, 0, 1} for labels in modes)
+
+
+@cpp_and_eager
+@every_mode
+@pytest.mark.parametrize("name", CASES)
+def test_indices_and_labels_are_detectron2s(name, low_quality, impl):
+    assert_as_detectron2(*case(name), low_quality=low_quality, impl=impl)
+
+
+@cpp_and_eager
+@every_mode
+@pytest.mark.parametrize("bands", BANDS.values(), ids=BANDS)
+def test_any_bands_of_iou_are_detectron2s(bands, low_quality, impl):
+    assert_as_detectron2(*case("integers"), low_quality=low_quality, bands=bands, impl=impl)
+
+
+def bands_at_every_iou(gt_boxes, anchors, count):
+    """A threshold at the best IoU of some anchors: off by its last bit, one has another label."""
+    best = pairwise_iou(Boxes(gt_boxes), Boxes(anchors)).amax(dim=0)
+    thresholds = best[best > 0].unique()[:count].double().tolist()
+    return thresholds, [(0, -1, 1)[i % 3] for i in range(len(thresholds) + 1)]
+
+
+@cpp_and_eager
+@pytest.mark.parametrize("name", ["random", "levels", "tiny"])
+def test_every_bit_of_an_iou_is_detectron2s(name, impl):
+    """One multiplication and addition rounded together would show."""
+    objects, anchors = case(name)
+    bands = bands_at_every_iou(objects[0], anchors, 2000)
+    assert_as_detectron2(objects[:1], anchors, low_quality="off", bands=bands, impl=impl)
+
+
+@cpp_and_eager
+@pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1, 3 * CHUNK])
+def test_an_objects_best_anchor_may_be_anywhere(count, impl):
+    """At either end of a chunk too; the others overlap it less, none enough."""
+    best_one = torch.tensor([10.0, 10.0, 20.0, 20.0])
+    objects = [torch.tensor([[10.0, 10.0, 14.0, 18.0]])]
+    edges = {0, CHUNK - 1, CHUNK, 2 * CHUNK - 1, 2 * CHUNK, count - 1}
+    for position in sorted(x for x in edges if x < count):
+        anchors = torch.tensor([10.0, 10.0, 20.0, 21.0]).repeat(count, 1)
+        anchors[position] = best_one
+        _, labels = match_anchors(
+            objects, anchors, thresholds=[0.4, 0.5], labels=[0, -1, 1], impl=impl
+        )
+        assert labels[0].nonzero().tolist() == [[position]]
+
+
+@cpp_and_eager
+def test_all_anchors_that_tie_for_an_object_are_positive(impl):
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(2 * CHUNK + 3, 1)
+    objects = [
+        torch.tensor([[50.0, 50.0, 60.0, 60.0], [0.0, 0.0, 1.0, 1.0], [9.0, 9.0, 10.0, 10.0]])
+    ]
+    idxs, labels = match_anchors(objects, anchors, thresholds=[0.5], labels=[0, 1], impl=impl)
+    assert (labels == 1).all()
+    assert (idxs == 1).all()  # the first of the two that tie
+
+
+def beside(number, direction):
+    """The next float32."""
+    return torch.nextafter(torch.tensor(number), torch.tensor(direction)).item()
+
+
+@cpp_and_eager
+@pytest.mark.parametrize(
+    "box",
+    [
+        [990.0, 1000.0, beside(1000.0, INF), 1010.0],
+        [1000.0, 990.0, 1010.0, beside(1000.0, INF)],
+        [beside(3560.0, -INF), 1000.0, 3570.0, 1010.0],
+        [1000.0, beside(1010.0, -INF), 1010.0, 1020.0],
+    ],
+    ids=["left", "top", "right", "bottom"],
+)
+def test_an_object_that_barely_reaches_a_chunk_has_its_outermost_anchor(box, impl):
+    anchors = torch.tensor([[x, 1000.0, x + 10, 1010.0] for x in range(1000, 3560, 10)])
+    assert len(anchors) == CHUNK
+    objects = torch.tensor([box])
+    assert 0 < pairwise_iou(Boxes(objects), Boxes(anchors)).max() < 1e-4
+    assert_as_detectron2([objects], anchors, impl=impl)
+
+
+@cpp_and_eager
+def test_an_iou_that_float32_cannot_hold_is_none(impl):
+    """Detectron2's is NaN, over which its matcher stops."""
+    boxes = torch.tensor([[0.0, 0.0, 1e20, 1e20]])
+    assert pairwise_iou(Boxes(boxes), Boxes(boxes)).isnan().all()
+    idxs, labels = match_anchors([boxes], boxes, thresholds=[0.5], labels=[0, 1], impl=impl)
+    assert (idxs.tolist(), labels.tolist()) == ([[0]], [[0]])
+
+
+@cpp_and_eager
+def test_strided_boxes_are_read_as_they_are(impl):
+    objects, anchors = case("random")
+    objects = [boxes.repeat(1, 2)[:, :4] for boxes in objects]
+    assert not anchors.t().contiguous().t().is_contiguous()
+    assert_as_detectron2(objects, anchors.t().contiguous().t(), impl=impl)
+
+
+@needs_extension
+@every_mode
+def test_the_number_of_threads_changes_nothing(low_quality):
+    """Of enough pairs that there is work for more than one."""
+    anchors = anchors_of_levels(480, 640).tensor
+    objects = [boxes_between(torch.Generator().manual_seed(0), 700, 0, 400, sides=(3, 300))]
+    assert len(anchors) * 700 > 3 * 2**22
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert_as_detectron2(objects, anchors, low_quality=low_quality, impl="cpp")
+    finally:
+        torch.set_num_threads(before)
+
+
+# Which implementation, and legal input
+
+
+@needs_extension
+def test_auto_is_the_extension_where_it_is_built(monkeypatch):
+    monkeypatch.delattr(torch, "maximum")  # without which the eager one cannot do
+    assert_as_detectron2(*case("random"), impl="auto")
+
+
+def test_auto_falls_back_and_what_is_asked_for_does_not(monkeypatch):
+    monkeypatch.setattr(matching, "has_extension", lambda: False)
+    assert_as_detectron2(*case("random"), impl="auto")
+    with pytest.raises(ValueError, match="impl='cpp' cannot be had: the extension is not built"):
+        assert_as_detectron2(*case("random"), impl="cpp")
+
+
+def test_triton_is_for_a_gpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="impl='triton' cannot be had: "):
+        assert_as_detectron2(*case("random"), impl="triton")
+
+
+BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"impl": "cuda"}, "impl must be one of 'auto', 'cpp', 'triton', 'eager', got 'cuda'"),
+        ({"low_quality": True}, "low_quality must be one of 'on', 'clobber', 'off', got True"),
+        ({"anchors": BOX[0]}, r"anchors must be \(.., 4\), got \(4,\)"),
+        ({"gt_boxes": [BOX, torch.zeros(0)]}, r"gt_boxes must be \(.., 4\), got \(0,\)"),
+        ({"gt_boxes": [BOX.double()]}, "gt_boxes must be float32, got torch.float64"),
+        ({"anchors": BOX.half()}, "anchors must be float32, got torch.float16"),
+        ({"gt_boxes": [BOX.to("meta")]}, "gt_boxes must be on cpu, got meta"),
+        ({"thresholds": []}, r"thresholds must be > 0 and ascend, got \[\]"),
+        ({"thresholds": [0.0, 0.5]}, "thresholds must be > 0 and ascend"),
+        ({"thresholds": [NAN, 0.5]}, "thresholds must be > 0 and ascend"),
+        ({"thresholds": [0.5, 0.4]}, "thresholds must be > 0 and ascend"),
+        ({"labels": [0, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 1\]"),
+        ({"labels": [0, 2, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 2, 1\]"),
+    ],
+)
+def test_what_is_illegal_is_an_error(change, message):
+    legal = {"gt_boxes": [BOX], "anchors": BOX, "thresholds": [0.4, 0.5], "labels": [0, -1, 1]}
+    with pytest.raises(ValueError, match=message):
+        match_anchors(**{**legal, **change})
+
+
+# Memory
+
+
+PEAK_MEMORY = """
+import ctypes, resource, sys, torch
+from focal_plugin.ops.matching import match_anchors
+
+def peak_kib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def resident_kib():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+
+generator = torch.Generator().manual_seed(0)
+corner = torch.rand(201600, 2, generator=generator) * 1000
+anchors = torch.cat([corner, corner + 64], dim=1)
+objects = [anchors[:100] + 3]
+options = {"thresholds": [0.4, 0.5], "labels": [0, -1, 1], "low_quality": "clobber"}
+match_anchors(objects, anchors[:3000], impl=sys.argv[1], **options)
+# What was freed would hide as much of what follows: hand it back, and fill up to the peak so far
+ctypes.CDLL(None).malloc_trim(0)
+ballast = b"x" * (1024 * (peak_kib() - resident_kib()))
+before = peak_kib()
+outputs = match_anchors(objects, anchors, impl=sys.argv[1], **options)
+print((peak_kib() - before) / 1024 - sum(x.nbytes for x in outputs) / 2**20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc and KiB are of Linux")
+@pytest.mark.parametrize(
+    ("impl", "limit_mib"), [pytest.param("cpp", 2, marks=needs_extension), ("eager", 12)]
+)
+def test_memory_is_far_from_that_of_all_pairs(impl, limit_mib):
+    """201,600 anchors and 100 objects, whose IoUs are 77 MiB a copy."""
+    command = [sys.executable, "-c", PEAK_MEMORY, impl]
+    extra_mib = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert extra_mib < limit_mib
+
+
+# Kernels
+
+
+def interpreted(test):
+    """
+    A kernel runs on a CPU only in a process where the variable was set before Triton's import. Its
+    interpreter computes in NumPy, which warns of 0 / 0 and NaN.
+    """
+    elsewhere = pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") != "1",
+        reason="runs in the process of test_kernels_run_in_the_interpreter",
+    )
+    return pytest.mark.filterwarnings("ignore::RuntimeWarning")(elsewhere(test))
+
+
+needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
+
+
+@needs_triton
+def test_kernels_run_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command += ["-k", "kernels_give"]
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "skipped" not in run.stdout
+
+
+@interpreted
+@every_mode
+def test_kernels_give_detectron2s_indices_and_labels(low_quality):
+    """Several images of different numbers of objects, two programs, odd boxes among them."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = integer_boxes(generator, matching.ANCHORS_PER_PROGRAM + 77)
+    large = integer_boxes(generator, 5, longest=15)
+    objects = [large, torch.zeros(0, 4), _degenerate(generator)[0][0][:7]]
+    large[3, 1] = anchors[50:60, 2] = NAN
+    assert_as_detectron2(objects, anchors, low_quality=low_quality, impl="triton")
+
+
+@interpreted
+def test_kernels_give_every_bit_of_detectron2s_ious():
+    objects, anchors = case("random")
+    bands = bands_at_every_iou(objects[3], anchors, 40)
+    assert_as_detectron2(objects[3:], anchors, bands=bands, impl="triton", low_quality="off")
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["no objects", "no anchors", "no images"])
+def test_kernels_give_background_where_there_is_nothing_to_do(name):
+    assert_as_detectron2(*case(name), impl="triton")
+
+
+@needs_triton
+def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
+    """To compile needs no GPU: no product is rounded together with a sum, no division roughly."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from focal_plugin.ops import matching_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    pointers = {"matched_idxs": "*i64", "match_labels": "*i8"}
+    numbers = {"num_objects": "i32", "num_anchors": "i32", "rescue_from": "fp32"}
+    constants = {"thresholds": (0.4, 0.5), "labels": (0, -1, 1), "BLOCK": 512}
+    for kernel in (kernels.match_kernel, kernels.rescue_kernel):
+        types = {**numbers, **pointers, **dict.fromkeys(constants, "constexpr")}
+        source = ASTSource(
+            kernel,
+            signature={name: types.get(name, "*fp32") for name in kernel.arg_names},
+            constexprs={
+                (kernel.arg_names.index(name),): value
+                for name, value in constants.items()
+                if name in kernel.arg_names
+            },
+        )
+        compiled = triton.compile(
+            source, target=GPUTarget("cuda", 90, 32), options=matching.KERNEL_OPTIONS
+        )
+        code = compiled.asm["ptx"]
+        assert "fma." not in code
+        assert "div.rn.f32" in code
+        assert "div.full" not in code
+
+
+def test_importing_the_operation_imports_no_kernel():
+    command = "import focal_plugin.ops.matching, sys; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", command], check=True, capture_output=True, text=True
+    )
+    assert "focal_plugin.ops.matching_triton" not in run.stdout.split()

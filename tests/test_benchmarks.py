@@ -1,0 +1,77 @@
+"""That the benchmarks run, and that the page shows what they measure."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+TOOLS = ROOT / "tools"
+PAGE = ROOT / "docs" / "performance.md"
+QUICK = {
+    "bm_dense_loss.py": "--size 64 64 --classes 3 --rounds 2",
+    "bm_box_loss.py": "--size 64 64 --positives 5 --rounds 2",
+    "bm_training_step.py": (
+        "--config-file configs/Shapes-Detection/retinanet_small_fl.yaml --size 64 64 --rounds 2"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """Name -> script and options, of what `make bench` and the page need."""
+    run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_all.py"))
+    return {**run_all["FAST"], **run_all["SLOW"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", QUICK)
+def test_it_prints_a_table_and_writes_what_it_measured(script, tmp_path):
+    file = tmp_path / "measured.json"
+    command = [sys.executable, f"tools/benchmarks/{script}", *QUICK[script].split()]
+    done = subprocess.run([*command, "--json", str(file)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(file.read_text())
+    assert f"tools/benchmarks/{script}" in facts["machine"]["command"]
+    assert facts["machine"]["allocator"].endswith("malloc")
+    memory = [row["extra MiB"] for row in facts["rows"]]
+    assert max(memory) > 0
+    times = [next(x for x in row.values() if isinstance(x, float)) for row in facts["rows"]]
+    assert min(times) > 0
+    for row in facts["rows"]:
+        assert row["p20"] <= row["p80"]
+        assert str(next(iter(row.values()))) in done.stdout
+
+
+def test_every_part_of_the_page_is_measured_by_a_script_that_is_there(commands):
+    parts = re.findall(r"<!-- ([\w-]+): tools/write_performance\.py -->", PAGE.read_text())
+    assert len(parts) > 5
+    assert set(parts) <= set(commands)
+    for command in commands.values():
+        assert (TOOLS / "benchmarks" / command.split()[0]).exists(), command
+
+
+def test_a_part_of_the_page_is_replaced_by_table_and_command():
+    tool = runpy.run_path(str(TOOLS / "write_performance.py"))
+    page = "a\n<!-- x: tools/write_performance.py -->\nold\n<!-- end of x -->\nb\n"
+    rows = [
+        {"variant": "stock", "ms": 1234.5, "p20": 1.0, "p80": 2000.0, "of copy": None},
+        {"variant": "ours", "ms": 0.0123, "p20": 0.012, "p80": 0.5, "of copy": 0.5},
+    ]
+    filled = tool["fill"](page, "x", tool["table"](rows))
+    assert filled.splitlines() == [
+        "a",
+        "<!-- x: tools/write_performance.py -->",
+        "| variant | ms | of copy |",
+        "|---|---:|---:|",
+        "| stock | 1234 (1 - 2000) |  |",
+        "| ours | 0.012 (0.012 - 0.5) | 0.5 |",
+        "<!-- end of x -->",
+        "b",
+    ]
+    with pytest.raises(ValueError, match=r"no <!-- y: tools/write_performance\.py -->"):
+        tool["fill"](page, "y", "")
