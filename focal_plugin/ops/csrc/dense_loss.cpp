@@ -11,6 +11,10 @@
 #include <string>
 #include <unordered_map>
 
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "without -fopenmp at::parallel_for has one thread"
+#endif
+
 namespace {
 
 Kind kind_of(const std::string& name) {
