@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +21,10 @@ where other processes take a core from the threads that all operations wait for.
 """
 
 
+FEW = 1 / 4
+"""Where fewer anchors than this share count, as mining leaves them, the others are not touched."""
+
+
 def why_not(block: Block, terms: Terms) -> str | None:
     """Nothing ever hinders it."""
     return None
@@ -26,38 +32,88 @@ def why_not(block: Block, terms: Terms) -> str | None:
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
-    per_anchor = torch.zeros(block.labels.shape, device=block.logits.device)
-    gradient = None if factor is None else torch.empty_like(block.logits)
+    counts = block.labels >= 0
+    group, anchor = counts.nonzero(as_tuple=True)
+    if len(group) >= FEW * counts.numel():
+        return _evaluate_all(block, terms, factor)
+    per_anchor = torch.zeros(counts.shape, device=counts.device)
+    gradient = None if factor is None else torch.zeros_like(block.logits)
+    some = Block(
+        logits=block.logits[group, :, anchor].unsqueeze(2),
+        labels=block.labels[counts].unsqueeze(1),
+        quality=None if block.quality is None else block.quality[counts].unsqueeze(1),
+    )
     if factor is not None and factor.dim():
-        factor = factor.unsqueeze(1)  # (G, 1, T)
-    _negatives(block, terms, factor, per_anchor, gradient)
-    _positives(block, terms, factor, per_anchor, gradient)
+        factor = factor[counts].unsqueeze(1)
+    loss, slope = _evaluate_all(some, terms, factor)
+    per_anchor[counts] = loss.squeeze(1)
+    if gradient is not None:
+        gradient[group, :, anchor] = slope.squeeze(2)
     return per_anchor, gradient
 
 
+def _evaluate_all(
+    block: Block, terms: Terms, factor: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    per_anchor = torch.zeros(block.labels.shape, device=block.labels.device)
+    gradient = None if factor is None else torch.empty_like(block.logits)
+    positives = _Positives.of(block)
+    _negatives(block, terms, factor, positives, per_anchor, gradient)
+    # What was computed for anchors that are ignored may be NaN
+    ignored = (block.labels < 0).nonzero(as_tuple=True)
+    per_anchor[ignored] = 0
+    if gradient is not None:
+        group, anchor = ignored
+        gradient[group, :, anchor] = 0
+    _add_positives(block, terms, factor, positives, per_anchor, gradient)
+    return per_anchor, gradient
+
+
+class _Positives(NamedTuple):
+    """The logits whose class is the label of their anchor, in the order of memory."""
+
+    at: Tensor  # (V,), of all logits
+    anchor: Tensor  # (V,), of all anchors
+    label: Tensor  # (V,), int64
+
+    @classmethod
+    def of(cls, block: Block) -> _Positives:
+        _, num_classes, num_anchors = block.logits.shape
+        is_positive = (block.labels >= 0) & (block.labels < num_classes)
+        group, anchor = is_positive.nonzero(as_tuple=True)
+        label = block.labels[group, anchor].long()
+        at = (group * num_classes + label) * num_anchors + anchor
+        order = at.argsort()
+        return cls(at[order], (group * num_anchors + anchor)[order], label[order])
+
+
 def _negatives(
-    block: Block, terms: Terms, factor: Tensor | None, per_anchor: Tensor, gradient: Tensor | None
+    block: Block,
+    terms: Terms,
+    factor: Tensor | None,
+    positives: _Positives,
+    per_anchor: Tensor,
+    gradient: Tensor | None,
 ) -> None:
-    """Add to ``per_anchor``, and write all of ``gradient``, with 0 where there is no negative."""
-    num_classes, device = block.logits.shape[1], block.logits.device
-    classes = torch.arange(num_classes, device=device, dtype=torch.int32).view(1, -1, 1)
-    weights = terms.weights(num_classes, device)[1].view(1, -1, 1)
-    one_weight = not isinstance(terms.negative_weight, Tensor)
-    for groups, planes in _chunks(*block.logits.shape):
-        labels = block.labels[groups].unsqueeze(1)  # (g, 1, T)
-        is_no_negative = (labels == classes[:, planes]) | (labels < 0)
-        at = Point(_padded(block.logits[groups, planes]).neg_())
-        value = _unpadded(terms.negative.value(at), is_no_negative.shape)
-        value = value.masked_fill_(is_no_negative, 0.0)
-        if one_weight:
-            per_anchor[groups].add_(_sum_over_planes(value), alpha=terms.negative_weight)
-        else:
-            per_anchor[groups] += _sum_over_planes(value.mul_(weights[:, planes]))
+    """Write ``per_anchor``, and ``gradient`` of all but the positives, as if none was ignored."""
+    num_classes = block.logits.shape[1]
+    weights = terms.weights(num_classes, block.logits.device)[1].view(1, -1, 1)
+    if factor is not None and factor.dim():
+        factor = factor.unsqueeze(1)  # (G, 1, T)
+    for chunk, of_chunk in _chunks(block.logits.shape, positives.at):
+        logits = block.logits[chunk]
+        minus_x = _padded(logits)
+        at = Point(-minus_x)
+        at.minus_x = minus_x
+        value = terms.negative.value(at)
+        value[of_chunk] = 0
+        groups, planes = chunk
+        value = _unpadded(value, logits.shape).mul_(weights[:, planes])
+        per_anchor[groups] += _sum_over_planes(value)
         if gradient is not None:
-            slope = _unpadded(terms.negative.slope(at), is_no_negative.shape)
-            slope = F.hardshrink(slope, FLUSHED_BELOW).masked_fill_(is_no_negative, 0.0)
+            slope = _unpadded(terms.negative.slope(at), logits.shape)
             scale = weights[:, planes] * (factor[groups] if factor.dim() else factor)
-            gradient[groups, planes] = slope.mul_(-scale)
+            gradient[chunk] = F.hardshrink(slope, FLUSHED_BELOW).mul_(-scale)
 
 
 def _padded(logits: Tensor, multiple: int = 1 << 13) -> Tensor:
@@ -84,37 +140,50 @@ def _sum_over_planes(value: Tensor) -> Tensor:
     return functools.reduce(torch.add, value.unbind(dim=1))
 
 
-def _positives(
-    block: Block, terms: Terms, factor: Tensor | None, per_anchor: Tensor, gradient: Tensor | None
+def _add_positives(
+    block: Block,
+    terms: Terms,
+    factor: Tensor | None,
+    positives: _Positives,
+    per_anchor: Tensor,
+    gradient: Tensor | None,
 ) -> None:
-    """
-    Add to ``per_anchor``, and write into ``gradient``, the one logit of each anchor that its label
-    names. It is done for every anchor, and kept where there is a class: to look for them would let
-    a GPU wait.
-    """
-    num_classes = block.logits.shape[1]
-    has_class = (block.labels >= 0) & (block.labels < num_classes)
-    classes = block.labels.long().masked_fill(~has_class, 0)
-    weights = terms.weights(num_classes, block.logits.device)[0][classes]
-    column = classes.unsqueeze(1)  # (G, 1, T)
-    logits = block.logits.gather(1, column).squeeze(1).masked_fill(~has_class, 0.0)
-    quality = None if block.quality is None else _padded(block.quality)
-    at = Point(_padded(logits), quality)
-    value = _unpadded(terms.positive.value(at), classes.shape) * weights
-    per_anchor += value.masked_fill_(~has_class, 0.0)
+    """Add to ``per_anchor``, and write what is left of ``gradient``."""
+    shape = positives.at.shape
+    weights = terms.weights(block.logits.shape[1], block.logits.device)[0][positives.label]
+    quality = None
+    if block.quality is not None:
+        quality = _padded(block.quality.view(-1)[positives.anchor])
+    at = Point(_padded(block.logits.view(-1)[positives.at]), quality)
+    value = _unpadded(terms.positive.value(at), shape) * weights
+    per_anchor.view(-1)[positives.anchor] += value
     if gradient is not None:
-        slope = _unpadded(terms.positive.slope(at), classes.shape)
-        slope = (F.hardshrink(slope, FLUSHED_BELOW) * weights).unsqueeze(1)
-        slope = (slope * factor).to(gradient.dtype)
-        negative = gradient.gather(1, column)
-        gradient.scatter_(1, column, torch.where(has_class.unsqueeze(1), slope, negative))
+        slope = F.hardshrink(_unpadded(terms.positive.slope(at), shape), FLUSHED_BELOW) * weights
+        slope *= factor.reshape(-1)[positives.anchor] if factor.dim() else factor
+        gradient.view(-1)[positives.at] = slope.to(gradient.dtype)
 
 
-def _chunks(num_groups: int, num_planes: int, num_anchors: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of whole groups, or, where one is too large, of its planes."""
-    group = max(num_planes * num_anchors, 1)
-    groups = max(LOGITS_PER_CHUNK // group, 1)
+def _chunks(shape: torch.Size, positives: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """
+    Parts of the logits (G, K, T), of some groups, or, where one is too large, of its planes.
+
+    Args:
+        positives: (V,), ascending, of all logits.
+
+    Returns:
+        of each part its slices, and which of its logits are positives.
+    """
+    num_groups, num_planes, num_anchors = shape
+    groups = max(LOGITS_PER_CHUNK // max(num_planes * num_anchors, 1), 1)
     planes = max(LOGITS_PER_CHUNK // max(num_anchors, 1), 1)
-    for first in range(0, num_groups, groups):
-        for plane in range(0, num_planes, planes):
-            yield slice(first, first + groups), slice(plane, plane + planes)
+    starts = [
+        (group, plane)
+        for group in range(0, num_groups, groups)
+        for plane in range(0, num_planes, planes)
+    ]
+    first = [(group * num_planes + plane) * num_anchors for group, plane in starts]
+    bounds = torch.tensor([*first, math.prod(shape)], device=positives.device)
+    bounds = torch.searchsorted(positives, bounds).tolist()
+    for i, (group, plane) in enumerate(starts):
+        chunk = slice(group, group + groups), slice(plane, plane + planes)
+        yield chunk, positives[bounds[i] : bounds[i + 1]] - first[i]

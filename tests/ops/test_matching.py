@@ -250,6 +250,16 @@ def beside(number, direction):
 
 
 @cpp_and_eager
+@pytest.mark.parametrize(("mode", "label"), [("on", 1), ("clobber", 1), ("off", -1)])
+def test_an_iou_on_the_lowest_threshold_has_reached_it(mode, label, impl):
+    """2 / 5, whose float32 is not the threshold's float64."""
+    objects, anchors = [torch.tensor([[0.0, 0.0, 2.0, 5.0]])], torch.tensor([[0.0, 0.0, 5.0, 5.0]])
+    assert_as_detectron2(objects, anchors, low_quality=mode, impl=impl)
+    options = {"thresholds": [0.4, 0.5], "labels": [0, -1, 1], "low_quality": mode}
+    assert match_anchors(objects, anchors, impl=impl, **options)[1].tolist() == [[label]]
+
+
+@cpp_and_eager
 @pytest.mark.parametrize(
     "box",
     [

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -151,7 +152,7 @@ def loss_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> di
         if name in variants or loss_class.softmax:
             continue
         needed = {"num_classes": num_classes, "samples_per_class": [100] * num_classes}
-        accepted = loss_class.__init__.__kwdefaults__ or {}
+        accepted = inspect.signature(loss_class.__init__).parameters
         loss = loss_class(**{key: value for key, value in needed.items() if key in accepted})
         work = functools.partial(ours, outputs, labels, loss, quality)
         variants[name] = functools.partial(backward, work, outputs)
