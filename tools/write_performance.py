@@ -101,13 +101,15 @@ def draw(sizes: list[dict[str, Any]]) -> Figure:
         for axes, title in (
             (time, "Forward and backward, ms"),
             (memory, "Memory beyond the logits, MiB"),
-            (share, "Bytes per second, % of a copy"),
+            (share, "Speed, % of a copy's"),
         ):
             axes.set_title(title)
             axes.set_xlabel("million logits")
             axes.set_xscale("log")
-        time.set_yscale("log")
-        memory.set_yscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        for axes in (time, memory):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         share.set_ylim(bottom=0)
         time.legend()
     return figure

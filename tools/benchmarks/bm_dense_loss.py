@@ -74,24 +74,25 @@ def main() -> None:
     timings = take_turns(variants, args.rounds)
     num_logits = sum(x.numel() for x in outputs)
     logits_mib = num_logits * 4 / 2**20
-    first, copy = next(iter(timings)), timings["copy"].median_ms
+    first = next(iter(timings))
     rows = []
     for name, timing in timings.items():
-        moved = BYTES_PER_LOGIT.get(name)
-        rows.append(
-            {
-                "variant": name,
-                "ms": timing.median_ms,
-                "p20": timing.p20_ms,
-                "p80": timing.p80_ms,
-                "CPU ms": timing.cpu_ms,
-                f"x {first}": timings[first].median_ms / timing.median_ms,
-                "bytes per logit": moved,
-                "of copy": moved and moved / 8 * copy / timing.median_ms,
-                "extra MiB": peaks[name],
-                "copies of the logits": peaks[name] / logits_mib,
-            }
-        )
+        row = {
+            "variant": name,
+            "ms": timing.median_ms,
+            "p20": timing.p20_ms,
+            "p80": timing.p80_ms,
+            "CPU ms": timing.cpu_ms,
+            f"x {first}": timings[first].median_ms / timing.median_ms,
+        }
+        if not args.loss:
+            moved = BYTES_PER_LOGIT.get(name)
+            copy = timings["copy"].median_ms
+            row["bytes per logit"] = moved
+            row["of copy"] = moved and moved / 8 * copy / timing.median_ms
+        row["extra MiB"] = peaks[name]
+        row["copies of the logits"] = peaks[name] / logits_mib
+        rows.append(row)
     print(f"{num_logits / 1e6:.2f} M logits, one copy of them {logits_mib:.0f} MiB")
     shapes = [list(x.shape) for x in outputs]
     report(rows, file=args.json, num_logits=num_logits, shapes=shapes, classes=args.classes)
@@ -156,7 +157,7 @@ def loss_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> di
         loss = loss_class(**{key: value for key, value in needed.items() if key in accepted})
         work = functools.partial(ours, outputs, labels, loss, quality)
         variants[name] = functools.partial(backward, work, outputs)
-    return {**variants, **copies(outputs)}
+    return variants
 
 
 def copies(outputs: list[Tensor]) -> dict[str, Work]:

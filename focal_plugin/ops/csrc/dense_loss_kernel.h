@@ -26,10 +26,8 @@ INLINE void store(Bfloat16* to, float x) {
   to->bits = static_cast<unsigned short>(x == x ? rounded : 0x7FC0);
 }
 
-// See FLUSHED_BELOW in `focal_plugin/ops/dense_loss.py`; a NaN stays one.
-INLINE float flush(float gradient) {
-  return focal::magnitude(gradient) < 1e-20f ? 0.0f : gradient;
-}
+// See FLUSHED_BELOW in `focal_plugin/ops/dense_loss.py`; a NaN is none of them.
+INLINE bool is_flushed(float slope) { return focal::magnitude(slope) < 1e-20f; }
 
 inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality) {
   const focal::Point at = focal::point(x);
@@ -38,7 +36,7 @@ inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality
     case Kind::cross_entropy: return focal::CrossEntropy(p)(at);
     case Kind::focal: return focal::Focal<focal::Power>(p)(at);
     case Kind::focal_star: return focal::FocalStar(p)(at);
-    case Kind::poly_focal: return focal::PolyFocal(p)(at);
+    case Kind::poly_focal: return focal::PolyFocal<focal::Power>(p)(at);
     case Kind::hinge: return focal::Hinge(p)(at);
     case Kind::quality_focal: return focal::QualityFocal(p)(at, quality);
     case Kind::varifocal: return focal::Varifocal(p)(at, quality);
@@ -61,7 +59,8 @@ void positives(const DenseLoss& job, const Scalar* logits, Scalar* gradient, con
         cost_of_positive(job, load(logits[at]), quality == nullptr ? 0.0f : quality[i]);
     loss[i] += weight * cost.value;
     if (gradient != nullptr) {
-      store(gradient + at, flush(cost.slope) * weight * (factor == nullptr ? job.factor : factor[i]));
+      const float scale = weight * (factor == nullptr ? job.factor : factor[i]);
+      store(gradient + at, is_flushed(cost.slope) ? 0.0f : cost.slope * scale);
     }
   }
 }
@@ -101,7 +100,8 @@ void planes(const DenseLoss& job, long group, long first, long count, float* los
       const focal::Cost cost = negative(focal::point(-load(x[i])));
       loss[i] += counts ? weight * cost.value : 0.0f;
       if (WITH_GRADIENT) {
-        store(g + i, counts ? flush(cost.slope) * -weight * factor_of[i] : 0.0f);
+        const bool stays = counts & !is_flushed(cost.slope);
+        store(g + i, stays ? cost.slope * (-weight * factor_of[i]) : 0.0f);
       }
     }
   }
@@ -139,7 +139,8 @@ void rows(const DenseLoss& job, long first, long count, float* loss) {
         const focal::Cost cost = negative(focal::point(-load(x[k])));
         sum += counts ? weights[k] * cost.value : 0.0f;
         if (WITH_GRADIENT) {
-          store(g + k, counts ? flush(cost.slope) * -weights[k] * scale : 0.0f);
+          const bool stays = counts & !is_flushed(cost.slope);
+          store(g + k, stays ? cost.slope * (-weights[k] * scale) : 0.0f);
         }
       }
     }
@@ -182,14 +183,19 @@ void run_formula(const DenseLoss& job, long unit) {
   }
 }
 
+template <template <class> class Negative>
+void run_formula_with_power(const DenseLoss& job, long unit) {
+  const float gamma = job.negative_parameters[0];
+  gamma == 2 ? run_formula<Negative<focal::Square>>(job, unit)
+             : run_formula<Negative<focal::Power>>(job, unit);
+}
+
 void run(const DenseLoss& job, long unit) {
   switch (job.negative) {
     case Kind::cross_entropy: return run_formula<focal::CrossEntropy>(job, unit);
-    case Kind::focal:
-      return job.negative_parameters[0] == 2 ? run_formula<focal::Focal<focal::Square>>(job, unit)
-                                             : run_formula<focal::Focal<focal::Power>>(job, unit);
+    case Kind::focal: return run_formula_with_power<focal::Focal>(job, unit);
     case Kind::focal_star: return run_formula<focal::FocalStar>(job, unit);
-    case Kind::poly_focal: return run_formula<focal::PolyFocal>(job, unit);
+    case Kind::poly_focal: return run_formula_with_power<focal::PolyFocal>(job, unit);
     case Kind::hinge: return run_formula<focal::Hinge>(job, unit);
     case Kind::quality_focal:
     case Kind::varifocal: return;  // of positives alone

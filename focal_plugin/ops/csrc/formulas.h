@@ -12,14 +12,16 @@ namespace focal {
 
 INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 
+INLINE float positive_part(float x) { return x > 0 ? x : 0.0f; }
+
 #ifdef __FMA__
 INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #else
 INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
 #endif
 
-// exp(y) for y <= 0, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a polynomial; 0 where the
-// result would be subnormal. A NaN stays one.
+// exp(y) for y <= 0, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a polynomial; where it
+// would be subnormal, exp(-87). A NaN stays one.
 INLINE float exp_of_nonpositive(float y) {
   const float clamped = y < -87.0f ? -87.0f : y;
   // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
@@ -39,7 +41,21 @@ INLINE float exp_of_nonpositive(float y) {
   const int exponent = (bits - 0x4B400000 + 127) << 23;
   float power_of_two;
   __builtin_memcpy(&power_of_two, &exponent, sizeof exponent);
-  return y < -87.0f ? 0.0f : poly * power_of_two;
+  return poly * power_of_two;
+}
+
+// log(1 + e) for e in [0, 1]: e times the minimax polynomial of their ratio, which is within 4e-8.
+INLINE float log_of_one_plus(float e) {
+  float ratio = 5.36458893e-3f;
+  ratio = multiply_add(ratio, e, -3.00648510e-2f);
+  ratio = multiply_add(ratio, e, 7.92030096e-2f);
+  ratio = multiply_add(ratio, e, -1.37536734e-1f);
+  ratio = multiply_add(ratio, e, 1.91535950e-1f);
+  ratio = multiply_add(ratio, e, -2.48571485e-1f);
+  ratio = multiply_add(ratio, e, 3.33213210e-1f);
+  ratio = multiply_add(ratio, e, -4.99996483e-1f);
+  ratio = multiply_add(ratio, e, 1.0f);
+  return ratio * e;
 }
 
 // What the formulas are made of.
@@ -53,26 +69,15 @@ struct Point {
 
 INLINE Point point(float x) {
   const float e = exp_of_nonpositive(-magnitude(x));  // in [0, 1]
-  // One division for two: 1 / (1 + e), and z = e / (2 + e) with log(1 + e) = 2 atanh(z)
-  const float reciprocal = 1.0f / ((1.0f + e) * (2.0f + e));
-  const float larger = reciprocal * (2.0f + e);
+  const float larger = 1.0f / (1.0f + e);
   const float smaller = e * larger;
-  const float z = e * reciprocal * (1.0f + e);  // in [0, 1/3]
-  const float w = z * z;
-  float series = 2.0f / 15;
-  series = multiply_add(series, w, 2.0f / 13);
-  series = multiply_add(series, w, 2.0f / 11);
-  series = multiply_add(series, w, 2.0f / 9);
-  series = multiply_add(series, w, 2.0f / 7);
-  series = multiply_add(series, w, 2.0f / 5);
-  series = multiply_add(series, w, 2.0f / 3);
-  const float log1p_e = multiply_add(series * w, z, 2.0f * z);
+  const float log1p_e = log_of_one_plus(e);
   const bool likely = x >= 0;
   return {x,
           likely ? larger : smaller,
           likely ? smaller : larger,
-          (likely ? 0.0f : -x) + log1p_e,
-          (likely ? x : 0.0f) + log1p_e};
+          positive_part(-x) + log1p_e,
+          positive_part(x) + log1p_e};
 }
 
 struct Cost {
@@ -136,9 +141,10 @@ struct FocalStar {
   }
 };
 
+template <class PowerOf>
 struct PolyFocal {
   float gamma, alpha_t, epsilon;
-  Power power;
+  PowerOf power;
 
   explicit PolyFocal(const float* p) : gamma(p[0]), alpha_t(p[1]), epsilon(p[2]), power(p[0]) {}
 
