@@ -20,7 +20,6 @@ With fewer, what an operation costs whatever its size is felt; with a quarter of
 where other processes take a core from the threads that all operations wait for.
 """
 
-
 FEW = 1 / 4
 """Where fewer anchors than this share count, as mining leaves them, the others are not touched."""
 
@@ -105,15 +104,15 @@ def _negatives(
         minus_x = _padded(logits)
         at = Point(-minus_x)
         at.minus_x = minus_x
-        value = terms.negative.value(at)
-        value[of_chunk] = 0
         groups, planes = chunk
-        value = _unpadded(value, logits.shape).mul_(weights[:, planes])
-        per_anchor[groups] += _sum_over_planes(value)
-        if gradient is not None:
+        if gradient is not None:  # before the value, which may be made of the same, is written into
             slope = _unpadded(terms.negative.slope(at), logits.shape)
             scale = weights[:, planes] * (factor[groups] if factor.dim() else factor)
             gradient[chunk] = F.hardshrink(slope, FLUSHED_BELOW).mul_(-scale)
+        value = terms.negative.value(at)
+        value[of_chunk] = 0
+        value = _unpadded(value, logits.shape).mul_(weights[:, planes])
+        per_anchor[groups] += _sum_over_planes(value)
 
 
 def _padded(logits: Tensor, multiple: int = 1 << 13) -> Tensor:

@@ -182,6 +182,29 @@ def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
 
 
 @every_implementation
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["focal", "quality", "alpha for each class"])
+def test_few_that_count_are_computed_as_if_there_were_no_others(name, layout, impl):
+    """As mining leaves them."""
+    logits, labels, quality = batch(layout, (2, 33, 41, 3))
+    every_fiftieth = (torch.arange(labels.numel()) % 50 == 0).view(labels.shape)
+    labels = labels.masked_fill(~every_fiftieth, -1)
+    logits.masked_fill_(labels.unsqueeze(-1) < 0, math.nan)
+    logits.requires_grad_()
+    clean = logits.detach().nan_to_num()
+    expected, expected_gradient = reference(clean, labels, quality, TERMS[name])
+    options = {"quality": quality, "impl": impl}
+    loss = one_vs_rest_loss(logits, labels, TERMS[name], **options)
+    torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
+    assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
+    per_anchor = one_vs_rest_loss_per_anchor(logits, labels, TERMS[name], **options)
+    assert_close(per_anchor, expected)
+    upstream = torch.linspace(-1, 1, labels.numel()).view(labels.shape)
+    (gradient,) = torch.autograd.grad(per_anchor, logits, upstream)
+    assert_close(gradient, upstream.unsqueeze(-1) * expected_gradient)
+
+
+@every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["focal", "varifocal", "focal 1.7, smoothed"])
@@ -392,21 +415,21 @@ def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
 def test_a_formula_of_ones_own_is_used_without_a_kernel():
     """What a new loss writes: two formulas."""
 
-    class Squared(Formula):
+    class Linear(Formula):
         def value(self, at):
-            return at.q**2
+            return at.q
 
         def slope(self, at):
-            return -2 * at.q**2 * at.p
+            return -at.q * at.p
 
     logits, labels, quality = batch()
     logits.requires_grad_()
-    terms = Terms(Squared(), Squared())
+    terms = Terms(Linear(), Linear(), negative_weight=0.75)
     expected, expected_gradient = reference(logits, labels, quality, terms)
     loss = one_vs_rest_loss(logits, labels, terms)
     torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
     assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
-    with pytest.raises(ValueError, match="'cpp' cannot be had: Squared is not among its formulas"):
+    with pytest.raises(ValueError, match="'cpp' cannot be had: Linear is not among its formulas"):
         one_vs_rest_loss(logits, labels, terms, impl="cpp")
 
 
