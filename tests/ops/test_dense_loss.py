@@ -321,6 +321,18 @@ def test_other_dtypes_are_computed_in_float32(layout, dtype, impl):
 
 
 @every_implementation
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_half_precision_is_rounded_once_and_to_the_nearest(layout, impl):
+    logits, labels, _ = batch(layout, (2, 31, 37, 3), dtype=torch.bfloat16)
+    gradients = []
+    for x in (logits, logits.float()):
+        x.requires_grad_()
+        loss = one_vs_rest_loss(x, labels, FOCAL, impl=impl)
+        gradients.append(torch.autograd.grad(loss, x)[0])
+    assert torch.equal(gradients[0], gradients[1].to(torch.bfloat16))
+
+
+@every_implementation
 @pytest.mark.parametrize("upstream", [1.0, 2.5, -0.1])
 def test_an_upstream_gradient_scales_the_gradient(upstream, impl):
     logits, labels, quality = batch()
