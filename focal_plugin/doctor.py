@@ -41,7 +41,9 @@ SETUPTOOLS_LIMIT = "81"
 FASTER_COCO_EVAL = "1.8"
 OPERATORS = "C++ operators"
 # Without its own isolated environment pip finds torch, which they are built against
-BUILD_OPERATORS = "pip install --no-build-isolation -e .  # where there is a C++ compiler"
+BUILD_OPERATORS = (
+    "pip install --no-build-isolation --use-pep517 -e .  # where there is a C++ compiler"
+)
 # import name -> the distribution that provides it
 NEEDED = {
     "fvcore": "fvcore",

@@ -252,7 +252,7 @@ class _Layout(NamedTuple):
         if quality is not None:
             quality = self._anchors_in_memory(quality.detach().float())
         return Block(
-            logits=logits.permute(self.order).reshape(self.shape),
+            logits=logits.permute(self.order).reshape(self.shape).contiguous(),
             labels=self._anchors_in_memory(labels.int()),
             quality=quality,
         )

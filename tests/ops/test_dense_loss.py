@@ -50,27 +50,27 @@ TERMS = {
 K = 5
 
 
-def as_contiguous(anchors, num_classes, generator):
-    return torch.randn(*anchors, num_classes, generator=generator)
+def as_contiguous(anchors, num_classes, generator, finish):
+    return finish(torch.randn(*anchors, num_classes, generator=generator))
 
 
-def as_planes(anchors, num_classes, generator):
+def as_planes(anchors, num_classes, generator, finish):
     """(N, Hi, Wi, A, K), a view of (N, A * K, Hi, Wi)."""
     n, h, w, a = anchors
-    output = torch.randn(n, a * num_classes, h, w, generator=generator)
+    output = finish(torch.randn(n, a * num_classes, h, w, generator=generator))
     return output.view(n, a, num_classes, h, w).permute(0, 3, 4, 1, 2)
 
 
-def as_channels_last(anchors, num_classes, generator):
+def as_channels_last(anchors, num_classes, generator, finish):
     n, h, w, a = anchors
-    output = torch.randn(n, a * num_classes, h, w, generator=generator)
+    output = finish(torch.randn(n, a * num_classes, h, w, generator=generator))
     output = output.contiguous(memory_format=torch.channels_last)
     return output.view(n, a, num_classes, h, w).permute(0, 3, 4, 1, 2)
 
 
-def as_slices(anchors, num_classes, generator):
-    """Of a layout that has to be copied."""
-    return torch.randn(*anchors, 2 * num_classes, generator=generator)[..., ::2]
+def as_slices(anchors, num_classes, generator, finish):
+    """Of a layout that has to be copied: without the background's logit, as in a box head."""
+    return finish(torch.randn(*anchors, num_classes + 1, generator=generator))[..., :-1]
 
 
 LAYOUTS = {"rows": as_contiguous, "planes": as_planes, "channels last": as_channels_last}
@@ -80,7 +80,7 @@ LAYOUTS["slices"] = as_slices
 def batch(layout="planes", anchors=(2, 7, 5, 3), num_classes=K, dtype=torch.float32, scale=4.0):
     """Logits, labels with all that there is in them, and qualities with some 0."""
     generator = torch.Generator().manual_seed(0)
-    logits = (LAYOUTS[layout](anchors, num_classes, generator) * scale).to(dtype)
+    logits = LAYOUTS[layout](anchors, num_classes, generator, lambda x: (x * scale).to(dtype))
     labels = torch.randint(-1, num_classes + 1, anchors, generator=generator)
     quality = ((torch.rand(anchors, generator=generator) - 0.1) / 0.8).clamp(0, 1)
     return logits, labels, quality

@@ -155,8 +155,9 @@ def install_everything(env: Environment) -> None:
         constraints.write(upper_bounds(CONSTRAINTS[runtime].read_text(encoding="utf-8")))
         constraints.flush()
         env.pip(
-            *("install", "--quiet", "--no-build-isolation", "-c", constraints.name),
-            *(*extra, "-e", f"{ROOT}[dev]"),
+            # without the last one setuptools isolates the build all the same
+            *("install", "--quiet", "--no-build-isolation", "--use-pep517"),
+            *("-c", constraints.name, *extra, "-e", f"{ROOT}[dev]"),
         )
 
 
