@@ -428,6 +428,12 @@ def test_kernels_run_in_the_interpreter():
 
 
 @interpreted
+@pytest.mark.parametrize(("mode", "label"), [("on", 1), ("clobber", 1), ("off", -1)])
+def test_kernels_give_an_iou_on_the_lowest_threshold_its_band(mode, label):
+    test_an_iou_on_the_lowest_threshold_has_reached_it(mode, label, "triton")
+
+
+@interpreted
 @every_mode
 def test_kernels_give_detectron2s_indices_and_labels(low_quality):
     """Several images of different numbers of objects, two programs, odd boxes among them."""
