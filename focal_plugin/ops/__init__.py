@@ -1,7 +1,8 @@
 """HOW FAST: what the hot path computes, behind one function an operation, by several means."""
 
-from .dense_loss import Terms, check_impl, one_vs_rest_loss, one_vs_rest_loss_per_anchor
+from .dense_loss import Terms, one_vs_rest_loss, one_vs_rest_loss_per_anchor
 from .formula import Formula, Point, apply_formula
+from .implementations import check_impl
 from .matching import match_anchors
 
 __all__ = [

@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .formula import Formula, refuse_second_derivative
-
-IMPLEMENTATIONS = ("auto", "cpp", "triton", "eager")
+from .implementations import choose
 
 FLUSHED_BELOW = 1e-20
 """
@@ -140,19 +139,6 @@ def one_vs_rest_loss_per_anchor(
     return layout.anchors_as_given(_PerAnchor.apply(evaluate, terms, block, block.logits))
 
 
-def check_impl(impl: str) -> str:
-    """
-    Returns:
-        ``impl``.
-
-    Raises:
-        ValueError: there is no such implementation.
-    """
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of {IMPLEMENTATIONS}, got {impl!r}")
-    return impl
-
-
 def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     """
     Raises:
@@ -160,15 +146,9 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     """
     from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton  # which know the above
 
-    check_impl(impl)
     known = {"cpp": dense_loss_cpp, "triton": dense_loss_triton, "eager": dense_loss_eager}
-    if impl == "auto":  # never Triton's interpreter, which takes tensors on a CPU, too
-        impl = "triton" if block.logits.is_cuda else "cpp"
-        impl = impl if known[impl].why_not(block, terms) is None else "eager"
-    reason = known[impl].why_not(block, terms)
-    if reason is not None:
-        raise ValueError(f"impl={impl!r} cannot be had: {reason}")
-    return known[impl].evaluate
+    chosen = choose(impl, block.logits.device, lambda name: known[name].why_not(block, terms))
+    return known[chosen].evaluate
 
 
 class _Sum(torch.autograd.Function):

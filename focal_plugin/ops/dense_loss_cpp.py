@@ -6,23 +6,19 @@ import torch
 from torch import Tensor
 
 from .dense_loss import Block, Terms
-from .extension import has_extension
+from .implementations import why_no_cpp
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
     """What hinders it; None if nothing does."""
-    if block.logits.device.type != "cpu":
-        return f"it is for tensors on the CPU, got {block.logits.device}"
     if block.logits.dtype not in DTYPES:
         return f"it is for float32 and bfloat16, got {block.logits.dtype}"
     unknown = [type(x).__name__ for x in terms.formulas if x.kernel is None]
     if unknown:
         return f"{unknown[0]} is not among its formulas"
-    if not has_extension():
-        return "the extension is not built, see `python -m focal_plugin.doctor`"
-    return None
+    return why_no_cpp(block.logits.device)
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:

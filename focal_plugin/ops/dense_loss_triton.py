@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import shutil
 
 import torch
 from torch import Tensor
 
 from .dense_loss import Block, Terms
 from .formula import Formula
+from .implementations import why_no_triton
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,23 +20,12 @@ LOGITS_PER_WARP = 512
 
 def why_not(block: Block, terms: Terms) -> str | None:
     """What hinders it; None if nothing does."""
-    device = block.logits.device
     if block.logits.dtype not in DTYPES:
         return f"it is for float32, bfloat16 and float16, got {block.logits.dtype}"
     unknown = [type(x).__name__ for x in terms.formulas if x.kernel is None]
     if unknown:
         return f"{unknown[0]} is not among its formulas"
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs it in NumPy, wherever tensors are
-        return None
-    if device.type != "cuda":
-        return f"it is for tensors on a GPU, got {device}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "Triton is for GPUs of compute capability 8.0 and more"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton needs a C compiler, gcc or clang, to launch anything"
-    return None
+    return why_no_triton(block.logits.device)
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:

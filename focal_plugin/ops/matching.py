@@ -9,9 +9,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -19,9 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..checks import IllegalOptionError, check_choice
-from .extension import has_extension
-
-IMPLEMENTATIONS = ("auto", "cpp", "triton", "eager")
+from .implementations import choose, why_no_cpp, why_no_triton
 
 LOW_QUALITY = ("on", "clobber", "off")
 
@@ -91,7 +87,7 @@ def match_anchors(
         check_choice("low_quality", low_quality, LOW_QUALITY)
     ]
     match = {"cpp": _match_cpp, "triton": _match_triton, "eager": _match_eager}
-    chosen = _choose(impl, anchors)
+    chosen = choose(impl, anchors.device, lambda name: _why_not(name, anchors))
     return match[chosen](list(gt_boxes), anchors, list(thresholds), list(labels), rescue_from)
 
 
@@ -115,29 +111,11 @@ def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
         )
 
 
-def _choose(impl: str, anchors: Tensor) -> str:
-    check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "auto":
-        return next(x for x in IMPLEMENTATIONS[1:] if _why_not(x, anchors) is None)
-    reason = _why_not(impl, anchors)
-    if reason is not None:
-        raise ValueError(f"impl={impl!r} cannot be had: {reason}")
-    return impl
-
-
 def _why_not(impl: str, anchors: Tensor) -> str | None:
     """What hinders the implementation; None if nothing does."""
     if impl == "cpp":
-        if anchors.device.type != "cpu":
-            return f"it is for tensors on the CPU, got {anchors.device}"
-        if not has_extension():
-            return "the extension is not built, see `python -m focal_plugin.doctor`"
-    if impl == "triton":
-        if importlib.util.find_spec("triton") is None:
-            return "triton is not installed"
-        if not anchors.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            return f"it is for tensors on a GPU, got {anchors.device}"
-    return None
+        return why_no_cpp(anchors.device)
+    return why_no_triton(anchors.device) if impl == "triton" else None
 
 
 def _match_cpp(

@@ -11,7 +11,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.structures import Boxes, pairwise_iou
 
 from focal_plugin.modeling.matcher import AnchorMatcher
-from focal_plugin.ops import matching
+from focal_plugin.ops import implementations, matching
 from focal_plugin.ops.extension import has_extension
 from focal_plugin.ops.matching import LOW_QUALITY, match_anchors
 
@@ -321,10 +321,17 @@ def test_auto_is_the_extension_where_it_is_built(monkeypatch):
 
 
 def test_auto_falls_back_and_what_is_asked_for_does_not(monkeypatch):
-    monkeypatch.setattr(matching, "has_extension", lambda: False)
+    monkeypatch.setattr(implementations, "has_extension", lambda: False)
     assert_as_detectron2(*case("random"), impl="auto")
     with pytest.raises(ValueError, match="impl='cpp' cannot be had: the extension is not built"):
         assert_as_detectron2(*case("random"), impl="cpp")
+
+
+def test_auto_leaves_tritons_interpreter_alone(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(implementations, "has_extension", lambda: False)
+    monkeypatch.setattr(matching, "_match_triton", None)
+    assert_as_detectron2(*case("random"), impl="auto")
 
 
 def test_triton_is_for_a_gpu(monkeypatch):
