@@ -21,7 +21,7 @@ from focal_plugin.modeling.matcher import (
     split_crowds,
     void_crowds,
 )
-from focal_plugin.ops import matching
+from focal_plugin.ops import implementations
 
 from .toy import tiny_model, toy_cfg
 from .toy_rcnn import tiny_rcnn_cfg
@@ -371,7 +371,9 @@ def test_what_would_wait_for_a_gpu_is_found():
 @pytest.mark.parametrize("mode", LOW_QUALITY)
 def test_labelling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
     monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
-    monkeypatch.setattr(matching, "has_extension", lambda: False)  # whose insides are not seen
+    monkeypatch.setattr(
+        implementations, "has_extension", lambda: False
+    )  # whose insides are not seen
     model = tiny_model("MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", mode)
     model.ignores_crowds = ignores_crowds
     anchors, gt_instances = scene()
