@@ -244,8 +244,24 @@ def add_focal_config(cfg: CfgNode) -> None:
     # train_net.py: MiB of pixels, of the images of the training set, that each training process
     # keeps in memory, each of its data loading workers an equal share; 0: every image is read each
     # time. What the model sees is the same
-    node.DATA = new_node()
-    node.DATA.IMAGE_CACHE_MIB = 0
+    data = node.DATA = new_node()
+    data.IMAGE_CACHE_MIB = 0
+    # train_net.py: what the check of the annotation files before the first iteration does. "normal":
+    # what would train wrong or crash is an error, and what Detectron2 drops is counted; "strict":
+    # that is an error too; "drop": boxes of a negative or an infinite size are dropped and counted
+    data.CHECK = "normal"
+    # train_net.py: how many images of the training set, that cannot be read, each process replaces
+    # by others; 0: the first one ends the run
+    data.MAX_UNREADABLE_IMAGES = 0
+
+    # train_net.py: what happens where a loss or a gradient is NaN or infinite, before the optimizer
+    # sees it. "raise" ends the run and says where it comes from; "skip" leaves the step out;
+    # "rollback" loads weights and optimizer of the last checkpoint and goes on with the next batch
+    nonfinite = node.NONFINITE = new_node()
+    nonfinite.POLICY = "raise"
+    # "skip": so many steps in a row, "rollback": so many times in all, and then it ends the run
+    nonfinite.MAX_IN_A_ROW = 10
+    nonfinite.MAX_ROLLBACKS = 3
 
 
 def _options_of(part: CfgNode, *without: str) -> CfgNode:
