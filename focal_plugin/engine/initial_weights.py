@@ -9,19 +9,17 @@ the same generator chooses.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..checks import check_choice
+from ..random_state import generators_kept
 
 INITS = ("stock", "by_name")
 """What `MODEL.FOCAL.INIT` may be."""
@@ -50,7 +48,7 @@ def build_initialized(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn
         return build(cfg)
     if cfg.SEED < 0:
         raise ValueError(f"MODEL.FOCAL.INIT by_name needs a SEED >= 0, got {cfg.SEED}")
-    with _generators_kept(cfg.MODEL.DEVICE), RandomFills() as fills:
+    with generators_kept(cfg.MODEL.DEVICE), RandomFills() as fills:
         model = build(cfg)
     draw_by_name(model, fills, seed=cfg.SEED)
     return model
@@ -177,16 +175,3 @@ def _generator(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     # The CPU generator uses 32 bits of what it is given.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-
-@contextmanager
-def _generators_kept(device: str) -> Iterator[None]:
-    """The generators of torch, numpy and Python are left as they were found."""
-    cuda = [device] if torch.device(device).type == "cuda" else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=cuda):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

@@ -11,7 +11,6 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.engine import DefaultTrainer
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
 from PIL import Image
@@ -300,12 +299,6 @@ def test_the_workers_share_the_bound(cfg, num_workers):
 # the trainer
 
 
-def mapper_of(loader):
-    while not hasattr(loader, "_map_func"):
-        loader = loader.dataset
-    return loader._map_func._obj
-
-
 ARCHITECTURES = {
     "FocalRetinaNet": (["MODEL.META_ARCHITECTURE", "FocalRetinaNet"], CachedCrowdDatasetMapper),
     "RetinaNet": (["MODEL.META_ARCHITECTURE", "RetinaNet"], CachedDatasetMapper),
@@ -323,10 +316,10 @@ ARCHITECTURES = {
 @pytest.mark.parametrize(("opts", "cached"), ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_the_trainer_caches_where_it_is_asked_to(cfg, opts, cached):
     cfg.merge_from_list(opts)
-    assert type(mapper_of(Trainer.build_train_loader(cfg))) is cached
+    assert type(Trainer.build_train_loader(cfg).samples.mapper) is cached
     cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB = 0
     without = CrowdDatasetMapper if cached is CachedCrowdDatasetMapper else DatasetMapper
-    assert type(mapper_of(Trainer.build_train_loader(cfg))) is without
+    assert type(Trainer.build_train_loader(cfg).samples.mapper) is without
 
 
 def test_by_default_there_is_none():
@@ -337,7 +330,7 @@ def test_by_default_there_is_none():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("sizes", [(128,), (96, 160)], ids=["one size", "sizes"])
-def test_batches_are_those_of_the_stock_trainer_and_files_are_read_once(
+def test_batches_are_those_without_a_cache_and_files_are_read_once(
     cfg, tmp_path, num_workers, sizes
 ):
     folder = tmp_path / "images_that_go"
@@ -349,12 +342,9 @@ def test_batches_are_those_of_the_stock_trainer_and_files_are_read_once(
     cfg.DATALOADER.NUM_WORKERS = num_workers
     count = 100  # of 16 epochs: each of two workers has seen each image
 
-    def batches_of(trainer, cfg):
-        seed_all_rng(3)
-        return iter(trainer.build_train_loader(cfg))
-
-    expected = list(itertools.islice(batches_of(DefaultTrainer, cfg), count + 20))
-    ours = batches_of(Trainer, cfg)
+    ours = iter(Trainer.build_train_loader(cfg))
+    cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB = 0
+    expected = list(itertools.islice(Trainer.build_train_loader(cfg), count + 20))
     seen = list(itertools.islice(ours, count))
     shutil.rmtree(folder / "images")
     seen += itertools.islice(ours, 20)

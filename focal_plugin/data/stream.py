@@ -1,0 +1,342 @@
+"""
+The training set as a stream: batch b of a run is a function of the seed and of b alone.
+
+Which image is sample i, and how it is augmented, depends neither on how many processes load images
+nor on what was drawn before. A run that was interrupted goes on at its next batch without reading
+the images of those before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.common import DatasetFromList
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.utils import comm
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ..checks import check_count
+from ..random_state import seed_from, seeded
+from .check import drop_impossible_boxes
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE_KEY = "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES"
+# Pillow, on a file that is truncated or no image, raises one of these.
+UNREADABLE = (OSError, EOFError, SyntaxError, Image.DecompressionBombError)
+REMEDY = (
+    "Repair the file or take it out of the annotations; `focal-plugin check-data --images` finds "
+    f"all such files, and {UNREADABLE_KEY} lets a run replace some of them by others"
+)
+LISTED = 20
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+"""A dataset dict to what the model gets."""
+
+
+class ImageReadError(OSError):
+    """An image of the training set cannot be read; the message names its file and its id."""
+
+
+def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, Any]]]:
+    """
+    Same images, filters, samplers and batches as Detectron2's `build_detection_train_loader`, but
+    as a :class:`TrainLoader`. Boxes that no image can hold are dropped where
+    `MODEL.FOCAL.DATA.CHECK` is "drop".
+
+    Args:
+        cfg: with a `SEED` >= 0.
+        mapper: loads and augments the image of a dataset dict.
+
+    Returns:
+        Detectron2's own loader if the data set is a PyTorch `IterableDataset`.
+
+    Raises:
+        ValueError: the runtime has no sampler of the name `DATALOADER.SAMPLER_TRAIN`, or images
+            are to be grouped by aspect ratio and have no size.
+    """
+    dataset = _load_dataset(cfg)
+    if isinstance(dataset, IterableDataset):
+        logger.warning(
+            f"{', '.join(cfg.DATASETS.TRAIN)} cannot be indexed: a run that is resumed does not "
+            "see the same images as one that was not interrupted"
+        )
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+    max_unreadable = check_count(UNREADABLE_KEY, cfg.MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES, low=0)
+    batches = Batches(
+        _build_sampler(cfg, dataset, mapper),
+        _images_per_process(cfg.SOLVER.IMS_PER_BATCH),
+        wide=_wide_images(dataset) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+    )
+    stored = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+    samples = Samples(stored, mapper, seed=cfg.SEED, max_unreadable=max_unreadable)
+    return TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+class Sample(NamedTuple):
+    """
+    A sample of the stream.
+
+    Attributes:
+        mapped: what the model gets; None: neither the image nor one in its place can be read.
+        unreadable: file name -> message, of the images that could not be read.
+    """
+
+    mapped: dict[str, Any] | None
+    unreadable: dict[str, str]
+
+
+class Samples(Dataset):
+    """
+    Loads a sample by its number in the stream and the index of its image in the data set. Whatever
+    the mapper draws is a function of the seed and the number.
+
+    Args:
+        dataset: dataset dicts by index.
+        mapper: loads and augments the image of one.
+        seed: >= 0.
+        max_unreadable: >= 0. 0: an image that cannot be read is an :class:`ImageReadError`. Else
+            another image, that the seed and the number choose, takes its place, after as many
+            attempts at most.
+    """
+
+    def __init__(
+        self, dataset: Dataset, mapper: Mapper, *, seed: int, max_unreadable: int = 0
+    ) -> None:
+        self.dataset = dataset
+        self.mapper = mapper
+        self.seed = seed
+        self.max_unreadable = max_unreadable
+
+    def __getitem__(self, number_and_index: tuple[int, int]) -> Sample:
+        number, index = number_and_index
+        unreadable: dict[str, str] = {}
+        for candidate in (index, *self._others(number, index)):
+            image = self.dataset[candidate]
+            try:
+                with seeded(self.seed, "sample", number):
+                    return Sample(self.mapper(image), unreadable)
+            except UNREADABLE as error:
+                message = (
+                    f"image {image.get('image_id')!r}, {_file_name(image)}, cannot be read: "
+                    f"{type(error).__name__}: {error}"
+                )
+                if self.max_unreadable == 0:
+                    raise ImageReadError(f"{message}. {REMEDY}") from error
+                unreadable[_file_name(image)] = message
+        return Sample(None, unreadable)
+
+    def _others(self, number: int, index: int) -> list[int]:
+        """What is tried instead of an image: others, all different."""
+        draw = random.Random(seed_from(self.seed, "instead", number))
+        size = len(self.dataset)
+        drawn = draw.sample(range(size), min(self.max_unreadable + 1, size))
+        return [x for x in drawn if x != index][: self.max_unreadable]
+
+
+class Batches:
+    """
+    The batches of this process as lists of (number in the stream, index in the data set); endless
+    as the sampler is, and without reading any image.
+
+    Args:
+        sampler: of Detectron2; of n processes, that of process r yields samples r, r + n, ...
+        batch_size: images per process, >= 1.
+        wide: of each image, whether it is wider than high. Images of both kinds are then never in
+            one batch; the batches are those of Detectron2's `AspectRatioGroupedDataset`.
+    """
+
+    def __init__(
+        self, sampler: Iterable[int], batch_size: int, *, wide: Sequence[bool] | None = None
+    ) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.wide = wide
+        self.rank, self.num_processes = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        numbers = itertools.count(self.rank, self.num_processes)
+        begun: tuple[list[tuple[int, int]], ...] = ([], [])
+        for number, index in zip(numbers, self.sampler, strict=False):
+            batch = begun[self.wide is not None and self.wide[index]]
+            batch.append((number, index))
+            if len(batch) == self.batch_size:
+                yield batch[:]
+                batch.clear()
+
+
+class TrainLoader:
+    """
+    Iterates over the batches of a run, from :attr:`start_batch` on. Nothing is read, and no worker
+    is started, before the first one is asked for.
+
+    The training process draws nothing at random for it, and its generators are left as they are.
+    Workers ignore the signals that end or interrupt a job, which a scheduler sends to all its
+    processes: when they end is up to the training process.
+
+    Args:
+        samples: loads a sample.
+        batches: which samples there are in which batch.
+        num_workers: processes that load, >= 0. 0: the training process does.
+
+    Attributes:
+        start_batch: how many batches are left out, by their number; to be set before iterating.
+        unreadable: file name -> message, of the images that could not be read so far.
+    """
+
+    def __init__(self, samples: Samples, batches: Batches, *, num_workers: int) -> None:
+        self.samples = samples
+        self.batches = batches
+        self.num_workers = num_workers
+        self.start_batch = 0
+        self.unreadable: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """
+        Raises:
+            ImageReadError: an image cannot be read; or more than `MAX_UNREADABLE_IMAGES` of them.
+        """
+        for batch in self._load():
+            for sample in batch:
+                self._count_unreadable(sample)
+            yield [sample.mapped for sample in batch]
+
+    def _load(self) -> Iterator[list[Sample]]:
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=itertools.islice(self.batches, self.start_batch, None),
+            num_workers=self.num_workers,
+            collate_fn=trivial_batch_collator,
+            worker_init_fn=_obey_the_training_process_only,
+            # Without one of its own it would draw from the generator of the training process.
+            generator=torch.Generator().manual_seed(self.samples.seed),
+        )
+        with _job_signals_blocked():  # and so they are in the workers, from their first moment
+            batches = iter(loader)
+        return batches
+
+    def _count_unreadable(self, sample: Sample) -> None:
+        allowed = self.samples.max_unreadable
+        for file, message in sample.unreadable.items():
+            if file not in self.unreadable:
+                self.unreadable[file] = message
+                logger.warning(
+                    f"{message}; another one takes its place "
+                    f"({len(self.unreadable)} of {allowed} that {UNREADABLE_KEY} allows)"
+                )
+        if sample.mapped is None or len(self.unreadable) > allowed:
+            listed = "\n  ".join(list(self.unreadable.values())[:LISTED])
+            raise ImageReadError(
+                f"{len(self.unreadable)} images cannot be read, {UNREADABLE_KEY} is {allowed} and "
+                f"the data set has {len(self.samples.dataset)}:\n  {listed}\n{REMEDY}"
+            )
+
+
+def _load_dataset(cfg: CfgNode) -> list[dict[str, Any]] | Dataset:
+    """As Detectron2's own train loader does; without impossible boxes, if asked for."""
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    dataset = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=keypoints,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    if isinstance(dataset, list) and cfg.MODEL.FOCAL.DATA.CHECK == "drop":
+        return drop_impossible_boxes(dataset)
+    return dataset
+
+
+def _build_sampler(
+    cfg: CfgNode, dataset: list[dict[str, Any]] | Dataset, mapper: Mapper
+) -> Iterable[int]:
+    """Detectron2's sampler of the name in the config, and with the seed in the config."""
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    logger.info(f"Using training sampler {name}")
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dataset), seed=cfg.SEED)
+    if name == "RepeatFactorTrainingSampler":
+        # REPEAT_SQRT is not in Detectron2 v0.5
+        sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
+        )
+        return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
+    from_config = getattr(build_detection_train_loader, "from_config", None)
+    if from_config is None:  # v0.5 knows the two above only
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN: this Detectron2 has no sampler {name!r}")
+    with seeded(cfg.SEED, "sampler"):  # those that are left draw their seed
+        return from_config(cfg, mapper, dataset=dataset)["sampler"]
+
+
+def _images_per_process(images_per_batch: int) -> int:
+    num_processes = comm.get_world_size()
+    message = (
+        f"SOLVER.IMS_PER_BATCH must be a multiple of the number of processes, {num_processes}, "
+        f"and > 0, got {images_per_batch}"
+    )
+    assert images_per_batch > 0, message
+    assert images_per_batch % num_processes == 0, message
+    return images_per_batch // num_processes
+
+
+def _wide_images(dataset: list[dict[str, Any]] | Dataset) -> list[bool]:
+    wide = []
+    for index in range(len(dataset)):
+        image = dataset[index]
+        if "width" not in image or "height" not in image:
+            raise ValueError(
+                f"image {image.get('image_id')!r}, {_file_name(image)}, has no width and height, "
+                "which DATALOADER.ASPECT_RATIO_GROUPING needs: give them, or set it to False"
+            )
+        wide.append(image["width"] > image["height"])
+    return wide
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    return str(image.get("file_name"))
+
+
+# What is sent to all processes of a job. Where there is no sigwaitinfo (macOS), a worker could not
+# tell who sent it, and would not obey the training process either; there they end it.
+_JOB_SIGNALS = (
+    {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} if hasattr(signal, "sigwaitinfo") else set()
+)
+
+
+@contextmanager
+def _job_signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obey_the_training_process_only(worker_id: int) -> None:
+    """In a worker, where the signals are blocked."""
+    if _JOB_SIGNALS:
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(training_process: int) -> None:
+    """
+    Were SIGTERM ignored, whoever it comes from, then a training process that ends with an error
+    would wait for its workers for ever: it ends them with a SIGTERM, and joins them.
+    """
+    while True:
+        received = signal.sigwaitinfo(_JOB_SIGNALS)
+        if received.si_signo == signal.SIGTERM and received.si_pid == training_process:
+            os._exit(0)
