@@ -1,0 +1,350 @@
+"""Checkpoints that are whole, checked when they are read, and of the run that resumes from them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from .checkpoint_file import CheckpointError, remove_unfinished_checkpoints, write_checkpoint
+from .identity import differences, environment_identity
+from .last_checkpoint import (
+    LAST_CHECKPOINT,
+    iteration_of,
+    last_file,
+    newest_whole,
+    set_last_file,
+)
+from .weights_file import HEURISTICS, read_weights
+
+__all__ = ["CheckpointError", "Checkpointer"]
+
+logger = logging.getLogger(__name__)
+
+OUR_KEY = "focal_plugin"
+"""Where a checkpoint says which run it is of, and holds what differs between its processes."""
+
+T = TypeVar("T")
+
+
+class Checkpointer(DetectionCheckpointer):
+    """
+    Same interface as :class:`detectron2.checkpoint.DetectionCheckpointer`, but a checkpoint is
+    there whole or not at all, is verified when it is read, never holds a NaN or an infinity, and
+    never runs code. A run resumes only from its own, each process with its own buffers (statistics
+    of BatchNorm, running means), also those that are not in the state dict.
+
+    Whatever is wrong is a :class:`CheckpointError`; what cannot be written is an OSError.
+
+    Args:
+        model: the model, wrapped or not.
+        save_dir: an existing folder, of a file system that all processes share.
+        identity: what the run is, as :func:`~focal_plugin.engine.identity.run_identity` says; None,
+            as for an evaluation: the checkpoint of any run is as good.
+        allowed_changes: keys of ``identity``, or nodes, that may be others in the checkpoint.
+        fall_back: if the last checkpoint is damaged, resume from the newest older one that is not.
+        trust_pickle: read `.pkl` files that are not of the model zoo; they cannot run code either.
+        checkpointables: what is saved besides the model, by name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        identity: Mapping[str, Any] | None = None,
+        allowed_changes: Collection[str] = (),
+        fall_back: bool = False,
+        trust_pickle: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.identity = identity
+        self.allowed_changes = tuple(allowed_changes)
+        self.fall_back = fall_back
+        self.trust_pickle = trust_pickle
+        # Most buffers that are not in the state dict are constants that the config decides, and it
+        # may be allowed to change; only those that training changes belong into a checkpoint.
+        in_state = self.model.state_dict()
+        self._initial = {name: x for name, x in self._buffers().items() if name not in in_state}
+
+    def save(self, name: str, **extra: Any) -> None:
+        """
+        Same interface as in the parent, but called by all processes; the main process writes.
+
+        Raises:
+            CheckpointError: the state is not finite, or could not be loaded again.
+            OSError: such as a full disk. What was saved before is intact.
+        """
+        if not self.save_dir:
+            return
+        buffers_of_ranks = comm.gather(self._buffers())
+        # No collective below: a process must not wait for one that has failed to write.
+        if not comm.is_main_process():
+            return
+        folder = Path(self.save_dir)
+        file = folder / f"{name}.pth"
+        if file.name != f"{name}.pth":
+            raise ValueError(f"the name of a checkpoint must be a plain file name, got {name!r}")
+        remove_unfinished_checkpoints(folder)
+        logger.info(f"Saving checkpoint to {file}")
+        states = {key: state.state_dict() for key, state in self.checkpointables.items()}
+        ours = {
+            "identity": dict(self.identity) if self.identity is not None else None,
+            "environment": self._environment(),
+            "buffers": self._different(buffers_of_ranks),
+        }
+        content = {"model": self.model.state_dict(), **states, **extra, OUR_KEY: ours}
+        write_checkpoint(file, content)
+        self.tag_last_checkpoint(file.name)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """
+        Same interface as in the parent. Unless ``checkpointables`` is empty, the checkpoint must be
+        of this run.
+
+        Raises:
+            CheckpointError: as :meth:`resume_or_load`.
+        """
+        if not path:
+            logger.info("No checkpoint found. Initializing model from scratch")
+            return {}
+        logger.info(f"Loading from {path} ...")
+        file, query = self._local_file(path)
+        content = self._read(file, given=path.removesuffix(f"?{query}"))
+        if query:
+            content[HEURISTICS] = True
+        if checkpointables != []:
+            self._check_own(file, content)
+        return self._restore(file, content, checkpointables)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """
+        Same interface as in the parent; the main process decides for all whether there is a
+        checkpoint to resume from, and which.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, no checkpoint or that of another run, or
+                `last_checkpoint` is damaged. No weight has been changed.
+        """
+        if self.save_dir and comm.is_main_process():
+            remove_unfinished_checkpoints(Path(self.save_dir))
+        if not (resume and _of_main_process(self.has_checkpoint)):
+            return self.load(path, checkpointables=[])
+        file, content = self._read_last_everywhere()
+        self._check_own(file, content)
+        iteration = content.get("iteration")
+        extra = self._restore(file, content, None)
+        restored = ", ".join(["weights", *self.checkpointables])
+        logger.info(f"Resumed from {file}, saved after iteration {iteration}; restored: {restored}")
+        return extra
+
+    def has_checkpoint(self) -> bool:
+        """Whether `last_checkpoint` is there, whatever it says."""
+        return bool(self.save_dir) and (Path(self.save_dir) / LAST_CHECKPOINT).exists()
+
+    def get_checkpoint_file(self) -> str:
+        """
+        The file that `last_checkpoint` names; "" if there is none.
+
+        Raises:
+            CheckpointError: it names no file of this folder.
+        """
+        return str(last_file(Path(self.save_dir))) if self.has_checkpoint() else ""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Same interface as in the parent, but all or nothing."""
+        set_last_file(Path(self.save_dir), last_filename_basename)
+
+    def _local_file(self, path: str) -> tuple[Path, str]:
+        """The file, downloaded if need be, and what follows "?" in its address."""
+        address, _, query = (path, "", "") if Path(path).is_file() else path.partition("?")
+        if query not in {"", f"{HEURISTICS}=True"}:
+            raise CheckpointError(f"{path}: ?{query} is not known, only ?{HEURISTICS}=True")
+        return Path(self.path_manager.get_local_path(address)), query
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        return self._read(Path(f))
+
+    def _read(self, file: Path, given: str = "") -> dict[str, Any]:
+        return read_weights(file, given=given or str(file), trust_pickle=self.trust_pickle)
+
+    def _read_last_everywhere(self) -> tuple[Path, dict[str, Any]]:
+        """What each process has read, of the file that the main process has chosen."""
+        content: dict[str, Any] = {}
+
+        def choose() -> str:
+            nonlocal content
+            file, content = self._read_last()
+            return str(file)
+
+        file = Path(_of_main_process(choose))
+        problem = ""
+        if not comm.is_main_process():
+            try:
+                content = self._read(file)
+            except CheckpointError as error:
+                problem = str(error)
+        for rank, text in enumerate(comm.all_gather(problem)):
+            if text:
+                raise CheckpointError(
+                    f"process {rank} cannot read the checkpoint that the main process resumes "
+                    f"from; OUTPUT_DIR must be a folder that all machines share. {text}"
+                )
+        return file, content
+
+    def _read_last(self) -> tuple[Path, dict[str, Any]]:
+        folder, last = Path(self.save_dir), None
+        try:
+            last = last_file(folder)
+            return last, self._read(last)
+        except CheckpointError as error:
+            if not self.fall_back:
+                hint = "--resume-fallback resumes from the newest older one that is whole"
+                raise CheckpointError(f"{error}. {hint}") from error
+            damage = error
+        try:
+            file, content = newest_whole(folder, last, self._read)
+        except CheckpointError as error:
+            raise CheckpointError(f"{damage}; and {error}") from damage
+        logger.warning(f"{damage}. Resuming from {file} instead")
+        return file, content
+
+    def _check_own(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Raise unless this run can go on from the checkpoint; warn of what costs bit-equality."""
+        if self.identity is None:
+            return
+        iteration_of(file, content)
+        stored = _stored(content)
+        if stored["identity"] is None:
+            raise CheckpointError(
+                f"{file} was written by another trainer, which did not say what it trained. To "
+                "start from its weights, give it as MODEL.WEIGHTS, without --resume"
+            )
+        changed = differences(stored["identity"], self.identity)
+        refused = [key for key in changed if not self._may_change(key)]
+        if refused:
+            lines = "".join(f"\n  {key}: {changed[key]}" for key in refused)
+            flags = " ".join(f"--allow-config-change '{key}'" for key in refused)
+            raise CheckpointError(
+                f"{file} is of a run that is not this one:{lines}\nGive the run another "
+                f"OUTPUT_DIR, or go on in spite of it with {flags}"
+            )
+        for key, values in changed.items():
+            logger.warning(f"{key}: {values}; resuming in spite of it")
+        self._check_fits(file, content, stored["buffers"])
+        others = differences(stored["environment"], self._environment(), "then")
+        if others:
+            listed = "; ".join(f"{key} {values}" for key, values in others.items())
+            logger.warning(f"The run goes on, but bit-equality is not guaranteed: {listed}")
+
+    def _may_change(self, key: str) -> bool:
+        return any(
+            key == allowed or key.startswith((f"{allowed}.", f"{allowed}["))
+            for allowed in self.allowed_changes
+        )
+
+    def _is_own(self, stored: Mapping[str, Any]) -> bool:
+        if self.identity is None or stored["identity"] is None:
+            return False
+        return all(map(self._may_change, differences(stored["identity"], self.identity)))
+
+    def _check_fits(
+        self, file: Path, content: Mapping[str, Any], buffers: list[dict[str, Tensor]]
+    ) -> None:
+        """Raise unless model, buffers and checkpointables are those of the checkpoint."""
+        missing = [key for key in self.checkpointables if key not in content]
+        if missing:
+            raise CheckpointError(f"{file} cannot be resumed from: it lacks {', '.join(missing)}")
+        misfits = differences(_shapes(content["model"]), _shapes(self.model.state_dict()))
+        ours = _shapes(dict(self.model.named_buffers()))
+        for of_rank in buffers:
+            stored = _shapes(of_rank)
+            misfits |= differences(stored, {name: ours[name] for name in stored if name in ours})
+        if misfits:
+            listed = "".join(f"\n  {name}: {x}" for name, x in list(misfits.items())[:10])
+            raise CheckpointError(
+                f"{file} cannot be resumed from: {len(misfits)} tensors do not fit the model:"
+                f"{listed}\nTo start from the weights that do, give it as MODEL.WEIGHTS, without "
+                "--resume"
+            )
+
+    def _environment(self) -> dict[str, Any]:
+        tensor = next(self.model.parameters(), torch.zeros(()))
+        return environment_identity(tensor.device)
+
+    def _restore(
+        self, file: Path, content: dict[str, Any], checkpointables: list[str] | None
+    ) -> dict[str, Any]:
+        """Load everything; returns what is left of the content."""
+        stored = _stored(content)
+        content.pop(OUR_KEY, None)
+        self._log_incompatible_keys(self._load_model(content))
+        if self._is_own(stored):
+            self._restore_buffers(stored["buffers"])
+        names = self.checkpointables if checkpointables is None else checkpointables
+        for key in filter(content.__contains__, names):
+            try:
+                self.checkpointables[key].load_state_dict(content.pop(key))
+            except (KeyError, ValueError) as error:  # of an optimizer with other parameter groups
+                raise CheckpointError(f"{key} in {file} does not fit this run: {error}") from error
+        return content
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
+
+    def _different(self, buffers_of_ranks: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """For each process, the buffers that neither the state dict nor the config tells it."""
+        first = buffers_of_ranks[0]
+        of_first = {
+            name: first[name] for name, x in self._initial.items() if not _equal(first[name], x)
+        }
+        of_others = [
+            {name: x for name, x in buffers.items() if not _equal(x, first[name])}
+            for buffers in buffers_of_ranks[1:]
+        ]
+        return [of_first, *of_others]
+
+    @torch.no_grad()
+    def _restore_buffers(self, stored: list[dict[str, Tensor]]) -> None:
+        rank = comm.get_rank()
+        own = stored[rank] if rank < len(stored) else {}
+        ours = dict(self.model.named_buffers())
+        for name, value in {**stored[0], **own}.items():
+            if name in ours and ours[name].shape == value.shape:  # the code may have changed
+                ours[name].copy_(value)
+
+
+def _of_main_process(ask: Callable[[], T]) -> T:
+    """What it returns in the main process, the only one that asks, or the error that it raises."""
+    answer, problem = None, None
+    if comm.is_main_process():
+        try:
+            answer = ask()
+        except CheckpointError as error:
+            problem = error
+    answer, problem = comm.all_gather((answer, problem))[0]
+    if problem is not None:
+        raise problem
+    return answer
+
+
+def _stored(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What we wrote about the run; empty in a checkpoint of another trainer."""
+    ours = content.get(OUR_KEY)
+    ours = ours if isinstance(ours, dict) else {}
+    return {"identity": None, "environment": {}, "buffers": [{}], **ours}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)

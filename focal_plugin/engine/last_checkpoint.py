@@ -1,0 +1,104 @@
+"""Which checkpoint of a folder a run resumes from."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import sync_folder, write_text
+from .checkpoint_file import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last_checkpoint"
+"""The file that names the last one."""
+
+_NUMBER = re.compile(r"model_([0-9]+)\.pth")
+
+
+def last_file(folder: Path) -> Path:
+    """
+    Raises:
+        CheckpointError: `last_checkpoint` does not name a file of the folder.
+    """
+    record = folder / LAST_CHECKPOINT
+    try:
+        name = record.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise CheckpointError(f"{record} cannot be read: {error.strerror}") from error
+    if not name:
+        raise CheckpointError(f"{record} is empty: it must hold the name of a checkpoint")
+    if name in {".", ".."} or "/" in name or "\\" in name:
+        raise CheckpointError(
+            f"{record} names {name!r}: it must be a file of that folder, not a path"
+        )
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{record} names {name}, but there is no such file beside it")
+    return folder / name
+
+
+def set_last_file(folder: Path, name: str) -> None:
+    """All or nothing; after this it is on the disk."""
+    write_text(folder / LAST_CHECKPOINT, name)
+    sync_folder(folder)
+
+
+def newest_whole(
+    folder: Path, damaged: Path | None, read: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """
+    The checkpoint of the latest iteration that can be read, but none later than the damaged one.
+
+    Args:
+        read: what reads a file, or raises a CheckpointError.
+
+    Returns:
+        the file, and what is in it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    newest: tuple[Path, dict[str, Any]] | None = None
+    newest_iteration = -1
+    limit = math.inf if damaged is None else _number_of(damaged)
+    files = [file for file in folder.glob("model_*.pth") if file != damaged]
+    for file in sorted(files, key=_number_of, reverse=True):
+        if _number_of(file) < newest_iteration:
+            break  # so are all that follow, and a file may be large
+        try:
+            content = read(file)
+            iteration = iteration_of(file, content)
+        except CheckpointError as error:
+            logger.warning(f"Not this one either: {error}")
+            continue
+        if newest_iteration < iteration <= limit:
+            newest, newest_iteration = (file, content), iteration
+    if newest is None:
+        raise CheckpointError(f"no older checkpoint in {folder} can be resumed from")
+    return newest
+
+
+def iteration_of(file: Path, content: Mapping[str, Any]) -> int:
+    """
+    The iteration after which a checkpoint was saved.
+
+    Raises:
+        CheckpointError: it does not say so.
+    """
+    iteration = content.get("iteration")
+    if type(iteration) is not int or iteration < 0:
+        raise CheckpointError(
+            f"{file} cannot be resumed from: it does not say of which iteration it is. To start "
+            "from its weights, give it as MODEL.WEIGHTS, without --resume"
+        )
+    return iteration
+
+
+def _number_of(file: Path) -> float:
+    """The iteration in its name; infinite for a name such as model_final."""
+    found = _NUMBER.fullmatch(file.name)
+    return int(found[1]) if found else math.inf
