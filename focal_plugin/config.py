@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
@@ -273,7 +276,32 @@ def _options_of(part: CfgNode, *without: str) -> CfgNode:
 
 
 class FocalCfgNode(CfgNode):
-    """Same interface as Detectron2's `CfgNode`, but an unknown key is told the nearest known."""
+    """
+    Same interface as Detectron2's `CfgNode`, but an unknown key is told the nearest known, a config
+    file runs no code unless it is asked for, and it is a file of this machine.
+    """
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        """
+        Same interface as :meth:`CfgNode.merge_from_file`, but a tag that may run code is an error
+        unless ``allow_unsafe``.
+
+        Raises:
+            ValueError: such a tag, an address in place of a file, or what is no config at all, in
+                the file or one that it is based on.
+        """
+        _refuse_address(cfg_filename, "a config file")
+        try:
+            super().merge_from_file(cfg_filename, allow_unsafe=allow_unsafe)
+        except RecursionError:
+            raise ValueError(f"{cfg_filename}: its _BASE_ leads back to itself") from None
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """Same interface as :meth:`CfgNode.load_yaml_with_base`, but see `merge_from_file`."""
+        with cls._open_cfg(filename) as stream:
+            _check_yaml(filename, stream.read(), allow_unsafe=allow_unsafe)
+        return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> Any:
         with _NearestKey(self):
@@ -301,6 +329,61 @@ def resolve_device(cfg: CfgNode) -> None:
     """Replace a `MODEL.DEVICE` of "auto" by "cuda" where there is a GPU, else by "cpu"."""
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_yaml(file: str, text: str, *, allow_unsafe: bool) -> None:
+    """Looks at the syntax only, so that nothing is executed and nothing fetched."""
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(root, yaml.MappingNode):
+        is_what = "is empty" if root is None else f"holds no keys but a {root.id}"
+        raise ValueError(f"{file} {is_what}; a config file is lines such as `KEY: value`")
+    for key, value in root.value:
+        if key.value == "_BASE_":
+            _check_base(file, value)
+    for node in () if allow_unsafe else _nodes(root):
+        if node.tag not in _SAFE_TAGS:
+            raise ValueError(
+                f"{file}, line {node.start_mark.line + 1}: the tag "
+                f"{node.tag.replace('tag:yaml.org,2002:', '!!')} may run code; write a plain "
+                "value, or, if you have read the file, give --allow-unsafe-yaml"
+            )
+
+
+_SAFE_TAGS = {*filter(None, yaml.SafeLoader.yaml_constructors), "tag:yaml.org,2002:merge"}
+
+
+def _check_base(file: str, value: yaml.Node) -> None:
+    names = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for name in names:
+        if name.tag != "tag:yaml.org,2002:str":
+            raise ValueError(
+                f"{file}, line {name.start_mark.line + 1}: _BASE_ must be the name of a file, or a "
+                "list of them"
+            )
+        _refuse_address(name.value, f"{file}: _BASE_")
+
+
+def _refuse_address(name: str, what: str) -> None:
+    if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", name):
+        raise ValueError(f"{what} must be a file on this machine, got {name}: download it first")
+
+
+def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
+    """All of them, each once: an alias may lead back."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 class _NearestKey:

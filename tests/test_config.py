@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -66,3 +68,109 @@ def test_the_node_survives_dump_and_load(tmp_path):
     loaded = get_cfg()
     loaded.merge_from_file(str(tmp_path / "config.yaml"))
     assert loaded.MODEL.FOCAL == cfg.MODEL.FOCAL
+
+
+UNSAFE = "MODEL: {WEIGHTS: !!python/object/apply:os.system ['touch %s']}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(text, name="config.yaml") -> the name of the file, in a folder of its own."""
+
+    def write(text, name="config.yaml"):
+        file = tmp_path / name
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+def test_a_tag_that_runs_code_is_refused_and_runs_none(tmp_path, write):
+    file = write("SEED: 1\n" + UNSAFE % (tmp_path / "ran"))
+    with pytest.raises(ValueError, match="--allow-unsafe-yaml") as error:
+        get_cfg().merge_from_file(file)
+    assert f"{file}, line 2: the tag !!python/object/apply:os.system" in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("bases", ["base.yaml", "[good.yaml, base.yaml]"])
+def test_a_tag_in_a_base_is_refused_by_the_name_of_that_file(tmp_path, write, bases):
+    base = write(UNSAFE % (tmp_path / "ran"), "base.yaml")
+    write("SEED: 1", "good.yaml")
+    middle = write(f"_BASE_: {bases}", "middle.yaml")
+    top = write("_BASE_: middle.yaml")
+    for file in (middle, top):
+        with pytest.raises(ValueError, match=f"{base}, line 1: the tag"):
+            get_cfg().merge_from_file(file)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("tag", ["!!python/tuple [1]", "!!python/name:os.system ''", "!mine 3"])
+def test_every_tag_that_plain_yaml_lacks_is_refused_wherever_it_is(write, tag):
+    for text in (f"A: {tag}", f"A: [{{B: [1, {tag}]}}]", f"? {tag}\n: 1"):
+        with pytest.raises(ValueError, match=f"the tag {tag.split()[0]} "):
+            get_cfg().merge_from_file(write(text))
+
+
+def test_whoever_allows_it_has_the_tag_evaluated(write):
+    file = write("MODEL: {WEIGHTS: !!python/object/apply:str [seven]}")
+    cfg = get_cfg()
+    cfg.merge_from_file(file, allow_unsafe=True)
+    assert cfg.MODEL.WEIGHTS == "seven"
+
+
+def test_plain_yaml_of_every_kind_is_merged(write):
+    write("SEED: 1\nMODEL: {WEIGHTS: base}", "base.yaml")
+    file = write(
+        "_BASE_: base.yaml\nINPUT: &input {MIN_SIZE_TRAIN: !!seq [1, 2]}\n"
+        "SOLVER:\n  BASE_LR: !!float 1\n  STEPS: (3, 4)\n"
+        "MODEL: {RPN: {<<: {BATCH_SIZE_PER_IMAGE: 8}}}"
+    )
+    cfg = get_cfg()
+    cfg.merge_from_file(file)
+    assert (cfg.SEED, cfg.MODEL.WEIGHTS, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (
+        1,
+        "base",
+        1.0,
+        (3, 4),
+    )
+    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE) == ((1, 2), 8)
+
+
+@pytest.mark.parametrize("address", ["http://h/x.yaml", "https://h/x.yaml", "detectron2://x.yaml"])
+@pytest.mark.parametrize("allow_unsafe", [False, True])
+def test_an_address_is_refused_and_nothing_fetched(write, monkeypatch, address, allow_unsafe):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it was fetched"))
+    base, bases = write(f"_BASE_: {address}", "a"), write(f"_BASE_: [a, '{address}']", "b")
+    for file in (base, bases, address):
+        with pytest.raises(ValueError, match=f"file on this machine, got {address}") as error:
+            get_cfg().merge_from_file(file, allow_unsafe=allow_unsafe)
+        assert file in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("- SEED\n- 1", "holds no keys but a sequence"),
+        ("SEED 1", "holds no keys but a scalar"),
+        ("SEED: 1\nMODEL: [", "is not valid YAML: .* line 2"),
+        ("SEED: 1\n\tMODEL: 2", "is not valid YAML: .* line 2"),
+        ("SEED: 1\n---\nSEED: 2", "is not valid YAML: .* line 2"),
+        ("\x00", "is not valid YAML"),
+        ("_BASE_: 3", "line 1: _BASE_ must be the name of a file"),
+        ("SEED: 1\n_BASE_: [{a: b}]", "line 2: _BASE_ must be the name of a file"),
+        ("_BASE_: config.yaml", "its _BASE_ leads back to itself"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named_with_what_is_wrong(write, text, message):
+    file = write(text)
+    with pytest.raises(ValueError, match=f"(?s){re.escape(file)}.*{message}"):
+        get_cfg().merge_from_file(file)
+
+
+def test_a_base_that_is_no_config_is_named(write):
+    base = write("", "base.yaml")
+    with pytest.raises(ValueError, match=f"{re.escape(base)} is empty"):
+        get_cfg().merge_from_file(write("_BASE_: base.yaml"))

@@ -1,0 +1,81 @@
+"""Keeps two trainings out of one output folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = ".train.lock"
+
+_HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN}
+# Open files by process and folder. A process loses its lock as soon as it closes any descriptor of
+# the file, so that it is opened once; a forked process has the descriptor, and not the lock
+_held: dict[tuple[int, Path], int] = {}
+
+
+class OutputFolderError(RuntimeError):
+    """The output folder is in use by another process, or cannot be made or written."""
+
+
+def hold_output_folder(folder: Path) -> None:
+    """
+    Make the folder, and keep it for this process until it ends, however it ends. To be called by
+    the main process only; again for the same folder: nothing happens.
+
+    Where the file system has no locks, there is a warning.
+
+    Raises:
+        OutputFolderError: another process holds it, on this machine or, on a network file system,
+            on another one; or it cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        key = (os.getpid(), folder.resolve())
+        if key not in _held:
+            _held[key] = _open_locked(folder / LOCK_NAME)
+    except OSError as error:
+        raise OutputFolderError(
+            f"the output folder {folder} cannot be made or written: {error.strerror or error} "
+            f"({error.filename or folder}); choose another OUTPUT_DIR"
+        ) from error
+
+
+def _open_locked(file: Path) -> int:
+    """The descriptor of the file, which has the lock and says whose it is."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        _lock(descriptor, file)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    try:
+        # a record lock: a forked data worker does not inherit it, and NFS has it
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            raise OutputFolderError(
+                f"the output folder {file.parent} is in use by {_owner(descriptor)}: wait for it, "
+                "stop it, or choose another OUTPUT_DIR"
+            ) from None
+        logger.warning(
+            f"{file} cannot be locked ({error.strerror}): nothing keeps a second training out of "
+            "this folder"
+        )
+
+
+def _owner(descriptor: int) -> str:
+    host, _, process = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
+    return f"process {process} on {host}" if process else "another process"

@@ -1,0 +1,326 @@
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from focal_plugin.engine import launch as launch_module
+from focal_plugin.engine.launch import SAME_REQUEST_S, StopRequests, _share_cores, launch
+
+from ..conftest import ROOT
+from . import launched
+
+SOON_S = 30
+"""For what takes a second at most; a hang takes longer."""
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch):
+    """Processes come from one that has imported everything; as many tests as here take minutes."""
+    multiprocessing.set_forkserver_preload(["focal_plugin.engine.launch", launched.__name__])
+    monkeypatch.setattr(launch_module, "_START_METHOD", "forkserver")
+    monkeypatch.setattr(launch_module, "GRACE_S", 0.5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def handlers():
+    """Our own for all signals, so that what `launch` does not catch does not end the tests."""
+    received = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in launch_module.FORWARDED
+    }
+    yield received
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def exit_code_of(function, *arguments):
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        launched.launch_two(function, *arguments)
+    assert time.monotonic() - start < SOON_S
+    return end.value.code
+
+
+class Signals(threading.Thread):
+    """Sends them once both ranks are ready, a pause after each; to us only, or to the ranks too."""
+
+    def __init__(self, folder, *numbers, pause=0.0, also_ranks=False):
+        super().__init__(daemon=True)
+        self._folder, self._numbers = folder, numbers
+        self._pause, self._also_ranks = pause, also_ranks
+
+    def run(self):
+        files = [self._folder / f"ready{rank}" for rank in range(2)]
+        wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+        ranks = [int(file.read_text()) for file in files] if self._also_ranks else []
+        for number in self._numbers:
+            for process in [*ranks, os.getpid()]:
+                os.kill(process, number)
+            time.sleep(self._pause)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def places_in(folder):
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("rank*"))]
+
+
+def place(world_size, local_rank, local_size):
+    return {
+        "world_size": world_size,
+        "local_rank": local_rank,
+        "local_size": local_size,
+        "sum": 3.0,
+        "backend": "gloo",
+    }
+
+
+def test_one_process_is_this_one():
+    called = []
+    for processes in (0, 1):
+        launch(lambda *args: called.append((os.getpid(), args)), processes, args=(1, 2))
+    assert called == 2 * [(os.getpid(), (1, 2))]
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_one_process_raises_passes_through():
+    with pytest.raises(ValueError, match="no rank likes this"):
+        launch(launched.fail_all, 1)
+
+
+def test_two_processes_without_cuda_are_a_group_and_one_machine(tmp_path):
+    launched.launch_two(launched.tell_place, tmp_path)
+    assert places_in(tmp_path) == [place(2, 0, 2), place(2, 1, 2)]
+
+
+def test_two_machines_meet_where_they_are_told_to(tmp_path, caplog):
+    meet = f"file://{tmp_path}/meet"
+
+    def machine(rank):
+        launch(launched.tell_place, 1, 2, rank, meet, (tmp_path,), timedelta(seconds=60))
+
+    other = threading.Thread(target=machine, args=(1,))
+    other.start()
+    machine(0)
+    other.join()
+    assert places_in(tmp_path) == [place(2, 0, 1), place(2, 0, 1)]
+    assert "file:// is not reliable on several machines" in caplog.text
+
+
+@pytest.mark.parametrize("url", [None, "auto"])
+def test_several_machines_without_a_meeting_point_are_refused(url):
+    with pytest.raises(ValueError, match=r"2 machines need a place to meet: .* --dist-url"):
+        launch(launched.fail_all, 1, 2, dist_url=url)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((-1, 1, 0), "number of GPUs must be >= 0, got -1"),
+        ((1, 0, 0), "number of machines must be >= 1, got 0"),
+        ((1, 2, 2), "rank of a machine must be in 0..1, got 2"),
+        ((0, 2, 0), "2 machines with 0 processes each"),
+    ],
+)
+def test_numbers_of_processes_and_machines_are_checked(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        launch(launched.fail_all, *numbers, "tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("processes", [3, 4])
+def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch, processes):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=f"{processes} GPUs asked for .* which has 2"):
+        launch(launched.fail_all, processes)
+
+
+def test_a_rank_that_waits_longer_than_the_timeout_raises(capfd, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        launch(launched.wait_for_one_another, 2, args=(tmp_path,), timeout=timedelta(seconds=1))
+    assert end.value.code == 1
+    assert time.monotonic() - start < SOON_S
+    assert "distributed.recv(" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_one_shown(capfd, rank):
+    assert exit_code_of(launched.fail, rank, "raise", "cannot go on") == 1
+    shown = capfd.readouterr().err
+    assert shown.count("Traceback (most recent call last)") == 1
+    assert shown.count("ValueError: cannot go on") == 1
+    assert f"rank {rank} (process " in shown
+
+
+def test_what_all_ranks_raise_is_shown_once(capfd):
+    assert exit_code_of(launched.fail_all) == 1
+    assert capfd.readouterr().err.count("ValueError: no rank likes this") == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "value", "exit_code", "sentence"),
+    [
+        ("exit", 3, 3, "ended with exit code 3"),
+        ("exit", "the lock is gone", 1, "failed:\nthe lock is gone"),
+        ("_exit", 7, 7, "ended with exit code 7"),
+        ("signal", signal.SIGKILL, 137, "was killed by SIGKILL, as happens where memory runs out"),
+        ("signal", signal.SIGSEGV, 139, "was killed by SIGSEGV"),
+        ("signal", signal.SIGTERM, 143, "was killed by SIGTERM"),
+    ],
+)
+def test_a_rank_that_dies_ends_the_others_and_this_process(capfd, how, value, exit_code, sentence):
+    assert exit_code_of(launched.fail, 1, how, value) == exit_code
+    shown = capfd.readouterr().err
+    assert "rank 1 (process " in shown
+    assert sentence in shown
+    assert "Traceback" not in shown
+
+
+def test_after_a_failure_a_rank_that_does_not_end_is_killed(tmp_path, capfd):
+    assert exit_code_of(launched.fail_beside_a_deaf_one, tmp_path) == 1
+    assert (tmp_path / "asked").exists()
+    shown = capfd.readouterr().err
+    assert "ValueError: rank 1 gives up" in shown
+    assert "rank 0" not in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_stop_goes_to_the_ranks_which_may_take_their_time(
+    tmp_path, capfd, handlers, number
+):
+    Signals(tmp_path, number).start()
+    assert exit_code_of(launched.end_slowly, tmp_path, 3 * launch_module.GRACE_S) == 143
+    assert (tmp_path / "saved").read_text() == str(int(number))
+    assert capfd.readouterr().err == ""
+    assert not handlers
+
+
+def test_a_rank_that_a_scheduler_stops_is_no_failure(tmp_path, handlers):
+    """It signals the ranks, and not this process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Signals(tmp_path, signal.SIGTERM, also_ranks=True).start()
+    assert exit_code_of(launched.end_slowly, tmp_path, 3 * launch_module.GRACE_S) == 143
+    assert (tmp_path / "saved").exists()
+
+
+def test_the_ranks_have_the_grace_only_after_a_second_request(tmp_path, handlers):
+    pause = SAME_REQUEST_S + 0.1
+    Signals(tmp_path, signal.SIGUSR1, signal.SIGTERM, pause=pause).start()
+    start = time.monotonic()
+    assert exit_code_of(launched.be_deaf, tmp_path) == 128 + signal.SIGUSR1
+    assert time.monotonic() - start > pause + launch_module.GRACE_S
+    assert not handlers
+
+
+def test_handlers_are_back_after_the_end(tmp_path, handlers):
+    launched.launch_two(launched.tell_place, tmp_path)
+    for number in launch_module.FORWARDED:
+        os.kill(os.getpid(), number)
+    assert sorted(handlers) == sorted(launch_module.FORWARDED)
+
+
+def test_ctrl_c_of_a_terminal_interrupts_every_rank_once(tmp_path, capfd, handlers):
+    """It goes to the ranks and to this process, which passes it on."""
+    Signals(tmp_path, signal.SIGINT, also_ranks=True).start()
+    assert exit_code_of(launched.clean_up_when_interrupted, tmp_path) == 130
+    assert (tmp_path / "clean0").exists()
+    assert (tmp_path / "clean1").exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_signals_that_arrive_together_are_one_request(monkeypatch):
+    requests = StopRequests()
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert [requests.is_new(), requests.is_new()] == [True, False]
+    now += 0.9 * SAME_REQUEST_S
+    assert not requests.is_new()
+    now += 0.2 * SAME_REQUEST_S
+    assert requests.is_new()
+    assert requests.count == 2
+
+
+@pytest.mark.parametrize(("cores", "processes", "threads"), [(8, 2, 4), (2, 4, 1), (3, 2, 1)])
+def test_the_ranks_share_the_cores(monkeypatch, cores, processes, threads):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    _share_cores(processes)
+    assert chosen == [threads]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    _share_cores(processes)
+    assert chosen == [threads]
+
+
+def is_running(process):
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # in a container, nobody may be there to bury it
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_the_process_that_started_it(tmp_path):
+    source = (
+        "from pathlib import Path; from tests.engine.launched import *; "
+        f"launch_two(wait_for_one_another, Path({str(tmp_path)!r}))"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    parent = subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, env=environment)
+    files = [tmp_path / f"ready{rank}" for rank in range(2)]
+    try:
+        deadline = time.monotonic() + 120
+        while not all(file.exists() and file.read_text() for file in files):
+            assert parent.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.2)
+    finally:
+        parent.kill()
+        parent.wait()
+    ranks = [int(file.read_text()) for file in files]
+    wait_until(lambda: not any(map(is_running, ranks)))
+
+
+@pytest.mark.slow
+def test_under_torchrun_its_processes_train(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from pathlib import Path; from focal_plugin.engine.launch import launch; "
+        "from tests.engine.launched import tell_place\n"
+        f"launch(tell_place, 1, args=(Path({str(tmp_path)!r}),))\n"
+    )
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*run, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert places_in(tmp_path) == [place(2, 0, 2), place(2, 1, 2)]
+
+
+def test_a_number_that_is_not_torchruns_is_refused(monkeypatch):
+    values = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ValueError, match=r"4 processes for each machine .* torchrun started 2"):
+        launch(launched.fail_all, 4)
