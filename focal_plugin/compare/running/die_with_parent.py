@@ -16,8 +16,8 @@ PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    # A parent in the background ignores Ctrl-C, and may block signals; both would be inherited
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A parent may ignore what asks its child to stop, or block signals; both would be inherited
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

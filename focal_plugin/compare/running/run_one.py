@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,8 @@ from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 TRAIN_NET = Path(__file__).resolve().parents[3] / "train_net.py"
 LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
+STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
+"""How a trainer ends that a scheduler told to: it has saved a checkpoint, and is no failure."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def _conclude(task: Task, running: Status, ended: Ended, tail: tuple[str, ...]) 
             reason = f"it ended well, but left no result: {error}"
             return replace(running, state="failed", reason=reason, exit_code=0, log_tail=tail)
         return replace(running, state="done")
-    if ended.stopped:
+    if ended.stopped or ended.exit_code == STOPPED_BY_SIGNAL:
         return replace(running, state="pending")
     reason = explain_failure(ended.exit_code, tail)
     return replace(running, state="failed", reason=reason, exit_code=ended.exit_code, log_tail=tail)

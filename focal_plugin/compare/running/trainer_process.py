@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 STARTER = Path(__file__).with_name("die_with_parent.py")
 POLL_S = 0.2
 STOP_S = 30.0
-"""What a trainer is given to close its files."""
+"""What a trainer is given to finish its step and save a checkpoint."""
 
 
 class Urgency(IntEnum):
@@ -76,8 +76,9 @@ class TrainerProcess:
 
     def wait(self, urgency: Callable[[], Urgency]) -> Ended:
         """
-        Until it has ended, by itself or because ``urgency`` said so: SIGINT first, SIGKILL after
-        half a minute or as soon as that is what is asked for. Any exception stops it, too.
+        Until it has ended, by itself or because ``urgency`` said so: SIGTERM first, on which it
+        saves a checkpoint, SIGKILL after half a minute or as soon as that is what is asked for. Any
+        exception stops it, too.
         """
         asked: float | None = None
         try:
@@ -85,7 +86,7 @@ class TrainerProcess:
                 wanted = urgency()
                 if wanted is not Urgency.GO_ON and asked is None:
                     asked = time.monotonic()
-                    self._signal(signal.SIGINT)
+                    self._signal(signal.SIGTERM)
                 if wanted is Urgency.KILL or (asked and time.monotonic() - asked > STOP_S):
                     self._signal(signal.SIGKILL)
                 time.sleep(POLL_S)
@@ -105,7 +106,7 @@ class TrainerProcess:
     def _end(self) -> None:
         if self._process.returncode is not None:
             return
-        self._signal(signal.SIGINT)
+        self._signal(signal.SIGTERM)
         try:
             self._process.wait(timeout=STOP_S)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):

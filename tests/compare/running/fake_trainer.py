@@ -19,10 +19,10 @@ def main(arguments):
     folder, behaviour = Path(opts["OUTPUT_DIR"]), opts.get("BEHAVIOUR", "")
     interrupted = []
     if behaviour == "deaf":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         # between two iterations, so that none is done twice
-        signal.signal(signal.SIGINT, lambda *_: interrupted.append(1))
+        signal.signal(signal.SIGTERM, lambda *_: interrupted.append(1))
     if behaviour == "leaves_child":
         child = subprocess.Popen(["sleep", "300"], stdin=subprocess.DEVNULL)
         note(folder / "children", child.pid)
@@ -45,7 +45,8 @@ def main(arguments):
             misbehave(behaviour)
         time.sleep(float(opts["STEP_S"]))
         if interrupted:
-            raise KeyboardInterrupt
+            print("stopped", flush=True)
+            sys.exit(143)
         note(folder / "iterations", iteration)
         line = {"iteration": iteration, "total_loss": 1.0, "time": float(opts["STEP_S"])}
         note(folder / "metrics.json", json.dumps(line))

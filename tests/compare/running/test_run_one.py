@@ -151,15 +151,15 @@ def test_asked_to_kill_it_does_not_wait(tmp_path):
     assert time.monotonic() - start < trainer_process.STOP_S / 2
 
 
-def test_a_parent_that_ignores_ctrl_c_has_a_trainer_that_does_not(tmp_path):
+def test_a_parent_that_ignores_sigterm_has_a_trainer_that_does_not(tmp_path):
     task = fake_task(tmp_path, fake_run(**LONG))
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         status = train_until(task, lambda: lines_of(task.folder / "iterations"))
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, before)
     assert status.state == "pending"
-    assert lines_of(task.folder / "train.log")[-1] == "KeyboardInterrupt"
+    assert lines_of(task.folder / "train.log")[-1] == "stopped"
 
 
 def test_what_a_trainer_left_running_ends_with_it(tmp_path):
