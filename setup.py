@@ -76,6 +76,11 @@ setup(
         "yacs",
     ],
     extras_require={**OPTIONAL, "dev": ["pytest>=8", "ruff==0.17.6", *chain(*OPTIONAL.values())]},
-    entry_points={"console_scripts": ["focal-compare = focal_plugin.compare.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "focal-compare = focal_plugin.compare.cli:main",
+            "focal-plugin = focal_plugin.cli:main",
+        ]
+    },
     zip_safe=False,
 )

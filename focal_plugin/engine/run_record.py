@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 import subprocess
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ import numpy as np
 import torch
 import torchvision
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..files import sha256_of, write_json
+from ..data import describe_dataset
+from ..files import write_json
 from .evaluation import evaluator_in_use
 
 ENVIRONMENT_FILE = "env.json"
@@ -114,49 +111,6 @@ def describe_environment(cfg: CfgNode) -> dict[str, Any]:
         "seed": cfg.SEED,
         "datasets": {use: [facts[name] for name in names] for use, names in sets.items()},
     }
-
-
-def describe_dataset(name: str) -> dict[str, Any]:
-    """
-    Facts of a registered data set, from its COCO json; classes are in the order of the category
-    ids, which is Detectron2's. None for everything but the name where it has no such file.
-    """
-    metadata = MetadataCatalog.get(name)
-    if not metadata.get("json_file"):
-        return {"name": name, **dict.fromkeys(DATASET_FACTS)}
-    json_file = Path(PathManager.get_local_path(metadata.json_file)).absolute()
-    if not json_file.exists():
-        DatasetCatalog.get(name)  # which draws a built-in data set that nobody has used yet
-    content = json.loads(json_file.read_bytes())
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    annotations = content.get("annotations", [])
-    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
-    objects = Counter(x["category_id"] for x in annotations if not x.get("iscrowd"))
-    facts = (
-        str(json_file),
-        metadata.get("image_root"),
-        sha256_of(json_file),
-        len(content["images"]),
-        len(annotations),
-        crowds,
-        [category["name"] for category in categories],
-        [category["id"] for category in categories],
-        [objects[category["id"]] for category in categories],
-    )
-    return {"name": name, **dict(zip(DATASET_FACTS, facts, strict=True))}
-
-
-DATASET_FACTS = (
-    "json_file",
-    "image_root",
-    "json_sha256",
-    "images",
-    "annotations",
-    "crowds",
-    "classes",
-    "category_ids",
-    "annotations_per_class",
-)
 
 
 def describe_checkout(folder: Path) -> dict[str, Any] | None:

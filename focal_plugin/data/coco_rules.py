@@ -1,0 +1,427 @@
+"""
+What is wrong in the content of a COCO annotation file, whatever its images are.
+
+The file may hold anything: whatever is used below has first been found to be of its type. Columns
+of plain lists and arrays keep it fast, with the rows in the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .findings import Findings
+
+LISTS = ("images", "annotations", "categories")
+
+ID_TYPES = {int, float, str}
+
+EMPTY = 1e-5
+"""Detectron2 leaves out a box whose width or height is not above this."""
+
+MAX_SIZE = 2**31
+"""A width or height of an image is below this."""
+
+NONE = -1
+"""The row of an image or a category that is not listed."""
+
+
+class ListedImage(NamedTuple):
+    """What the file says about an image of which it says enough."""
+
+    image_id: int | float | str
+    file_name: str
+    width: float
+    height: float
+
+
+class Content(NamedTuple):
+    """
+    What is known of a file after the rules.
+
+    Attributes:
+        findings: in the order of the rules.
+        images: those with an id, a file name and a size.
+        facts: counts and classes; see :mod:`focal_plugin.data.facts`.
+    """
+
+    findings: Findings
+    images: list[ListedImage]
+    facts: dict[str, Any]
+
+
+def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Content:
+    """
+    Apply all rules.
+
+    Args:
+        content: of the JSON.
+        may_repeat_annotations: that ids of annotations are not unique is no error.
+    """
+    found = Findings()
+    if not isinstance(content, dict):
+        found.add("json-structure", f"it is {_kind(content)}, not an object")
+        return Content(found, [], {})
+    lists = {key: _objects(content, key, found) for key in LISTS}
+    if found.counts["json-structure"]:
+        return Content(found, [], {})
+    images, annotations, categories = (lists[key] for key in LISTS)
+    _check_categories(categories, found)
+    listed = _check_images(images, found)
+    columns = _check_annotations(
+        annotations, images, categories, found, may_repeat=may_repeat_annotations
+    )
+    _check_boxes(columns, images, found)
+    _check_objects(columns, images, annotations, found)
+    return Content(found, listed, _facts(images, categories, columns, found))
+
+
+def _objects(content: dict[str, Any], key: str, found: Findings) -> list[dict[str, Any]]:
+    if key not in content:
+        rule = "no-annotations" if key == "annotations" else "json-structure"
+        found.add(rule, f'there is no "{key}"')
+        return []
+    entries = content[key]
+    if not isinstance(entries, list):
+        found.add("json-structure", f'{_kind(entries)} instead of a list is "{key}"')
+        return []
+    if not entries and key != "annotations":
+        found.add(f"no-{key}", f'"{key}" is empty')
+    if set(map(type, entries)) - {dict}:
+        wrong = [row for row, entry in enumerate(entries) if not isinstance(entry, dict)]
+        found.add_each(
+            "json-structure",
+            wrong,
+            lambda row: {"message": f'entry {row} of "{key}" is {_kind(entries[row])}'},
+        )
+    return entries
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
+    if value is None:
+        return "null"
+    return names.get(type(value), "a number")
+
+
+def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None:
+    ids, wrong_ids = _ids(categories, "id")
+    names = [category.get("name") for category in categories]
+    nameless = [row for row, name in enumerate(names) if not isinstance(name, str) or not name]
+    wrong = sorted({*wrong_ids, *nameless})
+    found.add_each(
+        "category-malformed",
+        wrong,
+        lambda row: {
+            "message": f"id {_shown(categories[row].get('id'))}, name {_shown(names[row])}"
+        },
+    )
+    if wrong:
+        return
+    for category_id, rows in _repeated(ids):
+        who = ", ".join(repr(names[row]) for row in rows)
+        found.add("category-id-twice", f"id {category_id}: {who}")
+    for name, rows in _repeated(names):
+        who = ", ".join(str(ids[row]) for row in rows)
+        found.add("category-name-twice", f"{name!r}: ids {who}")
+    if categories and set(ids) != set(range(1, len(ids) + 1)):
+        first = ", ".join(str(x) for x in sorted(ids)[:10]) + (", ..." if len(ids) > 10 else "")
+        found.add("category-gaps", f"{len(ids)} categories with the ids {first}")
+
+
+def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedImage]:
+    """Returns: those that nothing is wrong with."""
+    ids, wrong_ids = _ids(images, "id")
+    names = [image.get("file_name") for image in images]
+    sizes = [(image.get("width"), image.get("height")) for image in images]
+    wrong_names = [
+        row for row, name in enumerate(names) if not isinstance(name, str) or not name.strip()
+    ]
+    wrong_sizes = [row for row, size in enumerate(sizes) if not all(map(_is_size, size))]
+
+    def about(row: int, message: str) -> dict[str, Any]:
+        where = f"image {_shown(images[row].get('id'))} ({_shown(names[row])})"
+        return {"message": f"{where}: {message}", "image_id": ids[row]}
+
+    found.add_each("image-id", wrong_ids, lambda row: about(row, f"number {row} of the list"))
+    found.add_each(
+        "image-file-name", wrong_names, lambda row: about(row, f"number {row} of the list")
+    )
+    found.add_each(
+        "image-size",
+        wrong_sizes,
+        lambda row: about(row, f"width {_shown(sizes[row][0])}, height {_shown(sizes[row][1])}"),
+    )
+    for image_id, rows in _repeated(ids):
+        files = ", ".join(_shown(names[row]) for row in rows)
+        found.add("image-id-twice", f"image id {image_id}: {files}", image_id=image_id)
+    unnamed = {*wrong_names, *wrong_ids}
+    files = [None if row in unnamed else name for row, name in enumerate(names)]
+    for name, rows in _repeated(files):
+        who = ", ".join(str(ids[row]) for row in rows)
+        found.add("image-file-twice", f"{name}: images {who}", image_id=ids[rows[1]])
+    wrong = {*unnamed, *wrong_sizes}
+    return [
+        ListedImage(ids[row], name, *sizes[row])
+        for row, name in enumerate(names)
+        if row not in wrong
+    ]
+
+
+class _Columns(NamedTuple):
+    """
+    One row for each annotation.
+
+    Attributes:
+        ids: None where it is not legal.
+        images: int64, the row of the image; NONE where it is not listed.
+        categories: int64, the row of the category, likewise.
+        crowd: bool.
+        boxes: (n, 4) float64, [x, y, width, height]; 0 where `malformed`.
+        malformed: bool.
+        raw: the annotations.
+        raw_images: the images.
+    """
+
+    ids: list[Any]
+    images: np.ndarray
+    categories: np.ndarray
+    crowd: np.ndarray
+    boxes: np.ndarray
+    malformed: np.ndarray
+    raw: list[dict[str, Any]]
+    raw_images: list[dict[str, Any]]
+
+    def about(self, row: int, message: str) -> dict[str, Any]:
+        """The arguments of `Findings.add`."""
+        annotation = self.raw[row]
+        annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
+        where = f"annotation {_shown(annotation_id)} of image {_shown(image_id)}"
+        if self.images[row] != NONE:
+            where += f" ({_shown(self.raw_images[self.images[row]].get('file_name'))})"
+        ids = {"image_id": image_id, "annotation_id": annotation_id}
+        return {"message": f"{where}: {message}", **ids}
+
+    def about_box(self, row: int) -> dict[str, Any]:
+        return self.about(row, f"bbox {_shown(self.raw[row].get('bbox', 'missing'))}")
+
+
+def _check_annotations(
+    annotations: list[dict[str, Any]],
+    images: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+    found: Findings,
+    *,
+    may_repeat: bool,
+) -> _Columns:
+    ids, wrong_ids = _ids(annotations, "id")
+    boxes, malformed = _boxes(annotations)
+    columns = _Columns(
+        ids,
+        _rows_in(annotations, "image_id", images),
+        _rows_in(annotations, "category_id", categories),
+        _are_set(annotations, "iscrowd"),
+        boxes,
+        malformed,
+        annotations,
+        images,
+    )
+
+    def one_of_list(row: int) -> dict[str, Any]:
+        return columns.about(row, f"number {row} of the list")
+
+    found.add_each("annotation-id", wrong_ids, one_of_list)
+    found.add_each("annotation-id-zero", [r for r, x in enumerate(ids) if x == 0], one_of_list)
+    if not may_repeat:
+        for annotation_id, rows in _repeated(ids):
+            on = ", ".join(_shown(annotations[row].get("image_id")) for row in rows)
+            message = f"annotation id {annotation_id}: on images {on}"
+            found.add("annotation-id-twice", message, annotation_id=annotation_id)
+    image_ids = [annotation.get("image_id") for annotation in annotations]
+    nowhere = [row for row, image_id in enumerate(image_ids) if type(image_id) not in ID_TYPES]
+    found.add_each("annotation-image-id", nowhere, one_of_list)
+    lost = np.setdiff1d(np.flatnonzero(columns.images == NONE), nowhere)
+    found.add_each("annotation-without-image", lost, one_of_list)
+    found.add_each(
+        "annotation-category",
+        np.flatnonzero(columns.categories == NONE),
+        lambda row: columns.about(
+            row, f"category_id {_shown(annotations[row].get('category_id'))}"
+        ),
+    )
+    ignored = np.flatnonzero(_are_set(annotations, "ignore"))
+    found.add_each("annotation-ignore", ignored, one_of_list)
+    found.add_each("annotation-area", _without_area(annotations), one_of_list)
+    return columns
+
+
+def _check_boxes(columns: _Columns, images: list[dict[str, Any]], found: Findings) -> None:
+    """Each box is at most one thing: the first of these that it is."""
+    sizes = np.array(
+        [(_size_of(x, "width"), _size_of(x, "height")) for x in images] + [(np.inf,) * 2]
+    )
+    x0, y0, width, height = columns.boxes.T
+    # the last row, which nothing is outside of, is that of an image that is not listed
+    image_width, image_height = sizes[columns.images].T
+    with np.errstate(invalid="ignore", over="ignore"):
+        rules = {
+            "box-malformed": columns.malformed,
+            "box-nan": np.isnan(columns.boxes).any(axis=1),
+            "box-infinite": np.isinf(columns.boxes).any(axis=1),
+            "box-negative": (width < 0) | (height < 0),
+            "box-empty": (width <= EMPTY) | (height <= EMPTY),
+            "box-outside-image": (x0 + width <= 0)
+            | (y0 + height <= 0)
+            | (x0 >= image_width)
+            | (y0 >= image_height),
+        }
+    left = np.ones(len(columns.ids), dtype=bool)
+    for rule, is_one in rules.items():
+        found.add_each(rule, np.flatnonzero(is_one & left), columns.about_box)
+        left &= ~is_one
+
+
+def _check_objects(
+    columns: _Columns,
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    found: Findings,
+) -> None:
+    rows = columns.images[~columns.crowd]
+    num_objects = np.bincount(rows[rows != NONE], minlength=len(images))
+    if not num_objects.any():
+        if found.counts["no-annotations"]:
+            return
+        num_crowds = int(columns.crowd.sum())
+        message = (
+            f"{len(images)} images, {len(annotations)} annotations, {num_crowds} of them crowds"
+        )
+        found.add("no-objects", message)
+        return
+
+    def about(row: int) -> dict[str, Any]:
+        image = images[row]
+        message = f"image {_shown(image.get('id'))} ({_shown(image.get('file_name'))})"
+        return {"message": message, "image_id": image.get("id")}
+
+    found.add_each("image-without-objects", np.flatnonzero(num_objects == 0), about)
+
+
+def _facts(
+    images: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+    columns: _Columns,
+    found: Findings,
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "images": len(images),
+        "annotations": len(columns.ids),
+        "crowds": int(columns.crowd.sum()),
+    }
+    if found.counts["category-malformed"]:
+        return facts
+    rows = columns.categories[~columns.crowd]
+    num_objects = np.bincount(rows[rows != NONE], minlength=len(categories))
+    order = sorted(range(len(categories)), key=lambda row: categories[row]["id"])
+    return {
+        **facts,
+        "classes": [categories[row]["name"] for row in order],
+        "category_ids": [categories[row]["id"] for row in order],
+        "annotations_per_class": [int(num_objects[row]) for row in order],
+    }
+
+
+def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]:
+    """
+    Ids, None where one is illegal, and where that is. Numbers and strings are legal, as far as they
+    can be sorted together.
+    """
+    ids = [entry.get(key) for entry in entries]
+    types = Counter(map(type, ids))
+    if set(types) <= {int, float} or set(types) == {str}:
+        return ids, []
+    legal = (str,) if types[str] > types[int] + types[float] else (int, float)
+    wrong = [row for row, value in enumerate(ids) if type(value) not in legal]
+    for row in wrong:
+        ids[row] = None
+    return ids, wrong
+
+
+def _rows_in(entries: list[dict[str, Any]], key: str, others: list[dict[str, Any]]) -> np.ndarray:
+    """For each entry, the row of the one of the others whose id it names under ``key``."""
+    ids = [other.get("id") for other in others]
+    rows = {value: row for row, value in enumerate(ids) if isinstance(value, Hashable)}
+    rows.pop(None, None)
+    named = [entry.get(key) for entry in entries]
+    if not set(map(type, named)) <= ID_TYPES:
+        named = [value if type(value) in ID_TYPES else None for value in named]
+    return np.fromiter((rows.get(value, NONE) for value in named), np.int64, len(named))
+
+
+def _repeated(values: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """Each value, but None, that is there more than once, with all its rows."""
+    if len(set(values)) == len(values):
+        return []
+    often = {value for value, n in Counter(values).items() if n > 1 and value is not None}
+    rows: dict[Any, list[int]] = {}
+    for row, value in enumerate(values):
+        if value in often:
+            rows.setdefault(value, []).append(row)
+    return list(rows.items())
+
+
+def _boxes(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 4) float64, 0 where it is no box; and where that is."""
+    raw = [annotation.get("bbox") for annotation in annotations]
+    # All at once where all are as they should be: a million boxes one by one take seconds
+    boxes = _array_of(raw)
+    if boxes is not None:
+        return boxes, np.zeros(len(raw), dtype=bool)
+    single = [_array_of([box]) for box in raw]
+    malformed = np.array([box is None for box in single])
+    return np.concatenate([np.zeros((1, 4)) if box is None else box for box in single]), malformed
+
+
+def _array_of(boxes: Sequence[Any]) -> np.ndarray | None:
+    """(n, 4) float64; None if one of them is not 4 numbers."""
+    if not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
+        return None
+    numbers = list(chain.from_iterable(boxes))
+    if not set(map(type, numbers)) <= {int, float}:
+        return None
+    try:
+        return np.array(numbers, dtype=np.float64).reshape(-1, 4)
+    except OverflowError:  # an integer that no float can hold
+        return None
+
+
+def _are_set(annotations: list[dict[str, Any]], key: str) -> np.ndarray:
+    return np.fromiter((bool(x.get(key)) for x in annotations), bool, len(annotations))
+
+
+def _without_area(annotations: list[dict[str, Any]]) -> list[int]:
+    return [
+        row
+        for row, annotation in enumerate(annotations)
+        if type(annotation.get("area")) not in (int, float) or "iscrowd" not in annotation
+    ]
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < MAX_SIZE
+
+
+def _size_of(image: dict[str, Any], key: str) -> float:
+    """Infinite where it is not stated, so that nothing is outside."""
+    value = image.get(key)
+    return value if _is_size(value) else float("inf")
+
+
+def _shown(value: Any) -> str:
+    """As text of a length that fits into a line."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,0 +1,82 @@
+"""What can be told of a data set that has no COCO json, only Detectron2's dicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from .coco_rules import EMPTY
+from .findings import Findings, Report
+
+
+def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Report:
+    """
+    The rules about ids of images, image files, boxes and classes.
+
+    Args:
+        dicts: in Detectron2's standard format.
+        num_classes: classes are below it. None: not known.
+    """
+    found = Findings()
+    _check_images(dicts, found)
+    annotated = [(image, x) for image in dicts for x in image.get("annotations", ())]
+    for image, annotation in annotated:
+        rule = _fault_of_box(annotation)
+        if rule is not None:
+            found.add(rule, f"{_who(image)}: bbox {annotation.get('bbox')}", image_id=_id(image))
+        category = annotation.get("category_id")
+        if num_classes is not None and category not in range(num_classes):
+            message = f"{_who(image)}: category_id {category}, legal are 0..{num_classes - 1}"
+            found.add("annotation-class", message, image_id=_id(image))
+    crowds = sum(bool(annotation.get("iscrowd")) for _, annotation in annotated)
+    if len(annotated) == crowds and any("annotations" in image for image in dicts):
+        found.add("no-objects", f"{len(dicts)} images, {crowds} crowds")
+    return found.report({"images": len(dicts), "annotations": len(annotated), "crowds": crowds})
+
+
+def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
+    if not dicts:
+        found.add("no-images", "it is empty")
+    first: dict[Any, str] = {}
+    for image in dicts:
+        image_id, file_name = _id(image), str(image.get("file_name"))
+        if image_id is not None and first.setdefault(image_id, file_name) != file_name:
+            message = f"image id {image_id}: {first[image_id]}, {file_name}"
+            found.add("image-id-twice", message, image_id=image_id)
+        is_local = "file_name" in image and "://" not in file_name
+        if is_local and not os.path.isfile(file_name):
+            found.add("image-missing", f"image {image_id}: no file {file_name}", image_id=image_id)
+
+
+def _fault_of_box(annotation: dict[str, Any]) -> str | None:
+    if annotation.get("bbox_mode") not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+        return None  # such as a rotated one
+    given = annotation.get("bbox")
+    is_box = isinstance(given, list | tuple | np.ndarray) and len(given) == 4
+    if not is_box or not all(isinstance(number, Real) for number in given):
+        return "box-malformed"
+    box = np.array(given, dtype=np.float64)
+    size = box[2:] - box[:2] if annotation["bbox_mode"] == BoxMode.XYXY_ABS else box[2:]
+    return next((rule for rule, is_one in BOX_FAULTS.items() if is_one(box, size)), None)
+
+
+BOX_FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
+    "box-nan": lambda box, _: bool(np.isnan(box).any()),
+    "box-infinite": lambda box, _: bool(np.isinf(box).any()),
+    "box-negative": lambda _, size: bool((size < 0).any()),
+    "box-empty": lambda _, size: bool((size <= EMPTY).any()),
+}
+"""From a box and its width and height to whether it is that; a box is the first that it is."""
+
+
+def _id(image: dict[str, Any]) -> Any:
+    return image.get("image_id")
+
+
+def _who(image: dict[str, Any]) -> str:
+    return f"image {_id(image)} ({image.get('file_name')})"

@@ -1,0 +1,244 @@
+"""What a check finds in a data set, and how that is said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+from .rules import RULES, Severity
+
+LISTED = 20
+"""How many findings of one rule are kept; the others are counted."""
+
+SHOWN = 3
+"""How many findings of one rule a message shows."""
+
+
+class DataError(ValueError):
+    """A data set that would train wrong, or end the run later; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    One fault, or remark.
+
+    Attributes:
+        rule: a key of :data:`focal_plugin.data.rules.RULES`.
+        severity: "error", "warning" or "note".
+        message: what is there, in one line.
+        image_id: None where it is about no image, or the image has none.
+        annotation_id: likewise.
+    """
+
+    rule: str
+    severity: Severity
+    message: str
+    image_id: int | float | str | None = None
+    annotation_id: int | float | str | None = None
+
+
+def printable(text: str) -> str:
+    """With escapes for what a terminal would take for commands, or could not encode."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _plain(value: Any) -> int | float | str | None:
+    # NaN is no JSON, and not equal to itself
+    return value if isinstance(value, int | float | str) and value == value else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    What was found in one data set.
+
+    Attributes:
+        file: the annotation file; None where a data set has none.
+        image_root: None where the image files were not looked for.
+        facts: the counts and the classes; see :mod:`focal_plugin.data.facts`.
+        findings: the first of each rule.
+        counts: how many there are, by rule; exact.
+        name: as it is registered; empty for a file that is not.
+    """
+
+    file: Path | None
+    image_root: Path | None
+    facts: dict[str, Any]
+    findings: tuple[Finding, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    name: str = ""
+
+    def severity_of(self, rule: str) -> Severity:
+        """Of a rule with findings here; it is that of the rule unless it was changed."""
+        return next(finding.severity for finding in self.findings if finding.rule == rule)
+
+    def num(self, severity: Severity) -> int:
+        """How many findings have that severity."""
+        return sum(n for rule, n in self.counts.items() if self.severity_of(rule) == severity)
+
+    def is_bad(self, *, strict: bool = False) -> bool:
+        """Whether there is an error or, where that is ``strict``, a warning."""
+        return self.num("error") > 0 or (strict and self.num("warning") > 0)
+
+    def raise_if_bad(self, *, strict: bool = False) -> None:
+        """
+        Raises:
+            DataError: there is an error or, where that is ``strict``, a warning.
+        """
+        raise_if_any_is_bad([self], strict=strict)
+
+    def with_severity(self, severities: Mapping[str, Severity]) -> Report:
+        """The same with other severities, by rule."""
+        findings = (
+            replace(finding, severity=severities.get(finding.rule, finding.severity))
+            for finding in self.findings
+        )
+        return replace(self, findings=tuple(findings))
+
+    def with_finding(self, rule: str, message: str) -> Report:
+        """The same with one finding more, about the data set as a whole."""
+        finding = Finding(rule, RULES[rule].severity, printable(message))
+        counts = {**self.counts, rule: self.counts.get(rule, 0) + 1}
+        return replace(self, findings=(*self.findings, finding), counts=counts)
+
+    def title(self) -> str:
+        """The name of the data set, or of its file."""
+        return self.name or str(self.file)
+
+    def summary(self) -> str:
+        """One line: how many images, objects, errors and warnings."""
+        facts = self.facts
+        crowds = facts.get("crowds") or 0
+        sizes = f"{facts.get('images') or 0} images"
+        if facts.get("annotations") is not None:
+            sizes += f", {facts['annotations'] - crowds} objects"
+        if crowds:
+            sizes += f", {_plural(crowds, 'crowd')}"
+        found = (_plural(self.num(severity), severity) for severity in ("error", "warning"))
+        return f"{self.title()}: {sizes}, {', '.join(found)}"
+
+    def lines(self, severities: Iterable[Severity], *, shown: int = SHOWN) -> list[str]:
+        """
+        By rule: what it is, how many there are, the first ones, and what to do.
+
+        Args:
+            severities: of the rules to be told.
+            shown: how many findings of each rule.
+        """
+        wanted = set(severities)
+        rules = [rule for rule in self.counts if self.severity_of(rule) in wanted]
+        return [line for rule in rules for line in self._lines_of(rule, shown)]
+
+    def _lines_of(self, rule: str, shown: int) -> list[str]:
+        first = [f"  {f.message}" for f in self.findings if f.rule == rule][:shown]
+        more = self.counts[rule] - len(first)
+        return [
+            f"{self.severity_of(rule)} {rule} ({self.counts[rule]}): {RULES[rule].what}",
+            *first,
+            *([f"  and {more} more"] if more else []),
+            f"  -> {RULES[rule].remedy}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for strict JSON."""
+        return {
+            "name": self.name,
+            "file": None if self.file is None else str(self.file),
+            "image_root": None if self.image_root is None else str(self.image_root),
+            "facts": self.facts,
+            "errors": self.num("error"),
+            "warnings": self.num("warning"),
+            "counts": dict(self.counts),
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
+class Findings:
+    """Collects findings: counts all, keeps the first :data:`LISTED` of each rule."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.listed: list[Finding] = []
+
+    def add(
+        self, rule: str, message: str, *, image_id: Any = None, annotation_id: Any = None
+    ) -> None:
+        """One finding; ids that no COCO file may have are left out."""
+        self.counts[rule] += 1
+        if self.counts[rule] <= LISTED:
+            ids = (_plain(image_id), _plain(annotation_id))
+            self.listed.append(Finding(rule, RULES[rule].severity, printable(message), *ids))
+
+    def add_each(
+        self, rule: str, positions: Sequence[int], describe: Callable[[int], dict[str, Any]]
+    ) -> None:
+        """
+        One finding for each position.
+
+        Args:
+            describe: from a position to the arguments of :meth:`add`; called for those kept only.
+        """
+        first = positions[:LISTED]
+        for position in first:
+            self.add(rule, **describe(int(position)))
+        if len(positions) > LISTED:
+            self.counts[rule] += len(positions) - LISTED
+
+    def extend(self, others: Findings) -> None:
+        """All of another collection, of other rules than those in this one."""
+        self.counts.update(others.counts)
+        self.listed.extend(others.listed)
+
+    def report(
+        self,
+        facts: dict[str, Any],
+        *,
+        file: Path | None = None,
+        image_root: Path | None = None,
+    ) -> Report:
+        """All that was found until now."""
+        return Report(file, image_root, facts, tuple(self.listed), dict(self.counts))
+
+
+def raise_if_any_is_bad(reports: Iterable[Report], *, strict: bool = False) -> None:
+    """
+    Raises:
+        DataError: one of them has an error or, where that is ``strict``, a warning; the message
+            tells those of all.
+    """
+    severities: tuple[Severity, ...] = ("error", "warning") if strict else ("error",)
+    bad = [report for report in reports if report.is_bad(strict=strict)]
+    if bad:
+        raise DataError("\n".join(_complaint(report, severities) for report in bad))
+
+
+def _complaint(report: Report, severities: tuple[Severity, ...]) -> str:
+    where = f" ({report.file})" if report.name and report.file is not None else ""
+    num = sum(map(report.num, severities))
+    found = _plural(num, "error") if len(severities) == 1 else f"{num} errors and warnings"
+    lines = (f"  {line}" for line in report.lines(severities))
+    return "\n".join([f"{report.title()}{where}: {found} in the data", *lines])
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def write_reports(file: Path, reports: Sequence[Report]) -> None:
+    """
+    All of them as one strict JSON.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    total = {
+        "errors": sum(report.num("error") for report in reports),
+        "warnings": sum(report.num("warning") for report in reports),
+        "datasets": [report.to_json() for report in reports],
+    }
+    write_json(file, total)

@@ -1,0 +1,107 @@
+"""Whether the image files of a data set are there, where they may be, and what they should be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.detection_utils import read_image
+from tqdm import tqdm
+
+from .coco_rules import ListedImage
+from .findings import Findings
+
+
+def check_image_files(
+    images: Sequence[ListedImage], image_root: Path, *, allow_outside_root: bool, decode: bool
+) -> Findings:
+    """
+    Args:
+        images: their file names are relative to ``image_root``.
+        allow_outside_root: a file may lie elsewhere, by "..", an absolute name or a link.
+        decode: open and decode each, too; on a terminal with a progress bar.
+    """
+    found = Findings()
+    there = []
+    location = _Location(image_root)
+    for image in images:
+        path, is_inside = location.of(image.file_name)
+        if not (is_inside or allow_outside_root):
+            message = f"{_who(image)}: {os.path.realpath(path)}"
+            found.add("image-outside-root", message, image_id=image.image_id)
+        elif not (_can_be_file(path) and os.path.isfile(path)):
+            found.add("image-missing", f"{_who(image)}: no file {path}", image_id=image.image_id)
+        else:
+            there.append((image, path))
+    if decode:
+        for image, rule, message in _decode_all(there):
+            found.add(rule, f"{_who(image)}: {message}", image_id=image.image_id)
+    return found
+
+
+class _Location:
+    """
+    Where files are, links followed as by `os.path.realpath`: the folders once, and a file only if
+    it is a link itself. There are many files in few folders.
+    """
+
+    def __init__(self, image_root: Path) -> None:
+        self._root = str(image_root)
+        self._real_root = os.path.realpath(image_root)
+        self._is_inside: dict[str, bool] = {}
+
+    def of(self, file_name: str) -> tuple[str, bool]:
+        """
+        The path of a file, and whether it is below the image folder; it is, where it can be no
+        file anyway.
+        """
+        path = os.path.join(self._root, file_name)
+        if not _can_be_file(path):
+            return path, True
+        folder, base = os.path.split(path)
+        if base in ("", ".", "..") or os.path.islink(path):
+            return path, self._contains(os.path.realpath(path))
+        if folder not in self._is_inside:
+            self._is_inside[folder] = self._contains(os.path.realpath(folder))
+        return path, self._is_inside[folder]
+
+    def _contains(self, real_path: str) -> bool:
+        return os.path.commonpath([self._real_root, real_path]) == self._real_root
+
+
+def _can_be_file(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
+def _decode_all(images: list[tuple[ListedImage, str]]) -> Iterator[tuple[ListedImage, str, str]]:
+    """What is wrong with some, in their order: image, rule and message."""
+    # Decoding does not hold Python's lock
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        problems = pool.map(_decode, images)
+        progress = tqdm(problems, total=len(images), unit="images", disable=None)
+        for (image, _), problem in zip(images, progress, strict=True):
+            if problem is not None:
+                yield image, *problem
+
+
+def _decode(image_and_path: tuple[ListedImage, str]) -> tuple[str, str] | None:
+    image, path = image_and_path
+    try:
+        pixels: Any = read_image(path, format="BGR")  # with the orientation, as in training
+    except Exception as error:  # which ones there are is a matter of each decoder
+        return "image-unreadable", f"{path}: {type(error).__name__}: {error}"
+    height, width = pixels.shape[:2]
+    if (width, height) == (image.width, image.height):
+        return None
+    stated = f"{image.width:g} x {image.height:g}"
+    return "image-size-differs", f"{width} x {height} in the file, {stated} stated"
+
+
+def _who(image: ListedImage) -> str:
+    return f"image {image.image_id} ({image.file_name})"

@@ -1,0 +1,745 @@
+"""What is wrong with a data set: each rule, on a file with that one fault."""
+
+import json
+import logging
+import os
+import time
+
+import numpy as np
+import pytest
+from detectron2.structures import BoxMode
+
+from focal_plugin.data import (
+    DataError,
+    Report,
+    check_coco,
+    drop_impossible_boxes,
+    raise_if_any_is_bad,
+    write_reports,
+)
+from focal_plugin.data.coco_rules import check_content
+from focal_plugin.data.dict_rules import check_dicts
+from focal_plugin.data.facts import read_content
+from focal_plugin.data.findings import LISTED
+from focal_plugin.data.png import encode_png
+from focal_plugin.data.rules import RULES
+
+NAN, INF = float("nan"), float("inf")
+
+
+def image(number, **changes):
+    return {"id": number, "file_name": f"{number}.png", "width": 32, "height": 24, **changes}
+
+
+def annotation(number, image_id=1, **changes):
+    box = {"bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0}
+    return {"id": number, "image_id": image_id, "category_id": 1, **box, **changes}
+
+
+def coco(**changes):
+    """Three images, two annotations on each, two categories; nothing is wrong."""
+    return {
+        "images": [image(1), image(2), image(3)],
+        "annotations": [annotation(number, 1 + number % 3) for number in range(1, 7)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        **changes,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With the image files of :func:`coco`."""
+    (tmp_path / "images").mkdir()
+    pixels = np.zeros((24, 32, 3), np.uint8)
+    for number in (1, 2, 3):
+        (tmp_path / "images" / f"{number}.png").write_bytes(encode_png(pixels))
+    return tmp_path
+
+
+@pytest.fixture
+def check(folder):
+    """Writes a content, an object or a text, into a file, and checks it."""
+
+    def check(content, **options):
+        text = content if isinstance(content, str) else json.dumps(content)
+        file = folder / "annotations.json"
+        file.write_text(text)
+        os.utime(file, ns=(0, time.monotonic_ns()))  # two versions within one tick of the clock
+        return check_coco(file, folder / "images", **options)
+
+    return check
+
+
+def only(report, rule):
+    """The findings of a report whose only rule this is."""
+    assert report.counts.keys() == {rule}, report.counts
+    assert report.counts[rule] >= len(report.findings) > 0
+    assert {finding.severity for finding in report.findings} == {RULES[rule].severity}
+    return report.findings
+
+
+def with_annotations(*annotations):
+    """:func:`coco` with annotations more."""
+    return coco(annotations=[*coco()["annotations"], *annotations])
+
+
+def with_box(*box):
+    return with_annotations(annotation(7, 2, bbox=list(box)))
+
+
+# Nothing is wrong
+
+
+def test_nothing_is_found_where_nothing_is_wrong(check):
+    report = check(coco(), decode_images=True)
+    assert report.counts == {}
+    assert not report.is_bad(strict=True)
+    report.raise_if_bad(strict=True)
+    assert report.summary().endswith("3 images, 6 objects, 0 errors, 0 warnings")
+
+
+def test_the_built_in_data_set_has_no_errors_and_no_warnings(tiny_shapes):
+    report = check_coco(
+        tiny_shapes / "annotations.json", tiny_shapes / "images", decode_images=True
+    )
+    assert not report.is_bad(strict=True), report.findings
+
+
+def test_the_facts_are_those_of_the_file(check, folder):
+    content = coco(categories=[{"id": 9, "name": "zebra"}, {"id": 1, "name": "ape"}])
+    content["annotations"][0]["iscrowd"] = 1
+    facts = check(content).facts
+    assert facts["json_file"] == str(folder / "annotations.json")
+    assert facts["image_root"] == str(folder / "images")
+    assert (facts["images"], facts["annotations"], facts["crowds"]) == (3, 6, 1)
+    assert facts["classes"] == ["ape", "zebra"]
+    assert facts["category_ids"] == [1, 9]
+    assert facts["annotations_per_class"] == [5, 0]
+
+
+# The file as a whole
+
+
+def test_a_missing_file_and_a_missing_folder_are_named(folder):
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        check_coco(folder / "none.json", folder)
+    (folder / "a.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        check_coco(folder / "a.json", folder / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"images": [', "\ufeff{}", '{"images": [1e5, nan]}', "[" * 100_000]
+)
+def test_what_is_not_json_is_an_error_that_says_why(check, text):
+    (finding,) = only(check(text), "json-broken")
+    assert finding.message
+    assert check(text).facts["json_sha256"] is not None
+
+
+def test_bytes_that_are_not_utf_8_are_an_error(folder):
+    (folder / "a.json").write_bytes(json.dumps(coco()).encode("utf-16"))
+    only(check_coco(folder / "a.json", None), "json-broken")
+
+
+@pytest.mark.parametrize(("text", "what"), [("[]", "a list"), ("3", "a number"), ("null", "null")])
+def test_a_json_that_is_no_object_is_an_error(check, text, what):
+    (finding,) = only(check(text), "json-structure")
+    assert finding.message == f"it is {what}, not an object"
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_a_missing_list_is_an_error(check, key):
+    content = coco()
+    del content[key]
+    (finding,) = only(check(content), "json-structure")
+    assert finding.message == f'there is no "{key}"'
+
+
+def test_a_file_to_predict_on_only_has_no_annotations_and_is_a_warning(check):
+    content = coco()
+    del content["annotations"]
+    only(check(content), "no-annotations")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+@pytest.mark.parametrize(("value", "what"), [({"1": {}}, "an object"), (None, "null")])
+def test_something_else_than_a_list_is_an_error(check, key, value, what):
+    (finding,) = only(check(coco(**{key: value})), "json-structure")
+    assert finding.message == f'{what} instead of a list is "{key}"'
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_an_entry_that_is_no_object_is_named_by_its_place(check, key):
+    content = coco()
+    content[key].insert(1, [])
+    (finding,) = only(check(content), "json-structure")
+    assert finding.message == f'entry 1 of "{key}" is a list'
+
+
+def test_a_file_above_the_limit_is_not_read(check):
+    (finding,) = only(check("{" + " " * 2_000_000, max_json_mib=1), "json-too-large")
+    assert finding.message == "1.9 MiB, at most 1 are read"
+    only(check("{" + " " * 1_000_000, max_json_mib=1), "json-broken")
+
+
+# Categories
+
+
+def test_no_categories_is_an_error(check):
+    report = check(coco(categories=[], annotations=[]))
+    assert report.counts == {"no-categories": 1, "no-objects": 1}
+
+
+@pytest.mark.parametrize(
+    "category", [{"name": "cow"}, {"id": 3}, {"id": 3, "name": 7}, {"id": [3], "name": "cow"}]
+)
+def test_a_category_without_id_or_name_is_an_error(check, category):
+    report = check(coco(categories=[*coco()["categories"], category]))
+    only(report, "category-malformed")
+    assert report.facts["classes"] is None
+
+
+def test_two_categories_of_one_id_are_named(check):
+    content = coco(categories=[*coco()["categories"], {"id": 2, "name": "cow"}])
+    report = check(content)
+    assert report.counts == {"category-id-twice": 1, "category-gaps": 1}
+    assert report.findings[0].message == "id 2: 'dog', 'cow'"
+
+
+def test_two_categories_of_one_name_are_an_error_with_both_ids(check):
+    content = coco(categories=[*coco()["categories"], {"id": 3, "name": "dog"}])
+    (finding,) = only(check(content), "category-name-twice")
+    assert finding.message == "'dog': ids 2, 3"
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (1, 7), (1, 90)])
+def test_gaps_in_the_ids_of_categories_are_a_note_and_never_an_error(check, ids):
+    categories = [{"id": number, "name": f"class {number}"} for number in ids]
+    report = check(coco(categories=categories))
+    (finding,) = only(report, "category-gaps")
+    assert finding.message == f"2 categories with the ids {ids[0]}, {ids[1]}"
+    report.raise_if_bad(strict=True)
+
+
+# Images
+
+
+def test_no_images_is_an_error(check):
+    report = check(coco(images=[], annotations=[]))
+    assert report.counts == {"no-images": 1, "no-objects": 1}
+
+
+def test_two_images_of_one_id_are_an_error_with_both_files(check):
+    content = coco(images=[image(1), image(2), image(3), image(2, file_name="1.png")])
+    report = check(content)
+    twice = [f for f in report.findings if f.rule == "image-id-twice"]
+    assert [(f.message, f.image_id) for f in twice] == [("image id 2: 2.png, 1.png", 2)]
+
+
+@pytest.mark.parametrize("image_id", [None, [1], "4", True, {}])
+def test_an_image_without_a_legal_id_is_an_error(check, image_id):
+    content = coco(images=[*coco()["images"], image(4, id=image_id, file_name="1.png")])
+    report = check(content)
+    assert report.counts["image-id"] == 1
+    assert report.counts.keys() <= {"image-id", "image-without-objects"}
+    assert "number 3 of the list" in report.findings[0].message
+
+
+def test_ids_may_be_strings(check):
+    content = coco(
+        images=[image(1, id="a"), image(2, id="b")],
+        annotations=[annotation(1, "a"), annotation(2, "b")],
+    )
+    assert check(content).counts == {}
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        *({"width": 0}, {"height": -3}, {"width": "32"}, {"height": None}, {"width": NAN}),
+        *({"height": INF}, {"width": 10**400}, {"width": True}),
+    ],
+)
+def test_a_size_that_is_no_number_above_0_is_an_error(check, size):
+    content = coco(images=[image(1), image(2, **size), image(3)])
+    (finding,) = only(check(content), "image-size")
+    assert finding.image_id == 2
+
+
+@pytest.mark.parametrize("name", [None, "", "  ", 7, ["2.png"]])
+def test_an_image_without_a_file_name_is_an_error(check, name):
+    content = coco(images=[image(1), image(2, file_name=name), image(3)])
+    (finding,) = only(check(content), "image-file-name")
+    assert finding.image_id == 2
+
+
+def test_one_file_under_two_ids_is_a_warning(check):
+    content = coco(images=[image(1), image(2), image(3, file_name="2.png")])
+    (finding,) = only(check(content), "image-file-twice")
+    assert (finding.message, finding.image_id) == ("2.png: images 2, 3", 3)
+
+
+def test_images_without_objects_are_counted_and_never_an_error(check):
+    report = check(coco(annotations=[annotation(1, 2), annotation(2, 3, iscrowd=1)]))
+    assert [finding.image_id for finding in only(report, "image-without-objects")] == [1, 3]
+    report.raise_if_bad(strict=True)
+
+
+# Image files
+
+
+@pytest.mark.parametrize("name", ["4.png", "sub/1.png", ".", "1.png\0", "\ud800.png", "x" * 300])
+def test_a_missing_image_file_is_an_error(check, name):
+    content = coco(images=[image(1), image(2, file_name=name), image(3)])
+    (finding,) = only(check(content), "image-missing")
+    assert finding.image_id == 2
+    assert finding.message.isprintable()
+    finding.message.encode()
+
+
+@pytest.fixture
+def outside(folder):
+    """An image beside the image folder."""
+    file = folder / "outside.png"
+    file.write_bytes((folder / "images/1.png").read_bytes())
+    return file
+
+
+@pytest.fixture(params=["..", "deep", "absolute", "link", "linked folder", "missing", "prefix"])
+def name_outside(request, folder, outside):
+    """Names of files that lie outside of the folder of the images."""
+    (folder / "images/link.png").symlink_to(outside)
+    (folder / "images/linked").symlink_to(folder)
+    (folder / "images_too").mkdir()
+    (folder / "images_too/1.png").write_bytes(outside.read_bytes())
+    return {
+        "..": "../outside.png",
+        "deep": "no/../../outside.png",
+        "absolute": str(outside),
+        "link": "link.png",
+        "linked folder": "linked/outside.png",
+        "missing": "../not_there.png",
+        "prefix": "../images_too/1.png",
+    }[request.param]
+
+
+def test_a_file_outside_the_image_folder_is_refused_and_not_opened(check, folder, name_outside):
+    content = coco(images=[image(1), image(2, file_name=name_outside), image(3)])
+    (finding,) = only(check(content, decode_images=True), "image-outside-root")
+    assert finding.image_id == 2
+    assert str(folder) in finding.message
+
+
+def test_a_file_outside_may_be_allowed(check, outside):
+    content = coco(images=[image(1), image(2, file_name="../outside.png"), image(3)])
+    assert check(content, allow_outside_root=True).counts == {}
+
+
+def test_names_that_stay_inside_are_fine(check, folder):
+    (folder / "images/sub").mkdir()
+    (folder / "images/link.png").symlink_to("1.png")
+    names = ["sub/../1.png", str(folder / "images/2.png"), "link.png"]
+    images = [image(number, file_name=name) for number, name in enumerate(names, start=1)]
+    assert check(coco(images=images)).counts == {}
+
+
+def test_an_image_folder_that_is_a_link_is_fine(folder):
+    (folder / "a.json").write_text(json.dumps(coco()))
+    (folder / "link").symlink_to("images")
+    assert check_coco(folder / "a.json", folder / "link").counts == {}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_an_image_that_cannot_be_decoded_is_found_where_images_are_opened(check, folder, damage):
+    file = folder / "images/2.png"
+    whole = file.read_bytes()
+    file.write_bytes({"truncated": whole[:50], "empty": b"", "text": b"not an image"}[damage])
+    assert check(coco()).counts == {}
+    (finding,) = only(check(coco(), decode_images=True), "image-unreadable")
+    assert finding.image_id == 2
+    assert str(file) in finding.message
+
+
+def test_another_size_than_stated_is_found_where_images_are_opened(check):
+    content = coco(images=[image(1), image(2, width=24, height=32), image(3)])
+    (finding,) = only(check(content, decode_images=True), "image-size-differs")
+    assert finding.image_id == 2
+    assert finding.message.endswith("32 x 24 in the file, 24 x 32 stated")
+
+
+# Annotations
+
+
+def test_two_annotations_of_one_id_are_an_error(check):
+    (finding,) = only(check(with_annotations(annotation(5, 1))), "annotation-id-twice")
+    assert finding.annotation_id == 5
+    assert finding.message == "annotation id 5: on images 3, 1"
+
+
+def test_the_files_of_coco_that_are_known_to_repeat_annotations_may(folder):
+    file = folder / "instances_minival2014.json"
+    file.write_text(json.dumps(with_annotations(annotation(5, 1))))
+    assert check_coco(file, folder / "images").counts == {}
+
+
+@pytest.mark.parametrize("annotation_id", [None, [7], "7", False])
+def test_an_annotation_without_a_legal_id_is_an_error(check, annotation_id):
+    (finding,) = only(check(with_annotations(annotation(annotation_id))), "annotation-id")
+    assert "number 6 of the list" in finding.message
+
+
+def test_an_annotation_of_id_0_is_a_warning(check):
+    (finding,) = only(check(with_annotations(annotation(0, 2))), "annotation-id-zero")
+    assert (finding.annotation_id, finding.image_id) == (0, 2)
+
+
+@pytest.mark.parametrize("image_id", [4, "1", -1])
+def test_an_annotation_of_an_image_that_is_not_listed_is_a_warning(check, image_id):
+    (finding,) = only(check(with_annotations(annotation(7, image_id))), "annotation-without-image")
+    assert (finding.annotation_id, finding.image_id) == (7, image_id)
+
+
+@pytest.mark.parametrize("image_id", [None, [1], {}])
+def test_an_annotation_that_names_no_image_is_an_error(check, image_id):
+    (finding,) = only(check(with_annotations(annotation(7, image_id))), "annotation-image-id")
+    assert finding.annotation_id == 7
+
+
+def test_an_annotation_without_an_image_is_not_on_the_image_without_an_id(check):
+    content = with_annotations(annotation(7, None))
+    content["images"].append(image(4, id=None, file_name="sub/../1.png"))
+    counts = check(content, allow_outside_root=True).counts
+    assert counts == {"image-id": 1, "annotation-image-id": 1, "image-without-objects": 1}
+
+
+@pytest.mark.parametrize("category_id", [3, 0, None, [1], "1"])
+def test_an_unknown_category_is_an_error_with_the_annotation(check, category_id):
+    content = with_annotations(annotation(7, 2, category_id=category_id))
+    (finding,) = only(check(content), "annotation-category")
+    assert (finding.annotation_id, finding.image_id) == (7, 2)
+    assert f"category_id {category_id}" in finding.message
+
+
+def test_an_annotation_that_detectron2_refuses_is_an_error(check):
+    (finding,) = only(check(with_annotations(annotation(7, ignore=1))), "annotation-ignore")
+    assert finding.annotation_id == 7
+    assert check(with_annotations(annotation(7, ignore=0))).counts == {}
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_what_the_evaluation_asks_for_is_a_warning_where_it_is_missing(check, key):
+    incomplete = annotation(7)
+    del incomplete[key]
+    (finding,) = only(check(with_annotations(incomplete)), "annotation-area")
+    assert finding.annotation_id == 7
+
+
+@pytest.mark.parametrize("annotations", [[], [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]])
+def test_no_object_at_all_is_a_warning(check, annotations):
+    (finding,) = only(check(coco(annotations=annotations)), "no-objects")
+    assert f"{len(annotations)} of them crowds" in finding.message
+
+
+# Boxes
+
+
+def box_rule(check, content, rule):
+    (finding,) = only(check(content), rule)
+    assert (finding.annotation_id, finding.image_id) == (7, 2)
+    return finding.message
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        *([], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, "3", 4], [1, 2, None, 4], [1, 2, True, 4]),
+        *([1, 2, [3], 4], [1, 2, 10**400, 4], "1234", 5, None, {"x": 1}),
+    ],
+)
+def test_a_box_that_is_not_4_numbers_is_an_error(check, box):
+    content = with_annotations(annotation(7, 2, bbox=box))
+    assert "annotation 7 of image 2 (2.png): bbox" in box_rule(check, content, "box-malformed")
+
+
+def test_a_missing_box_is_an_error(check):
+    missing = annotation(7, 2)
+    del missing["bbox"]
+    assert "bbox missing" in box_rule(check, with_annotations(missing), "box-malformed")
+
+
+@pytest.mark.parametrize("size", [(-4, 5), (4, -0.5), (-4, -5)])
+def test_a_negative_width_or_height_is_an_error(check, size):
+    assert str(size[0]) in box_rule(check, with_box(9, 9, *size), "box-negative")
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("value", [INF, -INF])
+def test_an_infinite_number_is_an_error(check, place, value):
+    box = [1.0, 2.0, 3.0, 4.0]
+    box[place] = value
+    box_rule(check, with_box(*box), "box-infinite")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_nan_is_a_warning(check, place):
+    box = [1.0, -INF, -3.0, 4.0]  # whatever else is wrong with it
+    box[place] = NAN
+    box_rule(check, with_box(*box), "box-nan")
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0), (1e-6, 5)])
+def test_a_box_without_area_is_a_warning(check, size):
+    box_rule(check, with_box(9, 9, *size), "box-empty")
+
+
+@pytest.mark.parametrize("corner", [(32, 2), (2, 24), (-10, 2), (2, -8), (1e300, 0)])
+def test_a_box_outside_its_image_is_a_warning(check, corner):
+    box_rule(check, with_box(*corner, 10, 8), "box-outside-image")
+
+
+@pytest.mark.parametrize("corner", [(31, 2), (2, 23), (-9, 2), (2, -7)])
+def test_a_box_that_is_partly_inside_is_fine(check, corner):
+    assert check(with_box(*corner, 10, 8)).counts == {}
+
+
+def test_the_size_is_that_of_the_images_own_row(check):
+    content = coco(images=[image(1), image(3, width=50), image(2)])
+    content["annotations"].append(annotation(7, 3, bbox=[40, 0, 5, 5]))
+    assert "box-outside-image" not in check(content).counts
+    content["annotations"][-1]["image_id"] = 2
+    assert check(content).counts["box-outside-image"] == 1
+
+
+def test_nothing_is_outside_an_image_that_is_not_listed(check):
+    content = with_annotations(annotation(7, 4, bbox=[400, 0, 5, 5]))
+    only(check(content), "annotation-without-image")
+
+
+def test_boxes_of_integers_and_floats_and_malformed_ones_are_told_apart(check):
+    boxes = [[1, 2, 3, 4], [1.5, 2, 3, 4], "no box", [9, 9, -1, 4], [0, 0, 0, 0.0]]
+    more = [annotation(number, 2, bbox=box) for number, box in enumerate(boxes, start=7)]
+    report = check(with_annotations(*more))
+    assert {f.rule: f.annotation_id for f in report.findings} == {
+        "box-malformed": 9,
+        "box-negative": 10,
+        "box-empty": 11,
+    }
+
+
+# Reports
+
+
+def many_negative(number):
+    return with_annotations(*(annotation(7 + i, bbox=[5, 5, -1, 1]) for i in range(number)))
+
+
+def test_every_count_is_exact_and_the_first_of_a_rule_are_kept(check):
+    report = check(many_negative(50))
+    found = only(report, "box-negative")
+    assert report.counts["box-negative"] == report.num("error") == 50
+    assert [finding.annotation_id for finding in found] == list(range(7, 7 + LISTED))
+
+
+def test_an_error_tells_file_count_first_findings_and_what_to_do(check, folder):
+    report = check(many_negative(50))
+    with pytest.raises(DataError) as raised:
+        report.raise_if_bad()
+    text = str(raised.value)
+    assert str(folder / "annotations.json") in text
+    assert "box-negative (50)" in text
+    assert "annotation 7 of image 1 (1.png): bbox [5, 5, -1, 1]" in text
+    assert "and 47 more" in text
+    assert RULES["box-negative"].remedy in text
+    assert isinstance(raised.value, ValueError)
+
+
+def test_a_warning_is_an_error_where_it_is_strict(check):
+    report = check(with_box(9, 9, 0, 5))
+    report.raise_if_bad()
+    with pytest.raises(DataError, match=r"box-empty \(1\)"):
+        report.raise_if_bad(strict=True)
+
+
+def test_one_error_tells_about_all_bad_data_sets(check):
+    bad, good = check(many_negative(1)), check(coco())
+    other = check(coco(images=[]))
+    with pytest.raises(DataError) as raised:
+        raise_if_any_is_bad([bad, good, other])
+    assert "box-negative" in str(raised.value)
+    assert "no-images" in str(raised.value)
+    raise_if_any_is_bad([good])
+
+
+def test_other_severities_are_other_answers(check):
+    report = check(many_negative(3)).with_severity({"box-negative": "warning"})
+    assert (report.num("error"), report.num("warning")) == (0, 3)
+    report.raise_if_bad()
+
+
+def test_reports_are_strict_json(check, tmp_path):
+    content = with_annotations(
+        annotation(NAN, 2, bbox=[NAN, INF, 1, 1]), annotation(8, [1], bbox=[1, 1, INF, 1])
+    )
+    content["images"][0]["file_name"] = "\x1b[31m\ud800.png"
+    write_reports(tmp_path / "findings.json", [check(content)])
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    written = json.loads((tmp_path / "findings.json").read_text(), parse_constant=refuse)
+    (dataset,) = written["datasets"]
+    assert dataset["counts"]["box-infinite"] == 1
+    assert written["errors"] == dataset["errors"] > 0
+    assert {"rule", "severity", "message", "image_id", "annotation_id"} == set(
+        dataset["findings"][0]
+    )
+
+
+def test_nothing_in_a_file_reaches_a_terminal_as_a_command(check):
+    content = coco(
+        images=[image(1, file_name="\x1b[2J.png"), image(2), image(3)],
+        categories=[{"id": 1, "name": "\x1b]0;x\x07"}, {"id": 2, "name": "\x1b]0;x\x07"}],
+    )
+    report = check(content)
+    assert report.counts == {"image-missing": 1, "category-name-twice": 1}
+    for line in report.lines(["error"]):
+        assert line.isprintable()
+
+
+def test_a_report_of_a_file_that_nothing_is_known_of_can_be_told(check):
+    report = check("[]")
+    assert isinstance(report, Report)
+    assert "1 error" in report.summary()
+
+
+# Speed
+
+
+def test_a_file_is_read_again_only_if_it_has_changed(check, folder, monkeypatch):
+    check(coco())
+    calls = []
+    monkeypatch.setattr("focal_plugin.data.facts.check_content", calls.append)
+    read_content(folder / "annotations.json")
+    assert calls == []
+    monkeypatch.undo()
+    assert check(coco(images=[])).counts["no-images"] == 1
+
+
+def test_the_rules_take_no_longer_than_reading_the_json():
+    images = [image(number) for number in range(1, 2501)]
+    annotations = [
+        annotation(number, 1 + number % 2500, segmentation=[[1.5, 2.5] * 10])
+        for number in range(1, 20_001)
+    ]
+    text = json.dumps(coco(images=images, annotations=annotations))
+    start = time.process_time()
+    content = json.loads(text)
+    reading = time.process_time() - start
+    start = time.process_time()
+    assert check_content(content).findings.counts == {}
+    assert time.process_time() - start < 3 * reading + 0.5
+
+
+# Boxes of Detectron2's dicts
+
+
+def dataset_dict(*boxes, mode=BoxMode.XYWH_ABS, number=1):
+    annotations = [{"bbox": box, "bbox_mode": mode, "category_id": 0} for box in boxes]
+    return {"file_name": f"{number}.png", "image_id": number, "annotations": annotations}
+
+
+FINE = [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("box", [[9, 9, -1, 4], [9, 9, 4, -0.1], [INF, 0, 1, 1], [0, 0, INF, 1]])
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_an_impossible_box_is_dropped_and_counted(box, kind, caplog):
+    dicts = [dataset_dict(FINE), dataset_dict(kind(box), FINE, kind(box), number=2)]
+    with caplog.at_level(logging.WARNING):
+        kept = drop_impossible_boxes(dicts)
+    assert [len(x["annotations"]) for x in kept] == [1, 1]
+    assert kept[1]["annotations"][0]["bbox"] == FINE
+    assert "dropped 2 boxes" in caplog.text
+    assert "in 1 images: 2.png" in caplog.text
+
+
+def test_the_argument_stays_as_it_was_and_what_loses_nothing_is_not_copied():
+    dicts = [dataset_dict(FINE), dataset_dict([9, 9, -1, 4]), {"file_name": "no annotations"}]
+    kept = drop_impossible_boxes(dicts)
+    assert [len(x["annotations"]) for x in dicts[:2]] == [1, 1]
+    assert kept[0] is dicts[0]
+    assert kept[2] is dicts[2]
+    assert kept[1] == {**dicts[1], "annotations": []}
+
+
+@pytest.mark.parametrize("box", [FINE, [0, 0, 0, 0], [NAN, 0, 1, 1], [-5, -5, 3, 3], []])
+def test_what_detectron2_deals_with_itself_is_left(box, caplog):
+    dicts = [dataset_dict(box)]
+    assert drop_impossible_boxes(dicts) == dicts
+    assert caplog.text == ""
+
+
+def test_corners_in_the_wrong_order_are_impossible_and_other_modes_are_left():
+    corners = dataset_dict([5, 5, 2, 9], [5, 5, 7, 9], mode=BoxMode.XYXY_ABS)
+    assert len(drop_impossible_boxes([corners])[0]["annotations"]) == 1
+    rotated = dataset_dict([5, 5, 2, 9, -30], mode=BoxMode.XYWHA_ABS)
+    assert drop_impossible_boxes([rotated]) == [rotated]
+
+
+# Data sets without a json
+
+
+@pytest.fixture
+def dicts(folder):
+    """Of two images that are there."""
+    files = [dataset_dict(FINE, number=number) for number in (1, 2)]
+    return [{**x, "file_name": str(folder / "images" / x["file_name"])} for x in files]
+
+
+def test_nothing_is_found_in_dicts_where_nothing_is_wrong(dicts):
+    dicts[0]["annotations"] += dataset_dict([1, 2, 3, 4], mode=BoxMode.XYXY_ABS)["annotations"]
+    report = check_dicts(dicts, num_classes=1)
+    assert report.counts == {}
+    assert report.facts == {"images": 2, "annotations": 3, "crowds": 0}
+
+
+@pytest.mark.parametrize(
+    ("box", "rule"),
+    [
+        ([1, 2, 3], "box-malformed"),
+        ([1, 2, "3", 4], "box-malformed"),
+        ([1, 2, [3, 4], 4], "box-malformed"),
+        (None, "box-malformed"),
+        ([NAN, 2, 3, 4], "box-nan"),
+        ([INF, 2, 3, 4], "box-infinite"),
+        ([1, 2, -3, 4], "box-negative"),
+        ([1, 2, 0, 4], "box-empty"),
+    ],
+)
+def test_a_bad_box_in_dicts_is_found(dicts, box, rule):
+    dicts[1]["annotations"] += dataset_dict(box)["annotations"]
+    (finding,) = only(check_dicts(dicts, num_classes=1), rule)
+    assert finding.image_id == 2
+
+
+@pytest.mark.parametrize("category_id", [-1, 1, None])
+def test_a_class_outside_those_of_the_data_set_is_an_error(dicts, category_id):
+    dicts[1]["annotations"][0]["category_id"] = category_id
+    (finding,) = only(check_dicts(dicts, num_classes=1), "annotation-class")
+    assert finding.image_id == 2
+    assert check_dicts(dicts, num_classes=None).counts == {}
+
+
+def test_ids_and_files_of_dicts_are_checked(dicts):
+    twice = {**dicts[0], "file_name": "elsewhere.png"}
+    report = check_dicts([*dicts, twice], num_classes=1)
+    assert report.counts == {"image-id-twice": 1, "image-missing": 1}
+    assert dicts[0]["file_name"] in report.findings[0].message
+
+
+def test_no_dicts_and_no_objects_are_found():
+    assert check_dicts([], num_classes=1).counts == {"no-images": 1}
+    remote = {"file_name": "s3://bucket/1.png", "image_id": 1, "annotations": []}
+    only(check_dicts([remote], num_classes=1), "no-objects")
+    assert check_dicts([{"file_name": "s3://bucket/1.png"}], num_classes=1).counts == {}

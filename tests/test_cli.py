@@ -1,0 +1,221 @@
+"""focal-plugin as it is typed."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from focal_plugin import cli, doctor
+from focal_plugin.data.png import encode_png
+
+from .conftest import ROOT
+
+CONFIG = ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a data set of one image with objects of these boxes; as it is given: JSON:IMAGES."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+
+    def write(name, *boxes):
+        rest = {"image_id": 1, "category_id": 1, "area": 4, "iscrowd": 0}
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
+            "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
+            "annotations": [
+                {"id": i, "bbox": box, **rest}
+                for i, box in enumerate([[1, 1, 2, 2], *boxes], start=1)
+            ],
+        }
+        (tmp_path / name).write_text(json.dumps(content))
+        return f"{tmp_path / name}:{tmp_path / 'images'}"
+
+    return write
+
+
+@pytest.fixture
+def unregister():
+    """What a command registers is registered in this process."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+NEGATIVE, EMPTY = [5, 5, -2, 2], [1, 1, 0, 2]
+
+
+def run(*arguments):
+    return cli.main(["check-data", *map(str, arguments)])
+
+
+def test_a_good_data_set_is_exit_code_0_and_a_line(write, capsys):
+    good = write("good.json")
+    assert run(good, "--images", "--num-classes", 2) == 0
+    said = capsys.readouterr().out
+    assert "good.json: 1 images, 1 objects, 0 errors, 0 warnings" in said
+    assert said.endswith("Ready to train.\n")
+
+
+def test_errors_are_exit_code_1_with_counts_findings_and_what_to_do(write, capsys):
+    bad = write("bad.json", NEGATIVE, EMPTY, NEGATIVE)
+    assert run(write("good.json"), bad) == 1
+    said = capsys.readouterr().out
+    assert "error            2  box-negative" in said
+    assert "warning          1  box-empty" in said
+    assert "annotation 2 of image 1 (a.png): bbox [5, 5, -2, 2]" in said
+    assert "-> boxes are [x, y, width, height]" in said
+    assert said.splitlines()[-1].startswith("To be mended: ")
+    assert "bad.json" in said.splitlines()[-1]
+    assert "good.json" not in said.splitlines()[-1]
+
+
+def test_warnings_are_exit_code_1_only_where_it_is_strict(write):
+    data = write("warn.json", EMPTY)
+    assert run(data) == 0
+    assert run(data, "--strict") == 1
+
+
+def test_the_report_is_strict_json_of_all(write, tmp_path):
+    file = tmp_path / "findings.json"
+    assert run(write("good.json"), write("bad.json", NEGATIVE), "--report", file) == 1
+    report = json.loads(file.read_text())
+    assert report["errors"] == 1
+    good, bad = report["datasets"]
+    assert (good["errors"], bad["errors"]) == (0, 1)
+    assert bad["counts"] == {"box-negative": 1}
+    assert bad["findings"][0]["annotation_id"] == 2
+    assert bad["facts"]["classes"] == ["dog", "cat"]
+
+
+def test_a_number_of_classes_can_be_given(write, capsys):
+    assert run(write("a.json"), "--num-classes", 3) == 1
+    assert "--num-classes is 3, the file has 2 categories" in capsys.readouterr().out
+
+
+def test_images_are_opened_only_where_that_is_asked(write, tmp_path, capsys):
+    data = write("a.json")
+    (tmp_path / "images/a.png").write_bytes(b"")
+    assert run(data) == 0
+    assert run(data, "--images") == 1
+    assert "image-unreadable" in capsys.readouterr().out
+
+
+def test_files_outside_and_large_files_are_refused_unless_allowed(write, tmp_path, capsys):
+    data = write("a.json")
+    content = json.loads((tmp_path / "a.json").read_text())
+    content["images"][0]["file_name"] = "../images/../a.json"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert run(data) == 1
+    assert "image-outside-root" in capsys.readouterr().out
+    assert run(data, "--allow-outside-root") == 0
+    assert run(data, "--max-json-mib", 0.0001) == 1
+    assert "json-too-large" in capsys.readouterr().out
+
+
+def test_a_truncated_file_is_an_error_in_the_data(write, tmp_path, capsys):
+    data = write("a.json")
+    (tmp_path / "a.json").write_text('{"images": [')
+    assert run(data) == 1
+    assert "json-broken" in capsys.readouterr().out
+    assert run("--dataset", f"mine={data}") == 1
+    assert run("--config-file", CONFIG, "--dataset", f"mine={data}") == 1
+    assert "a.json is not a COCO json" in capsys.readouterr().err
+
+
+def test_a_data_set_can_have_a_name_without_a_config(write, capsys):
+    assert run("--dataset", f"mine={write('a.json')}") == 0
+    assert "mine: 1 images" in capsys.readouterr().out
+    assert "mine" not in DatasetCatalog.list()
+
+
+def with_config(data, *keys):
+    names = ("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)")
+    return run("--config-file", CONFIG, "--dataset", f"mine={data}", *names, *keys)
+
+
+def test_the_data_sets_of_a_config_are_held_to_what_it_asks_for(write, unregister, capsys):
+    assert with_config(write("a.json")) == 1
+    said = capsys.readouterr().out
+    assert "MODEL.RETINANET.NUM_CLASSES is 5, but data set 'mine' has 2 classes" in said
+
+
+def test_a_config_can_be_changed(write, unregister, capsys):
+    assert with_config(write("a.json"), "MODEL.RETINANET.NUM_CLASSES", 2) == 0
+    assert "mine: 1 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "exit_code"), [("normal", 0), ("strict", 1), ("drop", 0), ("lax", 2)]
+)
+def test_a_config_can_be_strict(write, unregister, key, exit_code):
+    keys = ("MODEL.RETINANET.NUM_CLASSES", 2, "MODEL.FOCAL.DATA.CHECK", key)
+    assert with_config(write("a.json", EMPTY), *keys) == exit_code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give JSON:IMAGES or --config-file"),
+        (["a.json"], "is given as JSON:IMAGES, got 'a.json'"),
+        (["nowhere/a.json:images"], "no file"),
+        (["--dataset", "a.json:images"], "NAME=annotations.json:image_dir"),
+        (["--config-file", "none.yaml"], "none.yaml"),
+        (["--config-file", str(CONFIG), "DATASETS.TRAIN", "('coco_2017_trian',)"], "did you mean"),
+        (["--config-file", str(CONFIG), "NO.KEY", "1"], "NO.KEY"),
+        (["--config-file", str(CONFIG), "SEED"], "SEED"),
+        (["--config-file", str(CONFIG), "--num-classes", "3"], "--num-classes"),
+    ],
+)
+def test_a_mistake_is_exit_code_2_and_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("focal-plugin: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_report_that_cannot_be_written_is_exit_code_2(write, tmp_path, capsys):
+    assert run(write("a.json"), "--report", tmp_path / "nowhere/findings.json") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_exit_code_2():
+    with pytest.raises(SystemExit) as ended:
+        run("--no-such-option")
+    assert ended.value.code == 2
+
+
+def test_help_teaches_by_examples(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    said = capsys.readouterr().out
+    for word in ("examples:", "--strict", "--images", "--allow-outside-root", "Exit code"):
+        assert word in said
+
+
+def test_every_line_of_the_examples_is_one_that_the_parser_takes():
+    lines = cli.EXAMPLES.replace("\\\n", " ").splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith("  focal-plugin ")]
+    assert len(commands) == 5
+    for command in commands:
+        cli._parser().parse_args(command)
+
+
+def test_the_doctor_is_the_doctor(capsys):
+    assert cli.main(["doctor", "--runtime"]) == 0
+    assert capsys.readouterr().out.strip() == doctor.detectron2_runtime()
+
+
+def test_it_is_installed_under_its_name(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("setuptools.setup", asked.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert "focal-plugin = focal_plugin.cli:main" in asked["entry_points"]["console_scripts"]
