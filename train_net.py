@@ -8,32 +8,41 @@ Train or evaluate a detector on one machine or several; the same flags as Detect
 from __future__ import annotations
 
 import argparse
+from datetime import timedelta
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from focal_plugin.engine import Trainer, argument_parser, setup
+from focal_plugin.engine import (
+    Checkpointer,
+    Trainer,
+    argument_parser,
+    checkpoint_options,
+    launch,
+    refusals_in_words,
+    setup,
+)
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
-    cfg = setup(args)
+    with refusals_in_words():
+        cfg = setup(args)
+        options = checkpoint_options(args)
 
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
-        results = Trainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
+        if args.eval_only:
+            model = Trainer.build_model(cfg)
+            Checkpointer(model, cfg.OUTPUT_DIR, **options).resume_or_load(
+                cfg.MODEL.WEIGHTS, resume=args.resume
+            )
+            results = Trainer.test(cfg, model)
+            if comm.is_main_process():
+                verify_results(cfg, results)
+            return results
 
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+        trainer = Trainer(cfg, **options)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
 
 
 def invoke_main() -> None:
@@ -46,6 +55,7 @@ def invoke_main() -> None:
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
         args=(args,),
+        timeout=timedelta(minutes=args.dist_timeout),
     )
 
 

@@ -1,6 +1,17 @@
-"""The stock trainer with a COCO evaluator, set up from a command line."""
+"""The stock trainer with a COCO evaluator, made reliable, and set up from a command line."""
 
-from .command_line import argument_parser, setup
+from .checkpoint import Checkpointer, CheckpointError
+from .command_line import argument_parser, checkpoint_options, refusals_in_words, setup
+from .launch import launch
 from .trainer import Trainer
 
-__all__ = ["Trainer", "argument_parser", "setup"]
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "Trainer",
+    "argument_parser",
+    "checkpoint_options",
+    "launch",
+    "refusals_in_words",
+    "setup",
+]

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
@@ -16,9 +22,12 @@ from ..data import (
     parse_dataset_argument,
     register_coco_dataset,
 )
+from ..data.findings import DataError
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import places
 from ..registry import DENSE
+from .checkpoint import CheckpointError
+from .lock import OutputFolderError, hold_output_folder
 
 EXAMPLES = """
 Examples:
@@ -39,15 +48,22 @@ Your own data set in COCO format:
         --dataset my_val=val.json:images \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.RETINANET.NUM_CLASSES 3
 
-Several GPUs, several machines:
+Several GPUs, several machines (without GPUs: processes on the CPU); or under torchrun:
     $ python train_net.py --config-file FILE --num-gpus 8
+    $ torchrun --nproc-per-node 8 train_net.py --config-file FILE
     (machine0)$ python train_net.py --config-file FILE --num-gpus 8 \\
         --num-machines 2 --machine-rank 0 --dist-url tcp://machine0:29500
+
+Exit codes: 0 done; 1 an error; 2 refused, and nothing was written (bad data, a damaged checkpoint,
+another run's); 143 ended by SIGTERM or SIGUSR1 after a checkpoint, --resume goes on.
 """
+
+REFUSALS = (CheckpointError, DataError, OutputFolderError)
+"""Errors that are about what the user gave, and whose text says all that there is to know."""
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's flags, all of them, and `--dataset`."""
+    """Detectron2's flags, all of them, and those for data sets, checkpoints and trust."""
     parser = default_argument_parser(epilog=EXAMPLES)
     parser.add_argument(
         "--dataset",
@@ -56,34 +72,108 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="NAME=JSON:IMAGES",
         help="register a COCO-format data set under NAME; may be given more than once",
     )
+    parser.add_argument(
+        "--resume-fallback",
+        action="store_true",
+        help="with --resume: where the last checkpoint is damaged, take the newest that is not",
+    )
+    parser.add_argument(
+        "--allow-config-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="with --resume: go on though KEY is another than in the checkpoint, such as "
+        "SOLVER.MAX_ITER to train longer; may be given more than once",
+    )
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="load MODEL.WEIGHTS from a .pkl file that is not of the model zoo; code in it is run",
+    )
+    parser.add_argument(
+        "--allow-unsafe-yaml",
+        action="store_true",
+        help="read config files with tags such as !!python/object; code in them is run",
+    )
+    parser.add_argument(
+        "--allow-outside-root",
+        action="store_true",
+        help="read images that lie outside of the image directory of their data set",
+    )
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=30.0,
+        metavar="MINUTES",
+        help="how long processes wait for each other (default: 30)",
+    )
     return parser
+
+
+def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about checkpoints, for a `Checkpointer`."""
+    return {
+        "allowed_changes": tuple(args.allow_config_change),
+        "fall_back": args.resume_fallback,
+        "trust_pickle": args.trust_pickle,
+    }
+
+
+@contextmanager
+def refusals_in_words() -> Iterator[None]:
+    """What is refused ends the process with its message, without a traceback, and exit code 2."""
+    try:
+        yield
+    except REFUSALS as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """
-    Register the data sets, read the config, check both against each other, start the logs.
+    Register the data sets, read the config, check both against each other, start the logs. Until
+    the logs, nothing is written but the lock of `OUTPUT_DIR`.
 
     Returns:
-        the frozen config.
+        the frozen config, with a `SEED` >= 0.
 
     Raises:
         KeyError: an unknown key or data set.
-        ValueError: `--dataset` has another form, or the numbers of classes differ.
+        ValueError: `--dataset` has another form, or a config file would run code.
+        DataError: the data cannot be trained on, or have another number of classes than the model.
+        OutputFolderError: another run writes into `OUTPUT_DIR`, or nobody can.
         FileNotFoundError: a file that an argument names is not there.
     """
     for text in args.dataset:
         register_coco_dataset(parse_dataset_argument(text))
     cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_file(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
     cfg.merge_from_list(args.opts)
     resolve_device(cfg)
-    check_datasets(cfg)
+    if not args.eval_only and comm.is_main_process():
+        hold_output_folder(Path(cfg.OUTPUT_DIR))
+    check_datasets(cfg, allow_outside_root=args.allow_outside_root)
+    settle_seed(cfg, resume=args.resume)
     if not args.eval_only:
         count_samples_per_class(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_plugin")
     return cfg
+
+
+def settle_seed(cfg: CfgNode, *, resume: bool) -> None:
+    """
+    Where `SEED` is negative, draw one for all processes, or take the one that the run which is
+    resumed has drawn: what a run draws at random depends on it, and on nothing else.
+    """
+    if cfg.SEED >= 0:
+        return
+    drawn = comm.shared_random_seed()
+    record = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if resume and record.is_file():
+        drawn = yaml.safe_load(record.read_text(encoding="utf-8"))["SEED"]
+    cfg.SEED = comm.all_gather(drawn)[0]  # of the main process
 
 
 def count_samples_per_class(cfg: CfgNode) -> None:

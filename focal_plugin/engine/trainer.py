@@ -1,24 +1,32 @@
-"""Detectron2's default trainer, with the COCO evaluator and the crowd regions of the data."""
+"""Detectron2's default trainer, such that a run can be interrupted anywhere and is not poisoned."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..data.image_cache import build_train_mapper
+from ..data.stream import build_train_loader
 from ..modeling import knows_crowds, loses_crowds
+from ..random_state import seed_all
+from .checkpoint import Checkpointer
 from .diagnostics import DiagnosticsHook
 from .evaluation import build_coco_evaluator
+from .identity import run_identity
 from .initial_weights import build_initialized
+from .nonfinite import GuardedAMPTrainer, GuardedTrainer, StepGuard
 from .run_record import RunRecordHook
+from .stopping import StopHook
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +37,45 @@ class Trainer(DefaultTrainer):
     COCO boxes, by the fastest implementation installed, and a detector that knows what to do with
     them is told the crowd regions of its training images. A model starts as `MODEL.FOCAL.INIT`
     says, and a run records what it was and what it started from.
+
+    A run that was interrupted and resumed ends as one that was not, bit for bit: what a step draws
+    at random depends on the seed and the number of the step, and a checkpoint holds all the rest.
+    A step whose loss or gradient is not finite never reaches the weights, and SIGTERM and SIGUSR1
+    end a run after a checkpoint. Several processes train on the CPU, too.
+
+    Args:
+        cfg: with a `SEED` >= 0.
+        checkpoint_options: of :class:`~focal_plugin.engine.checkpoint.Checkpointer`.
     """
+
+    def __init__(self, cfg: CfgNode, **checkpoint_options: Any) -> None:
+        # Detectron2's constructor step by step: it has no place for another inner trainer and
+        # checkpointer, and ties DistributedDataParallel to a GPU
+        super(DefaultTrainer, self).__init__()
+        if cfg.SEED < 0:
+            raise ValueError(f"a Trainer needs a SEED >= 0, got {cfg.SEED}; settle_seed draws one")
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        devices = {} if cfg.MODEL.DEVICE != "cpu" else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **devices)
+        amp = cfg.SOLVER.AMP.ENABLED
+        self._trainer = (GuardedAMPTrainer if amp else GuardedTrainer)(
+            model, data_loader, optimizer
+        )
+        this = weakref.proxy(self)
+        self._trainer.guard = StepGuard(
+            cfg, model, roll_back=lambda: this.roll_back(), seed=lambda: this.seed_of_step()
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, identity=run_identity(cfg), trainer=this, **checkpoint_options
+        )
+        self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -39,17 +85,86 @@ class Trainer(DefaultTrainer):
         ours: list[HookBase] = [DiagnosticsHook(self.cfg, self.model)]
         if comm.is_main_process():
             ours.append(RunRecordHook(self.cfg))
-        return [*ours, *super().build_hooks()]  # the last of Detectron2's writes what all measured
+        # the last of Detectron2's writes what all measured, and a run stops after that
+        return [*ours, *self._stock_hooks(), StopHook(self.checkpointer)]
+
+    def _stock_hooks(self) -> list[HookBase | None]:
+        """Every process takes part in a checkpoint; Detectron2 has the main one alone save it."""
+        stock = super().build_hooks()
+        if not comm.is_main_process():
+            evaluation = next(i for i, hook in enumerate(stock) if isinstance(hook, hooks.EvalHook))
+            period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+            stock.insert(evaluation, hooks.PeriodicCheckpointer(self.checkpointer, period))
+        return stock
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """
+        Same interface as in the parent.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or another run's.
+        """
+        super().resume_or_load(resume)
+        self.data_loader.start_batch = self.start_iter
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PreciseBN) and not hook._disabled and hook._period > 0:
+                done = self.start_iter // hook._period
+                hook._data_loader.start_batch = done * hook._num_iter
+
+    def roll_back(self) -> bool:
+        """
+        Load weights and optimizer of the last checkpoint, and go on from there.
+
+        Returns:
+            whether there is one.
+        """
+        if not self.checkpointer.has_checkpoint():
+            return False
+        file = self.checkpointer.get_checkpoint_file()
+        others = self.checkpointer.load(file, checkpointables=[])
+        self.optimizer.load_state_dict(others["trainer"]["_trainer"]["optimizer"])
+        return True
+
+    def seed_of_step(self) -> tuple[int | str, ...]:
+        """What the random numbers of this step, in this process, depend on."""
+        return self.cfg.SEED, "step", self.iter, comm.get_rank()
+
+    def before_step(self) -> None:
+        seed_all(*self.seed_of_step())
+        super().before_step()
+
+    def after_train(self) -> None:
+        """Same interface as in the parent, but a failure is not hidden by those it leads to."""
+        failure = sys.exc_info()[1]
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            if failure is None:
+                hook.after_train()
+            elif not isinstance(hook, hooks.EvalHook):
+                try:
+                    hook.after_train()
+                except Exception as error:
+                    logger.warning(f"{type(hook).__name__} could not end in order: {error}")
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["_trainer"] = self._trainer.state_dict()  # Detectron2 v0.5 forgets the optimizer
+        state["nonfinite"] = self._trainer.guard.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super(DefaultTrainer, self).load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+        self._trainer.guard.load_state_dict(state_dict["nonfinite"])
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         if loses_crowds(cfg):
             logger.warning(
                 f"MODEL.FOCAL.RPN asks for crowd regions, but {cfg.MODEL.ROI_HEADS.NAME} would "
                 "take them for objects: they are not loaded. FocalROIHeads knows them"
             )
-        mapper = build_train_mapper(cfg, crowds=knows_crowds(cfg))
-        return build_detection_train_loader(cfg, mapper=mapper)
+        return build_train_loader(cfg, build_train_mapper(cfg, crowds=knows_crowds(cfg)))
 
     @classmethod
     def build_evaluator(

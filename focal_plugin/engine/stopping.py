@@ -1,0 +1,96 @@
+"""A run that a scheduler ends: it finishes its step, saves, and can be taken up again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+
+from .agreement import on_any_process
+from .checkpoint import Checkpointer
+from .launch import StopRequests
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What schedulers send before they end a job."""
+
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+class StopHook(HookBase):
+    """
+    On SIGTERM or SIGUSR1 the step is finished, a checkpoint saved, and SystemExit(143) raised; all
+    processes do so together, whichever got the signal. A second request ends the process at once.
+
+    The last hook of each process. An evaluation is broken off where one process trains; several
+    finish it first. Signals that are ignored stay so; a handler that was there is called too, and
+    is back in place when training ends. Outside of the main thread, signals cannot be handled.
+    """
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+        self._received: signal.Signals | None = None
+        self._requests = StopRequests()
+        self._previous: dict[signal.Signals, Callable[..., Any] | int | None] = {}
+        self._handle: Any = None
+
+    def before_train(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            logger.info("Signals end this run at once: it is not trained in the main thread")
+            return
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
+        self._handle = self.trainer.model.register_forward_pre_hook(self._break_off_evaluation)
+
+    def after_step(self) -> None:
+        if on_any_process(self._received is not None, self._device()):
+            self._stop()
+
+    def after_train(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._requests.is_new():
+            return
+        if self._received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._received = signal.Signals(number)
+        previous = self._previous[self._received]
+        if callable(previous):
+            previous(number, frame)
+
+    def _break_off_evaluation(self, model: nn.Module, _: Any) -> None:
+        if self._received is not None and not model.training and comm.get_world_size() == 1:
+            self._stop()
+
+    def _stop(self) -> None:
+        """After the step of `trainer.iter`, or after the last step of all."""
+        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
+        name = f"model_{iteration:07d}"
+        saved = Path(self._checkpointer.get_checkpoint_file()).name
+        final = iteration + 1 == self.trainer.max_iter and saved == "model_final.pth"
+        if not final and saved != f"{name}.pth":
+            self._checkpointer.save(name, iteration=iteration)
+        comm.synchronize()  # rank 0 has saved before any other one ends
+        reason = self._received.name if self._received else "A signal to another process"
+        logger.info(f"{reason}: ended after iteration {iteration}; --resume goes on")
+        raise SystemExit(EXIT_CODE)
+
+    def _device(self) -> Any:
+        return next(self.trainer.model.parameters()).device

@@ -1,0 +1,158 @@
+"""Faults, and places to wait at, that are put into a process before it trains."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+
+PATIENCE_S = 60
+
+
+class Plant(Protocol):
+    """A fault."""
+
+    def plant(self, control: Path) -> None:
+        """Put it into this process; it may leave files for the test in ``control``."""
+
+
+def wrap(place: str, wrapper: Callable[..., Any]) -> None:
+    """Replace "module:Class.method" by ``wrapper(stock, *args, **kwargs)``."""
+    module, _, path = place.partition(":")
+    *parents, name = path.split(".")
+    holder = importlib.import_module(module)
+    for parent in parents:
+        holder = getattr(holder, parent)
+    stock = getattr(holder, name)
+    setattr(holder, name, lambda *args, **kwargs: wrapper(stock, *args, **kwargs))
+
+
+def is_here(rank: int | None) -> bool:
+    return rank in {None, comm.get_rank()}
+
+
+def tell(file: Path, content: Any) -> None:
+    """The test never sees half of it."""
+    unfinished = file.with_name(f".{file.name}")
+    unfinished.write_text(json.dumps(content))
+    unfinished.rename(file)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """
+    Waits before a call until the test lets it go on; `held0` of rank 0 has the id of the process.
+
+    Args:
+        place: "module:Class.method".
+        call: which of its calls, from 1.
+        about: counts only calls with this in one of their arguments.
+        rank: in this process alone.
+    """
+
+    place: str
+    call: int = 1
+    about: str = ""
+    rank: int | None = None
+
+    def plant(self, control: Path) -> None:
+        calls = 0
+
+        def hold(stock, *args, **kwargs):
+            nonlocal calls
+            calls += any(self.about in str(getattr(x, "__dict__", x)) for x in args)
+            if calls == self.call and is_here(self.rank):
+                calls += 1
+                tell(control / f"held{comm.get_rank()}", os.getpid())
+                deadline = time.monotonic() + PATIENCE_S
+                while not (control / "go").exists() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            return stock(*args, **kwargs)
+
+        wrap(self.place, hold)
+
+
+def hold_at(iteration: int, **options: Any) -> Hold:
+    """Before that iteration of a run that starts at 0."""
+    return Hold("focal_plugin.engine.trainer:Trainer.before_step", iteration + 1, **options)
+
+
+@dataclass(frozen=True)
+class Raise:
+    """One process raises at the beginning of an iteration."""
+
+    iteration: int
+    rank: int
+    text: str
+
+    def plant(self, control: Path) -> None:
+        def fail(stock, trainer):
+            if trainer.iter == self.iteration and is_here(self.rank):
+                raise ValueError(self.text)
+            return stock(trainer)
+
+        wrap("focal_plugin.engine.trainer:Trainer.before_step", fail)
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """
+    The classification loss of one iteration, or its gradient alone, is NaN. `images0` has the files
+    of the images that rank 0 has seen then.
+
+    Args:
+        where: "loss" or "gradient".
+    """
+
+    iteration: int
+    where: str
+    rank: int | None = None
+
+    def plant(self, control: Path) -> None:
+        def forward(stock, model, images):
+            losses = stock(model, images)
+            if not model.training or get_event_storage().iter != self.iteration:
+                return losses
+            names = [image["file_name"] for image in images]
+            tell(control / f"images{comm.get_rank()}", names)
+            if is_here(self.rank):
+                loss = losses["loss_cls"]
+                if self.where == "loss":
+                    losses["loss_cls"] = loss * float("nan")
+                elif loss.requires_grad:
+                    loss.register_hook(lambda gradient: gradient * float("nan"))
+            return losses
+
+        wrap("focal_plugin.modeling.retinanet:FocalRetinaNet.forward", forward)
+
+
+@dataclass(frozen=True)
+class DrawnSeed:
+    """What a run without a seed draws."""
+
+    seed: int
+
+    def plant(self, control: Path) -> None:
+        wrap("detectron2.utils.comm:shared_random_seed", lambda stock: self.seed)
+
+
+@dataclass(frozen=True)
+class RecordConnections:
+    """Each attempt to reach another machine is a line of `connections`."""
+
+    def plant(self, control: Path) -> None:
+        def listen(event, arguments):
+            if event in {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname"}:
+                with (control / "connections").open("a") as file:
+                    file.write(f"{event} {arguments[-1]}\n")
+
+        sys.addaudithook(listen)

@@ -1,0 +1,308 @@
+"""Trainings in processes of their own, and what they leave behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import child
+from .child import ROOT
+from .planted import Plant
+
+QUICK = ROOT / "configs/quick_schedules"
+ONE_STAGE = QUICK / "retinanet_small_fl_instant_test.yaml"
+TWO_STAGE = QUICK / "faster_rcnn_small_rpn_tensorpack_instant_test.yaml"
+ITERATIONS = 8
+PERIOD = 3
+"""Checkpoints are saved after the iterations 2 and 5, and at the end."""
+
+PATIENCE_S = 60
+"""For what takes a second; a hang would take for ever."""
+SOON_S = 20
+"""What a job has for its end once one of its processes has failed."""
+
+COMMON = {
+    "DATASETS.TRAIN": "('tiny',)",
+    "DATASETS.TEST": "('tiny',)",
+    "SOLVER.MAX_ITER": ITERATIONS,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.CHECKPOINT_PERIOD": PERIOD,
+    "INPUT.MIN_SIZE_TRAIN": "(64, 72)",
+    "INPUT.MIN_SIZE_TEST": 64,
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.DEVICE": "cpu",
+    # so that there are boxes to compare
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+}
+
+
+def wait_until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+class Run:
+    """A training that has been started: a process, seen from outside."""
+
+    def __init__(self, process: Any, output: Path, log: Path, control: Path) -> None:
+        self.process = process
+        self.output = output
+        self._log = log
+        self._control = control
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def text(self) -> str:
+        """What it has written to stdout and stderr."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    @property
+    def last_line(self) -> str:
+        return self.text.rstrip().rpartition("\n")[2]
+
+    def ended(self) -> bool:
+        return _exit_code(self.process) is not None
+
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        """Its exit code; negative: the number of the signal that it died of."""
+        _join(self.process, patience_s)
+        code = _exit_code(self.process)
+        assert code is not None, f"it hangs:\n{self.text[-3000:]}"
+        return code
+
+    def succeed(self) -> Run:
+        assert self.wait() == 0, self.text[-3000:]
+        return self
+
+    def held(self, rank: int = 0) -> int:
+        """Waits until it waits; the id of that process."""
+        file = self._control / f"held{rank}"
+        wait_until(lambda: file.exists() or self.ended())
+        assert file.exists(), f"it ended before:\n{self.text[-3000:]}"
+        return json.loads(file.read_text())
+
+    def go_on(self) -> Run:
+        (self._control / "go").touch()
+        return self
+
+    def told(self, name: str) -> Any:
+        """What a plant left, None if nothing."""
+        file = self._control / name
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def connections(self) -> str:
+        file = self._control / "connections"
+        return file.read_text() if file.exists() else ""
+
+    def send(self, number: int, *, group: bool = False) -> Run:
+        (os.killpg if group else os.kill)(self.pid, number)
+        return self
+
+    def kill(self) -> Run:
+        """-9, the process alone that trains, or that started those that do."""
+        self.send(signal.SIGKILL).wait()
+        return self
+
+    def started_at(self, iteration: int) -> bool:
+        return f"Starting training from iteration {iteration}\n" in self.text
+
+    def clean_up(self) -> None:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        _join(self.process, PATIENCE_S)
+
+
+class Runs:
+    """
+    Starts trainings.
+
+    Args:
+        folder: for their output, unless they are told another one, their logs and signs.
+        images: the folder of a data set with `annotations.json` and `images`, known as "tiny".
+    """
+
+    _context = multiprocessing.get_context("forkserver")
+
+    def __init__(self, folder: Path, images: Path) -> None:
+        self.output = folder / "run"
+        self._folder = folder
+        self._images = images
+        self._started: list[Run] = []
+        self._numbers = itertools.count()
+
+    def start(
+        self,
+        *flags: Any,
+        output: Path | None = None,
+        plants: Sequence[Plant] = (),
+        config: Path = ONE_STAGE,
+        images: Path | None = None,
+        **keys: Any,
+    ) -> Run:
+        """
+        Args:
+            flags: such as "--resume".
+            keys: of the config, with __ for the dot: `SOLVER__BASE_LR=1e6`.
+        """
+        arguments = self._arguments(flags, output, config, images, keys)
+        return self._start(arguments, output, plants)
+
+    def resume(self, *flags: Any, **options: Any) -> Run:
+        return self.start("--resume", *flags, **options)
+
+    def start_script(self, *flags: Any, launcher: Sequence[str] = (), **keys: Any) -> Run:
+        """The same as a user does it: nothing of it is of this suite."""
+        arguments = self._arguments(flags, None, ONE_STAGE, None, keys)
+        log, control = self._files()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, *launcher, str(ROOT / "train_net.py"), *arguments],
+                stdout=stream,
+                stderr=stream,
+                cwd=ROOT,
+                env=environment,
+                start_new_session=True,
+            )
+        return self._remember(Run(process, self.output, log, control))
+
+    def clean_up(self) -> None:
+        for run in self._started:
+            run.clean_up()
+
+    def _start(self, arguments: list[str], output: Path | None, plants: Sequence[Plant]) -> Run:
+        log, control = self._files()
+        process = self._context.Process(target=child.run, args=(arguments, log, control, plants))
+        process.start()
+        return self._remember(Run(process, output or self.output, log, control))
+
+    def _remember(self, run: Run) -> Run:
+        self._started.append(run)
+        return run
+
+    def _files(self) -> tuple[Path, Path]:
+        number = next(self._numbers)
+        control = self._folder / f"control{number}"
+        control.mkdir()
+        return self._folder / f"{number}.log", control
+
+    def _arguments(
+        self,
+        flags: Sequence[Any],
+        output: Path | None,
+        config: Path,
+        images: Path | None,
+        keys: dict[str, Any],
+    ) -> list[str]:
+        images = images or self._images
+        named = {key.replace("__", "."): value for key, value in keys.items()}
+        opts = {**COMMON, "OUTPUT_DIR": output or self.output, **named}
+        data = f"tiny={images}/annotations.json:{images}/images"
+        pairs = (part for pair in opts.items() for part in pair)
+        arguments = ["--config-file", config, "--dataset", data, *flags, *pairs]
+        return [str(x) for x in arguments]
+
+
+def _exit_code(process: Any) -> int | None:
+    return process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+
+
+def _join(process: Any, patience_s: float) -> None:
+    if isinstance(process, subprocess.Popen):
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            pass
+    else:
+        process.join(patience_s)
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """
+    What is not the same, bit for bit, in the final checkpoints and the predictions of two runs:
+    weights, optimizer, schedule, versions of the layers, boxes.
+    """
+    first, second = (_flat_checkpoint(folder / "model_final.pth") for folder in (a, b))
+    assert len(first) > 100
+    different = [
+        name
+        for name in first | second
+        if name not in first or name not in second or not _equal(first[name], second[name])
+    ]
+    predictions = [
+        (folder / "inference/coco_instances_results.json").read_bytes() for folder in (a, b)
+    ]
+    assert len(json.loads(predictions[0])) > 10
+    return different + ["predictions"] * (predictions[0] != predictions[1])
+
+
+def not_finite(folder: Path) -> list[str]:
+    """The tensors with a NaN or an infinity in all checkpoints of a folder."""
+    return [
+        f"{file.name}: {name}"
+        for file in sorted(folder.glob("**/*.pth"))
+        for name, x in _flat_checkpoint(file).items()
+        if torch.is_tensor(x) and not torch.isfinite(x).all()
+    ]
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """All files that a refused run must leave as they are."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != ".train.lock"
+    }
+
+
+def copy_of(run: Path, to: Path) -> Path:
+    return shutil.copytree(run, to, ignore=shutil.ignore_patterns(".train.lock"))
+
+
+def checkpoint(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)
+
+
+def _flat_checkpoint(file: Path) -> dict[str, Any]:
+    content = checkpoint(file)
+    if not isinstance(content, dict):  # such as predictions
+        return {}
+    metadata = getattr(content.get("model"), "_metadata", {})
+    return {**dict(_flat(content)), **{f"metadata of {k}": v for k, v in metadata.items()}}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{name}[{i}]")
+    else:
+        yield name, value
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and a == b
