@@ -249,7 +249,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # time. What the model sees is the same
     data = node.DATA = new_node()
     data.IMAGE_CACHE_MIB = 0
-    # train_net.py: what the check of the annotation files before the first iteration does. "normal":
+    # train_net.py: what the check of annotation files before the first iteration does. "normal":
     # what would train wrong or crash is an error, and what Detectron2 drops is counted; "strict":
     # that is an error too; "drop": boxes of a negative or an infinite size are dropped and counted
     data.CHECK = "normal"
@@ -299,6 +299,7 @@ class FocalCfgNode(CfgNode):
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Same interface as :meth:`CfgNode.load_yaml_with_base`, but see `merge_from_file`."""
+        _refuse_address(filename, "_BASE_")  # also one that a YAML merge key brought
         with cls._open_cfg(filename) as stream:
             _check_yaml(filename, stream.read(), allow_unsafe=allow_unsafe)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 POLL_S = 0.02
 START_S = 300.0
-END_S = 120.0
+END_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,14 @@ class Trial:
         self._random = random.Random(f"{seed} {number}")
         self._within_s = kill_within_s
 
-    def attempts(self) -> Iterator[Kill]:
-        """Each kill when it has happened; ends when an attempt came through."""
+    def attempts(self, enough: Callable[[], bool]) -> Iterator[Kill]:
+        """
+        Each kill when it has happened; ends when an attempt came through, as it may where there
+        were ``enough``.
+        """
         for attempt in range(sys.maxsize):
             number = self._random.choice(SIGNALS)
-            after_s = self._random.uniform(0, self._within_s)
+            after_s = END_S if enough() else self._random.uniform(0, self._within_s)
             output = self.folder.with_suffix(f".{attempt}.log")
             process = start(self._command, output)
             try:
@@ -207,7 +210,7 @@ def main() -> int:
         metavar="SECONDS",
         help="of its start, a run is killed",
     )
-    parser.add_argument("--period", type=int, default=10, help="iterations between checkpoints")
+    parser.add_argument("--period", type=int, default=5, help="iterations between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; of the run: 1")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
@@ -249,7 +252,7 @@ def kill_runs(
                 return
             own = folder / f"run_{number}"
             trial = Trial(number, own, command, seed=args.seed, kill_within_s=args.within)
-            for kill in trial.attempts():
+            for kill in trial.attempts(lambda: len(kills) >= args.kills):
                 with lock:
                     kills.append(kill)
                     progress.update()

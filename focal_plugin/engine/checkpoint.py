@@ -145,6 +145,21 @@ class Checkpointer(DetectionCheckpointer):
         logger.info(f"Resumed from {file}, saved after iteration {iteration}; restored: {restored}")
         return extra
 
+    def check_resumable(self) -> None:
+        """
+        Find out what can be known without the model, before anything is written: whether there is
+        no checkpoint to resume from, or one that is whole and of this run. The model may be empty.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+
+        def check() -> None:
+            if self.has_checkpoint():
+                self._check_identity(*self._read_last())
+
+        _of_main_process(check)
+
     def has_checkpoint(self) -> bool:
         """Whether `last_checkpoint` is there, whatever it says."""
         return bool(self.save_dir) and (Path(self.save_dir) / LAST_CHECKPOINT).exists()
@@ -220,6 +235,17 @@ class Checkpointer(DetectionCheckpointer):
         """Raise unless this run can go on from the checkpoint; warn of what costs bit-equality."""
         if self.identity is None:
             return
+        for key, values in self._check_identity(file, content).items():
+            logger.warning(f"{key}: {values}; resuming in spite of it")
+        stored = _stored(content)
+        self._check_fits(file, content, stored["buffers"])
+        others = differences(stored["environment"], self._environment(), "then")
+        if others:
+            listed = "; ".join(f"{key} {values}" for key, values in others.items())
+            logger.warning(f"The run goes on, but bit-equality is not guaranteed: {listed}")
+
+    def _check_identity(self, file: Path, content: Mapping[str, Any]) -> dict[str, str]:
+        """What is different, and may be; raise if it may not."""
         iteration_of(file, content)
         stored = _stored(content)
         if stored["identity"] is None:
@@ -236,13 +262,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"{file} is of a run that is not this one:{lines}\nGive the run another "
                 f"OUTPUT_DIR, or go on in spite of it with {flags}"
             )
-        for key, values in changed.items():
-            logger.warning(f"{key}: {values}; resuming in spite of it")
-        self._check_fits(file, content, stored["buffers"])
-        others = differences(stored["environment"], self._environment(), "then")
-        if others:
-            listed = "; ".join(f"{key} {values}" for key, values in others.items())
-            logger.warning(f"The run goes on, but bit-equality is not guaranteed: {listed}")
+        return changed
 
     def _may_change(self, key: str) -> bool:
         return any(

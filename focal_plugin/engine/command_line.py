@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from ..config import get_cfg, resolve_device
 from ..data import (
@@ -26,8 +27,10 @@ from ..data.findings import DataError
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import places
 from ..registry import DENSE
-from .checkpoint import CheckpointError
+from .checkpoint import Checkpointer, CheckpointError
+from .identity import run_identity
 from .lock import OutputFolderError, hold_output_folder
+from .trainer import Trainer
 
 EXAMPLES = """
 Examples:
@@ -88,7 +91,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="load MODEL.WEIGHTS from a .pkl file that is not of the model zoo; code in it is run",
+        help="read MODEL.WEIGHTS from a .pkl file that is not of the model zoo: only arrays, no "
+        "code in it is run",
     )
     parser.add_argument(
         "--allow-unsafe-yaml",
@@ -141,6 +145,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         KeyError: an unknown key or data set.
         ValueError: `--dataset` has another form, or a config file would run code.
         DataError: the data cannot be trained on, or have another number of classes than the model.
+        CheckpointError: what is to be resumed from is damaged, or another run's.
         OutputFolderError: another run writes into `OUTPUT_DIR`, or nobody can.
         FileNotFoundError: a file that an argument names is not there.
     """
@@ -157,9 +162,24 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         count_samples_per_class(cfg)
     cfg.freeze()
+    if args.resume and not args.eval_only:
+        check_resumable(cfg, checkpoint_options(args))
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_plugin")
     return cfg
+
+
+def check_resumable(cfg: CfgNode, options: dict[str, Any]) -> None:
+    """
+    What is refused when a run is resumed is refused before its logs and its config are written.
+
+    Raises:
+        CheckpointError: see :meth:`Checkpointer.check_resumable`.
+    """
+    scaled = Trainer.auto_scale_workers(cfg, comm.get_world_size())
+    Checkpointer(
+        nn.Module(), cfg.OUTPUT_DIR, identity=run_identity(scaled), **options
+    ).check_resumable()
 
 
 def settle_seed(cfg: CfgNode, *, resume: bool) -> None:

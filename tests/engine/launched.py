@@ -92,8 +92,8 @@ def be_deaf(folder):
 
 def clean_up_when_interrupted(folder):
     """Whoever interrupts the cleaning up is remembered."""
-    ready(folder)
     try:
+        ready(folder)
         sleep()
     except KeyboardInterrupt:
         time.sleep(0.3)

@@ -235,6 +235,14 @@ def _die_after(operations):
         setattr(os, name, counted(getattr(os, name)))
 
 
+def test_the_record_is_replaced_and_never_overwritten(tmp_path):
+    saved(tmp_path)
+    os.link(tmp_path / "last_checkpoint", tmp_path / "the same file")
+    trained(tmp_path)[2].save("model_0000019", iteration=19)
+    assert (tmp_path / "the same file").read_text() == "model_0000009.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000019.pth"
+
+
 def test_what_a_killed_process_left_is_removed_by_the_next_save_and_the_next_start(tmp_path):
     saved(tmp_path)
     _, _, checkpointer = trained(tmp_path)

@@ -3,7 +3,13 @@ import torch
 
 from focal_plugin import get_cfg
 from focal_plugin.data import count_objects
-from focal_plugin.engine.command_line import count_samples_per_class
+from focal_plugin.engine import (
+    CheckpointError,
+    argument_parser,
+    checkpoint_options,
+    refusals_in_words,
+)
+from focal_plugin.engine.command_line import count_samples_per_class, settle_seed
 from focal_plugin.losses import build_cls_loss
 
 
@@ -54,3 +60,51 @@ def test_without_counts_the_loss_can_be_built_and_says_what_it_lacks_when_called
     loss = build_cls_loss(cfg)
     with pytest.raises(ValueError, match=r"SAMPLES_PER_CLASS.* must be 5 numbers.* got 0"):
         loss.per_anchor(torch.zeros(1, 5), torch.tensor([0]))
+
+
+def test_a_seed_that_is_given_stays(cfg, tmp_path):
+    cfg.SEED, cfg.OUTPUT_DIR = 7, str(tmp_path)
+    settle_seed(cfg, resume=False)
+    assert cfg.SEED == 7
+
+
+def test_without_one_a_seed_is_drawn_each_time(cfg, tmp_path):
+    cfg.OUTPUT_DIR = str(tmp_path)
+    drawn = set()
+    for _ in range(3):
+        cfg.SEED = -1
+        settle_seed(cfg, resume=True)  # there is nothing to resume from
+        drawn.add(cfg.SEED)
+    assert len(drawn) == 3
+    assert min(drawn) >= 0
+
+
+def test_a_resumed_run_takes_the_seed_that_it_has_drawn(cfg, tmp_path):
+    cfg.OUTPUT_DIR = str(tmp_path)
+    (tmp_path / "config.yaml").write_text("SEED: 123\n")
+    cfg.SEED = -1
+    settle_seed(cfg, resume=True)
+    assert cfg.SEED == 123
+    cfg.SEED = -1
+    settle_seed(cfg, resume=False)
+    assert cfg.SEED != 123
+
+
+def test_what_is_refused_ends_in_words(capsys):
+    with pytest.raises(SystemExit) as end, refusals_in_words():
+        raise CheckpointError("model.pth is empty")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "CheckpointError: model.pth is empty\n"
+
+
+def test_what_is_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="oops"), refusals_in_words():
+        raise RuntimeError("oops")
+
+
+def test_flags_become_options_of_a_checkpointer():
+    given = "--resume-fallback --allow-config-change A.B --allow-config-change C --trust-pickle"
+    options = checkpoint_options(argument_parser().parse_args(given.split()))
+    assert options == {"allowed_changes": ("A.B", "C"), "fall_back": True, "trust_pickle": True}
+    options = checkpoint_options(argument_parser().parse_args([]))
+    assert options == {"allowed_changes": (), "fall_back": False, "trust_pickle": False}

@@ -1,9 +1,32 @@
+"""What our trainer does otherwise than Detectron2's; whole runs are in tests/faults."""
+
 from pathlib import Path
 
 import detectron2
+import pytest
+import torch
+from detectron2.engine import HookBase, TrainerBase, hooks
 
 from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer
+from focal_plugin.engine.nonfinite import NonFiniteError
+
+from ..conftest import ROOT
+
+CONFIG = ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml"
+
+
+@pytest.fixture
+def cfg(tiny_shapes, tmp_path):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIG))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("tiny_shapes",), ()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.SEED = 3
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD = 2, 3, 2
+    cfg.OUTPUT_DIR = str(tmp_path)
+    return cfg
 
 
 def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_path):
@@ -12,3 +35,142 @@ def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_p
     evaluator = Trainer.build_evaluator(cfg, "tiny_shapes")
     assert evaluator._use_fast_impl == any(Path(detectron2.__path__[0]).glob("_C*.so"))
     assert evaluator._output_dir == str(tmp_path / "inference")
+
+
+def test_it_needs_a_seed(cfg):
+    cfg.SEED = -1
+    with pytest.raises(ValueError, match="needs a SEED >= 0, got -1"):
+        Trainer(cfg)
+
+
+def test_what_a_step_draws_depends_on_the_seed_and_its_number_only(cfg):
+    class Drawing(HookBase):
+        def before_step(self):
+            draws[self.trainer.iter] = torch.rand(()).item()
+            torch.rand(self.trainer.iter)  # what else is drawn has no influence on later steps
+
+    def run(**changes):
+        trainer = Trainer(cfg)
+        trainer.register_hooks([Drawing()])
+        trainer.resume_or_load(**changes)
+        trainer.train()
+
+    draws = {}
+    run(resume=False)
+    first, draws = draws, {}
+    (Path(cfg.OUTPUT_DIR) / "last_checkpoint").write_text("model_0000001.pth")
+    run(resume=True)
+    assert list(draws) == [2]
+    assert draws[2] == first[2]
+    assert len(set(first.values())) == 3
+
+
+def test_a_checkpoint_holds_momentum_and_counts(cfg):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    content = torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)
+    state = content["trainer"]["_trainer"]["optimizer"]["state"]
+    assert all(entry["momentum_buffer"].abs().sum() > 0 for entry in state.values())
+    assert content["trainer"]["nonfinite"]["left_out"] == 0
+    assert content["trainer"]["iteration"] == 2
+
+
+class PoisonedHook(HookBase):
+    """From an iteration on, the weights of the score layer are infinite in the forward pass."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            with torch.no_grad():
+                self.trainer.model.head.cls_score.bias.fill_(float("inf"))
+
+
+def test_going_back_takes_weights_and_momentum_of_the_last_checkpoint(cfg):
+    cfg.MODEL.FOCAL.NONFINITE.POLICY = "rollback"
+    trainer = Trainer(cfg)
+    trainer.register_hooks([PoisonedHook(2)])
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    folder = Path(cfg.OUTPUT_DIR)
+    before, after = (
+        torch.load(folder / name, weights_only=True)
+        for name in ("model_0000001.pth", "model_final.pth")
+    )
+    assert after["trainer"]["nonfinite"]["rollbacks"] == 1
+    assert after["iteration"] == 2
+    for name, tensor in before["model"].items():
+        assert torch.equal(after["model"][name], tensor), name
+    states = [x["trainer"]["_trainer"]["optimizer"]["state"] for x in (before, after)]
+    for key, entry in states[0].items():
+        assert torch.equal(entry["momentum_buffer"], states[1][key]["momentum_buffer"])
+
+
+def test_a_run_with_infinite_weights_ends_and_saves_no_more(cfg):
+    trainer = Trainer(cfg)
+    trainer.register_hooks([PoisonedHook(2)])
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(NonFiniteError, match=r"loss_cls is (inf|nan) at iteration 2"):
+        trainer.train()
+    assert sorted(x.name for x in Path(cfg.OUTPUT_DIR).glob("*.pth")) == ["model_0000001.pth"]
+
+
+def test_a_failure_is_not_hidden_by_those_that_it_leads_to(caplog):
+    class Failing(HookBase):
+        def after_train(self):
+            raise OSError("the disk is still full")
+
+    class Ending(HookBase):
+        ended = False
+
+        def after_train(self):
+            self.ended = True
+
+    class Loop(TrainerBase):
+        after_train = Trainer.after_train
+
+        def run_step(self):
+            raise ValueError("the first failure")
+
+    loop, ending = Loop(), Ending()
+    evaluation = hooks.EvalHook(0, lambda: pytest.fail("a failed run is evaluated"))
+    loop.register_hooks([Failing(), ending, evaluation])
+    with pytest.raises(ValueError, match="the first failure"):
+        loop.train(0, 1)
+    assert ending.ended
+    assert "Failing could not end in order: the disk is still full" in caplog.text
+
+
+def test_a_failure_at_the_end_of_a_good_run_is_raised():
+    class Failing(HookBase):
+        def after_train(self):
+            raise OSError("disk full")
+
+    class Loop(TrainerBase):
+        after_train = Trainer.after_train
+
+        def run_step(self):
+            pass
+
+    loop = Loop()
+    loop.register_hooks([Failing()])
+    with pytest.raises(OSError, match="disk full"):
+        loop.train(0, 1)
+
+
+def test_precise_statistics_of_a_resumed_run_are_of_the_images_that_come_next(cfg):
+    cfg.TEST.PRECISE_BN.ENABLED, cfg.TEST.PRECISE_BN.NUM_ITER, cfg.TEST.EVAL_PERIOD = True, 3, 1
+    cfg.MODEL.RETINANET.NORM = "BN"
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    final = torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)["model"]
+    (Path(cfg.OUTPUT_DIR) / "last_checkpoint").write_text("model_0000001.pth")
+    trainer = Trainer(cfg)
+    assert any(isinstance(hook, hooks.PreciseBN) for hook in trainer._hooks)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, final[name]), name

@@ -1,0 +1,136 @@
+"""What a signal does to a training loop; real processes get real signals in tests/faults."""
+
+import os
+import signal
+
+import pytest
+import torch
+from detectron2.engine import TrainerBase
+from torch import nn
+
+from focal_plugin.engine import launch as launch_module
+from focal_plugin.engine.checkpoint import Checkpointer
+from focal_plugin.engine.stopping import EXIT_CODE, StopHook
+from focal_plugin.engine.trainer import Trainer
+
+
+class Loop(TrainerBase):
+    """Does nothing in its steps but what it is told to."""
+
+    after_train = Trainer.after_train
+
+    def __init__(self, folder, actions):
+        super().__init__()
+        self.model = nn.Linear(1, 1)
+        self.checkpointer = Checkpointer(self.model, str(folder))
+        self.actions = actions
+        self.register_hooks([StopHook(self.checkpointer)])
+
+    def run_step(self):
+        self.actions.get(self.iter, lambda: None)()
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture(autouse=True)
+def handlers_restored():
+    before = {x: signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    assert {x: signal.getsignal(x) for x in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_step_is_finished_and_a_checkpoint_saved(tmp_path, number):
+    loop = Loop(tmp_path, {2: send(number)})
+    with pytest.raises(SystemExit) as end:
+        loop.train(0, 10)
+    assert end.value.code == EXIT_CODE == 143
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert torch.load(tmp_path / "model_0000002.pth", weights_only=True)["iteration"] == 2
+
+
+def test_what_the_periodic_checkpoint_has_just_saved_is_not_saved_again(tmp_path):
+    loop = Loop(tmp_path, {})
+
+    def save_and_stop():
+        loop.checkpointer.save("model_0000002", iteration=2)
+        loop.checkpointer.save = None
+        send(signal.SIGTERM)()
+
+    loop.actions = {2: save_and_stop}
+    with pytest.raises(SystemExit):
+        loop.train(0, 10)
+
+
+def test_a_handler_that_was_there_is_called_too(tmp_path):
+    calls = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: calls.append(number))
+    try:
+        with pytest.raises(SystemExit):
+            Loop(tmp_path, {2: send(signal.SIGUSR1)}).train(0, 10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert calls == [signal.SIGUSR1]
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        Loop(tmp_path, {2: send(signal.SIGUSR1)}).train(0, 4)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not (tmp_path / "last_checkpoint").exists()
+
+
+def test_the_same_request_may_arrive_twice(tmp_path):
+    loop = Loop(tmp_path, {})
+    loop.actions = {2: lambda: [send(signal.SIGTERM)(), send(signal.SIGTERM)()]}
+    with pytest.raises(SystemExit):
+        loop.train(0, 10)
+    assert (tmp_path / "last_checkpoint").exists()
+
+
+def test_a_second_request_ends_it_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch_module, "SAME_REQUEST_S", 0.0)
+    pid = os.fork()
+    if pid == 0:
+        loop = Loop(tmp_path, {})
+        loop.actions = {2: lambda: [send(signal.SIGTERM)(), send(signal.SIGTERM)()]}
+        try:
+            loop.train(0, 10)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    assert not (tmp_path / "last_checkpoint").exists()
+
+
+def test_an_evaluation_is_broken_off_and_the_step_before_it_saved(tmp_path):
+    loop = Loop(tmp_path, {})
+
+    def evaluate():
+        loop.model.eval()
+        loop.model(torch.zeros(1, 1))
+        send(signal.SIGTERM)()
+        loop.model(torch.zeros(1, 1))
+        raise AssertionError("it went on")
+
+    loop.actions = {2: evaluate}
+    with pytest.raises(SystemExit):
+        loop.train(0, 10)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+def test_after_the_last_step_the_final_checkpoint_is_the_one_to_resume_from(tmp_path):
+    loop = Loop(tmp_path, {})
+    loop.actions = {
+        3: lambda: [
+            loop.checkpointer.save("model_final", iteration=3),
+            send(signal.SIGTERM)(),
+        ]
+    }
+    with pytest.raises(SystemExit):
+        loop.train(0, 4)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
