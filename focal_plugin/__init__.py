@@ -7,7 +7,10 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
 import sys
 
 # The doctor must run where Detectron2, or even torch, cannot be imported.
-if not any(argument.endswith("focal_plugin.doctor") for argument in sys.orig_argv):
+if not (
+    any(argument.endswith("focal_plugin.doctor") for argument in sys.orig_argv)
+    or (sys.argv[0].endswith("focal-plugin") and sys.argv[1:2] == ["doctor"])
+):
     from .doctor import explain_failed_import
 
     with explain_failed_import():

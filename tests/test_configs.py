@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from focal_plugin import get_cfg
 from focal_plugin.compare.spec import load_spec
 from focal_plugin.compare.spec_file import read_spec
-from focal_plugin.data import check_datasets
+from focal_plugin.data import check_classes
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
@@ -238,7 +238,7 @@ def shrink(cfg):
 @pytest.mark.parametrize("file", MODELS, ids=name_of)
 def test_builds_and_fits_its_data(file):
     cfg = load(file)
-    check_datasets(cfg)
+    check_classes(cfg)
     shrink(cfg)
     build_model(cfg)
 

@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,14 @@ def test_a_torchvision_that_does_not_load_beside_torch_is_named(monkeypatch):
 def test_both_spellings_of_m_run_it_without_detectron2(spelling):
     command = [sys.executable, "-S", *spelling, "--runtime"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "none"
+
+
+def test_the_command_focal_plugin_runs_it_without_detectron2():
+    script = Path(sys.executable).with_name("focal-plugin")
+    command = [sys.executable, "-S", script, "doctor", "--runtime"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert result.stdout.strip() == "none"
 
 

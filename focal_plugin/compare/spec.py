@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import FocalCfgNode, get_cfg
-from ..data import check_datasets, register_coco_dataset
+from ..data import check_classes, register_coco_dataset
 from ..data.registration import DatasetArgument
 from ..files import sha256_of
 from .plan import Comparison, Run
@@ -179,7 +179,7 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     cfg.merge_from_list(fixed)
     if len(cfg.DATASETS.TEST) != 1:
         raise ValueError(f"DATASETS.TEST must name one data set, got {cfg.DATASETS.TEST}")
-    check_datasets(cfg)
+    check_classes(cfg)
     return (*opts, *fixed), cfg
 
 

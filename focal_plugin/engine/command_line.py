@@ -18,12 +18,13 @@ from torch import nn
 
 from ..config import get_cfg, resolve_device
 from ..data import (
+    DataError,
     check_datasets,
     count_objects,
+    log_reports,
     parse_dataset_argument,
     register_coco_dataset,
 )
-from ..data.findings import DataError
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import places
 from ..registry import DENSE
@@ -157,7 +158,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     resolve_device(cfg)
     if not args.eval_only and comm.is_main_process():
         hold_output_folder(Path(cfg.OUTPUT_DIR))
-    check_datasets(cfg, allow_outside_root=args.allow_outside_root)
+    reports = check_datasets(
+        cfg, allow_outside_root=args.allow_outside_root, training=not args.eval_only
+    )
     settle_seed(cfg, resume=args.resume)
     if not args.eval_only:
         count_samples_per_class(cfg)
@@ -166,6 +169,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_resumable(cfg, checkpoint_options(args))
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_plugin")
+    log_reports(reports)
     return cfg
 
 

@@ -289,7 +289,13 @@ def test_images_without_objects_are_counted_and_never_an_error(check):
 # Image files
 
 
-@pytest.mark.parametrize("name", ["4.png", "sub/1.png", ".", "1.png\0", "\ud800.png", "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("4.png", "sub/1.png", ".", "x" * 300),
+        *("1.png\0", "sub\0/1.png", "\ud800.png", "\ud800/1.png"),
+    ],
+)
 def test_a_missing_image_file_is_an_error(check, name):
     content = coco(images=[image(1), image(2, file_name=name), image(3)])
     (finding,) = only(check(content), "image-missing")
@@ -539,6 +545,13 @@ def test_every_count_is_exact_and_the_first_of_a_rule_are_kept(check):
     found = only(report, "box-negative")
     assert report.counts["box-negative"] == report.num("error") == 50
     assert [finding.annotation_id for finding in found] == list(range(7, 7 + LISTED))
+
+
+def test_findings_made_one_by_one_are_counted_and_kept_likewise(check):
+    images = [image(number, file_name=f"none{number}.png") for number in range(1, 31)]
+    report = check(coco(images=images, annotations=[annotation(i, i) for i in range(1, 31)]))
+    assert len(only(report, "image-missing")) == LISTED
+    assert report.counts["image-missing"] == 30
 
 
 def test_an_error_tells_file_count_first_findings_and_what_to_do(check, folder):

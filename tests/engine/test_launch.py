@@ -212,6 +212,13 @@ def test_a_request_to_stop_goes_to_the_ranks_which_may_take_their_time(
     assert not handlers
 
 
+def test_a_signal_that_this_process_ignores_is_not_passed_on(tmp_path, handlers):
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    Signals(tmp_path, signal.SIGUSR1, signal.SIGTERM).start()
+    assert exit_code_of(launched.end_slowly, tmp_path, 0.1) == 143
+    assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM))
+
+
 def test_a_rank_that_a_scheduler_stops_is_no_failure(tmp_path, handlers):
     """It signals the ranks, and not this process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -54,8 +54,11 @@ def test_the_folder_is_made_and_says_whose_it_is(tmp_path):
 
 
 def test_the_same_process_may_ask_again_and_still_holds_it(tmp_path):
-    for folder in (tmp_path, tmp_path, tmp_path / "." / "..", tmp_path):
+    hold_output_folder(tmp_path / "x")
+    open_files = os.listdir("/proc/self/fd")
+    for folder in (tmp_path, tmp_path / "x" / ".."):
         hold_output_folder(folder / "x")
+    assert os.listdir("/proc/self/fd") == open_files
     assert "in use" in answer_of(other_process(tmp_path / "x"))[1]
 
 

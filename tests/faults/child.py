@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ def run(arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Pla
     _redirect_output(log)
     _reset_signals()
     os.chdir(ROOT)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: the server's is its own
     _fork_ranks()
     for plant in plants:
         plant.plant(control)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -133,6 +134,22 @@ class NotFinite:
             return losses
 
         wrap("focal_plugin.modeling.retinanet:FocalRetinaNet.forward", forward)
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A variance of BatchNorm is infinite from an iteration on, which no loss of training shows."""
+
+    iteration: int
+
+    def plant(self, control: Path) -> None:
+        def overflow(stock, trainer):
+            if trainer.iter == self.iteration:
+                buffers = dict(trainer.model.named_buffers())
+                next(x for name, x in buffers.items() if name.endswith("running_var"))[0] = math.inf
+            return stock(trainer)
+
+        wrap("focal_plugin.engine.trainer:Trainer.before_step", overflow)
 
 
 @dataclass(frozen=True)

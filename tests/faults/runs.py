@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -125,10 +126,8 @@ class Run:
         return f"Starting training from iteration {iteration}\n" in self.text
 
     def clean_up(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         _join(self.process, PATIENCE_S)
 
 
@@ -229,10 +228,8 @@ def _exit_code(process: Any) -> int | None:
 
 def _join(process: Any, patience_s: float) -> None:
     if isinstance(process, subprocess.Popen):
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            pass
     else:
         process.join(patience_s)
 

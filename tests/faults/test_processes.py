@@ -1,0 +1,60 @@
+"""Several processes train as one job: they end together, whichever fails, and none is left over."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from .planted import Raise, hold_at
+from .runs import SOON_S, differences, wait_until
+
+TWO = ("--num-gpus", 2)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("flags", "launcher"),
+    [
+        (TWO, ()),
+        ((), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
+    ],
+    ids=["--num-gpus", "torchrun"],
+)
+def test_two_processes_of_the_script_train_on_the_cpu(runs, reference, flags, launcher):
+    run = runs.start_script(*flags, launcher=launcher).succeed()
+    assert differences(reference("two processes"), run.output) == []
+
+
+def test_a_process_that_raises_ends_the_job_with_its_traceback(runs):
+    run = runs.start(*TWO, plants=[Raise(4, rank=1, text="rank 1 gives up")])
+    assert run.wait() == 1
+    assert run.text.count("ValueError: rank 1 gives up") == 1
+    assert "rank 1 (process" in run.text
+    assert "rank 0 (process" not in run.text
+
+
+def test_a_process_that_is_killed_ends_the_job(runs, reference):
+    run = runs.start(*TWO, plants=[hold_at(5, rank=1)])  # rank 0 waits for it
+    pid = run.held(1)
+    start = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    assert run.wait() == 128 + signal.SIGKILL
+    assert time.monotonic() - start < SOON_S
+    assert f"rank 1 (process {pid}) was killed by SIGKILL" in run.text
+    runs.resume(*TWO).succeed()
+    assert differences(reference("two processes"), run.output) == []
+
+
+def test_no_process_outlives_the_one_that_started_it(runs):
+    run = runs.start(*TWO, plants=[hold_at(4)])
+    ranks = [run.held(0), run.held(1)]
+    run.kill()
+    wait_until(lambda: not any(map(is_alive, ranks)), SOON_S)
