@@ -29,20 +29,20 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     with refusals_in_words():
         cfg = setup(args)
         options = checkpoint_options(args)
-
         if args.eval_only:
             model = Trainer.build_model(cfg)
-            Checkpointer(model, cfg.OUTPUT_DIR, **options).resume_or_load(
-                cfg.MODEL.WEIGHTS, resume=args.resume
-            )
-            results = Trainer.test(cfg, model)
-            if comm.is_main_process():
-                verify_results(cfg, results)
-            return results
+            checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **options)
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        else:
+            trainer = Trainer(cfg, **options)
+            trainer.resume_or_load(resume=args.resume)
 
-        trainer = Trainer(cfg, **options)
-        trainer.resume_or_load(resume=args.resume)
+    if not args.eval_only:
         return trainer.train()
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
 
 
 def invoke_main() -> None:

@@ -34,6 +34,12 @@ def test_config_files_and_keys_it_names_exist(page):
             node = node[part]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_it_names_exist(page):
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)", page.read_text()):
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
 def test_every_key_of_ours_stands_in_the_catalogue():
     catalogue = (ROOT / "docs" / "catalogue.md").read_text()
 
