@@ -368,7 +368,8 @@ def _check_base(file: str, value: yaml.Node) -> None:
 
 
 def _refuse_address(name: str, what: str) -> None:
-    if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://", name):
+    # anywhere: Detectron2 puts the folder of the config before most of them
+    if re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
         raise ValueError(f"{what} must be a file on this machine, got {name}: download it first")
 
 

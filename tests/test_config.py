@@ -142,7 +142,7 @@ def test_plain_yaml_of_every_kind_is_merged(write):
 def test_an_address_is_refused_and_nothing_fetched(write, monkeypatch, address, allow_unsafe):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it was fetched"))
     base, bases = write(f"_BASE_: {address}", "a"), write(f"_BASE_: [a, '{address}']", "b")
-    with pytest.raises(ValueError, match=f"file on this machine, got {address}"):
+    with pytest.raises(ValueError, match=f"file on this machine, got .*{address}"):
         get_cfg().merge_from_file(write(f"<<: {{_BASE_: '{address}'}}", "c"))
     for file in (base, bases, address):
         with pytest.raises(ValueError, match=f"file on this machine, got {address}") as error:

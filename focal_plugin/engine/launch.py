@@ -37,7 +37,7 @@ GRACE_S = 5.0
 """What processes have for their end once one of them has failed, or the user insists."""
 
 _START_METHOD = "spawn"  # CUDA does not survive a fork
-_SETTLE_S = 0.2  # the processes that another one took with it are known after that
+_SETTLE_S = 0.5  # a process that was killed may be gone only after others miss it
 _POLL_S = 0.5
 _TEXT_CHARS = 15_000  # fits into a pipe that nobody reads
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -57,6 +57,15 @@ def _signal_itself(number):
     sleep()
 
 
+def vanish_slowly():
+    """A killed process that frees a GPU is gone a while after its connections are."""
+    distributed.barrier()
+    if comm.get_rank() == 0:
+        raise ConnectionError("rank 1 hung up")
+    time.sleep(0.2)
+    _signal_itself(signal.SIGKILL)
+
+
 def fail_beside_a_deaf_one(folder):
     """Rank 0 does not listen to SIGTERM."""
     if comm.get_rank() == 0:

@@ -1,3 +1,4 @@
+import importlib
 import json
 import multiprocessing
 import os
@@ -7,27 +8,39 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
 
-from focal_plugin.engine import launch as launch_module
 from focal_plugin.engine.launch import SAME_REQUEST_S, StopRequests, _share_cores, launch
 
 from ..conftest import ROOT
 from . import launched
 
+launch_module = importlib.import_module(launch.__module__)  # the package's `launch` is a function
+
 SOON_S = 30
 """For what takes a second at most; a hang takes longer."""
 
 
-@pytest.fixture(autouse=True)
-def quick_start(monkeypatch):
-    """Processes come from one that has imported everything; as many tests as here take minutes."""
+@pytest.fixture(scope="module")
+def server():
+    """A process that has imported everything, from which others start at once."""
+    # a shell's background job ignores Ctrl-C, which would be inherited
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_forkserver_preload(["focal_plugin.engine.launch", launched.__name__])
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def quick_start(server, monkeypatch):
+    """As few seconds as possible: there are many tests that start processes."""
     monkeypatch.setattr(launch_module, "_START_METHOD", "forkserver")
     monkeypatch.setattr(launch_module, "GRACE_S", 0.5)
+    monkeypatch.setattr(launch_module, "_SETTLE_S", 0.2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -191,6 +204,14 @@ def test_a_rank_that_dies_ends_the_others_and_this_process(capfd, how, value, ex
     assert "rank 1 (process " in shown
     assert sentence in shown
     assert "Traceback" not in shown
+
+
+def test_a_rank_that_was_killed_is_the_cause_though_another_one_raised_before_it_was_gone(
+    capfd, monkeypatch
+):
+    monkeypatch.setattr(launch_module, "_SETTLE_S", 2.0)
+    assert exit_code_of(launched.vanish_slowly) == 137
+    assert "rank 1 (process " in capfd.readouterr().err.splitlines()[1]
 
 
 def test_after_a_failure_a_rank_that_does_not_end_is_killed(tmp_path, capfd):
