@@ -7,13 +7,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config import FocalCfgNode, get_cfg
+from ..config import get_cfg
 from ..data import check_classes, register_coco_dataset
 from ..data.registration import DatasetArgument
 from ..files import sha256_of
@@ -161,9 +160,9 @@ class _Runs:
 
 def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     """An arm's options, all but those in which its runs differ, and what they make of its file."""
-    cfg = _SafeCfgNode(get_cfg())
+    cfg = get_cfg()
     cfg.MODEL.DEVICE = "auto"
-    cfg.merge_from_file(str(arm.config_file), allow_unsafe=False)
+    cfg.merge_from_file(str(arm.config_file))
     cfg.merge_from_list(list(arm.opts))
     with _naming("opts"):
         cfg.merge_from_list(list(spec.opts))
@@ -212,16 +211,6 @@ def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
             f"learning rates, {tune} to tune them, {again} at the best ones), but "
             f"total_iterations is {spec.total_iterations}"
         )
-
-
-class _SafeCfgNode(FocalCfgNode):
-    """Same interface as its parent, but a `_BASE_` is a file of this machine."""
-
-    @classmethod
-    def _open_cfg(cls, filename: str) -> IO[str]:
-        if "://" in filename:
-            raise ValueError(f"_BASE_ must be a file, got {filename}")
-        return super()._open_cfg(filename)
 
 
 @contextlib.contextmanager

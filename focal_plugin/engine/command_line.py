@@ -69,6 +69,7 @@ REFUSALS = (CheckpointError, DataError, OutputFolderError)
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's flags, all of them, and those for data sets, checkpoints and trust."""
     parser = default_argument_parser(epilog=EXAMPLES)
+    parser.set_defaults(dist_url="auto")  # a port that is free, not one for each user
     parser.add_argument(
         "--dataset",
         action="append",

@@ -17,7 +17,7 @@ from torch import nn
 
 from .agreement import on_any_process
 from .checkpoint import Checkpointer
-from .launch import StopRequests
+from .stop_requests import StopRequests
 
 logger = logging.getLogger(__name__)
 

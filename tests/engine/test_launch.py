@@ -1,4 +1,3 @@
-import importlib
 import json
 import multiprocessing
 import os
@@ -14,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from focal_plugin.engine.launch import SAME_REQUEST_S, StopRequests, _share_cores, launch
+from focal_plugin.engine import ranks
+from focal_plugin.engine.launch import launch
+from focal_plugin.engine.process_group import _share_cores
+from focal_plugin.engine.stop_requests import JOB_SIGNALS, SAME_REQUEST_S, StopRequests
 
 from ..conftest import ROOT
 from . import launched
-
-launch_module = importlib.import_module(launch.__module__)  # the package's `launch` is a function
 
 SOON_S = 30
 """For what takes a second at most; a hang takes longer."""
@@ -38,9 +38,9 @@ def server():
 @pytest.fixture(autouse=True)
 def quick_start(server, monkeypatch):
     """As few seconds as possible: there are many tests that start processes."""
-    monkeypatch.setattr(launch_module, "_START_METHOD", "forkserver")
-    monkeypatch.setattr(launch_module, "GRACE_S", 0.5)
-    monkeypatch.setattr(launch_module, "_SETTLE_S", 0.2)
+    monkeypatch.setattr(ranks, "START_METHOD", "forkserver")
+    monkeypatch.setattr(ranks, "GRACE_S", 0.5)
+    monkeypatch.setattr(ranks, "SETTLE_S", 0.2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -50,7 +50,7 @@ def handlers():
     received = []
     before = {
         number: signal.signal(number, lambda number, _: received.append(number))
-        for number in launch_module.FORWARDED
+        for number in JOB_SIGNALS
     }
     yield received
     for number, handler in before.items():
@@ -209,7 +209,7 @@ def test_a_rank_that_dies_ends_the_others_and_this_process(capfd, how, value, ex
 def test_a_rank_that_was_killed_is_the_cause_though_another_one_raised_before_it_was_gone(
     capfd, monkeypatch
 ):
-    monkeypatch.setattr(launch_module, "_SETTLE_S", 2.0)
+    monkeypatch.setattr(ranks, "SETTLE_S", 2.0)
     assert exit_code_of(launched.vanish_slowly) == 137
     assert "rank 1 (process " in capfd.readouterr().err.splitlines()[1]
 
@@ -227,7 +227,7 @@ def test_a_request_to_stop_goes_to_the_ranks_which_may_take_their_time(
     tmp_path, capfd, handlers, number
 ):
     Signals(tmp_path, number).start()
-    assert exit_code_of(launched.end_slowly, tmp_path, 3 * launch_module.GRACE_S) == 143
+    assert exit_code_of(launched.end_slowly, tmp_path, 3 * ranks.GRACE_S) == 143
     assert (tmp_path / "saved").read_text() == str(int(number))
     assert capfd.readouterr().err == ""
     assert not handlers
@@ -244,7 +244,7 @@ def test_a_rank_that_a_scheduler_stops_is_no_failure(tmp_path, handlers):
     """It signals the ranks, and not this process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Signals(tmp_path, signal.SIGTERM, also_ranks=True).start()
-    assert exit_code_of(launched.end_slowly, tmp_path, 3 * launch_module.GRACE_S) == 143
+    assert exit_code_of(launched.end_slowly, tmp_path, 3 * ranks.GRACE_S) == 143
     assert (tmp_path / "saved").exists()
 
 
@@ -253,15 +253,15 @@ def test_the_ranks_have_the_grace_only_after_a_second_request(tmp_path, handlers
     Signals(tmp_path, signal.SIGUSR1, signal.SIGTERM, pause=pause).start()
     start = time.monotonic()
     assert exit_code_of(launched.be_deaf, tmp_path) == 128 + signal.SIGUSR1
-    assert time.monotonic() - start > pause + launch_module.GRACE_S
+    assert time.monotonic() - start > pause + ranks.GRACE_S
     assert not handlers
 
 
 def test_handlers_are_back_after_the_end(tmp_path, handlers):
     launched.launch_two(launched.tell_place, tmp_path)
-    for number in launch_module.FORWARDED:
+    for number in JOB_SIGNALS:
         os.kill(os.getpid(), number)
-    assert sorted(handlers) == sorted(launch_module.FORWARDED)
+    assert sorted(handlers) == sorted(JOB_SIGNALS)
 
 
 def test_ctrl_c_of_a_terminal_interrupts_every_rank_once(tmp_path, capfd, handlers):

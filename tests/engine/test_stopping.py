@@ -8,7 +8,7 @@ import torch
 from detectron2.engine import TrainerBase
 from torch import nn
 
-from focal_plugin.engine import launch as launch_module
+from focal_plugin.engine import stop_requests
 from focal_plugin.engine.checkpoint import Checkpointer
 from focal_plugin.engine.stopping import EXIT_CODE, StopHook
 from focal_plugin.engine.trainer import Trainer
@@ -93,7 +93,7 @@ def test_the_same_request_may_arrive_twice(tmp_path):
 
 
 def test_a_second_request_ends_it_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch_module, "SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr(stop_requests, "SAME_REQUEST_S", 0.0)
     pid = os.fork()
     if pid == 0:
         loop = Loop(tmp_path, {})

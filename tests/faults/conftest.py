@@ -8,11 +8,11 @@ import pytest
 from . import child
 from .child import ROOT
 from .planted import hold_at
-from .runs import TWO_STAGE, Runs
+from .runs import TWO_PROCESSES, TWO_STAGE, Runs
 
 REFERENCES = {
     "one process": {"flags": (), "keys": {}},
-    "two processes": {"flags": ("--num-gpus", 2), "keys": {}},
+    "two processes": {"flags": TWO_PROCESSES, "keys": {}},
     "two stages": {"flags": (), "keys": {"config": TWO_STAGE}},
 }
 

@@ -29,6 +29,9 @@ ITERATIONS = 8
 PERIOD = 3
 """Checkpoints are saved after the iterations 2 and 5, and at the end."""
 
+TWO_PROCESSES = ("--num-gpus", 2, "--dist-url", "auto")
+"""With a port of their own: several tests run at once, and so may others of this machine."""
+
 PATIENCE_S = 60
 """For what takes a second; a hang would take for ever."""
 SOON_S = 20

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .planted import hold_at
-from .runs import SOON_S
+from .runs import SOON_S, TWO_PROCESSES
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_bad_data_are_refused_before_anything_is_written(runs, images, spoil):
 
 def test_two_processes_refuse_once(runs, images):
     negative_box(images)
-    run = runs.start("--num-gpus", 2, images=images.save())
+    run = runs.start(*TWO_PROCESSES, images=images.save())
     assert run.wait() == 2
     assert run.text.count("DataError: ") == 1
 

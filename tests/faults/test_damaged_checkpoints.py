@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from .runs import checkpoint, content_of, copy_of, differences
+from .runs import TWO_PROCESSES, checkpoint, content_of, copy_of, differences
 
 LAST = "model_0000005.pth"
 
@@ -158,7 +158,15 @@ def test_another_run_is_refused_with_what_differs(refused, change):
 @pytest.mark.parametrize("case", [*DAMAGES, *CHANGES])
 def test_what_is_refused_changes_no_file_of_the_run(refused, case):
     _, changed = refused[case].result()
-    assert {name for name in changed if not name.startswith("log.txt")} == set()
+    assert changed == set()
+
+
+def test_two_processes_refuse_once(runs, killed):
+    copy_of(killed, runs.output)
+    flip_a_byte(runs.output)
+    run = runs.resume(*TWO_PROCESSES)
+    assert run.wait() == 2
+    assert run.text.count("CheckpointError: ") == 1
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, remove])

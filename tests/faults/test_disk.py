@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from .planted import Hold, hold_at
-from .runs import checkpoint, differences, not_finite
+from .runs import TWO_PROCESSES, checkpoint, differences, not_finite
 
 DISK_MIB = 64
 SECOND_SAVE = Hold("focal_plugin.engine.checkpoint:Checkpointer.save", 2)
@@ -64,14 +64,14 @@ def test_a_disk_that_is_full_costs_no_older_checkpoint(runs, reference, disk, le
 
 def test_a_disk_that_is_full_ends_two_processes(runs, reference, disk):
     output = disk / "run"
-    run = runs.start("--num-gpus", 2, output=output, plants=[SECOND_SAVE])
+    run = runs.start(*TWO_PROCESSES, output=output, plants=[SECOND_SAVE])
     run.held(0), run.held(1)
     filler = fill(disk)
     run.go_on()
     assert run.wait() == 1
     assert "No space left on device" in run.text
     filler.unlink()
-    runs.resume("--num-gpus", 2, output=output).succeed()
+    runs.resume(*TWO_PROCESSES, output=output).succeed()
     assert differences(reference("two processes"), output) == []
 
 
@@ -106,7 +106,7 @@ def test_a_disk_that_is_read_only_is_one_line(runs, disk):
     assert "Traceback" not in run.text
 
 
-@pytest.mark.parametrize("flags", [(), ("--num-gpus", 2), ("--resume",)])
+@pytest.mark.parametrize("flags", [(), TWO_PROCESSES, ("--resume",)])
 def test_a_second_run_in_the_folder_of_another_is_refused(runs, reference, flags):
     first = runs.start(plants=[hold_at(5)])
     pid = first.held()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from .planted import NotFinite, Overflow
-from .runs import ITERATIONS, SOON_S, checkpoint, not_finite
+from .runs import ITERATIONS, SOON_S, TWO_PROCESSES, checkpoint, not_finite
 
 WHERE = ["loss", "gradient"]
 
@@ -83,7 +83,7 @@ def test_a_statistic_that_overflows_is_not_saved(runs):
 
 @pytest.mark.parametrize("where", WHERE)
 def test_a_fault_of_one_process_ends_all_and_names_its_images(runs, where):
-    run = runs.start("--num-gpus", 2, plants=[NotFinite(4, where, rank=1)])
+    run = runs.start(*TWO_PROCESSES, plants=[NotFinite(4, where, rank=1)])
     start = time.monotonic()
     assert run.wait() == 1
     message = run.text[run.text.rindex("NonFiniteError: ") :]
@@ -97,7 +97,7 @@ def test_a_fault_of_one_process_ends_all_and_names_its_images(runs, where):
 @pytest.mark.parametrize("where", WHERE)
 def test_all_processes_leave_out_the_step_of_one(runs, where):
     run = runs.start(
-        *("--num-gpus", 2),
+        *TWO_PROCESSES,
         plants=[NotFinite(4, where, rank=1)],
         MODEL__FOCAL__NONFINITE__POLICY="skip",
     )

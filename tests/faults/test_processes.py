@@ -7,9 +7,7 @@ import time
 import pytest
 
 from .planted import Raise, hold_at
-from .runs import SOON_S, differences, wait_until
-
-TWO = ("--num-gpus", 2)
+from .runs import SOON_S, TWO_PROCESSES, differences, wait_until
 
 
 def is_alive(pid):
@@ -23,7 +21,7 @@ def is_alive(pid):
 @pytest.mark.parametrize(
     ("flags", "launcher"),
     [
-        (TWO, ()),
+        (("--num-gpus", 2), ()),
         ((), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
     ],
     ids=["--num-gpus", "torchrun"],
@@ -33,8 +31,15 @@ def test_two_processes_of_the_script_train_on_the_cpu(runs, reference, flags, la
     assert differences(reference("two processes"), run.output) == []
 
 
+def test_two_jobs_train_side_by_side(runs, tmp_path):
+    first = runs.start("--num-gpus", 2, plants=[hold_at(1)], SOLVER__MAX_ITER=2)
+    first.held(0)
+    runs.start("--num-gpus", 2, output=tmp_path / "second", SOLVER__MAX_ITER=2).succeed()
+    first.go_on().succeed()
+
+
 def test_a_process_that_raises_ends_the_job_with_its_traceback(runs):
-    run = runs.start(*TWO, plants=[Raise(4, rank=1, text="rank 1 gives up")])
+    run = runs.start(*TWO_PROCESSES, plants=[Raise(4, rank=1, text="rank 1 gives up")])
     assert run.wait() == 1
     assert run.text.count("ValueError: rank 1 gives up") == 1
     assert "rank 1 (process" in run.text
@@ -42,19 +47,19 @@ def test_a_process_that_raises_ends_the_job_with_its_traceback(runs):
 
 
 def test_a_process_that_is_killed_ends_the_job(runs, reference):
-    run = runs.start(*TWO, plants=[hold_at(5, rank=1)])  # rank 0 waits for it
+    run = runs.start(*TWO_PROCESSES, plants=[hold_at(5, rank=1)])  # rank 0 waits for it
     pid = run.held(1)
     start = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     assert run.wait() == 128 + signal.SIGKILL
     assert time.monotonic() - start < SOON_S
     assert f"rank 1 (process {pid}) was killed by SIGKILL" in run.text
-    runs.resume(*TWO).succeed()
+    runs.resume(*TWO_PROCESSES).succeed()
     assert differences(reference("two processes"), run.output) == []
 
 
 def test_no_process_outlives_the_one_that_started_it(runs):
-    run = runs.start(*TWO, plants=[hold_at(4)])
+    run = runs.start(*TWO_PROCESSES, plants=[hold_at(4)])
     ranks = [run.held(0), run.held(1)]
     run.kill()
     wait_until(lambda: not any(map(is_alive, ranks)), SOON_S)

@@ -1,14 +1,15 @@
 """A run that was interrupted and resumed ends as one that was not: bit for bit, predictions too."""
 
+import os
 import signal
 import time
 
 import pytest
 
-from focal_plugin.engine.launch import SAME_REQUEST_S
+from focal_plugin.engine.stop_requests import SAME_REQUEST_S
 
 from .planted import DrawnSeed, Hold, hold_at
-from .runs import TWO_STAGE, checkpoint, differences
+from .runs import TWO_PROCESSES, TWO_STAGE, checkpoint, differences
 
 FILE = "focal_plugin.files:UnfinishedFile"
 EVALUATOR = "detectron2.evaluation.coco_evaluation:COCOEvaluator.process"
@@ -23,7 +24,6 @@ KILLED = {  # where, from which iteration the run goes on
     "before it is the last": (Hold("focal_plugin.engine.checkpoint:set_last_file", 2), 3),
     "in the last evaluation": (Hold(EVALUATOR, 6), 8),
 }
-TWO_PROCESSES = ("--num-gpus", 2)
 
 
 def unfinished(folder):
@@ -152,10 +152,21 @@ def test_two_processes_killed_go_on(runs, reference):
 
 @pytest.mark.parametrize("group", [False, True], ids=["the first", "all"])
 def test_two_processes_asked_to_end_save_the_same_step(runs, reference, group):
-    run = runs.start(*TWO_PROCESSES, plants=[hold_at(4)])
+    run = runs.start(*TWO_PROCESSES, plants=[hold_at(4)], DATALOADER__NUM_WORKERS=int(group))
     run.held(0), run.held(1)
     run.send(signal.SIGTERM, group=group).go_on()
     assert run.wait() == 143
+    assert runs.resume(*TWO_PROCESSES).succeed().started_at(5)
+    assert differences(reference("two processes"), run.output) == []
+
+
+def test_a_request_to_one_of_two_processes_ends_both(runs, reference):
+    run = runs.start(*TWO_PROCESSES, plants=[hold_at(4)])
+    run.held(0)
+    os.kill(run.held(1), signal.SIGTERM)
+    run.go_on()
+    assert run.wait() == 143
+    assert "A signal to another process: ended after iteration 4" in run.text
     assert runs.resume(*TWO_PROCESSES).succeed().started_at(5)
     assert differences(reference("two processes"), run.output) == []
 

@@ -1,0 +1,287 @@
+"""The processes of a job on this machine: started, watched, and ended when one of them fails."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, NoReturn
+
+import torch.multiprocessing
+
+from .process_group import Place, process_group
+from .stop_requests import JOB_SIGNALS, STOPPED, StopRequests
+
+START_METHOD = "spawn"
+"""CUDA does not survive a fork."""
+GRACE_S = 5.0
+"""What processes have for their end once one of them has failed, or the user insists."""
+SETTLE_S = 0.5
+"""A process that was killed may be gone only after others miss it."""
+
+_POLL_S = 0.5
+_TEXT_CHARS = 15_000  # fits into a pipe that nobody reads
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class _Ending(NamedTuple):
+    """What a process says before it fails, or stops."""
+
+    moment_ns: int  # of a clock that all processes of a machine share
+    exit_code: int
+    text: str  # "": none
+
+
+class _Rank:
+    """A process that trains, seen from the one that started it."""
+
+    def __init__(self, place: Place, rest: tuple[Any, ...]) -> None:
+        context = torch.multiprocessing.get_context(START_METHOD)
+        self.place = place
+        self.ending: _Ending | None = None
+        self.ended_by_us = False
+        self._report: Connection | None
+        self._report, report_of_rank = context.Pipe(duplex=False)
+        self.process = context.Process(target=_run_rank, args=(report_of_rank, place, *rest))
+        self.process.start()
+        report_of_rank.close()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    @property
+    def exit_code(self) -> int | None:
+        """As a shell gives it: 128 + number for a signal. None: it has not ended yet."""
+        if self.ending is not None:
+            return self.ending.exit_code
+        code = self.process.exitcode
+        return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def stopped(self) -> bool:
+        """It ended as it was asked to."""
+        return self.ending is not None and self.exit_code in STOPPED and not self.ended_by_us
+
+    @property
+    def failed(self) -> bool:
+        """It did not end well, and nobody asked it to."""
+        return self.exit_code not in {None, 0} and not self.stopped and not self.ended_by_us
+
+    def listen(self) -> None:
+        """Take its last words, if they are there."""
+        if self._report is not None and self._report.poll():
+            with contextlib.suppress(EOFError, OSError):  # it had none
+                self.ending = self._report.recv()
+            self._report = None
+
+    def events(self) -> list[Any]:
+        """What becomes ready when it ends, or says that it will."""
+        return [self.process.sentinel, *([] if self._report is None else [self._report])]
+
+    def send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    def describe(self) -> str:
+        who = f"rank {self.place.rank} (process {self.process.pid})"
+        if self.ending is not None and self.ending.text:
+            return f"{who} failed:\n{self.ending.text.rstrip()}"
+        if self.ending is not None or self.process.exitcode >= 0:
+            return f"{who} ended with exit code {self.exit_code}"
+        name = signal.Signals(-self.process.exitcode).name
+        hint = ", as happens where memory runs out" if name == "SIGKILL" else ""
+        return f"{who} was killed by {name}{hint}"
+
+
+def run_all(places: list[Place], rest: tuple[Any, ...]) -> None:
+    """Start the processes, wait for all, and leave as :func:`launch` says."""
+    ranks: list[_Rank] = []
+    try:
+        with _Forwarding() as forwarding:
+            for place in places:
+                ranks.append(_Rank(place, rest))
+            forwarding.begin(ranks)
+            causes = _watch(ranks, forwarding)
+    finally:
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.join()
+    if causes:
+        _leave(causes)
+    if any(rank.ended_by_us for rank in ranks):
+        sys.exit(128 + forwarding.first)
+
+
+def _leave(causes: list[_Rank]) -> NoReturn:
+    first, *others = causes
+    if not first.stopped:
+        # what others raise is the same again, or that this one is gone
+        told = [first, *(rank for rank in others if rank.ending is None)]
+        sys.stderr.write("".join(f"\n{rank.describe()}\n" for rank in told))
+    sys.exit(first.exit_code)
+
+
+def _watch(ranks: list[_Rank], forwarding: _Forwarding) -> list[_Rank]:
+    """
+    Wait for all; once one has failed, or the user insists, no longer than the grace.
+
+    Returns:
+        the ones that did not end well, for reasons of their own: the one that took the others with
+        it is the first.
+    """
+    causes: list[_Rank] = []
+    deadline = math.inf
+    while alive := [rank for rank in ranks if rank.alive]:
+        wait([event for rank in alive for event in rank.events()], timeout=_POLL_S)
+        if not causes and any(rank.failed for rank in _heard(ranks)):
+            time.sleep(SETTLE_S)
+            causes = _causes(ranks)
+            _end(ranks, signal.SIGTERM)
+            deadline = time.monotonic() + GRACE_S
+        if forwarding.requests.count > 1:
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+        if time.monotonic() >= deadline:
+            _end(ranks, signal.SIGKILL)
+    return causes or _causes(ranks)
+
+
+def _causes(ranks: list[_Rank]) -> list[_Rank]:
+    """
+    A process that died without a word took the others with it, unless it was NCCL's watchdog that
+    aborted it; of those that had something to say, the first one did.
+    """
+
+    def order(rank: _Rank) -> tuple[bool, bool, int]:
+        aborted = rank.process.exitcode == -signal.SIGABRT
+        return aborted, rank.ending is not None, rank.ending.moment_ns if rank.ending else 0
+
+    return sorted((rank for rank in _heard(ranks) if rank.failed or rank.stopped), key=order)
+
+
+def _heard(ranks: list[_Rank]) -> list[_Rank]:
+    for rank in ranks:
+        rank.listen()
+    return ranks
+
+
+def _end(ranks: list[_Rank], number: int) -> None:
+    for rank in ranks:
+        if rank.alive:
+            rank.ended_by_us |= rank.ending is None
+            rank.send(number)
+
+
+class _Forwarding:
+    """
+    While entered, requests to stop go to the processes that train.
+
+    Attributes:
+        requests: how many there were.
+        first: the signal of the first one.
+    """
+
+    def __init__(self) -> None:
+        self.requests = StopRequests()
+        self.first = int(signal.SIGTERM)
+        self._ranks: list[_Rank] = []
+        self._waiting: list[int] = []
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Forwarding:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in JOB_SIGNALS:
+                # one that is ignored (nohup, a shell's background job) stays so, in the ranks too
+                if signal.getsignal(number) not in {None, signal.SIG_IGN}:
+                    self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def begin(self, ranks: list[_Rank]) -> None:
+        """From now on there are processes; what came before goes to them too."""
+        self._ranks = ranks
+        for number in self._waiting:
+            self._send(number)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.requests.is_new():
+            if self.requests.count == 1:
+                self.first = number
+            if self._ranks:
+                self._send(number)
+            else:
+                self._waiting.append(number)
+
+    def _send(self, number: int) -> None:
+        for rank in self._ranks:
+            rank.send(number)
+
+
+def _run_rank(
+    report: Connection,
+    place: Place,
+    meeting_point: str | int,
+    timeout: timedelta,
+    main_func: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    """What a process does; how it fails goes to the one that started it."""
+    _die_with_parent()
+    _interrupt_once()
+    try:
+        with process_group(place, meeting_point, timeout):
+            main_func(*args)
+    except BaseException as error:
+        exit_code, text = _read_error(error)
+        if exit_code != 0:
+            report.send(_Ending(time.monotonic_ns(), exit_code, text))
+        sys.exit(exit_code)
+
+
+def _read_error(error: BaseException) -> tuple[int, str]:
+    """The exit code that Python would end with, and what it would write."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, ""
+    if not isinstance(error, SystemExit):
+        return 1, traceback.format_exc()[-_TEXT_CHARS:]
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0, ""
+    return 1, str(error.code)[-_TEXT_CHARS:]
+
+
+def _die_with_parent() -> None:
+    """
+    The kernel ends this process when the one that started it is gone, even if it waits for others
+    in compiled code, where Python handles no signal.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before
+        sys.exit(1)
+
+
+def _interrupt_once() -> None:
+    """Ctrl-C of a terminal arrives twice: it must not interrupt what the first one set off."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    requests = StopRequests()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if requests.is_new():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
