@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import focal_plugin.engine  # noqa: F401
+from focal_plugin.engine import ranks
 
 from .planted import Plant
 
@@ -85,12 +85,11 @@ def _reset_signals() -> None:
 
 def _fork_ranks() -> None:
     """The processes of `--num-gpus 2` need not import everything again either."""
-    launch = sys.modules["focal_plugin.engine.launch"]  # the package has a function of that name
-    run_rank = launch._run_rank
+    run_rank = ranks._run_rank
 
     def run_rank_with_signals_as_at_first(*arguments):
         _reset_signals()
         run_rank(*arguments)
 
-    launch._run_rank = run_rank_with_signals_as_at_first
-    launch._START_METHOD = "fork"
+    ranks._run_rank = run_rank_with_signals_as_at_first
+    ranks.START_METHOD = "fork"

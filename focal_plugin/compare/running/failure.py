@@ -12,6 +12,7 @@ REASON_LENGTH = 300
 DISK_FULL = "disk full"
 
 EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit)\b(:.*)?")
+NON_FINITE = re.compile(r"(?:\w+\.)*NonFiniteError: (.+? at iteration \d+)\b.*")
 NAN_LOSS = re.compile(r"FloatingPointError: Loss became infinite or NaN at iteration=(\d+)")
 NAN_TERM = re.compile(r"'(\w+)': (?:[\w.]+\()?(-?[\w.+-]+)")  # numpy 2 writes np.float64(nan)
 NO_SPACE = re.compile(
@@ -37,6 +38,9 @@ def explain_failure(exit_code: int, tail: tuple[str, ...]) -> str:
     if full is not None:
         return _shortened(f"{DISK_FULL}: {full.strip()}")
     for number in reversed(range(len(tail))):
+        non_finite = NON_FINITE.fullmatch(tail[number])
+        if non_finite:
+            return _shortened(non_finite[1])
         nan = NAN_LOSS.match(tail[number])
         if nan:
             losses = NAN_TERM.findall(" ".join(tail[number + 1 : number + 2]))

@@ -75,6 +75,8 @@ def misbehave(behaviour):
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "exit":
         sys.exit(7)
+    if behaviour == "preempted":
+        sys.exit(143)
 
 
 def note(file, text):

@@ -119,6 +119,15 @@ def test_a_nan_of_numpy_2_reads_like_any_other():
     assert explain_failure(1, tail) == expected
 
 
+def test_a_step_that_was_not_finite_is_told_without_its_images():
+    tail = (
+        "focal_plugin.engine.nonfinite.NonFiniteError: loss_cls is nan at iteration 12; images 7 "
+        "(a at iteration 1.png). The weights are as before this step",
+        "  losses: loss_cls nan, loss_box_reg 0.5",
+    )
+    assert explain_failure(1, tail) == "loss_cls is nan at iteration 12"
+
+
 def test_at_most_fifty_lines_of_a_long_log_are_kept(tmp_path):
     task = fake_task(tmp_path, fake_run(steps=120, step_s=0, behaviour="no_evaluation"))
     assert train(task).log_tail == tuple(f"iteration {i}" for i in range(70, 120))
@@ -132,6 +141,11 @@ def test_a_stopped_run_is_pending_and_goes_on_from_its_checkpoint(tmp_path):
     assert read_newest(task.folder).released
     assert train(task) == Status("done", attempts=2)
     assert lines_of(task.folder / "iterations") == [str(i) for i in range(30)]
+
+
+def test_a_run_that_a_scheduler_stopped_is_pending_and_no_failure(tmp_path):
+    task = fake_task(tmp_path, fake_run(behaviour="preempted"))
+    assert train(task) == Status("pending", attempts=1)
 
 
 def test_a_trainer_that_does_not_stop_is_killed_after_a_while(tmp_path, monkeypatch):
