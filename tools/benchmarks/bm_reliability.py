@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -26,7 +27,6 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 
-import harness
 from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer
 from focal_plugin.random_state import seed_all
