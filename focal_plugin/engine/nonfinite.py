@@ -154,32 +154,38 @@ class StepGuard:
             for buffer, before in zip(self._model.buffers(), self._buffers_before, strict=True):
                 buffer.copy_(before)
         self.left_out += 1
-        logger.warning(f"Step left out, the {self.left_out}. so far: {self._headline(losses)}")
+        logger.warning(
+            f"Step left out, the {self.left_out}. so far: {self._what_and_where(losses)}"
+        )
 
     def _rollback(self, losses: Mapping[str, Tensor] | None) -> None:
         if self.rollbacks == self.policy.max_rollbacks:
             self._raise(losses, f"training went back to a checkpoint {self.rollbacks} times before")
-        headline = self._headline(losses)
+        what = self._what_and_where(losses)
         if not self._roll_back():
             self._raise(losses, "there is no checkpoint yet to go back to")
         self.rollbacks += 1
         self.left_out += 1
-        logger.warning(f"Back to the last checkpoint, the {self.rollbacks}. time: {headline}")
+        logger.warning(f"Back to the last checkpoint, the {self.rollbacks}. time: {what}")
 
-    def _headline(self, losses: Mapping[str, Tensor] | None) -> str:
-        """One line for all processes; all must call this."""
+    def _what(self, losses: Mapping[str, Tensor] | None) -> tuple[str, str]:
+        """What is not finite, and the images, of all processes; all must call this."""
         here = (_worst(losses), [_name_of(image) for image in self._batch])
         everywhere = comm.all_gather(here)
         loss = next((text for text, _ in everywhere if text), "a gradient is not finite")
         images = ", ".join(name for _, names in everywhere for name in names)
-        return f"{loss} at iteration {get_event_storage().iter}; images {images}"
+        return f"{loss} at iteration {get_event_storage().iter}", f"images: {images}"
+
+    def _what_and_where(self, losses: Mapping[str, Tensor] | None) -> str:
+        return "; ".join(self._what(losses))
 
     def _describe(self, losses: Mapping[str, Tensor] | None, why: str) -> str:
         """Asks the model again, so that the state of the run is of no use afterwards."""
-        headline = self._headline(losses)
-        lines = [f"{headline}. The weights are as before this step"]
+        what, images = self._what(losses)
+        lines = [f"{what}. The weights are as before this step"]
         if why:
             lines.append(why)
+        lines.append(images)
         if losses is not None:
             terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             lines.append(f"losses: {terms}")

@@ -114,8 +114,8 @@ def test_the_message_says_term_iteration_images_logit_and_learning_rate():
         run(trainer, 3)
     first, *others = str(caught.value).splitlines()
     assert "loss_cls is inf at iteration 2" in first
-    assert "3 (images/000003.png), 41 (images/000041.png)" in first
     text = "\n".join(others)
+    assert "images: 3 (images/000003.png), 41 (images/000041.png)" in text
     assert "losses: loss_cls inf, loss_box_reg nan" in text
     assert "largest |logit|:" in text
     assert "of cls_score" in text
