@@ -217,6 +217,8 @@ def main() -> int:
     if args.folder.exists():
         parser.error(f"{args.folder} exists already")
     args.folder.mkdir(parents=True)
+    # in the background of a shell it is ignored, and the runs would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = args.folder.absolute()
     command = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
     command += ["--config-file", str(args.config_file.absolute()), "--num-gpus", str(args.num_gpus)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -326,9 +327,12 @@ def _job_signals_blocked() -> Iterator[None]:
 
 
 def _obey_the_training_process_only(worker_id: int) -> None:
-    """In a worker, where the signals are blocked."""
+    """In a worker, which has inherited that the signals are blocked if it was forked."""
     if _JOB_SIGNALS:
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+        # not the parent that the system knows: that may be a fork server
+        training_process = multiprocessing.parent_process().pid
+        threading.Thread(target=_end_when_told, args=(training_process,), daemon=True).start()
 
 
 def _end_when_told(training_process: int) -> None:

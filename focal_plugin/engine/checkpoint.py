@@ -208,10 +208,12 @@ class Checkpointer(DetectionCheckpointer):
                 problem = str(error)
         for rank, text in enumerate(comm.all_gather(problem)):
             if text:
-                raise CheckpointError(
+                error = CheckpointError(
                     f"process {rank} cannot read the checkpoint that the main process resumes "
                     f"from; OUTPUT_DIR must be a folder that all machines share. {text}"
                 )
+                error.raised_by_all = True
+                raise error
         return file, content
 
     def _read_last(self) -> tuple[Path, dict[str, Any]]:
@@ -351,6 +353,7 @@ def _of_main_process(ask: Callable[[], T]) -> T:
             problem = error
     answer, problem = comm.all_gather((answer, problem))[0]
     if problem is not None:
+        problem.raised_by_all = True
         raise problem
     return answer
 

@@ -29,7 +29,14 @@ _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is not saved, or not loaded: which file, why, and what to do."""
+    """
+    A checkpoint that is not saved, or not loaded: which file, why, and what to do.
+
+    Attributes:
+        raised_by_all: all processes raise it, so that one of them may tell it for all.
+    """
+
+    raised_by_all = False
 
 
 def manifest_of(file: Path) -> Path:

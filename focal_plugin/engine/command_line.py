@@ -127,11 +127,15 @@ def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def refusals_in_words() -> Iterator[None]:
-    """What is refused ends the process with its message, without a traceback, and exit code 2."""
+    """
+    What is refused ends the process with its message, without a traceback, and exit code 2. What
+    all processes refuse, the main one tells.
+    """
     try:
         yield
     except REFUSALS as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if comm.is_main_process() or not getattr(error, "raised_by_all", False):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -55,8 +56,18 @@ def process_group(place: Place, meeting_point: str | int, timeout: timedelta) ->
         yield
     except SystemExit as end:
         if end.code in STOPPED:
-            distributed.destroy_process_group()
+            leave_process_group()
         raise
+    leave_process_group()
+
+
+def leave_process_group() -> None:
+    """
+    Nobody may hold the group any more: a thread of gloo's that lets go of its last tensor while
+    Python ends aborts the process, and it is joined when the group goes.
+    """
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()  # a model in a cycle, with the group in its DistributedDataParallel
     distributed.destroy_process_group()
 
 

@@ -52,7 +52,10 @@ class _Rank:
         self.ended_by_us = False
         self._report: Connection | None
         self._report, report_of_rank = context.Pipe(duplex=False)
-        self.process = context.Process(target=_run_rank, args=(report_of_rank, place, *rest))
+        workers_start_by = multiprocessing.get_start_method()
+        self.process = context.Process(
+            target=_run_rank, args=(report_of_rank, workers_start_by, place, *rest)
+        )
         self.process.start()
         report_of_rank.close()
 
@@ -232,13 +235,19 @@ class _Forwarding:
 
 def _run_rank(
     report: Connection,
+    workers_start_by: str,
     place: Place,
     meeting_point: str | int,
     timeout: timedelta,
     main_func: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
-    """What a process does; how it fails goes to the one that started it."""
+    """
+    What a process does; how it fails goes to the one that started it. Its data workers start as
+    those of a single process would: by default a process that was spawned spawns its own, each of
+    which imports everything again.
+    """
+    multiprocessing.set_start_method(workers_start_by, force=True)
     _die_with_parent()
     _interrupt_once()
     try:

@@ -4,6 +4,7 @@ each would make a data set folder that nobody removes.
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -32,6 +33,10 @@ def tell_place(folder):
         "backend": distributed.get_backend(),
     }
     (folder / f"rank{comm.get_rank()}").write_text(json.dumps(place))
+
+
+def tell_start_method(folder):
+    (folder / f"rank{comm.get_rank()}").write_text(multiprocessing.get_start_method())
 
 
 def fail(rank, how, value):

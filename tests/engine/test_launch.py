@@ -122,6 +122,12 @@ def test_two_processes_without_cuda_are_a_group_and_one_machine(tmp_path):
     assert places_in(tmp_path) == [place(2, 0, 2), place(2, 1, 2)]
 
 
+def test_data_workers_of_a_rank_start_as_those_of_one_process(tmp_path):
+    launched.launch_two(launched.tell_start_method, tmp_path)
+    there = [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)]
+    assert there == 2 * [multiprocessing.get_start_method()]
+
+
 def test_two_machines_meet_where_they_are_told_to(tmp_path, caplog):
     meet = f"file://{tmp_path}/meet"
 

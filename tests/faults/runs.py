@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,10 @@ COMMON = {
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
 }
+
+
+_one_at_a_time = threading.Lock()
+"""Starting a process looks after all others, too; an exit code can be asked for once only."""
 
 
 def wait_until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
@@ -195,7 +200,8 @@ class Runs:
     def _start(self, arguments: list[str], output: Path | None, plants: Sequence[Plant]) -> Run:
         log, control = self._files()
         process = self._context.Process(target=child.run, args=(arguments, log, control, plants))
-        process.start()
+        with _one_at_a_time:
+            process.start()
         return self._remember(Run(process, output or self.output, log, control))
 
     def _remember(self, run: Run) -> Run:
@@ -226,15 +232,16 @@ class Runs:
 
 
 def _exit_code(process: Any) -> int | None:
-    return process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+    if isinstance(process, subprocess.Popen):
+        return process.poll()
+    with _one_at_a_time:
+        return process.exitcode
 
 
 def _join(process: Any, patience_s: float) -> None:
-    if isinstance(process, subprocess.Popen):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
-    else:
-        process.join(patience_s)
+    deadline = time.monotonic() + patience_s
+    while _exit_code(process) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def differences(a: Path, b: Path) -> list[str]:

@@ -16,6 +16,7 @@ from detectron2.utils.events import EventStorage
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from focal_plugin.engine.process_group import leave_process_group
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
@@ -69,7 +70,7 @@ def _process(rank, tasks, folder):
         for name, (function, arguments) in pickle.loads(tasks).items()
     }
     (folder / f"rank{rank}").write_bytes(pickle.dumps(results))
-    distributed.destroy_process_group()
+    leave_process_group()
 
 
 def model_gradients(cfg, batch):
