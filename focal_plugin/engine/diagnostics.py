@@ -19,7 +19,6 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..checks import check_count
 from ..diagnostics.analysis import AnchorView, Tally
@@ -33,6 +32,7 @@ from .fixed_anchors import (
     take_snapshots,
     view_step,
 )
+from .wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ class DiagnosticsHook(HookBase):
         self._period = check_count(key, cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD, low=0)
         self._cfg = cfg
         self._folder = Path(cfg.OUTPUT_DIR) / "diagnostics"
-        wrapped = isinstance(model, DistributedDataParallel | DataParallel)
-        self._model = model.module if wrapped else model
+        self._model = unwrapped(model)
         self._parts = dense_parts(self._model) if self._period else {}
         self._images: list[dict[str, Any]] = []
         self._start: dict[str, Snapshot] = {}

@@ -21,11 +21,11 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..checks import check_choice, check_count
 from ..random_state import seed_all
 from .agreement import on_any_process
+from .wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -238,12 +238,6 @@ def gradients_are_finite(model: nn.Module) -> bool:
     # the largest element: a sum of squares may be infinite where all gradients are finite
     norms = [torch.linalg.vector_norm(x, math.inf) for x in gradients]
     return bool(torch.isfinite(torch.stack(norms)).all())
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """What a wrapper for several devices holds."""
-    wrapped = isinstance(model, DistributedDataParallel | DataParallel)
-    return model.module if wrapped else model
 
 
 class _Guarded:

@@ -17,11 +17,11 @@ import torchvision
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..data import describe_dataset
 from ..files import write_json
 from .evaluation import evaluator_in_use
+from .wrapping import unwrapped
 
 ENVIRONMENT_FILE = "env.json"
 START_FILE = "start.json"
@@ -132,11 +132,9 @@ def describe_checkout(folder: Path) -> dict[str, Any] | None:
 
 def digest_weights(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Shape and digest of each tensor of the state dict."""
-    if isinstance(model, DistributedDataParallel | DataParallel):
-        model = model.module
     return {
         key: {"shape": list(tensor.shape), "sha256": _digest([_bytes(tensor)])}
-        for key, tensor in model.state_dict().items()
+        for key, tensor in unwrapped(model).state_dict().items()
     }
 
 

@@ -1,0 +1,12 @@
+"""Wrappers that models have for several devices."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What a wrapper for several devices holds; any other model itself."""
+    wrapped = isinstance(model, DistributedDataParallel | DataParallel)
+    return model.module if wrapped else model
