@@ -57,7 +57,7 @@ def main() -> None:
 def read_config(file: Path, opts: list[Any]) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(str(file))
-    cfg.merge_from_list(opts)
+    cfg.merge_from_list(["SEED", 1, *opts])
     resolve_device(cfg)
     return cfg
 
