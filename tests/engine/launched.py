@@ -15,6 +15,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 
+from focal_plugin.engine import ranks
 from focal_plugin.engine.launch import launch
 
 LONG_S = 40
@@ -132,3 +133,9 @@ def wait_for_one_another(folder):
 def launch_two(function, *arguments, **options):
     """The way that train_net.py does, on a free port."""
     launch(function, 2, dist_url="auto", args=arguments, timeout=timedelta(seconds=60), **options)
+
+
+def launch_two_forked(function, *arguments):
+    """In a process of its own, which has imported everything."""
+    ranks.START_METHOD = "fork"
+    launch_two(function, *arguments)

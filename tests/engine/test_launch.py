@@ -2,8 +2,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -18,7 +16,6 @@ from focal_plugin.engine.launch import launch
 from focal_plugin.engine.process_group import _share_cores
 from focal_plugin.engine.stop_requests import JOB_SIGNALS, SAME_REQUEST_S, StopRequests
 
-from ..conftest import ROOT
 from . import launched
 
 SOON_S = 30
@@ -312,44 +309,20 @@ def is_running(process):
     return state != "Z"  # in a container, nobody may be there to bury it
 
 
-@pytest.mark.slow
 def test_no_rank_outlives_the_process_that_started_it(tmp_path):
-    source = (
-        "from pathlib import Path; from tests.engine.launched import *; "
-        f"launch_two(wait_for_one_another, Path({str(tmp_path)!r}))"
-    )
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    parent = subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, env=environment)
+    context = multiprocessing.get_context("forkserver")
+    arguments = (launched.wait_for_one_another, tmp_path)
+    parent = context.Process(target=launched.launch_two_forked, args=arguments)
+    parent.start()
     files = [tmp_path / f"ready{rank}" for rank in range(2)]
     try:
-        deadline = time.monotonic() + 120
-        while not all(file.exists() and file.read_text() for file in files):
-            assert parent.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(0.2)
+        wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+        time.sleep(0.2)  # until they wait for one another
     finally:
         parent.kill()
-        parent.wait()
-    ranks = [int(file.read_text()) for file in files]
-    wait_until(lambda: not any(map(is_running, ranks)))
-
-
-@pytest.mark.slow
-def test_under_torchrun_its_processes_train(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(
-        "from pathlib import Path; from focal_plugin.engine.launch import launch; "
-        "from tests.engine.launched import tell_place\n"
-        f"launch(tell_place, 1, args=(Path({str(tmp_path)!r}),))\n"
-    )
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*run, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert places_in(tmp_path) == [place(2, 0, 2), place(2, 1, 2)]
+        parent.join()
+    processes = [int(file.read_text()) for file in files]
+    wait_until(lambda: not any(map(is_running, processes)))
 
 
 def test_a_number_that_is_not_torchruns_is_refused(monkeypatch):
