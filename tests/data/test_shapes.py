@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from focal_plugin.data import draw_shapes
 from focal_plugin.data.painting import CLASSES, ShapesSpec, draw_image
 from focal_plugin.data.shapes import draw_dataset
 
@@ -170,7 +171,7 @@ def test_both_splits_are_registered_under_a_folder_with_the_version():
         assert metadata.evaluator_type == "coco"
 
 
-def test_the_command_line_draws_what_the_dials_say(tmp_path):
+def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
     options = [
         "--images",
@@ -189,6 +190,8 @@ def test_the_command_line_draws_what_the_dials_say(tmp_path):
     assert output.strip() == f"--dataset mine={folder}/annotations.json:{folder}/images"
     spec = json.loads((folder / "annotations.json").read_text())["info"]["spec"]
     assert (spec["images"], spec["distractors"]) == (3, [1, 2])
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
+    monkeypatch.setattr(sys, "argv", ["draw_shapes", str(folder)])
+    with pytest.raises(SystemExit) as end:
+        draw_shapes.main()
+    assert end.value.code == 2
+    assert "exists already" in capsys.readouterr().err

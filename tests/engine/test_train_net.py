@@ -81,9 +81,6 @@ def check_trained(folder, scalars):
 def test_an_unmodified_script_of_detectron2s_shape_accepts_our_configs(tmp_path):
     small = ["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
     output = ["OUTPUT_DIR", tmp_path, "MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"]
-    without = run(STOCK_SCRIPT, *small, *output)
-    assert without.returncode != 0
-    assert "Non-existent config key: MODEL.FOCAL" in without.stderr
     trained = run(STOCK_SCRIPT, *small, *output, DETECTRON2_ENV_MODULE="focal_plugin.env")
     assert trained.returncode == 0, trained.stderr
     assert "FocalRetinaNet" in trained.stdout
