@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import pickle
-import signal
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from .checkpoint_process import (
     own_buffers,
     resume,
 )
+from .dying import die_after
 
 IDENTITY = {
     "SEED": 1,
@@ -205,7 +205,7 @@ def test_a_process_killed_anywhere_in_a_save_leaves_one_to_resume_from(tmp_path)
         operations += 1
         child = os.fork()
         if child == 0:
-            _die_after(operations)
+            die_after(operations)
             checkpointer.save("model_0000019", iteration=19)
             os._exit(0)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -216,23 +216,6 @@ def test_a_process_killed_anywhere_in_a_save_leaves_one_to_resume_from(tmp_path)
             checkpointer.tag_last_checkpoint("model_0000009.pth")
     assert operations > 8
     assert extra["iteration"] == 19
-
-
-def _die_after(operations):
-    """This process dies instead of the next change of a folder or sync of a file after so many."""
-    left = [operations]
-
-    def counted(function):
-        def call(*arguments, **options):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("fsync", "replace", "unlink", "open"):
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def test_the_record_is_replaced_and_never_overwritten(tmp_path):

@@ -23,6 +23,8 @@ from focal_plugin.engine.checkpoint_file import (
     write_checkpoint,
 )
 
+from .dying import die_after
+
 CONTENT = {
     "model": nn.BatchNorm2d(3).state_dict(),
     "trainer": {"lr": [0.1, 2], "name": "SGD", "none": None, "pair": (1, True), 7: torch.ones(2)},
@@ -207,7 +209,7 @@ def test_a_process_killed_between_any_two_operations_leaves_a_readable_checkpoin
     for operations in range(1, 20):
         child = os.fork()
         if child == 0:
-            _die_after(operations)
+            die_after(operations)
             write_checkpoint(file, other)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -218,23 +220,6 @@ def test_a_process_killed_between_any_two_operations_leaves_a_readable_checkpoin
     assert operations > 5
     remove_unfinished_checkpoints(file.parent)
     assert names(file.parent) == [file.name, f"{file.name}.sha256"]
-
-
-def _die_after(operations):
-    """This process dies instead of the next change of a folder or sync of a file after so many."""
-    left = [operations]
-
-    def counted(function):
-        def call(*arguments, **options):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("fsync", "replace", "rename", "unlink", "open"):
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def test_a_file_too_large_for_the_limit_is_an_error_that_keeps_the_reason(file):
