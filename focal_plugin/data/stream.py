@@ -269,17 +269,14 @@ def _build_sampler(
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset), seed=cfg.SEED)
     if name == "RepeatFactorTrainingSampler":
-        # REPEAT_SQRT is not in Detectron2 v0.5
+        # Detectron2's release 0.6 has no REPEAT_SQRT
         sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
-    from_config = getattr(build_detection_train_loader, "from_config", None)
-    if from_config is None:  # v0.5 knows the two above only
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN: this Detectron2 has no sampler {name!r}")
     with seeded(cfg.SEED, "sampler"):  # those that are left draw their seed
-        return from_config(cfg, mapper, dataset=dataset)["sampler"]
+        return build_detection_train_loader.from_config(cfg, mapper, dataset=dataset)["sampler"]
 
 
 def _images_per_process(images_per_batch: int) -> int:

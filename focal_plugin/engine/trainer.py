@@ -148,13 +148,11 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        state["_trainer"] = self._trainer.state_dict()  # Detectron2 v0.5 forgets the optimizer
         state["nonfinite"] = self._trainer.guard.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super(DefaultTrainer, self).load_state_dict(state_dict)
-        self._trainer.load_state_dict(state_dict["_trainer"])
+        super().load_state_dict(state_dict)
         self._trainer.guard.load_state_dict(state_dict["nonfinite"])
 
     @classmethod

@@ -98,7 +98,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob)
         super().__init__(input_shape, **kwargs)
-        stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # v0.5 has none
+        stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # release 0.6 has none
         if cls_loss is not None and stock_sigmoid:
             raise ValueError(
                 "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME are two "

@@ -115,7 +115,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         _check_options(prior_prob, classifier, cosine_scale)
         super().__init__(
             input_shape=input_shape,
-            norm=_per_level_norm(norm, num_levels=len(input_shape)),
+            norm=norm,
             prior_prob=prior_prob,
             **kwargs,
         )
@@ -234,8 +234,8 @@ class SoftmaxClassifier(nn.Conv2d):
     is the softmax of x at k, so that what reads sigmoid scores (decoding, export) reads these.
 
     Note:
-        Detectron2 v0.5 draws pictures of training (`VIS_PERIOD`) from what the head says in
-        training. The scores in them are p_k / (p_k + p_bg).
+        Detectron2 draws its pictures of training (`VIS_PERIOD`) from the training output. Their
+        scores are p_k / (p_k + p_bg).
     """
 
     def __init__(
@@ -334,50 +334,6 @@ def sigmoid_logits_of_softmax(relative: Tensor, dim: int) -> Tensor:
     others = relative.scatter(dim, index, float("-inf"))
     log_not_top = torch.cat([others, background], dim).logsumexp(dim, keepdim=True)
     return (log_p - log_not_p).scatter(dim, index, top - log_not_top)
-
-
-class PerLevelBatchNorm(nn.ModuleList):
-    """
-    Batch normalisation with statistics for each feature level and an affine map for all of them
-    (arXiv:2105.07576 section 5.2).
-
-        y = weight * (x - mean_i) / sqrt(var_i + eps) + bias
-
-    The levels are told apart by their order: call i is level i mod L, so that a tower must be
-    applied to all L levels, in order, whenever it is applied; a pass that an exception ends leaves
-    them out of step, as in Detectron2's own. State-dict keys and values are those
-    of `CycleBatchNormList` in Detectron2's main branch, which v0.5 has not.
-    """
-
-    def __init__(self, num_channels: int, *, num_levels: int, batch_norm: type[nn.Module]) -> None:
-        """
-        Args:
-            num_channels: of every level.
-            num_levels: L.
-            batch_norm: `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
-        """
-        super().__init__(batch_norm(num_channels, affine=False) for _ in range(num_levels))
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-        self._level = 0
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """(N, C, Hi, Wi) -> same shape."""
-        normalized = self[self._level](feature)
-        self._level = (self._level + 1) % len(self)
-        return normalized * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-
-
-def _per_level_norm(norm: str, num_levels: int) -> Any:
-    """What Detectron2's head takes as ``norm``: a name, or a function of the channels."""
-    kinds = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
-    if norm not in kinds:
-        return norm
-
-    def make(num_channels: int) -> nn.Module:
-        return PerLevelBatchNorm(num_channels, num_levels=num_levels, batch_norm=kinds[norm])
-
-    return make
 
 
 def _check_options(prior_prob: float, classifier: str, cosine_scale: float) -> None:

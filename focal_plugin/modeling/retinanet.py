@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from ..checks import check_choice, check_option
 from ..losses import build_box_loss, build_cls_loss
 from ..mining import build_miner
 from .dense_losses import DenseLosses
-from .forward_training import RetinaNetWithForwardTraining
 from .heads import build_retinanet_head, check_prior_prob
 from .matcher import CROWD_RULES, build_anchor_matcher, match_images
 from .normalizer import build_normalizer
@@ -34,7 +33,7 @@ CROWD_POLICIES = ("background", "ignore")
 
 
 @META_ARCH_REGISTRY.register()
-class FocalRetinaNet(DenseLosses, RetinaNetWithForwardTraining):
+class FocalRetinaNet(DenseLosses, RetinaNet):
     """
     Same interface as :class:`detectron2.modeling.RetinaNet`, but the classification loss, the box
     loss, which anchors count, what the sums are divided by, the head and the matcher are parts that

@@ -28,10 +28,6 @@ from focal_plugin.random_state import generators_kept, seed_all
 
 NUM_IMAGES, BATCH = 10, 4
 KEY = "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES"
-MAIN_ONLY = pytest.mark.skipif(
-    not hasattr(build_detection_train_loader, "from_config"),
-    reason="Detectron2 v0.5 knows lists and two samplers only",
-)
 
 
 @pytest.fixture
@@ -147,7 +143,7 @@ def test_images_of_batches_that_are_left_out_are_not_read(cfg):
 
 
 def test_nothing_happens_before_the_first_batch_is_asked_for(cfg):
-    """Detectron2 v0.5 calls iter() in the constructor of a trainer, before it resumes."""
+    """A trainer may call iter() in its constructor, before it resumes."""
     cfg.DATALOADER.NUM_WORKERS = 2
     whole = batches_of(cfg, 4)
     before = set(multiprocessing.active_children())
@@ -319,7 +315,6 @@ def test_images_of_rare_classes_are_repeated(cfg, dicts):
     assert seen.count(100) > seen.count(101)
 
 
-@MAIN_ONLY
 @pytest.mark.parametrize(
     "name",
     [
@@ -356,7 +351,6 @@ class Numbers(IterableDataset):
         return iter([{"image_id": i, "annotations": []} for i in range(NUM_IMAGES)])
 
 
-@MAIN_ONLY
 def test_a_data_set_without_indices_is_detectron2s_matter_with_a_warning(cfg, caplog):
     DatasetCatalog.register("numbers", Numbers)
     cfg.DATASETS.TRAIN = ("numbers",)
@@ -369,7 +363,6 @@ def test_a_data_set_without_indices_is_detectron2s_matter_with_a_warning(cfg, ca
     assert "numbers cannot be indexed" in caplog.text
 
 
-@MAIN_ONLY
 def test_a_data_set_with_indices_that_is_no_list_is_a_stream_too(cfg, dicts):
     class Images(torch.utils.data.Dataset):
         def __len__(self):

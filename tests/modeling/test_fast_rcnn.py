@@ -1,7 +1,6 @@
 """FocalFastRCNNOutputLayers against stock's layers, and what its own options change."""
 
 import copy
-import inspect
 import math
 
 import pytest
@@ -31,10 +30,7 @@ SIZES = [12, 0, 9]  # RoIs of each image; those of the last are background
 R = sum(SIZES)
 TRANSFORM = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
 KEYS = "MODEL.FOCAL.ROI_HEADS"
-ON_MAIN = "use_sigmoid_ce" in inspect.signature(FastRCNNOutputLayers.__init__).parameters
-only_main = pytest.mark.skipif(not ON_MAIN, reason="v0.5 has no USE_SIGMOID_CE")
-STOCK_TYPES = [("smooth_l1", 0.0), ("smooth_l1", 0.5), ("giou", 0.0)]
-STOCK_TYPES += [("diou", 0.0), ("ciou", 0.0)] if ON_MAIN else []
+STOCK_TYPES = [("smooth_l1", 0.0), ("smooth_l1", 0.5), ("giou", 0.0), ("diou", 0.0), ("ciou", 0.0)]
 
 
 def make(layers=FocalFastRCNNOutputLayers, **options):
@@ -154,9 +150,8 @@ def test_inference_is_stocks():
         assert torch.equal(mine.pred_classes, theirs.pred_classes)
 
 
-@only_main
 @pytest.mark.parametrize("federated", [False, True])
-def test_the_sigmoid_and_federated_losses_of_main_are_left_alone(federated):
+def test_the_sigmoid_and_federated_losses_of_stock_are_left_alone(federated):
     options = {"use_sigmoid_ce": True, "use_fed_loss": federated, "fed_loss_num_classes": K + 1}
     options["get_fed_loss_cls_weights"] = lambda: torch.ones(K)
     predictions = random_predictions()
@@ -168,7 +163,6 @@ def test_the_sigmoid_and_federated_losses_of_main_are_left_alone(federated):
     assert torch.equal(results[0][1], results[1][1])
 
 
-@only_main
 def test_of_the_federated_loss_each_roi_has_that_of_all_classes_and_nothing_is_drawn():
     options = {"use_sigmoid_ce": True, "use_fed_loss": True, "fed_loss_num_classes": 2}
     layers = make(**options, get_fed_loss_cls_weights=lambda: torch.ones(K))
@@ -181,7 +175,6 @@ def test_of_the_federated_loss_each_roi_has_that_of_all_classes_and_nothing_is_d
     torch.testing.assert_close(per_roi, expected.detach())
 
 
-@only_main
 def test_two_classification_losses_are_refused():
     with pytest.raises(ValueError, match=rf"USE_SIGMOID_CE and {KEYS}\.CLS_LOSS\.NAME"):
         make(cls_loss=SigmoidFocalLoss(), use_sigmoid_ce=True)
@@ -353,7 +346,7 @@ def test_the_losses_of_all_rois_sum_to_the_loss_times_their_number(cls_loss, agn
 
 
 def test_the_loss_of_a_roi_is_that_of_it_alone():
-    """Not a mean over all: Detectron2 v0.5's own cross_entropy drops its `reduction`."""
+    """It is not a mean over all RoIs."""
     layers = make()
     scores, deltas = random_predictions()
     per_roi = layers.losses_per_roi((scores, deltas), random_proposals())["loss_cls"]

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from detectron2 import layers
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import nn
@@ -16,7 +15,6 @@ from focal_plugin.modeling.heads import (
     RETINANET_HEAD_REGISTRY,
     CosineClassifier,
     FocalRetinaNetHead,
-    PerLevelBatchNorm,
     SharedTowerRetinaNetHead,
     SoftmaxClassifier,
     build_retinanet_head,
@@ -370,24 +368,8 @@ def test_each_level_has_statistics_of_its_own_and_all_share_the_affine_map(norm)
     assert all(type(level) is kind for level in head.bbox_subnet[4])
 
 
-def test_level_i_is_normalised_by_its_own_batch_and_by_its_own_running_statistics():
-    norm = PerLevelBatchNorm(C, num_levels=LEVELS, batch_norm=nn.BatchNorm2d).double()
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    features = [x.double() + level for level, x in enumerate(make_features())]
-    means, variances = torch.zeros(LEVELS, C).double(), torch.ones(LEVELS, C).double()
-    for training in (True, True, False, False):
-        norm.train(training)
-        for level, feature in enumerate(features):
-            statistics = (means[level], variances[level])  # moved by the call
-            expected = F.batch_norm(feature, *statistics, norm.weight, norm.bias, training=training)
-            torch.testing.assert_close(norm(feature), expected)
-
-
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_is_that_of_detectron2s_main_branch(training):
-    if not hasattr(layers, "CycleBatchNormList"):
-        pytest.skip("this Detectron2 has no CycleBatchNormList: one BatchNorm for all levels")
+def test_batch_norm_is_that_of_detectron2(training):
     opts = ["MODEL.RETINANET.NORM", "BN"]
     ours, stock = make_head(FocalRetinaNetHead, *opts), make_head(RetinaNetHead, *opts)
     for seed in (0, 1):

@@ -265,8 +265,7 @@ def test_a_softmax_detector_scores_by_softmax(batch):
 
 
 def test_torchscript_exports_the_softmax_detector(batch):
-    reason = "detectron2.export of v0.5 imports caffe2, which today's torch has not"
-    export = pytest.importorskip("detectron2.export.torchscript", reason=reason)
+    export = pytest.importorskip("detectron2.export.torchscript")
     fields = {"pred_boxes": Boxes, "scores": torch.Tensor, "pred_classes": torch.Tensor}
     model = softmax_model().eval()
     model.test_score_thresh = 0.0

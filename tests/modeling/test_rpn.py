@@ -293,8 +293,7 @@ def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_ke
 @pytest.mark.parametrize("name", STYLE_NAMES)
 def test_torchscript_exports_it_as_stock(name):
     """What is for training only is not in the graph, whatever the style."""
-    reason = "detectron2.export of v0.5 imports caffe2, which today's torch has not"
-    export = pytest.importorskip("detectron2.export.torchscript", reason=reason)
+    export = pytest.importorskip("detectron2.export.torchscript")
     fields = {"proposal_boxes": Boxes, "objectness_logits": torch.Tensor, "pred_boxes": Boxes}
     fields = {**fields, "scores": torch.Tensor, "pred_classes": torch.Tensor}
     opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RPN.BBOX_REG_WEIGHTS"]

@@ -201,7 +201,7 @@ class Progress:
     def _iterations(self, index: int) -> int:
         if self._states[index].name == "done":
             return self._runs[index].iterations
-        # Detectron2 v0.5 counts the evaluation as one more
+        # The evaluation after training counts as one more iteration.
         return min(self._readers[index].iteration, self._runs[index].iterations)
 
 
