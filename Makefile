@@ -1,11 +1,11 @@
-# Everything from a bare machine with Python 3.11; see `make help`.
+# Everything from a bare machine with Python 3.10 or newer; see `make help`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-# holds the name of the Detectron2 runtime: v0.5 or main
+# holds the kind of the installed Detectron2
 READY := $(VENV)/.focal_plugin_ready
-SOURCES := focal_plugin tests tools train_net.py setup.py
+SOURCES := focal_plugin focal_plugin_doctor.py tests tools train_net.py setup.py
 
 .PHONY: help setup demo test bench lint format clean
 
@@ -22,10 +22,10 @@ help:
 
 setup: $(READY)
 
-$(READY): setup.py $(wildcard tools/setup/* focal_plugin/ops/csrc/*)
+$(READY): pyproject.toml setup.py $(wildcard tools/setup/* focal_plugin/ops/csrc/*)
 	@test -n "$(PYTHON)" || { echo "no python3 found: give one with PYTHON=..."; exit 1; }
 	$(PYTHON) tools/setup/bootstrap.py --venv $(VENV)
-	@$(BIN)/python -m focal_plugin.doctor --runtime > $@
+	@$(BIN)/python -m focal_plugin_doctor --runtime > $@
 
 demo: setup
 	$(BIN)/focal-compare run configs/comparisons/demo.yaml

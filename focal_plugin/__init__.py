@@ -4,17 +4,19 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
     from focal_plugin import get_cfg
 """
 
-import sys
+from focal_plugin_doctor import explain_failed_import
 
-# The doctor must run where Detectron2, or even torch, cannot be imported.
-if not (
-    any(argument.endswith("focal_plugin.doctor") for argument in sys.orig_argv)
-    or (sys.argv[0].endswith("focal-plugin") and sys.argv[1:2] == ["doctor"])
-):
-    from .doctor import explain_failed_import
+with explain_failed_import():
+    from . import data, losses, mining, modeling
+    from .config import add_focal_config, get_cfg
+    from .config_files import get_config_file
 
-    with explain_failed_import():
-        from . import data, losses, mining, modeling
-        from .config import add_focal_config, get_cfg
-
-    __all__ = ["add_focal_config", "data", "get_cfg", "losses", "mining", "modeling"]
+__all__ = [
+    "add_focal_config",
+    "data",
+    "get_cfg",
+    "get_config_file",
+    "losses",
+    "mining",
+    "modeling",
+]

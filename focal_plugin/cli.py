@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import doctor
+import focal_plugin_doctor as doctor
 
-# The data sets are imported where they are used: the doctor must run without Detectron2
 if TYPE_CHECKING:
     from .data import Report
 
@@ -136,6 +135,7 @@ def _check_data(args: argparse.Namespace) -> int:
 def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Also whether warnings are errors, which the config may say too."""
     from .config import get_cfg
+    from .config_files import find_config_file
     from .data import (
         is_strict,
         parse_dataset_argument,
@@ -148,7 +148,7 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     for text in args.dataset:
         register_coco_dataset(parse_dataset_argument(text))
     cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_file(str(find_config_file(args.config_file)))
     cfg.merge_from_list(args.given)
     strict = args.strict or is_strict(cfg)
     reports = report_datasets(

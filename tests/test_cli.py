@@ -1,13 +1,14 @@
 """focal-plugin as it is typed."""
 
 import json
-import runpy
+from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from focal_plugin import cli, doctor
+import focal_plugin_doctor as doctor
+from focal_plugin import cli
 from focal_plugin.data.png import encode_png
 
 from .conftest import ROOT
@@ -213,9 +214,7 @@ def test_the_doctor_is_the_doctor(capsys):
     assert capsys.readouterr().out.strip() == doctor.detectron2_runtime()
 
 
-def test_it_is_installed_under_its_name(monkeypatch):
-    asked = {}
-    monkeypatch.setattr("setuptools.setup", asked.update)
-    monkeypatch.chdir(ROOT)
-    runpy.run_path(str(ROOT / "setup.py"))
-    assert "focal-plugin = focal_plugin.cli:main" in asked["entry_points"]["console_scripts"]
+def test_it_is_installed_under_its_name():
+    (command,) = entry_points(group="console_scripts", name="focal-plugin")
+    assert command.value == "focal_plugin_doctor:focal_plugin_command"
+    assert command.load()

@@ -1,13 +1,15 @@
-"""The tools that set an environment up: what they refuse, and what stands in for compiled ops."""
+"""The set-up tools: their refusals, and the placeholder for compiled ops."""
 
+import email
 import importlib.util
 import os
 import re
 import subprocess
+import zipfile
 
 import pytest
 
-from focal_plugin import doctor
+import focal_plugin_doctor as doctor
 
 from .conftest import ROOT
 
@@ -22,45 +24,76 @@ def load(name):
 
 
 @pytest.fixture
-def stand_in():
-    source = load("install_detectron2_v05").STAND_IN_FOR_COMPILED_OPS
+def placeholder():
     module = type(os)("detectron2._C")
-    exec(source, module.__dict__)
+    exec(load("install_detectron2_wheel").PLACEHOLDER, module.__dict__)
     return module
 
 
-def test_an_archive_with_one_changed_byte_is_refused(tmp_path):
-    archive = tmp_path / "detectron2.tar.gz"
-    archive.write_bytes(b"not the archive")
+@pytest.fixture
+def foreign_wheel(tmp_path):
+    """A wheel with a compiled extension for one Python, and metadata like those of the real one."""
+    tool = load("install_detectron2_wheel")
+    info = "sal_detectron2-0.7.2.dist-info"
+    files = {
+        "detectron2/__init__.py": "",
+        "detectron2/layers.py": "unmodified = True\n",
+        "detectron2/_C.cpython-310-x86_64-linux-gnu.so": "for another Python",
+        "tools/train_net.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: sal-detectron2\nVersion: 0.7.2\n"
+        "Requires-Dist: yacs\nRequires-Dist: numpy<2\nRequires-Dist: black\n"
+        'Provides-Extra: all\nRequires-Dist: timm; extra == "all"\n\n',
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nTag: cp310-cp310-linux_x86_64\n",
+        f"{info}/top_level.txt": "detectron2\ntools\n",
+    }
+    root = tmp_path / "source"
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    tool.wheel_tool("pack", "--dest-dir", tmp_path, root)
+    return next(tmp_path.glob("*.whl"))
+
+
+def test_a_wheel_with_one_changed_byte_is_refused(tmp_path):
+    wheel = tmp_path / "detectron2.whl"
+    wheel.write_bytes(b"not the wheel")
     with pytest.raises(SystemExit, match="not installed"):
-        load("install_detectron2_v05").verify(archive)
+        load("install_detectron2_wheel").verify(wheel)
 
 
-def test_a_missing_compiled_op_is_named_when_it_is_asked_for(stand_in):
+def test_the_wheel_becomes_one_for_every_python_with_the_placeholder(foreign_wheel, tmp_path):
+    tool = load("install_detectron2_wheel")
+    wheel = tool.repack(foreign_wheel, tmp_path / "work")
+    assert wheel.name == "sal_detectron2-0.7.2+python.only-py3-none-any.whl"
+    info = "sal_detectron2-0.7.2+python.only.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        python = {name for name in archive.namelist() if not name.startswith(info)}
+        assert python == {"detectron2/__init__.py", "detectron2/layers.py", "detectron2/_C.py"}
+        assert archive.read("detectron2/layers.py") == b"unmodified = True\n"
+        metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+        assert archive.read(f"{info}/top_level.txt") == b"detectron2\n"
+        assert b"detectron2/_C.py,sha256=" in archive.read(f"{info}/RECORD")
+    assert metadata.get_all("Version") == ["0.7.2+python.only"]
+    assert set(metadata.get_all("Requires-Dist")) == {"yacs", *tool.ADDED_REQUIREMENTS}
+    assert metadata.get_all("Provides-Extra") is None
+
+
+def test_a_missing_compiled_op_is_named_when_it_is_asked_for(placeholder):
     with pytest.raises(ImportError, match=r"detectron2\._C\.deform_conv_forward is a compiled op"):
-        getattr(stand_in, "deform_conv_forward")  # noqa: B009
-    assert not stand_in.has_cuda()
-    assert "none" in stand_in.get_compiler_version()
+        getattr(placeholder, "deform_conv_forward")  # noqa: B009
+    assert not placeholder.has_cuda()
+    assert "none" in placeholder.get_compiler_version()
 
 
-def test_probing_for_a_dunder_is_an_ordinary_attribute_error(stand_in):
-    assert not hasattr(stand_in, "__wrapped__")
+def test_probing_for_a_dunder_is_an_ordinary_attribute_error(placeholder):
+    assert not hasattr(placeholder, "__wrapped__")
 
 
-def test_both_tools_and_both_constraint_files_name_the_same_torch():
+def test_the_matching_pair_is_pinned_in_one_place():
     bootstrap = load("bootstrap")
-    for constraints in bootstrap.CONSTRAINTS.values():
-        assert set(bootstrap.TORCH_PAIR) <= set(constraints.read_text().splitlines())
-
-
-def test_constraints_on_an_environment_in_place_are_upper_bounds_only():
-    bootstrap = load("bootstrap")
-    for runtime, constraints in bootstrap.CONSTRAINTS.items():
-        kept = bootstrap.upper_bounds(constraints.read_text())
-        pins = [line for line in kept.splitlines() if not line.startswith("#")]
-        assert pins
-        assert all("<" in pin and "=" not in pin for pin in pins)
-        assert ("numpy<1.24" in pins) == (runtime == "v0.5")
+    assert [pin.partition("==")[0] for pin in bootstrap.TORCH_PAIR] == ["torch", "torchvision"]
+    others = [ROOT / "pyproject.toml", *ROOT.glob("*.py"), *SETUP.glob("*.py")]
+    assert not any(pin in file.read_text() for file in others for pin in bootstrap.TORCH_PAIR)
 
 
 class FakeEnvironment:
@@ -68,7 +101,7 @@ class FakeEnvironment:
 
     python = "python"
 
-    def __init__(self, has, runtime="v0.5"):
+    def __init__(self, has, runtime="Python only"):
         self.has, self.installed, self._runtime = set(has), [], runtime
 
     def can_import(self, *modules):
@@ -91,20 +124,20 @@ def install(monkeypatch, env, *, repository, python=(3, 11)):
 
 
 def test_a_working_environment_gets_our_package_and_nothing_else(monkeypatch):
-    env = FakeEnvironment({"torch", "torchvision", "detectron2", "cv2"}, runtime="main")
+    env = FakeEnvironment({"torch", "torchvision", "detectron2", "cv2"}, runtime="compiled")
     installed = install(monkeypatch, env, repository=True)
     assert not any("torch" in line or "detectron2" in line for line in installed[:-1])
     assert installed[-1].endswith("[dev]")
     assert "opencv" not in installed[-1]
 
 
-@pytest.mark.parametrize(("repository", "source"), [(True, "git+https"), (False, "_v05.py")])
-def test_detectron2_comes_from_its_repository_or_else_from_the_archive(
+@pytest.mark.parametrize(("repository", "source"), [(True, "git+https"), (False, "_wheel.py")])
+def test_detectron2_comes_from_its_repository_or_else_from_the_wheel(
     monkeypatch, repository, source
 ):
     env = FakeEnvironment({"torch", "torchvision"})
     installed = install(monkeypatch, env, repository=repository)
-    assert sum("git+https" in line or "_v05.py" in line for line in installed) == 1
+    assert sum("git+https" in line or "_wheel.py" in line for line in installed) == 1
     assert any(source in line for line in installed)
     assert "opencv-python-headless" in installed[-1]
 
@@ -114,17 +147,10 @@ def test_a_pair_that_does_not_load_is_installed_anew(monkeypatch):
     assert any("--force-reinstall torch==" in line for line in installed)
 
 
-def test_a_python_too_new_for_v05_is_refused_before_anything_is_installed(monkeypatch):
-    env = FakeEnvironment(set())
-    with pytest.raises(SystemExit, match=r"PYTHON=python3\.11"):
-        install(monkeypatch, env, repository=False, python=(3, 13))
-    assert env.installed == []
-
-
 def test_detectron2_is_pinned_by_commit_and_by_hash():
     assert re.fullmatch(r"[0-9a-f]{40}", load("bootstrap").DETECTRON2_COMMIT)
     assert load("bootstrap").DETECTRON2_COMMIT in doctor.BUILD_DETECTRON2
-    assert re.fullmatch(r"[0-9a-f]{64}", load("install_detectron2_v05").SHA256)
+    assert re.fullmatch(r"[0-9a-f]{64}", load("install_detectron2_wheel").SHA256)
 
 
 def test_make_tells_its_targets():

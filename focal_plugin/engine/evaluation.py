@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 
-from ..doctor import has_compiled_ops, has_faster_coco_eval
+from focal_plugin_doctor import has_compiled_ops, has_faster_coco_eval
 
 logger = logging.getLogger(__name__)
 

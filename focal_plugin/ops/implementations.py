@@ -54,7 +54,7 @@ def why_no_cpp(device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"it is for tensors on the CPU, got {device}"
     if not has_extension():
-        return "the extension is not built, see `python -m focal_plugin.doctor`"
+        return "the extension is not built, see `focal-plugin doctor`"
     return None
 
 

@@ -16,7 +16,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.coco import COCO
 from torch import nn
 
-from focal_plugin import doctor, get_cfg
+import focal_plugin_doctor as doctor
+from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer, evaluation
 from focal_plugin.engine.evaluation import (
     FasterCOCOEvaluator,

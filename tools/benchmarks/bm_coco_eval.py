@@ -23,7 +23,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from focal_plugin.doctor import has_compiled_ops, has_faster_coco_eval
+from focal_plugin_doctor import has_compiled_ops, has_faster_coco_eval
 
 OBJECTS_PER_IMAGE = 7
 NEAR_AN_OBJECT = 1 / 3

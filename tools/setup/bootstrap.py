@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """
-Make a Python environment in which focal_plugin runs; needs nothing but Python's standard library.
+Make a Python environment for focal_plugin; needs only Python's standard library.
 
-What the environment has already is used as it is, so that a second call does next to nothing:
+The script uses whatever the environment already has, so a second call does next to nothing:
 
-1. the environment itself: --venv, created if it is missing. It sees the packages of the Python that
-   creates it where that one has a working torch and torchvision, and is isolated otherwise;
-2. torch and torchvision, a pair that imports together;
-3. Detectron2: an importable one, else its repository at a pinned commit (compiled), else the v0.5
-   source archive from the package index (see install_detectron2_v05.py);
-4. focal_plugin in editable mode with its [dev] extra, its C++ operators where there is a compiler,
-   and OpenCV unless `cv2` can be imported.
+1. The environment is --venv, created if it is missing. If the creating Python has a working torch
+   and torchvision, the environment sees that Python's packages; otherwise it is isolated.
+2. torch and torchvision are a pair that imports together.
+3. Detectron2 is the importable one; else its repository at a pinned commit, compiled; else the
+   Python of its main branch from a wheel on the package index (see install_detectron2_wheel.py).
+4. focal_plugin is installed in editable mode with its [dev] extra. A compiler builds its C++
+   operators. OpenCV comes along unless `cv2` can be imported.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CONSTRAINTS = {
-    "main": HERE / "constraints-detectron2-main.txt",
-    "v0.5": HERE / "constraints-detectron2-v0.5.txt",
-}
-TORCH_PAIR = ["torch==2.11.0", "torchvision==0.26.0"]
+sys.path.insert(0, str(ROOT))
+
+from focal_plugin_doctor import DETECTRON2_COMMIT  # noqa: E402 - needs the path
+
+CONSTRAINTS = HERE / "constraints.txt"
+PINS = [line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+TORCH_PAIR = [pin for pin in PINS if pin.startswith("torch")]
 DETECTRON2_REPOSITORY = "https://github.com/facebookresearch/detectron2"
-DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
-BUILD_TOOLS = ["setuptools<81", "wheel", "ninja"]
+BUILD_TOOLS = ["setuptools<82", "wheel", "ninja"]
 
 
 def say(message: str) -> None:
@@ -74,8 +74,8 @@ class Environment:
             sys.exit(f"[setup] failed: {' '.join(map(str, command))}")
 
     def runtime(self) -> str:
-        """Which Detectron2 is installed: "main" (a compiled build of today's) or "v0.5"."""
-        command = [str(self.python), "-m", "focal_plugin.doctor", "--runtime"]
+        """Return the kind of the installed Detectron2, as the doctor names it."""
+        command = [str(self.python), "-m", "focal_plugin_doctor", "--runtime"]
         answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
         return answer.stdout.strip()
 
@@ -109,41 +109,35 @@ def create_venv(path: Path, creator: str) -> None:
 
 
 def repository_answers() -> bool:
-    """Whether Detectron2's repository can be reached; a machine without network says no at once."""
+    """Return True if Detectron2's repository can be reached; without a network, fail at once."""
     command = ["timeout", "20", "git", "ls-remote", "--exit-code", DETECTRON2_REPOSITORY, "HEAD"]
     return succeeds(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
 
 
 def install_detectron2(env: Environment, from_repository: bool) -> None:
-    """From its repository at the pinned commit, or, where that fails, v0.5 from its archive."""
+    """Build Detectron2 from its repository, or, if that fails, take its Python from the wheel."""
     env.pip("install", "--quiet", *BUILD_TOOLS)
     if from_repository:
         say("Detectron2: building it from its repository (takes minutes, needs a C++ compiler)")
-        constraints = CONSTRAINTS["main"]
-        env.pip("install", "--quiet", "-c", constraints, "numpy")
+        env.pip("install", "--quiet", "-c", CONSTRAINTS, "numpy")
         source = f"detectron2 @ git+{DETECTRON2_REPOSITORY}@{DETECTRON2_COMMIT}"
-        build = ["-m", "pip", "install", "--no-build-isolation", "-c", constraints, source]
+        build = ["-m", "pip", "install", "--no-build-isolation", "-c", CONSTRAINTS, source]
         try:
             run([env.python, *build])
             return
         except subprocess.CalledProcessError:
             say("Detectron2: the build failed; what it said stands above")
-    say("Detectron2: taking v0.5 from the package index")
-    run([env.python, HERE / "install_detectron2_v05.py"])
+    say("Detectron2: taking the Python of its main branch from the package index")
+    run([env.python, HERE / "install_detectron2_wheel.py"])
 
 
 def install_everything(env: Environment) -> None:
-    """Only what is missing: neither a torch nor a Detectron2 that works is touched."""
+    """Install only what is missing; a working torch or Detectron2 is left as it is."""
     has_detectron2 = env.can_import("detectron2")
     from_repository = not has_detectron2 and repository_answers()
-    if not has_detectron2 and not from_repository and sys.version_info >= (3, 12):
-        sys.exit(
-            "[setup] Detectron2's repository cannot be reached, and v0.5, which the package index "
-            "has, needs Python 3.11 or older: make setup PYTHON=python3.11"
-        )
     if not env.can_import("torch", "torchvision"):
         say(f"installing {' and '.join(TORCH_PAIR)} (several GB where CUDA libraries come along)")
-        # pip takes an installed 2.11.0+cpu, whose torchvision does not load, for 2.11.0
+        # pip takes an installed 2.x+cpu, whose torchvision does not load, for the pinned 2.x.
         env.pip("install", "--force-reinstall", *TORCH_PAIR)
     if not has_detectron2:
         install_detectron2(env, from_repository)
@@ -151,20 +145,7 @@ def install_everything(env: Environment) -> None:
     say(f"Detectron2 runtime: {runtime}; installing focal_plugin and its tools")
     extra = [] if env.can_import("cv2") else ["opencv-python-headless"]
     env.pip("install", "--quiet", *BUILD_TOOLS)
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write(upper_bounds(CONSTRAINTS[runtime].read_text(encoding="utf-8")))
-        constraints.flush()
-        env.pip(
-            # without the last one setuptools isolates the build all the same
-            *("install", "--quiet", "--no-build-isolation", "--use-pep517"),
-            *("-c", constraints.name, *extra, "-e", f"{ROOT}[dev]"),
-        )
-
-
-def upper_bounds(constraints: str) -> str:
-    """What keeps pip from fetching too new a package, without what would replace one in place."""
-    lines = constraints.splitlines(keepends=True)
-    return "".join(line for line in lines if "==" not in line and ">=" not in line)
+    env.pip("install", "--quiet", "--no-build-isolation", *extra, "-e", f"{ROOT}[dev]")
 
 
 def main() -> None:
@@ -180,9 +161,9 @@ def main() -> None:
     create_venv(args.venv, sys.executable)
     env = Environment(args.venv.resolve())
     install_everything(env)
-    doctor = subprocess.run([env.python, "-m", "focal_plugin.doctor"], cwd=ROOT)
+    doctor = subprocess.run([env.python, "-m", "focal_plugin_doctor"], cwd=ROOT)
     if doctor.returncode != 0:
-        sys.exit("[setup] not ready: the report above says what mends it")
+        sys.exit("[setup] not ready: the report above says how to fix it")
     say(f"done in {time.monotonic() - start:.0f} s")
 
 

@@ -1,0 +1,326 @@
+"""
+The doctor: reports what is installed and what is missing, with the command that fixes it.
+
+    focal-plugin doctor
+    python -m focal_plugin_doctor
+
+The exit code is 0 if training can work, and 1 if something has to be fixed first. This module is
+outside of the package and needs only the standard library, so it runs where nothing else does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
+BUILD_DETECTRON2 = (
+    "pip install --no-build-isolation "
+    f"'git+https://github.com/facebookresearch/detectron2@{DETECTRON2_COMMIT}'"
+)
+# Every distribution of Detectron2 occupies the same folder.
+DISTRIBUTIONS = ("detectron2", "sal-detectron2")
+REBUILD_DETECTRON2 = f"pip uninstall -y {' '.join(DISTRIBUTIONS)} && {BUILD_DETECTRON2}"
+PREBUILT_WHEELS = (
+    "or a prebuilt wheel (Linux, Windows, macOS) of github.com/MiroPsota/torch_packages_builder: "
+    "detectron2==0.6+<commit>pt<torch><cpu|cuXXX>"
+)
+# pip takes an installed 2.x+cpu for 2.x, so only --force-reinstall brings a matching pair.
+TORCH_PAIR = "pip install --force-reinstall torch torchvision"
+
+# detectron2.model_zoo imports pkg_resources, which setuptools 82 removed.
+SETUPTOOLS_LIMIT = "82"
+# This is the first release that the tests compare with pycocotools.
+FASTER_COCO_EVAL = "1.8"
+OPERATORS = "C++ operators"
+# Without build isolation, pip builds them against the installed torch.
+BUILD_OPERATORS = "pip install --no-build-isolation -e .  # needs a C++ compiler"
+# import name -> the distribution that provides it
+NEEDED = {
+    "numpy": "numpy",
+    "PIL": "Pillow",
+    "fvcore": "fvcore",
+    "pycocotools": "pycocotools",
+    "yacs": "yacs",
+    "omegaconf": "omegaconf",
+    "matplotlib": "matplotlib",
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``remedy`` is a command, or None if nothing is wrong."""
+
+    subject: str
+    state: str
+    remedy: str | None = None
+    optional: bool = False
+
+
+def detectron2_runtime() -> str:
+    """
+    Tell the installed Detectron2 by its files, without importing it.
+
+    Its version says nothing: the release of 2021 and today's main branch both say 0.6.
+
+    Returns:
+        "compiled"; "Python only" (without the C++ extension); "too old" (before release 0.6); or
+        "none".
+    """
+    folder = _detectron2_folder()
+    if folder is None:
+        return "none"
+    if not (folder / "modeling" / "meta_arch" / "dense_detector.py").exists():
+        return "too old"
+    return "compiled" if has_compiled_ops() else "Python only"
+
+
+def has_compiled_ops() -> bool:
+    """Return True if Detectron2 has its C++ extension, and not the placeholder for it."""
+    folder = _detectron2_folder()
+    return folder is not None and any(folder.glob("_C*.so"))
+
+
+def has_faster_coco_eval() -> bool:
+    """Return True if faster-coco-eval loads and is at least as new as the tested release."""
+    return _examine_faster_coco_eval().remedy is None
+
+
+def examine() -> list[Finding]:
+    """Return all findings in the order of the report."""
+    return [
+        Finding("Python", f"{platform.python_version()} on {platform.platform()}"),
+        *_examine_torch(),
+        *_examine_detectron2(),
+        _examine_setuptools(),
+        *(_examine_module(module, needed) for module, needed in NEEDED.items()),
+        _examine_faster_coco_eval(),
+        _examine_operators(),
+        *_examine_devices(),
+    ]
+
+
+@contextlib.contextmanager
+def explain_failed_import() -> Iterator[None]:
+    """
+    Turn a failed import of Detectron2 or torch into an error that says what to do.
+
+    Raises:
+        ImportError: with the original failure as its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        runtime = detectron2_runtime()
+        if runtime == "none":
+            problem = (
+                "focal_plugin needs Detectron2, which is not installed. With torch and a C++ "
+                f"compiler:\n    {BUILD_DETECTRON2}\n{PREBUILT_WHEELS}"
+            )
+        elif runtime == "too old":
+            problem = (
+                "focal_plugin needs Detectron2 0.6 or newer, and an older one is installed. "
+                f"With torch and a C++ compiler:\n    {REBUILD_DETECTRON2}"
+            )
+        else:
+            problem = f"focal_plugin could not be imported ({type(error).__name__}: {error})"
+        raise ImportError(f"{problem}\nFor a full report: focal-plugin doctor") from error
+
+
+def focal_plugin_command() -> int:
+    """Run the command `focal-plugin`, whose subcommand `doctor` must not import the package."""
+    if sys.argv[1:2] == ["doctor"]:
+        return main(sys.argv[2:])
+    from focal_plugin.cli import main as run_command
+
+    return run_command()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Print the report.
+
+    Returns:
+        0 if training can work, else 1.
+    """
+    parser = argparse.ArgumentParser(
+        prog="focal-plugin doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--runtime",
+        action="store_true",
+        help="print only the kind of Detectron2: compiled, Python only, too old, or none",
+    )
+    if parser.parse_args(argv).runtime:
+        print(detectron2_runtime())
+        return 0
+    findings = examine()
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        mark = " " if finding.remedy is None else ("-" if finding.optional else "!")
+        print(f"{mark} {finding.subject:<{width}}  {finding.state}")
+        if finding.remedy is not None:
+            print(f"  {'':<{width}}  -> {finding.remedy}")
+    broken = [f.subject for f in findings if f.remedy is not None and not f.optional]
+    print(f"\nTo be fixed: {', '.join(broken)}" if broken else "\nReady to train.")
+    return 1 if broken else 0
+
+
+def _examine_torch() -> list[Finding]:
+    torch, torchvision = _version("torch"), _version("torchvision")
+    if torch is None:
+        return [Finding("torch", "missing", TORCH_PAIR)]
+    findings = [Finding("torch", torch)]
+    if torchvision is None:
+        return [*findings, Finding("torchvision", "missing", _matching_torchvision(torch))]
+    failure = _import_failure("torchvision")
+    if failure is None:
+        return [*findings, Finding("torchvision", torchvision)]
+    state = f"{torchvision} does not load beside torch {torch} ({failure})"
+    return [*findings, Finding("torchvision", state, TORCH_PAIR)]
+
+
+def _matching_torchvision(torch: str) -> str:
+    # torchvision 0.(m + 15) belongs to torch 2.m, since torch 2.0
+    major, minor = torch.split(".")[:2]
+    return f"pip install 'torchvision==0.{int(minor) + 15}.*'" if major == "2" else TORCH_PAIR
+
+
+def _examine_detectron2() -> list[Finding]:
+    runtime = detectron2_runtime()
+    if runtime == "none":
+        return [
+            Finding("Detectron2", "missing", BUILD_DETECTRON2),
+            Finding("", PREBUILT_WHEELS),
+        ]
+    version = next(filter(None, map(_version, DISTRIBUTIONS)), "version unknown")
+    state = f"{version}, {runtime}, in {_detectron2_folder()}"
+    if runtime == "too old":
+        return [Finding("Detectron2", f"{state}: before release 0.6", REBUILD_DETECTRON2)]
+    failure = _import_failure("detectron2.modeling")
+    if failure is not None:
+        return [Finding("Detectron2", f"{runtime}, fails: {failure}", REBUILD_DETECTRON2)]
+    found = Finding("Detectron2", state)
+    if runtime == "compiled":
+        return [found, Finding("compiled ops", "present")]
+    absent = (
+        "absent: no rotated boxes, deformable convolution or fast COCO evaluator; "
+        "RetinaNet and R-CNN do not need them"
+    )
+    ops = Finding("compiled ops", absent, REBUILD_DETECTRON2, optional=True)
+    return [found, ops, Finding("", PREBUILT_WHEELS)]
+
+
+def _examine_setuptools() -> Finding:
+    version = _version("setuptools") or "missing"
+    if importlib.util.find_spec("pkg_resources") is None:
+        state = f"{version}, without pkg_resources, which detectron2.model_zoo imports"
+        return Finding("setuptools", state, f"pip install 'setuptools<{SETUPTOOLS_LIMIT}'")
+    return Finding("setuptools", version)
+
+
+def _examine_module(module: str, distribution: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(distribution, "missing", f"pip install {distribution}")
+    failure = _import_failure(module)
+    if failure is not None:
+        return Finding(distribution, f"fails: {failure}", f"pip install --upgrade {distribution}")
+    version = getattr(sys.modules[module], "__version__", None) or _version(distribution)
+    return Finding(distribution, version or "present")
+
+
+def _examine_faster_coco_eval() -> Finding:
+    name = "faster-coco-eval"
+    version, remedy = _version(name), f"pip install '{name}>={FASTER_COCO_EVAL}'"
+    if version is None:
+        state = "absent: the same AP takes longer"
+    elif _is_below(version, FASTER_COCO_EVAL):
+        state = f"{version} is not used: it is older than what is tested"
+    elif (failure := _import_failure("faster_coco_eval")) is not None:
+        state = f"{version} is not used, because it fails: {failure}"
+    else:
+        return Finding(name, version)
+    return Finding(name, state, remedy, optional=True)
+
+
+def _examine_operators() -> Finding:
+    """Examine the operators of `focal_plugin/ops/csrc`, which `setup.py` builds if it can."""
+    package = importlib.util.find_spec("focal_plugin")  # its parent is not imported
+    folders = package.submodule_search_locations if package is not None else None
+    built = sorted(so for folder in folders or () for so in Path(folder).glob("ops/_C*.so"))
+    if not built:
+        state = (
+            "not built: PyTorch computes losses and labels of anchors on a CPU instead, several "
+            "times slower"
+        )
+        return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
+    if _import_failure("torch") is None:
+        import torch
+
+        try:
+            torch.ops.load_library(str(built[0]))
+        except OSError as error:  # built against another PyTorch
+            state = f"{built[0].name} does not load: {str(error).splitlines()[0]}"
+            return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
+    return Finding(OPERATORS, "built")
+
+
+def _examine_devices() -> list[Finding]:
+    if _import_failure("torch") is not None:
+        return []
+    import torch
+
+    findings = [Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory_gib = properties.total_memory / 2**30
+        findings.append(Finding(f"GPU {index}", f"{properties.name}, {memory_gib:.0f} GiB"))
+    if not torch.cuda.is_available():
+        findings.append(Finding("GPU", "none: MODEL.DEVICE auto means cpu"))
+    return findings
+
+
+def _detectron2_folder() -> Path | None:
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _import_failure(module: str) -> str | None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken binary raises anything: RuntimeError, AttributeError, ...
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _is_below(version: str, limit: str) -> bool:
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(".") if part.isdigit()]
+
+    return numbers(version) < numbers(limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
