@@ -5,59 +5,7 @@ Train or evaluate a detector on one machine or several; the same flags as Detect
     python train_net.py --help
 """
 
-from __future__ import annotations
-
-import argparse
-from datetime import timedelta
-from typing import Any
-
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-
-from focal_plugin.engine import (
-    Checkpointer,
-    Trainer,
-    argument_parser,
-    checkpoint_options,
-    launch,
-    refusals_in_words,
-    setup,
-)
-
-
-def main(args: argparse.Namespace) -> dict[str, Any]:
-    with refusals_in_words():
-        cfg = setup(args)
-        options = checkpoint_options(args)
-        if args.eval_only:
-            model = Trainer.build_model(cfg)
-            checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **options)
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        else:
-            trainer = Trainer(cfg, **options)
-            trainer.resume_or_load(resume=args.resume)
-
-    if not args.eval_only:
-        return trainer.train()
-    results = Trainer.test(cfg, model)
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
-
-
-def invoke_main() -> None:
-    args = argument_parser().parse_args()
-    print("Command Line Args:", args)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-        timeout=timedelta(minutes=args.dist_timeout),
-    )
-
+from focal_plugin.engine.train import invoke_main
 
 if __name__ == "__main__":
     invoke_main()

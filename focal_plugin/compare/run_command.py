@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..config_files import find_config_file
 from .plan import Comparison
 from .report import terminal_table, write_report
 from .running.engines import Options
@@ -93,6 +94,7 @@ def main(args: argparse.Namespace) -> int:
         0 if all runs are done; 1 if one is not; 128 and its number after a signal.
     """
     output = args.output or Path("runs") / args.spec.stem
+    args.spec = find_config_file(str(args.spec))
     comparison = load_spec(args.spec)
     if args.dry_run:
         print(_plan_of(comparison, output))

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..config_files import find_config_file
 from ..data.registration import DatasetArgument, parse_dataset_argument
 
 KEYS = (
@@ -188,7 +189,7 @@ def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
 def _config_file(text: Any, folder: Path, place: str) -> Path:
     if not isinstance(text, str) or Path(text).suffix not in {".yaml", ".yml"}:
         raise ValueError(f"{place} must name a .yaml config file, got {text!r}")
-    file = (folder / Path(text).expanduser()).resolve()
+    file = find_config_file(text, folder).resolve()
     if not file.is_file():
         raise FileNotFoundError(f"{place}: no file {file}")
     return file

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..config import get_cfg, resolve_device
+from ..config_files import find_config_file
 from ..data import (
     DataError,
     check_datasets,
@@ -157,6 +158,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     for text in args.dataset:
         register_coco_dataset(parse_dataset_argument(text))
+    if args.config_file:
+        args.config_file = str(find_config_file(args.config_file))
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
     cfg.merge_from_list(args.opts)

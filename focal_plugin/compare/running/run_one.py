@@ -28,7 +28,7 @@ from .claim import LEASE, Claim, HeldError, Lease, take
 from .failure import explain_failure, read_log_tail
 from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 
-TRAIN_NET = Path(__file__).resolve().parents[3] / "train_net.py"
+TRAINER = ("-m", "focal_plugin.engine")
 LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
@@ -46,7 +46,7 @@ class Task:
         num_gpus: of the machine on which it trains; 0 and 1 are the same to a trainer.
         retry: train although it has failed, if it has not been tried more often than this.
         stale: see :func:`~focal_plugin.compare.running.claim.take`.
-        trainer: the script.
+        trainer: arguments with which Python starts it: a module or a script.
     """
 
     run: Run
@@ -56,7 +56,7 @@ class Task:
     retry: int | None = None
     stale: int | None = None
     lease: Lease = LEASE
-    trainer: Path = TRAIN_NET
+    trainer: tuple[str, ...] = TRAINER
 
     def is_settled(self, status: Status) -> bool:
         """Whether there is nothing to do (any more)."""
@@ -143,7 +143,7 @@ def _train(
 
 def _command(task: Task) -> list[str]:
     run = task.run
-    command = [sys.executable, str(task.trainer), "--resume", "--config-file", run.config_file]
+    command = [sys.executable, *task.trainer, "--resume", "--config-file", run.config_file]
     for dataset in run.datasets:
         command += ["--dataset", dataset]
     if task.num_gpus > 1:

@@ -98,7 +98,7 @@ def _task(run: Run, folder: Path, options: Options) -> Task:
         directory=Path.cwd(),
         retry=read_status(own).attempts if options.retry_failed else None,
         lease=options.lease,
-        trainer=options.trainer.absolute(),
+        trainer=options.trainer,
     )
 
 

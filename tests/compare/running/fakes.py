@@ -14,7 +14,7 @@ from focal_plugin.compare.running.engines import Options
 from focal_plugin.compare.running.run_one import Task
 from focal_plugin.compare.running.runner import SweepInterruptedError, run_all
 
-TRAINER = Path(__file__).with_name("fake_trainer.py")
+TRAINER = (str(Path(__file__).with_name("fake_trainer.py")),)
 LEASE = Lease(beat_s=0.1, expiry_s=3.0)
 PATIENCE_S = 300  # for what takes a moment on an idle machine
 

@@ -11,7 +11,7 @@ from focal_plugin.compare.plan import Run
 from focal_plugin.compare.results import Result
 from focal_plugin.compare.running import runner
 from focal_plugin.compare.running.claim import read_newest
-from focal_plugin.compare.running.run_one import TRAIN_NET, read_status
+from focal_plugin.compare.running.run_one import TRAINER, read_status
 from focal_plugin.compare.running.runner import run_all
 from focal_plugin.compare.status import Status
 
@@ -233,7 +233,7 @@ def test_stock_trainers_finish_and_fail_as_they_should(tiny_shapes, tmp_path):
         return Run(arm, 1, str(config), (*common, *opts), (mine,), arm.encode().hex() * 4, 3)
 
     runs = [run("fine"), run("NaN", "SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0")]
-    fine, nan = run_all(runs, tmp_path, fake_options(trainer=TRAIN_NET))
+    fine, nan = run_all(runs, tmp_path, fake_options(trainer=TRAINER))
     assert fine == Status("done", attempts=1)
     assert (nan.state, nan.exit_code) == ("failed", 1)
     assert re.fullmatch(r"loss_\w+ is (nan|inf) at iteration \d", nan.reason)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ...status import Status
 from ..claim import LEASE, Lease
-from ..run_one import TRAIN_NET, Task
+from ..run_one import TRAINER, Task
 from ..trainer_process import Urgency
 
 ENGINES = {"local": "LocalEngine", "ray": "RayEngine", "slurm": "SlurmEngine"}
@@ -43,7 +43,7 @@ class Options:
     cluster: str = "slurm"
     slurm: Mapping[str, Any] = field(default_factory=dict)
     lease: Lease = LEASE
-    trainer: Path = TRAIN_NET
+    trainer: tuple[str, ...] = TRAINER
 
 
 class Handle(Protocol):

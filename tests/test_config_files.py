@@ -1,0 +1,34 @@
+"""Shipped config files are found by name, as in Detectron2's model zoo."""
+
+import pytest
+
+from focal_plugin import get_cfg, get_config_file
+from focal_plugin.config_files import find_config_file
+
+from .conftest import ROOT
+
+NAME = "Shapes-Detection/retinanet_small_fl.yaml"
+
+
+def test_a_shipped_config_is_found_by_name_and_loads_with_its_base():
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(NAME))
+    assert cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet"
+    assert cfg.DATASETS.TRAIN == ("focal_shapes_train",)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one():
+    with pytest.raises(FileNotFoundError, match=r"no shipped config.*did you mean .*_fl\.yaml"):
+        get_config_file("Shapes-Detection/retinanet_smal_fl.yaml")
+
+
+def test_a_file_of_the_user_comes_before_a_shipped_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config_file(NAME).samefile(ROOT / "configs" / NAME)
+    assert find_config_file(NAME, tmp_path).samefile(ROOT / "configs" / NAME)
+    own = tmp_path / NAME
+    own.parent.mkdir()
+    own.write_text("VERSION: 2\n")
+    assert find_config_file(NAME).samefile(own)
+    assert find_config_file(str(own)).samefile(own)
+    assert find_config_file("missing.yaml") == type(own)("missing.yaml")
