@@ -141,9 +141,9 @@ class Evaluation:
                 have objects.
 
         Returns:
-            recall: (101,) 0, .01, ... 1.
-            precision: (101,) the largest at that recall or a higher one, 0 where it is not
-                reached, NaN if there is nothing to find.
+            recall and precision, both (101,). Recall is 0, .01, ... 1. Precision is the largest at
+            that recall or a higher one. It is 0 where no detection reaches the recall, and NaN if
+            there is nothing to find.
         """
         threshold = _index_of_iou(iou)
         if class_index is not None:
