@@ -36,14 +36,14 @@ html_css_files = ["tables.css"]
 templates_path: list[str] = []
 
 myst_heading_anchors = 4  # the anchors that GitHub makes
-suppress_warnings = ["misc.highlighting_failure"]
 
+highlight_language = "none"  # a block says its language, as on GitHub
 default_role = "code"  # `NAME` in a docstring is code, as in Markdown
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 120
+python_maximum_signature_line_length = 150
 toc_object_entries_show_parents = "hide"
 napoleon_custom_sections = ["Reported"]
 napoleon_use_ivar = True
