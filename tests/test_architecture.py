@@ -1,6 +1,7 @@
 """Which part may know which, and that what is public says what it is."""
 
 import ast
+import re
 import sys
 
 import pytest
@@ -54,6 +55,14 @@ ALLOWED = {
 }
 # losses, mining and ops know PyTorch only; what makes them configurable is these two names.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
+
+
+def test_the_page_about_the_architecture_has_the_same_floors():
+    packages = {part for part in ALLOWED if (PACKAGE / part).is_dir()}
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]*\? \|(.*)\|$", page, re.MULTILINE)
+    told = {part: set(re.findall(r"`(\w+)`", below)) for part, below in rows}
+    assert told == {part: (ALLOWED[part] & packages) - {part} for part in packages}
 
 
 def part_of(module):
