@@ -1,5 +1,6 @@
 """What the pages say of files, keys and data is so."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -12,18 +13,63 @@ from focal_plugin.mining import MINER_REGISTRY
 
 from .conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+# CONTRIBUTING.md names files and keys that its example adds; tests/test_contributing.py has those
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_to_files_lead_somewhere(page):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def links_of(page):
+    """Relative links as (file, section), each of which may be empty."""
+    return re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
+
+
+def sections_of(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_links_to_files_and_sections_lead_somewhere(page):
+    links = links_of(page)
     assert links
-    for link in links:
-        assert (page.parent / link).exists(), link
+    for file, section in links:
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        assert not section or section in sections_of(target), (file, section)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_index_lists_every_page_once_and_so_does_the_site():
+    for index in (DOCS / "index.md", DOCS / "api" / "index.md"):
+        text = index.read_text()
+        others = {page.stem for page in index.parent.glob("*.md")} - {"index"}
+        others |= {f"{page.parent.name}/index" for page in index.parent.glob("*/index.md")}
+        listed = re.findall(r"^\* \[.*\]\((.*)\.md\): .*\.$", text, re.MULTILINE)
+        assert sorted(listed) == sorted(others)
+        trees = re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        on_site = [line for tree in trees for line in tree.split("\n") if line and line[0] != ":"]
+        assert sorted(on_site) == sorted(others)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=name_of)
+def test_what_the_api_reference_documents_exists(page):
+    text, current = page.read_text(), None
+    for directive, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.MULTILINE):
+        if directive == "currentmodule":
+            current = importlib.import_module(name)
+        elif directive == "automodule":
+            importlib.import_module(name)
+        else:
+            assert hasattr(current, name), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_config_files_and_keys_it_names_exist(page):
     text = page.read_text()
     for file in re.findall(r"configs/[\w./-]+\.yaml", text):
@@ -34,7 +80,7 @@ def test_config_files_and_keys_it_names_exist(page):
             node = node[part]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_tests_it_names_exist(page):
     for file, name in re.findall(r"`([\w/]+\.py)::(\w+)", page.read_text()):
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
