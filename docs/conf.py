@@ -39,6 +39,8 @@ myst_heading_anchors = 4  # the anchors that GitHub makes
 
 highlight_language = "none"  # a block says its language, as on GitHub
 default_role = "code"  # `NAME` in a docstring is code, as in Markdown
+autoclass_content = "both"  # what a constructor takes stands under its class
+autodoc_inherit_docstrings = False
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -113,7 +115,8 @@ def mark_formulas(
             out += ["::", ""]
         out.append(re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", line))
     if what in {"attribute", "data", "property"}:
-        out.insert(0, "")  # else napoleon takes the words before a colon for a type
+        # an escaped line end is nothing; without it, napoleon takes words before a colon for a type
+        out.insert(0, "\\")
     lines[:] = out
 
 
