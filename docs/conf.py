@@ -52,7 +52,11 @@ napoleon_use_ivar = True
 napoleon_numpy_docstring = False
 
 # A page of the site -> the file at the top of the repository that it shows.
-TOP_FILES = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+TOP_FILES = {
+    "start": "README.md",
+    "contributing": "CONTRIBUTING.md",
+    "changelog": "CHANGELOG.md",
+}
 
 
 def show_top_file(app: Sphinx, page: str, source: list[str]) -> None:
