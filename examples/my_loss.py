@@ -18,14 +18,13 @@ from torch import Tensor
 
 from focal_plugin import get_cfg
 from focal_plugin.checks import check_option
+from focal_plugin.config_files import get_config_file
 from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
 from focal_plugin.engine import Trainer
 from focal_plugin.losses import CLS_LOSS_REGISTRY
 from focal_plugin.losses.elementwise import ElementwiseLoss
 from focal_plugin.ops import Formula, Point, Terms
 from focal_plugin.registry import configurable
-
-CONFIG = Path(__file__).parents[1] / "configs/Shapes-Detection/retinanet_small_fl.yaml"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def config(output: Path) -> CfgNode:
     """Name the loss in a config of the package, and shrink the training to two iterations."""
     cfg = get_cfg()
     cfg.MODEL.FOCAL.CLS_LOSS.POWER = 2.0  # a new key: its default
-    cfg.merge_from_file(str(CONFIG))
+    cfg.merge_from_file(get_config_file("Shapes-Detection/retinanet_small_fl.yaml"))
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SigmoidPowerLoss"
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("my_shapes",)
     cfg.DATALOADER.NUM_WORKERS = 0

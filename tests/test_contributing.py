@@ -11,13 +11,8 @@ import pytest
 from .conftest import ROOT
 
 COPIED = (
-    "focal_plugin",
-    "configs",
-    "tests",
-    "tools",
-    "pyproject.toml",
-    ".pytest.ini",
-    ".ruff.toml",
+    *("focal_plugin", "focal_plugin_doctor.py", "configs", "tests"),
+    *("pyproject.toml", ".pytest.ini"),
 )
 # the last path before a block is the file that the block is, or changes
 STEP = re.compile(r"`([\w./-]+\.(?:py|yaml))`:\n\n```(python|yaml|diff)\n(.*?)```", re.DOTALL)
@@ -46,7 +41,7 @@ def copy(tmp_path_factory):
     for name in COPIED:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored, symlinks=True)
         elif (ROOT / name).exists():
             shutil.copy(ROOT / name, folder / name)
     for file, language, text in steps():
