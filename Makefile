@@ -5,20 +5,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # holds the kind of the installed Detectron2
 READY := $(VENV)/.focal_plugin_ready
-SOURCES := focal_plugin focal_plugin_doctor.py tests tools train_net.py setup.py
+SOURCES := focal_plugin focal_plugin_doctor.py tests tools docs examples train_net.py setup.py
 
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test test-fast bench lint docs format clean
 
 help:
-	@echo "make setup   an environment in $(VENV) with torch, Detectron2 and focal_plugin"
-	@echo "make demo    train four arms on the built-in data set, compare them (8 minutes)"
-	@echo "make test    lint, and run every test"
-	@echo "make bench   what the operators cost beside Detectron2's (5 minutes, on an idle machine)"
-	@echo "make lint    ruff: rules and layout"
-	@echo "make format  let ruff write the layout"
-	@echo "make clean   remove what tests and builds left (not $(VENV), datasets/, output/ and runs/)"
+	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
+	@echo "make demo       train four arms on the built-in data set and compare them (8 minutes)"
+	@echo "make test       lint, build the docs, run every test (4 minutes)"
+	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
+	@echo "make bench      time the operators beside Detectron2's (5 minutes, on an idle machine)"
+	@echo "make lint       check rules and layout with ruff, and types with mypy"
+	@echo "make docs       build the documentation site in build/docs"
+	@echo "make format     let ruff write the layout"
+	@echo "make clean      remove build results (not $(VENV), datasets/, output/ and runs/)"
 	@echo
-	@echo "PYTHON=$(PYTHON) creates the environment; VENV=$(VENV) is where it is, or will be"
+	@echo "PYTHON=$(PYTHON) creates the environment in VENV=$(VENV)."
 
 setup: $(READY)
 
@@ -30,8 +32,12 @@ $(READY): pyproject.toml setup.py $(wildcard tools/setup/* focal_plugin/ops/csrc
 demo: setup
 	$(BIN)/focal-compare run configs/comparisons/demo.yaml
 
-test: lint
+test: setup
+	$(MAKE) --jobs 2 --output-sync lint docs
 	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
 
 bench: setup
 	$(BIN)/python tools/benchmarks/run_all.py output/bench
@@ -39,6 +45,9 @@ bench: setup
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 format: setup
 	$(BIN)/ruff check --fix $(SOURCES)
