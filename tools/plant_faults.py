@@ -1,0 +1,956 @@
+#!/usr/bin/env python3
+"""Plant known faults, one at a time, and report whether the tests catch them."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+EPILOG = """
+Each fault changes one line of a copy of the working tree. The tests that should see it run in that
+copy, until the first one fails. The same tests run once without any fault, and must pass.
+
+verdicts:
+  caught          a test failed (pytest's exit code 1)
+  hung            no test ended in time, though unfaulted they take less than a quarter of it; it
+                  counts as caught
+  missed          all tests passed: they do not prove what the fault breaks
+  broken          the tests could not run, such as an import error; it proves nothing
+  does not apply  the text to change is not there exactly once: adapt the fault to the new code
+  no baseline     the tests fail without the fault, too
+  timed out       the tests are too slow for --timeout, with the fault or without
+
+examples:
+  tools/plant_faults.py                                    all faults, about 25 minutes
+  tools/plant_faults.py --list
+  tools/plant_faults.py --only mining-ties holm-monotone   two of them
+  tools/plant_faults.py --json before.json                 before a change of the tests,
+  tools/plant_faults.py --json after.json                  and after it;
+  tools/plant_faults.py --compare before.json after.json   then: which catches were lost?
+
+exit code: 0 every fault is caught; 1 some fault is not, or --compare finds a lost catch; 2 a
+mistake on the command line; 130 interrupted.
+"""
+
+CAUGHT = ("caught", "hung")
+MARKER = "PLANT_FAULTS_RUN"
+"""Environment variable that all processes of a test run inherit; it holds the folder of the run."""
+
+
+POLL_S = 0.1
+SLOW_MODULES = (
+    *("torch", "torchvision", "numpy", "scipy.stats", "scipy.special", "matplotlib.pyplot", "cv2"),
+    *("pycocotools.coco", "PIL.Image", "fvcore.nn", "omegaconf", "pytest"),
+)
+"""Not Detectron2: the tests say where its data sets are before they import it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    Fault that the tests should see.
+
+    Args:
+        name: unique, for reports.
+        file: Python file that holds ``old``. If the code moves, the only other file with it is
+            taken.
+        old: text that occurs once.
+        new: text that replaces it.
+        tests: test files or folders, separated by spaces. If a file is gone, its folder is taken.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+FAULTS = (
+    # Losses
+    Fault(
+        "focal-slope-without-gamma",
+        "focal_plugin/losses/sigmoid_focal.py",
+        "focusing = self.gamma * at.p * self._cross_entropy(at)",
+        "focusing = at.p * self._cross_entropy(at)",
+        "tests/losses/test_softmax_focal.py",
+    ),
+    Fault(
+        "asymmetric-slope-without-gamma",
+        "focal_plugin/losses/asymmetric.py",
+        "focusing = self.gamma * -torch.log(one_minus_p_m) / p_m",
+        "focusing = -torch.log(one_minus_p_m) / p_m",
+        "tests/losses/test_asymmetric.py",
+    ),
+    Fault(
+        "giou-divides-by-union",
+        "focal_plugin/losses/box_iou.py",
+        "(hull - union) / hull.clamp(min=EPS)",
+        "(hull - union) / union.clamp(min=EPS)",
+        "tests/losses/test_box_iou.py",
+    ),
+    Fault(
+        "equalization-rare-at-threshold",
+        "focal_plugin/losses/equalization.py",
+        "samples < threshold * samples.sum()",
+        "samples <= threshold * samples.sum()",
+        "tests/losses/test_equalization.py",
+    ),
+    Fault(
+        "ghm-mean-is-biased-to-zero",
+        "focal_plugin/losses/gradient_density.py",
+        "torch.where(seen, gain / evidence,",
+        "torch.where(seen, gain + 0 * evidence,",
+        "tests/losses/test_ghm.py",
+    ),
+    Fault(
+        "option-may-reach-open-bound",
+        "focal_plugin/checks.py",
+        "value < high if open_high or high == math.inf else value <= high",
+        "value <= high",
+        "tests/losses/test_contract_of_options.py",
+    ),
+    # Operators
+    Fault(
+        "matching-rescues-without-overlap",
+        "focal_plugin/ops/matching.py",
+        "((iou == top) & (top > 0)).any(dim=0)",
+        "(iou == top).any(dim=0)",
+        "tests/ops/test_matching.py",
+    ),
+    Fault(
+        "dense-loss-counts-positive-as-negative-too",
+        "focal_plugin/ops/dense_loss_eager.py",
+        "value[of_chunk] = 0",
+        "value[of_chunk] *= 1",
+        "tests/ops/test_dense_loss.py",
+    ),
+    # Mining
+    Fault(
+        "mining-ties",
+        "focal_plugin/mining/selection.py",
+        "(tied.cumsum(0) <= room)",
+        "(tied.flip(0).cumsum(0).flip(0) <= room)",
+        "tests/mining",
+    ),
+    Fault(
+        "mining-quota-above-limit",
+        "focal_plugin/mining/selection.py",
+        "min(quota, num_keep - num_pos)",
+        "quota",
+        "tests/mining",
+    ),
+    # Models
+    Fault(
+        "normalizer-divisor-is-alive",
+        "focal_plugin/modeling/normalizer.py",
+        "self.mean.clone().unsqueeze(0)",
+        "self.mean.unsqueeze(0)",
+        "tests/modeling/test_normalizer.py",
+    ),
+    Fault(
+        "normalizer-forgets-processes",
+        "focal_plugin/losses/processes.py",
+        "total / distributed.get_world_size()",
+        "total / 1",
+        "tests/modeling/test_processes.py",
+    ),
+    Fault(
+        "matcher-clobbers-up-to-positives",
+        "focal_plugin/modeling/matcher.py",
+        "match_quality_matrix.amax(dim=0) >= self.thresholds[1]",
+        "match_quality_matrix.amax(dim=0) >= self.thresholds[-2]",
+        "tests/modeling/test_matcher.py",
+    ),
+    Fault(
+        "crowd-takes-positives",
+        "focal_plugin/modeling/matcher.py",
+        "taken if self.positives else taken & (labels == background)",
+        "taken",
+        "tests/modeling/test_matcher.py",
+    ),
+    Fault(
+        "softmax-prior-of-one-class",
+        "focal_plugin/modeling/heads.py",
+        "math.log(num_classes * (1 - prior_prob) / prior_prob)",
+        "math.log((1 - prior_prob) / prior_prob)",
+        "tests/modeling/test_heads.py",
+    ),
+    Fault(
+        "batch-norm-stays-on-last-level",
+        "focal_plugin/modeling/heads.py",
+        "(self._level + 1) % len(self)",
+        "min(self._level + 1, len(self) - 1)",
+        "tests/modeling/test_heads.py",
+    ),
+    Fault(
+        "box-loss-ignores-mining",
+        "focal_plugin/modeling/dense_losses.py",
+        "boxed = positives & keep",
+        "boxed = positives",
+        "tests/modeling/test_retinanet_parts.py",
+    ),
+    Fault(
+        "tensorpack-crowd-at-threshold",
+        "focal_plugin/modeling/matcher.py",
+        "9.99, reached=operator.gt",
+        "9.99, reached=operator.ge",
+        "tests/modeling/test_rpn.py",
+    ),
+    Fault(
+        "rpn-border-is-outside",
+        "focal_plugin/modeling/rpn.py",
+        "(x2 <= width) & (y2 <= height)",
+        "(x2 < width) & (y2 <= height)",
+        "tests/modeling/test_rpn.py",
+    ),
+    Fault(
+        "roi-padding-is-an-object",
+        "focal_plugin/modeling/roi_heads.py",
+        "batch_first=True, padding_value=-1",
+        "batch_first=True, padding_value=0",
+        "tests/modeling/test_roi_heads.py",
+    ),
+    # Data
+    Fault(
+        "evaluated-set-without-area-passes",
+        "focal_plugin/data/preflight.py",
+        'severities["annotation-area"] = "error"',
+        'severities["annotation-area"] = "warning"',
+        "tests/data/test_preflight.py",
+    ),
+    Fault(
+        "any-training-set-without-objects-is-refused",
+        "focal_plugin/data/preflight.py",
+        'all(report.counts.get("no-objects") for report in training)',
+        'any(report.counts.get("no-objects") for report in training)',
+        "tests/data/test_preflight.py",
+    ),
+    Fault(
+        "box-breaks-several-rules",
+        "focal_plugin/data/coco_rules.py",
+        "left &= ~is_one",
+        "left &= True",
+        "tests/data/test_check.py",
+    ),
+    Fault(
+        "sibling-folder-is-inside",
+        "focal_plugin/data/image_files.py",
+        "os.path.commonpath([self._real_root, real_path]) == self._real_root",
+        "real_path.startswith(self._real_root)",
+        "tests/data/test_check.py",
+    ),
+    Fault(
+        "changed-annotations-are-not-read-again",
+        "focal_plugin/data/facts.py",
+        "_Version(status.st_size, status.st_mtime_ns)",
+        "_Version(status.st_size, 0)",
+        "tests/data/test_check.py",
+    ),
+    Fault(
+        "augmentation-repeats-every-epoch",
+        "focal_plugin/data/stream.py",
+        'seeded(self.seed, "sample", number)',
+        'seeded(self.seed, "sample", index)',
+        "tests/data/test_stream.py",
+    ),
+    Fault(
+        "processes-number-samples-alike",
+        "focal_plugin/data/stream.py",
+        "itertools.count(self.rank, self.num_processes)",
+        "itertools.count(self.rank)",
+        "tests/data/test_stream.py",
+    ),
+    Fault(
+        "one-unreadable-image-too-few",
+        "focal_plugin/data/stream.py",
+        "len(self.unreadable) > allowed",
+        "len(self.unreadable) >= allowed",
+        "tests/data/test_stream.py",
+    ),
+    Fault(
+        "cached-pixels-are-handed-out",
+        "focal_plugin/data/image_cache.py",
+        "T.AugInput(pixels.copy())",
+        "T.AugInput(pixels)",
+        "tests/data/test_image_cache.py",
+    ),
+    Fault(
+        "cache-mixes-image-formats",
+        "focal_plugin/data/image_cache.py",
+        "key = (file, self.image_format, *resizes)",
+        "key = (file, *resizes)",
+        "tests/data/test_image_cache.py",
+    ),
+    # Engine
+    Fault(
+        "resumed-run-sees-first-batches-again",
+        "focal_plugin/engine/trainer.py",
+        "self.data_loader.start_batch = self.start_iter",
+        "self.data_loader.start_batch = 0",
+        "tests/faults/test_resume.py",
+    ),
+    Fault(
+        "old-manifest-beside-new-checkpoint",
+        "focal_plugin/engine/checkpoint_file.py",
+        "manifest.unlink(missing_ok=True)",
+        "manifest.exists()",
+        "tests/engine/test_checkpoint_file.py",
+    ),
+    Fault(
+        "checkpoint-is-last-before-it-is-written",
+        "focal_plugin/engine/checkpoint.py",
+        "write_checkpoint(file, content)\n        self.tag_last_checkpoint(file.name)",
+        "self.tag_last_checkpoint(file.name)\n        write_checkpoint(file, content)",
+        "tests/engine/test_checkpoint.py",
+    ),
+    Fault(
+        "allowed-key-allows-its-beginnings",
+        "focal_plugin/engine/checkpoint.py",
+        'key == allowed or key.startswith((f"{allowed}.", f"{allowed}["))',
+        "key.startswith(allowed)",
+        "tests/engine/test_checkpoint.py",
+    ),
+    Fault(
+        "fallback-takes-later-checkpoint",
+        "focal_plugin/engine/last_checkpoint.py",
+        "newest_iteration < iteration <= limit",
+        "newest_iteration < iteration",
+        "tests/engine/test_last_checkpoint.py",
+    ),
+    Fault(
+        "skipped-step-keeps-poisoned-statistics",
+        "focal_plugin/engine/nonfinite.py",
+        "buffer.copy_(before)",
+        "buffer.copy_(buffer)",
+        "tests/engine/test_nonfinite.py",
+    ),
+    Fault(
+        "stopped-run-overrides-final-checkpoint",
+        "focal_plugin/engine/stopping.py",
+        'not final and saved != f"{name}.pth"',
+        'saved != f"{name}.pth"',
+        "tests/engine/test_stopping.py",
+    ),
+    Fault(
+        "lock-is-inherited-by-workers",
+        "focal_plugin/engine/lock.py",
+        "fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "tests/engine/test_lock.py",
+    ),
+    Fault(
+        "pickle-may-name-any-global",
+        "focal_plugin/engine/weights_pickle.py",
+        'raise _ForbiddenGlobalError(f"{module}.{name}") from None',
+        "return super().find_class(module, name)",
+        "tests/engine/test_weights_file.py",
+    ),
+    Fault(
+        "first-raised-is-the-cause",
+        "focal_plugin/engine/ranks.py",
+        "return aborted, rank.ending is not None,",
+        "return aborted, rank.ending is None,",
+        "tests/engine/test_launch.py",
+    ),
+    Fault(
+        "rank-outlives-its-parent",
+        "focal_plugin/engine/ranks.py",
+        "_die_with_parent()\n    _interrupt_once()",
+        "_interrupt_once()",
+        "tests/engine/test_launch.py",
+    ),
+    Fault(
+        "config-may-run-code",
+        "focal_plugin/engine/command_line.py",
+        "allow_unsafe=args.allow_unsafe_yaml",
+        "allow_unsafe=True",
+        "tests/faults/test_security.py",
+    ),
+    Fault(
+        "refused-resume-changes-the-folder",
+        "focal_plugin/engine/command_line.py",
+        "        check_resumable(cfg, checkpoint_options(args))",
+        "        pass",
+        "tests/faults/test_damaged_checkpoints.py",
+    ),
+    Fault(
+        "two-trainings-share-a-folder",
+        "focal_plugin/engine/command_line.py",
+        "hold_output_folder(Path(cfg.OUTPUT_DIR))",
+        "Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)",
+        "tests/faults/test_disk.py",
+    ),
+    # Comparisons
+    Fault(
+        "holm-monotone",
+        "focal_plugin/compare/statistics.py",
+        "max(largest, min(1.0, (len(p_values) - rank) * p))",
+        "min(1.0, (len(p_values) - rank) * p)",
+        "tests/compare/test_statistics.py",
+    ),
+    Fault(
+        "t-interval-degrees-of-freedom",
+        "focal_plugin/compare/statistics.py",
+        "special.stdtrit(n - 1, 1 - alpha / 2)",
+        "special.stdtrit(n, 1 - alpha / 2)",
+        "tests/compare/test_statistics.py",
+    ),
+    Fault(
+        "power-of-one-seed-fewer",
+        "focal_plugin/compare/power.py",
+        "np.sqrt(n) * effect / std",
+        "np.sqrt(n - 1) * effect / std",
+        "tests/compare/test_power.py",
+    ),
+    Fault(
+        "bootstrap-interval-of-90-percent",
+        "focal_plugin/compare/detections/bootstrap.py",
+        "np.percentile(samples, (2.5, 97.5))",
+        "np.percentile(samples, (5, 95))",
+        "tests/compare/detections/test_bootstrap.py",
+    ),
+    Fault(
+        "precision-without-envelope",
+        "focal_plugin/compare/detections/average_precision.py",
+        "np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]",
+        "precision",
+        "tests/compare/detections/test_average_precision.py",
+    ),
+    Fault(
+        "lower-score-is-put-right-first",
+        "focal_plugin/compare/detections/error_types.py",
+        'wrong[np.argsort(-score[wrong], kind="stable")]',
+        'wrong[np.argsort(score[wrong], kind="stable")]',
+        "tests/compare/detections/test_error_types.py",
+    ),
+    Fault(
+        "hash-without-annotations",
+        "focal_plugin/compare/spec.py",
+        "json.dumps([config, self._annotations], sort_keys=True)",
+        "json.dumps([config], sort_keys=True)",
+        "tests/compare/test_spec.py",
+    ),
+    Fault(
+        "heartbeat-stands-still",
+        "focal_plugin/compare/running/claim.py",
+        "beat=self._holder.beat + 1",
+        "beat=self._holder.beat",
+        "tests/compare/running/test_claim.py",
+    ),
+    Fault(
+        "run-stopped-by-scheduler-has-failed",
+        "focal_plugin/compare/running/run_one.py",
+        "ended.stopped or ended.exit_code == STOPPED_BY_SIGNAL",
+        "ended.stopped",
+        "tests/compare/running/test_run_one.py",
+    ),
+    Fault(
+        "trainer-leaves-its-workers",
+        "focal_plugin/compare/running/trainer_process.py",
+        "os.waitstatus_to_exitcode(status)\n        self._signal(signal.SIGKILL)",
+        "os.waitstatus_to_exitcode(status)",
+        "tests/compare/running/test_run_one.py",
+    ),
+    Fault(
+        "progress-loses-half-a-line",
+        "focal_plugin/compare/running/progress.py",
+        "self._position += len(whole)",
+        "self._position += len(new)",
+        "tests/compare/running/test_progress.py",
+    ),
+    Fault(
+        "forest-bar-is-the-range",
+        "focal_plugin/compare/report/figures.py",
+        "axes.plot(difference.interval, (row, row)",
+        "axes.plot((values.min(), values.max()), (row, row)",
+        "tests/compare/report/test_figures.py",
+    ),
+    Fault(
+        "csv-cell-is-a-formula",
+        "focal_plugin/compare/report/csv_tables.py",
+        "cell.startswith(_FORMULA)",
+        'cell.startswith("=")',
+        "tests/compare/report/test_report.py",
+    ),
+    # Diagnostics, and what looks before training
+    Fault(
+        "negative-is-easy-on-average",
+        "focal_plugin/diagnostics/analysis.py",
+        "view.probability.amax(-1) < EASY_PROBABILITY",
+        "view.probability.mean(-1) < EASY_PROBABILITY",
+        "tests/diagnostics/test_analysis.py",
+    ),
+    Fault(
+        "yaml-keys-are-not-looked-at",
+        "focal_plugin/config.py",
+        "[part for pair in node.value for part in pair]",
+        "[value for _, value in node.value]",
+        "tests/test_config.py",
+    ),
+    Fault(
+        "error-names-the-key-of-another-place",
+        "focal_plugin/registry.py",
+        "there.key(by_name[name].config_keys[error.option])",
+        "by_name[name].config_keys[error.option]",
+        "tests/test_registry.py",
+    ),
+    Fault(
+        "optional-remark-is-a-fault",
+        "focal_plugin/doctor.py",
+        "f.remedy is not None and not f.optional",
+        "f.remedy is not None",
+        "tests/test_doctor.py",
+    ),
+    Fault(
+        "strict-config-is-not-obeyed",
+        "focal_plugin/cli.py",
+        "strict = args.strict or is_strict(cfg)",
+        "strict = args.strict",
+        "tests/test_cli.py",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    Verdict on a fault.
+
+    Args:
+        verdict: see ``--help``.
+        seconds: time of the faulted run.
+        by: the test that failed, or the reason for another verdict.
+    """
+
+    verdict: str
+    seconds: float = 0.0
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """Exit code of pytest (None: it was ended at the time limit), its time and its output."""
+
+    exit_code: int | None
+    seconds: float
+    output: str
+
+    @property
+    def first_failure(self) -> str:
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", self.output, re.MULTILINE)
+        return found[1] if found else self.output.strip().rpartition("\n")[2][:200]
+
+
+class Planter:
+    """
+    Runner of faulted tests in copies of a tree.
+
+    Each test run is a fork of this process, which has imported what takes long to import. So it
+    must be a process that has imported nothing of the tree, and has no threads.
+
+    Args:
+        root: the tree, below git.
+        scratch: empty folder for the copies.
+        timeout_s: limit of each test run.
+    """
+
+    def __init__(self, root: Path, scratch: Path, *, timeout_s: float) -> None:
+        self.root = root
+        self.timeout_s = timeout_s
+        self.unfaulted: dict[str, TestRun] = {}
+        self._scratch = scratch
+        self._number = 0
+        self._running: list[_Fork] = []
+
+    def examine(self, faults: Sequence[Fault], jobs: int) -> Iterator[tuple[Fault, Result]]:
+        """Each fault and its verdict, as soon as it is known; ``jobs`` test runs at a time."""
+        waiting: list[_Plan] = []
+        for fault in faults:
+            plan = _Plan.of(self.root, fault)
+            if isinstance(plan, Result):
+                yield fault, plan
+            else:
+                waiting.append(plan)
+        try:
+            while waiting or self._running:
+                for plan in [x for x in waiting if self._is_pointless(x)]:
+                    waiting.remove(plan)
+                    yield plan.fault, self._without_baseline(plan)
+                while len(self._running) < jobs and (fork := self._next(waiting)) is not None:
+                    self._running.append(fork)
+                for fork in [x for x in self._running if x.ended()]:
+                    self._running.remove(fork)
+                    run = fork.finish()
+                    if fork.plan is None:
+                        self.unfaulted[fork.targets] = run
+                    else:
+                        before = self.unfaulted[fork.targets]
+                        yield fork.plan.fault, judge(run, before, timeout_s=self.timeout_s)
+                time.sleep(POLL_S)
+        finally:
+            for fork in self._running:
+                fork.finish()
+
+    def _next(self, waiting: list[_Plan]) -> _Fork | None:
+        begun = {fork.targets for fork in self._running if fork.plan is None}
+        for plan in waiting:
+            if plan.targets in self.unfaulted:
+                if not self._is_pointless(plan):
+                    waiting.remove(plan)
+                    return self._fork(plan.targets, plan)
+            elif plan.targets not in begun:
+                return self._fork(plan.targets, None)
+        return None
+
+    def _is_pointless(self, plan: _Plan) -> bool:
+        return plan.targets in self.unfaulted and self.unfaulted[plan.targets].exit_code != 0
+
+    def _without_baseline(self, plan: _Plan) -> Result:
+        run = self.unfaulted[plan.targets]
+        if run.exit_code is None:
+            return Result("timed out", by="without the fault")
+        return Result("no baseline", by=run.first_failure)
+
+    def _fork(self, targets: str, plan: _Plan | None) -> _Fork:
+        self._number += 1
+        folder = self._scratch / str(self._number)
+        copy_tree(self.root, folder / "tree")
+        if plan is not None:
+            planted = folder / "tree" / plan.file
+            text = planted.read_text(encoding="utf-8")
+            planted.write_text(text.replace(plan.fault.old, plan.fault.new), encoding="utf-8")
+        return _Fork(folder, targets, plan, self.timeout_s)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where a fault is planted, and the tests that are run."""
+
+    fault: Fault
+    file: Path
+    targets: str
+
+    @classmethod
+    def of(cls, root: Path, fault: Fault) -> _Plan | Result:
+        file, count = find_text(root, fault)
+        targets = find_targets(root, fault)
+        if file is None:
+            return Result("does not apply", by=f"the text occurs {count} times")
+        if targets is None:
+            return Result("does not apply", by=f"there is no {fault.tests}")
+        return cls(fault, file, targets)
+
+
+class _Fork:
+    """A test run in a process of its own."""
+
+    def __init__(self, folder: Path, targets: str, plan: _Plan | None, timeout_s: float) -> None:
+        self.targets = targets
+        self.plan = plan
+        self._folder = folder
+        self._exit_code: int | None = None
+        self._started = time.monotonic()
+        self._deadline = self._started + timeout_s
+        (folder / "tmp").mkdir()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._pid: int | None = os.fork()
+        if self._pid == 0:
+            _run_pytest(folder, targets.split())
+
+    def ended(self) -> bool:
+        """Whether it has ended, or its time is over."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            self._pid, self._exit_code = None, os.waitstatus_to_exitcode(status)
+        return pid != 0 or time.monotonic() > self._deadline
+
+    def finish(self) -> TestRun:
+        """End it if it runs, remove what it left, and say how it went."""
+        seconds = time.monotonic() - self._started
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        end_processes(self._folder)
+        output = self._folder / "output.txt"
+        text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return TestRun(self._exit_code, seconds, text)
+
+
+def _run_pytest(folder: Path, targets: Sequence[str]) -> NoReturn:
+    """What `python -m pytest` does in the copy, in a forked process, which it ends."""
+    exit_code = 3
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        tree = str(folder / "tree")
+        os.chdir(tree)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        # The package must be the one of the copy, wherever the installed one is.
+        sys.path[0] = tree
+        os.environ.update({"PYTHONPATH": tree, "TMPDIR": f"{folder}/tmp", MARKER: str(folder)})
+        tempfile.tempdir = None
+        # The options of the tree's own config are left out: they may start more processes.
+        options = ["-q", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-o", "addopts="]
+        sys.argv = ["pytest", *options, *targets]
+        runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else 3
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+        os._exit(exit_code)
+
+
+def judge(run: TestRun, unfaulted: TestRun, *, timeout_s: float) -> Result:
+    """The verdict on a fault, from the test runs with and without it."""
+    if run.exit_code is None:
+        hung = unfaulted.seconds <= timeout_s / 4
+        return Result("hung" if hung else "timed out", run.seconds, "the time limit")
+    verdict = {0: "missed", 1: "caught"}.get(run.exit_code, "broken")
+    reason = "" if verdict == "missed" else run.first_failure
+    if verdict == "broken":
+        reason = f"exit code {run.exit_code}: {reason}"
+    return Result(verdict, run.seconds, reason)
+
+
+def find_text(root: Path, fault: Fault) -> tuple[Path | None, int]:
+    """
+    Find the file to change.
+
+    Returns:
+        its path below ``root``, or None; and how often the text occurs. The file that the fault
+        names comes first. If it lacks the text, one occurrence in all other files will do.
+    """
+    count = _count(root / fault.file, fault.old)
+    if count:
+        return (Path(fault.file) if count == 1 else None), count
+    found = {file: _count(root / file, fault.old) for file in package_files(root)}
+    found = {file: number for file, number in found.items() if number}
+    total = sum(found.values())
+    return (next(iter(found)) if total == 1 else None), total
+
+
+def package_files(root: Path) -> list[Path]:
+    """Python files that faults may change, below ``root``."""
+    package = (file.relative_to(root) for file in (root / "focal_plugin").rglob("*.py"))
+    return [Path("train_net.py"), *sorted(package)]
+
+
+def _count(file: Path, text: str) -> int:
+    return file.read_text(encoding="utf-8").count(text) if file.is_file() else 0
+
+
+def find_targets(root: Path, fault: Fault) -> str | None:
+    """Targets of the fault that exist; for a file that is gone its folder, but never all tests."""
+    found = []
+    for target in fault.tests.split():
+        path = Path(target)
+        if not (root / path).exists():
+            path = path.parent
+        if not (root / path).exists() or len(path.parts) < 2:
+            return None
+        found.append(path.as_posix())
+    return " ".join(dict.fromkeys(found))
+
+
+def copy_tree(root: Path, to: Path) -> None:
+    """Copy what git tracks or would add, as it is in the working tree, and the built extension."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, check=True, capture_output=True).stdout
+    files = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
+    files += [file.relative_to(root) for file in (root / "focal_plugin").rglob("_C*.so")]
+    for file in dict.fromkeys(files):
+        if (root / file).is_file():
+            (to / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / file, to / file, follow_symlinks=False)
+
+
+def end_processes(folder: Path) -> None:
+    """End what a test run left behind: every process that inherited its marker (Linux alone)."""
+    marker = f"{MARKER}={folder}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if marker in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def import_slow_modules() -> None:
+    """Import here what each test run would, but nothing that tests set up before its import."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # also: no threads in this process, which is forked
+    for name in SLOW_MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def compare_catches(before: dict[str, str], after: dict[str, str]) -> tuple[list[str], list[str]]:
+    """
+    Compare two measurements, each the verdict of every fault.
+
+    Returns:
+        the catches that were lost, a fault that was not measured again included, and those gained.
+    """
+    caught = [{name for name, verdict in x.items() if verdict in CAUGHT} for x in (before, after)]
+    lost = [name for name in before if name in caught[0] - caught[1]]
+    gained = [name for name in after if name in caught[1] - caught[0]]
+    return lost, gained
+
+
+def read_verdicts(file: Path) -> dict[str, str]:
+    """Verdicts in a file that ``--json`` wrote."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return {name: result["verdict"] for name, result in content["faults"].items()}
+
+
+def print_comparison(before: dict[str, str], after: dict[str, str]) -> int:
+    """Print what was lost and gained; the exit code."""
+    lost, gained = compare_catches(before, after)
+    for name in lost:
+        print(f"lost    {name}: {before[name]} before, {after.get(name, 'not measured')} now")
+    for name in gained:
+        print(f"gained  {name}: {before.get(name, 'not measured')} before, {after[name]} now")
+    kept = sum(verdict in CAUGHT for verdict in before.values()) - len(lost)
+    print(f"{kept} catches kept, {len(lost)} lost, {len(gained)} gained")
+    return 1 if lost else 0
+
+
+def list_faults(faults: Sequence[Fault]) -> None:
+    """Print each fault: its file, its tests, and its change as a diff."""
+    for fault in faults:
+        print(f"{fault.name}\n  {fault.file}, seen by {fault.tests}")
+        for sign, text in (("-", fault.old), ("+", fault.new)):
+            print("\n".join(f"  {sign} {line.strip()}" for line in text.splitlines()))
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tools/plant_faults.py",
+        description=f"{__doc__}\nIt measures what the tests prove, whatever they are called.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="print the faults and their tests")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="plant these faults alone")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="test runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="seconds that a test run may take (default: 900)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("BEFORE.json", "AFTER.json"),
+        help="say which catches were lost or gained between two results, and plant nothing",
+    )
+    return parser
+
+
+def choose(names: Sequence[str] | None) -> list[Fault]:
+    """
+    Faults of these names; without names, all.
+
+    Raises:
+        ValueError: a name that no fault has.
+    """
+    unknown = sorted(set(names or ()) - {fault.name for fault in FAULTS})
+    if unknown:
+        raise ValueError(f"there is no fault {', '.join(unknown)}; --list prints all names")
+    return [fault for fault in FAULTS if names is None or fault.name in names]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argument_parser()
+    args = parser.parse_args(argv)
+    if args.compare:
+        return print_comparison(*map(read_verdicts, args.compare))
+    try:
+        faults = choose(args.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.jobs < 1 or args.timeout <= 0:
+        parser.error("--jobs and --timeout must be above 0")
+    if args.list:
+        list_faults(faults)
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return plant_all(faults, jobs=args.jobs, timeout_s=args.timeout, json_file=args.json)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def plant_all(
+    faults: Sequence[Fault], *, jobs: int, timeout_s: float, json_file: Path | None
+) -> int:
+    """Plant the faults, print each verdict, write the results; the exit code."""
+    results: dict[str, Result] = {}
+    started = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="plant_faults_"))
+    planter = Planter(ROOT, scratch, timeout_s=timeout_s)
+    try:
+        import_slow_modules()
+        for fault, result in planter.examine(faults, jobs):
+            results[fault.name] = result
+            count = f"{len(results):>{len(str(len(faults)))}}/{len(faults)}"
+            print(f"{count}  {result.verdict:<14}  {result.seconds:5.0f} s  {fault.name}")
+            if result.verdict not in CAUGHT:
+                print(f"        {result.by}")
+            sys.stdout.flush()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    unfaulted = {targets: round(run.seconds, 1) for targets, run in planter.unfaulted.items()}
+    counts = Counter(result.verdict for result in results.values())
+    said = ", ".join(f"{number} {verdict}" for verdict, number in counts.most_common())
+    print(f"{len(results)} faults: {said}; {(time.monotonic() - started) / 60:.0f} minutes")
+    if json_file is not None:
+        ordered = {fault.name: asdict(results[fault.name]) for fault in faults}
+        write_results(json_file, {"faults": ordered, "unfaulted_seconds": unfaulted})
+    return 0 if all(result.verdict in CAUGHT for result in results.values()) else 1
+
+
+def write_results(file: Path, content: dict[str, Any]) -> None:
+    """Write the results, and create the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
