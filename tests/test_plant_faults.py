@@ -132,9 +132,19 @@ def test_each_verdict_is_reached_in_a_copy_that_imports_its_own_package(project,
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_all_faults_caught_is_exit_code_0(project, tmp_path):
-    fault = ("only", "focal_plugin/sums.py", "a + b", "a - b", "tests/sums/test_add.py")
-    assert start(project, tmp_path, [fault]).wait() == 0
+def test_some_faults_alone_are_planted_and_the_results_of_others_stay(project, tmp_path):
+    fault = ("focal_plugin/sums.py", "a + b", "a - b", "tests/sums/test_add.py")
+    file = tmp_path / "results.json"
+    others = {name: {"verdict": "missed", "seconds": 1.0, "by": ""} for name in ("b", "a", "gone")}
+    file.write_text(json.dumps({"faults": others}))
+    faults = [(name, *fault) for name in "ab"]
+    # all that are planted are caught
+    assert start(project, tmp_path, faults, "--only", "a", "--json", file).wait() == 0
+    results = json.loads(file.read_text())["faults"]
+    assert [(name, result["verdict"]) for name, result in results.items()] == [
+        ("a", "caught"),
+        ("b", "missed"),
+    ]
 
 
 @pytest.mark.parametrize("how", ["time limit", signal.SIGINT, signal.SIGTERM])
@@ -156,7 +166,7 @@ def test_however_it_ends_no_process_and_no_folder_is_left(project, tmp_path, how
 
 
 def is_running(pid):
-    """Whether the process lives; one that was killed may still wait for its parent's notice."""
+    """True if the process lives; one that was killed may still wait to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -194,7 +204,7 @@ def test_a_fault_follows_code_and_tests_that_have_moved(tool, project):
 
 def test_a_comparison_names_each_catch_that_is_lost_or_gained(tool, tmp_path, capsys):
     def write(name, **verdicts):
-        faults = {fault: {"verdict": verdict} for fault, verdict in verdicts.items()}
+        faults = {x: {"verdict": verdict, "by": ""} for x, verdict in verdicts.items()}
         (tmp_path / name).write_text(json.dumps({"faults": faults}))
         return str(tmp_path / name)
 

@@ -20,10 +20,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -632,7 +632,7 @@ class Planter:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where a fault is planted, and the tests that are run."""
+    """A fault, the file that it changes, and the targets that pytest gets."""
 
     fault: Fault
     file: Path
@@ -668,14 +668,14 @@ class _Fork:
         self._lives = True
 
     def ended(self) -> bool:
-        """Whether it has ended, or its time is over."""
+        """True once it has ended, or its time is over."""
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if pid:
             self._lives, self._exit_code = False, os.waitstatus_to_exitcode(status)
         return not self._lives or time.monotonic() > self._deadline
 
     def finish(self) -> TestRun:
-        """End it if it runs, remove what it left, and say how it went."""
+        """End it if it still runs, and remove its folder and its processes."""
         seconds = round(time.monotonic() - self._started, 1)
         if self._lives:
             os.kill(self._pid, signal.SIGKILL)
@@ -688,7 +688,7 @@ class _Fork:
 
 
 def _run_pytest(folder: Path, targets: Sequence[str]) -> NoReturn:
-    """What `python -m pytest` does in the copy, in a forked process, which it ends."""
+    """Do what `python -m pytest` does in the copy, and end this process, a fork."""
     exit_code = 3
     try:
         os.setsid()
@@ -817,14 +817,9 @@ def compare_catches(before: dict[str, str], after: dict[str, str]) -> tuple[list
     return lost, gained
 
 
-def read_verdicts(file: Path) -> dict[str, str]:
-    """Verdicts in a file that ``--json`` wrote."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return {name: result["verdict"] for name, result in content["faults"].items()}
-
-
-def print_comparison(before: dict[str, str], after: dict[str, str]) -> int:
+def print_comparison(first: Mapping[str, Result], second: Mapping[str, Result]) -> int:
     """Print what was lost and gained; the exit code."""
+    before, after = ({name: x.verdict for name, x in of.items()} for of in (first, second))
     lost, gained = compare_catches(before, after)
     for name in lost:
         print(f"lost    {name}: {before[name]} before, {after.get(name, 'not measured')} now")
@@ -863,7 +858,12 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds that a test run may take (default: 900)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the results to FILE; with --only, the others in it stay",
+    )
     parser.add_argument(
         "--compare",
         type=Path,
@@ -892,7 +892,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argument_parser()
     args = parser.parse_args(argv)
     if args.compare:
-        return print_comparison(*map(read_verdicts, args.compare))
+        before, after = map(read_results, args.compare)
+        return print_comparison(before, after)
     try:
         faults = choose(args.only)
     except ValueError as error:
@@ -915,6 +916,9 @@ def plant_all(
 ) -> int:
     """Plant the faults, print each verdict, write the results; the exit code."""
     results: dict[str, Result] = {}
+    kept = read_results(json_file) if json_file is not None and json_file.exists() else {}
+    if len(faults) == len(FAULTS):
+        kept = {}
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="plant_faults_"))
     planter = Planter(ROOT, scratch, timeout_s=timeout_s)
@@ -927,22 +931,29 @@ def plant_all(
             if result.verdict not in CAUGHT:
                 print(f"        {result.by}")
             sys.stdout.flush()
+            if json_file is not None:
+                unfaulted = {targets: x.seconds for targets, x in planter.unfaulted.items()}
+                write_results(json_file, {**kept, **results}, unfaulted)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    unfaulted = {targets: run.seconds for targets, run in planter.unfaulted.items()}
     counts = Counter(result.verdict for result in results.values())
     said = ", ".join(f"{number} {verdict}" for verdict, number in counts.most_common())
     print(f"{len(results)} faults: {said}; {(time.monotonic() - started) / 60:.0f} minutes")
-    if json_file is not None:
-        ordered = {fault.name: asdict(results[fault.name]) for fault in faults}
-        write_results(json_file, {"faults": ordered, "unfaulted_seconds": unfaulted})
     return 0 if all(result.verdict in CAUGHT for result in results.values()) else 1
 
 
-def write_results(file: Path, content: dict[str, Any]) -> None:
-    """Write the results, and create the folder."""
+def write_results(file: Path, results: dict[str, Result], unfaulted: dict[str, float]) -> None:
+    """Write the results of all faults that there are, in their order, and create the folder."""
+    ordered = {x.name: asdict(results[x.name]) for x in FAULTS if x.name in results}
+    content = {"faults": ordered, "unfaulted_seconds": unfaulted}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_results(file: Path) -> dict[str, Result]:
+    """Results in a file that ``--json`` wrote."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return {name: Result(**result) for name, result in content["faults"].items()}
 
 
 if __name__ == "__main__":
