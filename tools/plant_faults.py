@@ -57,7 +57,6 @@ CAUGHT = ("caught", "hung")
 MARKER = "PLANT_FAULTS_RUN"
 """Environment variable that all processes of a test run inherit; it holds the folder of the run."""
 
-
 POLL_S = 0.1
 SLOW_MODULES = (
     *("torch", "torchvision", "numpy", "scipy.stats", "scipy.special", "matplotlib.pyplot", "cv2"),
@@ -212,10 +211,10 @@ FAULTS = (
         "tests/modeling/test_rpn.py",
     ),
     Fault(
-        "roi-padding-is-an-object",
+        "roi-rank-without-box-loss",
         "focal_plugin/modeling/roi_heads.py",
-        "batch_first=True, padding_value=-1",
-        "batch_first=True, padding_value=0",
+        'rank = rank + losses["loss_box_reg"]',
+        'rank = rank + 0 * losses["loss_box_reg"]',
         "tests/modeling/test_roi_heads.py",
     ),
     # Data
@@ -527,11 +526,13 @@ class Result:
     Args:
         verdict: see ``--help``.
         seconds: time of the faulted run.
+        unfaulted_seconds: time of the same tests without the fault.
         by: the test that failed, or the reason for another verdict.
     """
 
     verdict: str
     seconds: float = 0.0
+    unfaulted_seconds: float = 0.0
     by: str = ""
 
 
@@ -722,12 +723,13 @@ def judge(run: TestRun, unfaulted: TestRun, *, timeout_s: float) -> Result:
     """The verdict on a fault, from the test runs with and without it."""
     if run.exit_code is None:
         hung = unfaulted.seconds <= timeout_s / 4
-        return Result("hung" if hung else "timed out", run.seconds, "the time limit")
-    verdict = {0: "missed", 1: "caught"}.get(run.exit_code, "broken")
-    reason = "" if verdict == "missed" else run.first_failure
+        verdict, reason = "hung" if hung else "timed out", "the time limit"
+    else:
+        verdict = {0: "missed", 1: "caught"}.get(run.exit_code, "broken")
+        reason = "" if verdict == "missed" else run.first_failure
     if verdict == "broken":
         reason = f"exit code {run.exit_code}: {reason}"
-    return Result(verdict, run.seconds, reason)
+    return Result(verdict, run.seconds, unfaulted.seconds, reason)
 
 
 def find_text(root: Path, fault: Fault) -> tuple[Path | None, int]:
@@ -916,9 +918,8 @@ def plant_all(
 ) -> int:
     """Plant the faults, print each verdict, write the results; the exit code."""
     results: dict[str, Result] = {}
-    kept = read_results(json_file) if json_file is not None and json_file.exists() else {}
-    if len(faults) == len(FAULTS):
-        kept = {}
+    adds = len(faults) < len(FAULTS) and json_file is not None and json_file.exists()
+    kept = read_results(json_file) if adds else {}
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="plant_faults_"))
     planter = Planter(ROOT, scratch, timeout_s=timeout_s)
@@ -928,12 +929,11 @@ def plant_all(
             results[fault.name] = result
             count = f"{len(results):>{len(str(len(faults)))}}/{len(faults)}"
             print(f"{count}  {result.verdict:<14}  {result.seconds:5.0f} s  {fault.name}")
-            if result.verdict not in CAUGHT:
+            if result.verdict not in CAUGHT and result.by:
                 print(f"        {result.by}")
             sys.stdout.flush()
             if json_file is not None:
-                unfaulted = {targets: x.seconds for targets, x in planter.unfaulted.items()}
-                write_results(json_file, {**kept, **results}, unfaulted)
+                write_results(json_file, {**kept, **results})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     counts = Counter(result.verdict for result in results.values())
@@ -942,12 +942,11 @@ def plant_all(
     return 0 if all(result.verdict in CAUGHT for result in results.values()) else 1
 
 
-def write_results(file: Path, results: dict[str, Result], unfaulted: dict[str, float]) -> None:
+def write_results(file: Path, results: Mapping[str, Result]) -> None:
     """Write the results of all faults that there are, in their order, and create the folder."""
     ordered = {x.name: asdict(results[x.name]) for x in FAULTS if x.name in results}
-    content = {"faults": ordered, "unfaulted_seconds": unfaulted}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps({"faults": ordered}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_results(file: Path) -> dict[str, Result]:
