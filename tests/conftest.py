@@ -1,30 +1,106 @@
 """
-Shared fixtures. The data set root of the whole run is a temporary folder, set before anything
-imports Detectron2, so that tests neither find a user's data nor leave any behind.
+Shared fixtures, and the frame of a test session: one thread for each process, one temporary folder,
+one server that forks.
+
+Importing this file changes the environment before anything imports PyTorch or Detectron2: tests
+neither find a user's data nor leave any behind.
 """
 
+import atexit
+import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
-DATASET_ROOT = tempfile.mkdtemp(prefix="focal_plugin_tests_")
-os.environ["DETECTRON2_DATASETS"] = DATASET_ROOT
-
-from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes  # noqa: E402
-
 ROOT = Path(__file__).resolve().parents[1]
 
+os.environ["OMP_NUM_THREADS"] = "1"
 
-def pytest_sessionfinish():
-    shutil.rmtree(DATASET_ROOT, ignore_errors=True)
+_FOLDER = "FOCAL_PLUGIN_TESTS_FOLDER"
+"""Environment variable with the folder of the session, which its other processes inherit."""
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a fork has inherited this
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if _FOLDER not in os.environ:
+    os.environ[_FOLDER] = tempfile.mkdtemp(prefix="focal_plugin_tests_")
+    atexit.register(_remove, os.environ[_FOLDER], os.getpid())
+
+DATASET_ROOT = os.environ["DETECTRON2_DATASETS"] = os.environ[_FOLDER]
+
+FORK_SERVER_GROUP = "fork_server"
+PRELOADED = (
+    "pytest",
+    "tests.forked",
+    "tests.faults.child",
+    "tests.engine.checkpoint_process",
+    "tests.engine.launched",
+    "tests.engine.snapshot_process",
+    "tests.modeling.two_processes",
+)
+"""Modules that the fork server imports once for all of its processes."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Start with the files that take longest; keep on one worker what shares the fork server."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        if "fork_server" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(FORK_SERVER_GROUP))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file on one worker, unless they are in a group."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByGroupOrFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            scope = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if scope == nodeid else scope
+
+    config.option.loadscopereorder = False  # the order of collection is the better one
+    return ByGroupOrFile(config, log) if config.option.dist == "loadgroup" else None
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """
+    A process that has imported everything, from which others fork at once: the context
+    "forkserver" of `multiprocessing`.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    before = {name: os.environ.get(name) for name in environment}
+    # a shell's background job ignores Ctrl-C, which would be inherited
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    yield
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="session")
 def tiny_shapes() -> Path:
     """Twelve images of shapes, registered as "tiny_shapes"; the folder that holds them."""
+    from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
+
     folder = Path(DATASET_ROOT) / "tiny_shapes"
     spec = ShapesSpec(images=12, image_size=64, distractors=(2, 4), radius=(6, 12), seed=7)
     draw_dataset(spec, folder)

@@ -1,6 +1,6 @@
 """
 What tests/engine/test_checkpoint.py has two processes do; see tests/modeling/two_processes.py. The
-processes import this file, and it imports no fixtures.
+fork server imports this file.
 """
 
 import time

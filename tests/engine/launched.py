@@ -1,6 +1,6 @@
 """
-What test_launch.py runs in its processes; they import this file, and not `tests.conftest`, of which
-each would make a data set folder that nobody removes.
+What test_launch.py runs in its processes; the fork server of `tests/conftest.py`, from which they
+come, imports this file.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What test_diagnostics.py runs in two processes; knows nothing of `tests.conftest`."""
+"""What test_diagnostics.py runs in two processes that come from the fork server."""
 
 import torch
 from detectron2.modeling import build_model

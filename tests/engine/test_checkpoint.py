@@ -444,7 +444,7 @@ def test_the_running_mean_of_a_normalizer_is_resumed_from(tmp_path):
     assert torch.equal(other[1].mean, model[1].mean)
 
 
-def test_two_processes_keep_their_own_and_fail_together(tmp_path):
+def test_two_processes_keep_their_own_and_fail_together(fork_server, tmp_path):
     own, alike, bad, apart, both, processes = (tmp_path / name for name in "abcdef")
     for folder in (own, alike, bad, apart, both, processes):
         folder.mkdir()

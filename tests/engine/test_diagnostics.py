@@ -285,7 +285,9 @@ def test_mined_snapshot_says_how_many_were_kept(make_cfg):
     assert s.miner == "OHEMMiner"
 
 
-def test_two_processes_that_share_statistics_get_the_snapshot_of_one(make_cfg, tmp_path):
+def test_two_processes_that_share_statistics_get_the_snapshot_of_one(
+    fork_server, make_cfg, tmp_path
+):
     cfg = make_cfg(*GHM)
     arguments = (cfg, load_fixed_images(cfg))
     task = (snapshot_after_a_step, (arguments, arguments))

@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from datetime import timedelta
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,8 @@ SOON_S = 30
 """For what takes a second at most; a hang takes longer."""
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A process that has imported everything, from which others start at once."""
-    # a shell's background job ignores Ctrl-C, which would be inherited
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.set_forkserver_preload(["focal_plugin.engine.launch", launched.__name__])
-    forkserver.ensure_running()
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(autouse=True)
-def quick_start(server, monkeypatch):
+def quick_start(fork_server, monkeypatch):
     """As few seconds as possible: there are many tests that start processes."""
     monkeypatch.setattr(ranks, "START_METHOD", "forkserver")
     monkeypatch.setattr(ranks, "GRACE_S", 0.5)

@@ -1,12 +1,7 @@
-import multiprocessing
-import os
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import forkserver
 
 import pytest
 
-from . import child
-from .child import ROOT
 from .planted import hold_at
 from .runs import TWO_PROCESSES, TWO_STAGE, Runs
 
@@ -18,23 +13,7 @@ REFERENCES = {
 
 
 @pytest.fixture(scope="session")
-def server():
-    """A process that has everything imported, and forks those of the tests."""
-    forkserver._forkserver._stop()  # another module's has imported less
-    multiprocessing.set_forkserver_preload([child.__name__])
-    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    forkserver.ensure_running()
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
-
-
-@pytest.fixture(scope="session")
-def runs_in(server, tiny_shapes):
+def runs_in(fork_server, tiny_shapes):
     """Runs(folder); they are cleaned up at the end of the session."""
     made = []
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 class Plant(Protocol):

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from ..forked import ROOT
 from . import child
-from .child import ROOT
 from .planted import Plant
 
 QUICK = ROOT / "configs/quick_schedules"
@@ -33,9 +33,9 @@ PERIOD = 3
 TWO_PROCESSES = ("--num-gpus", 2, "--dist-url", "auto")
 """With a port of their own: several tests run at once, and so may others of this machine."""
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 """For what takes a second; a hang would take for ever."""
-SOON_S = 20
+SOON_S = 60
 """What a job has for its end once one of its processes has failed."""
 
 COMMON = {
@@ -48,9 +48,16 @@ COMMON = {
     "INPUT.MIN_SIZE_TEST": 64,
     "DATALOADER.NUM_WORKERS": 0,
     "MODEL.DEVICE": "cpu",
-    # so that there are boxes to compare
+    # few channels: no weight decides what these tests are about
+    "MODEL.FOCAL.SMALL_RESNET.WIDTHS": "[8, 12, 16, 24]",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
+    # so that there are boxes to compare, but not thousands
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 50,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 50,
 }
 
 
@@ -177,14 +184,14 @@ class Runs:
     def resume(self, *flags: Any, **options: Any) -> Run:
         return self.start("--resume", *flags, **options)
 
-    def start_script(self, *flags: Any, launcher: Sequence[str] = (), **keys: Any) -> Run:
-        """The same as a user does it: nothing of it is of this suite."""
+    def start_script(self, *flags: Any, **keys: Any) -> Run:
+        """Start a new Python, as a user does: nothing of it is of this suite."""
         arguments = self._arguments(flags, None, ONE_STAGE, None, keys)
         log, control = self._files()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         with log.open("w") as stream:
             process = subprocess.Popen(
-                [sys.executable, *launcher, str(ROOT / "train_net.py"), *arguments],
+                [sys.executable, str(ROOT / "train_net.py"), *arguments],
                 stdout=stream,
                 stderr=stream,
                 cwd=ROOT,
@@ -197,9 +204,21 @@ class Runs:
         for run in self._started:
             run.clean_up()
 
-    def _start(self, arguments: list[str], output: Path | None, plants: Sequence[Plant]) -> Run:
+    def start_torchrun(self, processes: int, **keys: Any) -> Run:
+        """Start what `torchrun --standalone --nproc-per-node N train_net.py` does."""
+        arguments = self._arguments((), None, ONE_STAGE, None, keys)
+        return self._start(arguments, None, (), child.run_torchrun, processes)
+
+    def _start(
+        self,
+        arguments: list[str],
+        output: Path | None,
+        plants: Sequence[Plant],
+        target: Callable[..., None] = child.run,
+        *more: Any,
+    ) -> Run:
         log, control = self._files()
-        process = self._context.Process(target=child.run, args=(arguments, log, control, plants))
+        process = self._context.Process(target=target, args=(arguments, log, control, plants, *more))
         with _one_at_a_time:
             process.start()
         return self._remember(Run(process, output or self.output, log, control))

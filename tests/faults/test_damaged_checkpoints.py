@@ -20,7 +20,7 @@ def flip_a_byte(folder):
 
 def truncate(folder):
     with (folder / LAST).open("r+b") as file:
-        file.truncate(1_000_000)
+        file.truncate(500_000)
 
 
 def empty(folder):
@@ -53,7 +53,7 @@ def name_one_outside(folder):
 
 DAMAGES = {  # what is done to the run, what the message says
     flip_a_byte: [f"{LAST} is damaged: its SHA-256 is"],
-    truncate: [f"{LAST} is truncated", "1000000 bytes"],
+    truncate: [f"{LAST} is truncated", "500000 bytes"],
     empty: [f"{LAST} is empty"],
     replace_by_text: [f"{LAST} is no checkpoint of PyTorch"],
     replace_by_another_trainers: [f"{LAST} was written by another trainer"],

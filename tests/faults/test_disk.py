@@ -9,7 +9,7 @@ import pytest
 from .planted import Hold, hold_at
 from .runs import TWO_PROCESSES, checkpoint, differences, not_finite
 
-DISK_MIB = 64
+DISK_MIB = 32
 SECOND_SAVE = Hold("focal_plugin.engine.checkpoint:Checkpointer.save", 2)
 
 
@@ -43,7 +43,7 @@ def fill(disk, *, leave_kib=0):
     return filler
 
 
-@pytest.mark.parametrize("leave_kib", [0, 2048], ids=["no room", "room for half"])
+@pytest.mark.parametrize("leave_kib", [0, 512], ids=["no room", "room for half"])
 def test_a_disk_that_is_full_costs_no_older_checkpoint(runs, reference, disk, leave_kib):
     output = disk / "run"
     run = runs.start(output=output, plants=[SECOND_SAVE])

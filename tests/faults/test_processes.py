@@ -4,8 +4,6 @@ import os
 import signal
 import time
 
-import pytest
-
 from .planted import Raise, hold_at
 from .runs import SOON_S, TWO_PROCESSES, differences, wait_until
 
@@ -18,16 +16,14 @@ def is_alive(pid):
     return True
 
 
-@pytest.mark.parametrize(
-    ("flags", "launcher"),
-    [
-        (("--num-gpus", 2), ()),
-        ((), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
-    ],
-    ids=["--num-gpus", "torchrun"],
-)
-def test_two_processes_of_the_script_train_on_the_cpu(runs, reference, flags, launcher):
-    run = runs.start_script(*flags, launcher=launcher).succeed()
+def test_two_processes_of_the_script_train_on_the_cpu(runs, reference):
+    run = runs.start_script("--num-gpus", 2).succeed()
+    assert differences(reference("two processes"), run.output) == []
+
+
+def test_two_processes_of_torchrun_train_on_the_cpu(runs, reference):
+    run = runs.start_torchrun(2).succeed()
+    assert "Starting training from iteration 0" in run.text
     assert differences(reference("two processes"), run.output) == []
 
 

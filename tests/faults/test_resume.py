@@ -9,7 +9,7 @@ import pytest
 from focal_plugin.engine.stop_requests import SAME_REQUEST_S
 
 from .planted import DrawnSeed, Hold, hold_at
-from .runs import TWO_PROCESSES, TWO_STAGE, checkpoint, differences
+from .runs import SOON_S, TWO_PROCESSES, TWO_STAGE, checkpoint, differences
 
 FILE = "focal_plugin.files:UnfinishedFile"
 EVALUATOR = "detectron2.evaluation.coco_evaluation:COCOEvaluator.process"
@@ -59,14 +59,14 @@ def test_the_comparison_sees_a_difference(reference):
     assert len(differences(reference(), reference("two processes"))) > 50
 
 
-def test_the_script_killed_and_resumed_by_a_user_ends_the_same(runs, reference):
-    run = runs.start_script(DATALOADER__NUM_WORKERS=2)
+def test_killed_whenever_it_may_be_it_ends_the_same(runs, reference):
+    run = runs.start(DATALOADER__NUM_WORKERS=2)
     while not (run.output / "model_0000002.pth").exists():
         assert not run.ended(), run.text
         time.sleep(0.001)
     run.kill()
     assert not (run.output / "model_final.pth").exists()
-    resumed = runs.start_script("--resume", DATALOADER__NUM_WORKERS=1).succeed()
+    resumed = runs.resume(DATALOADER__NUM_WORKERS=1).succeed()
     assert resumed.started_at(3) or resumed.started_at(0) or resumed.started_at(6)
     assert differences(reference(), resumed.output) == []
 
@@ -128,7 +128,7 @@ def test_a_second_request_ends_it_at_once(runs):
     run.send(signal.SIGTERM)
     time.sleep(SAME_REQUEST_S + 0.1)
     run.send(signal.SIGTERM)
-    assert run.wait(5) == -signal.SIGTERM
+    assert run.wait(SOON_S) == -signal.SIGTERM
     assert not (run.output / "model_0000004.pth").exists()
 
 

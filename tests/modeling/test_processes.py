@@ -116,7 +116,7 @@ def _model_tasks(cfg):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(fork_server, tmp_path_factory):
     """What each process returned, by task."""
     tasks = {
         **{

@@ -2,8 +2,7 @@
 Runs functions in two processes that talk through gloo; the functions that tests/modeling/
 test_processes.py runs there, and in its own process to compare.
 
-The processes import this file and not `tests.conftest`, of which each would make a data set folder
-that nobody removes.
+The fork server of `tests/conftest.py`, from which the processes come, imports this file.
 """
 
 import pickle
@@ -22,12 +21,13 @@ from focal_plugin.modeling.normalizer import NORMALIZERS
 
 PROCESSES = 2
 LIMIT_S = 300
-"""Seconds until a hang is a failure; most of what is needed goes into importing."""
+"""Seconds until a hang is a failure."""
 
 
 def in_two_processes(tasks, folder):
     """
-    Call each function in both processes, one after the other.
+    Call each function in both processes, one after the other; a test that does so asks for the
+    fixture `fork_server`.
 
     Args:
         tasks: name -> (function, (its arguments in the first process, and in the second)).
@@ -41,8 +41,13 @@ def in_two_processes(tasks, folder):
     """
     deadline = time.monotonic() + LIMIT_S
     # As bytes: tensors given as such would be shared by the processes.
-    context = torch.multiprocessing.spawn(
-        _process, (pickle.dumps(tasks), folder), nprocs=PROCESSES, join=False, daemon=True
+    context = torch.multiprocessing.start_processes(
+        _process,
+        (pickle.dumps(tasks), folder),
+        nprocs=PROCESSES,
+        join=False,
+        daemon=True,
+        start_method="forkserver",
     )
     try:
         while not context.join(timeout=max(deadline - time.monotonic(), 0)):

@@ -1,0 +1,124 @@
+"""
+Processes forked from the server of `tests/conftest.py`, which imports this file: they start in
+milliseconds where a new Python needs seconds to import PyTorch and Detectron2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from detectron2.engine import defaults
+
+import focal_plugin.compare.cli
+import focal_plugin.engine
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LATE = (
+    "absl.logging",
+    "faster_coco_eval",
+    "pygments.formatters.terminal256",
+    "pygments.lexers.data",
+    "torch.distributed.launcher.api",
+    "torch.utils.cpp_extension",
+    "torch.utils.tensorboard",
+)
+"""Modules that a training imports once it runs, where they are installed."""
+
+for name in LATE:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+
+
+def _look_up(cfg: Any, *keys: str, default: Any = None) -> Any:
+    """
+    Same interface as `detectron2.engine.defaults._try_get_key`, but a lookup: that function turns
+    the whole config into YAML and back, three times in each run.
+    """
+    for key in keys:
+        value = cfg
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return default
+
+
+defaults._try_get_key = _look_up
+
+
+def run_script(
+    script: Path, *arguments: Any, env: dict[str, str] | None = None
+) -> CompletedProcess[str]:
+    """
+    Do what `python SCRIPT ARGUMENTS` does in the root of the repository, in a forked process.
+
+    Args:
+        env: variables that are added to the environment.
+
+    Returns:
+        exit code, stdout and stderr.
+    """
+    command = [str(script), *map(str, arguments)]
+    with TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=_run_script, args=(command, files, env or {}))
+        process.start()
+        process.join()
+        texts = [file.read_text() if file.exists() else "" for file in files]
+    return CompletedProcess(command, process.exitcode, *texts)
+
+
+def _run_script(command: list[str], files: list[Path], env: dict[str, str]) -> None:
+    redirect_output(*files)
+    os.environ.update(env)
+    behave_like_a_command()
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def redirect_output(stdout: Path, stderr: Path) -> None:
+    """Write what this process and those that it starts print into files."""
+    for stream, file in ((sys.stdout, stdout), (sys.stderr, stderr)):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+        stream.reconfigure(line_buffering=True)
+        os.close(descriptor)
+
+
+def behave_like_a_command() -> None:
+    """Give this process what one has that a shell starts: a session, a folder, default signals."""
+    os.setsid()
+    reset_signals()
+    os.chdir(ROOT)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: the server's is its own
+
+
+def reset_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def end_as_python_does(main: Callable[[], Any]) -> None:
+    """Call it; Ctrl-C ends the process by its signal, as it ends Python."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
