@@ -7,6 +7,7 @@ neither find a user's data nor leave any behind.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import shutil
@@ -57,6 +58,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "fork_server" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group(FORK_SERVER_GROUP))
+
+
+def pytest_collection_finish():
+    """Keep what is imported by now out of garbage collection, which is slow with so much."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,6 +6,7 @@ milliseconds where a new Python needs seconds to import PyTorch and Detectron2.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -19,20 +20,28 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import PIL.Image
 from detectron2.engine import defaults
 
-import focal_plugin.compare.cli
-import focal_plugin.engine
+from focal_plugin.compare import cli  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
 LATE = (
     "absl.logging",
     "faster_coco_eval",
+    "focal_plugin.ops.dense_loss_cpp",
+    "focal_plugin.ops.dense_loss_eager",
+    "focal_plugin.ops.dense_loss_triton",
     "pygments.formatters.terminal256",
     "pygments.lexers.data",
+    "pygments.lexers.python",
+    "pygments.styles.monokai",
+    "pygments.unistring",
+    "torch._subclasses.schema_check_mode",
     "torch.distributed.launcher.api",
     "torch.utils.cpp_extension",
+    "torch.utils.serialization.config",
     "torch.utils.tensorboard",
 )
 """Modules that a training imports once it runs, where they are installed."""
@@ -40,6 +49,17 @@ LATE = (
 for name in LATE:
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
+PIL.Image.preinit()
+gc.freeze()  # a collection in a forked process would copy all of the server's memory
+
+
+NARROW = {
+    "MODEL.FOCAL.SMALL_RESNET.WIDTHS": [8, 12, 16, 24],
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.FPN.OUT_CHANNELS": 32,  # a group norm has 32 groups
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
+}
+"""A small model of configs/Shapes-Detection with few channels, for what no weight decides."""
 
 
 def _look_up(cfg: Any, *keys: str, default: Any = None) -> Any:

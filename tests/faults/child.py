@@ -5,7 +5,6 @@ The server that forks such processes imports this file.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from .planted import Plant
 
 sys.path.insert(0, str(ROOT))
 
-import train_net  # noqa: E402
+import train_net
 
 
 def run(arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Plant]) -> None:

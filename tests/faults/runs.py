@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..forked import ROOT
+from ..forked import NARROW, ROOT
 from . import child
 from .planted import Plant
 
@@ -48,11 +48,7 @@ COMMON = {
     "INPUT.MIN_SIZE_TEST": 64,
     "DATALOADER.NUM_WORKERS": 0,
     "MODEL.DEVICE": "cpu",
-    # few channels: no weight decides what these tests are about
-    "MODEL.FOCAL.SMALL_RESNET.WIDTHS": "[8, 12, 16, 24]",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.FPN.OUT_CHANNELS": 32,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
+    **NARROW,
     # so that there are boxes to compare, but not thousands
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 50,
@@ -218,7 +214,9 @@ class Runs:
         *more: Any,
     ) -> Run:
         log, control = self._files()
-        process = self._context.Process(target=target, args=(arguments, log, control, plants, *more))
+        process = self._context.Process(
+            target=target, args=(arguments, log, control, plants, *more)
+        )
         with _one_at_a_time:
             process.start()
         return self._remember(Run(process, output or self.output, log, control))
