@@ -41,6 +41,7 @@ FORK_SERVER_GROUP = "fork_server"
 PRELOADED = (
     "pytest",
     "tests.forked",
+    "tests.benchmark_process",
     "tests.faults.child",
     "tests.engine.checkpoint_process",
     "tests.engine.launched",

@@ -80,13 +80,13 @@ defaults._try_get_key = _look_up
 
 
 def run_script(
-    script: Path, *arguments: Any, env: dict[str, str] | None = None
+    script: Path, *arguments: Any, prepare: Callable[[], None] | None = None
 ) -> CompletedProcess[str]:
     """
     Do what `python SCRIPT ARGUMENTS` does in the root of the repository, in a forked process.
 
     Args:
-        env: variables that are added to the environment.
+        prepare: called there before the script runs; importable.
 
     Returns:
         exit code, stdout and stderr.
@@ -95,18 +95,20 @@ def run_script(
     with TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=_run_script, args=(command, files, env or {}))
+        process = context.Process(target=_run_script, args=(command, files, prepare))
         process.start()
         process.join()
         texts = [file.read_text() if file.exists() else "" for file in files]
     return CompletedProcess(command, process.exitcode, *texts)
 
 
-def _run_script(command: list[str], files: list[Path], env: dict[str, str]) -> None:
+def _run_script(command: list[str], files: list[Path], prepare: Callable[[], None] | None) -> None:
     redirect_output(*files)
-    os.environ.update(env)
     behave_like_a_command()
+    if prepare is not None:
+        prepare()
     sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")
 
 

@@ -74,7 +74,7 @@ class Run:
     def __init__(self, process: Any, output: Path, log: Path, control: Path) -> None:
         self.process = process
         self.output = output
-        self._log = log
+        self.log = log
         self._control = control
 
     @property
@@ -84,7 +84,7 @@ class Run:
     @property
     def text(self) -> str:
         """What it has written to stdout and stderr."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
     def last_line(self) -> str:

@@ -1,9 +1,12 @@
 """A loss or a gradient that is NaN never reaches the weights, or a checkpoint."""
 
 import json
+import re
 import time
 
 import pytest
+
+from focal_plugin.compare.running.failure import explain_failure, read_log_tail
 
 from .planted import NotFinite, Overflow
 from .runs import ITERATIONS, SOON_S, TWO_PROCESSES, checkpoint, not_finite
@@ -56,6 +59,9 @@ def test_a_learning_rate_that_is_much_too_high_ends_the_run(runs):
     assert run.wait() == 1
     message = run.text[run.text.rindex("NonFiniteError: ") :]
     assert "SOLVER.BASE_LR 1e+08" in message
+    # what a comparison tells
+    reason = explain_failure(1, read_log_tail(run.log, 0))
+    assert re.fullmatch(r"loss_\w+ is (nan|inf) at iteration \d", reason)
     assert list(run.output.glob("model_*.pth"))
     assert not_finite(run.output) == []
 

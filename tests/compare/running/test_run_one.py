@@ -260,7 +260,7 @@ def test_no_trainer_starts_while_one_is_left_over(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread = threading.Thread(target=train, args=(task,))
         thread.start()
-        time.sleep(1)
+        time.sleep(0.5)
         assert trainers(task.folder) == []
     thread.join()
     assert read_status(task.folder).state == "done"

@@ -1,21 +1,17 @@
 """A sweep beside another one, killed, frozen, interrupted, with runs that fail."""
 
 import os
-import re
 import signal
 import time
 
 import pytest
 
-from focal_plugin.compare.plan import Run
-from focal_plugin.compare.results import Result
 from focal_plugin.compare.running import runner
 from focal_plugin.compare.running.claim import read_newest
-from focal_plugin.compare.running.run_one import TRAINER, read_status
+from focal_plugin.compare.running.run_one import read_status
 from focal_plugin.compare.running.runner import run_all
 from focal_plugin.compare.status import Status
 
-from ...conftest import ROOT
 from .fakes import (
     LEASE,
     PATIENCE_S,
@@ -31,7 +27,7 @@ from .fakes import (
 
 
 def some_runs(count, **more):
-    return [fake_run(seed=seed, **{"steps": 20, "step_s": 0.05, **more}) for seed in range(count)]
+    return [fake_run(seed=seed, **{"steps": 20, "step_s": 0.03, **more}) for seed in range(count)]
 
 
 def states(runs, folder):
@@ -89,7 +85,7 @@ def test_a_second_sweep_waits_for_what_the_first_one_trains(tmp_path):
 
 
 def test_a_frozen_sweep_is_taken_over_and_does_no_harm_when_it_wakes_up(tmp_path):
-    runs = some_runs(1, steps=60, step_s=0.1)
+    runs = some_runs(1, steps=200)
     frozen = in_background(sweep, runs, tmp_path)
     wait_until(lambda: lines_of(tmp_path / runs[0].id / "iterations"))
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -139,7 +135,7 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_stop(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)  # as `timeout` does: not a second one
-    time.sleep(2)
+    time.sleep(1)
     assert len(running_trainers(runs, tmp_path)) == 1
     os.kill(process.pid, signal.SIGINT)
     start = time.monotonic()
@@ -216,29 +212,3 @@ def test_the_run_of_a_machine_that_died_is_taken_over_after_its_lease(tmp_path):
     start = time.monotonic()
     assert run_all([run], tmp_path, fake_options()) == [Status("done", attempts=2)]
     assert time.monotonic() - start > LEASE.expiry_s
-
-
-@pytest.mark.slow
-def test_stock_trainers_finish_and_fail_as_they_should(tiny_shapes, tmp_path):
-    """The real thing: three iterations, and an arm that diverges."""
-
-    def run(arm, *opts):
-        config = ROOT / "configs" / "Shapes-Detection" / "retinanet_small_ce.yaml"
-        common = (
-            *("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)", "MODEL.DEVICE", "cpu"),
-            *("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2"),
-            *("DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "SEED", "1"),
-        )
-        mine = f"mine={tiny_shapes}/annotations.json:{tiny_shapes}/images"
-        return Run(arm, 1, str(config), (*common, *opts), (mine,), arm.encode().hex() * 4, 3)
-
-    runs = [run("fine"), run("NaN", "SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0")]
-    fine, nan = run_all(runs, tmp_path, fake_options(trainer=TRAINER))
-    assert fine == Status("done", attempts=1)
-    assert (nan.state, nan.exit_code) == ("failed", 1)
-    assert re.fullmatch(r"loss_\w+ is (nan|inf) at iteration \d", nan.reason)
-    result = Result.read(tmp_path / runs[0].id)
-    assert list(result.ap_per_class) == ["disc", "square", "triangle", "plus", "crescent"]
-    assert result.iteration_s > 0
-    assert result.peak_memory_mib > 100
-    assert {"torch", "detectron2", "focal_plugin"} <= set(result.versions)
