@@ -53,12 +53,13 @@ PRELOADED = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Start with the files that take longest; keep on one worker what shares the fork server."""
-    slow = {item.path for item in items if "slow" in item.keywords}
-    items.sort(key=lambda item: item.path not in slow)
+    """Keep on one worker what shares the fork server; start with the files that take longest."""
     for item in items:
         if "fork_server" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.xdist_group(FORK_SERVER_GROUP))
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish():

@@ -25,6 +25,8 @@ from .fakes import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def some_runs(count, **more):
     return [fake_run(seed=seed, **{"steps": 20, "step_s": 0.03, **more}) for seed in range(count)]
