@@ -37,7 +37,16 @@ if _FOLDER not in os.environ:
 
 DATASET_ROOT = os.environ["DETECTRON2_DATASETS"] = os.environ[_FOLDER]
 
-FORK_SERVER_GROUP = "fork_server"
+FORK_SERVER_FILES = (
+    "tests/engine/test_checkpoint.py",
+    "tests/engine/test_diagnostics.py",
+    "tests/engine/test_launch.py",
+    "tests/engine/test_train_net.py",
+    "tests/faults/",
+    "tests/modeling/test_processes.py",
+    "tests/test_benchmarks.py",
+)
+"""One worker runs all of them: a second one would need a second server and references."""
 PRELOADED = (
     "pytest",
     "tests.forked",
@@ -53,13 +62,16 @@ PRELOADED = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep on one worker what shares the fork server; start with the files that take longest."""
+    """Start with what takes longest: the files that share the fork server, then the slow ones."""
     for item in items:
         if "fork_server" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group(FORK_SERVER_GROUP))
+            if not item.nodeid.startswith(FORK_SERVER_FILES):
+                raise pytest.UsageError(f"{item.nodeid}: its file is not in FORK_SERVER_FILES")
     slow = {item.path for item in items if "slow" in item.keywords}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(
+        key=lambda item: (not item.nodeid.startswith(FORK_SERVER_FILES), item.path not in slow)
+    )
 
 
 def pytest_collection_finish():
@@ -69,16 +81,20 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of a file on one worker, unless they are in a group."""
-    from xdist.scheduler import LoadGroupScheduling
+    """
+    Keep the tests of a file on one worker, and so those that share the fork server, in the order of
+    collection. (The mark `xdist_group` of pytest-xdist 3.8 has no effect with pytest 9.2.)
+    """
+    from xdist.scheduler import LoadFileScheduling
 
-    class ByGroupOrFile(LoadGroupScheduling):
+    class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            scope = super()._split_scope(nodeid)
-            return nodeid.partition("::")[0] if scope == nodeid else scope
+            return "fork server" if nodeid.startswith(FORK_SERVER_FILES) else nodeid.split("::")[0]
 
-    config.option.loadscopereorder = False  # the order of collection is the better one
-    return ByGroupOrFile(config, log) if config.option.dist == "loadgroup" else None
+    if config.option.dist not in {"loadfile", "loadgroup"}:
+        return None
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
