@@ -5,20 +5,14 @@ compiles it for a GPU that is not there, which finds what the interpreter does n
 """
 
 import math
-import multiprocessing
-import os
 import re
 import shutil
-import subprocess
-import sys
-import warnings
-from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from focal_plugin.losses import SigmoidFocalLoss
+from focal_plugin.losses import SigmoidFocalLoss, sigmoid_focal_loss
 from focal_plugin.losses.poly_focal import PolyFocal
 from focal_plugin.losses.quality_focal import QualityFocal
 from focal_plugin.losses.sigmoid_cross_entropy import CrossEntropy
@@ -30,6 +24,8 @@ from focal_plugin.ops import Formula, Terms, one_vs_rest_loss
 from focal_plugin.ops import dense_loss_eager as eager
 from focal_plugin.ops import dense_loss_triton as triton_loss
 from focal_plugin.ops.dense_loss import Block, implementation
+
+from .conftest import is_imported
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 layouts = pytest.mark.parametrize("layout", ["rows", "planes"])
@@ -55,24 +51,6 @@ TOLERANCE = {
     torch.bfloat16: {"rtol": 2**-7, "atol": 1e-6},
     torch.float16: {"rtol": 2**-10, "atol": 1e-6},
 }
-
-
-@pytest.fixture(scope="module")
-def interpreter():
-    """Calls a function of this module in a process in which Triton is interpreted."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_prepare) as pool:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TRITON_INTERPRET", "1")
-            pool.submit(os.getpid).result()  # it has started, with that
-        yield lambda function, *args: pool.submit(function, *args).result(timeout=300)
-
-
-def _prepare():
-    torch.set_num_threads(1)
-    # NumPy's, of lanes whose results are dropped and of exp that is 0 or infinite by intent
-    warnings.simplefilter("ignore", RuntimeWarning)
 
 
 class _NoGPU:
@@ -354,19 +332,17 @@ def test_it_says_what_a_gpu_lacks(capability, compiler, reason, monkeypatch):
     assert answer is None if reason is None else reason in answer
 
 
-def test_without_triton_the_package_does_its_work():
-    """TorchVision imports Triton if it is there, so that its absence is what can be tested."""
-    program = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import torch, focal_plugin\n"
-        "from focal_plugin.losses import sigmoid_focal_loss\n"
-        "logits, labels = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)\n"
-        "sigmoid_focal_loss(logits, labels)\n"
-        "assert 'focal_plugin.ops.dense_loss_triton_kernel' not in sys.modules\n"
-        "sigmoid_focal_loss(logits, labels, impl='triton')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "ValueError: impl='triton' cannot be had: Triton is not installed" in done.stderr
+def test_without_triton_the_package_does_its_work(without_triton):
+    """TorchVision imports Triton if it is there, so its absence is what can be tested."""
+    assert without_triton(_value_of, "auto") == pytest.approx(_value_of("auto"))
+    assert not without_triton(is_imported, "focal_plugin.ops.dense_loss_triton_kernel")
+    with pytest.raises(ValueError, match="impl='triton' cannot be had: Triton is not installed"):
+        without_triton(_value_of, "triton")
+
+
+def _value_of(impl):
+    logits, labels = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+    return sigmoid_focal_loss(logits, labels, impl=impl).item()
 
 
 @pytest.mark.parametrize(
@@ -410,15 +386,15 @@ def test_tiles_fit_what_they_are_for(rows):
 
 @needs_gpu
 @layouts
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", TERMS)
-def test_on_a_gpu_it_equals_eager(name, dtype, layout):
+def test_on_a_gpu_it_equals_eager(name, layout):
     shape = (3000, 80, 1) if layout == "rows" else (3, 80, 1050)
-    block = make_block(shape, dtype, device="cuda")
-    for factor in (None, torch.tensor(0.3), torch.rand(block.labels.shape)):
-        factor = factor if factor is None else factor.cuda()
-        actual = triton_loss.evaluate(block, TERMS[name], factor)
-        assert_equals_eager(actual, block, TERMS[name], factor)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        block = make_block(shape, dtype, device="cuda")
+        for factor in (None, torch.tensor(0.3), torch.rand(block.labels.shape)):
+            factor = factor if factor is None else factor.cuda()
+            actual = triton_loss.evaluate(block, TERMS[name], factor)
+            assert_equals_eager(actual, block, TERMS[name], factor)
 
 
 @needs_gpu
