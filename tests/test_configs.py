@@ -10,7 +10,6 @@ from detectron2 import model_zoo
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
 
-from focal_plugin import get_cfg
 from focal_plugin.compare.spec import load_spec
 from focal_plugin.compare.spec_file import read_spec
 from focal_plugin.data import check_classes
@@ -18,7 +17,9 @@ from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
 
+from .cached_configs import read_cfg
 from .conftest import ROOT
+from .uninitialized import uninitialized
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMPARISONS = [file for file in CONFIGS if file.parent.name == "comparisons"]
@@ -187,10 +188,7 @@ def name_of(file):
 
 
 def load(file):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(file), allow_unsafe=False)
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
+    return read_cfg(file, "MODEL.DEVICE", "cpu")
 
 
 def differences(cfg, other):
@@ -204,10 +202,11 @@ def differences(cfg, other):
     return found
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=name_of)
-def test_holds_no_yaml_tag_and_no_url(file):
-    assert "!!" not in file.read_text()
-    yaml.safe_load(file.read_text())
+def test_no_file_holds_a_yaml_tag():
+    assert len(CONFIGS) > 200
+    for file in CONFIGS:
+        assert "!!" not in file.read_text(), file
+        yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def arms_of(folder, family="retinanet"):
@@ -227,7 +226,7 @@ def reference_of(folder, family, arm):
 def shrink(cfg):
     """
     A ResNet-50 becomes a ResNet-18 with a narrow pyramid: what an arm changes sits on top of them,
-    and a model of full size takes a second to initialise.
+    and a model of full size takes a second to allocate.
     """
     if cfg.MODEL.RESNETS.DEPTH > 18:
         cfg.MODEL.RESNETS.DEPTH = 18
@@ -240,7 +239,8 @@ def test_builds_and_fits_its_data(file):
     cfg = load(file)
     check_classes(cfg)
     shrink(cfg)
-    build_model(cfg)
+    with uninitialized():
+        build_model(cfg)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,8 @@ def test_builds_and_fits_its_data(file):
     ],
 )
 def test_a_backbone_builds_in_full_size(file, blocks_of_res4):
-    model = build_model(load(ROOT / "configs" / file))
+    with uninitialized():
+        model = build_model(load(ROOT / "configs" / file))
     assert len(model.backbone.bottom_up.res4) == blocks_of_res4
 
 

@@ -157,7 +157,7 @@ def test_p6_is_made_of_p5_after_its_norm(top_block):
     backbone = make_backbone("MODEL.FPN.NORM", "GN", TOP_BLOCK, top_block, TOP_LEVELS, 1)
     nn.init.constant_(backbone.fpn_output5.norm.weight, 0)
     nn.init.constant_(backbone.fpn_output5.norm.bias, 3)
-    made = backbone.top_block(torch.full((1, 256, 4, 6), 3.0))
+    made = backbone.top_block(torch.full((1, 64, 4, 6), 3.0))
     assert torch.equal(features_of(backbone)["p6"], made[0])
 
 

@@ -3,7 +3,7 @@
 import torch
 from detectron2.modeling import build_model
 
-from .toy import narrow_cfg, resnet18_cfg
+from .toy import narrow_cfg, resnet_cfg
 
 STOCK = (
     "MODEL.PROPOSAL_GENERATOR.NAME", "RPN",
@@ -15,8 +15,7 @@ STOCK = (
 
 def toy_rcnn_cfg(*opts):
     """80 classes: the zoo's, but for its size."""
-    narrow = ("MODEL.ROI_BOX_HEAD.FC_DIM", 64, "MODEL.FPN.OUT_CHANNELS", 64)
-    return resnet18_cfg("Base-FocalRCNN-FPN.yaml", *narrow, *opts)
+    return resnet_cfg("Base-FocalRCNN-FPN.yaml", "MODEL.ROI_BOX_HEAD.FC_DIM", 64, *opts)
 
 
 def toy_rcnn(*opts):
