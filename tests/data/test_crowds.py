@@ -9,14 +9,14 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.utils.env import seed_all_rng
 
-from focal_plugin import get_cfg
 from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
 from focal_plugin.data.crowds import CROWD_LABEL, CrowdDatasetMapper
 from focal_plugin.data.stream import build_train_loader
 from focal_plugin.engine import Trainer
 from focal_plugin.modeling.matcher import split_crowds
 
-from ..conftest import DATASET_ROOT, ROOT
+from ..cached_configs import read_cfg
+from ..conftest import DATASET_ROOT
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,7 @@ def crowded():
 
 @pytest.fixture
 def cfg(crowded):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/Base-RetinaNet-Small.yaml"))
+    cfg = read_cfg("Shapes-Detection/Base-RetinaNet-Small.yaml")
     cfg.DATASETS.TRAIN = ("crowded_shapes",)
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.SOLVER.IMS_PER_BATCH = 2

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import multiprocessing
-import subprocess
+import runpy
 import sys
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from focal_plugin.data import draw_shapes
+from focal_plugin.data import draw_shapes, shapes
 from focal_plugin.data.painting import CLASSES, ShapesSpec, draw_image
 from focal_plugin.data.shapes import draw_dataset
 
@@ -90,6 +89,7 @@ def test_a_box_encloses_the_pixels_of_its_object_and_no_more():
     assert checked == 30
 
 
+@pytest.mark.slow
 def test_the_default_has_long_tailed_classes_empty_images_and_crowds():
     spec = ShapesSpec()
     annotations = [draw_image(spec, index)[1] for index in range(400)]
@@ -142,17 +142,22 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    arguments = (SMALL, tmp_path / "shapes")
-    processes = [context.Process(target=draw_dataset, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path, monkeypatch):
+    """The second draws all of it while the first encodes an image."""
+    folder, encode, calls = tmp_path / "shapes", shapes.encode_png, []
+
+    def encode_late(image):
+        calls.append(len(list(tmp_path.iterdir())))
+        if len(calls) == 20:
+            draw_dataset(SMALL, folder)
+        return encode(image)
+
+    monkeypatch.setattr(shapes, "encode_png", encode_late)
+    draw_dataset(SMALL, folder)
+    assert max(calls) == 2, "both were at work"
+    assert len(calls) == 2 * SMALL.images
     assert [file.name for file in tmp_path.iterdir()] == ["shapes"]
-    assert digest(tmp_path / "shapes") == digest(drawn)
+    assert digest(folder) == digest(drawn)
 
 
 def test_stock_loader_reads_it(tiny_shapes):
@@ -171,22 +176,14 @@ def test_both_splits_are_registered_under_a_folder_with_the_version():
         assert metadata.evaluator_type == "coco"
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
-    options = [
-        "--images",
-        "3",
-        "--image-size",
-        "64",
-        "--radius",
-        "6",
-        "10",
-        "--distractors",
-        "1",
-        "2",
-    ]
-    command = [sys.executable, "-m", "focal_plugin.data.draw_shapes", str(folder), *options]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    dials = ["--images", "3", "--radius", "6", "10", "--distractors", "1", "2"]
+    options = [*dials, "--image-size", "64"]
+    monkeypatch.setattr(sys, "argv", ["draw_shapes", str(folder), *options])
+    runpy.run_module("focal_plugin.data.draw_shapes", run_name="__main__")
+    output = capsys.readouterr().out
     assert output.strip() == f"--dataset mine={folder}/annotations.json:{folder}/images"
     spec = json.loads((folder / "annotations.json").read_text())["info"]["spec"]
     assert (spec["images"], spec["distractors"]) == (3, [1, 2])
