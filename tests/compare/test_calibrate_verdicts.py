@@ -203,14 +203,14 @@ def test_false_alarms_over_images_are_few_and_a_better_run_is_always_seen(tool, 
     evaluations = [evaluate(truth, run) for run in runs]
     generator = np.random.default_rng(0)
     for pairs in (
-        tool.resampled_pairs(evaluations, 60, generator),
-        tool.swapped_pairs(truth, runs, 60, generator),
+        tool.resampled_pairs(evaluations, 40, generator),
+        tool.swapped_pairs(truth, runs, 40, generator),
     ):
-        found = tool.count_image_alarms("images", pairs, 200, "AP")
-        assert (found.trials, found.n) == (60, IMAGES)
-        assert found.rate < 0.2  # of 60, on 24 images
+        found = tool.count_image_alarms("images", pairs, 100, "AP")
+        assert (found.trials, found.n) == (40, IMAGES)
+        assert found.rate < 0.2  # of 40, on 24 images
     better = evaluate(truth, detections(0, shift=1.0))
-    found = tool.count_image_alarms("images", iter([(better, evaluations[0])] * 3), 200, "AP")
+    found = tool.count_image_alarms("images", iter([(better, evaluations[0])] * 3), 100, "AP")
     assert found.rate == 1
 
 
@@ -238,6 +238,7 @@ def run(tool, tmp_path, *more):
     return tool.main([*few, "--output", str(tmp_path / "out"), *map(str, more)])
 
 
+@pytest.mark.slow
 def test_one_command_writes_numbers_table_figures_and_page(tool, tmp_path, capsys):
     values = [*np.random.default_rng(0).normal(30, 1, 24), None]
     folder = write_comparison(tmp_path / "runs", values)

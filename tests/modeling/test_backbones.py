@@ -6,10 +6,9 @@ from detectron2.modeling import build_backbone
 from torch import nn
 from torch.nn import functional as F
 
-from focal_plugin import get_cfg
 from focal_plugin.modeling.backbones import LastLevelSubsample
 
-from ..conftest import ROOT
+from ..cached_configs import read_cfg
 from .toy import toy_cfg
 from .toy_rcnn import toy_rcnn_cfg
 
@@ -21,9 +20,7 @@ BUILDERS = ["build_focal_resnet_fpn_backbone", "build_small_resnet_fpn_backbone"
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/Base-RetinaNet-Small.yaml"))
-    return cfg
+    return read_cfg("Shapes-Detection/Base-RetinaNet-Small.yaml")
 
 
 def make_backbone(*opts):

@@ -22,7 +22,7 @@ from focal_plugin.modeling.heads import (
     sigmoid_logits_of_softmax,
 )
 
-from .toy import toy_batch, toy_cfg, toy_model
+from .toy import NUM_CLASSES, toy_batch, toy_cfg, toy_model
 
 A, K, C, LEVELS = 9, 4, 32, 5
 SHAPES = [ShapeSpec(channels=C, stride=8 * 2**level) for level in range(LEVELS)]
@@ -257,7 +257,7 @@ def test_the_stock_detector_decodes_a_softmax_head_to_its_probabilities(classifi
 
     def note(_, __, tower):
         logits = model.head.cls_score.score(tower)
-        probabilities.append(logits[0].unflatten(0, (A, 81)).softmax(1).flatten(2))
+        probabilities.append(logits[0].unflatten(0, (A, NUM_CLASSES + 1)).softmax(1).flatten(2))
 
     model.head.cls_subnet.register_forward_hook(note)
     with torch.no_grad():

@@ -23,7 +23,7 @@ from focal_plugin.modeling.matcher import (
 )
 from focal_plugin.ops import implementations
 
-from .toy import tiny_model, toy_cfg
+from .toy import NUM_CLASSES, tiny_model, toy_cfg
 from .toy_rcnn import tiny_rcnn_cfg
 
 THRESHOLDS, LABELS = [0.4, 0.5], [0, -1, 1]
@@ -237,7 +237,7 @@ def scene():
     gt_instances = []
     for num_objects, num_crowds in [(7, 2), (0, 0), (0, 3), (4, 0), (1, 1)]:
         count = num_objects + num_crowds
-        classes = torch.randint(0, 80, (count,), generator=generator)
+        classes = torch.randint(0, NUM_CLASSES, (count,), generator=generator)
         classes[torch.randperm(count, generator=generator)[:num_crowds]] = -1
         boxes = Boxes(integer_boxes(generator, count, 14))
         gt_instances.append(Instances((24, 20), gt_boxes=boxes, gt_classes=classes))
@@ -303,7 +303,7 @@ def test_retinanet_ignores_the_background_in_crowds(parting):
     for n, instances in enumerate(gt_instances):
         crowds = instances[instances.gt_classes < 0].gt_boxes
         expected = labels[False][n].clone()
-        CROWD_RULES["ignore"].apply_(expected, all_anchors, crowds, background=80)
+        CROWD_RULES["ignore"].apply_(expected, all_anchors, crowds, background=NUM_CLASSES)
         assert torch.equal(labels[True][n], expected)
         assert torch.equal(labels[False][n], expected) == (len(crowds) == 0)
 

@@ -17,7 +17,7 @@ from focal_plugin.losses.build import ClassificationLoss
 from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
-from .toy import gradients_of, losses_of, toy_batch, toy_cfg, toy_model
+from .toy import NUM_CLASSES, gradients_of, losses_of, toy_batch, toy_cfg, toy_model
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_batch_that_parity_is_shown_on_has_every_kind_of_label(pair, batch):
         anchors = ours.anchor_generator([features[f] for f in ours.head_in_features])
         labels, _ = ours.label_anchors(anchors, [x["instances"] for x in batch])
     kinds = set(torch.cat(labels).tolist())
-    assert {-1, 0, 3, 79, 80} <= kinds
+    assert {-1, 0, 3, NUM_CLASSES - 1, NUM_CLASSES} <= kinds
 
 
 def test_the_logged_number_of_positives_is_stocks(pair, batch):
@@ -148,7 +148,7 @@ def test_per_image_divides_each_image_by_its_own_positives(batch):
     logits, labels = _capture(model, batch)
     expected = sum(
         sigmoid_focal_loss(torch.cat(logits, 1)[i], labels[i])
-        / max(((labels[i] >= 0) & (labels[i] < 80)).sum().item(), 1)
+        / max(((labels[i] >= 0) & (labels[i] < NUM_CLASSES)).sum().item(), 1)
         for i in range(len(batch))
     ) / len(batch)
     torch.testing.assert_close(losses_of(model, batch)["loss_cls"], expected)
@@ -219,7 +219,7 @@ def test_attributes_of_the_loss_decide_on_division_and_on_levels(normalizer, bat
     logits, labels = _capture(model, batch)
     loss = losses_of(model, batch)["loss_cls"]
     torch.testing.assert_close(loss, torch.cat(logits, 1).mean())
-    assert model.cls_loss.shape_seen == (*labels.shape, 80)
+    assert model.cls_loss.shape_seen == (*labels.shape, NUM_CLASSES)
 
 
 def test_a_softmax_loss_on_a_sigmoid_head_is_refused():

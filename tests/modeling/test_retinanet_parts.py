@@ -18,13 +18,13 @@ from focal_plugin.mining import MINER_REGISTRY, top_k_keep_mask
 from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
-from .toy import gradients_of, losses_of, tiny_model, toy_batch, toy_cfg
+from .toy import NUM_CLASSES, gradients_of, losses_of, tiny_model, toy_batch, toy_cfg
 
 LOSS, BOX_LOSS = "MODEL.FOCAL.CLS_LOSS.NAME", "MODEL.FOCAL.BOX_LOSS.NAME"
 MINER, NORMALIZER = "MODEL.FOCAL.MINING.NAME", "MODEL.FOCAL.NORMALIZER"
 CROSS_ENTROPY = [LOSS, "SigmoidCrossEntropyLoss", "MODEL.RETINANET.FOCAL_LOSS_ALPHA", -1.0]
 FIXED = [NORMALIZER, "fixed"]
-SAMPLES = ["MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS", list(range(1, 81))]
+SAMPLES = ["MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS", list(range(1, NUM_CLASSES + 1))]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_only_the_kept_anchors_have_a_gradient(miner, batch):
     given = arguments_of_losses(model, batch)
     given["losses"]["loss_cls"].backward()
     touched = given["logits"].grad.abs().sum(-1) > 0  # (N, R)
-    num_pos = ((given["labels"] >= 0) & (given["labels"] < 80)).sum(1)
+    num_pos = ((given["labels"] >= 0) & (given["labels"] < NUM_CLASSES)).sum(1)
     limit = 4 * num_pos.clamp(min=1) if miner == "SSDMiner" else torch.tensor(128)
     assert (touched.sum(1) <= limit).all()
     assert touched.any()
@@ -168,7 +168,7 @@ def test_ranking_by_both_losses_changes_what_is_kept(batch):
         model.miner.register_forward_pre_hook(lambda _, args: seen.append(args))
         given = arguments_of_losses(model, batch)
     (by_cls, labels, _), (by_both, *_) = seen
-    positives = (labels >= 0) & (labels < 80)
+    positives = (labels >= 0) & (labels < NUM_CLASSES)
     anchors = given["anchors"].expand_as(given["deltas"])[positives]
     target = model.box2box_transform.get_deltas(anchors, given["gt_boxes"][positives])
     box = (given["deltas"][positives] - target).abs().sum(1)
@@ -210,7 +210,7 @@ def test_quality_is_the_iou_of_the_decoded_box_with_its_object(name, batch):
     model.cls_loss.of_levels = spy
     given = arguments_of_losses(model, batch)
     quality = torch.cat(seen, dim=1)
-    positives = (given["labels"] >= 0) & (given["labels"] < 80)
+    positives = (given["labels"] >= 0) & (given["labels"] < NUM_CLASSES)
     anchors = given["anchors"].expand_as(given["deltas"])[positives]
     boxes = model.box2box_transform.apply_deltas(given["deltas"][positives], anchors)
     expected = box_iou(boxes, given["gt_boxes"][positives]).diagonal()
@@ -233,7 +233,7 @@ def raw_logits(model, batch):
     per_level = []
     for name in model.head_in_features:
         x = model.head.cls_score.score(model.head.cls_subnet(features[name]))
-        x = x.unflatten(1, (-1, 81)).permute(0, 3, 4, 1, 2)  # (N, H, W, A, K + 1)
+        x = x.unflatten(1, (-1, NUM_CLASSES + 1)).permute(0, 3, 4, 1, 2)  # (N, H, W, A, K + 1)
         per_level.append(x.flatten(1, 3))
     return torch.cat(per_level, 1)
 
@@ -335,7 +335,7 @@ def test_crowds_are_background_by_default_and_ignored_on_demand():
     changed = labels != stock
     assert changed.any()
     assert (labels[changed] == -1).all()
-    assert (stock[changed] == 80).all()
+    assert (stock[changed] == NUM_CLASSES).all()
 
 
 def test_an_ignored_anchor_lies_in_the_crowd_by_seven_tenths():
@@ -345,9 +345,9 @@ def test_an_ignored_anchor_lies_in_the_crowd_by_seven_tenths():
     crowd = crowd_batch()[0]["instances"].gt_boxes.tensor[1]
     sides = torch.minimum(anchors[:, 2:], crowd[2:]) - torch.maximum(anchors[:, :2], crowd[:2])
     inside = sides.clamp(min=0).prod(1) / (anchors[:, 2:] - anchors[:, :2]).prod(1)
-    background = labels == 80
+    background = labels == NUM_CLASSES
     assert inside[background].max() < 0.7
-    assert (labels[inside >= 0.7] != 80).all()
+    assert (labels[inside >= 0.7] != NUM_CLASSES).all()
 
 
 @pytest.mark.parametrize("miner", sorted(dict(MINER_REGISTRY)))

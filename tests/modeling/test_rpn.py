@@ -24,7 +24,7 @@ from focal_plugin.modeling.rpn import STYLES, FocalRPN, crowd_rule_of, with_styl
 
 from . import rpn_reference as reference
 from .rpn_reference import Case
-from .toy import assert_loads_every_key, gradients_of, toy_batch
+from .toy import NARROW, assert_loads_every_key, gradients_of, toy_batch
 from .toy_rcnn import STOCK, tiny_rcnn, tiny_rcnn_cfg, toy_rcnn
 
 KEY = "MODEL.FOCAL.RPN."
@@ -281,11 +281,10 @@ def test_no_style_has_a_weight_or_a_buffer_that_stock_has_not(name):
 
 def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_key(tmp_path, caplog):
     """In its state-dict keys: the layers are as narrow as ours here."""
-    shrink = ["MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16]
+    shrink = [*NARROW, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_HEADS.NUM_CLASSES", 80]
     ours = toy_rcnn("MODEL.ROI_HEADS.NAME", "StandardROIHeads", *shrink)
     zoo = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
-    zoo.merge_from_list(["MODEL.DEVICE", "cpu", *shrink])
-    zoo.merge_from_list(["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64])
+    zoo.merge_from_list(shrink)
     stock = build_model(zoo)
     assert_loads_every_key(ours, stock, tmp_path, caplog)
 

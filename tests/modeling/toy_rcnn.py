@@ -3,7 +3,7 @@
 import torch
 from detectron2.modeling import build_model
 
-from .toy import narrow_cfg, resnet_cfg
+from .toy import NUM_CLASSES, narrow_cfg, resnet_cfg
 
 STOCK = (
     "MODEL.PROPOSAL_GENERATOR.NAME", "RPN",
@@ -14,7 +14,7 @@ STOCK = (
 
 
 def toy_rcnn_cfg(*opts):
-    """80 classes: the zoo's, but for its size."""
+    """The zoo's, but for its size."""
     return resnet_cfg("Base-FocalRCNN-FPN.yaml", "MODEL.ROI_BOX_HEAD.FC_DIM", 64, *opts)
 
 
@@ -24,7 +24,7 @@ def toy_rcnn(*opts):
 
 
 def tiny_rcnn_cfg(*opts):
-    shape = ("MODEL.ROI_HEADS.NUM_CLASSES", 80, "MODEL.ROI_BOX_HEAD.FC_DIM", 16)
+    shape = ("MODEL.ROI_HEADS.NUM_CLASSES", NUM_CLASSES, "MODEL.ROI_BOX_HEAD.FC_DIM", 16)
     return narrow_cfg("Shapes-Detection/Base-FasterRCNN-Small.yaml", *shape, *opts)
 
 

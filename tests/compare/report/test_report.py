@@ -172,6 +172,7 @@ def test_all_formats_say_what_failed_and_what_is_missing(hostile, page):
         assert "1 of its 2 runs failed" in text
 
 
+@pytest.mark.slow
 def test_the_same_runs_make_the_same_bytes(hostile):
     files = (hostile.html, hostile.markdown, hostile.json, *hostile.tables, *hostile.figures)
     before = {file: file.read_bytes() for file in files}
@@ -228,7 +229,8 @@ def test_a_comparison_of_which_nothing_is_done_has_a_report(tmp_path):
     assert "4 of 4 runs not done" in terminal_table(files.summary)
 
 
-def test_both_learning_rates_have_their_verdicts(tmp_path):
+def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):
+    draw_only("forest")
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.5)}
     write_comparison(tmp_path, arms, factors=(0.5, 1.0, 2.0), best={"CE": 2.0, "FL": 2.0})
     files = write_report(tmp_path, replicates=0)

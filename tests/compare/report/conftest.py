@@ -1,0 +1,37 @@
+"""Figures of few pixels: most of the time of a report is spent on drawing them."""
+
+import pytest
+
+from focal_plugin.compare.report import figures, plotting
+
+FIGURES = {
+    "forest": "_forest",
+    "ap-by-size": "_by_size",
+    "ap-by-class": "_by_class",
+    "error-types": "_error_types",
+    "precision-recall": "_precision_recall",
+    "training": "draw_training",
+    "gradient-norms": "draw_gradient_norms",
+    "loss-cdf": "draw_cumulative_loss",
+    "gradient-histogram": "draw_gradient_histogram",
+    "cost": "_cost",
+}
+"""Figure -> the function that draws it."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plotting.png.__kwdefaults__, "dpi", 36)
+        yield
+
+
+@pytest.fixture
+def draw_only(monkeypatch):
+    """A function that leaves all figures out but one."""
+
+    def leave_out(name):
+        for function in FIGURES.keys() - {name}:
+            monkeypatch.setattr(figures, FIGURES[function], lambda *args: None)
+
+    return leave_out
