@@ -81,12 +81,14 @@ def test_has_a_gradient_where_a_clamped_power_has_nan(gamma_neg):
     threshold = math.log(0.05 / 0.95)
     logits = torch.linspace(threshold - 1e-5, threshold + 1e-5, 401).unsqueeze(-1)
     logits = torch.cat([logits, torch.tensor([[-9.0], [9.0]])]).requires_grad_()
-    p_m = (torch.sigmoid(logits) - 0.05).clamp(min=0)
+    p = torch.sigmoid(logits)
+    clip = p[200].item()  # about .05, and p - clip is 0 somewhere
+    p_m = (p - clip).clamp(min=0)
     naive = -(p_m**gamma_neg) * (1 - p_m).log()
     assert torch.autograd.grad(naive.sum(), logits)[0].isnan().any()
 
     background = torch.ones(len(logits), dtype=torch.int64)
-    loss = asymmetric_loss(logits, background, gamma_neg=gamma_neg, clip=0.05)
+    loss = asymmetric_loss(logits, background, gamma_neg=gamma_neg, clip=clip)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.isfinite().all()
     assert gradient[-2] == 0
