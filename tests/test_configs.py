@@ -19,6 +19,7 @@ from focal_plugin.mining import MINER_REGISTRY
 
 from .cached_configs import read_cfg
 from .conftest import ROOT
+from .each import each
 from .uninitialized import uninitialized
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -381,7 +382,7 @@ def test_a_comparison_has_every_arm_of_the_built_in_data_set(family):
     assert arms == arms_of("Shapes-Detection", family)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arm", "name", "alpha"),
     [
         ("ce", "SigmoidCrossEntropyLoss", -1.0),
@@ -390,9 +391,7 @@ def test_a_comparison_has_every_arm_of_the_built_in_data_set(family):
         ("fl_star", "SigmoidFocalStarLoss", 0.25),
     ],
 )
-@pytest.mark.parametrize(
-    "stem", ["COCO-Detection/retinanet_R_50_FPN_1x", "Shapes-Detection/retinanet_small"]
-)
+@each("stem", ["COCO-Detection/retinanet_R_50_FPN_1x", "Shapes-Detection/retinanet_small"])
 def test_an_arm_has_the_papers_best_numbers(stem, arm, name, alpha):
     cfg = load(ROOT / "configs" / f"{stem}_{arm}.yaml")
     assert name == cfg.MODEL.FOCAL.CLS_LOSS.NAME

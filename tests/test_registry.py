@@ -6,6 +6,8 @@ from detectron2.config import CfgNode
 from focal_plugin.checks import IllegalOptionError
 from focal_plugin.registry import DENSE, ConfigurableModule, Place, build_named, configurable
 
+from .each import each
+
 
 class Part(ConfigurableModule):
     """Has an option in a node, one beside it with a similar name, and one in another tree."""
@@ -44,7 +46,7 @@ def make_cfg():
     return cfg
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "expected"),
     [
         ("A.LOSS.INNER", "C.LOSS.INNER"),
@@ -59,9 +61,7 @@ def test_the_longest_node_that_has_moved_decides(key, expected):
     assert MOVED.key(key) == expected
 
 
-@pytest.mark.parametrize(
-    "key", ["A.LOSS_SCALE", "A.LOSSES.INNER", "A", "A.NUM", "LOSS.INNER", "X.A.LOSS.INNER"]
-)
+@each("key", ["A.LOSS_SCALE", "A.LOSSES.INNER", "A", "A.NUM", "LOSS.INNER", "X.A.LOSS.INNER"])
 def test_a_key_that_is_not_in_a_moved_node_stays_however_similar_its_name(key):
     assert MOVED.key(key) == key
 

@@ -18,6 +18,7 @@ from focal_plugin.compare.fairness import (
 )
 
 from ..conftest import ROOT
+from ..each import each
 
 SHAPES = ROOT / "configs" / "Shapes-Detection"
 
@@ -96,12 +97,12 @@ def test_every_key_of_ours_is_the_loss_or_a_layer_or_how_a_run_is_made():
     assert is_loss_key("MODEL.FOCAL.RPN.NORMALIZER")
 
 
-@pytest.mark.parametrize("entry", [*LOSS_KEYS, *LAYER_KEYS])
+@each("entry", [*LOSS_KEYS, *LAYER_KEYS])
 def test_an_entry_of_the_tables_is_the_start_of_a_key(entry):
     assert any(key.startswith(entry) for key in full_keys(get_cfg()))
 
 
-@pytest.mark.parametrize(
+@each(
     "key",
     [
         "SOLVER.BASE_LR",

@@ -7,6 +7,8 @@ from scipy import integrate, stats
 from focal_plugin.compare.power import paired_t_power, recommend_seeds
 from focal_plugin.compare.statistics import verdicts
 
+from ..each import each
+
 
 def power_by_integration(n, effect, std, alpha):
     """Of T = (Z + nc) / S: over the standard deviation S that a sample may show."""
@@ -22,8 +24,8 @@ def power_by_integration(n, effect, std, alpha):
     return integrate.quad(density, 0, 6, limit=500)[0]
 
 
-@pytest.mark.parametrize("n", [2, 6, 10, 40])
-@pytest.mark.parametrize(("std", "alpha"), [(0.5, 0.05), (1.0, 0.05), (3.0, 0.05), (1.0, 0.05 / 7)])
+@each("n", [2, 6, 10, 40])
+@each(("std", "alpha"), [(0.5, 0.05), (1.0, 0.05), (3.0, 0.05), (1.0, 0.05 / 7)])
 def test_power_is_that_of_the_noncentral_t_distribution(n, std, alpha):
     expected = power_by_integration(n, 1.0, std, alpha)
     assert paired_t_power(n, 1.0, std, alpha=alpha) == pytest.approx(expected, abs=1e-7)

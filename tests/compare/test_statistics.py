@@ -19,6 +19,8 @@ from focal_plugin.compare.statistics import (
     verdicts,
 )
 
+from ..each import each
+
 SEEDS = range(1, 9)
 
 
@@ -137,7 +139,7 @@ def brute_force_sign_flip_p(differences):
     return sum(total >= abs(sum(differences)) - 1e-9 for total in sums) / len(sums)
 
 
-@pytest.mark.parametrize("n", range(1, 13))
+@each("n", range(1, 13))
 def test_sign_flips_are_all_counted(n):
     differences = np.random.default_rng(n).normal(0.4, 1, n)
     assert sign_flip_p(differences) == brute_force_sign_flip_p(differences)
@@ -160,7 +162,7 @@ def test_assignments_that_tie_count_whatever_rounding_does(differences):
     assert sign_flip_p(differences) == brute_force_sign_flip_p(differences)
 
 
-@pytest.mark.parametrize("n", [1, 3, 5, 6, 20, 21, 30])
+@each("n", [1, 3, 5, 6, 20, 21, 30])
 def test_the_smallest_p_of_n_seeds_is_reached_when_all_point_the_same_way(n):
     differences = np.random.default_rng(n).uniform(0.1, 1, n)
     assert sign_flip_p(differences) == sign_flip_p(-differences) == 2.0 ** (1 - n)
@@ -192,7 +194,7 @@ def holm_step_by_step(p_values, alpha):
     return rejected
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_holm_rejects_what_the_step_down_procedure_rejects_at_every_level(seed):
     p_values = (np.random.default_rng(seed).uniform(size=6) ** 3).tolist()
     adjusted = holm(p_values)
@@ -265,7 +267,7 @@ def test_a_reference_that_is_no_arm_is_named():
         verdicts({"FL": {}, "OHEM": {}}, "CE")
 
 
-@pytest.mark.parametrize(
+@each(
     ("difference", "others", "sentence"),
     [
         (
@@ -314,7 +316,7 @@ def test_the_metric_is_named_in_the_sentence():
     assert found.sentence.startswith("FL is 3.00 AP50 above CE")
 
 
-@pytest.mark.parametrize(
+@each(
     ("p", "text"),
     [(1.0, "1"), (0.999, "1"), (0.25, ".25"), (0.03125, ".031"), (4e-4, ".0004"), (0, "< .0001")],
 )

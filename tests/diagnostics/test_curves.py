@@ -4,6 +4,8 @@ import pytest
 from focal_plugin.diagnostics.curves import parse_loss, trace_loss
 from focal_plugin.losses import CLS_LOSS_REGISTRY
 
+from ..each import each
+
 X_T = np.linspace(-5, 5, 41)
 P_T = 1 / (1 + np.exp(-X_T))
 
@@ -70,7 +72,7 @@ def test_options_are_literals_and_lists_keep_their_commas():
     assert loss.gamma == 1.5
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ("SigmoidFocalLos", "did you mean SigmoidFocalLoss.*AsymmetricLoss, .*VarifocalLoss"),

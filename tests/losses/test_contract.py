@@ -9,6 +9,7 @@ import torch
 from focal_plugin import get_cfg
 from focal_plugin.losses import CLS_LOSS_REGISTRY, build_cls_loss
 
+from ..each import each
 from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, call, function_of, has_option, make
 from .regimes import num_logits as num_logits_of
 from .regimes import random_batch as random_batch_of
@@ -69,7 +70,7 @@ def test_a_single_anchor_without_a_leading_shape_will_do(loss, columns):
     torch.testing.assert_close(loss.train()(logits, label), expected)
 
 
-@pytest.mark.parametrize("magnitude", [17.0, 100.0, 1e4, 1e30])
+@each("magnitude", [17.0, 100.0, 1e4, 1e30])
 def test_value_and_gradient_are_finite_at_extreme_logits(name, columns, magnitude):
     gammas = GAMMAS if has_option(name, "gamma") else (None,)
     if name in {"SigmoidFocalStarLoss", "EqualizedFocalLoss"}:

@@ -8,6 +8,7 @@ import torch
 from focal_plugin import get_cfg
 from focal_plugin.losses import build_cls_loss
 
+from ..each import each
 from .regimes import LOSS_CLASSES, call, function_of, has_option, make, num_logits, random_batch
 
 NAN, INF = float("nan"), float("inf")
@@ -85,9 +86,7 @@ def test_alpha_minus_one_is_off_as_in_detectron2(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
-@pytest.mark.parametrize(
-    "quality", [None, torch.zeros(3), torch.full((200,), 1.5), torch.full((200,), -0.1)]
-)
+@each("quality", [None, torch.zeros(3), torch.full((200,), 1.5), torch.full((200,), -0.1)])
 def test_a_quality_that_is_none_is_refused(name, quality):
     with pytest.raises(ValueError, match="quality must be"):
         LOSS_CLASSES[name]()(*batch_for(name), quality=quality)

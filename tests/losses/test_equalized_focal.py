@@ -5,6 +5,7 @@ from focal_plugin.losses import EqualizedFocalLoss, equalized_focal_loss, sigmoi
 from focal_plugin.losses.equalized_focal import focal_gradient_norm
 from focal_plugin.losses.sigmoid_focal import focal_of_signed_logits
 
+from ..each import each
 from .regimes import (
     ALPHAS,
     K,
@@ -34,8 +35,8 @@ def test_equals_its_definition_in_float64(alpha, gamma, scale):
     assert_value_and_gradient_match(loss, _reference(logits, labels, RATIO, **options), logits)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-@pytest.mark.parametrize("alpha", ALPHAS)
+@each("gamma", [0.5, 2.0])
+@each("alpha", ALPHAS)
 def test_balanced_classes_make_it_focal_loss(alpha, gamma):
     logits, labels = random_batch()
     focal = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma)

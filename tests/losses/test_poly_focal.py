@@ -7,6 +7,7 @@ from focal_plugin.losses import poly_focal_loss, sigmoid_cross_entropy_loss, sig
 from focal_plugin.losses.poly_focal import PolyFocal
 from focal_plugin.ops import apply_formula
 
+from ..each import each
 from .regimes import (
     ALPHAS,
     GAMMAS,
@@ -18,9 +19,9 @@ from .regimes import (
 EPSILONS = [-1.0, 0.5, 2.0]
 
 
-@pytest.mark.parametrize("epsilon", EPSILONS)
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("alpha", ALPHAS)
+@each("epsilon", EPSILONS)
+@each("gamma", GAMMAS)
+@each("alpha", ALPHAS)
 def test_equals_focal_loss_and_a_term_without_alpha_in_float64(alpha, gamma, epsilon):
     logits, labels = random_batch()
     focal = reference_sum(lambda p_t, x_t: -((1 - p_t) ** gamma) * p_t.log(), logits, labels, alpha)
@@ -55,8 +56,8 @@ def test_alpha_leaves_the_added_term_alone():
     torch.testing.assert_close(torch.stack(terms), terms[0].expand(len(ALPHAS)), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("epsilon", EPSILONS)
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@each("epsilon", EPSILONS)
+@each("gamma", [0.0, 0.5, 2.0])
 def test_an_easy_example_has_one_plus_epsilon_times_its_focal_loss(gamma, epsilon):
     """-log(p_t) = (1 - p_t) + (1 - p_t)^2 / 2 + ...: epsilon moves the first coefficient."""
     x_t = torch.tensor(14.0, dtype=torch.float64)

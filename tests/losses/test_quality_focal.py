@@ -8,6 +8,7 @@ from focal_plugin.losses import quality_focal_loss, sigmoid_cross_entropy_loss, 
 from focal_plugin.losses.quality_focal import QualityFocal
 from focal_plugin.ops import apply_formula
 
+from ..each import each
 from .regimes import (
     K,
     assert_value_and_gradient_match,
@@ -59,8 +60,8 @@ def test_beta_zero_is_cross_entropy_with_soft_targets():
     assert_value_and_gradient_match(loss, expected, logits)
 
 
-@pytest.mark.parametrize("quality", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize("beta", [1.5, 2.0, 5.0])
+@each("quality", [0.1, 0.5, 0.8])
+@each("beta", [1.5, 2.0, 5.0])
 def test_a_positive_is_done_where_its_score_is_its_quality(beta, quality):
     """Unlike cross entropy with a soft target, whose minimum is above 0."""
     target = torch.tensor(quality, dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from focal_plugin.losses import SigmoidFocalLoss, sigmoid_cross_entropy_loss, sigmoid_focal_loss
 from focal_plugin.losses.sigmoid_focal import focal_of_signed_logits
 
+from ..each import each
 from .regimes import (
     ALPHAS,
     GAMMAS,
@@ -21,8 +22,8 @@ from .regimes import (
 )
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("alpha", ALPHAS)
+@each("gamma", GAMMAS)
+@each("alpha", ALPHAS)
 def test_equals_equation_5_in_float64(alpha, gamma):
     logits, labels = random_batch()
     reference = reference_sum(
@@ -32,8 +33,8 @@ def test_equals_equation_5_in_float64(alpha, gamma):
     assert_value_and_gradient_match(loss, reference, logits)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize("alpha", [-1, 0.25])
+@each("gamma", [0.0, 1.0, 2.0, 5.0])
+@each("alpha", [-1, 0.25])
 def test_equals_fvcore_where_fvcore_is_finite(alpha, gamma):
     logits, labels = random_batch()
     keep = labels >= 0
@@ -58,7 +59,7 @@ def test_has_a_gradient_where_the_power_form_has_nan(gamma):
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
+@each("gamma", GAMMAS)
 def test_gradient_is_the_papers_appendix_b(gamma):
     logits, labels = random_batch()
     (gradient,) = torch.autograd.grad(
@@ -168,9 +169,9 @@ def test_easy_negatives_hold_most_of_cross_entropy_and_little_of_focal_loss():
     assert shares["fl"] < 0.05
 
 
-@pytest.mark.parametrize("smoothing", [0.1, 0.9])
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("alpha", [None, 0.25])
+@each("smoothing", [0.1, 0.9])
+@each("gamma", GAMMAS)
+@each("alpha", [None, 0.25])
 def test_smoothing_moves_the_targets_of_the_cross_entropy_only(alpha, gamma, smoothing):
     logits, labels = random_batch()
     s = smoothing / 2
@@ -205,7 +206,7 @@ def test_smoothed_cross_entropy_is_smallest_where_p_t_is_the_smoothed_target(smo
 CLASS_ALPHA = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
+@each("gamma", GAMMAS)
 def test_an_alpha_of_each_class_weighs_its_own_logit_in_float64(gamma):
     logits, labels = random_batch()
     reference = reference_sum(

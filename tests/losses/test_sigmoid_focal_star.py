@@ -6,6 +6,7 @@ from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_star_l
 from focal_plugin.losses.sigmoid_focal_star import FocalStar
 from focal_plugin.ops import apply_formula
 
+from ..each import each
 from .regimes import (
     ALPHAS,
     assert_value_and_gradient_match,
@@ -17,8 +18,8 @@ from .regimes import (
 GAMMA_BETA = [(2.0, 1.0), (4.0, 0.0), (0.5, -1.0), (1.0, 0.0)]
 
 
-@pytest.mark.parametrize(("gamma", "beta"), GAMMA_BETA)
-@pytest.mark.parametrize("alpha", ALPHAS)
+@each(("gamma", "beta"), GAMMA_BETA)
+@each("alpha", ALPHAS)
 def test_equals_minus_log_p_star_over_gamma_in_float64(alpha, gamma, beta):
     logits, labels = random_batch(scale=2.0)
     reference = reference_sum(

@@ -5,6 +5,7 @@ from fvcore.nn import smooth_l1_loss as fvcore_smooth_l1_loss
 from focal_plugin.losses import l1_loss, smooth_l1_loss
 from focal_plugin.losses.smooth_l1 import smooth_l1_of_errors
 
+from ..each import each
 from .box_regimes import assert_value_and_gradient_match, delta_pair
 
 BETAS = (0.01, 0.1, 1 / 9, 1.0, 3.0)
@@ -18,7 +19,7 @@ def test_equals_its_two_branches_in_float64(beta):
     assert_value_and_gradient_match(smooth_l1_loss(pred, target, beta=beta), reference, pred)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1e-6, *BETAS])
+@each("beta", [0.0, 1e-6, *BETAS])
 def test_equals_fvcores(beta):
     pred, target = delta_pair()
     expected = fvcore_smooth_l1_loss(pred, target, beta=beta, reduction="sum")

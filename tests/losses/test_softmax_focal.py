@@ -11,6 +11,7 @@ from focal_plugin.losses import (
     softmax_focal_loss,
 )
 
+from ..each import each
 from .regimes import (
     ALPHAS,
     GAMMAS,
@@ -21,8 +22,8 @@ from .regimes import (
 )
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("alpha", ALPHAS)
+@each("gamma", GAMMAS)
+@each("alpha", ALPHAS)
 def test_equals_equation_5_of_a_softmax_in_float64(alpha, gamma):
     logits, labels = random_batch(columns=K + 1, scale=3.0)
     reference = reference_softmax_sum(
@@ -59,8 +60,8 @@ def test_has_a_gradient_where_the_power_form_has_nan(gamma):
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@each("alpha", ALPHAS)
+@each("gamma", [0.5, 2.0])
 def test_one_class_and_background_are_the_sigmoids_focal_loss_of_the_difference(alpha, gamma):
     generator = torch.Generator().manual_seed(0)
     logits = (torch.randn(50, 2, generator=generator) * 4).requires_grad_()
@@ -100,7 +101,7 @@ def test_audit_at_initialisation():
 CLASS_ALPHA = [0.0, 0.25, 0.5, 0.75, 1.0, 0.1]
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
+@each("gamma", GAMMAS)
 def test_an_alpha_of_each_class_weighs_the_anchors_of_that_class_in_float64(gamma):
     logits, labels = random_batch(columns=K + 1, scale=3.0)
     weights = torch.tensor(CLASS_ALPHA, dtype=torch.float64)[labels[labels >= 0]]

@@ -1,8 +1,8 @@
-import pytest
 import torch
 
 from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_loss, varifocal_loss
 
+from ..each import each
 from .regimes import (
     GAMMAS,
     K,
@@ -13,8 +13,8 @@ from .regimes import (
 )
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.75, 1.0])
+@each("gamma", GAMMAS)
+@each("alpha", [0.0, 0.25, 0.75, 1.0])
 def test_equals_equation_2_in_float64(alpha, gamma):
     logits, labels = random_batch()
     quality = random_quality(labels)

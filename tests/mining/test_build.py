@@ -12,6 +12,7 @@ from focal_plugin.mining import (
     top_k_keep_mask,
 )
 
+from ..each import each
 from .reference import FUNCTIONS, MINER_CLASSES, NAMES, call_function, random_batch
 
 NAN, INF = float("nan"), float("inf")
@@ -109,7 +110,7 @@ def test_an_illegal_option_is_refused_by_module_and_config(name, option, value):
         build_miner(config_of(name, key, value))
 
 
-@pytest.mark.parametrize(("option", "value"), ILLEGAL)
+@each(("option", "value"), ILLEGAL)
 def test_an_illegal_option_is_refused_by_the_functions(option, value):
     taking = {
         name: function for name, function in FUNCTIONS.items() if option in signature_of(function)

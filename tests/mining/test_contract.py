@@ -7,6 +7,7 @@ import torch
 
 from focal_plugin.mining import MINER_REGISTRY
 
+from ..each import each
 from .reference import (
     FUNCTIONS,
     MINER_CLASSES,
@@ -41,9 +42,9 @@ OPTIONS = {
 CASES = [(name, options) for name in NAMES for options in OPTIONS[name]]
 
 
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("scope", ["image", "batch"])
-@pytest.mark.parametrize(("name", "options"), CASES)
+@each("ties", [False, True])
+@each("scope", ["image", "batch"])
+@each(("name", "options"), CASES)
 def test_the_selection_is_that_of_a_loop_over_anchors(name, options, scope, ties):
     for seed in range(3):
         batch = random_batch(seed=seed, ties=ties)
@@ -71,8 +72,8 @@ def test_the_module_has_the_defaults_of_its_function(name):
         assert of_module[option].default == of_function[option].default, option
 
 
-@pytest.mark.parametrize("scope", ["image", "batch"])
-@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -float("inf"), 1e30])
+@each("scope", ["image", "batch"])
+@each("garbage", [float("nan"), float("inf"), -float("inf"), 1e30])
 @pytest.mark.parametrize("name", NAMES)
 def test_ignored_anchors_are_never_kept_and_matter_to_nobody(name, garbage, scope):
     loss, labels, boxes = random_batch()
@@ -85,7 +86,7 @@ def test_ignored_anchors_are_never_kept_and_matter_to_nobody(name, garbage, scop
     assert torch.equal(keep, expected)
 
 
-@pytest.mark.parametrize("scope", ["image", "batch"])
+@each("scope", ["image", "batch"])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_kept_where_all_anchors_are_ignored(name, scope):
     loss, labels, boxes = random_batch()
@@ -94,8 +95,8 @@ def test_nothing_is_kept_where_all_anchors_are_ignored(name, scope):
     assert not keep.any()
 
 
-@pytest.mark.parametrize("scope", ["image", "batch"])
-@pytest.mark.parametrize("shape", [(2, 0), (0, 5), (0, 0)])
+@each("scope", ["image", "batch"])
+@each("shape", [(2, 0), (0, 5), (0, 0)])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_anchor_and_no_image_give_an_empty_mask(name, shape, scope):
     loss, labels, boxes = torch.zeros(shape), torch.zeros(shape).long(), torch.zeros(*shape, 4)
@@ -112,7 +113,7 @@ def test_the_function_takes_no_anchor(name):
     assert keep.dtype == torch.bool
 
 
-@pytest.mark.parametrize("num_classes", [None, K])
+@each("num_classes", [None, K])
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"TopKMiner"}))
 def test_the_background_is_the_largest_label_present_where_nobody_says(name, num_classes):
     batch = random_batch()
@@ -210,7 +211,7 @@ def test_arguments_are_left_as_they_are(name):
     assert all(torch.equal(x, copy) for x, copy in zip(batch, copies, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@each("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_boxes_of_another_precision_are_compared_in_float32(name, dtype):
     loss, labels, boxes = random_batch()

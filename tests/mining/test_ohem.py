@@ -6,6 +6,7 @@ from torchvision.ops import box_iou
 
 from focal_plugin.mining import OHEMRatioMiner, ohem_keep_mask, top_k_keep_mask
 
+from ..each import each
 from .reference import K, mine, random_batch
 
 FAR_APART = torch.arange(100.0).view(-1, 1) * 50 + torch.tensor([0.0, 0.0, 10.0, 10.0])
@@ -15,8 +16,8 @@ def one_image(**options):
     return [x[0] for x in random_batch(num_images=1, num_anchors=300, **options)]
 
 
-@pytest.mark.parametrize("neg_pos_ratio", [None, 0.5, 3])
-@pytest.mark.parametrize("num_keep", [1, 2, 3, 7, 128, 1000])
+@each("neg_pos_ratio", [None, 0.5, 3])
+@each("num_keep", [1, 2, 3, 7, 128, 1000])
 def test_never_more_than_num_keep(num_keep, neg_pos_ratio):
     loss, labels, boxes = one_image()
     for boxes_or_none in (boxes, None):
@@ -26,8 +27,8 @@ def test_never_more_than_num_keep(num_keep, neg_pos_ratio):
         assert 0 < keep.sum() <= num_keep
 
 
-@pytest.mark.parametrize("nms_per_label", [False, True])
-@pytest.mark.parametrize("nms_thresh", [0.1, 0.5, 0.7])
+@each("nms_per_label", [False, True])
+@each("nms_thresh", [0.1, 0.5, 0.7])
 def test_no_two_kept_anchors_overlap_more_than_the_threshold(nms_thresh, nms_per_label):
     loss, labels, boxes = one_image()
     keep = ohem_keep_mask(loss, labels, boxes, nms_thresh=nms_thresh, nms_per_label=nms_per_label)
@@ -69,7 +70,7 @@ def test_only_the_hardest_enter_the_suppression():
     assert keep.nonzero().squeeze(1).tolist() == list(range(90, 100))
 
 
-@pytest.mark.parametrize(
+@each(
     ("num_pos", "num_keep", "expected"),
     [
         (50, 40, (10, 30)),  # the quotas
@@ -87,8 +88,8 @@ def test_one_to_three_keeps_so_many(num_pos, num_keep, expected):
     assert ((keep & (labels == 0)).sum(), (keep & (labels == K)).sum()) == expected
 
 
-@pytest.mark.parametrize("scope", ["image", "batch"])
-@pytest.mark.parametrize("neg_pos_ratio", [0.3, 1.0, 3.0, 7.5])
+@each("scope", ["image", "batch"])
+@each("neg_pos_ratio", [0.3, 1.0, 3.0, 7.5])
 def test_the_ratio_is_never_exceeded(neg_pos_ratio, scope):
     for seed, num_keep in itertools.product(range(5), (2, 9, 64)):
         loss, labels, boxes = random_batch(seed=seed)

@@ -1,11 +1,12 @@
-import pytest
 import torch
 from torchvision.ops import batched_nms
 
 from focal_plugin.mining.selection import highest, survivors_of_nms
 
+from ..each import each
 
-@pytest.mark.parametrize("count", [0, 1, 3, 50, 99, 100, 101, 10_000])
+
+@each("count", [0, 1, 3, 50, 99, 100, 101, 10_000])
 def test_highest_is_the_head_of_a_stable_sort(count):
     generator = torch.Generator().manual_seed(count)
     loss = torch.randint(0, 5, (100,), generator=generator).float()

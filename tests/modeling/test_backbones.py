@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from focal_plugin.modeling.backbones import LastLevelSubsample
 
 from ..cached_configs import read_cfg
+from ..each import each
 from .toy import toy_cfg
 from .toy_rcnn import toy_rcnn_cfg
 
@@ -125,8 +126,8 @@ def test_maxpool_takes_every_second_pixel_and_has_no_parameter():
     assert not [name for name in backbone.state_dict() if name.startswith("top_block")]
 
 
-@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2)])
-@pytest.mark.parametrize("num_levels", [1, 2])
+@each("size", [(6, 8), (5, 7), (1, 2)])
+@each("num_levels", [1, 2])
 def test_subsampling_is_a_stride_of_two_in_value_and_gradient(num_levels, size):
     """(arXiv:1612.03144 section 4.1); of an odd size the half is rounded up."""
     generator = torch.Generator().manual_seed(0)
@@ -191,8 +192,8 @@ def test_an_illegal_top_block_is_an_error_that_names_its_key(name):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("top_block", TOP_BLOCKS)
-@pytest.mark.parametrize("num_levels", [0, 3, -1])
+@each("top_block", TOP_BLOCKS)
+@each("num_levels", [0, 3, -1])
 def test_an_illegal_number_of_levels_is_an_error_that_names_its_key(name, top_block, num_levels):
     opts = ["MODEL.BACKBONE.NAME", name, TOP_BLOCK, top_block, TOP_LEVELS, num_levels]
     message = rf"{TOP_LEVELS} must be one of 2, 1, got {num_levels}"

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from focal_plugin import get_cfg
 from focal_plugin.modeling.box_heads import FocalFastRCNNConvFCHead
 
+from ..each import each
 from .toy import gradients_of, toy_batch
 from .toy_rcnn import STOCK, tiny_rcnn
 
@@ -90,9 +91,9 @@ def test_a_norm_after_the_relu_gives_negative_features_and_one_before_it_none():
     assert lows["relu_norm"] < -0.1
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@each("order", ORDERS)
 @pytest.mark.parametrize("norm", ["", "GN", "BN"])
-@pytest.mark.parametrize("num_conv", [0, 1, 4])
+@each("num_conv", [0, 1, 4])
 def test_parameters_begin_as_stocks_in_either_order(order, norm, num_conv):
     stock = make_head(FastRCNNConvFCHead, norm=norm, num_conv=num_conv)
     after_stock = torch.get_rng_state()

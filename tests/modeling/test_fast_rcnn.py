@@ -25,6 +25,8 @@ from focal_plugin.losses import (
 from focal_plugin.modeling import FocalFastRCNNOutputLayers
 from focal_plugin.modeling.places import ROI_HEADS
 
+from ..each import each
+
 K = 5
 SIZES = [12, 0, 9]  # RoIs of each image; those of the last are background
 R = sum(SIZES)
@@ -102,8 +104,8 @@ def decoded_boxes(deltas):
 # --- stock, at the default keys
 
 
-@pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize(("loss_type", "beta"), STOCK_TYPES)
+@each("agnostic", [False, True])
+@each(("loss_type", "beta"), STOCK_TYPES)
 def test_losses_gradients_and_statistics_are_stocks(loss_type, beta, agnostic):
     options = {"box_reg_loss_type": loss_type, "smooth_l1_beta": beta}
     options |= {"cls_agnostic_bbox_reg": agnostic, "loss_weight": {"loss_box_reg": 2.5}}
@@ -324,8 +326,8 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("cls_loss", MIXED.values(), ids=MIXED)
+@each("agnostic", [False, True])
+@each("cls_loss", MIXED.values())
 def test_the_losses_of_all_rois_sum_to_the_loss_times_their_number(cls_loss, agnostic):
     layers = make(
         cls_loss=cls_loss,
@@ -364,8 +366,8 @@ def test_ranking_moves_no_state():
 # --- nothing to sum
 
 
-@pytest.mark.parametrize("proposals", [[], random_proposals()[1:2]], ids=["no image", "no RoI"])
-@pytest.mark.parametrize("cls_loss", MIXED.values(), ids=MIXED)
+@each("proposals", [[], random_proposals()[1:2]])
+@each("cls_loss", MIXED.values())
 def test_no_roi_gives_zero_with_a_graph(cls_loss, proposals):
     layers = make(cls_loss=cls_loss, cls_normalizer="foreground" if cls_loss else "rois")
     predictions = random_predictions(num_rois=0)
@@ -468,7 +470,7 @@ def _two_rois():
 # --- options
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value"),
     [
         ("PRIOR_PROB", -0.1),

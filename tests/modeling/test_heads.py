@@ -22,6 +22,7 @@ from focal_plugin.modeling.heads import (
     sigmoid_logits_of_softmax,
 )
 
+from ..each import each
 from .toy import NUM_CLASSES, toy_batch, toy_cfg, toy_model
 
 A, K, C, LEVELS = 9, 4, 32, 5
@@ -125,7 +126,7 @@ def test_every_variant_begins_with_stocks_towers_and_box_layer(head, classifier,
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(("classifier", "softmax"), VARIANTS)
-@pytest.mark.parametrize("training", [True, False])
+@each("training", [True, False])
 def test_every_variant_gives_k_logits_and_four_deltas_an_anchor(
     head, classifier, softmax, training
 ):
@@ -159,7 +160,7 @@ def test_every_variant_can_be_scripted(head, classifier, softmax):
 # Prior
 
 
-@pytest.mark.parametrize("prior", [0.01, 0.2])
+@each("prior", [0.01, 0.2])
 @pytest.mark.parametrize(("classifier", "softmax"), VARIANTS)
 def test_a_fresh_head_answers_the_prior(prior, classifier, softmax):
     """At 256 channels, where a random filter has cosines of about .02, 20 times as large .4."""

@@ -23,6 +23,7 @@ from focal_plugin.modeling.matcher import (
 )
 from focal_plugin.ops import implementations
 
+from ..each import each
 from .toy import NUM_CLASSES, tiny_model, toy_cfg
 from .toy_rcnn import tiny_rcnn_cfg
 
@@ -39,7 +40,7 @@ def random_ious(seed, num_objects=6, num_anchors=60):
     return ious
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_on_is_stock_bit_for_bit(seed):
     ious = random_ious(seed)
     stock = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)(ious)
@@ -49,7 +50,7 @@ def test_on_is_stock_bit_for_bit(seed):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_off_is_stock_without_low_quality_matches(seed):
     ious = random_ious(seed)
     stock = Matcher(THRESHOLDS, LABELS)(ious)
@@ -57,7 +58,7 @@ def test_off_is_stock_without_low_quality_matches(seed):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(ours, stock, strict=True))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_clobber_is_the_order_of_the_original_detectron(seed):
     """First the best anchors and those above the threshold, then the background over them."""
     ious = random_ious(seed)
@@ -158,8 +159,8 @@ SHARES = Boxes(
 CROWD = Boxes(torch.tensor([[0.0, 0.0, 40.0, 50.0]]))
 
 
-@pytest.mark.parametrize("label", [0, 1, 7])
-@pytest.mark.parametrize(
+@each("label", [0, 1, 7])
+@each(
     ("rule", "taken_if_background", "taken_if_not"),
     [
         ("ignore", [True, True, False, False, False], [False] * 5),
@@ -167,7 +168,7 @@ CROWD = Boxes(torch.tensor([[0.0, 0.0, 40.0, 50.0]]))
         ("matterport", [True, True, True, True, False], [False] * 5),
     ],
 )
-@pytest.mark.parametrize("background", [0, 7])
+@each("background", [0, 7])
 def test_a_crowd_rule_takes_the_background_by_its_overlap(
     rule, taken_if_background, taken_if_not, label, background
 ):
@@ -266,8 +267,8 @@ def parting(request, monkeypatch):
 BANDS = [(THRESHOLDS, LABELS), ([0.3], [-1, 1]), ([0.3], [1, 0])]
 
 
-@pytest.mark.parametrize("bands", BANDS)
-@pytest.mark.parametrize("mode", LOW_QUALITY)
+@each("bands", BANDS)
+@each("mode", LOW_QUALITY)
 def test_boxes_are_matched_as_their_matrix_is(mode, bands):
     anchors, gt_instances = scene()
     anchors, gt_boxes = Boxes.cat(anchors), [x.gt_boxes for x in gt_instances]

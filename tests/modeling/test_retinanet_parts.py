@@ -18,6 +18,7 @@ from focal_plugin.mining import MINER_REGISTRY, top_k_keep_mask
 from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
+from ..each import each
 from .toy import NUM_CLASSES, gradients_of, losses_of, tiny_model, toy_batch, toy_cfg
 
 LOSS, BOX_LOSS = "MODEL.FOCAL.CLS_LOSS.NAME", "MODEL.FOCAL.BOX_LOSS.NAME"
@@ -389,8 +390,8 @@ def test_a_weight_scales_its_own_loss(part, batch):
         torch.testing.assert_close(loss, plain[key] * (2.5 if key == name else 1))
 
 
-@pytest.mark.parametrize("part", ["CLS_LOSS", "BOX_LOSS"])
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@each("part", ["CLS_LOSS", "BOX_LOSS"])
+@each("weight", [-1.0, float("nan"), float("inf")])
 def test_an_illegal_weight_names_its_key(part, weight):
     with pytest.raises(ValueError, match=rf"MODEL\.FOCAL\.{part}\.WEIGHT"):
         tiny_model(f"MODEL.FOCAL.{part}.WEIGHT", weight)
@@ -402,7 +403,7 @@ def test_a_weight_of_no_loss_is_refused():
         FocalRetinaNet(**{**explicit, "loss_weight": {"loss_box": 2.0}})
 
 
-@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1])
+@each("prior", [0.0, 1.0, -0.1])
 @pytest.mark.parametrize("head", ["FocalRetinaNetHead", "RetinaNetHead"])
 def test_an_illegal_prior_names_its_key(head, prior):
     with pytest.raises(ValueError, match=r"MODEL\.RETINANET\.PRIOR_PROB"):

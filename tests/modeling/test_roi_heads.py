@@ -24,6 +24,7 @@ from focal_plugin.modeling import (
     OHEMROIHeads,
 )
 
+from ..each import each
 from .toy import NARROW, NUM_CLASSES, assert_loads_every_key, gradients_of, toy_batch
 from .toy_rcnn import tiny_rcnn, tiny_rcnn_cfg
 
@@ -644,7 +645,7 @@ def test_a_crowd_region_is_no_object(name):
 
 
 @pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
-@pytest.mark.parametrize("num_rois", [(0,), (0, 0), (7,), (0, 7)], ids=str)
+@each("num_rois", [(0,), (0, 0), (7,), (0, 7)])
 def test_few_rois_and_no_objects_are_trained_on(name, num_rois):
     """The last image of a scene has no object; with a single one, none has."""
     features, proposals, targets = random_scene(num_rois)

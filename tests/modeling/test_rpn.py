@@ -22,6 +22,7 @@ from focal_plugin.modeling.matcher import CROWD_RULES
 from focal_plugin.modeling.normalizer import RPN_NORMALIZERS
 from focal_plugin.modeling.rpn import STYLES, FocalRPN, crowd_rule_of, with_style
 
+from ..each import each
 from . import rpn_reference as reference
 from .rpn_reference import Case
 from .toy import NARROW, assert_loads_every_key, gradients_of, toy_batch
@@ -215,7 +216,7 @@ def assert_same_proposals(ours, theirs):
         assert torch.equal(mine.objectness_logits, other.objectness_logits)
 
 
-@pytest.mark.parametrize("with_objects", [True, False])
+@each("with_objects", [True, False])
 @pytest.mark.parametrize("name", PARITY)
 def test_a_step_at_the_default_keys_is_stocks(name, with_objects):
     ours, stock = make_rpn(*PARITY[name]), make_rpn(*PARITY[name], kind="RPN")
@@ -248,7 +249,7 @@ def test_what_stock_does_not_log_is_the_ratio_of_the_losses_alone():
 
 
 @pytest.mark.parametrize("name", PARITY)
-@pytest.mark.parametrize("kind", ["mixed", "no_positives", "none_sampled"])
+@each("kind", ["mixed", "no_positives", "none_sampled"])
 def test_losses_of_random_labels_are_stocks(name, kind):
     case = make_case(kind)
     assert_same(run(make_rpn(*PARITY[name]), case), run(make_rpn(*PARITY[name], kind="RPN"), case))
@@ -326,9 +327,9 @@ def test_objects_without_a_class_are_matched_as_in_stock():
 # --- 2. the losses of the two other code bases
 
 
-@pytest.mark.parametrize("kind", ["mixed", "no_positives", "none_sampled"])
-@pytest.mark.parametrize("num_images", [1, 3])
-@pytest.mark.parametrize("batch_per_image", [256, 64])
+@each("kind", ["mixed", "no_positives", "none_sampled"])
+@each("num_images", [1, 3])
+@each("batch_per_image", [256, 64])
 def test_tensorpack_losses_are_its_sums_below_a_constant(kind, num_images, batch_per_image):
     case = make_case(kind, num_images=num_images)
     rpn = make_rpn(*style("tensorpack"), "MODEL.RPN.BATCH_SIZE_PER_IMAGE", batch_per_image)
@@ -342,8 +343,8 @@ def test_tensorpack_losses_are_its_sums_below_a_constant(kind, num_images, batch
     assert_near(result.loc_gradient, loc_gradient)
 
 
-@pytest.mark.parametrize("kind", ["mixed", "no_positives", "none_sampled"])
-@pytest.mark.parametrize("num_images", [1, 3])
+@each("kind", ["mixed", "no_positives", "none_sampled"])
+@each("num_images", [1, 3])
 def test_matterport_losses_are_its_two_means(kind, num_images):
     case = make_case(kind, num_images=num_images)
     result = run(make_rpn(*style("matterport")), case)
@@ -466,7 +467,7 @@ def test_the_scenes_have_every_kind_of_anchor():
 NO_BOXES = np.zeros((0, 4))
 
 
-@pytest.mark.parametrize(
+@each(
     ("box", "inside"),
     [
         ([0, 0, 8, 8], True),
@@ -479,7 +480,7 @@ NO_BOXES = np.zeros((0, 4))
         ([22, 32, 30, 40], False),  # inside an image of which height and width are swapped
     ],
 )
-@pytest.mark.parametrize("with_object", [True, False])
+@each("with_object", [True, False])
 def test_inside_takes_an_anchor_on_the_border_and_none_across_it(box, inside, with_object):
     rpn = label_all(KEY + "MATCHED", "inside")
     anchor = np.array([box, [10, 10, 14, 14]], dtype=float)
@@ -514,7 +515,7 @@ ANCHORS = np.array(
 TOUCHING = np.array([[10.1, 20, 20.1, 30]], dtype=float)  # 1 % of it in the crowd, an IoU of .0014
 
 
-@pytest.mark.parametrize(
+@each(
     ("rule", "threshold", "expected"),
     [
         ("background", None, [1, -1, 0, 0, 0, 0]),
@@ -541,7 +542,7 @@ def test_tensorpacks_crowds_take_only_what_exceeds_the_threshold():
 
 
 @pytest.mark.parametrize("name", STYLE_NAMES)
-@pytest.mark.parametrize("rule", ["background", "ignore", "tensorpack", "matterport"])
+@each("rule", ["background", "ignore", "tensorpack", "matterport"])
 def test_a_crowd_region_is_never_an_object(name, rule):
     """Nor does it lend its box to an anchor that is one."""
     rpn = label_all(*style(name), KEY + "CROWD", rule)
@@ -553,7 +554,7 @@ def test_a_crowd_region_is_never_an_object(name, rule):
     assert not (labels == 1).any()
 
 
-@pytest.mark.parametrize(
+@each(
     ("opts", "expected"),
     [
         ([], None),
@@ -715,7 +716,7 @@ def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_po
 # --- 5. every loss, miner and normaliser
 
 
-@pytest.mark.parametrize("sampling", ["random", "all"])
+@each("sampling", ["random", "all"])
 @pytest.mark.parametrize("name", CLS_LOSSES)
 def test_every_classification_loss_trains_a_step(name, sampling):
     rpn = make_rpn(*cls_loss(name), KEY + "SAMPLING", sampling)
@@ -731,7 +732,7 @@ def test_there_are_fifteen_classification_losses():
     assert len(CLS_LOSSES) == 15
 
 
-@pytest.mark.parametrize("sampling", ["random", "all"])
+@each("sampling", ["random", "all"])
 @pytest.mark.parametrize("name", BOX_LOSSES)
 def test_every_box_loss_trains_a_step(name, sampling):
     rpn = make_rpn(KEY + "BOX_LOSS.NAME", name, KEY + "SAMPLING", sampling)
@@ -742,7 +743,7 @@ def test_every_box_loss_trains_a_step(name, sampling):
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("kind", ["mixed", "no_positives", "none_sampled"])
+@each("kind", ["mixed", "no_positives", "none_sampled"])
 @pytest.mark.parametrize("name", CLS_LOSSES)
 def test_the_gradient_of_an_anchor_that_is_ignored_is_zero(name, kind):
     case = make_case(kind)
@@ -752,10 +753,9 @@ def test_the_gradient_of_an_anchor_that_is_ignored_is_zero(name, kind):
     assert (result.loc_gradient[case.labels != 1] == 0).all()
 
 
-@pytest.mark.parametrize(
+@each(
     "opts",
     [[], style("tensorpack"), style("matterport"), *([KEY + "SAMPLING", name] for name in MINERS)],
-    ids=str,
 )
 def test_nan_in_what_is_ignored_leaks_nowhere(opts):
     """Logits of ignored anchors, deltas and boxes of all that are no object."""
@@ -778,7 +778,7 @@ def test_nan_in_what_is_ignored_leaks_nowhere(opts):
 
 
 @pytest.mark.parametrize("name", MINERS)
-@pytest.mark.parametrize("kind", ["mixed", "no_positives", "none_sampled"])
+@each("kind", ["mixed", "no_positives", "none_sampled"])
 def test_a_miner_keeps_its_quota_of_each_image(name, kind):
     """
     A batch of it, or SSD's: each positive and three negatives for it. What is not kept has no
@@ -853,7 +853,7 @@ def test_all_anchors_that_have_a_label_count():
     assert logged["rpn/num_neg_anchors"] > 400
 
 
-@pytest.mark.parametrize("kind", ["mixed", "no_positives", "none_sampled"])
+@each("kind", ["mixed", "no_positives", "none_sampled"])
 @pytest.mark.parametrize("name", RPN_NORMALIZERS)
 def test_every_normaliser_divides_by_its_number(name, kind):
     """Sum of each image over its divisors, from the terms themselves."""
@@ -965,7 +965,7 @@ def test_the_default_is_stocks_parts():
     assert describe(make_rpn()) == describe(make_rpn(*style("detectron2"))) == STOCKS
 
 
-@pytest.mark.parametrize("case", SINGLE_KEYS, ids=lambda case: f"{case[0]}-{case[1]}")
+@each("case", SINGLE_KEYS)
 def test_a_key_of_a_style_alone_is_exactly_its_difference_from_stock(case):
     _, key, value, expected = case
     assert describe(make_rpn(KEY + key, value)) == {**STOCKS, **expected}
@@ -1006,7 +1006,7 @@ BACK_TO_STOCK = [
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
-@pytest.mark.parametrize("case", BACK_TO_STOCK, ids=lambda case: case[0])
+@each("case", BACK_TO_STOCK)
 def test_a_key_overrides_its_style_and_nothing_else(name, case):
     key, value, attributes = case
     styled = describe(make_rpn(*style(name)))
@@ -1022,7 +1022,7 @@ def test_stocks_own_keys_are_of_use_under_every_style():
         assert (rpn.batch_size_per_image, rpn.positive_fraction) == (32, 0.25)
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value", "read"),
     [
         ("CLS_LOSS.GAMMA", 1.5, lambda rpn: rpn.cls_loss.gamma),
@@ -1157,7 +1157,7 @@ def test_only_tensorpack_logs_precision_and_recall(name):
 # --- 8. illegal values
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value"),
     [
         ("STYLE", "keras"),
@@ -1225,7 +1225,7 @@ def test_a_list_that_is_not_of_one_class_is_an_error_that_names_the_rpns_key(nam
 # --- 9. low precision, and saturation
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@each("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", STYLE_NAMES)
 def test_half_precision_has_the_float32_losses_of_its_values(name, dtype):
     case = make_case()
@@ -1248,7 +1248,7 @@ def test_half_precision_has_the_float32_losses_of_its_values(name, dtype):
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
-@pytest.mark.parametrize("sampling", ["random", "OHEMMiner"])
+@each("sampling", ["random", "OHEMMiner"])
 def test_half_precision_has_float32_losses_whatever_the_parts(box_loss, sampling):
     case = make_case()
     case = case._replace(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from focal_plugin import get_cfg
 from focal_plugin.modeling.rpn_heads import PairedObjectness, PriorRPNHead, SoftmaxRPNHead
 
+from ..each import each
 from .toy import gradients_of, toy_batch
 
 A, C, LEVELS = 3, 32, 3
@@ -88,7 +89,7 @@ def test_heads_draw_as_many_random_numbers_as_stock():
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("conv_dims", CONV_DIMS)
+@each("conv_dims", CONV_DIMS)
 @pytest.mark.parametrize("norm", ["", "GN"])
 def test_whatever_the_keys_the_shared_layers_begin_with_stocks_values(head, conv_dims, norm):
     opts = ["MODEL.RPN.CONV_DIMS", conv_dims]
@@ -114,7 +115,7 @@ def test_the_weights_of_a_stock_head_load_strictly():
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("prior_prob", [1e-4, 0.01, 0.5, 0.9])
+@each("prior_prob", [1e-4, 0.01, 0.5, 0.9])
 def test_a_fresh_head_answers_the_prior_where_features_are_zero(head, prior_prob):
     head = make_head(head, "MODEL.FOCAL.RPN.PRIOR_PROB", prior_prob)
     logits, _ = head([torch.zeros(1, C, 2, 2)])
@@ -123,7 +124,7 @@ def test_a_fresh_head_answers_the_prior_where_features_are_zero(head, prior_prob
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("prior_prob", [0.0, 1.0, -0.1, math.nan])
+@each("prior_prob", [0.0, 1.0, -0.1, math.nan])
 def test_an_illegal_prior_is_an_error_that_names_its_key(head, prior_prob):
     message = rf"MODEL\.FOCAL\.RPN\.PRIOR_PROB must be in \(0, 1\), got {prior_prob}"
     with pytest.raises(ValueError, match=message):
@@ -250,7 +251,7 @@ def test_the_difference_begins_with_a_deviation_sqrt_2_larger():
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("conv_dims", CONV_DIMS)
+@each("conv_dims", CONV_DIMS)
 @pytest.mark.parametrize("norm", ["", "GN"])
 def test_every_head_gives_one_logit_and_four_deltas_an_anchor(head, conv_dims, norm):
     head = make_head(head, "MODEL.RPN.CONV_DIMS", conv_dims, "MODEL.FOCAL.RPN.NORM", norm)
@@ -261,7 +262,7 @@ def test_every_head_gives_one_logit_and_four_deltas_an_anchor(head, conv_dims, n
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("conv_dims", CONV_DIMS)
+@each("conv_dims", CONV_DIMS)
 @pytest.mark.parametrize("norm", ["", "GN"])
 def test_every_head_can_be_scripted_as_stock_can(head, conv_dims, norm):
     opts = ["MODEL.RPN.CONV_DIMS", conv_dims]
