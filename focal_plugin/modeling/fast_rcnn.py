@@ -202,13 +202,15 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         of none of the K classes.
         """
         scores, _ = predictions
+        # not len(), whose int a trace would keep for every later image
+        num_rois = [p.__len__() for p in proposals]
         if self.softmax:  # not super(): TorchScript knows none
             probs = F.softmax(scores, dim=-1)
         else:
             logits = scores[:, :-1]
             none_of_them = F.logsigmoid(-logits).sum(dim=1, keepdim=True).exp()
             probs = torch.cat([logits.sigmoid(), none_of_them], dim=1)
-        return probs.split([len(p) for p in proposals], dim=0)
+        return probs.split(num_rois, dim=0)
 
     def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
         # Named here, and in full: Detectron2's builder does not know which key an argument is of.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -115,7 +115,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         _check_options(prior_prob, classifier, cosine_scale)
         super().__init__(
             input_shape=input_shape,
-            norm=norm,
+            norm=_per_level_norm(norm, num_levels=len(input_shape)),
             prior_prob=prior_prob,
             **kwargs,
         )
@@ -334,6 +334,50 @@ def sigmoid_logits_of_softmax(relative: Tensor, dim: int) -> Tensor:
     others = relative.scatter(dim, index, float("-inf"))
     log_not_top = torch.cat([others, background], dim).logsumexp(dim, keepdim=True)
     return (log_p - log_not_p).scatter(dim, index, top - log_not_top)
+
+
+class PerLevelBatchNorm(CycleBatchNormList):
+    """
+    Same interface as Detectron2's `CycleBatchNormList`, but TorchScript can compile it.
+
+    Each feature level has its own statistics; all levels share one affine map (arXiv:2105.07576
+    section 5.2):
+
+        y = weight * (x - mean_i) / sqrt(var_i + eps) + bias
+
+    Call i belongs to level i mod L, so a tower must be applied to all L levels in order.
+    """
+
+    def __init__(self, length: int, bn_class: type[nn.Module], num_features: int) -> None:
+        """
+        Args:
+            length: number of levels, L.
+            bn_class: `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
+            num_features: channels of every level.
+        """
+        super().__init__(length, bn_class, num_features=num_features)
+        self.num_levels = length  # TorchScript has no len() of a module
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(N, C, Hi, Wi) -> same shape."""
+        normalized = feature
+        for level, norm in enumerate(self):  # TorchScript indexes a list with literals only
+            if level == self._pos:
+                normalized = norm(feature)
+        self._pos = (self._pos + 1) % self.num_levels
+        return normalized * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def _per_level_norm(norm: str, num_levels: int) -> Any:
+    """Return what Detectron2's head takes as ``norm``: a name, or a function of the channels."""
+    kinds = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+    if norm not in kinds:
+        return norm
+
+    def make(num_channels: int) -> nn.Module:
+        return PerLevelBatchNorm(num_levels, kinds[norm], num_channels)
+
+    return make
 
 
 def _check_options(prior_prob: float, classifier: str, cosine_scale: float) -> None:

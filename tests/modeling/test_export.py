@@ -1,0 +1,430 @@
+"""TorchScript export, by tracing and by scripting: exported modules give the eager outputs."""
+
+import io
+import itertools
+import re
+
+import pytest
+import torch
+from detectron2.export import TracingAdapter, scripting_with_instances
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    CascadeROIHeads,
+    build_box_head,
+)
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
+from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.modeling import RETINANET_HEAD_REGISTRY, build_retinanet_head
+from focal_plugin.modeling.backbones import LastLevelSubsample
+from focal_plugin.modeling.normalizer import RPN_NORMALIZERS
+
+from ..conftest import ROOT
+from .toy import narrow_cfg
+from .toy_rcnn import STOCK
+
+RETINANET = "Shapes-Detection/Base-RetinaNet-Small.yaml"
+RCNN = "Shapes-Detection/Base-FasterRCNN-Small.yaml"
+
+FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}
+RCNN_FIELDS = {**FIELDS, "proposal_boxes": Boxes, "objectness_logits": Tensor}
+RCNN_FIELDS["pred_masks"] = Tensor
+
+# The narrow model, whatever the base; few boxes, and NMS that keeps a number that varies
+SMALL = (
+    "MODEL.BACKBONE.NAME", "build_small_resnet_fpn_backbone",
+    "MODEL.FOCAL.SMALL_RESNET.WIDTHS", [32, 64, 32, 64],
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 32,
+    "MODEL.ROI_BOX_HEAD.FC_DIM", 16,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM", 32,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM", 8,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
+    "MODEL.ROI_HEADS.NUM_CLASSES", 3,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
+    "MODEL.RETINANET.NUM_CLASSES", 3,
+    "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST", 20,
+    "MODEL.RPN.NMS_THRESH", 0.5,
+)  # fmt: skip
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+def make_model(file, *opts):
+    torch.manual_seed(0)
+    return build_model(narrow_cfg(file, *SMALL, *opts)).eval()
+
+
+def make_image(height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, height, width), generator=generator).float()
+
+
+def is_rcnn(model):
+    return hasattr(model, "roi_heads")
+
+
+def detect(model, *images):
+    """The detections in a list of images, in the pixels of the network's input."""
+    inputs = [{"image": image} for image in images]
+    if is_rcnn(model):
+        return model.inference(inputs, do_postprocess=False)
+    return [x["instances"] for x in model(inputs)]
+
+
+def fields_of(instances):
+    fields = instances.get_fields()
+    return {name: getattr(value, "tensor", value) for name, value in fields.items()}
+
+
+def assert_same_fields(exported, eager):
+    assert exported.keys() == eager.keys() >= FIELDS.keys()
+    assert len(eager["scores"]) > 0
+    for name, expected in eager.items():
+        torch.testing.assert_close(exported[name], expected, rtol=1e-5, atol=1e-4, msg=name)
+
+
+def save_and_load(traced):
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def trace(model, *images):
+    adapter = TracingAdapter(model, images, detect).eval()
+    return adapter, torch.jit.trace(adapter, images, check_trace=False)
+
+
+def assert_traces(model, *examples):
+    """Traced with one image, or several, it gives the eager detections in these and in others."""
+    adapter, traced = trace(model, *examples)
+    traced = save_and_load(traced)
+    counts = set()
+    others = [make_image(*image.shape[:0:-1], seed=7) for image in examples]  # turned by 90 degrees
+    larger = [make_image(96, 112, seed=8) for _ in examples]
+    for images in (examples, others, larger):
+        eager = detect(model, *images)
+        exported = adapter.outputs_schema(traced(*images))
+        for mine, theirs in zip(exported, eager, strict=True):
+            assert_same_fields(fields_of(mine), fields_of(theirs))
+            counts.add(len(theirs))
+    assert len(counts) > 1  # else a number that the trace has kept would not be seen
+
+
+def script(model):
+    return scripting_with_instances(model, RCNN_FIELDS if is_rcnn(model) else FIELDS)
+
+
+def detect_scripted(model, scripted, image):
+    """As :func:`detect`, from the static class that a scripted model returns."""
+    if is_rcnn(model):
+        found = scripted.inference([{"image": image}], do_postprocess=False)[0]
+    else:
+        found = scripted([{"image": image}])[0]
+    names = [name for name in RCNN_FIELDS if hasattr(found, name) and found.has(name)]
+    instances = Instances(tuple(image.shape[1:]))
+    for name in names:
+        value = getattr(found, name)
+        instances.set(name, value if isinstance(value, Tensor) else Boxes(value.tensor))
+    # eager RetinaNet has no way around its postprocessing, a scripted one has none
+    return instances if is_rcnn(model) else detector_postprocess(instances, *image.shape[1:])
+
+
+def assert_scripts(model, image):
+    found = detect_scripted(model, script(model), image)
+    assert_same_fields(fields_of(found), fields_of(detect(model, image)[0]))
+
+
+# --- 1. heads
+
+
+SHAPES = [ShapeSpec(channels=32, stride=stride) for stride in (8, 16, 32)]
+SOFTMAX = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
+
+
+def make_features(height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [(height >> level, width >> level) for level in range(len(SHAPES))]
+    return [torch.randn(2, 32, *size, generator=generator) for size in sizes]
+
+
+def randomized(module):
+    """With values at which no norm is the identity and no logit a constant."""
+    generator = torch.Generator().manual_seed(1)
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.1)
+    return module.eval()
+
+
+def assert_head_exports(head):
+    examples, others = make_features(8, 12), make_features(16, 8, seed=1)
+    adapter = TracingAdapter(head, (examples,)).eval()
+    traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+    scripted = torch.jit.script(head)
+    for features in (examples, others):
+        eager = [list(outputs) for outputs in head(features)]
+        for exported in (adapter.outputs_schema(traced(*features)), scripted(features)):
+            assert len(exported) == len(eager) == 2
+            for outputs, expected in zip(exported, eager, strict=True):
+                torch.testing.assert_close(list(outputs), expected)
+
+
+HEADS = [name for name, _ in RETINANET_HEAD_REGISTRY if name != "RetinaNetHead"]
+RETINANET_HEADS = [
+    ("RetinaNetHead", "conv", (), ""),
+    ("RetinaNetHead", "conv", (), "GN"),  # TorchScript rejects Detectron2's own "BN"
+    *itertools.product(HEADS, ("conv", "cosine"), ((), SOFTMAX), ("",)),
+    *itertools.product(HEADS, ("conv",), ((), SOFTMAX), ("BN",)),
+    *itertools.product(HEADS, ("cosine",), ((),), ("GN",)),
+]
+RPN_HEADS = [
+    ("StandardRPNHead", ""),
+    *itertools.product(("PriorRPNHead", "SoftmaxRPNHead"), ("", "GN", "BN")),
+]
+
+
+def test_every_registered_head_is_here():
+    assert {name for name, *_ in RETINANET_HEADS} == set(dict(RETINANET_HEAD_REGISTRY))
+    assert {name for name, _ in RPN_HEADS} == set(dict(RPN_HEAD_REGISTRY))
+
+
+@pytest.mark.parametrize(("name", "classifier", "loss", "norm"), RETINANET_HEADS)
+def test_every_retinanet_head_exports(name, classifier, loss, norm):
+    opts = ("MODEL.FOCAL.HEAD.NAME", name, "MODEL.FOCAL.HEAD.CLASSIFIER", classifier, *loss)
+    cfg = narrow_cfg(RETINANET, *SMALL, *opts, "MODEL.RETINANET.NORM", norm)
+    assert_head_exports(randomized(build_retinanet_head(cfg, SHAPES)))
+
+
+@pytest.mark.parametrize("conv_dims", [[-1], [32, 64]], ids=str)
+@pytest.mark.parametrize(("name", "norm"), RPN_HEADS)
+def test_every_rpn_head_exports(name, conv_dims, norm):
+    opts = ("MODEL.FOCAL.RPN.NORM", norm, "MODEL.RPN.CONV_DIMS", conv_dims)
+    cfg = narrow_cfg(RCNN, *opts, "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]])
+    assert_head_exports(randomized(RPN_HEAD_REGISTRY.get(name)(cfg, SHAPES)))
+
+
+@pytest.mark.parametrize("norm", ["", "GN", "BN"])
+@pytest.mark.parametrize("order", ["norm_relu", "relu_norm"])
+@pytest.mark.parametrize("name", sorted(dict(ROI_BOX_HEAD_REGISTRY)))
+def test_every_box_head_exports(name, order, norm):
+    opts = ("MODEL.ROI_BOX_HEAD.NAME", name, "MODEL.ROI_BOX_HEAD.NORM", norm)
+    opts += ("MODEL.ROI_BOX_HEAD.NUM_CONV", 2, "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER", order)
+    cfg = narrow_cfg(RCNN, *SMALL, *opts)
+    head = randomized(build_box_head(cfg, ShapeSpec(channels=32, height=5, width=5)))
+    traced = torch.jit.trace(head, torch.randn(4, 32, 5, 5), check_trace=False)
+    for pooled in (torch.randn(4, 32, 5, 5), torch.randn(7, 32, 5, 5), torch.zeros(0, 32, 5, 5)):
+        torch.testing.assert_close(traced(pooled), head(pooled))
+        torch.testing.assert_close(torch.jit.script(head)(pooled), head(pooled))
+
+
+# --- 2. what is for training only
+
+
+class Detector(nn.Module):
+    """Holds a part that it does not call in evaluation."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+PARTS = [*CLS_LOSS_REGISTRY, *BOX_LOSS_REGISTRY, *MINER_REGISTRY, *RPN_NORMALIZERS.items()]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
+def test_a_detector_with_any_part_for_training_can_be_scripted(name, part):
+    scripted = torch.jit.script(Detector(part()).eval())
+    assert scripted(torch.zeros(1)).item() == 1
+
+
+# --- 3. one-stage detectors
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        (),
+        SOFTMAX,
+        ("MODEL.RETINANET.NORM", "BN"),
+        ("MODEL.FOCAL.HEAD.NAME", "SharedTowerRetinaNetHead"),
+        ("MODEL.FOCAL.MINING.NAME", "OHEMMiner", "MODEL.FOCAL.NORMALIZER", "per_image"),
+    ],
+    ids=["defaults", "softmax", "BN", "shared tower", "mining"],
+)
+def test_a_retinanet_exports(opts):
+    model = make_model(RETINANET, *opts)
+    assert_traces(model, make_image(64, 80))
+    assert_scripts(model, make_image(64, 80))
+
+
+def test_a_batch_of_two_images_is_traced_too():
+    assert_traces(make_model(RETINANET), make_image(64, 80), make_image(48, 64))
+    sigmoid = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
+    assert_traces(make_model(RCNN, *sigmoid), make_image(64, 80), make_image(48, 64))
+
+
+# --- 4. two-stage arms
+
+
+TRAINING_PARTS = {"cls_loss", "box_loss", "normalizer", "miner"}
+TRAINING_OPTIONS = {
+    "batch_size_per_image", "box_reg_loss_type", "cls_normalizer", "logs_precision_recall",
+    "loss_weight", "matches_inside_only", "positive_fraction", "samples", "smooth_l1_beta",
+}  # fmt: skip
+
+
+def inference_of(model):
+    """What a model does in evaluation: its modules and their options, without those of training."""
+    description = []
+    for name, module in model.named_modules():
+        if TRAINING_PARTS.intersection(name.split(".")):
+            continue
+        options = {
+            key: vars(value) if key == "box2box_transform" else value
+            for key, value in vars(module).items()
+            if not key.startswith("_") and key not in TRAINING_PARTS | TRAINING_OPTIONS
+        }
+        plain = (bool, int, float, str, tuple, list, dict)
+        options = {key: value for key, value in options.items() if isinstance(value, plain)}
+        description.append((name, type(module), repr(options)))
+    return str(description)
+
+
+def arms(folder, stem):
+    """Arm -> its config file."""
+    files = sorted((ROOT / "configs" / folder).glob(f"{stem}*.yaml"))
+    return {file.stem.removeprefix(stem): f"{folder}/{file.name}" for file in files}
+
+
+SHAPES_ARMS = arms("Shapes-Detection", "faster_rcnn_small_")
+COCO_ARMS = arms("COCO-Detection", "faster_rcnn_R_50_FPN_1x_")
+# tests/test_configs.py shows that an arm differs from "stock" in the same keys in both folders
+ARMS = {
+    **{f"shapes {arm}": file for arm, file in SHAPES_ARMS.items()},
+    **{
+        f"coco {arm}": file
+        for arm, file in COCO_ARMS.items()
+        if arm == "stock" or arm not in SHAPES_ARMS
+    },
+}
+
+
+EXPORTED = set()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_two_stage_arm_exports(arm):
+    """Arms that differ in training alone are one detector in evaluation, exported once."""
+    model = make_model(ARMS[arm])
+    inference = inference_of(model)
+    if inference in EXPORTED:
+        return
+    assert_traces(model, make_image(64, 80))
+    if not isinstance(model.roi_heads, CascadeROIHeads):  # of which none can be scripted, see below
+        assert_scripts(model, make_image(64, 80))
+    EXPORTED.add(inference)
+
+
+MASK = ("MODEL.MASK_ON", True)
+KEYPOINT = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8])
+CASCADE = ("MODEL.ROI_HEADS.NAME", "FocalCascadeROIHeads")
+CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+SIGMOID = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
+
+
+@pytest.mark.parametrize("opts", [(), SIGMOID], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("heads", [(), ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads")], ids=["", "OHEM"])
+def test_a_mask_rcnn_exports(heads, opts):
+    model = make_model(RCNN, *MASK, *heads, *opts)
+    assert "pred_masks" in fields_of(detect(model, make_image(64, 80))[0])
+    assert_traces(model, make_image(64, 80))
+    assert_scripts(model, make_image(64, 80))
+
+
+@pytest.mark.parametrize("opts", [MASK, SIGMOID, KEYPOINT], ids=["mask", "sigmoid", "keypoint"])
+def test_a_cascade_is_traced(opts):
+    assert_traces(make_model(RCNN, *CASCADE, *opts), make_image(64, 80))
+
+
+@pytest.mark.parametrize("name", ["CascadeROIHeads", "FocalCascadeROIHeads"])
+def test_torchscript_rejects_every_cascade_by_scripting(name):
+    """Detectron2's own has no annotations; docs/export.md says so."""
+    model = make_model(RCNN, *CASCADE, "MODEL.ROI_HEADS.NAME", name)
+    with pytest.raises(RuntimeError, match="features\\[f\\] for f in self.box_in_features"):
+        script(model)
+
+
+# --- 5. the exported graph is stock's
+
+
+PAIRS = {
+    "retinanet": (RETINANET, (), ("MODEL.META_ARCHITECTURE", "RetinaNet")),
+    "faster": (RCNN, (), STOCK),
+    "mask": (RCNN, MASK, STOCK),
+    "keypoint": (RCNN, KEYPOINT, STOCK),
+    "cascade": (RCNN, CASCADE, (*STOCK, "MODEL.ROI_HEADS.NAME", "CascadeROIHeads")),
+}
+
+
+def graph_text(module):
+    """The graph of a traced or scripted module, without names of classes and lines of code."""
+    graph = module.inlined_graph.copy()
+    torch._C._jit_pass_canonicalize(graph)
+    text = re.sub(r"(#|, scope:).*", "", str(graph))
+    return re.sub(r"__torch__\.[\w.]+", "Class", text)
+
+
+def make_pair(name):
+    """Ours at the default keys, and Detectron2's own."""
+    file, opts, stock = PAIRS[name]
+    ours, theirs = make_model(file, *opts), make_model(file, *opts, *stock)
+    parts = [type(x) for x in theirs.modules()]
+    assert {x.__module__ for x in parts if x.__module__.startswith("focal")} <= {
+        LastLevelSubsample.__module__
+    }
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_traced_graph_is_stocks(name):
+    ours, stock = (trace(model, make_image(64, 80))[1] for model in make_pair(name))
+    text = graph_text(ours)
+    assert text.count("\n") > 1000
+    assert text == graph_text(stock)
+
+
+def test_the_scripted_graph_of_a_retinanet_is_stocks():
+    """Losses and normalizer are for training: the graph has neither."""
+    ours, stock = (graph_text(script(model)) for model in make_pair("retinanet"))
+    assert "cls_loss" not in ours
+    assert ours == stock
+
+
+def test_the_graph_of_another_head_is_not_stocks():
+    """So that the comparisons above can fail."""
+    ours, _ = make_pair("retinanet")
+    other = make_model(RETINANET, "MODEL.FOCAL.HEAD.CLASSIFIER", "cosine")
+    texts = [graph_text(trace(model, make_image(64, 80))[1]) for model in (ours, other)]
+    assert texts[0] != texts[1]
