@@ -7,11 +7,17 @@ Detectron2 imports the module that this variable names when it is imported itsel
 `setup_environment`.
 """
 
+import sys
+
 from detectron2.config import defaults
 
 from .config import add_focal_config
+from .doctor import has_compiled_ops
 
 
 def setup_environment() -> None:
     """Add our keys to the config that `detectron2.config.get_cfg` hands out."""
     add_focal_config(defaults._C)
+    if not has_compiled_ops():
+        # None makes its import fail, and Detectron2 then falls back to pycocotools by itself.
+        sys.modules.setdefault("detectron2.evaluation.fast_eval_api", None)

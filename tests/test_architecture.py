@@ -42,7 +42,7 @@ ALLOWED = {
     "losses": {"ops", "losses", "registry", "checks"},
     "mining": {"ops", "mining", "registry", "checks"},
     "ops": {"ops", "checks"},
-    "env": {"config"},
+    "env": {"config", "doctor"},
     "registry": {"checks"},
     "checks": set(),
     "config": set(),

@@ -69,6 +69,18 @@ def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
     return build_named(stock, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg, place=place)
 
 
+def stock_box_loss(loss_type: str, *, smooth_l1_beta: float) -> BoxLoss:
+    """
+    Build the loss that a detector of Detectron2 uses for its ``box_reg_loss_type``.
+
+    Args:
+        loss_type: "smooth_l1", "giou", "diou" or "ciou".
+        smooth_l1_beta: for "smooth_l1" only.
+    """
+    options = {"beta": smooth_l1_beta} if loss_type == "smooth_l1" else {}
+    return BOX_LOSS_REGISTRY.get(STOCK_BOX_LOSSES[loss_type])(**options)
+
+
 class ClassificationLoss(ConfigurableModule):
     """
     Base of every classification loss: a sum over anchors and classes, in float32.

@@ -22,15 +22,13 @@ from torch.nn import functional as F
 
 from ..checks import check_choice, check_option
 from ..losses import (
-    BOX_LOSS_REGISTRY,
     SigmoidCrossEntropyLoss,
-    SmoothL1Loss,
     SoftmaxCrossEntropyLoss,
     build_box_loss,
     build_cls_loss,
     elementwise_iou,
 )
-from ..losses.build import STOCK_BOX_LOSSES
+from ..losses.build import stock_box_loss
 from .places import ROI_HEADS
 
 CLS_NORMALIZERS = ("rois", "foreground")
@@ -110,7 +108,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME names: stock's own is a mean over RoIs"
             )
         self.cls_loss = cls_loss
-        self.box_loss = self._stock_box_loss() if box_loss is None else box_loss
+        self.box_loss = box_loss or stock_box_loss(
+            self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
+        )
         self.cls_normalizer = cls_normalizer
         self.softmax = not stock_sigmoid if cls_loss is None else cls_loss.softmax
         self.loss_weight = {
@@ -218,11 +218,6 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         check_choice(keys["cls_normalizer"], cls_normalizer, CLS_NORMALIZERS)
         check_option(keys["cls_weight"], cls_weight, low=0)
         check_option(keys["prior_prob"], prior_prob, low=0, high=1, open_high=True)
-
-    def _stock_box_loss(self) -> nn.Module:
-        if self.box_reg_loss_type == "smooth_l1":
-            return SmoothL1Loss(beta=self.smooth_l1_beta)
-        return BOX_LOSS_REGISTRY.get(STOCK_BOX_LOSSES[self.box_reg_loss_type])()
 
     def _init_prior(self, prior_prob: float) -> None:
         log_odds_of_none = math.log((1 - prior_prob) / prior_prob)

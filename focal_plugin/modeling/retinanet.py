@@ -21,12 +21,13 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_option
-from ..losses import build_box_loss, build_cls_loss
+from ..losses import SigmoidFocalLoss, build_box_loss, build_cls_loss
+from ..losses.build import stock_box_loss
 from ..mining import build_miner
 from .dense_losses import DenseLosses
 from .heads import build_retinanet_head, check_prior_prob
 from .matcher import CROWD_RULES, build_anchor_matcher, match_images
-from .normalizer import build_normalizer
+from .normalizer import EMANormalizer, build_normalizer
 
 CROWD_POLICIES = ("background", "ignore")
 """What `MODEL.FOCAL.ANCHOR_LABELS.CROWD` may be."""
@@ -45,9 +46,9 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
     def __init__(
         self,
         *,
-        cls_loss: nn.Module,
-        box_loss: nn.Module,
-        normalizer: nn.Module,
+        cls_loss: nn.Module | None = None,
+        box_loss: nn.Module | None = None,
+        normalizer: nn.Module | None = None,
         miner: nn.Module | None = None,
         loss_weight: dict[str, float] | None = None,
         ignores_crowds: bool = False,
@@ -55,9 +56,11 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
     ) -> None:
         """
         Args:
-            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
-            box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
-            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
+            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`. None: stock's focal loss,
+                with ``focal_loss_alpha`` and ``focal_loss_gamma``.
+            box_loss: a :class:`~focal_plugin.losses.BoxLoss`. None: that of ``box_reg_loss_type``.
+            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`. None: stock's
+                running mean.
             miner: a :class:`~focal_plugin.mining.Miner`; None: every anchor counts.
             loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a name that is missing.
             ignores_crowds: background anchors inside crowd regions are ignored.
@@ -68,6 +71,9 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
                 way round; or a name in ``loss_weight`` is unknown.
         """
         super().__init__(**kwargs)
+        cls_loss = cls_loss or SigmoidFocalLoss(
+            alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
+        )
         if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
                 f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "
@@ -77,8 +83,10 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
         if unknown:
             raise ValueError(f"loss_weight is for loss_cls and loss_box_reg, got {sorted(unknown)}")
         self.cls_loss = cls_loss
-        self.box_loss = box_loss
-        self.normalizer = normalizer
+        self.box_loss = box_loss or stock_box_loss(
+            self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
+        )
+        self.normalizer = normalizer or EMANormalizer()
         self.miner = miner
         self.loss_weight = loss_weight or {}
         self.ignores_crowds = ignores_crowds

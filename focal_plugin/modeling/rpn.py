@@ -27,12 +27,13 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_option
-from ..losses import build_box_loss, build_cls_loss
+from ..losses import SigmoidCrossEntropyLoss, build_box_loss, build_cls_loss
+from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, build_miner
 from . import places
 from .dense_losses import DenseLosses
 from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
-from .normalizer import RPN_NORMALIZERS, build_normalizer
+from .normalizer import RPN_NORMALIZERS, SampleSizeNormalizer, build_normalizer
 
 _STOCK: Mapping[str, Any] = {
     "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
@@ -109,9 +110,9 @@ class FocalRPN(DenseLosses, RPN):
     def __init__(
         self,
         *,
-        cls_loss: nn.Module,
-        box_loss: nn.Module,
-        normalizer: nn.Module,
+        cls_loss: nn.Module | None = None,
+        box_loss: nn.Module | None = None,
+        normalizer: nn.Module | None = None,
         sampling: str | nn.Module = "random",
         matched: str = "all",
         crowd_rule: CrowdRule | None = None,
@@ -120,9 +121,10 @@ class FocalRPN(DenseLosses, RPN):
     ) -> None:
         """
         Args:
-            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
-            box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
-            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
+            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`. None: cross entropy.
+            box_loss: a :class:`~focal_plugin.losses.BoxLoss`. None: that of ``box_reg_loss_type``.
+            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`. None: as in stock,
+                ``batch_size_per_image`` times the images.
             sampling: which labelled anchors are trained on: "random", drawn as in stock, "all", or
                 those that a :class:`~focal_plugin.mining.Miner` keeps.
             matched: which anchors are matched with objects: "all", or those "inside" the image,
@@ -130,7 +132,7 @@ class FocalRPN(DenseLosses, RPN):
             crowd_rule: which anchors crowd regions take out; None: none.
             logs_precision_recall: log, for each level, precision and recall of the objectness.
             kwargs: as in Detectron2's RPN. `batch_size_per_image` and `positive_fraction` are of
-                use where it samples; `box_reg_loss_type` and `smooth_l1_beta` are of none.
+                use where it samples.
 
         Raises:
             ValueError: ``sampling`` or ``matched`` is none of these.
@@ -138,9 +140,13 @@ class FocalRPN(DenseLosses, RPN):
         super().__init__(**kwargs)
         if not isinstance(sampling, nn.Module):
             check_choice("sampling", sampling, SAMPLING)
-        self.cls_loss = cls_loss
-        self.box_loss = box_loss
-        self.normalizer = normalizer
+        self.cls_loss = cls_loss or SigmoidCrossEntropyLoss()
+        self.box_loss = box_loss or stock_box_loss(
+            self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
+        )
+        self.normalizer = normalizer or SampleSizeNormalizer(
+            batch_size_per_image=self.batch_size_per_image
+        )
         self.miner = sampling if isinstance(sampling, nn.Module) else None
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"

@@ -59,10 +59,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _without_optimization():
+    """Optimizing a graph takes longer than running it a few times does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with torch.no_grad():
+    with torch.no_grad(), torch.jit.optimized_execution(False):
         yield
     torch.set_num_threads(threads)
 
@@ -101,13 +102,6 @@ def assert_same_fields(exported, eager):
         torch.testing.assert_close(exported[name], expected, rtol=1e-5, atol=1e-4, msg=name)
 
 
-def save_and_load(traced):
-    file = io.BytesIO()
-    torch.jit.save(traced, file)
-    file.seek(0)
-    return torch.jit.load(file)
-
-
 def trace(model, *images):
     adapter = TracingAdapter(model, images, detect).eval()
     return adapter, torch.jit.trace(adapter, images, check_trace=False)
@@ -116,7 +110,6 @@ def trace(model, *images):
 def assert_traces(model, *examples):
     """Traced with one image, or several, it gives the eager detections in these and in others."""
     adapter, traced = trace(model, *examples)
-    traced = save_and_load(traced)
     counts = set()
     others = [make_image(*image.shape[:0:-1], seed=7) for image in examples]  # turned by 90 degrees
     larger = [make_image(96, 112, seed=8) for _ in examples]
@@ -139,7 +132,7 @@ def detect_scripted(model, scripted, image):
         found = scripted.inference([{"image": image}], do_postprocess=False)[0]
     else:
         found = scripted([{"image": image}])[0]
-    names = [name for name in RCNN_FIELDS if hasattr(found, name) and found.has(name)]
+    names = [name for name in RCNN_FIELDS if found.has(name)]
     instances = Instances(tuple(image.shape[1:]))
     for name in names:
         value = getattr(found, name)
@@ -157,6 +150,7 @@ def assert_scripts(model, image):
 
 
 SHAPES = [ShapeSpec(channels=32, stride=stride) for stride in (8, 16, 32)]
+SIGMOID = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
 SOFTMAX = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
 
 
@@ -281,8 +275,18 @@ def test_a_retinanet_exports(opts):
 
 def test_a_batch_of_two_images_is_traced_too():
     assert_traces(make_model(RETINANET), make_image(64, 80), make_image(48, 64))
-    sigmoid = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
-    assert_traces(make_model(RCNN, *sigmoid), make_image(64, 80), make_image(48, 64))
+    assert_traces(make_model(RCNN, *SIGMOID), make_image(64, 80), make_image(48, 64))
+
+
+def test_a_traced_detector_survives_a_file():
+    model, image = make_model(RCNN, *SIGMOID), make_image(64, 80)
+    adapter, traced = trace(model, image)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    other = make_image(80, 64, seed=7)
+    exported = adapter.outputs_schema(torch.jit.load(file)(other))
+    assert_same_fields(fields_of(exported[0]), fields_of(detect(model, other)[0]))
 
 
 # --- 4. two-stage arms
@@ -351,7 +355,6 @@ MASK = ("MODEL.MASK_ON", True)
 KEYPOINT = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8])
 CASCADE = ("MODEL.ROI_HEADS.NAME", "FocalCascadeROIHeads")
 CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
-SIGMOID = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
 
 
 @pytest.mark.parametrize("opts", [(), SIGMOID], ids=["softmax", "sigmoid"])
