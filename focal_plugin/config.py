@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
 import yaml
 from detectron2.config import CfgNode
@@ -239,6 +241,11 @@ def add_focal_config(cfg: CfgNode) -> None:
     # and augmentation are those of SEED whatever the model
     node.INIT = "stock"
 
+    # train_net.py: the precision of SOLVER.AMP, "float16" or "bfloat16"; "" is Detectron2's float16
+    # on a GPU, and bfloat16 on the CPU, which has no other
+    node.AMP = new_node()
+    node.AMP.PRECISION = ""
+
     # train_net.py: record every so many iterations which anchors the loss and the gradient come
     # from; 0: never
     node.DIAGNOSTICS = new_node()
@@ -284,7 +291,7 @@ class FocalCfgNode(CfgNode):
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         """
         Same interface as :meth:`CfgNode.merge_from_file`, but a tag that may run code is an error
-        unless ``allow_unsafe``.
+        unless ``allow_unsafe``, or the file belongs to the installed Detectron2's model zoo.
 
         Raises:
             ValueError: such a tag, an address in place of a file, or what is no config at all, in
@@ -300,6 +307,8 @@ class FocalCfgNode(CfgNode):
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Same interface as :meth:`CfgNode.load_yaml_with_base`, but see `merge_from_file`."""
         _refuse_address(filename, "_BASE_")  # also one that a YAML merge key brought
+        # Detectron2's Base-RetinaNet.yaml has such a tag, and is as trusted as its code
+        allow_unsafe = allow_unsafe or _is_of_the_model_zoo(filename)
         with cls._open_cfg(filename) as stream:
             _check_yaml(filename, stream.read(), allow_unsafe=allow_unsafe)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
@@ -371,6 +380,13 @@ def _refuse_address(name: str, what: str) -> None:
     # anywhere: Detectron2 puts the folder of the config before most of them
     if re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
         raise ValueError(f"{what} must be a file on this machine, got {name}: download it first")
+
+
+def _is_of_the_model_zoo(filename: str) -> bool:
+    """Return True for the files that `detectron2.model_zoo.get_config_file` gives."""
+    # resolved: an installation from source has a link there
+    zoo = (Path(detectron2.__file__).parent / "model_zoo/configs").resolve()
+    return Path(filename).resolve().is_relative_to(zoo)
 
 
 def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:

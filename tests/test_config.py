@@ -1,7 +1,9 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
@@ -176,3 +178,31 @@ def test_a_base_that_is_no_config_is_named(write):
     base = write("", "base.yaml")
     with pytest.raises(ValueError, match=f"{re.escape(base)} is empty"):
         get_cfg().merge_from_file(write("_BASE_: base.yaml"))
+
+
+@pytest.mark.parametrize("as_base", [True, False], ids=["_BASE_", "--config-file"])
+@pytest.mark.parametrize("name", ["retinanet_R_50_FPN_1x", "faster_rcnn_R_50_FPN_1x"])
+def test_a_config_of_the_installed_model_zoo_is_read(write, name, as_base):
+    """Detectron2's Base-RetinaNet.yaml computes its anchors by a tag, which is trusted there."""
+    zoo = model_zoo.get_config_file(f"COCO-Detection/{name}.yaml")
+    cfg = get_cfg()
+    cfg.merge_from_file(write(f"_BASE_: {zoo}\nMODEL: {{DEVICE: cpu}}\n") if as_base else zoo)
+    expected = model_zoo.get_config(f"COCO-Detection/{name}.yaml")
+    for node in ("RETINANET", "RPN", "ANCHOR_GENERATOR", "RESNETS", "WEIGHTS"):
+        assert cfg.MODEL[node] == expected.MODEL[node]
+    assert cfg.SOLVER == expected.SOLVER
+
+
+def test_a_copy_of_a_file_of_the_zoo_is_not_trusted(tmp_path):
+    zoo = Path(model_zoo.get_config_file("Base-RetinaNet.yaml"))
+    copy = tmp_path / zoo.name
+    copy.write_text(zoo.read_text())
+    with pytest.raises(ValueError, match="may run code"):
+        get_cfg().merge_from_file(str(copy))
+
+
+def test_a_base_of_the_zoo_lends_its_trust_to_no_other_file(write):
+    zoo = model_zoo.get_config_file("Base-RetinaNet.yaml")
+    tag = '!!python/object/apply:eval ["1"]'
+    with pytest.raises(ValueError, match="may run code"):
+        get_cfg().merge_from_file(write(f"_BASE_: {zoo}\nSEED: {tag}\n"))

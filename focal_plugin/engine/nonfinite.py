@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_count
 from ..random_state import seed_all
 from .agreement import on_any_process
+from .amp import BFloat16Trainer
 from .wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
@@ -285,6 +286,13 @@ class GuardedAMPTrainer(_Guarded, AMPTrainer):
     """
 
     scales_gradients = True
+
+
+class GuardedBFloat16Trainer(_Guarded, BFloat16Trainer):
+    """
+    Same interface as :class:`~focal_plugin.engine.amp.BFloat16Trainer`, but its ``guard`` looks at
+    each step before the optimizer is called.
+    """
 
 
 class _Watch:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
@@ -19,12 +20,18 @@ from ..data.image_cache import build_train_mapper
 from ..data.stream import build_train_loader
 from ..modeling import knows_crowds, loses_crowds
 from ..random_state import seed_all
+from .amp import amp_precision
 from .checkpoint import Checkpointer
 from .diagnostics import DiagnosticsHook
 from .evaluation import build_coco_evaluator
 from .identity import run_identity
 from .initial_weights import build_initialized
-from .nonfinite import GuardedAMPTrainer, GuardedTrainer, StepGuard
+from .nonfinite import (
+    GuardedAMPTrainer,
+    GuardedBFloat16Trainer,
+    GuardedTrainer,
+    StepGuard,
+)
 from .run_record import RunRecordHook
 from .stopping import StopHook
 
@@ -41,7 +48,8 @@ class Trainer(DefaultTrainer):
     A run that was interrupted and resumed ends as one that was not, bit for bit: what a step draws
     at random depends on the seed and the number of the step, and a checkpoint holds all the rest.
     A step whose loss or gradient is not finite never reaches the weights, and SIGTERM and SIGUSR1
-    end a run after a checkpoint. Several processes train on the CPU, too.
+    end a run after a checkpoint. Several processes train on the CPU, too. With `SOLVER.AMP.ENABLED`
+    the precision is `MODEL.FOCAL.AMP.PRECISION`.
 
     Args:
         cfg: with a `SEED` >= 0.
@@ -63,10 +71,12 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         devices = {} if cfg.MODEL.DEVICE != "cpu" else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
-        amp = cfg.SOLVER.AMP.ENABLED
-        self._trainer = (GuardedAMPTrainer if amp else GuardedTrainer)(
-            model, data_loader, optimizer
-        )
+        trainer = {
+            None: GuardedTrainer,
+            torch.float16: GuardedAMPTrainer,
+            torch.bfloat16: GuardedBFloat16Trainer,
+        }[amp_precision(cfg)]
+        self._trainer = trainer(model, data_loader, optimizer)
         this = weakref.proxy(self)
         self._trainer.guard = StepGuard(
             cfg, model, roll_back=lambda: this.roll_back(), seed=lambda: this.seed_of_step()

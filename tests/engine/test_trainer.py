@@ -1,5 +1,6 @@
 """What our trainer does otherwise than Detectron2's; whole runs are in tests/faults."""
 
+import re
 from pathlib import Path
 
 import detectron2
@@ -9,10 +10,12 @@ from detectron2.engine import HookBase, TrainerBase, hooks
 
 from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer
+from focal_plugin.engine.amp import amp_precision
 from focal_plugin.engine.nonfinite import NonFiniteError
 
 from ..conftest import ROOT
 
+TWO_STAGE = ROOT / "configs/quick_schedules/faster_rcnn_small_rpn_tensorpack_instant_test.yaml"
 CONFIG = ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml"
 
 
@@ -115,6 +118,91 @@ def test_a_run_with_infinite_weights_ends_and_saves_no_more(cfg):
     with pytest.raises(NonFiniteError, match=r"loss_cls is (inf|nan) at iteration 2"):
         trainer.train()
     assert sorted(x.name for x in Path(cfg.OUTPUT_DIR).glob("*.pth")) == ["model_0000001.pth"]
+
+
+def train(cfg):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("config", [CONFIG, TWO_STAGE], ids=lambda config: config.stem)
+def test_mixed_precision_on_the_cpu_is_bfloat16(cfg, config):
+    """Convolutions compute in bfloat16; weights, gradients and losses remain in float32."""
+
+    class Watching(HookBase):
+        def before_train(self):
+            for module in self.trainer.model.modules():
+                if isinstance(module, torch.nn.Conv2d):
+                    module.register_forward_hook(lambda *args: dtypes.add(args[-1].dtype))
+
+        def after_step(self):
+            parameters = list(self.trainer.model.parameters())
+            assert {x.dtype for x in parameters} == {torch.float32}
+            assert {x.grad.dtype for x in parameters if x.grad is not None} == {torch.float32}
+            assert "loss_cls" in self.trainer.storage.latest()
+
+    dtypes = set()
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.merge_from_file(str(config))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.OUTPUT_DIR = ("tiny_shapes",), (), cfg.OUTPUT_DIR
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.DATALOADER.NUM_WORKERS = 2, 2, 0
+    trainer = Trainer(cfg)
+    trainer.register_hooks([Watching()])
+    trainer.resume_or_load(resume=False)
+    before = trainer.model.state_dict()["backbone.fpn_lateral3.weight"].clone()
+    trainer.train()
+    assert dtypes == {torch.bfloat16}
+    assert not torch.equal(trainer.model.state_dict()["backbone.fpn_lateral3.weight"], before)
+
+
+def test_mixed_precision_resumes_and_guards_its_gradients(cfg):
+    cfg.SOLVER.AMP.ENABLED = True
+    train(cfg)
+    cfg.SOLVER.MAX_ITER = 4
+    trainer = Trainer(cfg, allowed_changes=("SOLVER.MAX_ITER",))
+    trainer.register_hooks([PoisonedHook(3)])
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 3
+    with pytest.raises(NonFiniteError, match=r"loss_cls is (inf|nan) at iteration 3"):
+        trainer.train()
+
+
+def test_float16_is_refused_on_the_cpu(cfg):
+    cfg.SOLVER.AMP.ENABLED, cfg.MODEL.FOCAL.AMP.PRECISION = True, "float16"
+    with pytest.raises(ValueError, match=r"MODEL\.FOCAL\.AMP\.PRECISION must be bfloat16"):
+        Trainer(cfg)
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "precision"),
+    [
+        ("cpu", "", torch.bfloat16),
+        ("cuda", "", torch.float16),
+        ("cuda", "bfloat16", torch.bfloat16),
+        ("cuda", "float16", torch.float16),
+    ],
+)
+def test_the_precision_depends_on_the_device_and_a_key(cfg, device, name, precision):
+    cfg.MODEL.DEVICE, cfg.MODEL.FOCAL.AMP.PRECISION = device, name
+    assert amp_precision(cfg) is None
+    cfg.SOLVER.AMP.ENABLED = True
+    assert amp_precision(cfg) == precision
+
+
+def test_the_log_has_losses_and_the_time_left(cfg, caplog):
+    """Detectron2's CommonMetricPrinter, with the mean over its window."""
+    cfg.SOLVER.MAX_ITER = 41  # it is asked every 20 iterations, and prints the time left from 20 on
+    with caplog.at_level("INFO", logger="detectron2.utils.events"):
+        trainer = train(cfg)
+    lines = [x.getMessage() for x in caplog.records if x.name == "detectron2.utils.events"]
+    assert [re.search(r"iter: (\d+)", line)[1] for line in lines] == ["19", "39", "40"]
+    for line in lines:
+        assert re.search(r"total_loss: [\d.]+  loss_cls: [\d.]+  loss_box_reg: [\d.]+", line)
+    assert all("eta: 0:00:" in line for line in lines[:2])
+    history = trainer.storage.history("loss_cls")
+    assert f"loss_cls: {history.median(20):.4g}" in lines[-1]
 
 
 def test_a_failure_is_not_hidden_by_those_that_it_leads_to(caplog):
