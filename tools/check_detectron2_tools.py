@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""
+Runs the unmodified tools of a Detectron2 checkout on configs of this package, on the CPU.
+
+    python tools/check_detectron2_tools.py CHECKOUT
+    python tools/check_detectron2_tools.py CHECKOUT --only train_net --only demo
+
+CHECKOUT is a folder with Detectron2's `tools/` and `demo/`; nothing is fetched. The tools run with
+the installed Detectron2 and `DETECTRON2_ENV_MODULE=focal_plugin.env`, on a small version of the
+built-in data set. Prints a table; exit code 1 unless every tool passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from focal_plugin.data.builtin import SPLITS
+from focal_plugin.data.painting import VERSION
+from focal_plugin.data.shapes import draw_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+RETINANET = ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"
+FASTER_RCNN = ROOT / "configs/Shapes-Detection/faster_rcnn_small_roi_fl_sigmoid.yaml"
+LAZY = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
+
+IMAGES = 8
+"""Images in each part of the data set."""
+
+TIMEOUT_S = 900
+
+TINY = (
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
+    *("SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
+)
+TINY_LAZY = (
+    *("train.device=cpu", "train.max_iter=2", "dataloader.train.total_batch_size=2"),
+    *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
+    *("dataloader.train.mapper.augmentations.0.short_edge_length=[64]",),
+    *("dataloader.test.mapper.augmentations.0.short_edge_length=64",),
+    *("model.backbone.bottom_up.stem.out_channels=8", "model.backbone.bottom_up.stages.depth=50"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    One run of a tool.
+
+    Attributes:
+        name: of the tool, for `--only`.
+        what: the part of it that runs.
+        script: path in the checkout.
+        arguments: of the command line; `{folder}` is the folder of this run, `{data}` that of the
+            data set, `{detections}` a file of detections.
+        says: regular expression that its output must match.
+        makes: a file that it must leave in its folder.
+    """
+
+    name: str
+    what: str
+    script: str
+    arguments: tuple[str, ...]
+    says: str = ""
+    makes: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a check."""
+
+    check: Check
+    reason: str  # "" if it passed
+    seconds: float
+
+
+def train(script: str, config: Path, *more: str, what: str) -> Check:
+    arguments = ("--config-file", str(config), *more, *TINY, "OUTPUT_DIR", "{folder}")
+    return Check(
+        script, what, f"tools/{script}.py", arguments, r"copypaste: AP,AP50", "model_final.pth"
+    )
+
+
+def with_config(name: str, what: str, config: Path, *arguments: str, says: str) -> Check:
+    """A tool that takes a config of either kind, and writes to the terminal."""
+    opts = TINY_LAZY if config.suffix == ".py" else TINY
+    given = ("--config-file", str(config), *arguments, *opts)
+    return Check(name, what, f"tools/{name}.py", given, says)
+
+
+ANALYSES = {
+    "flop": r"Total GFlops: (?!0\.0)[\d.]+",
+    "activation": r"Total \(Million\) Activations: [\d.]+",
+    "parameter": r"Parameter Count",
+    "structure": r"Model Structure",
+}
+
+CHECKS = [
+    train("train_net", RETINANET, what="RetinaNet"),
+    train("train_net", FASTER_RCNN, what="Faster R-CNN"),
+    replace(
+        train("train_net", RETINANET, "--eval-only", what="--eval-only"),
+        makes="inference/coco_instances_results.json",
+    ),
+    train("plain_train_net", RETINANET, what="RetinaNet"),
+    train("plain_train_net", FASTER_RCNN, what="Faster R-CNN"),
+    Check(
+        "lazyconfig_train_net",
+        LAZY.name,
+        "tools/lazyconfig_train_net.py",
+        ("--config-file", str(LAZY), *TINY_LAZY, "train.output_dir={folder}"),
+        makes="metrics.json",
+    ),
+    *(
+        with_config("analyze_model", f"{task}, {model}", config, "--tasks", task, says=says)
+        for model, config in [("RetinaNet", RETINANET), ("Faster R-CNN", FASTER_RCNN)]
+        for task, says in ANALYSES.items()
+    ),
+    with_config("analyze_model", f"parameter, {LAZY.name}", LAZY, "--tasks", "parameter", says=""),
+    Check(
+        "visualize_data",
+        "annotation",
+        "tools/visualize_data.py",
+        (
+            *("--source", "annotation", "--config-file", str(RETINANET)),
+            *("--output-dir", "{folder}", *TINY),
+        ),
+        makes="000000.png",
+    ),
+    Check(
+        "visualize_json_results",
+        "focal_shapes_val",
+        "tools/visualize_json_results.py",
+        ("--input", "{detections}", "--output", "{folder}", "--dataset", "focal_shapes_val"),
+        makes="000000.png",
+    ),
+    with_config("benchmark", "eval", RETINANET, "--task", "eval", says=r"300 iters in [\d.]+ sec"),
+    Check(
+        "demo",
+        "one image",
+        "demo/demo.py",
+        (
+            *("--config-file", str(RETINANET), "--input", "{data}/images/000000.png"),
+            *("--output", "{folder}/found.png", "--confidence-threshold", "0.0"),
+            *("--opts", *TINY),
+        ),
+        r"detected \d+ instances",
+        "found.png",
+    ),
+]
+
+
+def main() -> int:
+    args = parse_args()
+    checks = [check for check in CHECKS if not args.only or check.name in args.only]
+    with tempfile.TemporaryDirectory(prefix="detectron2_tools_") as name:
+        folder = Path(name)
+        prepare(folder, args.checkout)
+        outcomes = []
+        for number, check in enumerate(checks):
+            outcomes.append(run(check, args.checkout, folder, number))
+            print(row(outcomes[-1]), file=sys.stderr, flush=True)
+    print("\n".join(table(outcomes)))
+    return any(outcome.reason for outcome in outcomes)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkout", type=Path, help="folder of Detectron2's repository")
+    names = list(dict.fromkeys(check.name for check in CHECKS))
+    parser.add_argument("--only", action="append", choices=names, help="may be given repeatedly")
+    args = parser.parse_args()
+    args.checkout = args.checkout.resolve()
+    if not (args.checkout / "tools/train_net.py").is_file():
+        parser.error(f"{args.checkout} has no tools/train_net.py: it is no Detectron2 checkout")
+    return args
+
+
+def prepare(folder: Path, checkout: Path) -> None:
+    """Draw the small data set, write detections of it, and link what `demo.py` imports."""
+    for name, spec in SPLITS.items():
+        draw_dataset(replace(spec, images=IMAGES), data_folder(folder, name))
+    annotations = data_folder(folder, "focal_shapes_val") / "annotations.json"
+    objects = json.loads(annotations.read_text())["annotations"]
+    keys = ("image_id", "category_id", "bbox")
+    detections = [{**{key: x[key] for key in keys}, "score": 0.9} for x in objects]
+    (folder / "detections.json").write_text(json.dumps(detections))
+    # demo.py of main imports its neighbor by this name, under which Meta's own repository has it
+    package = folder / "python/vision/fair"
+    package.mkdir(parents=True)
+    (package / "detectron2").symlink_to(checkout)
+
+
+def data_folder(folder: Path, name: str) -> Path:
+    return folder / "datasets" / f"focal_shapes_v{VERSION}" / name
+
+
+def run(check: Check, checkout: Path, folder: Path, number: int) -> Outcome:
+    output = folder / f"{number:02d}_{check.name}"
+    output.mkdir()
+    places = {
+        "folder": output,
+        "data": data_folder(folder, "focal_shapes_val"),
+        "detections": folder / "detections.json",
+    }
+    arguments = [
+        argument.format(**places) if "{" in argument else argument for argument in check.arguments
+    ]
+    paths = [str(folder / "python"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(folder / "datasets"),
+        "DETECTRON2_ENV_MODULE": "focal_plugin.env",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    start = time.monotonic()
+    script = checkout / check.script
+    if not script.is_file():
+        return Outcome(check, f"the checkout has no {check.script}", 0.0)
+    try:
+        result = subprocess.run(
+            [sys.executable, script, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=output,
+            env=environment,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(check, f"not done after {TIMEOUT_S} s", TIMEOUT_S)
+    reason = reason_of_failure(check, output, result)
+    return Outcome(check, reason, time.monotonic() - start)
+
+
+def reason_of_failure(check: Check, output: Path, result: subprocess.CompletedProcess[str]) -> str:
+    """Return "" if a tool did what it is for."""
+    if result.returncode:
+        last = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        missing = re.match(r"ModuleNotFoundError: No module named '(\w+)'", last[0])
+        if missing:
+            return f"{missing[1]} is not installed: pip install {missing[1]}"
+        return f"exit code {result.returncode}: {last[0]}"
+    if not re.search(check.says, result.stdout + result.stderr):
+        return f"its output does not match {check.says!r}"
+    if check.makes and not (output / check.makes).is_file():
+        return f"it left no {check.makes}"
+    return ""
+
+
+def row(outcome: Outcome) -> str:
+    check = outcome.check
+    result = f"FAIL: {outcome.reason}" if outcome.reason else "pass"
+    return f"| `{check.script}` | {check.what} | {outcome.seconds:.0f} | {result} |"
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    return ["| tool | run | s | result |", "|---|---|---|---|", *map(row, outcomes)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
