@@ -157,12 +157,6 @@ def test_a_lazy_config_gives_the_same_head_by_arguments(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_scripted_head_gives_the_same(order):
-    head = with_random_norms(make_head(FocalFastRCNNConvFCHead, NORM_ORDER, order)).eval()
-    assert torch.equal(torch.jit.script(head)(make_features()), head(make_features()))
-
-
-@pytest.mark.parametrize("order", ORDERS)
 def test_no_roi_gives_no_feature_and_a_gradient(order):
     head = make_head(FocalFastRCNNConvFCHead, NORM_ORDER, order)
     result = head(make_features(num_rois=0))

@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.modeling.roi_heads import (
@@ -22,38 +21,15 @@ from torch import Tensor, nn
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.mining import MINER_REGISTRY
 from focal_plugin.modeling import RETINANET_HEAD_REGISTRY, build_retinanet_head
-from focal_plugin.modeling.backbones import LastLevelSubsample
 from focal_plugin.modeling.normalizer import RPN_NORMALIZERS
 
 from ..conftest import ROOT
+from .pairs import CASCADE, KEYPOINT, MASK, PAIRS, RCNN, RETINANET, SMALL, make_model, make_pair
 from .toy import narrow_cfg
-from .toy_rcnn import STOCK
-
-RETINANET = "Shapes-Detection/Base-RetinaNet-Small.yaml"
-RCNN = "Shapes-Detection/Base-FasterRCNN-Small.yaml"
 
 FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}
 RCNN_FIELDS = {**FIELDS, "proposal_boxes": Boxes, "objectness_logits": Tensor}
 RCNN_FIELDS["pred_masks"] = Tensor
-
-# The narrow model, whatever the base; few boxes, and NMS that keeps a number that varies
-SMALL = (
-    "MODEL.BACKBONE.NAME", "build_small_resnet_fpn_backbone",
-    "MODEL.FOCAL.SMALL_RESNET.WIDTHS", [32, 64, 32, 64],
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", 32,
-    "MODEL.ROI_BOX_HEAD.FC_DIM", 16,
-    "MODEL.ROI_BOX_HEAD.CONV_DIM", 32,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM", 8,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
-    "MODEL.ROI_HEADS.NUM_CLASSES", 3,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
-    "MODEL.RETINANET.NUM_CLASSES", 3,
-    "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0,
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST", 20,
-    "MODEL.RPN.NMS_THRESH", 0.5,
-    "TEST.DETECTIONS_PER_IMAGE", 1000,
-)  # fmt: skip
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -67,11 +43,6 @@ def _without_optimization():
     with torch.no_grad(), torch.jit.optimized_execution(False):
         yield
     torch.set_num_threads(threads)
-
-
-def make_model(file, *opts):
-    torch.manual_seed(0)
-    return build_model(narrow_cfg(file, *SMALL, *opts)).eval()
 
 
 def make_image(height, width, seed=0):
@@ -352,12 +323,6 @@ def test_every_two_stage_arm_exports(arm):
     EXPORTED.add(inference)
 
 
-MASK = ("MODEL.MASK_ON", True)
-KEYPOINT = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8])
-CASCADE = ("MODEL.ROI_HEADS.NAME", "FocalCascadeROIHeads")
-CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
-
-
 @pytest.mark.parametrize("opts", [(), SIGMOID], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("heads", [(), ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads")], ids=["", "OHEM"])
 def test_a_mask_rcnn_exports(heads, opts):
@@ -383,32 +348,12 @@ def test_torchscript_rejects_every_cascade_by_scripting(name):
 # --- 5. the exported graph is stock's
 
 
-PAIRS = {
-    "retinanet": (RETINANET, (), ("MODEL.META_ARCHITECTURE", "RetinaNet")),
-    "faster": (RCNN, (), STOCK),
-    "mask": (RCNN, MASK, STOCK),
-    "keypoint": (RCNN, KEYPOINT, STOCK),
-    "cascade": (RCNN, CASCADE, (*STOCK, "MODEL.ROI_HEADS.NAME", "CascadeROIHeads")),
-}
-
-
 def graph_text(module):
     """The graph of a traced or scripted module, without names of classes and lines of code."""
     graph = module.inlined_graph.copy()
     torch._C._jit_pass_canonicalize(graph)
     text = re.sub(r"(#|, scope:).*", "", str(graph))
     return re.sub(r"__torch__\.[\w.]+", "Class", text)
-
-
-def make_pair(name):
-    """Ours at the default keys, and Detectron2's own."""
-    file, opts, stock = PAIRS[name]
-    ours, theirs = make_model(file, *opts), make_model(file, *opts, *stock)
-    parts = [type(x) for x in theirs.modules()]
-    assert {x.__module__ for x in parts if x.__module__.startswith("focal")} <= {
-        LastLevelSubsample.__module__
-    }
-    return ours, theirs
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -148,15 +148,6 @@ def test_every_parameter_gets_a_gradient(head, classifier, softmax):
         assert parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize(("classifier", "softmax"), VARIANTS)
-def test_every_variant_can_be_scripted(head, classifier, softmax):
-    head = make_head(head, classifier=classifier, softmax=softmax).eval()
-    scripted = torch.jit.script(head)
-    for expected, outputs in zip(head(make_features()), scripted(make_features()), strict=True):
-        torch.testing.assert_close(list(outputs), expected)
-
-
 # Prior
 
 

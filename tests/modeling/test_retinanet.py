@@ -4,7 +4,6 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
 from focal_plugin.losses import (
@@ -226,23 +225,6 @@ def test_a_softmax_loss_on_a_sigmoid_head_is_refused():
     explicit = FocalRetinaNet.from_config(toy_cfg())
     with pytest.raises(ValueError, match=r"SoftmaxFocalLoss .* MODEL\.FOCAL\.HEAD\.NAME|HEAD"):
         FocalRetinaNet(**{**explicit, "cls_loss": SoftmaxFocalLoss()})
-
-
-def test_torchscript_exports_the_stock_detector(pair, batch):
-    """Losses and normaliser are for training: the scripted graph has neither."""
-    export = pytest.importorskip("detectron2.export.torchscript")
-    fields = {"pred_boxes": Boxes, "scores": torch.Tensor, "pred_classes": torch.Tensor}
-    images = [{"image": x["image"]} for x in batch[:1]]
-    detections = []
-    for model in pair:
-        model.test_score_thresh = 0.0
-        scripted = export.scripting_with_instances(model.eval(), fields)
-        with torch.no_grad():
-            detections.append(scripted(images)[0])
-    ours, stock = detections
-    assert len(ours.scores) > 0
-    assert torch.equal(ours.scores, stock.scores)
-    assert torch.equal(ours.pred_boxes.tensor, stock.pred_boxes.tensor)
 
 
 def test_can_be_constructed_without_a_config():

@@ -265,18 +265,6 @@ def test_a_softmax_detector_scores_by_softmax(batch):
     assert scores.max() > 0.5
 
 
-def test_torchscript_exports_the_softmax_detector(batch):
-    export = pytest.importorskip("detectron2.export.torchscript")
-    fields = {"pred_boxes": Boxes, "scores": torch.Tensor, "pred_classes": torch.Tensor}
-    model = softmax_model().eval()
-    model.test_score_thresh = 0.0
-    with torch.no_grad():
-        eager = model(batch[:1])[0]["instances"]
-        scripted = export.scripting_with_instances(model, fields)([{"image": batch[0]["image"]}])
-    assert len(eager) > 0
-    torch.testing.assert_close(scripted[0].scores, eager.scores)
-
-
 # --- initial weights
 
 

@@ -708,23 +708,3 @@ def test_the_miner_of_the_config_is_that_of_the_paper(name):
 )
 def test_is_registered(heads):
     assert ROI_HEADS_REGISTRY.get(heads.__name__) is heads
-
-
-@pytest.mark.parametrize("name", ["FocalROIHeads", "OHEMROIHeads"])
-@pytest.mark.parametrize("loss", ["", "SigmoidFocalLoss"])
-def test_torchscript_exports_the_detector(name, loss):
-    export = pytest.importorskip("detectron2.export.torchscript")
-    fields = {"proposal_boxes": Boxes, "objectness_logits": torch.Tensor, "pred_boxes": Boxes}
-    fields |= {"scores": torch.Tensor, "pred_classes": torch.Tensor}
-    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPN", f"{KEYS}.CLS_LOSS.NAME", loss]
-    model = tiny_rcnn(*opts_of(name), *opts).eval()
-    model.roi_heads.box_predictor.test_score_thresh = 0.0
-    images = [{"image": x["image"]} for x in toy_batch()[:1]]
-    with torch.no_grad():
-        eager = model.inference(images, do_postprocess=False)[0]
-        scripted = export.scripting_with_instances(model, fields).inference(
-            images, do_postprocess=False
-        )[0]
-    assert len(eager) > 0
-    assert torch.equal(scripted.scores, eager.scores)
-    assert torch.equal(scripted.pred_boxes.tensor, eager.pred_boxes.tensor)

@@ -290,28 +290,6 @@ def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_ke
     assert_loads_every_key(ours, stock, tmp_path, caplog)
 
 
-@pytest.mark.parametrize("name", STYLE_NAMES)
-def test_torchscript_exports_it_as_stock(name):
-    """What is for training only is not in the graph, whatever the style."""
-    export = pytest.importorskip("detectron2.export.torchscript")
-    fields = {"proposal_boxes": Boxes, "objectness_logits": torch.Tensor, "pred_boxes": Boxes}
-    fields = {**fields, "scores": torch.Tensor, "pred_classes": torch.Tensor}
-    opts = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RPN.BBOX_REG_WEIGHTS"]
-    weights = (10.0, 10.0, 5.0, 5.0) if name == "matterport" else (1.0, 1.0, 1.0, 1.0)
-    opts += [weights, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
-    models = tiny_rcnn(*opts, *style(name)), tiny_rcnn(*opts, *STOCK)
-    images = [{"image": toy_batch()[0]["image"]}]
-    detections = []
-    for model in models:
-        scripted = export.scripting_with_instances(model.eval(), fields)
-        with torch.no_grad():
-            detections.append(scripted.inference(images, do_postprocess=False)[0])
-    ours, stock = detections
-    assert len(ours.scores) > 0
-    assert torch.equal(ours.scores, stock.scores)
-    assert torch.equal(ours.pred_boxes.tensor, stock.pred_boxes.tensor)
-
-
 def test_objects_without_a_class_are_matched_as_in_stock():
     """Stock asks for boxes alone, and so do data sets of proposals."""
     images, features, instances = make_inputs()

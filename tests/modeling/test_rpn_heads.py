@@ -262,17 +262,6 @@ def test_every_head_gives_one_logit_and_four_deltas_an_anchor(head, conv_dims, n
 
 
 @pytest.mark.parametrize("head", HEADS)
-@each("conv_dims", CONV_DIMS)
-@pytest.mark.parametrize("norm", ["", "GN"])
-def test_every_head_can_be_scripted_as_stock_can(head, conv_dims, norm):
-    opts = ["MODEL.RPN.CONV_DIMS", conv_dims]
-    torch.jit.script(make_head(StandardRPNHead, *opts).eval())
-    head = make_head(head, *opts, "MODEL.FOCAL.RPN.NORM", norm).eval()
-    scripted = torch.jit.script(head)
-    assert_same_outputs(scripted(make_features()), head(make_features()))
-
-
-@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("norm", ["", "GN"])
 def test_a_faster_rcnn_trains_a_step_and_then_proposes(head, norm):
     torch.manual_seed(0)

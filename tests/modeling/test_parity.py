@@ -1,0 +1,74 @@
+"""
+Whole detectors at the default keys against Detectron2's own: weights, losses, gradients,
+detections. The exported graphs are in `test_export.py`, parts and options in the tests of each
+part.
+"""
+
+import pytest
+import torch
+
+from .pairs import PAIRS, make_model, make_pair
+from .test_roi_heads import batch_with_masks
+from .toy import gradients_of
+
+CASCADE_MASK = "cascade mask"
+NAMES = [*PAIRS, CASCADE_MASK]
+LOSSES = {
+    "retinanet": {"loss_cls", "loss_box_reg"},
+    "mask": {"loss_mask", "loss_cls", "loss_rpn_cls"},
+    "keypoint": {"loss_keypoint"},
+    "cascade": {"loss_cls_stage2", "loss_box_reg_stage2"},
+    CASCADE_MASK: {"loss_cls_stage2", "loss_mask"},
+}
+
+
+@pytest.fixture(params=NAMES)
+def named_pair(request):
+    if request.param != CASCADE_MASK:
+        return request.param, make_pair(request.param)
+    file, ours, stock = PAIRS["cascade"]
+    mask = PAIRS["mask"][1]
+    return request.param, (make_model(file, *ours, *mask), make_model(file, *ours, *mask, *stock))
+
+
+def test_weights_and_state_dict_keys_of_one_seed_are_stocks(named_pair):
+    ours, stock = (model.state_dict() for model in named_pair[1])
+    assert list(ours) == list(stock)
+    for key, value in stock.items():
+        assert torch.equal(ours[key], value), key
+
+
+def test_losses_gradients_and_random_numbers_are_stocks(named_pair):
+    name, models = named_pair
+    steps = []
+    for model in models:
+        torch.manual_seed(1)
+        losses, gradients = gradients_of(model.train(), batch_with_masks(3))
+        steps.append((losses, gradients, torch.get_rng_state()))
+    (losses, gradients, state), (stock_losses, stock_gradients, stock_state) = steps
+    assert list(losses) == list(stock_losses)
+    assert LOSSES.get(name, set()) <= losses.keys()
+    for loss, value in stock_losses.items():
+        assert value > 0, loss
+        torch.testing.assert_close(losses[loss], value, rtol=2e-6, atol=0)
+    assert gradients.keys() == stock_gradients.keys()
+    for parameter, gradient in stock_gradients.items():
+        difference = (gradients[parameter] - gradient).norm()
+        assert difference <= 1e-5 * gradient.norm() + 1e-7, parameter
+    assert torch.equal(state, stock_state)
+
+
+def test_detections_are_stocks(named_pair):
+    name, models = named_pair
+    batch = [{"image": x["image"]} for x in batch_with_masks(3)]
+    with torch.no_grad():
+        ours, stock = ([x["instances"] for x in model.eval()(batch)] for model in models)
+    assert sum(len(x) for x in stock) > 0
+    for mine, theirs in zip(ours, stock, strict=True):
+        fields = theirs.get_fields()
+        assert mine.get_fields().keys() == fields.keys()
+        assert ("pred_masks" in fields) == ("mask" in name)
+        for field, value in fields.items():
+            tensor = getattr(value, "tensor", value)
+            found = mine.get(field)
+            assert torch.equal(getattr(found, "tensor", found), tensor), field
