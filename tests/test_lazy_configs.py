@@ -1,12 +1,15 @@
 """Detectron2's LazyConfig: the example of docs/lazy-configs.md, and the parts by arguments."""
 
+import itertools
+
 import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
-from detectron2.modeling import RetinaNet
+from detectron2.modeling import ResNet, RetinaNet
+from detectron2.modeling.backbone.resnet import BasicBlock
 from detectron2.utils.events import EventStorage
 
 from focal_plugin.losses import (
@@ -33,18 +36,28 @@ EXAMPLE = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
 
 
 def narrow(model):
-    """The same model on the smallest ResNet of the zoo."""
+    """The same model on a ResNet of one narrow block a stage."""
     bottom_up = model.backbone.bottom_up
-    bottom_up.stem.norm = "BN"
-    target = bottom_up.stages["_target_"]
-    bottom_up.stages = {"_target_": target, "depth": 18, "norm": "BN"}
+    bottom_up.stem.update(out_channels=8, norm="BN")
+    widths = [8, 16, 24, 16, 24]
+    bottom_up.stages = [
+        L(ResNet.make_stage)(
+            block_class=BasicBlock,
+            num_blocks=1,
+            stride_per_block=[2 if stage else 1],
+            in_channels=width,
+            out_channels=out,
+            norm="BN",
+        )
+        for stage, (width, out) in enumerate(itertools.pairwise(widths))
+    ]
     model.backbone.out_channels = 32
     return model
 
 
 def zoo_retinanet(**changes):
     model = narrow(model_zoo.get_config("common/models/retinanet.py").model)
-    model.backbone.top_block.in_channels = 512
+    model.backbone.top_block.in_channels = 24
     model.head.input_shape = [{"_target_": "detectron2.layers.ShapeSpec", "channels": 32}] * 5
     model.head.conv_dims = [32]
     model.update(changes)
@@ -121,11 +134,14 @@ def test_an_override_of_the_command_line_reaches_a_part():
 
 def test_the_example_survives_its_file(tmp_path):
     """Detectron2 writes the config of a run as YAML, and reads it again."""
-    cfg = load_example()
-    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    LazyConfig.save(LazyConfig.load(str(EXAMPLE)), str(tmp_path / "config.yaml"))
     loaded = LazyConfig.load(str(tmp_path / "config.yaml"))
-    assert type(instantiate(loaded.model)) is FocalRetinaNet
-    assert instantiate(loaded.model).cls_loss.gamma == 1.5
+    loaded.model.backbone.bottom_up.stages.depth = 18
+    del loaded.model.backbone.bottom_up.stages.stride_in_1x1
+    loaded.model.backbone.top_block.in_channels = 512
+    model = instantiate(loaded.model)
+    assert type(model) is FocalRetinaNet
+    assert model.cls_loss.gamma == 1.5
 
 
 def test_without_parts_a_retinanet_is_stocks():
@@ -180,7 +196,7 @@ def test_a_detector_of_two_stages_trains_a_step(cascade):
         heads = model.roi_heads
         box_head, matcher = heads.pop("box_head"), heads.pop("proposal_matcher")
         predictor = heads.pop("box_predictor")
-        predictor.cls_agnostic_bbox_reg = True
+        predictor.update(cls_agnostic_bbox_reg=True, num_classes=80)
         heads.update(
             _target_=FocalCascadeROIHeads,
             box_heads=[box_head] * 3,

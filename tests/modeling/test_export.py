@@ -83,9 +83,8 @@ def assert_traces(model, *examples):
     """Traced with one image, or several, it gives the eager detections in these and in others."""
     adapter, traced = trace(model, *examples)
     counts = set()
-    others = [make_image(*image.shape[:0:-1], seed=7) for image in examples]  # turned by 90 degrees
-    larger = [make_image(96, 112, seed=8) for _ in examples]
-    for images in (examples, others, larger):
+    others = [make_image(96, 64, seed=7) for _ in examples]
+    for images in (examples, others):
         eager = detect(model, *images)
         exported = adapter.outputs_schema(traced(*images))
         for mine, theirs in zip(exported, eager, strict=True):
@@ -121,7 +120,7 @@ def assert_scripts(model, image):
 # --- 1. heads
 
 
-SHAPES = [ShapeSpec(channels=32, stride=stride) for stride in (8, 16, 32)]
+SHAPES = [ShapeSpec(channels=32, stride=stride) for stride in (8, 16)]
 SIGMOID = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
 SOFTMAX = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
 
@@ -176,6 +175,7 @@ def test_every_registered_head_is_here():
 @pytest.mark.parametrize(("name", "classifier", "loss", "norm"), RETINANET_HEADS)
 def test_every_retinanet_head_exports(name, classifier, loss, norm):
     opts = ("MODEL.FOCAL.HEAD.NAME", name, "MODEL.FOCAL.HEAD.CLASSIFIER", classifier, *loss)
+    opts += ("MODEL.RETINANET.NUM_CONVS", 1)
     cfg = narrow_cfg(RETINANET, *SMALL, *opts, "MODEL.RETINANET.NORM", norm)
     assert_head_exports(randomized(build_retinanet_head(cfg, SHAPES)))
 
@@ -184,7 +184,7 @@ def test_every_retinanet_head_exports(name, classifier, loss, norm):
 @pytest.mark.parametrize(("name", "norm"), RPN_HEADS)
 def test_every_rpn_head_exports(name, conv_dims, norm):
     opts = ("MODEL.FOCAL.RPN.NORM", norm, "MODEL.RPN.CONV_DIMS", conv_dims)
-    cfg = narrow_cfg(RCNN, *opts, "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]])
+    cfg = narrow_cfg(RCNN, *opts, "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32]])
     assert_head_exports(randomized(RPN_HEAD_REGISTRY.get(name)(cfg, SHAPES)))
 
 
@@ -197,9 +197,10 @@ def test_every_box_head_exports(name, order, norm):
     cfg = narrow_cfg(RCNN, *SMALL, *opts)
     head = randomized(build_box_head(cfg, ShapeSpec(channels=32, height=5, width=5)))
     traced = torch.jit.trace(head, torch.randn(4, 32, 5, 5), check_trace=False)
+    scripted = torch.jit.script(head)
     for pooled in (torch.randn(4, 32, 5, 5), torch.randn(7, 32, 5, 5), torch.zeros(0, 32, 5, 5)):
         torch.testing.assert_close(traced(pooled), head(pooled))
-        torch.testing.assert_close(torch.jit.script(head)(pooled), head(pooled))
+        torch.testing.assert_close(scripted(pooled), head(pooled))
 
 
 # --- 2. what is for training only
@@ -233,11 +234,9 @@ def test_a_detector_with_any_part_for_training_can_be_scripted(name, part):
     [
         (),
         SOFTMAX,
-        ("MODEL.RETINANET.NORM", "BN"),
-        ("MODEL.FOCAL.HEAD.NAME", "SharedTowerRetinaNetHead"),
-        ("MODEL.FOCAL.MINING.NAME", "OHEMMiner", "MODEL.FOCAL.NORMALIZER", "per_image"),
+        ("MODEL.RETINANET.NORM", "BN", "MODEL.FOCAL.MINING.NAME", "OHEMMiner"),
     ],
-    ids=["defaults", "softmax", "BN", "shared tower", "mining"],
+    ids=["defaults", "softmax", "BN"],
 )
 def test_a_retinanet_exports(opts):
     model = make_model(RETINANET, *opts)
@@ -323,18 +322,20 @@ def test_every_two_stage_arm_exports(arm):
     EXPORTED.add(inference)
 
 
-@pytest.mark.parametrize("opts", [(), SIGMOID], ids=["softmax", "sigmoid"])
-@pytest.mark.parametrize("heads", [(), ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads")], ids=["", "OHEM"])
-def test_a_mask_rcnn_exports(heads, opts):
-    model = make_model(RCNN, *MASK, *heads, *opts)
+@pytest.mark.parametrize("opts", [(), ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", *SIGMOID)])
+def test_a_mask_rcnn_exports(opts):
+    model = make_model(RCNN, *MASK, *opts)
     assert "pred_masks" in fields_of(detect(model, make_image(64, 80))[0])
     assert_traces(model, make_image(64, 80))
     assert_scripts(model, make_image(64, 80))
 
 
-@pytest.mark.parametrize("opts", [MASK, SIGMOID, KEYPOINT], ids=["mask", "sigmoid", "keypoint"])
-def test_a_cascade_is_traced(opts):
-    assert_traces(make_model(RCNN, *CASCADE, *opts), make_image(64, 80))
+def test_a_cascade_with_masks_and_sigmoids_is_traced():
+    assert_traces(make_model(RCNN, *CASCADE, *MASK, *SIGMOID), make_image(64, 80))
+
+
+def test_a_keypoint_rcnn_is_traced():
+    assert_traces(make_model(RCNN, *KEYPOINT), make_image(64, 80))
 
 
 @pytest.mark.parametrize("name", ["CascadeROIHeads", "FocalCascadeROIHeads"])
@@ -373,7 +374,6 @@ def test_the_scripted_graph_of_a_retinanet_is_stocks():
 
 def test_the_graph_of_another_head_is_not_stocks():
     """So that the comparisons above can fail."""
-    ours, _ = make_pair("retinanet")
-    other = make_model(RETINANET, "MODEL.FOCAL.HEAD.CLASSIFIER", "cosine")
-    texts = [graph_text(trace(model, make_image(64, 80))[1]) for model in (ours, other)]
+    pair = make_model(RETINANET), make_model(RETINANET, "MODEL.FOCAL.HEAD.CLASSIFIER", "cosine")
+    texts = [graph_text(trace(model, make_image(64, 80))[1]) for model in pair]
     assert texts[0] != texts[1]
