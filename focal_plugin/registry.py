@@ -6,11 +6,10 @@ All that `losses` and `mining` know of Detectron2 comes through here: `Registry`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import nn
 from yacs.config import CfgNode
@@ -18,6 +17,17 @@ from yacs.config import CfgNode
 from .checks import IllegalOptionError
 
 __all__ = ["DENSE", "ConfigurableModule", "Place", "Registry", "build_named", "configurable"]
+
+_Part = TypeVar("_Part", bound=nn.Module)
+
+if TYPE_CHECKING:
+    _Init = TypeVar("_Init", bound=Callable[..., None])
+
+    def configurable(init: _Init) -> _Init:
+        """Keep the signature, which Detectron2's decorator, without annotations, would hide."""
+        return init
+else:
+    from detectron2.config import configurable
 
 
 @dataclass(frozen=True)
@@ -90,12 +100,12 @@ class ConfigurableModule(nn.Module):
 
 
 def build_named(
-    classes: Iterable[tuple[str, type]],
+    classes: Iterable[tuple[str, type[_Part]]],
     name_key: str,
     cfg: CfgNode,
     *args: Any,
     place: Place | None = None,
-) -> nn.Module:
+) -> _Part:
     """
     Build the part whose name stands under ``name_key``.
 
@@ -119,8 +129,11 @@ def build_named(
     try:
         part = by_name[name](cfg, *args, **({"place": place} if place else {}))
     except IllegalOptionError as error:
-        key = there.key(by_name[name].config_keys[error.option])
+        keys = getattr(by_name[name], "config_keys", {})
+        if error.option not in keys:
+            raise
+        key = there.key(keys[error.option])
         raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error
-    if place:
+    if place and isinstance(part, ConfigurableModule):
         part.place = place
     return part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -141,6 +141,9 @@ class ClassificationLoss(ConfigurableModule):
         self.observe(logits, labels)
         return loss
 
+    if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
+        __call__ = forward
+
     @torch.jit.unused  # training only: keeps the exported detector the stock one
     def of_levels(
         self,
@@ -159,7 +162,7 @@ class ClassificationLoss(ConfigurableModule):
         Returns:
             float32 scalar.
         """
-        qualities = quality or [None] * len(logits)
+        qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
         levels = zip(logits, labels, qualities, strict=True)
         return sum(self(x, y, quality=z) for x, y, z in levels) * scale
 
@@ -210,3 +213,6 @@ class BoxLoss(ConfigurableModule):
         loss = self.per_box(pred, target).sum()
         self.observe(pred, target)
         return loss
+
+    if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
+        __call__ = forward

@@ -79,6 +79,7 @@ class ClassBalancedFocalLoss(ClassificationLoss):
         self.samples_per_class = list(samples_per_class)
         self.cb_beta = cb_beta
         self.gamma = check_option("gamma", gamma, low=0)
+        self.weights: Tensor
         weights = effective_number_weights(samples_per_class, cb_beta)
         self.register_buffer("weights", weights, persistent=False)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Formula, Terms, one_vs_rest_loss, one_vs_rest_loss_per_anchor
+from ..ops.dense_loss import zip_levels
 from .build import ClassificationLoss
 from .one_vs_rest import check_inputs, check_quality
 
@@ -63,7 +64,7 @@ def sum_of_terms(
     labels: Tensor | Sequence[Tensor],
     terms: Terms,
     *,
-    quality: Tensor | Sequence[Tensor] | None = None,
+    quality: Tensor | Sequence[Tensor | None] | None = None,
     scale: float | Tensor = 1.0,
     impl: str = "auto",
 ) -> Tensor:
@@ -74,15 +75,16 @@ def sum_of_terms(
         ValueError: shapes that do not fit, or (looked for on the CPU only) a label outside -1..K or
             a quality outside [0, 1].
     """
-    if isinstance(logits, Tensor):
-        logits, labels = [logits], [labels]
-        quality = None if quality is None else [quality]
-    qualities = [
-        _checked_quality(x, y, terms, z)
-        for x, y, z in zip(logits, labels, quality or [None] * len(logits), strict=True)
-    ]
-    wanted = None if qualities[0] is None else qualities
-    return one_vs_rest_loss(logits, labels, terms, quality=wanted, scale=scale, impl=impl)
+    levels = zip_levels(logits, labels, quality)
+    qualities = [_checked_quality(x, y, terms, z) for x, y, z in levels]
+    return one_vs_rest_loss(
+        [x for x, _, _ in levels],
+        [y for _, y, _ in levels],
+        terms,
+        quality=qualities,
+        scale=scale,
+        impl=impl,
+    )
 
 
 def per_anchor_of_terms(

@@ -72,6 +72,7 @@ class EqualizationLoss(ClassificationLoss):
         super().__init__()
         self.samples_per_class = list(samples_per_class)
         self.threshold = threshold
+        self.rare: Tensor
         self.register_buffer("rare", _find_rare(samples_per_class, threshold), persistent=False)
 
     def per_anchor(
@@ -85,8 +86,8 @@ def _find_rare(samples_per_class: Sequence[int], threshold: float) -> Tensor:
     check_option("threshold", threshold, low=0, high=1)
     for samples in samples_per_class:
         check_option("samples_per_class", samples, low=0)
-    samples = torch.tensor(list(samples_per_class), dtype=torch.float64)
-    return samples < threshold * samples.sum()
+    of_classes = torch.tensor(list(samples_per_class), dtype=torch.float64)
+    return of_classes < threshold * of_classes.sum()
 
 
 def _per_anchor(logits: Tensor, labels: Tensor, rare: Tensor, key: str | None = None) -> Tensor:

@@ -62,6 +62,8 @@ class GradientDensity(nn.Module):
         super().__init__()
         self.bins = check_count("bins", bins, low=1)
         self.momentum = check_option("momentum", momentum, low=0, high=1, open_high=True)
+        self.mean: Tensor
+        self.evidence: Tensor
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("evidence", torch.zeros(bins))  # 1 - momentum^steps
 

@@ -27,6 +27,8 @@ class GradientRatio(nn.Module):
         super().__init__()
         check_count("num_classes", num_classes, low=1)
         self.initial = initial
+        self.positive: Tensor
+        self.negative: Tensor
         self.register_buffer("positive", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("negative", torch.zeros(num_classes, dtype=torch.float64))
 

@@ -63,10 +63,10 @@ def sigmoid_focal_loss(
     """
     check_option("label_smoothing", label_smoothing, low=0, high=1, open_high=True)
     formula = Focal(check_option("gamma", gamma, low=0), label_smoothing)
-    alpha = check_alpha(alpha)
+    weight: float | Tensor | None = check_alpha(alpha)
     if len(class_alpha):
-        alpha = check_one_per_class("class_alpha", check_class_alpha(class_alpha), logits)
-    return sum_of_terms(logits, labels, alpha_balanced(formula, alpha), impl=check_impl(impl))
+        weight = check_one_per_class("class_alpha", check_class_alpha(class_alpha), logits)
+    return sum_of_terms(logits, labels, alpha_balanced(formula, weight), impl=check_impl(impl))
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -102,10 +102,11 @@ class SigmoidFocalLoss(ElementwiseLoss):
         self.label_smoothing = check_option(
             "label_smoothing", label_smoothing, low=0, high=1, open_high=True
         )
+        self.class_alpha: Tensor
         self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
 
     def terms(self, logits: Tensor) -> Terms:
-        alpha = self.alpha
+        alpha: float | Tensor | None = self.alpha
         if len(self.class_alpha):
             key = self.key_of("class_alpha")
             alpha = check_one_per_class("class_alpha", self.class_alpha, logits, key=key)
@@ -123,7 +124,7 @@ class Focal(Formula):
 
     @property
     def parameters(self) -> tuple[float, ...]:
-        return self.gamma, self.label_smoothing
+        return float(self.gamma), self.label_smoothing
 
     def value(self, at: Point) -> Tensor:
         return at.q_power(self.gamma) * self._cross_entropy(at)

@@ -50,10 +50,10 @@ def softmax_focal_loss(
         every gamma >= 0, where the power form has NaN gradients for gamma < 1.
     """
     gamma = check_option("gamma", gamma, low=0)
-    alpha = check_alpha(alpha)
+    weight: float | Tensor | None = check_alpha(alpha)
     if len(class_alpha):
-        alpha = check_class_alpha(class_alpha)
-    return _per_anchor(logits, labels, alpha, gamma).sum()
+        weight = check_class_alpha(class_alpha)
+    return _per_anchor(logits, labels, weight, gamma).sum()
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -83,6 +83,7 @@ class SoftmaxFocalLoss(ClassificationLoss):
         super().__init__()
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
+        self.class_alpha: Tensor
         self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
 
     def per_anchor(

@@ -10,7 +10,7 @@ Shape shorthand:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -71,6 +71,8 @@ class Miner(ConfigurableModule):
 
     needs_boxes: ClassVar[bool] = False
     """Wants a box of each anchor."""
+    nms_boxes = "decoded"
+    """The boxes to be given: "decoded" from the predicted deltas, or the "anchors"."""
 
     config_keys = {
         "num_classes": "MODEL.RETINANET.NUM_CLASSES",
@@ -124,21 +126,23 @@ class Miner(ConfigurableModule):
         """
         given = boxes if isinstance(boxes, Tensor) else None
         check_inputs(loss, labels, given, num_classes=self.num_classes)
-        if given is not None:
-            boxes = _boxes_of(given)
-        if self.needs_boxes and boxes is None:
+        boxes_of = _boxes_of(boxes) if isinstance(boxes, Tensor) else boxes
+        if self.needs_boxes and boxes_of is None:
             raise ValueError(f"{type(self).__name__} needs boxes (N, R, 4), got None")
         masks = (
-            self.candidates(loss, labels, boxes),
+            self.candidates(loss, labels, boxes_of),
             positive_mask(labels, num_classes=self.num_classes),
         )
         if self.scope == "batch":
-            rows = [x.flatten() for x in (loss, *masks)]  # (N * R,)
-            return self.select(*rows, num_images=len(labels)).view(labels.shape)
+            of_batch = [x.flatten() for x in (loss, *masks)]  # (N * R,)
+            return self.select(*of_batch, num_images=len(labels)).view(labels.shape)
         keep = torch.zeros_like(masks[0])
-        for image, rows in enumerate(zip(loss, *masks, strict=True)):
-            keep[image] = self.select(*rows, num_images=1)
+        for image, of_image in enumerate(zip(loss, *masks, strict=True)):
+            keep[image] = self.select(*of_image, num_images=1)
         return keep
+
+    if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
+        __call__ = forward
 
     def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
         """

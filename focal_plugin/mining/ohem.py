@@ -158,6 +158,7 @@ class OHEMMiner(Miner):
 
     def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
         """Same interface as :meth:`Miner.candidates`, but only the survivors of each image."""
+        assert boxes is not None  # this miner needs them
         survivors = torch.zeros_like(labels, dtype=torch.bool)
         for image in range(len(labels)):
             survivors[image] = survivors_of_nms(

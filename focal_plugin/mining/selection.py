@@ -121,9 +121,10 @@ def positive_mask(labels: Tensor, *, num_classes: int | None) -> Tensor:
     Returns:
         bool, the same shape.
     """
-    if num_classes is None:
-        num_classes = labels.max() if labels.numel() else 0
-    return (labels >= 0) & (labels < num_classes)
+    background: int | Tensor | None = num_classes
+    if background is None:
+        background = labels.max() if labels.numel() else 0
+    return (labels >= 0) & (labels < background)
 
 
 def _ordered(loss: Tensor) -> Tensor:

@@ -14,17 +14,19 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from detectron2.layers import cat
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..losses import elementwise_iou
+from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
+from ..mining import Miner
+from .normalizer import Normalizer
 
 
 class DenseBatch(NamedTuple):
@@ -65,18 +67,18 @@ class DenseLosses:
     A mixin for a detector with these parts as attributes, each a module; it holds no state.
 
     Attributes:
-        cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`.
-        box_loss: a :class:`~focal_plugin.losses.BoxLoss`.
-        normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`.
-        miner: a :class:`~focal_plugin.mining.Miner`; None: every anchor counts.
+        cls_loss: of all anchors that count.
+        box_loss: of the positive anchors.
+        normalizer: the divisor of both losses.
+        miner: which anchors count; None: every one.
         box2box_transform: between deltas and boxes.
         observer: called with each batch's :class:`DenseStep`, before its losses; None: nobody.
     """
 
-    cls_loss: nn.Module
-    box_loss: nn.Module
-    normalizer: nn.Module
-    miner: nn.Module | None
+    cls_loss: ClassificationLoss
+    box_loss: BoxLoss
+    normalizer: Normalizer
+    miner: Miner | None
     box2box_transform: Box2BoxTransform
     observer: Callable[[DenseStep], None] | None = None
 
@@ -116,7 +118,7 @@ class DenseLosses:
         quality = self._quality(batch, positives) if self.cls_loss.needs_quality else None
         boxed = positives
         if self.miner is not None:
-            keep = self._mine(batch, positives, quality)
+            keep = self._mine(self.miner, batch, positives, quality)
             labels = labels.masked_fill(~keep, -1)
             if self.miner.box_loss_on == "kept":
                 boxed = positives & keep
@@ -151,12 +153,14 @@ class DenseLosses:
     def _cls_loss(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
     ) -> Tensor:
-        logits, labels, quality = self._levels(logits, labels, quality)
+        levels, level_labels, level_quality = self._levels(logits, labels, quality)
         if self.cls_loss.own_normalizer or len(divisors) == 1:
             scale = 1.0 if self.cls_loss.own_normalizer else 1 / divisors[0]
-            return self.cls_loss.of_levels(logits, labels, quality=quality, scale=scale)
-        loss = self._loss_per_anchor(logits, labels, quality).sum(dim=1)
-        for level in zip(logits, labels, strict=True):
+            return self.cls_loss.of_levels(
+                levels, level_labels, quality=level_quality, scale=scale
+            )
+        loss = self._loss_per_anchor(levels, level_labels, level_quality).sum(dim=1)
+        for level in zip(levels, level_labels, strict=True):
             self.cls_loss.observe(*level)
         return (loss / divisors).sum()
 
@@ -164,7 +168,8 @@ class DenseLosses:
         self, logits: list[Tensor], labels: list[Tensor], quality: list[Tensor] | None
     ) -> Tensor:
         """(N, R), from what :meth:`_levels` returns."""
-        levels = zip(logits, labels, quality or [None] * len(logits), strict=True)
+        qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
+        levels = zip(logits, labels, qualities, strict=True)
         loss = [self.cls_loss.per_anchor(x, y, quality=q).flatten(1) for x, y, q in levels]
         return cat(loss, dim=1)
 
@@ -213,18 +218,20 @@ class DenseLosses:
         return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
 
     @torch.no_grad()
-    def _mine(self, batch: DenseBatch, positives: Tensor, quality: Tensor | None) -> Tensor:
+    def _mine(
+        self, miner: Miner, batch: DenseBatch, positives: Tensor, quality: Tensor | None
+    ) -> Tensor:
         """(N, R), the anchors that the miner keeps."""
         rank = self._loss_per_anchor(*self._levels(batch.logits, batch.labels, quality))
-        if self.miner.rank_by == "cls_and_box":
+        if miner.rank_by == "cls_and_box":
             rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
 
         def boxes(image: int, anchor: Tensor) -> Tensor:
-            if self.miner.nms_boxes == "anchors":
+            if miner.nms_boxes == "anchors":
                 return batch.anchors[anchor]
             return self._decode(batch, torch.full_like(anchor, image), anchor)
 
-        return self.miner(rank, batch.labels, boxes)
+        return miner(rank, batch.labels, boxes)
 
     def _decode(self, batch: DenseBatch, image: Tensor, anchor: Tensor) -> Tensor:
         """(V, 4), the predicted boxes of some anchors; both indices are (V,)."""

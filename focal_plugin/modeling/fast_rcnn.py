@@ -13,15 +13,17 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..checks import check_choice, check_option
 from ..losses import (
+    BoxLoss,
+    ClassificationLoss,
     SigmoidCrossEntropyLoss,
     SoftmaxCrossEntropyLoss,
     build_box_loss,
@@ -29,6 +31,7 @@ from ..losses import (
     elementwise_iou,
 )
 from ..losses.build import stock_box_loss
+from ..registry import configurable
 from .places import ROI_HEADS
 
 CLS_NORMALIZERS = ("rois", "foreground")
@@ -71,8 +74,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self,
         input_shape: ShapeSpec,
         *,
-        cls_loss: nn.Module | None = None,
-        box_loss: nn.Module | None = None,
+        cls_loss: ClassificationLoss | None = None,
+        box_loss: BoxLoss | None = None,
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
@@ -81,8 +84,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         """
         Args:
             input_shape: as in Detectron2's layers.
-            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`. None: stock's own.
-            box_loss: a :class:`~focal_plugin.losses.BoxLoss`. None: that of ``box_reg_loss_type``.
+            cls_loss: of all RoIs. None: stock's own.
+            box_loss: of the RoIs with an object. None: that of ``box_reg_loss_type``.
             cls_normalizer: what ``cls_loss`` is divided by: the number of "rois", as stock, or of
                 those with an object, "foreground"; 1 where there are none.
             cls_weight: factor of the classification loss, >= 0.

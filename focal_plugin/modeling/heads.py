@@ -12,7 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from detectron2.config import CfgNode
@@ -123,7 +123,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         if not softmax and classifier == "conv":
             return
         num_anchors = self.bbox_pred.out_channels // 4
-        shape = {
+        shape: _ClassifierShape = {
             "in_channels": self.cls_score.in_channels,
             "num_anchors": num_anchors,
             "num_classes": self.cls_score.out_channels // num_anchors,
@@ -182,6 +182,13 @@ class SharedTowerRetinaNetHead(FocalRetinaNetHead):
         return logits, deltas
 
 
+class _ClassifierShape(TypedDict):
+    in_channels: int
+    num_anchors: int
+    num_classes: int
+    prior_prob: float
+
+
 class CosineClassifier(nn.Conv2d):
     """
     A 3x3 convolution that measures angles: each filter against the patch under it.
@@ -209,6 +216,7 @@ class CosineClassifier(nn.Conv2d):
         super().__init__(in_channels, num_anchors * num_classes, kernel_size=3, padding=1)
         self.scale = scale
         nn.init.normal_(self.weight, std=0.01)
+        assert self.bias is not None
         nn.init.constant_(self.bias, -math.log((1 - prior_prob) / prior_prob))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -244,6 +252,7 @@ class SoftmaxClassifier(nn.Conv2d):
         super().__init__(in_channels, num_anchors * (num_classes + 1), kernel_size=3, padding=1)
         self.num_classes = num_classes
         nn.init.normal_(self.weight, std=0.01)
+        assert self.bias is not None
         nn.init.zeros_(self.bias)
         background_bias = math.log(num_classes * (1 - prior_prob) / prior_prob)
         with torch.no_grad():

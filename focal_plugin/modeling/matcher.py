@@ -12,7 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -211,12 +211,13 @@ def match_images(
         gt_instances: one for each image, with gt_boxes and maybe gt_classes.
     """
     kinds = {type(boxes) for boxes in [anchors, *(x.gt_boxes for x in gt_instances)]}
-    in_one_pass = type(matcher) is AnchorMatcher and kinds == {Boxes}
+    in_one_pass = matcher if type(matcher) is AnchorMatcher and kinds == {Boxes} else None
     part = void_crowds if in_one_pass and anchors.device.type != "cpu" else split_crowds
     parts = [part(instances) for instances in gt_instances]
     gt_boxes = [objects.gt_boxes for objects, _ in parts]
+    matches: Iterable[tuple[Tensor, Tensor]]
     if in_one_pass:
-        matches = zip(*matcher.match_boxes(gt_boxes, anchors), strict=True)
+        matches = zip(*in_one_pass.match_boxes(gt_boxes, anchors), strict=True)
     else:
         matches = (_match_by_matrix(matcher, boxes, anchors) for boxes in gt_boxes)
     for (idxs, labels), (objects, crowds) in zip(matches, parts, strict=True):
@@ -264,9 +265,12 @@ class CrowdRule(NamedTuple):
             labels.masked_fill_(taken if self.positives else taken & (labels == background), -1)
 
 
-CROWD_RULES = {
+IGNORED_CROWDS = CrowdRule(pairwise_ioa, 0.7)
+"""The rule by which Detectron drops proposals."""
+
+CROWD_RULES: dict[str, CrowdRule | None] = {
     "background": None,
-    "ignore": CrowdRule(pairwise_ioa, 0.7),
+    "ignore": IGNORED_CROWDS,
     "tensorpack": CrowdRule(pairwise_ioa, 9.99, reached=operator.gt, positives=True),
     "matterport": CrowdRule(pairwise_iou, 0.001),
 }

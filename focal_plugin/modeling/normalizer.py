@@ -13,10 +13,10 @@ Shape shorthand:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
 from ..checks import check_count, check_option
@@ -41,6 +41,9 @@ class Normalizer(ConfigurableModule):
             float32, the divisors, all > 0: (N,), or (1,) where all images share one.
         """
         return self.divisors(num_pos)
+
+    if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
+        __call__ = forward
 
     def divisors(self, num_pos: Tensor) -> Tensor:
         """Same interface as :meth:`forward`; what a subclass implements."""
@@ -96,6 +99,7 @@ class EMANormalizer(Normalizer):
         super().__init__()
         self.init = float(check_option("init", init, low=0, open_low=True))
         self.momentum = check_option("momentum", momentum, low=0, high=1, open_high=True)
+        self.mean: Tensor
         self.register_buffer("mean", torch.tensor(self.init), persistent=False)
 
     @torch.no_grad()
@@ -206,11 +210,11 @@ class MeanNormalizer(Normalizer):
         self, num_pos: Tensor, *, num_counted: Tensor, num_boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Same interface as :meth:`Normalizer.of_both_losses`; the two differ."""
-        sums = num_counted.sum(), 4 * num_boxes.sum()
-        return tuple(terms.clamp(min=1).float().unsqueeze(0) for terms in sums)
+        counted, coordinates = num_counted.sum(), 4 * num_boxes.sum()
+        return _at_least_one(counted), _at_least_one(coordinates)
 
 
-NORMALIZERS = {
+NORMALIZERS: dict[str, type[Normalizer]] = {
     "ema": EMANormalizer,
     "ema_global": GlobalEMANormalizer,
     "batch": BatchNormalizer,
@@ -220,13 +224,13 @@ NORMALIZERS = {
 }
 
 
-RPN_NORMALIZERS = {"batch_size": SampleSizeNormalizer, "mean": MeanNormalizer, **NORMALIZERS}
+RPN_NORMALIZERS: dict[str, type[Normalizer]] = {"batch_size": SampleSizeNormalizer, "mean": MeanNormalizer, **NORMALIZERS}
 """What `MODEL.FOCAL.RPN.NORMALIZER` may be."""
 
 
 def build_normalizer(
-    cfg: CfgNode, normalizers: Mapping[str, type] = NORMALIZERS, place: Place = DENSE
-) -> nn.Module:
+    cfg: CfgNode, normalizers: Mapping[str, type[Normalizer]] = NORMALIZERS, place: Place = DENSE
+) -> Normalizer:
     """
     Build the normaliser that `MODEL.FOCAL.NORMALIZER` names.
 
@@ -239,6 +243,11 @@ def build_normalizer(
         ValueError: an option is outside its legal range; the message names its full key.
     """
     return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER", cfg, place=place)
+
+
+def _at_least_one(count: Tensor) -> Tensor:
+    """() -> float32 (1,)."""
+    return count.clamp(min=1).float().unsqueeze(0)
 
 
 def _mean_positives(num_pos: Tensor) -> Tensor:

@@ -21,13 +21,19 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_option
-from ..losses import SigmoidFocalLoss, build_box_loss, build_cls_loss
+from ..losses import (
+    BoxLoss,
+    ClassificationLoss,
+    SigmoidFocalLoss,
+    build_box_loss,
+    build_cls_loss,
+)
 from ..losses.build import stock_box_loss
-from ..mining import build_miner
+from ..mining import Miner, build_miner
 from .dense_losses import DenseLosses
 from .heads import build_retinanet_head, check_prior_prob
-from .matcher import CROWD_RULES, build_anchor_matcher, match_images
-from .normalizer import EMANormalizer, build_normalizer
+from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
+from .normalizer import EMANormalizer, Normalizer, build_normalizer
 
 CROWD_POLICIES = ("background", "ignore")
 """What `MODEL.FOCAL.ANCHOR_LABELS.CROWD` may be."""
@@ -46,22 +52,21 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
     def __init__(
         self,
         *,
-        cls_loss: nn.Module | None = None,
-        box_loss: nn.Module | None = None,
-        normalizer: nn.Module | None = None,
-        miner: nn.Module | None = None,
+        cls_loss: ClassificationLoss | None = None,
+        box_loss: BoxLoss | None = None,
+        normalizer: Normalizer | None = None,
+        miner: Miner | None = None,
         loss_weight: dict[str, float] | None = None,
         ignores_crowds: bool = False,
         **kwargs: Any,
     ) -> None:
         """
         Args:
-            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`. None: stock's focal loss,
-                with ``focal_loss_alpha`` and ``focal_loss_gamma``.
-            box_loss: a :class:`~focal_plugin.losses.BoxLoss`. None: that of ``box_reg_loss_type``.
-            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`. None: stock's
-                running mean.
-            miner: a :class:`~focal_plugin.mining.Miner`; None: every anchor counts.
+            cls_loss: the loss of all anchors that count. None: stock's focal loss, with
+                ``focal_loss_alpha`` and ``focal_loss_gamma``.
+            box_loss: the loss of the positive anchors. None: that of ``box_reg_loss_type``.
+            normalizer: the divisor of both losses. None: stock's running mean.
+            miner: the choice of the anchors that count; None: every anchor.
             loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a name that is missing.
             ignores_crowds: background anchors inside crowd regions are ignored.
             kwargs: as in :class:`detectron2.modeling.RetinaNet`.
@@ -150,7 +155,7 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
             # Without objects all is background, whatever label the lowest IoU has
             labels.masked_fill_(classes < 0, self.num_classes)
             if self.ignores_crowds:
-                CROWD_RULES["ignore"].apply_(
+                IGNORED_CROWDS.apply_(
                     labels, all_anchors, match.crowds, background=self.num_classes
                 )
             gt_labels.append(labels)

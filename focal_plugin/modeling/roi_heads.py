@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
@@ -28,7 +28,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..mining import build_miner
+from ..mining import Miner, build_miner
+from ..registry import configurable
 from .fast_rcnn import FocalFastRCNNOutputLayers
 from .matcher import split_crowds
 from .places import ROI_HEADS
@@ -91,15 +92,15 @@ class FocalCascadeROIHeads(CascadeROIHeads):
         return super()._match_and_label_boxes(proposals, stage, _without_crowds(targets))
 
 
-class _TrainsOnHardRoIs:
+class _TrainsOnHardRoIs(StandardROIHeads):
     """What makes RoI heads those of :class:`OHEMROIHeads`, whatever their box head."""
 
     @configurable
-    def __init__(self, *, miner: nn.Module | None, **kwargs: Any) -> None:
+    def __init__(self, *, miner: Miner | None, **kwargs: Any) -> None:
         """
         Args:
-            miner: a :class:`~focal_plugin.mining.Miner`; only its `scope` and `rank_by` are asked
-                for, of the options that are a detector's. None: all RoIs are trained on.
+            miner: which RoIs are trained on; only its `scope` and `rank_by` are asked for, of the
+                options that are a detector's. None: all of them.
             kwargs: as in the heads without mining.
 
         Raises:
@@ -144,7 +145,7 @@ class _TrainsOnHardRoIs:
         with get_event_storage().name_scope("before_mining"):
             proposals = self.label_and_sample_proposals(proposals, targets)
         if self.miner is not None:
-            proposals = self._mine(features, proposals)
+            proposals = self._mine(self.miner, features, proposals)
         self._log_samples(proposals)
         losses = self._box_losses(features, proposals, targets)
         losses.update(self._forward_mask(features, proposals))
@@ -162,16 +163,29 @@ class _TrainsOnHardRoIs:
         sampled = (labels != -1).nonzero().squeeze(1)
         return sampled, labels[sampled]
 
+    def _first_predictions(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> tuple[FocalFastRCNNOutputLayers, tuple[Tensor, Tensor]]:
+        """The box predictor that RoIs are ranked by, and its predictions."""
+        raise NotImplementedError
+
+    def _box_losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        raise NotImplementedError
+
     @torch.no_grad()
-    def _mine(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+    def _mine(
+        self, miner: Miner, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
         """The RoIs that the miner keeps."""
         with _evaluating(self):
             predictor, predictions = self._first_predictions(features, proposals)
             losses = predictor.losses_per_roi(predictions, proposals)
         rank = losses["loss_cls"]
-        if self.miner.rank_by == "cls_and_box":
+        if miner.rank_by == "cls_and_box":
             rank = rank + losses["loss_box_reg"]
-        keep = self.miner(
+        keep = miner(
             pad_sequence(rank.split([len(p) for p in proposals]), batch_first=True),
             pad_sequence([p.gt_classes for p in proposals], batch_first=True, padding_value=-1),
             pad_sequence([p.proposal_boxes.tensor for p in proposals], batch_first=True),
@@ -214,6 +228,7 @@ class OHEMROIHeads(_TrainsOnHardRoIs, FocalROIHeads):
     ) -> tuple[FocalFastRCNNOutputLayers, tuple[Tensor, Tensor]]:
         levels = [features[f] for f in self.box_in_features]
         pooled = self.box_pooler(levels, [p.proposal_boxes for p in proposals])
+        assert isinstance(self.box_predictor, FocalFastRCNNOutputLayers)
         return self.box_predictor, self.box_predictor(self.box_head(pooled))
 
     def _box_losses(
@@ -236,7 +251,10 @@ class OHEMCascadeROIHeads(_TrainsOnHardRoIs, FocalCascadeROIHeads):
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> tuple[FocalFastRCNNOutputLayers, tuple[Tensor, Tensor]]:
         levels = [features[f] for f in self.box_in_features]
-        return self.box_predictor[0], self._run_stage(levels, proposals, 0)
+        assert isinstance(self.box_predictor, nn.ModuleList)
+        predictor = self.box_predictor[0]
+        assert isinstance(predictor, FocalFastRCNNOutputLayers)
+        return predictor, self._run_stage(levels, proposals, 0)
 
     def _box_losses(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
@@ -250,10 +268,11 @@ def _build_predictor(cfg: CfgNode, stock: FastRCNNOutputLayers) -> FocalFastRCNN
     all else starts as in stock at the same seed.
     """
     with torch.random.fork_rng(devices=[]):
+        options = FocalFastRCNNOutputLayers.from_config(
+            cfg, ShapeSpec(channels=stock.cls_score.in_features)
+        )
         predictor = FocalFastRCNNOutputLayers(
-            cfg,
-            ShapeSpec(channels=stock.cls_score.in_features),
-            box2box_transform=stock.box2box_transform,
+            **{**options, "box2box_transform": stock.box2box_transform}
         )
     predictor.cls_score.weight = stock.cls_score.weight
     predictor.bbox_pred.weight = stock.bbox_pred.weight

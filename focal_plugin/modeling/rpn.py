@@ -17,23 +17,30 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import check_choice, check_option
-from ..losses import SigmoidCrossEntropyLoss, build_box_loss, build_cls_loss
+from ..losses import (
+    BoxLoss,
+    ClassificationLoss,
+    SigmoidCrossEntropyLoss,
+    build_box_loss,
+    build_cls_loss,
+)
 from ..losses.build import stock_box_loss
-from ..mining import MINER_REGISTRY, build_miner
+from ..mining import MINER_REGISTRY, Miner, build_miner
+from ..registry import configurable
 from . import places
 from .dense_losses import DenseLosses
 from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
-from .normalizer import RPN_NORMALIZERS, SampleSizeNormalizer, build_normalizer
+from .normalizer import RPN_NORMALIZERS, Normalizer, SampleSizeNormalizer, build_normalizer
 
 _STOCK: Mapping[str, Any] = {
     "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
@@ -110,10 +117,10 @@ class FocalRPN(DenseLosses, RPN):
     def __init__(
         self,
         *,
-        cls_loss: nn.Module | None = None,
-        box_loss: nn.Module | None = None,
-        normalizer: nn.Module | None = None,
-        sampling: str | nn.Module = "random",
+        cls_loss: ClassificationLoss | None = None,
+        box_loss: BoxLoss | None = None,
+        normalizer: Normalizer | None = None,
+        sampling: str | Miner = "random",
         matched: str = "all",
         crowd_rule: CrowdRule | None = None,
         logs_precision_recall: bool = False,
@@ -121,12 +128,13 @@ class FocalRPN(DenseLosses, RPN):
     ) -> None:
         """
         Args:
-            cls_loss: a :class:`~focal_plugin.losses.ClassificationLoss`. None: cross entropy.
-            box_loss: a :class:`~focal_plugin.losses.BoxLoss`. None: that of ``box_reg_loss_type``.
-            normalizer: a :class:`~focal_plugin.modeling.normalizer.Normalizer`. None: as in stock,
-                ``batch_size_per_image`` times the images.
+            cls_loss: the loss of the objectness of all anchors that are trained on. None: cross
+                entropy.
+            box_loss: the loss of the anchors with an object. None: that of ``box_reg_loss_type``.
+            normalizer: the divisor of both losses. None: as in stock, ``batch_size_per_image``
+                times the images.
             sampling: which labelled anchors are trained on: "random", drawn as in stock, "all", or
-                those that a :class:`~focal_plugin.mining.Miner` keeps.
+                those that a miner keeps.
             matched: which anchors are matched with objects: "all", or those "inside" the image,
                 where all others are ignored.
             crowd_rule: which anchors crowd regions take out; None: none.
@@ -138,7 +146,7 @@ class FocalRPN(DenseLosses, RPN):
             ValueError: ``sampling`` or ``matched`` is none of these.
         """
         super().__init__(**kwargs)
-        if not isinstance(sampling, nn.Module):
+        if not isinstance(sampling, Miner):
             check_choice("sampling", sampling, SAMPLING)
         self.cls_loss = cls_loss or SigmoidCrossEntropyLoss()
         self.box_loss = box_loss or stock_box_loss(
@@ -147,7 +155,7 @@ class FocalRPN(DenseLosses, RPN):
         self.normalizer = normalizer or SampleSizeNormalizer(
             batch_size_per_image=self.batch_size_per_image
         )
-        self.miner = sampling if isinstance(sampling, nn.Module) else None
+        self.miner = sampling if isinstance(sampling, Miner) else None
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"
         self.crowd_rule = crowd_rule
@@ -199,13 +207,18 @@ class FocalRPN(DenseLosses, RPN):
 
     def _match(self, anchors: Boxes, gt_instances: list[Instances]) -> Iterator[Match]:
         """Of each image, before any anchor is sampled."""
+        matches: Iterator[Match]
         if self.matches_inside_only:
             matches = (self._match_inside(anchors, instances) for instances in gt_instances)
         else:
             matches = match_images(self.anchor_matcher, anchors, gt_instances)
         for match, instances in zip(matches, gt_instances, strict=True):
             if self.anchor_boundary_thresh >= 0:
-                inside = anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
+                inside = anchors.inside_box(
+                    instances.image_size,
+                    # Detectron2 declares it a float in RPN and an int in Boxes
+                    self.anchor_boundary_thresh,  # type: ignore[arg-type]
+                )
                 match.labels.masked_fill_(~inside, -1)
             yield match
 
@@ -344,19 +357,22 @@ def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
     return rule and rule._replace(threshold=rpn.CROWD_THRESH)
 
 
-def _sampling(cfg: CfgNode) -> str | nn.Module:
-    sampling = cfg.MODEL.FOCAL.RPN.SAMPLING
+def _sampling(cfg: CfgNode) -> str | Miner:
+    sampling: str = cfg.MODEL.FOCAL.RPN.SAMPLING
     check_choice("MODEL.FOCAL.RPN.SAMPLING", sampling, (*SAMPLING, *dict(MINER_REGISTRY)))
-    return sampling if sampling in SAMPLING else build_miner(cfg, places.RPN)
+    if sampling in SAMPLING:
+        return sampling
+    miner = build_miner(cfg, places.RPN)
+    assert miner is not None  # its name is not empty
+    return miner
 
 
 def _transform_of_std(std: list[float]) -> Box2BoxTransform:
     key = "MODEL.FOCAL.RPN.TARGET_STD"
     if len(std) != 4:
         raise ValueError(f"{key} must be 4 numbers, got {std}")
-    return Box2BoxTransform(
-        weights=tuple(1 / check_option(key, x, low=0, open_low=True) for x in std)
-    )
+    x, y, width, height = (1 / check_option(key, value, low=0, open_low=True) for value in std)
+    return Box2BoxTransform(weights=(x, y, width, height))
 
 
 def _inside_image(anchors: Boxes, image_size: tuple[int, int]) -> Tensor:

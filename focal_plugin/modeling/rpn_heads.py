@@ -66,7 +66,9 @@ class PriorRPNHead(StandardRPNHead):
             key = self.config_keys["prior_prob"]
             raise ValueError(f"{key} must be in (0, 1), got {prior_prob}")
         super().__init__(**kwargs)
-        nn.init.constant_(self.objectness_logits.bias, math.log(prior_prob / (1 - prior_prob)))
+        bias = self.objectness_logits.bias
+        assert bias is not None
+        nn.init.constant_(bias, math.log(prior_prob / (1 - prior_prob)))
         if norm:
             # Stock's constructor initialises the bias of each convolution; it goes only now.
             for conv in self.conv.modules():
@@ -135,6 +137,7 @@ class PairedObjectness(nn.Conv2d):
         """
         super().__init__(in_channels, 2 * num_anchors, kernel_size=1)
         nn.init.normal_(self.weight, std=0.01)
+        assert self.bias is not None
         nn.init.zeros_(self.bias)
         with torch.no_grad():
             self.bias[0::2] = math.log((1 - prior_prob) / prior_prob)

@@ -76,7 +76,7 @@ def one_vs_rest_loss(
     labels: Tensor | Sequence[Tensor],
     terms: Terms,
     *,
-    quality: Tensor | Sequence[Tensor] | None = None,
+    quality: Tensor | Sequence[Tensor | None] | None = None,
     scale: float | Tensor = 1.0,
     impl: str = "auto",
 ) -> Tensor:
@@ -109,7 +109,7 @@ def one_vs_rest_loss(
         pass computes it anew, as every one does on a GPU. It can be differentiated once. Slopes
         below 1e-20 are flushed to 0. Where a logit is infinite, so is the loss, or NaN.
     """
-    blocks = _blocks(logits, labels, quality)
+    blocks = [_Layout.of(x).block(x, y, z) for x, y, z in zip_levels(logits, labels, quality)]
     device = blocks[0].logits.device
     if not isinstance(scale, Tensor):
         scale = torch.full((), scale, device=device)  # by a kernel: nothing waits for a copy
@@ -171,7 +171,7 @@ class _Sum(torch.autograd.Function):
             gradients.append(gradient)
         ctx.gradients = gradients if at_once else None
         ctx.evaluate, ctx.terms, ctx.scale = evaluate, terms, scale
-        ctx.blocks = [block._replace(logits=None) for block in blocks]
+        ctx.anchors = [(block.labels, block.quality) for block in blocks]
         ctx.save_for_backward(*logits)
         return (total * scale).float()
 
@@ -187,8 +187,8 @@ class _Sum(torch.autograd.Function):
                     gradient.mul_(upstream)
         else:
             gradients = [
-                ctx.evaluate(block._replace(logits=logits), ctx.terms, factor)[1]
-                for block, logits in zip(ctx.blocks, ctx.saved_tensors, strict=True)
+                ctx.evaluate(Block(logits, *anchors), ctx.terms, factor)[1]
+                for anchors, logits in zip(ctx.anchors, ctx.saved_tensors, strict=True)
             ]
         return (None, None, None, None, *gradients)
 
@@ -196,7 +196,7 @@ class _Sum(torch.autograd.Function):
 class _PerAnchor(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, evaluate: Evaluate, terms: Terms, block: Block, logits: Tensor) -> Tensor:
-        ctx.evaluate, ctx.terms, ctx.block = evaluate, terms, block._replace(logits=None)
+        ctx.evaluate, ctx.terms, ctx.anchors = evaluate, terms, (block.labels, block.quality)
         ctx.save_for_backward(logits)
         return evaluate(block, terms, None)[0]
 
@@ -204,7 +204,7 @@ class _PerAnchor(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
         (logits,) = ctx.saved_tensors
-        block = ctx.block._replace(logits=logits)
+        block = Block(logits, *ctx.anchors)
         return None, None, None, ctx.evaluate(block, ctx.terms, upstream.contiguous())[1]
 
 
@@ -218,7 +218,8 @@ class _Layout(NamedTuple):
     @classmethod
     def of(cls, logits: Tensor) -> _Layout:
         last = logits.dim() - 1
-        order = sorted(range(last + 1), key=lambda i: (-logits.stride(i), i))
+        strides = logits.stride()
+        order = sorted(range(last + 1), key=lambda i: (-strides[i], i))
         if logits.is_contiguous() or not logits.permute(order).is_contiguous():
             order = list(range(last + 1))
         anchors, num_classes = logits.shape[:-1], logits.shape[-1]
@@ -253,15 +254,18 @@ class _Layout(NamedTuple):
         return [i for i in self.order if i != last]
 
 
-def _blocks(
+def zip_levels(
     logits: Tensor | Sequence[Tensor],
     labels: Tensor | Sequence[Tensor],
-    quality: Tensor | Sequence[Tensor] | None,
-) -> list[Block]:
+    quality: Tensor | Sequence[Tensor | None] | None,
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """The logits, labels and quality of each level, of one tensor or several."""
     if isinstance(logits, Tensor):
-        logits, labels, quality = [logits], [labels], [quality]
+        assert isinstance(labels, Tensor)
+        assert quality is None or isinstance(quality, Tensor)
+        return [(logits, labels, quality)]
     qualities = [None] * len(logits) if quality is None else quality
-    return [_Layout.of(x).block(x, y, z) for x, y, z in zip(logits, labels, qualities, strict=True)]
+    return list(zip(logits, labels, qualities, strict=True))
 
 
 def _ordered_sum(per_anchor: Tensor, width: int = 1024) -> Tensor:

@@ -46,7 +46,7 @@ def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor,
         factor = factor[counts].unsqueeze(1)
     loss, slope = _evaluate_all(some, terms, factor)
     per_anchor[counts] = loss.squeeze(1)
-    if gradient is not None:
+    if gradient is not None and slope is not None:
         gradient[group, :, anchor] = slope.squeeze(2)
     return per_anchor, gradient
 
@@ -156,7 +156,7 @@ def _add_positives(
     at = Point(_padded(block.logits.view(-1)[positives.at]), quality)
     value = _unpadded(terms.positive.value(at), shape) * weights
     per_anchor.view(-1)[positives.anchor] += value
-    if gradient is not None:
+    if gradient is not None and factor is not None:
         slope = F.hardshrink(_unpadded(terms.positive.slope(at), shape), FLUSHED_BELOW) * weights
         slope *= factor.reshape(-1)[positives.anchor] if factor.dim() else factor
         gradient.view(-1)[positives.at] = slope.to(gradient.dtype)
@@ -181,8 +181,8 @@ def _chunks(shape: torch.Size, positives: Tensor) -> Iterator[tuple[tuple[slice,
         for plane in range(0, num_planes, planes)
     ]
     first = [(group * num_planes + plane) * num_anchors for group, plane in starts]
-    bounds = torch.tensor([*first, math.prod(shape)], device=positives.device)
-    bounds = torch.searchsorted(positives, bounds).tolist()
+    ends = torch.tensor([*first, math.prod(shape)], device=positives.device)
+    bounds = torch.searchsorted(positives, ends).tolist()
     for i, (group, plane) in enumerate(starts):
         chunk = slice(group, group + groups), slice(plane, plane + planes)
         yield chunk, positives[bounds[i] : bounds[i + 1]] - first[i]

@@ -94,6 +94,6 @@ def _width(length: int, most: int) -> int:
 
 def _constants(which: str, formula: Formula) -> dict[str, str | float]:
     """POSITIVE, POSITIVE_1 to POSITIVE_3 (or NEGATIVE ...), of which not every formula has all."""
-    first, second, third = (*map(float, formula.parameters), 0.0, 0.0, 0.0)[:3]
-    names = which, f"{which}_1", f"{which}_2", f"{which}_3"
-    return dict(zip(names, (formula.kernel, first, second, third), strict=True))
+    assert formula.kernel is not None
+    numbers = (*map(float, formula.parameters), 0.0, 0.0, 0.0)[:3]
+    return {which: formula.kernel} | {f"{which}_{i}": x for i, x in enumerate(numbers, start=1)}

@@ -23,13 +23,18 @@ class Point:
 
     Attributes:
         x: x_t, any shape, floating.
-        quality: the same shape, in [0, 1], for formulas that want it.
     """
 
     def __init__(self, x: Tensor, quality: Tensor | None = None) -> None:
         self.x = x
-        self.quality = quality
+        self._quality = quality
         self._powers: dict[float, Tensor] = {}
+
+    @property
+    def quality(self) -> Tensor:
+        """The same shape, in [0, 1], for formulas that want it."""
+        assert self._quality is not None
+        return self._quality
 
     @functools.cached_property
     def minus_x(self) -> Tensor:
