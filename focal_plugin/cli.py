@@ -12,6 +12,7 @@ import focal_plugin_doctor as doctor
 
 if TYPE_CHECKING:
     from .data import Report
+    from .data.rules import Severity
 
 EXAMPLES = """
 Look before you train: what is wrong with a data set in COCO format.
@@ -35,7 +36,7 @@ without a word, or likely a mistake. A note is as it should be.
 Exit code: 0 no errors; 1 errors, with --strict also warnings; 2 a mistake in what was asked.
 """
 
-SEVERITIES = ("error", "warning", "note")
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 def main(argv: list[str] | None = None) -> int:

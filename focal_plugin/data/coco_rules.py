@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -136,8 +136,8 @@ def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None
 def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedImage]:
     """Returns: those that nothing is wrong with."""
     ids, wrong_ids = _ids(images, "id")
-    names = [image.get("file_name") for image in images]
-    sizes = [(image.get("width"), image.get("height")) for image in images]
+    names: list[Any] = [image.get("file_name") for image in images]
+    sizes: list[tuple[Any, Any]] = [(image.get("width"), image.get("height")) for image in images]
     wrong_names = [
         row for row, name in enumerate(names) if not isinstance(name, str) or not name.strip()
     ]
@@ -157,8 +157,8 @@ def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedI
         lambda row: about(row, f"width {_shown(sizes[row][0])}, height {_shown(sizes[row][1])}"),
     )
     for image_id, rows in _repeated(ids):
-        files = ", ".join(_shown(names[row]) for row in rows)
-        found.add("image-id-twice", f"image id {image_id}: {files}", image_id=image_id)
+        listed = ", ".join(_shown(names[row]) for row in rows)
+        found.add("image-id-twice", f"image id {image_id}: {listed}", image_id=image_id)
     unnamed = {*wrong_names, *wrong_ids}
     files = [None if row in unnamed else name for row, name in enumerate(names)]
     for name, rows in _repeated(files):
@@ -411,7 +411,7 @@ def _without_area(annotations: list[dict[str, Any]]) -> list[int]:
     ]
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and 0 < value < MAX_SIZE
 
 

@@ -56,7 +56,7 @@ def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
 def _fault_of_box(annotation: dict[str, Any]) -> str | None:
     if annotation.get("bbox_mode") not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
         return None  # such as a rotated one
-    given = annotation.get("bbox")
+    given: Any = annotation.get("bbox")
     is_box = isinstance(given, list | tuple | np.ndarray) and len(given) == 4
     if not is_box or not all(isinstance(number, Real) for number in given):
         return "box-malformed"

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TypedDict
 
 from .painting import ShapesSpec
 from .shapes import draw_dataset
+
+
+class _Two(TypedDict):
+    """What `add_argument` is told of an option with two numbers."""
+
+    nargs: int
+    metavar: tuple[str, str]
 
 
 def main() -> None:
@@ -26,7 +34,7 @@ example: twice the look-alikes of the built-in data set
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="where to; must not exist yet")
-    two = {"nargs": 2, "metavar": ("FEWEST", "MOST")}
+    two: _Two = {"nargs": 2, "metavar": ("FEWEST", "MOST")}
     parser.add_argument("--images", type=int, default=default.images)
     parser.add_argument("--image-size", type=int, default=default.image_size, help="pixels")
     parser.add_argument("--objects", type=int, default=default.objects, **two)

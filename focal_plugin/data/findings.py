@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import write_json
 from .rules import RULES, Severity
 
@@ -175,7 +177,10 @@ class Findings:
             self.listed.append(Finding(rule, RULES[rule].severity, printable(message), *ids))
 
     def add_each(
-        self, rule: str, positions: Sequence[int], describe: Callable[[int], dict[str, Any]]
+        self,
+        rule: str,
+        positions: Sequence[int] | np.ndarray,
+        describe: Callable[[int], dict[str, Any]],
     ) -> None:
         """
         One finding for each position.

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -160,15 +160,15 @@ class CachedDatasetMapper(DatasetMapper):
 
     def _augment(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:
         """The image, which is nobody else's, and how it was transformed."""
-        augs = self.augmentations.augs
-        num_fixed = 1 if augs and _resizes_to_one_size(augs[0]) else 0
-        pixels, first = self._load(dataset_dict, augs[:num_fixed])
+        augs: list[T.Augmentation] = self.augmentations.augs
+        fixed = [augs[0]] if augs and _resizes_to_one_size(augs[0]) else []
+        pixels, first = self._load(dataset_dict, fixed)
         aug_input = T.AugInput(pixels.copy())  # an augmentation may write into its image
-        then = T.AugmentationList(augs[num_fixed:])(aug_input)
+        then = T.AugmentationList(augs[len(fixed) :])(aug_input)
         return aug_input.image, first + then
 
     def _load(
-        self, dataset_dict: dict[str, Any], fixed: list[T.ResizeShortestEdge]
+        self, dataset_dict: dict[str, Any], fixed: list[_Resize]
     ) -> tuple[np.ndarray, T.TransformList]:
         """
         The image after ``fixed``, which do the same to it each time, from memory or from its file;
@@ -194,12 +194,22 @@ class CachedCrowdDatasetMapper(CrowdDatasetMapper, CachedDatasetMapper):
     """A :class:`CrowdDatasetMapper` whose images come from a cache."""
 
 
-def _resizes_to_one_size(aug: T.Augmentation) -> bool:
+class _Resize(Protocol):
+    """A `ResizeShortestEdge`, with the attributes that its constructor makes of its arguments."""
+
+    short_edge_length: Sequence[int]
+    max_size: int
+    interp: int
+
+    def get_transform(self, image: np.ndarray, /) -> T.Transform: ...
+
+
+def _resizes_to_one_size(aug: T.Augmentation) -> TypeGuard[_Resize]:
     # the class itself: a subclass may resize in another way
-    return type(aug) is T.ResizeShortestEdge and len(set(aug.short_edge_length)) == 1
+    return type(aug) is T.ResizeShortestEdge and len(set(vars(aug)["short_edge_length"])) == 1
 
 
-def _draw(augs: list[T.ResizeShortestEdge], image: np.ndarray) -> T.TransformList:
+def _draw(augs: list[_Resize], image: np.ndarray) -> T.TransformList:
     """Their transforms, drawn as in stock: of equal sizes one is drawn too."""
     return T.TransformList([aug.get_transform(image) for aug in augs])
 

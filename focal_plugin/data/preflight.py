@@ -205,9 +205,9 @@ def _listed(classes: Sequence[str]) -> str:
 
 def _compare_classes(reports: list[Report]) -> list[Report]:
     """Names at the same place that differ mean that one class is evaluated as another."""
-    first, *others = reports or [None]
-    if first is None or first.facts.get("classes") is None:
+    if not reports or reports[0].facts.get("classes") is None:
         return reports
+    first, *others = reports
     expected, compared = first.facts["classes"], [first]
     for report in others:
         classes = report.facts.get("classes")

@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from detectron2.config import CfgNode
@@ -46,6 +46,14 @@ LISTED = 20
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 """A dataset dict to what the model gets."""
+
+
+class MapDataset(Protocol):
+    """Dataset dicts by index: a list, or a PyTorch data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
 class ImageReadError(OSError):
@@ -115,7 +123,7 @@ class Samples(Dataset):
     """
 
     def __init__(
-        self, dataset: Dataset, mapper: Mapper, *, seed: int, max_unreadable: int = 0
+        self, dataset: MapDataset, mapper: Mapper, *, seed: int, max_unreadable: int = 0
     ) -> None:
         self.dataset = dataset
         self.mapper = mapper
@@ -213,7 +221,7 @@ class TrainLoader:
         for batch in self._load():
             for sample in batch:
                 self._count_unreadable(sample)
-            yield [sample.mapped for sample in batch]
+            yield [sample.mapped for sample in batch if sample.mapped is not None]
 
     def _load(self) -> Iterator[list[Sample]]:
         loader = DataLoader(
@@ -246,7 +254,7 @@ class TrainLoader:
             )
 
 
-def _load_dataset(cfg: CfgNode) -> list[dict[str, Any]] | Dataset:
+def _load_dataset(cfg: CfgNode) -> MapDataset | IterableDataset:
     """As Detectron2's own train loader does; without impossible boxes, if asked for."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     dataset = get_detection_dataset_dicts(
@@ -260,9 +268,7 @@ def _load_dataset(cfg: CfgNode) -> list[dict[str, Any]] | Dataset:
     return dataset
 
 
-def _build_sampler(
-    cfg: CfgNode, dataset: list[dict[str, Any]] | Dataset, mapper: Mapper
-) -> Iterable[int]:
+def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterable[int]:
     """Detectron2's sampler of the name in the config, and with the seed in the config."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     logger.info(f"Using training sampler {name}")
@@ -290,7 +296,7 @@ def _images_per_process(images_per_batch: int) -> int:
     return images_per_batch // num_processes
 
 
-def _wide_images(dataset: list[dict[str, Any]] | Dataset) -> list[bool]:
+def _wide_images(dataset: MapDataset) -> list[bool]:
     wide = []
     for index in range(len(dataset)):
         image = dataset[index]
@@ -328,8 +334,9 @@ def _obey_the_training_process_only(worker_id: int) -> None:
     if _JOB_SIGNALS:
         signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
         # not the parent that the system knows: that may be a fork server
-        training_process = multiprocessing.parent_process().pid
-        threading.Thread(target=_end_when_told, args=(training_process,), daemon=True).start()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=_end_when_told, args=(parent.pid,), daemon=True).start()
 
 
 def _end_when_told(training_process: int) -> None:

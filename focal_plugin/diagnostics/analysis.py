@@ -17,6 +17,8 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -153,11 +155,15 @@ def add_tallies(tallies: Iterable[Tally]) -> Tally:
     if not tallies:
         raise ValueError("there is no tally to add")
     return Tally(
-        by_level={name: sum(t.by_level[name] for t in tallies) for name in tallies[0].by_level},
-        histogram_pos=sum(t.histogram_pos for t in tallies),
-        histogram_neg=sum(t.histogram_neg for t in tallies),
+        by_level={name: _sum(t.by_level[name] for t in tallies) for name in tallies[0].by_level},
+        histogram_pos=_sum(t.histogram_pos for t in tallies),
+        histogram_neg=_sum(t.histogram_neg for t in tallies),
         batches=sum(t.batches for t in tallies),
     )
+
+
+def _sum(counts: Iterable[np.ndarray]) -> np.ndarray:
+    return functools.reduce(operator.add, counts)
 
 
 @torch.no_grad()

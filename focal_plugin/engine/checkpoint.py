@@ -208,12 +208,12 @@ class Checkpointer(DetectionCheckpointer):
                 problem = str(error)
         for rank, text in enumerate(comm.all_gather(problem)):
             if text:
-                error = CheckpointError(
+                unreadable = CheckpointError(
                     f"process {rank} cannot read the checkpoint that the main process resumes "
                     f"from; OUTPUT_DIR must be a folder that all machines share. {text}"
                 )
-                error.raised_by_all = True
-                raise error
+                unreadable.raised_by_all = True
+                raise unreadable
         return file, content
 
     def _read_last(self) -> tuple[Path, dict[str, Any]]:
@@ -237,7 +237,7 @@ class Checkpointer(DetectionCheckpointer):
         """Raise unless this run can go on from the checkpoint; warn of what costs bit-equality."""
         if self.identity is None:
             return
-        for key, values in self._check_identity(file, content).items():
+        for key, values in self._check_identity(file, content, self.identity).items():
             logger.warning(f"{key}: {values}; resuming in spite of it")
         stored = _stored(content)
         self._check_fits(file, content, stored["buffers"])
@@ -246,7 +246,9 @@ class Checkpointer(DetectionCheckpointer):
             listed = "; ".join(f"{key} {values}" for key, values in others.items())
             logger.warning(f"The run goes on, but bit-equality is not guaranteed: {listed}")
 
-    def _check_identity(self, file: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    def _check_identity(
+        self, file: Path, content: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> dict[str, str]:
         """What is different, and may be; raise if it may not."""
         iteration_of(file, content)
         stored = _stored(content)
@@ -255,7 +257,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"{file} was written by another trainer, which did not say what it trained. To "
                 "start from its weights, give it as MODEL.WEIGHTS, without --resume"
             )
-        changed = differences(stored["identity"], self.identity)
+        changed = differences(stored["identity"], identity)
         refused = [key for key in changed if not self._may_change(key)]
         if refused:
             lines = "".join(f"\n  {key}: {changed[key]}" for key in refused)

@@ -57,7 +57,7 @@ def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{file} is not saved: {problem}")
     manifest = manifest_of(file)
     with UnfinishedFile(file) as new, UnfinishedFile(manifest) as line:
-        torch.save(content, new)
+        torch.save(content, new)  # type: ignore[arg-type]  # it calls `write` alone
         new.flush()
         line.write(f"{new.sha256}  {file.name}\n".encode())
         line.flush()
@@ -160,7 +160,8 @@ def _load(file: Path, stream: BinaryIO) -> Any:
 
 @functools.cache  # one warning is enough
 def _warn_of_old_torch() -> None:
-    if torch.__version__ < FIRST_SAFE_TORCH:
+    # TorchVersion gets its comparison with tuples at run time
+    if torch.__version__ < FIRST_SAFE_TORCH:  # type: ignore[operator]
         logger.warning(
             f"PyTorch {torch.__version__} can be made to run code by a checkpoint "
             "(CVE-2025-32434, CVE-2026-24747): load only those that you trust, or update to "

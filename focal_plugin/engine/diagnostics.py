@@ -32,6 +32,7 @@ from .fixed_anchors import (
     take_snapshots,
     view_step,
 )
+from .model_trainer import ModelTrainer
 from .wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class DiagnosticsHook(HookBase):
     Where several processes train, each needs this hook, since a loss may sum over processes; the
     main one alone writes.
     """
+
+    trainer: ModelTrainer
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
         key = "MODEL.FOCAL.DIAGNOSTICS.PERIOD"

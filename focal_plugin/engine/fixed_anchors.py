@@ -16,7 +16,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import RetinaNet
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
@@ -98,7 +100,10 @@ def view_step(part: DenseLosses, step: DenseStep) -> tuple[AnchorView, Tally]:
 
 def level_names(part: DenseLosses) -> list[str]:
     """Of the feature levels, such as "p3"."""
-    return list(part.head_in_features if isinstance(part, RetinaNet) else part.in_features)
+    if isinstance(part, RPN):
+        return list(part.in_features)
+    assert isinstance(part, RetinaNet)
+    return list(part.head_in_features)
 
 
 def divisor_of(part: DenseLosses, step: DenseStep) -> float:
@@ -162,11 +167,25 @@ def _forward(model: nn.Module, batch: Sequence[dict[str, Any]]) -> None:
         model.training = True
         model(batch)
         return
+    assert _proposes(model)
     generator = model.proposal_generator
     generator.training = True
     images = model.preprocess_image(batch)
     instances = [x["instances"].to(images.tensor.device) for x in batch]
     generator(images, model.backbone(images.tensor), instances)
+
+
+class _ProposingModel(Protocol):
+    """A detector whose dense part is its proposal generator."""
+
+    proposal_generator: nn.Module
+    backbone: nn.Module
+
+    def preprocess_image(self, batched_inputs: Sequence[dict[str, Any]], /) -> ImageList: ...
+
+
+def _proposes(model: nn.Module) -> TypeGuard[_ProposingModel]:
+    return hasattr(model, "proposal_generator")
 
 
 def _see(part: DenseLosses, step: DenseStep) -> _Seen:
@@ -264,9 +283,9 @@ def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.
     for batch in seen:
         num_images, num_anchors = batch.labels.shape
         here = sample[(sample >= first_anchor) & (sample < first_anchor + batch.labels.size)]
-        image, anchor = np.divmod(here - first_anchor, num_anchors)
+        row, anchor = np.divmod(here - first_anchor, num_anchors)
         boxes = np.rint(batch.anchors[anchor].astype(np.float64) * 100)
-        facts = [first_image + image, batch.labels[image, anchor], *boxes.T]
+        facts = [first_image + row, batch.labels[row, anchor], *boxes.T]
         digest.update(np.stack([x.astype("<i8") for x in facts], axis=1).tobytes())
         first_anchor += batch.labels.size
         first_image += num_images

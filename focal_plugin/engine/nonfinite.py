@@ -241,8 +241,8 @@ def gradients_are_finite(model: nn.Module) -> bool:
     return bool(torch.isfinite(torch.stack(norms)).all())
 
 
-class _Guarded:
-    """A mixin for Detectron2's trainers of one step."""
+class _Guarded(SimpleTrainer):
+    """What Detectron2's trainers of one step have in common when a guard looks at each step."""
 
     guard: StepGuard
     scales_gradients = False
@@ -272,7 +272,7 @@ class _Guarded:
         super()._write_metrics(loss_dict, *args, **kwargs)
 
 
-class GuardedTrainer(_Guarded, SimpleTrainer):
+class GuardedTrainer(_Guarded):
     """
     Same interface as :class:`detectron2.engine.SimpleTrainer`, but its ``guard`` looks at each step
     before the optimizer is called.

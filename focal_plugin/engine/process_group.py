@@ -77,13 +77,19 @@ def _share_cores(processes: int) -> None:
 
 
 def _join(backend: str, place: Place, meeting_point: str | int, timeout: timedelta) -> None:
+    url, store = None, None
     if isinstance(meeting_point, str):
-        where = {"init_method": meeting_point}
+        url = meeting_point
     else:
-        where = {"store": distributed.TCPStore("127.0.0.1", meeting_point, timeout=timeout)}
+        store = distributed.TCPStore("127.0.0.1", meeting_point, timeout=timeout)
     try:
         distributed.init_process_group(
-            backend, rank=place.rank, world_size=place.world_size, timeout=timeout, **where
+            backend,
+            init_method=url,
+            store=store,
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timeout,
         )
     except Exception:
         logger.error(f"rank {place.rank} of {place.world_size} cannot meet at {meeting_point}")
@@ -100,4 +106,4 @@ def _make_local_group(place: Place, timeout: timedelta) -> None:
         ranks = list(range(first, first + place.local_size))
         group = distributed.new_group(ranks, timeout=timeout)
         if first == machine * place.local_size:
-            comm._LOCAL_PROCESS_GROUP = group
+            comm._LOCAL_PROCESS_GROUP = group  # type: ignore[assignment]  # declared None

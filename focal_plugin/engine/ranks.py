@@ -15,14 +15,14 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import torch.multiprocessing
 
 from .process_group import Place, process_group
 from .stop_requests import JOB_SIGNALS, STOPPED, StopRequests
 
-START_METHOD = "spawn"
+START_METHOD: Final = "spawn"
 """CUDA does not survive a fork."""
 GRACE_S = 5.0
 """What processes have for their end once one of them has failed, or the user insists."""

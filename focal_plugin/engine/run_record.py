@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..data import describe_dataset
 from ..files import write_json
 from .evaluation import evaluator_in_use
+from .model_trainer import ModelTrainer
 from .wrapping import unwrapped
 
 ENVIRONMENT_FILE = "env.json"
@@ -39,6 +40,8 @@ class RunRecordHook(HookBase):
     `start.json`: digests of the initial weights and of the first batches, by a run from iteration 0
     on, not by one that resumes. Two runs are comparable as far as these agree.
     """
+
+    trainer: ModelTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
         self._cfg = cfg

@@ -17,6 +17,7 @@ from torch import nn
 
 from .agreement import on_any_process
 from .checkpoint import Checkpointer
+from .model_trainer import ModelTrainer
 from .stop_requests import StopRequests
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class StopHook(HookBase):
     finish it first. Signals that are ignored stay so; a handler that was there is called too, and
     is back in place when training ends. Outside of the main thread, signals cannot be handled.
     """
+
+    trainer: ModelTrainer
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self._checkpointer = checkpointer

@@ -56,6 +56,13 @@ class Trainer(DefaultTrainer):
         checkpoint_options: of :class:`~focal_plugin.engine.checkpoint.Checkpointer`.
     """
 
+    # The first three are those of the inner trainer
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    data_loader: Any
+    checkpointer: Checkpointer
+    _trainer: GuardedTrainer | GuardedAMPTrainer
+
     def __init__(self, cfg: CfgNode, **checkpoint_options: Any) -> None:
         # Detectron2's constructor step by step: it has no place for another inner trainer and
         # checkpointer, and ties DistributedDataParallel to a GPU

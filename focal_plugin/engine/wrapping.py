@@ -8,5 +8,4 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """What a wrapper for several devices holds; any other model itself."""
-    wrapped = isinstance(model, DistributedDataParallel | DataParallel)
-    return model.module if wrapped else model
+    return model.module if isinstance(model, DistributedDataParallel | DataParallel) else model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -164,7 +165,8 @@ class ClassificationLoss(ConfigurableModule):
         """
         qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
         levels = zip(logits, labels, qualities, strict=True)
-        return sum(self(x, y, quality=z) for x, y, z in levels) * scale
+        losses = [self(x, y, quality=z) for x, y, z in levels]
+        return functools.reduce(torch.add, losses) * scale
 
 
 class BoxLoss(ConfigurableModule):

@@ -118,7 +118,9 @@ class _TrainsOnHardRoIs(StandardROIHeads):
             )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    def from_config(  # type: ignore[override]  # as StandardROIHeads, unlike its own base
+        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+    ) -> dict[str, Any]:
         return {
             **super().from_config(cfg, input_shape),
             "miner": build_miner(cfg, ROI_HEADS),
