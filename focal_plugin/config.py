@@ -13,6 +13,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
+from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 
 def add_focal_config(cfg: CfgNode) -> None:
@@ -313,11 +314,11 @@ class FocalCfgNode(CfgNode):
             _check_yaml(filename, stream.read(), allow_unsafe=allow_unsafe)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
 
-    def merge_from_other_cfg(self, cfg_other: CfgNode) -> Any:
+    def merge_from_other_cfg(self, cfg_other: FvcoreCfgNode) -> Any:
         with _NearestKey(self):
             return super().merge_from_other_cfg(cfg_other)
 
-    def merge_from_list(self, cfg_list: list[str]) -> Any:
+    def merge_from_list(self, cfg_list: list[Any]) -> Any:
         with _NearestKey(self):
             return super().merge_from_list(cfg_list)
 

@@ -154,9 +154,10 @@ def count_seed_alarms(
     alarms = sign_flips = 0
     for _ in range(trials):
         drawn = generator.permutation(values)[: (arms + 1) * n].reshape(arms + 1, n).tolist()
-        found = verdicts({i: dict(enumerate(row)) for i, row in enumerate(drawn)}, reference=0)
+        by_arm = {str(i): dict(enumerate(row)) for i, row in enumerate(drawn)}
+        found = verdicts(by_arm, reference="0")
         alarms += any(verdict.decision in ("higher", "lower") for verdict in found)
-        sign_flips += any(verdict.difference.sign_flip_p <= ALPHA for verdict in found)
+        sign_flips += any(v.difference and v.difference.sign_flip_p <= ALPHA for v in found)
     name = "seeds" if arms == 1 else f"seeds, {arms} arms"
     return Rate(name, n, trials, alarms), Rate(f"{name}, sign-flip test", n, trials, sign_flips)
 
@@ -210,7 +211,7 @@ def resampled_pairs(
 ) -> Iterator[tuple[ResampledImages, ResampledImages]]:
     """A run against itself on other images."""
     for _ in range(trials):
-        evaluation = evaluations[generator.integers(len(evaluations))]
+        evaluation = evaluations[int(generator.integers(len(evaluations)))]
         images = len(evaluation.image_ids)
         first, second = generator.integers(images, size=(2, images))
         yield ResampledImages(evaluation, first), ResampledImages(evaluation, second)
@@ -299,6 +300,7 @@ def draw(rates: Sequence[Rate], powers: Sequence[Power], std: float | None) -> p
     )
     _draw_alarms(left, shown)
     if powers:
+        assert std is not None
         _draw_power(right, powers, std)
     else:
         right.set_axis_off()
@@ -425,7 +427,7 @@ def calibrate_seeds(
     pool: Pool, options: argparse.Namespace, generator: np.random.Generator
 ) -> tuple[list[Rate], list[Power]]:
     """Alarm rates and power of the verdict."""
-    rates = []
+    rates: list[Rate] = []
     for arms in (1, options.arms):
         for n in options.seeds:
             for trials in options.comparisons:
@@ -453,6 +455,7 @@ def calibrate_images(
     truth, trials = options.ground_truth, options.image_comparisons
     detections = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     evaluations = [evaluate(truth, content) for content in detections]
+    pairs: dict[str, Iterator[tuple[Any, Any]]]
     pairs = {"resampled images": resampled_pairs(evaluations, trials, generator)}
     if len(detections) > 1:
         pairs["swapped runs"] = swapped_pairs(truth, detections, trials, generator)
@@ -490,7 +493,9 @@ def to_json(pool: Pool | None, rates: list[Rate], powers: list[Power]) -> dict[s
 def main(args: Sequence[str] | None = None) -> int:
     options = parse_args(args)
     generator = np.random.default_rng(options.seed)
-    pool, rates, powers, files = None, [], [], options.detections
+    pool, files = None, options.detections
+    rates: list[Rate] = []
+    powers: list[Power] = []
     try:
         if options.runs:
             pool = read_pool(options.runs, options.arm, options.metric)
@@ -505,7 +510,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "calibration.json", to_json(pool, rates, powers))
     write_text(options.output / "calibration.md", text + "\n")
-    figure = draw(rates, powers, pool and pool.std_of_differences)
+    figure = draw(rates, powers, None if pool is None else pool.std_of_differences)
     plt.rcParams["svg.hashsalt"] = "calibration"  # the same numbers draw the same file
     figure.savefig(options.output / "power.svg", metadata={"Date": None})
     figure.savefig(options.output / "power.png", dpi=110)

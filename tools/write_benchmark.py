@@ -41,7 +41,9 @@ PARTS: dict[str, dict[str, Make]] = {
     "shapes_learning_rates": {
         "equal rates": lambda summary: tables.verdict_table(summary, summary.equal),
         "rates": tables.tuning_table,
-        "best rates": lambda summary: tables.verdict_table(summary, summary.best),
+        "best rates": lambda summary: (
+            None if summary.best is None else tables.verdict_table(summary, summary.best)
+        ),
     },
 }
 """Name of a comparison -> part of the page -> what makes its table."""

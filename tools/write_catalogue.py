@@ -443,9 +443,11 @@ def take_over(folder: Path) -> None:
     file = f"{plan.name}.yaml"
     if file not in {comparison.file for comparison in COMPARISONS}:
         raise ValueError(f"{folder} is of {plan.name}, which stands in none of the pages")
-    results = [Result.read(folder / run.id) for run in plan.runs]
-    if None in results:
-        raise ValueError(f"{folder}: {results.count(None)} of {len(results)} runs are not done")
+    read = [Result.read(folder / run.id) for run in plan.runs]
+    results = [result for result in read if result is not None]
+    if len(results) < len(read):
+        missing = len(read) - len(results)
+        raise ValueError(f"{folder}: {missing} of {len(read)} runs are not done")
     kept = [{"arm": r.arm, "seed": r.seed, "ap": r.ap} for r in results]
     content = {**all_results(), file: {"versions": results[0].versions, "results": kept}}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")

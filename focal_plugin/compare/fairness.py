@@ -166,7 +166,7 @@ class SharedStart:
     def _on_data(self) -> str:
         if not self.batches:
             return "No batch was recorded of both: whether they saw the same data is not known."
-        if self.same_data:
+        if self.first_other_batch is None:
             return f"They saw the same data: the first {self.batches} batches are equal."
         number = self.first_other_batch + 1
         return f"They saw other data: batch {number} of the {self.batches} recorded is another one."
@@ -219,7 +219,7 @@ def _compare(
     )
 
 
-def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(full key, value), with lists in place of tuples."""
     for key, value in cfg.items():
         if isinstance(value, dict):

@@ -163,8 +163,8 @@ def _plan_of(comparison: Comparison, output: Path) -> str:
 def _mention_others(comparison: Comparison, output: Path) -> None:
     """Folders of runs that an earlier version of the spec, or of its configs, has left."""
     own = {run.id for run in comparison.runs}
-    others = [f for f in sorted(output.iterdir()) if (f / "status.json").exists()]
-    others = [folder.name for folder in others if folder.name not in own]
+    folders = [f for f in sorted(output.iterdir()) if (f / "status.json").exists()]
+    others = [folder.name for folder in folders if folder.name not in own]
     if others and not comparison.lr_factors:
         print(
             f"{output} holds {len(others)} run(s) of other configs, which are left alone: "

@@ -62,4 +62,5 @@ def _tune_arm(comparison: Comparison, folder: Path, arm: str) -> Tuned:
 
 
 def _mean_of_all(values: list[float | None]) -> float | None:
-    return None if not values or None in values else mean(values)
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None

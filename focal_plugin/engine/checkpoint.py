@@ -156,7 +156,9 @@ class Checkpointer(DetectionCheckpointer):
 
         def check() -> None:
             if self.has_checkpoint():
-                self._check_identity(*self._read_last())
+                file, content = self._read_last()
+                if self.identity is not None:
+                    self._check_identity(file, content, self.identity)
 
         _of_main_process(check)
 

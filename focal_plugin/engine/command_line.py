@@ -227,4 +227,5 @@ def count_samples_per_class(cfg: CfgNode) -> None:
         if wanted and not place.read(cfg, key):
             counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
             here = [sum(counts)] if place is places.RPN else counts
-            cfg.merge_from_list([place.key(key), here])
+            pair: list[Any] = [place.key(key), here]
+            cfg.merge_from_list(pair)

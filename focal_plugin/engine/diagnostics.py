@@ -126,10 +126,11 @@ class DiagnosticsHook(HookBase):
             self._measure_norm(optimizer)
             return step(*args, **kwargs)
 
+        # A method is replaced on purpose, as learning rate schedulers do
         def unwrap() -> None:
-            optimizer.step = step
+            optimizer.step = step  # type: ignore[method-assign]  # see above
 
-        optimizer.step = measured_step
+        optimizer.step = measured_step  # type: ignore[method-assign]  # see above
         self._unwrap_optimizer = unwrap
 
     def _measure_norm(self, optimizer: torch.optim.Optimizer) -> None:

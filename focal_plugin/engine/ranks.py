@@ -93,6 +93,7 @@ class _Rank:
         return [self.process.sentinel, *([] if self._report is None else [self._report])]
 
     def send(self, number: int) -> None:
+        assert self.process.pid is not None  # it was started
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
@@ -100,9 +101,10 @@ class _Rank:
         who = f"rank {self.place.rank} (process {self.process.pid})"
         if self.ending is not None and self.ending.text:
             return f"{who} failed:\n{self.ending.text.rstrip()}"
-        if self.ending is not None or self.process.exitcode >= 0:
+        code = self.process.exitcode
+        if self.ending is not None or code is None or code >= 0:
             return f"{who} ended with exit code {self.exit_code}"
-        name = signal.Signals(-self.process.exitcode).name
+        name = signal.Signals(-code).name
         hint = ", as happens where memory runs out" if name == "SIGKILL" else ""
         return f"{who} was killed by {name}{hint}"
 

@@ -156,9 +156,7 @@ class DenseLosses:
         levels, level_labels, level_quality = self._levels(logits, labels, quality)
         if self.cls_loss.own_normalizer or len(divisors) == 1:
             scale = 1.0 if self.cls_loss.own_normalizer else 1 / divisors[0]
-            return self.cls_loss.of_levels(
-                levels, level_labels, quality=level_quality, scale=scale
-            )
+            return self.cls_loss.of_levels(levels, level_labels, quality=level_quality, scale=scale)
         loss = self._loss_per_anchor(levels, level_labels, level_quality).sum(dim=1)
         for level in zip(levels, level_labels, strict=True):
             self.cls_loss.observe(*level)

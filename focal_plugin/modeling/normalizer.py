@@ -224,7 +224,11 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
 }
 
 
-RPN_NORMALIZERS: dict[str, type[Normalizer]] = {"batch_size": SampleSizeNormalizer, "mean": MeanNormalizer, **NORMALIZERS}
+RPN_NORMALIZERS: dict[str, type[Normalizer]] = {
+    "batch_size": SampleSizeNormalizer,
+    "mean": MeanNormalizer,
+    **NORMALIZERS,
+}
 """What `MODEL.FOCAL.RPN.NORMALIZER` may be."""
 
 

@@ -105,7 +105,9 @@ def _negatives(
         at = Point(-minus_x)
         at.minus_x = minus_x
         groups, planes = chunk
-        if gradient is not None and factor is not None:  # before the value, which may be made of the same, is written into
+        if (
+            gradient is not None and factor is not None
+        ):  # before the value, which may be made of the same, is written into
             slope = _unpadded(terms.negative.slope(at), logits.shape)
             scale = weights[:, planes] * (factor[groups] if factor.dim() else factor)
             gradient[chunk] = F.hardshrink(slope, FLUSHED_BELOW).mul_(-scale)

@@ -106,7 +106,7 @@ def stock(
 ) -> Tensor:
     """As in `RetinaNet.forward` and `RetinaNet.losses`."""
     return _dense_box_regression_loss(
-        anchors,
+        [*anchors],
         TRANSFORM,
         [permute_to_N_HWA_K(x, 4) for x in outputs],
         gt_boxes,

@@ -18,6 +18,7 @@ work on the machine. Where there is such, OMP_NUM_THREADS=1 keeps threads from w
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import logging
 import statistics
@@ -121,9 +122,8 @@ def measure_loaders(mib: int, batches: int, jpegs: int) -> Iterator[Comparison]:
             ),
             ("a JPEG, 640 x 480 to one of six sizes", BASELINE, {**ours, **sizes}),
         ]:
-            yield measure_loader(
-                what, lambda x, f=file, d=data: read_config(f, x, **d), mib, batches
-            )
+            config_of = functools.partial(read_config, file, **data)
+            yield measure_loader(what, config_of, mib, batches)
 
 
 def draw_jpegs(folder: Path, count: int) -> list[dict[str, Any]]:
@@ -134,7 +134,9 @@ def draw_jpegs(folder: Path, count: int) -> list[dict[str, Any]]:
         file = folder / f"{index}.jpg"
         if not file.exists():
             coarse = random.randint(0, 256, (30, 40, 3), dtype=np.uint8)
-            blurred = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.BICUBIC))
+            blurred = np.asarray(
+                Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC)
+            )
             noisy = blurred + random.normal(0, 8, blurred.shape)
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, quality=85)
         corners = random.randint(0, 300, (BOXES, 2))

@@ -34,7 +34,8 @@ from focal_plugin.ops.extension import has_extension
 from focal_plugin.ops.matching import match_anchors
 
 STRIDES = (8, 16, 32, 64, 128)
-BANDS = {"thresholds": [0.4, 0.5], "labels": [0, -1, 1]}
+THRESHOLDS = [0.4, 0.5]
+LABELS = [0, -1, 1]
 
 
 def main() -> None:
@@ -107,10 +108,12 @@ def make_objects(count: int, height: int, width: int) -> Instances:
 
 def matching(objects: Instances, anchors: Boxes) -> dict[str, Work]:
     boxes = objects.gt_boxes
-    matcher = Matcher(*BANDS.values(), allow_low_quality_matches=True)
+    matcher = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)
 
     def ours(impl: str) -> Work:
-        return lambda: match_anchors([boxes.tensor], anchors.tensor, impl=impl, **BANDS)
+        return lambda: match_anchors(
+            [boxes.tensor], anchors.tensor, thresholds=THRESHOLDS, labels=LABELS, impl=impl
+        )
 
     implementations = ["cpp"] if has_extension() else []
     return {
@@ -122,10 +125,10 @@ def matching(objects: Instances, anchors: Boxes) -> dict[str, Work]:
 def labelling(objects: Instances, anchors: list[Boxes]) -> dict[str, Work]:
     """All that the method reads of its detector."""
     stock = SimpleNamespace(
-        anchor_matcher=Matcher(*BANDS.values(), allow_low_quality_matches=True), num_classes=80
+        anchor_matcher=Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True), num_classes=80
     )
     ours = SimpleNamespace(
-        anchor_matcher=AnchorMatcher(*BANDS.values()), num_classes=80, ignores_crowds=False
+        anchor_matcher=AnchorMatcher(THRESHOLDS, LABELS), num_classes=80, ignores_crowds=False
     )
     return {
         "stock": lambda: RetinaNet.label_anchors(stock, anchors, [objects]),

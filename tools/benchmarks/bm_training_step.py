@@ -36,6 +36,7 @@ from harness import Work, add_arguments, extra_peaks_mib, report, take_turns
 from torch import nn
 
 from focal_plugin import get_cfg
+from focal_plugin.losses.elementwise import ElementwiseLoss
 from focal_plugin.ops.extension import has_extension
 
 Batch = list[dict[str, Any]]
@@ -133,7 +134,9 @@ def make_models(cfg: CfgNode) -> dict[str, nn.Module]:
     models = {"stock": build(cfg, "RetinaNet"), "ours": build(cfg, "FocalRetinaNet")}
     if has_extension():
         models["ours, eager"] = build(cfg, "FocalRetinaNet")
-        models["ours, eager"].cls_loss.impl = "eager"
+        cls_loss = models["ours, eager"].cls_loss
+        assert isinstance(cls_loss, ElementwiseLoss)
+        cls_loss.impl = "eager"
     return models
 
 

@@ -21,7 +21,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -40,11 +42,11 @@ def say(message: str) -> None:
     print(f"[setup] {message}", flush=True)
 
 
-def run(command: list[str | Path], **kwargs: object) -> None:
+def run(command: Sequence[str | Path], **kwargs: Any) -> None:
     subprocess.run([str(part) for part in command], check=True, **kwargs)
 
 
-def succeeds(command: list[str | Path], **kwargs: object) -> bool:
+def succeeds(command: Sequence[str | Path], **kwargs: Any) -> bool:
     nowhere = subprocess.DEVNULL
     try:
         run(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, **kwargs)
@@ -121,7 +123,7 @@ def install_detectron2(env: Environment, from_repository: bool) -> None:
         say("Detectron2: building it from its repository (takes minutes, needs a C++ compiler)")
         env.pip("install", "--quiet", "-c", CONSTRAINTS, "numpy")
         source = f"detectron2 @ git+{DETECTRON2_REPOSITORY}@{DETECTRON2_COMMIT}"
-        build = ["-m", "pip", "install", "--no-build-isolation", "-c", CONSTRAINTS, source]
+        build = ["-m", "pip", "install", "--no-build-isolation", "-c", str(CONSTRAINTS), source]
         try:
             run([env.python, *build])
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -86,12 +87,8 @@ def bootstrap_arms(
             two replicates.
     """
     _check_pairs(pairs)
-    return difference_of(
-        [
-            tuple(resample(e, replicates=replicates, seed=seed, metric=metric) for e in pair)
-            for pair in pairs
-        ]
-    )
+    resampled = functools.partial(resample, replicates=replicates, seed=seed, metric=metric)
+    return difference_of([(resampled(a), resampled(b)) for a, b in pairs])
 
 
 def resample(

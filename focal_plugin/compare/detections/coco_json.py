@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -74,7 +74,8 @@ def read_ground_truth(file: Path) -> GroundTruth:
     content = _load(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be an object with images, categories and annotations")
-    lists = {name: content.get(name) for name in ("images", "categories", "annotations")}
+    names_of_lists = ("images", "categories", "annotations")
+    lists: dict[str, Any] = {name: content.get(name) for name in names_of_lists}
     for name, entries in lists.items():
         if not isinstance(entries, list):
             raise ValueError(f"{file}: {name} must be a list, got {type(entries).__name__}")
@@ -88,7 +89,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
         where = f"{file}: annotation {index}"
         category = _known(annotation, "category_id", categories, where)
         image_id = _field(annotation, "image_id", where)
-        if not isinstance(image_id, numbers.Integral) or image_id not in images:
+        if not _is_integer(image_id) or image_id not in images:
             outside += 1
             continue
         box = _box(annotation, where)
@@ -165,7 +166,7 @@ def _unique_ids(entries: list[dict[str, Any]], what: str) -> tuple[int, ...]:
     ids: set[int] = set()
     for index, entry in enumerate(entries):
         id_ = _field(entry, "id", f"{what} {index}")
-        if not isinstance(id_, numbers.Integral):
+        if not _is_integer(id_):
             raise ValueError(f"{what} {index}: id must be an integer, got {id_!r}")
         if id_ in ids:
             raise ValueError(f"{what} {index}: there is another one with id {id_}")
@@ -181,7 +182,7 @@ def _field(entry: Any, key: str, where: str) -> Any:
 
 def _known(entry: Any, key: str, numbered: dict[int, int], where: str) -> int:
     id_ = _field(entry, key, where)
-    if not isinstance(id_, numbers.Integral) or id_ not in numbered:
+    if not _is_integer(id_) or id_ not in numbered:
         raise ValueError(f"{where}: {key} {id_!r} is not one of the ground truth")
     return numbered[id_]
 
@@ -192,6 +193,10 @@ def _box(entry: Any, where: str) -> tuple[float, float, float, float]:
     if not numeric or box[2] < 0 or box[3] < 0:
         raise ValueError(f"{where}: bbox must be 4 finite numbers, width, height >= 0, got {box!r}")
     return tuple(box)
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, numbers.Integral)
 
 
 def _is_finite(value: Any) -> bool:

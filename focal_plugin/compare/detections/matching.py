@@ -7,6 +7,7 @@ dictionaries (one per image, class and area range) nor its printing remain.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,8 @@ def _stacked(results: list[list[dict[str, Any]]], key: str) -> np.ndarray:
 
 def _match_image(matcher: COCOeval, objects: list[dict], detected: list[dict]) -> list[dict]:
     """One result per area range; pycocotools keys all that it holds by (image, class)."""
-    matcher._gts, matcher._dts = {(0, 0): objects}, {(0, 0): detected}
+    matcher._gts = defaultdict(list, {(0, 0): objects})
+    matcher._dts = defaultdict(list, {(0, 0): detected})
     matcher.ious = {(0, 0): matcher.computeIoU(0, 0)}
     ranges = matcher.params.areaRng
     return [matcher.evaluateImg(0, 0, limits, MAX_DETECTIONS) for limits in ranges]

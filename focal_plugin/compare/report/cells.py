@@ -29,7 +29,7 @@ def number_text(value: float | None, digits: int = 1) -> str:
 def spread_text(spread: Spread, digits: int = 1) -> str:
     """`34.1 ± 0.4`; what is missing from the mean is said."""
     if spread.mean is None:
-        return spread.state
+        return spread.state or NOTHING
     text = f"{spread.mean:.{digits}f}"
     if spread.std is not None:
         text += f" ± {spread.std:.{digits}f}"

@@ -64,10 +64,10 @@ def _csv_runs(summary: Summary) -> Iterable[list[Cell]]:
 
 def _csv_arms(summary: Summary) -> Iterable[list[Cell]]:
     yield ["learning_rates", "arm", "lr_factor", "quantity", *_SPREAD, "planned", "failed"]
-    for standing in (summary.equal, summary.best):
-        for scores in standing.arms if standing else ():
+    for standing in filter(None, (summary.equal, summary.best)):
+        for scores in standing.arms:
             counts = [scores.planned, scores.states["failed"]]
-            head = [standing.role, scores.arm, scores.lr_factor]
+            head: list[Cell] = [standing.role, scores.arm, scores.lr_factor]
             for metric, spread in scores.metrics.items():
                 yield [*head, metric, *_spread_cells(spread), *counts]
             if standing is summary.equal:
@@ -84,8 +84,8 @@ def _csv_arms(summary: Summary) -> Iterable[list[Cell]]:
 def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
     head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
     yield [*head, "seeds", "p_t", "p_holm", "p_sign_flip", "withheld_because", "sentence"]
-    for standing in (summary.equal, summary.best):
-        for verdict in standing.verdicts if standing else ():
+    for standing in filter(None, (summary.equal, summary.best)):
+        for verdict in standing.verdicts:
             found = verdict.difference
             low, high = (found and found.interval) or (None, None)
             yield [
@@ -101,7 +101,7 @@ def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
 def _csv_classes(summary: Summary) -> Iterable[list[Cell]]:
     yield ["class", "category_id", "train_objects", "test_objects", "arm", *_SPREAD]
     for i, data in enumerate(summary.detections.classes):
-        head = [data.label, data.category_id, data.train_objects, data.val_objects]
+        head: list[Cell] = [data.label, data.category_id, data.train_objects, data.val_objects]
         for arm, found in summary.detections.arms.items():
             yield [*head, arm, *_spread_cells(found.per_class[i])]
 
@@ -127,7 +127,8 @@ def _csv_curves(summary: Summary) -> Iterable[list[Cell]]:
     for arm, of_arm in summary.curves.items():
         for key, c in of_arm.items():
             points = zip(c.iterations, c.mean, c.low, c.high, c.runs, strict=True)
-            yield from ([arm, key, *point] for point in points)
+            for point in points:
+                yield [arm, key, *point]
 
 
 def _csv_configs(summary: Summary) -> Iterable[list[Cell]]:
@@ -142,7 +143,8 @@ def _csv_configs(summary: Summary) -> Iterable[list[Cell]]:
 def _csv_audit(summary: Summary) -> Iterable[list[Cell]]:
     yield ["arm", "part", "moment", "iteration", "loss", "options", "miner", "quantity", *_SPREAD]
     for view in summary.losses.views:
-        head = [view.arm, view.part, view.moment, view.iteration, view.loss, view.options]
+        head: list[Cell] = [view.arm, view.part, view.moment]
+        head += [view.iteration, view.loss, view.options]
         for name in AUDIT:
             yield [*head, view.miner, name, *_spread_cells(view.audit[name])]
 

@@ -154,7 +154,7 @@ def analyse_detections(
         done = {arm: [r for r in records[arm] if r.detections] for arm in comparison.arms}
         evaluations = _evaluate(data, done, problems)
     first = next((e for of_arm in evaluations.values() for e in of_arm.values()), None)
-    if first is None:
+    if first is None or data is None:
         arms = {arm: _not_evaluated(arm, records[arm]) for arm in comparison.arms}
         return DetectionAnalysis((), 0, arms, None, tuple(problems))
     classes, order = _classes(first, _train_data(records))
@@ -179,7 +179,7 @@ def _evaluate(
         return evaluations
     for arm, of_arm in records.items():
         for record in of_arm:
-            if not _is_on(record, data):
+            if record.detections is None or not _is_on(record, data):
                 continue
             try:
                 found = evaluate(ground_truth, record.detections)
@@ -272,6 +272,11 @@ def _of_arm(
     averages = {seed: e.average_precision(metrics=("AP", "AR")) for seed, e in evaluations.items()}
     costs = {seed: error_types(e).cost for seed, e in evaluations.items()}
 
+    def of_class(seed: int, place: int) -> float:
+        per_class = averages[seed].per_class
+        assert per_class is not None  # "AP" was asked for
+        return float(per_class[place])
+
     def over_seeds(value: Any) -> Spread:
         return Spread.of({seed: _value(evaluations.get(seed), seed, value) for seed in seeds})
 
@@ -279,7 +284,7 @@ def _of_arm(
         arm=arm,
         recall=over_seeds(lambda seed: averages[seed].averages["AR"]),
         per_class=tuple(
-            over_seeds(lambda seed, place=place: averages[seed].per_class[place]) for place in order
+            over_seeds(lambda seed, place=place: of_class(seed, place)) for place in order
         ),
         curves=_precision_recall(evaluations.values()),
         errors={
@@ -356,7 +361,7 @@ def _choose_images(
     seeds = Counter(seed for arm in arms for seed in evaluations[arm])
     if not seeds or not Path(data["image_root"]).is_dir():
         return None
-    seed = max(sorted(seeds), key=seeds.get)
+    seed = max(sorted(seeds), key=seeds.__getitem__)
     chosen = {arm: evaluations[arm][seed] for arm in arms if seed in evaluations[arm]}
     if len(chosen) < 2:
         return None

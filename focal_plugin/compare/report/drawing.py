@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import ArrayLike
 
 from .cells import plain
 from .plotting import ArmStyle, arm_styles
@@ -45,15 +46,13 @@ def shorten(name: str, length: int = 30) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def draw_line(axes: Axes, x: Iterable[float], y: Iterable[float], look: ArmStyle) -> None:
+def draw_line(axes: Axes, x: ArrayLike, y: ArrayLike, look: ArmStyle) -> None:
     """A line of an arm."""
     width = 1.5 if look.colored else 0.8
     axes.plot(x, y, color=look.color, linestyle=look.dash, linewidth=width)
 
 
-def draw_band(
-    axes: Axes, x: Iterable[float], low: Iterable[float], high: Iterable[float], look: ArmStyle
-) -> None:
+def draw_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, look: ArmStyle) -> None:
     """From the lowest seed to the highest; of a grey arm there is none."""
     if look.colored:
         axes.fill_between(x, low, high, color=look.color, alpha=BAND, linewidth=0)
@@ -90,12 +89,11 @@ def draw_legend(
 ) -> None:
     """The arms of ``drawn`` in their colours above the figure; the grey ones as a number."""
     arms = [arm for arm in summary.arms if styles[arm].colored and arm in drawn]
-    names = [shorten(arm, 26) for arm in arms]
-    grey_drawn = sum(not styles[arm].colored for arm in drawn)
-    if grey_drawn:
-        arms, names = [*arms, None], [*names, f"{grey_drawn} more"]
-    grey = next((s for s in styles.values() if not s.colored), None)
-    looks = [grey if arm is None else styles[arm] for arm in arms]
+    names, looks = [shorten(arm, 26) for arm in arms], [styles[arm] for arm in arms]
+    grey = [styles[arm] for arm in drawn if not styles[arm].colored]
+    if grey:
+        names.append(f"{len(grey)} more")
+        looks.append(grey[0])
     handles = [
         Line2D([], [], color=s.color, linestyle=s.dash, marker=s.marker, ms=4.6) for s in looks
     ]

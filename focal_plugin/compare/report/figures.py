@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..statistics import PairedDifference
 from . import captions
 from .cells import plain, signed
 from .detection_analysis import ERROR_TYPES
@@ -41,7 +42,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
     """Those for which there is data, in the order of the page."""
     styles = arm_styles(summary.arms, summary.reference, list(summary.shown))
     with style():
-        drawings = [
+        made = [
             _forest(summary, summary.equal, styles),
             None if summary.best is None else _forest(summary, summary.best, styles),
             _by_size(summary, styles),
@@ -54,7 +55,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
             *(draw_gradient_histogram(summary, part, styles) for part in summary.losses.parts),
             _cost(summary, styles),
         ]
-        drawings = [drawing for drawing in drawings if drawing is not None]
+        drawings = [drawing for drawing in made if drawing is not None]
         for drawing in drawings:
             # once for PNG and SVG: it takes most of the time, and they are to look the same
             drawing.figure.draw_without_rendering()
@@ -63,23 +64,23 @@ def draw_all(summary: Summary) -> list[Drawing]:
 
 
 def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]) -> Drawing | None:
-    found = [v for v in standing.verdicts if v.difference is not None]
+    found = [(v, v.difference) for v in standing.verdicts if v.difference is not None]
     if not found:
         return None
-    found.sort(key=lambda v: v.difference.mean)
+    found.sort(key=lambda pair: pair[1].mean)
     figure = Figure((WIDTH, 0.85 + ROW * len(found)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1)
-    for row, verdict in enumerate(found):
-        _forest_row(axes, row, verdict, styles[verdict.arm])
-    axes.set_yticks(range(len(found)), [shorten(v.arm) for v in found])
+    for row, (verdict, difference) in enumerate(found):
+        _forest_row(axes, row, verdict, difference, styles[verdict.arm])
+    axes.set_yticks(range(len(found)), [shorten(v.arm) for v, _ in found])
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"AP minus that of {shorten(summary.reference)}, percentage points")
     beside = axes.twinx()
     beside.set_ylim(axes.get_ylim())
-    beside.set_yticks(range(len(found)), [_numbers(v) for v in found])
+    beside.set_yticks(range(len(found)), [_numbers(difference) for _, difference in found])
     beside.grid(visible=False)
     for side in ("left", "right"):
         beside.spines[side].set_visible(False)
@@ -93,8 +94,9 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
     )
 
 
-def _forest_row(axes: Axes, row: int, verdict: ArmVerdict, look: ArmStyle) -> None:
-    difference = verdict.difference
+def _forest_row(
+    axes: Axes, row: int, verdict: ArmVerdict, difference: PairedDifference, look: ArmStyle
+) -> None:
     values = np.array(difference.differences)
     axes.plot(values, np.full(len(values), row - 0.24), "o", color=look.color, ms=3, alpha=0.6)
     if difference.interval is not None:
@@ -104,8 +106,7 @@ def _forest_row(axes: Axes, row: int, verdict: ArmVerdict, look: ArmStyle) -> No
     axes.plot(difference.mean, row, "D", color=look.color, mfc=face, ms=6, mew=1.5)
 
 
-def _numbers(verdict: ArmVerdict) -> str:
-    difference = verdict.difference
+def _numbers(difference: PairedDifference) -> str:
     if difference.interval is None:
         return f"{signed(difference.mean)}   (1 seed)"
     low, high = difference.interval

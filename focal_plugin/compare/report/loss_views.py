@@ -91,7 +91,8 @@ class LossViews:
 
 def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -> LossViews:
     """All snapshots of all runs, those that failed too; no views where diagnostics were off."""
-    views, problems = [], []
+    views: list[LossView] = []
+    problems: list[str] = []
     others: dict[str, set[str]] = {}
     for moment in MOMENTS:
         reference: dict[str, dict[int, Snapshot]] = {}
@@ -108,11 +109,12 @@ def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -
                     others.setdefault(part, set()).add(arm)
     order = {arm: place for place, arm in enumerate(comparison.arms)}
     views.sort(key=lambda view: (MOMENTS.index(view.moment), order[view.arm]))
+    in_order = {part: sorted(arms, key=order.__getitem__) for part, arms in others.items()}
     problems += [
-        f"In {part}, not all anchors or labels of {', '.join(sorted(arms, key=order.get))} are "
+        f"In {part}, not all anchors or labels of {', '.join(arms)} are "
         f"those of {comparison.reference}, as where mining leaves out anchors in crowd regions: "
         f"what differs in their curves is not the loss alone."
-        for part, arms in others.items()
+        for part, arms in in_order.items()
     ]
     return LossViews(tuple(views), tuple(problems))
 

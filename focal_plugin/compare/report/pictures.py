@@ -90,7 +90,8 @@ def draw_boxes(
 ) -> Image.Image:
     """The image, enlarged ``scale`` times, with the boxes on it."""
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    canvas = image.resize(size, Image.NEAREST if scale >= 1 else Image.LANCZOS)
+    resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    canvas = image.resize(size, resampling)
     draw = ImageDraw.Draw(canvas)
     for labelled in boxes:
         x, y, width, height = (scale * value for value in labelled.box)

@@ -8,11 +8,16 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType, RcKeyType
 
 # Each colour has a CSS variable of the page, so that a figure in it follows light and dark mode.
 INK, MUTED, GRID, PAPER, REST = "#1b1e23", "#5f6772", "#dcdfe4", "#ffffff", "#a9b0ba"
@@ -29,7 +34,7 @@ PALETTE = (
     "#999933",
 )
 MOST_COLORED = len(PALETTE) + 1  # the reference is in ink
-DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)))
+DASHES: tuple[LineStyleType, ...] = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
 _VARIABLES = {
@@ -40,7 +45,7 @@ _VARIABLES = {
     REST: "var(--rest)",
     **{color: f"var(--arm-{i})" for i, color in enumerate(PALETTE, start=1)},
 }
-_STYLE = {
+_STYLE: dict[RcKeyType, Any] = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -58,7 +63,7 @@ _STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
-    "axes.prop_cycle": mpl.cycler(color=[INK]),
+    "axes.prop_cycle": cycler(color=[INK]),
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "text.color": INK,
@@ -94,7 +99,7 @@ class ArmStyle:
     """How an arm is drawn, the same in all figures; ``colored`` is False for one of the rest."""
 
     color: str
-    dash: object
+    dash: LineStyleType
     marker: str
     colored: bool
 
@@ -178,12 +183,12 @@ def _adapt(element: ET.Element, name: str) -> None:
         element.set("id", f"{name}-{element.get('id')}")
     for key in ("clip-path", "style"):
         if key in element.attrib:
-            element.set(key, element.get(key).replace("url(#", f"url(#{name}-"))
+            element.set(key, element.attrib[key].replace("url(#", f"url(#{name}-"))
     href = element.get(f"{{{_XLINK}}}href", "")
     if href.startswith("#"):
         element.set(f"{{{_XLINK}}}href", f"#{name}-{href[1:]}")
     if "style" in element.attrib:
-        element.set("style", _adapt_style(element.get("style")))
+        element.set("style", _adapt_style(element.attrib["style"]))
 
 
 def _adapt_style(text: str) -> str:

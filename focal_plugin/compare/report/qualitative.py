@@ -53,7 +53,9 @@ class Grid:
 
     def sheet(self) -> bytes:
         """All pictures in one PNG, without words."""
-        pictures = [Image.open(io.BytesIO(p)) for row in self.rows for p in row.pictures]
+        pictures: list[Image.Image] = [
+            Image.open(io.BytesIO(p)) for row in self.rows for p in row.pictures
+        ]
         return _png(tile(pictures, columns=len(self.arms) + 1))
 
 

@@ -35,6 +35,12 @@ class RunRecord:
     result: Result | None
 
     @property
+    def finished(self) -> Result:
+        """The result of a run that is done."""
+        assert self.result is not None
+        return self.result
+
+    @property
     def state(self) -> str:
         """One of :data:`~..status.STATES`; done is what has a result, whatever its status says."""
         if self.result is not None:

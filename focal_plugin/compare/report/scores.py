@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -183,10 +184,10 @@ def spread(records: Iterable[RunRecord], value: Callable[[RunRecord], Value]) ->
 
 def average_precision(record: RunRecord, metric: str) -> Value:
     """What Detectron2's evaluator said, percent, of a run that is done."""
-    value = record.result.ap.get(metric)
+    value = record.finished.ap.get(metric)
     if value is not None:
         return value
-    if record.result.ap["AP"] is not None:
+    if record.finished.ap["AP"] is not None:
         return NO_GROUND_TRUTH
     return NO_PREDICTIONS if _detected_nothing(record.detections) else NOT_EVALUATED
 
@@ -198,7 +199,7 @@ def _detected_nothing(detections: Path | None) -> bool:
 def _arm_scores(arm: str, records: list[RunRecord], lr_factor: float | None) -> ArmScores:
     states = {state: sum(r.state == state for r in records) for state in STATES}
     metrics = {
-        metric: spread(records, lambda record, metric=metric: average_precision(record, metric))
+        metric: spread(records, functools.partial(average_precision, metric=metric))
         for metric in AVERAGES
     }
     return ArmScores(arm, lr_factor, states, metrics)
@@ -215,6 +216,7 @@ def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, 
     judged = {name: {} if scores.flaw else scores.judged for name, scores in by_name.items()}
     given = verdicts({reference: against.judged, **judged}, reference)
     found = []
+    decided: tuple[str, PairedDifference | None, float | None, str | None, str]
     for verdict in given:
         scores = by_name[verdict.arm]
         flaw = scores.flaw or (against.flaw and f"of the reference {reference}, {against.flaw}")

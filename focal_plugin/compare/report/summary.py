@@ -252,7 +252,7 @@ def _run_row(record: RunRecord) -> RunRow:
 def _most_different(comparison: Comparison, equal: Standing) -> tuple[str, ...]:
     def size(arm: str) -> float:
         verdict = equal.verdict(arm)
-        return abs(verdict.difference.mean) if verdict.difference else -1.0
+        return abs(verdict.difference.mean) if verdict and verdict.difference else -1.0
 
     others = [arm for arm in comparison.arms if arm != comparison.reference]
     return (comparison.reference, *sorted(others, key=lambda arm: -size(arm)))
@@ -338,11 +338,15 @@ def _on_starts(comparison: Comparison, starts: Mapping[str, StartOfArm]) -> list
 
 def _spread_of_differences(equal: Standing) -> float | None:
     """Of an arm with as many seeds as another, both weigh the same; of one with more, more."""
-    found = [v.difference for v in equal.verdicts if v.difference and v.difference.std is not None]
-    freedom = sum(difference.n - 1 for difference in found)
+    found = [
+        (v.difference.n - 1, v.difference.std)
+        for v in equal.verdicts
+        if v.difference and v.difference.std is not None
+    ]
+    freedom = sum(of_arm for of_arm, _ in found)
     if not freedom:
         return None
-    return math.sqrt(sum((d.n - 1) * d.std**2 for d in found) / freedom)
+    return math.sqrt(sum(of_arm * std**2 for of_arm, std in found) / freedom)
 
 
 def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:

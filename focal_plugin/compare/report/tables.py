@@ -308,6 +308,7 @@ def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
                 *(percent_text(audit[name].mean) for name in shares),
             )
         )
+    header: tuple[str, ...]
     header = ("arm", "loss", "loss, sum", "loss of positives", "loss of negatives")
     header = (*header, "loss of a step", "gradient of positives", "gradient of negatives")
     header = (*header, "mean probability", "easy negatives", "their loss", "their gradient")

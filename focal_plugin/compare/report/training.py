@@ -66,9 +66,9 @@ def curves(records: Iterable[RunRecord]) -> dict[str, Curve]:
 def cost(records: list[RunRecord]) -> Cost:
     """Of the runs that are done."""
     return Cost(
-        spread(records, lambda record: record.result.iteration_s),
-        spread(records, lambda record: record.result.peak_memory_mib),
-        spread(records, lambda record: record.result.iteration_s * record.result.iterations),
+        spread(records, lambda record: record.finished.iteration_s),
+        spread(records, lambda record: record.finished.peak_memory_mib),
+        spread(records, lambda record: record.finished.iteration_s * record.finished.iterations),
     )
 
 

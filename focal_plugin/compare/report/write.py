@@ -209,10 +209,11 @@ def _tables(summary: Summary) -> dict[str, Table]:
 
 
 def _grid(grid: Grid, summary: Summary) -> dict[str, Any]:
-    thresholds = summary.detections.choice.thresholds
+    choice = summary.detections.choice
+    assert choice is not None  # the grid shows it
     return {
-        "seed": summary.detections.choice.seed,
-        "columns": [(plain(arm), f"{thresholds[arm]:.2f}") for arm in grid.arms],
+        "seed": choice.seed,
+        "columns": [(plain(arm), f"{choice.thresholds[arm]:.2f}") for arm in grid.arms],
         "rows": [list(zip(map(_data_uri, r.pictures), r.texts, strict=True)) for r in grid.rows],
         "problems": grid.problems,
     }

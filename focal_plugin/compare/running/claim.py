@@ -151,8 +151,9 @@ class Observer:
     def stale_generation(self) -> int | None:
         """What :func:`take` may replace on any machine though it was not released."""
         newest = read_newest(self._folder)
-        unreleased = newest is not None and not newest.released
-        return newest.generation if unreleased and self._is_stale(newest) else None
+        if newest is None or newest.released or not self._is_stale(newest):
+            return None
+        return newest.generation
 
     def _is_stale(self, newest: Holder) -> bool:
         seen, now = (newest.generation, newest.beat), time.monotonic()
