@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+_Choice = TypeVar("_Choice")
 
 
 class IllegalOptionError(ValueError):
@@ -92,7 +94,7 @@ def check_count(option: str, value: int, *, low: int) -> int:
     return value
 
 
-def check_choice(option: str, value: Any, choices: Collection[Any]) -> Any:
+def check_choice(option: str, value: _Choice, choices: Collection[Any]) -> _Choice:
     """
     Returns:
         ``value``, one of ``choices``.

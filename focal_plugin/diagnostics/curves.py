@@ -106,7 +106,7 @@ def parse_loss(text: str) -> ClassificationLoss:
         ValueError: see :func:`trace_loss`.
     """
     name, _, listed = text.strip().partition(":")
-    losses = dict(CLS_LOSS_REGISTRY)
+    losses: dict[str, type[ClassificationLoss]] = dict(CLS_LOSS_REGISTRY)
     if name not in losses:
         raise ValueError(_unknown("loss", name, losses))
     known = list(inspect.signature(losses[name].__init__).parameters)[1:]

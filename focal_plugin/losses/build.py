@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -49,7 +49,8 @@ def build_cls_loss(cfg: CfgNode, place: Place = DENSE) -> ClassificationLoss:
         KeyError: no loss has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(CLS_LOSS_REGISTRY, "MODEL.FOCAL.CLS_LOSS.NAME", cfg, place=place)
+    losses: Iterable[tuple[str, type[ClassificationLoss]]] = CLS_LOSS_REGISTRY
+    return build_named(losses, "MODEL.FOCAL.CLS_LOSS.NAME", cfg, place=place)
 
 
 def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
@@ -64,9 +65,11 @@ def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
         KeyError: no loss has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
+    losses: Iterable[tuple[str, type[BoxLoss]]] = BOX_LOSS_REGISTRY
     if place.read(cfg, "MODEL.FOCAL.BOX_LOSS.NAME"):
-        return build_named(BOX_LOSS_REGISTRY, "MODEL.FOCAL.BOX_LOSS.NAME", cfg, place=place)
-    stock = [(name, BOX_LOSS_REGISTRY.get(ours)) for name, ours in STOCK_BOX_LOSSES.items()]
+        return build_named(losses, "MODEL.FOCAL.BOX_LOSS.NAME", cfg, place=place)
+    by_name = dict(losses)
+    stock = [(name, by_name[ours]) for name, ours in STOCK_BOX_LOSSES.items()]
     return build_named(stock, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg, place=place)
 
 

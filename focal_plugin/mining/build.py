@@ -9,7 +9,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -50,7 +50,8 @@ def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
     """
     if not place.read(cfg, "MODEL.FOCAL.MINING.NAME"):
         return None
-    return build_named(MINER_REGISTRY, "MODEL.FOCAL.MINING.NAME", cfg, place=place)
+    miners: Iterable[tuple[str, type[Miner]]] = MINER_REGISTRY
+    return build_named(miners, "MODEL.FOCAL.MINING.NAME", cfg, place=place)
 
 
 class Miner(ConfigurableModule):

@@ -12,6 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -49,7 +50,8 @@ def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Modul
         KeyError: no head has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(RETINANET_HEAD_REGISTRY, "MODEL.FOCAL.HEAD.NAME", cfg, input_shape)
+    heads: Iterable[tuple[str, type[nn.Module]]] = RETINANET_HEAD_REGISTRY
+    return build_named(heads, "MODEL.FOCAL.HEAD.NAME", cfg, input_shape)
 
 
 def check_prior_prob(cfg: CfgNode) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -63,12 +63,22 @@ class Block(NamedTuple):
     quality: Tensor | None  # (G, T), float32, contiguous
 
 
-Evaluate = Callable[..., tuple[Tensor, Tensor | None]]
+Evaluate = Callable[[Block, Terms, Tensor | None], tuple[Tensor, Tensor | None]]
 """
 An implementation: `evaluate(block, terms, factor)` -> the loss of each anchor, float32 (G, T), and
 the gradient times ``factor``, like the logits. The factor is float32, () or (G, T); None: no
 gradient is wanted.
 """
+
+
+class _Implementation(Protocol):
+    """What the module of an implementation has."""
+
+    def why_not(self, block: Block, terms: Terms) -> str | None: ...
+
+    def evaluate(
+        self, block: Block, terms: Terms, factor: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 def one_vs_rest_loss(
@@ -115,7 +125,8 @@ def one_vs_rest_loss(
         scale = torch.full((), scale, device=device)  # by a kernel: nothing waits for a copy
     scale = scale.detach().to(device, torch.float32)
     evaluate = implementation(impl, blocks[0], terms)
-    return _Sum.apply(evaluate, terms, scale, blocks, *(block.logits for block in blocks))
+    loss: Tensor = _Sum.apply(evaluate, terms, scale, blocks, *(block.logits for block in blocks))
+    return loss
 
 
 def one_vs_rest_loss_per_anchor(
@@ -146,7 +157,11 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     """
     from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton  # which know the above
 
-    known = {"cpp": dense_loss_cpp, "triton": dense_loss_triton, "eager": dense_loss_eager}
+    known: dict[str, _Implementation] = {
+        "cpp": dense_loss_cpp,
+        "triton": dense_loss_triton,
+        "eager": dense_loss_eager,
+    }
     chosen = choose(impl, block.logits.device, lambda name: known[name].why_not(block, terms))
     return known[chosen].evaluate
 

@@ -112,7 +112,8 @@ def apply_formula(formula: Formula, x_t: Tensor, quality: Tensor | None = None) 
     Returns:
         the same shape. It can be differentiated once.
     """
-    return _Apply.apply(x_t, formula, quality)
+    loss: Tensor = _Apply.apply(x_t, formula, quality)
+    return loss
 
 
 def refuse_second_derivative() -> None:

@@ -126,7 +126,10 @@ def _match_cpp(
     rescue_from: float,
 ) -> tuple[Tensor, Tensor]:
     """See `csrc/match_anchors.cpp`."""
-    return torch.ops.focal_plugin.match_anchors(gt_boxes, anchors, thresholds, labels, rescue_from)
+    matched_idxs, match_labels = torch.ops.focal_plugin.match_anchors(
+        gt_boxes, anchors, thresholds, labels, rescue_from
+    )
+    return matched_idxs, match_labels
 
 
 # In PyTorch
