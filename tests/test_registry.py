@@ -113,6 +113,17 @@ def test_an_illegal_option_is_an_error_that_names_the_key_of_its_place():
     assert build_named([("Part", Part)], "A.LOSS.NAME", cfg).inner == 10
 
 
+def test_an_illegal_option_without_a_key_keeps_its_own_message():
+    class Keyless:
+        def __init__(self, cfg):
+            raise IllegalOptionError("gamma", "must be >= 0, got -1")
+
+    cfg = make_cfg()
+    cfg.A.LOSS.NAME = "Keyless"
+    with pytest.raises(IllegalOptionError, match=r"^gamma must be >= 0, got -1$"):
+        build_named([("Keyless", Keyless)], "A.LOSS.NAME", cfg)
+
+
 def test_an_unknown_name_is_an_error_that_names_the_key_of_its_place():
     cfg = make_cfg()
     cfg.C.LOSS.NAME = "Prat"

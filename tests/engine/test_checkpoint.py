@@ -379,6 +379,11 @@ def test_without_an_identity_every_run_is_as_good(tmp_path):
     assert_same(other.state_dict(), model.state_dict())
 
 
+def test_without_an_identity_every_checkpoint_is_resumable(tmp_path):
+    saved(tmp_path)
+    trained(tmp_path, steps=0, identity=None)[2].check_resumable()
+
+
 def test_weights_alone_are_loaded_from_any_run_and_misfits_are_warned_of(tmp_path, caplog):
     model, _ = saved(tmp_path)
     file = tmp_path / "model_0000009.pth"

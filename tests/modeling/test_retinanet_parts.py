@@ -14,7 +14,7 @@ from focal_plugin.losses import (
     sigmoid_cross_entropy_loss,
     softmax_focal_loss,
 )
-from focal_plugin.mining import MINER_REGISTRY, top_k_keep_mask
+from focal_plugin.mining import MINER_REGISTRY, Miner, top_k_keep_mask
 from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
@@ -124,6 +124,27 @@ def test_only_the_kept_anchors_have_a_gradient(miner, batch):
     kept_labels = given["labels"].masked_fill(~touched, -1)
     expected = sigmoid_cross_entropy_loss(given["logits"], kept_labels) / 100
     torch.testing.assert_close(given["losses"]["loss_cls"], expected)
+
+
+class LargestBoxMiner(Miner):
+    """Keeps the largest box of each image."""
+
+    needs_boxes = True
+
+    def candidates(self, loss, labels, boxes):
+        every = torch.arange(labels.shape[1])
+        sides = torch.stack([boxes(image, every) for image in range(len(labels))])
+        areas = (sides[..., 2:] - sides[..., :2]).prod(dim=2)
+        return areas == areas.amax(dim=1, keepdim=True)
+
+    def select(self, loss, candidates, positives, *, num_images):
+        return candidates
+
+
+def test_a_miner_of_ones_own_gets_the_decoded_boxes(batch):
+    model = tiny_model(*CROSS_ENTROPY, *FIXED)
+    model.miner = LargestBoxMiner(num_classes=80)
+    assert losses_of(model, batch)["loss_cls"].isfinite()
 
 
 def test_the_miner_ranks_by_the_loss_and_the_number_kept_is_logged(batch):
