@@ -108,7 +108,7 @@ class Sample(NamedTuple):
     unreadable: dict[str, str]
 
 
-class Samples(Dataset):
+class Samples(Dataset[Sample]):
     """
     Loads a sample by its number in the stream and the index of its image in the data set. Whatever
     the mapper draws is a function of the seed and the number.
@@ -254,7 +254,7 @@ class TrainLoader:
             )
 
 
-def _load_dataset(cfg: CfgNode) -> MapDataset | IterableDataset:
+def _load_dataset(cfg: CfgNode) -> MapDataset | IterableDataset[Any]:
     """As Detectron2's own train loader does; without impossible boxes, if asked for."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     dataset = get_detection_dataset_dicts(

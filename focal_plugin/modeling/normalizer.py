@@ -120,7 +120,7 @@ class EMANormalizer(Normalizer):
             destination._metadata[prefix[:-1]]["mean"] = self.mean.item()
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict, *args: Any
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         if "mean" in local_metadata:

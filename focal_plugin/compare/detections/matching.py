@@ -105,7 +105,9 @@ def _stacked(results: list[list[dict[str, Any]]], key: str) -> np.ndarray:
     return np.concatenate([empty, *by_image], axis=2)
 
 
-def _match_image(matcher: COCOeval, objects: list[dict], detected: list[dict]) -> list[dict]:
+def _match_image(
+    matcher: COCOeval, objects: list[dict[str, Any]], detected: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """One result per area range; pycocotools keys all that it holds by (image, class)."""
     matcher._gts = defaultdict(list, {(0, 0): objects})
     matcher._dts = defaultdict(list, {(0, 0): detected})

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
@@ -46,7 +47,7 @@ class CocoImages:
         self._files = {image["id"]: image["file_name"] for image in coco["images"]}
         self._names = {category["id"]: category["name"] for category in coco["categories"]}
         self._color = {id_: COLORS[i % len(COLORS)] for i, id_ in enumerate(sorted(self._names))}
-        self._annotations: dict[int, list[dict]] = {}
+        self._annotations: dict[int, list[dict[str, Any]]] = {}
         for annotation in coco["annotations"]:
             self._annotations.setdefault(annotation["image_id"], []).append(annotation)
 
@@ -65,7 +66,7 @@ class CocoImages:
         """Of a category."""
         return self._names[category_id]
 
-    def objects(self, image_id: int) -> list[dict]:
+    def objects(self, image_id: int) -> list[dict[str, Any]]:
         """The annotations of an image, as they are in the json."""
         return self._annotations.get(image_id, [])
 
