@@ -68,6 +68,19 @@ def show_top_file(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"](../{file}", f"](/{name}.md")
 
 
+def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
+    """Make the pages that an index lists the navigation, a part for each section."""
+    if page.rpartition("/")[2] != "index":
+        return
+    for section in source[0].split("\n## "):
+        pages = re.findall(r"^\* \[(.*)\]\((.*)\.md\)", section, re.MULTILINE)
+        if pages:
+            lines = [f"{title} <{name}>" for title, name in pages]
+            caption = f":caption: {section.splitlines()[0]}" if page == "index" else ""
+            tree = "\n".join(["```{toctree}", ":hidden:", caption, "", *lines, "```"])
+            source[0] += f"\n{tree}\n"
+
+
 class LinkOutside(SphinxPostTransform):
     """
     Resolve links that leave docs/.
@@ -127,5 +140,6 @@ def mark_formulas(
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.connect("source-read", show_top_file)
+    app.connect("source-read", add_navigation)
     app.connect("autodoc-process-docstring", mark_formulas, priority=400)  # before napoleon
     app.add_post_transform(LinkOutside)
