@@ -69,7 +69,7 @@ def show_top_file(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
-    """Make the pages that an index lists the navigation, a part for each section."""
+    """Build the navigation from the pages that an index lists, one part for each section."""
     if page.rpartition("/")[2] != "index":
         return
     for section in source[0].split("\n## "):
@@ -123,7 +123,7 @@ _NO_PARAGRAPH = (" ", "-", "*", "..")
 def mark_formulas(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Make every indented block after a paragraph a literal block, and every bar a bar."""
+    """Make indented blocks literal and escape bars, so that formulas stay as they are."""
     out: list[str] = []
     for line in lines:
         opens = line.startswith("    ") and len(out) > 1 and not out[-1]

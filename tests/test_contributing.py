@@ -19,13 +19,13 @@ STEP = re.compile(r"`([\w./-]+\.(?:py|yaml))`:\n\n```(python|yaml|diff)\n(.*?)``
 
 
 def steps():
-    """(file, language, text) of each block that belongs to a file."""
+    """Return (file, language, text) of each block that belongs to a file."""
     page = (ROOT / "CONTRIBUTING.md").read_text()
     return [found.groups() for found in STEP.finditer(page)]
 
 
 def apply(diff, text):
-    """The text with the added lines of a diff after its one line of context."""
+    """Return the text with the added lines of a diff after its one line of context."""
     context, *added = diff.splitlines(keepends=True)
     assert context[0] == " "
     assert all(line[0] == "+" for line in added)
