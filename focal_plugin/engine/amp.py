@@ -7,6 +7,7 @@ import time
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
+from torch import Tensor
 
 from ..checks import check_choice
 
@@ -49,6 +50,8 @@ class BFloat16Trainer(SimpleTrainer):
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16):
             losses = self.model(data)
+        if isinstance(losses, Tensor):
+            losses = {"total_loss": losses}
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
         self.after_backward()
