@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.focal_plugin_ready
 SOURCES := focal_plugin focal_plugin_doctor.py tests tools docs examples train_net.py setup.py
 
-.PHONY: help setup demo test test-fast bench lint docs format clean
+.PHONY: help setup demo test test-fast bench lint docs coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
 	@echo "make bench      time the operators beside Detectron2's (5 minutes, on an idle machine)"
 	@echo "make lint       check rules and layout with ruff, and types with mypy"
+	@echo "make coverage   run every test and report the lines and branches that none reaches"
 	@echo "make docs       build the documentation site in build/docs"
 	@echo "make format     let ruff write the layout"
 	@echo "make clean      remove build results (not $(VENV), datasets/, output/ and runs/)"
@@ -45,6 +46,14 @@ bench: setup
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+coverage: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report
 
 docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
@@ -54,5 +63,5 @@ format: setup
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

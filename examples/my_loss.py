@@ -34,10 +34,10 @@ class Power(Formula):
     power: float
 
     def value(self, at: Point) -> Tensor:
-        return at.q_power(self.power)  # at.p is p_t, at.q is 1 - p_t
+        return at.q**self.power  # at.p is p_t, at.q is 1 - p_t
 
     def slope(self, at: Point) -> Tensor:
-        return -self.power * at.q_power(self.power) * at.p
+        return -self.power * at.q**self.power * at.p
 
 
 @CLS_LOSS_REGISTRY.register()

@@ -11,8 +11,9 @@ import sys
 
 from detectron2.config import defaults
 
+from focal_plugin_doctor import has_compiled_ops
+
 from .config import add_focal_config
-from .doctor import has_compiled_ops
 
 
 def setup_environment() -> None:
@@ -20,4 +21,4 @@ def setup_environment() -> None:
     add_focal_config(defaults._C)
     if not has_compiled_ops():
         # None makes its import fail, and Detectron2 then falls back to pycocotools by itself.
-        sys.modules.setdefault("detectron2.evaluation.fast_eval_api", None)
+        sys.modules.setdefault("detectron2.evaluation.fast_eval_api", None)  # type: ignore[arg-type]

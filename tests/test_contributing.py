@@ -10,10 +10,7 @@ import pytest
 
 from .conftest import ROOT
 
-COPIED = (
-    *("focal_plugin", "focal_plugin_doctor.py", "configs", "tests"),
-    *("pyproject.toml", ".pytest.ini"),
-)
+COPIED = ("focal_plugin", "focal_plugin_doctor.py", "configs", "tests", "pyproject.toml")
 # the last path before a block is the file that the block is, or changes
 STEP = re.compile(r"`([\w./-]+\.(?:py|yaml))`:\n\n```(python|yaml|diff)\n(.*?)```", re.DOTALL)
 

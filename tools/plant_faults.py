@@ -919,7 +919,7 @@ def plant_all(
     """Plant the faults, print each verdict, write the results; the exit code."""
     results: dict[str, Result] = {}
     adds = len(faults) < len(FAULTS) and json_file is not None and json_file.exists()
-    kept = read_results(json_file) if adds else {}
+    kept = read_results(json_file) if adds and json_file is not None else {}
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="plant_faults_"))
     planter = Planter(ROOT, scratch, timeout_s=timeout_s)

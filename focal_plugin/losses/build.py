@@ -82,7 +82,8 @@ def stock_box_loss(loss_type: str, *, smooth_l1_beta: float) -> BoxLoss:
         smooth_l1_beta: for "smooth_l1" only.
     """
     options = {"beta": smooth_l1_beta} if loss_type == "smooth_l1" else {}
-    return BOX_LOSS_REGISTRY.get(STOCK_BOX_LOSSES[loss_type])(**options)
+    loss: type[BoxLoss] = BOX_LOSS_REGISTRY.get(STOCK_BOX_LOSSES[loss_type])
+    return loss(**options)
 
 
 class ClassificationLoss(ConfigurableModule):
