@@ -381,7 +381,7 @@ FAULTS = (
         "tests/faults/test_damaged_checkpoints.py",
     ),
     Fault(
-        "two-trainings-share-a-folder",
+        "output-folder-is-not-held",
         "focal_plugin/engine/command_line.py",
         "hold_output_folder(Path(cfg.OUTPUT_DIR))",
         "Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)",
@@ -452,11 +452,11 @@ FAULTS = (
         "tests/compare/running/test_run_one.py",
     ),
     Fault(
-        "trainer-leaves-its-workers",
-        "focal_plugin/compare/running/trainer_process.py",
-        "os.waitstatus_to_exitcode(status)\n        self._signal(signal.SIGKILL)",
-        "os.waitstatus_to_exitcode(status)",
-        "tests/compare/running/test_run_one.py",
+        "reused-process-id-holds-the-claim",
+        "focal_plugin/compare/running/claim.py",
+        "_start_of(holder.pid) != holder.started",
+        "_start_of(holder.pid) is None",
+        "tests/compare/running/test_claim.py",
     ),
     Fault(
         "progress-loses-half-a-line",
