@@ -15,7 +15,7 @@ from torch import nn
 
 from focal_plugin import get_cfg
 from focal_plugin.losses import CLS_LOSS_REGISTRY, SigmoidFocalLoss
-from focal_plugin.mining import OHEMMiner
+from focal_plugin.mining import OHEMMiner, SSDMiner
 from focal_plugin.modeling import (
     FocalCascadeROIHeads,
     FocalFastRCNNOutputLayers,
@@ -389,6 +389,16 @@ def test_the_rois_kept_are_those_of_a_plain_reimplementation(
         assert len(chosen) == len(expected) <= num_keep
         assert torch.equal(chosen.proposal_boxes.tensor, image.proposal_boxes.tensor[expected])
         assert torch.equal(chosen.gt_classes, image.gt_classes[expected])
+
+
+def test_an_image_is_padded_with_rois_that_no_miner_counts():
+    heads = make_heads("OHEMROIHeads")
+    heads.miner = SSDMiner(num_classes=NUM_CLASSES, empty_image_negatives=3)
+    features, proposals, targets = random_scene()
+    assert len(proposals[3]) < len(proposals[0])  # so it is padded
+    assert len(targets[3]) == 0
+    kept, _, _ = run(heads, features, proposals, targets)
+    assert kept[3].gt_classes.tolist() == [NUM_CLASSES] * 3
 
 
 def test_no_two_rois_of_one_label_overlap_by_more_than_the_threshold():

@@ -24,7 +24,8 @@ def main(arguments):
         # between two iterations, so that none is done twice
         signal.signal(signal.SIGTERM, lambda *_: interrupted.append(1))
     if behaviour == "leaves_child":
-        child = subprocess.Popen(["sleep", "300"], stdin=subprocess.DEVNULL)
+        # It sleeps far longer than any test waits.
+        child = subprocess.Popen(["sleep", "3000"], stdin=subprocess.DEVNULL)
         note(folder / "children", child.pid)
     note(folder / "starts", f"{os.getpid()} {os.getppid()}")
     (folder / "env.json").write_text(
