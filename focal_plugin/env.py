@@ -21,4 +21,6 @@ def setup_environment() -> None:
     add_focal_config(defaults._C)
     if not has_compiled_ops():
         # None makes its import fail, and Detectron2 then falls back to pycocotools by itself.
-        sys.modules.setdefault("detectron2.evaluation.fast_eval_api", None)  # type: ignore[arg-type]
+        # Python documents None, and typeshed declares modules alone.
+        name = "detectron2.evaluation.fast_eval_api"
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]

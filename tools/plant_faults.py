@@ -918,8 +918,9 @@ def plant_all(
 ) -> int:
     """Plant the faults, print each verdict, write the results; the exit code."""
     results: dict[str, Result] = {}
-    adds = len(faults) < len(FAULTS) and json_file is not None and json_file.exists()
-    kept = read_results(json_file) if adds and json_file is not None else {}
+    kept: dict[str, Result] = {}
+    if len(faults) < len(FAULTS) and json_file is not None and json_file.exists():
+        kept = read_results(json_file)
     started = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="plant_faults_"))
     planter = Planter(ROOT, scratch, timeout_s=timeout_s)

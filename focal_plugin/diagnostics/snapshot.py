@@ -126,7 +126,7 @@ def write_snapshot(file: Path, snapshot: Snapshot) -> None:
     arrays = {field.name: np.asarray(getattr(snapshot, field.name)) for field in fields(snapshot)}
     try:
         with unfinished.open("wb") as stream:
-            # no field is called as its own argument, allow_pickle
+            # No field has the name of its own argument, allow_pickle
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
             stream.flush()
             os.fsync(stream.fileno())

@@ -101,6 +101,7 @@ def _make_local_group(place: Place, timeout: timedelta) -> None:
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.local_size)
         return
+    # Detectron2's release 0.6 lacks that function.
     machine = place.rank // place.local_size
     for first in range(0, place.world_size, place.local_size):  # all processes make all groups
         ranks = list(range(first, first + place.local_size))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
@@ -30,6 +30,7 @@ from ..losses import (
 )
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
+from ..registry import configurable
 from .dense_losses import DenseLosses
 from .heads import build_retinanet_head, check_prior_prob
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
