@@ -56,6 +56,7 @@ PRELOADED = (
     "tests.engine.launched",
     "tests.engine.snapshot_process",
     "tests.modeling.two_processes",
+    "tests.preloaded",
 )
 """Modules that the fork server imports once for all of its processes."""
 

@@ -1,13 +1,10 @@
 """
-Processes forked from the server of `tests/conftest.py`, which imports this file: they start in
-milliseconds where a new Python needs seconds to import PyTorch and Detectron2.
+Processes forked from the server of `tests/conftest.py`: they start in milliseconds where a new
+Python needs seconds to import PyTorch and Detectron2.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import importlib
 import multiprocessing
 import os
 import runpy
@@ -20,38 +17,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import PIL.Image
-from detectron2.engine import defaults
-
-from focal_plugin.compare import cli  # noqa: F401
-
 ROOT = Path(__file__).resolve().parents[1]
-
-LATE = (
-    "absl.logging",
-    "faster_coco_eval",
-    "focal_plugin.ops.dense_loss_cpp",
-    "focal_plugin.ops.dense_loss_eager",
-    "focal_plugin.ops.dense_loss_triton",
-    "pygments.formatters.terminal256",
-    "pygments.lexers.data",
-    "pygments.lexers.python",
-    "pygments.styles.monokai",
-    "pygments.unistring",
-    "torch._subclasses.schema_check_mode",
-    "torch.distributed.launcher.api",
-    "torch.utils.cpp_extension",
-    "torch.utils.serialization.config",
-    "torch.utils.tensorboard",
-)
-"""Modules that a training imports once it runs, where they are installed."""
-
-for name in LATE:
-    with contextlib.suppress(ImportError):
-        importlib.import_module(name)
-PIL.Image.preinit()
-gc.freeze()  # a collection in a forked process would copy all of the server's memory
-
 
 NARROW = {
     "MODEL.FOCAL.SMALL_RESNET.WIDTHS": [8, 12, 16, 24],
@@ -60,23 +26,6 @@ NARROW = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
 }
 """A small model of configs/Shapes-Detection with few channels, for what no weight decides."""
-
-
-def _look_up(cfg: Any, *keys: str, default: Any = None) -> Any:
-    """
-    Same interface as `detectron2.engine.defaults._try_get_key`, but a lookup: that function turns
-    the whole config into YAML and back, three times in each run.
-    """
-    for key in keys:
-        value = cfg
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            return value
-    return default
-
-
-defaults._try_get_key = _look_up
 
 
 def run_script(

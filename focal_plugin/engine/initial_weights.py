@@ -94,12 +94,30 @@ class RandomFills(TorchDispatchMode):
     """
     While it is entered, remembers of every tensor the random fill that it holds, through operations
     in place with numbers, through copies and through moves to another device.
+
+    `trunc_normal_` counts as one fill, because newer versions of PyTorch draw again and again until
+    all values are inside its bounds.
     """
 
     def __init__(self) -> None:
         super().__init__()
         # The tensor is kept because its address, the key, must not be given to another one.
         self._fills: dict[int, tuple[Tensor, Fill]] = {}
+
+    def __enter__(self) -> RandomFills:
+        self._fill_truncated = nn.init._no_grad_trunc_normal_
+        nn.init._no_grad_trunc_normal_ = self._remember_truncated
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        nn.init._no_grad_trunc_normal_ = self._fill_truncated
+        super().__exit__(*error)
+
+    def _remember_truncated(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self._fill_truncated(tensor, *args, **kwargs)
+        if _is_whole(tensor):
+            self._set(tensor, Fill(((nn.init.trunc_normal_, args, kwargs),), origin=object()))
+        return tensor
 
     def of(self, tensor: Tensor) -> Fill | None:
         """None: there is none, or something else was written since."""
@@ -159,6 +177,8 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _is_random(func: Any) -> bool:
+    if func is nn.init.trunc_normal_:
+        return True
     return any(argument.name == "generator" for argument in func._schema.arguments)
 
 

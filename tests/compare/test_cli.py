@@ -16,6 +16,7 @@ from focal_plugin.compare.running.runner import SweepInterruptedError
 from focal_plugin.compare.status import Status
 
 from ..conftest import ROOT
+from ..forked import NARROW
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
 LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
@@ -168,12 +169,13 @@ def test_a_real_comparison_is_trained_once_and_reported(tiny_shapes, tmp_path):
             *("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)", "MODEL.DEVICE", "cpu"),
             *("SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0),
             *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64),
+            *(part for pair in NARROW.items() for part in pair),
         ],
         budget={"iterations": 4},
     )
     output = tmp_path / "out"
     command = [sys.executable, "-m", "focal_plugin.compare.cli", "run", str(spec)]
-    command += ["--output", str(output)]
+    command += ["--output", str(output), "--jobs", "2"]
     first = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert first.returncode == 0, first.stderr
     assert "1 seed cannot decide" in first.stdout

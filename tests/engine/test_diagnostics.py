@@ -25,6 +25,8 @@ from ..modeling.toy_rcnn import STOCK
 from ..modeling.two_processes import in_two_processes
 from .snapshot_process import snapshot_after_a_step
 
+pytestmark = pytest.mark.slow
+
 RETINANET = "Shapes-Detection/Base-RetinaNet-Small.yaml"
 RCNN = "Shapes-Detection/Base-FasterRCNN-Small.yaml"
 FL = ("MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidFocalLoss")

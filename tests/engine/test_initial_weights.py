@@ -16,6 +16,7 @@ from focal_plugin.engine import Trainer, initial_weights
 from focal_plugin.engine.initial_weights import RandomFills, draw_by_name
 
 from ..conftest import ROOT
+from ..forked import NARROW
 from ..test_configs import load
 
 SHAPES = ROOT / "configs/Shapes-Detection"
@@ -150,6 +151,7 @@ def test_by_name_without_a_seed_raises():
         Trainer.build_model(config_of(ONE_STAGE, seed=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, num_workers):
     def first_batches(arm, *, diagnostics):
@@ -159,6 +161,7 @@ def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, nu
         cfg.DATALOADER.NUM_WORKERS = num_workers
         cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER = 2, 2
         cfg.INPUT.MIN_SIZE_TRAIN = (48, 56, 64, 72, 80)
+        cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
         cfg.OUTPUT_DIR = str(tmp_path / arm)
         (tmp_path / arm).mkdir()  # as Detectron2's default_setup does, and seeds
         seed_all_rng(cfg.SEED)
@@ -191,10 +194,15 @@ def test_what_is_done_to_a_random_tensor_in_place_is_done_again():
         nn.init.trunc_normal_(module.weight, mean=3.0, std=0.5, a=2.5, b=3.5)
         with torch.no_grad():
             module.bias.uniform_(1, 2).mul_(10)
+        module.tail = nn.Parameter(torch.empty(3))  # PyTorch draws the tail in another way
+        nn.init.trunc_normal_(module.tail, a=1.0, b=3.0)
         return module
 
     one, other = drawn(build, position=0), drawn(build, position=1)
     assert torch.equal(one.weight, other.weight)
+    assert torch.equal(one.tail, other.tail)
+    assert one.tail.min() >= 1
+    assert one.tail.max() <= 3
     assert one.weight.min() >= 2.5
     assert one.weight.max() <= 3.5
     assert one.weight.std() > 0.2

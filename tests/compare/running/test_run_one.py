@@ -29,6 +29,8 @@ from .fakes import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 LONG = {"steps": 300, "step_s": 0.1}
 
 

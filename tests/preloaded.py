@@ -1,0 +1,54 @@
+"""What the fork server of `tests/conftest.py` does once, for all of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+from typing import Any
+
+import PIL.Image
+from detectron2.engine import defaults
+
+import focal_plugin.engine  # noqa: F401
+
+LATE = (
+    "absl.logging",
+    "faster_coco_eval",
+    "focal_plugin.ops.dense_loss_cpp",
+    "focal_plugin.ops.dense_loss_eager",
+    "focal_plugin.ops.dense_loss_triton",
+    "pygments.formatters.terminal256",
+    "pygments.lexers.data",
+    "pygments.lexers.python",
+    "pygments.styles.monokai",
+    "pygments.unistring",
+    "torch._subclasses.schema_check_mode",
+    "torch.distributed.launcher.api",
+    "torch.utils.cpp_extension",
+    "torch.utils.serialization.config",
+    "torch.utils.tensorboard",
+)
+"""Modules that a training imports once it runs, where they are installed."""
+
+
+def _look_up(cfg: Any, *keys: str, default: Any = None) -> Any:
+    """
+    Same interface as `detectron2.engine.defaults._try_get_key`, but a lookup: that function turns
+    the whole config into YAML and back, three times in each run.
+    """
+    for key in keys:
+        value = cfg
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return default
+
+
+for name in LATE:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+PIL.Image.preinit()
+gc.freeze()  # a collection in a forked process would copy all of the server's memory
+defaults._try_get_key = _look_up
