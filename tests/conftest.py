@@ -118,6 +118,7 @@ def fork_server():
         else:
             os.environ[name] = value
     yield
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # its own end takes seconds
     forkserver._forkserver._stop()
 
 
