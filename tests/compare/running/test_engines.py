@@ -191,7 +191,7 @@ def check_all_finished_once(process, runs, folder):
 def test_ray_finishes_all_runs_though_a_worker_is_killed(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a file there
-    runs = [fake_run(seed=seed, steps=30, step_s=0.05) for seed in (1, 2)]
+    runs = [fake_run(seed=seed, steps=60, step_s=0.05) for seed in (1, 2)]
     folder = tmp_path / "runs"
     # one after the other: a second worker would be a second import of everything
     options = fake_options(engine="ray", jobs=1, cpus_per_run=1)

@@ -136,13 +136,13 @@ def test_at_most_fifty_lines_of_a_long_log_are_kept(tmp_path):
 
 
 def test_a_stopped_run_is_pending_and_goes_on_from_its_checkpoint(tmp_path):
-    task = fake_task(tmp_path, fake_run(steps=30, step_s=0.05))
+    task = fake_task(tmp_path, fake_run(steps=60, step_s=0.05))
     stopped = train_until(task, lambda: len(lines_of(task.folder / "iterations")) > 3)
     assert stopped == read_status(task.folder) == Status("pending", attempts=1)
     assert not is_alive(trainers(task.folder)[-1])
     assert read_newest(task.folder).released
     assert train(task) == Status("done", attempts=2)
-    assert lines_of(task.folder / "iterations") == [str(i) for i in range(30)]
+    assert lines_of(task.folder / "iterations") == [str(i) for i in range(60)]
 
 
 def test_a_run_that_a_scheduler_stopped_is_pending_and_no_failure(tmp_path):

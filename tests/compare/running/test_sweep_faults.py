@@ -117,7 +117,7 @@ def test_what_failed_is_tried_again_only_if_asked(tmp_path):
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl_c", "sigterm", "sighup"]
 )
 def test_a_signal_leaves_all_such_that_it_can_be_taken_up_again(tmp_path, number):
-    runs = some_runs(3, steps=20)
+    runs = some_runs(3, steps=100, step_s=0.02)
     process = in_background(sweep, runs, tmp_path)
     wait_until(lambda: all(lines_of(tmp_path / run.id / "iterations") for run in runs[:2]))
     os.kill(process.pid, number)
@@ -127,7 +127,7 @@ def test_a_signal_leaves_all_such_that_it_can_be_taken_up_again(tmp_path, number
     assert trainers(tmp_path / runs[2].id) == []
     assert exit_code(in_background(sweep, runs, tmp_path)) == 0
     check_finished_once(runs, tmp_path, restarts=2)
-    assert lines_of(tmp_path / runs[0].id / "iterations") == [str(i) for i in range(20)]
+    assert lines_of(tmp_path / runs[0].id / "iterations") == [str(i) for i in range(100)]
 
 
 def test_a_second_ctrl_c_ends_at_once_what_does_not_stop(tmp_path):
