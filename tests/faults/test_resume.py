@@ -59,7 +59,7 @@ def test_the_comparison_sees_a_difference(reference):
     assert len(differences(reference(), reference("two processes"))) > 50
 
 
-def test_killed_whenever_it_may_be_it_ends_the_same(runs, reference):
+def test_the_script_killed_and_resumed_by_a_user_ends_the_same(runs, reference):
     run = runs.start(DATALOADER__NUM_WORKERS=2)
     while not (run.output / "model_0000002.pth").exists():
         assert not run.ended(), run.text
