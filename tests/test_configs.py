@@ -235,6 +235,7 @@ def shrink(cfg):
         cfg.MODEL.FPN.OUT_CHANNELS = 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", MODELS, ids=name_of)
 def test_builds_and_fits_its_data(file):
     cfg = load(file)
@@ -257,6 +258,7 @@ def test_a_backbone_builds_in_full_size(file, blocks_of_res4):
     assert len(model.backbone.bottom_up.res4) == blocks_of_res4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", COMPARISONS, ids=name_of)
 def test_is_a_valid_comparison(file):
     assert load_spec(file).runs

@@ -128,6 +128,7 @@ def test_the_table_of_the_built_in_data_set_is_its_own(monkeypatch):
     assert tool.main() == 0, "run tools/describe_shapes.py"
 
 
+@pytest.mark.slow
 def test_the_catalogue_is_that_of_the_registries(monkeypatch):
     tool = load_tool("write_catalogue")
     monkeypatch.setattr(tool, "load_arms", arms_of)

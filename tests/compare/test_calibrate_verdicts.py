@@ -124,6 +124,7 @@ def test_too_few_runs_give_no_rate(tool):
     assert tool.count_seed_alarms(np.arange(23.0), 6, 3, 5, generator) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 8, 10])
 def test_false_alarms_of_normal_seeds_are_5_in_100(tool, n):
     generator = np.random.default_rng(n)
@@ -197,6 +198,7 @@ def test_swapping_keeps_the_detections_of_an_image_together(tool, tmp_path):
     assert sides == {True, False}
 
 
+@pytest.mark.slow
 def test_false_alarms_over_images_are_few_and_a_better_run_is_always_seen(tool, tmp_path):
     truth = write_data_set(tmp_path)
     runs = [detections(seed) for seed in range(3)]

@@ -639,6 +639,7 @@ def test_a_file_is_read_again_only_if_it_has_changed(check, folder, monkeypatch)
     assert check(coco(images=[])).counts["no-images"] == 1
 
 
+@pytest.mark.slow
 def test_the_rules_take_no_longer_than_reading_the_json():
     images = [image(number) for number in range(1, 2501)]
     annotations = [

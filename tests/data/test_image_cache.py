@@ -332,6 +332,7 @@ def test_by_default_there_is_none():
     assert type(build_train_mapper(get_cfg(), crowds=True)) is CrowdDatasetMapper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("sizes", [(128,), (96, 160)], ids=["one size", "sizes"])
 def test_batches_are_those_without_a_cache_and_files_are_read_once(

@@ -114,6 +114,7 @@ def flat(batches):
 # order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouping", [False, True])
 def test_the_number_of_workers_does_not_matter(shapes_cfg, grouping):
     shapes_cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping

@@ -51,6 +51,7 @@ STOCKS = {
 """Detectron2's builder -> the config that is ours at its values, and the levels it gives."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["", "GN"])
 @pytest.mark.parametrize("name", STOCKS)
 def test_either_stock_backbone_is_equal_in_keys_initial_values_and_features(name, norm):

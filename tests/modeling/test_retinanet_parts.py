@@ -67,6 +67,7 @@ def arguments_of_losses(model, batch):
 # --- each loss, under each normaliser, with each miner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(dict(CLS_LOSS_REGISTRY)))
 @pytest.mark.parametrize("normalizer", ["ema", "per_image"])
 def test_every_loss_has_finite_gradients(name, normalizer, batch):
@@ -78,6 +79,7 @@ def test_every_loss_has_finite_gradients(name, normalizer, batch):
     assert gradients["head.cls_score.weight"].abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(dict(BOX_LOSS_REGISTRY)))
 @pytest.mark.parametrize("normalizer", ["ema", "per_image"])
 def test_every_box_loss_has_finite_gradients_and_touches_the_box_branch_only(
@@ -92,6 +94,7 @@ def test_every_box_loss_has_finite_gradients_and_touches_the_box_branch_only(
     assert model.head.cls_score.weight.grad is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", sorted(dict(CLS_LOSS_REGISTRY)))
 def test_mining_composes_with_every_loss(loss, batch):
     model = tiny_model(LOSS, loss, MINER, "OHEMMiner", *SAMPLES)
@@ -100,6 +103,7 @@ def test_mining_composes_with_every_loss(loss, batch):
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("miner", sorted(dict(MINER_REGISTRY)))
 @pytest.mark.parametrize("normalizer", sorted(NORMALIZERS))
 def test_every_miner_works_under_every_normalizer(miner, normalizer, batch):

@@ -117,6 +117,7 @@ def _step(model, batch):
     return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OHEM)
 def test_inference_with_mining_is_stocks(name):
     focal = name.replace("OHEM", "Focal")
@@ -154,6 +155,7 @@ def test_each_stage_of_a_cascade_has_its_own_transform_and_loss():
 # --- all losses, mask and keypoint heads, the zoo's configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", sorted(dict(CLS_LOSS_REGISTRY)))
 def test_every_classification_loss_trains_a_model_with_and_without_mining(loss):
     for name in ("FocalROIHeads", "OHEMCascadeROIHeads"):
@@ -201,6 +203,7 @@ def add_masks_and_keypoints(targets):
         instances.gt_keypoints = Keypoints(torch.cat([centres, visible], dim=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "name"), [(c, name) for c, names in ZOO.items() for name in names]
 )
@@ -220,6 +223,7 @@ def test_a_config_of_the_zoo_trains_all_its_heads(config, name):
     assert all(gradients[n].abs().sum() > 0 for n in trained if "_head." in n and "weight" in n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "opts"),
     [

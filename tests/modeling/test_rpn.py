@@ -280,6 +280,7 @@ def test_no_style_has_a_weight_or_a_buffer_that_stock_has_not(name):
     assert list(make_rpn(*style(name)).state_dict()) == list(make_rpn(kind="RPN").state_dict())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_key(tmp_path, caplog):
     """In its state-dict keys: the layers are as narrow as ours here."""
     shrink = [*NARROW, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_HEADS.NUM_CLASSES", 80]
@@ -710,6 +711,7 @@ def test_there_are_fifteen_classification_losses():
     assert len(CLS_LOSSES) == 15
 
 
+@pytest.mark.slow
 @each("sampling", ["random", "all"])
 @pytest.mark.parametrize("name", BOX_LOSSES)
 def test_every_box_loss_trains_a_step(name, sampling):
@@ -1225,6 +1227,7 @@ def test_half_precision_has_the_float32_losses_of_its_values(name, dtype):
         assert_near(result.loc_gradient, expected.loc_gradient, 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
 @each("sampling", ["random", "OHEMMiner"])
 def test_half_precision_has_float32_losses_whatever_the_parts(box_loss, sampling):

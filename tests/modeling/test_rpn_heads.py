@@ -261,6 +261,7 @@ def test_every_head_gives_one_logit_and_four_deltas_an_anchor(head, conv_dims, n
             assert output.shape == (2, A * per_anchor, *feature.shape[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("norm", ["", "GN"])
 def test_a_faster_rcnn_trains_a_step_and_then_proposes(head, norm):

@@ -17,13 +17,14 @@ TIMEOUT_S = 300
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Keep the tests that share a process on one worker of pytest-xdist."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+    """Mark the tests that share a process as slow, and keep them on one worker of pytest-xdist."""
+    distributes = config.pluginmanager.hasplugin("xdist")
     for item in items:
         uses = {*getattr(item, "fixturenames", ()), *_parameters(item)}
         if uses & {"interpreter", "without_triton"}:
-            item.add_marker(pytest.mark.xdist_group("processes of tests/ops"))
+            item.add_marker(pytest.mark.slow)
+            if distributes:
+                item.add_marker(pytest.mark.xdist_group("processes of tests/ops"))
 
 
 def _parameters(item):

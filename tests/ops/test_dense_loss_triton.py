@@ -345,6 +345,7 @@ def _value_of(impl):
     return sigmoid_focal_loss(logits, labels, impl=impl).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("positive", "negative"),
     [
@@ -360,6 +361,7 @@ def test_every_formula_compiles_for_a_gpu(positive, negative, compile_only):
     assert "cubin" in kernel.asm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 80, 4200), (128, 80, 1)])
 def test_sixteen_bytes_are_loaded_at_once(shape, dtype, compile_only):

@@ -66,6 +66,7 @@ def page(hostile) -> Page:
     return Page(hostile.html.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_names_on_the_page_are_text(page):
     assert {"script", "iframe", "object", "link", "form", "base"}.isdisjoint(page.tags)
     assert [name for _, name, _ in page.attributes if name.startswith("on")] == []
@@ -78,6 +79,7 @@ def test_names_on_the_page_are_text(page):
     assert text.count("<script>alert(1)</script>") > 20
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_elsewhere(page):
     (policy,) = [
         v for tag, key, v in page.attributes if (tag, key) == ("meta", "content") and "src" in v
@@ -92,6 +94,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
     assert set(re.findall(r"url\((.)", style)) <= {"#"}
 
 
+@pytest.mark.slow
 def test_every_id_is_there_once_and_every_reference_has_its_own(page):
     ids = page.values("id")
     assert len(ids) == len(set(ids))
@@ -101,6 +104,7 @@ def test_every_id_is_there_once_and_every_reference_has_its_own(page):
     assert set(wanted) <= set(ids)
 
 
+@pytest.mark.slow
 def test_every_picture_says_what_it_is(page):
     figures = [(tag, dict_) for tag, dict_ in _elements(page) if tag in ("svg", "img")]
     assert len(figures) > 20
@@ -112,6 +116,7 @@ def test_every_picture_says_what_it_is(page):
             assert attributes["aria-labelledby"]
 
 
+@pytest.mark.slow
 def test_no_name_leads_out_of_the_folder(hostile):
     folder = hostile.html.parent
     written = [p for p in folder.parent.rglob("*") if p.is_file()]
@@ -120,6 +125,7 @@ def test_no_name_leads_out_of_the_folder(hostile):
     assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg)", p.name) for p in hostile.figures)
 
 
+@pytest.mark.slow
 def test_no_cell_of_a_csv_is_a_formula_and_numbers_stay_numbers(hostile):
     for file in hostile.tables:
         rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
@@ -140,6 +146,7 @@ def test_text_gets_a_quote_and_a_negative_number_does_not():
     assert csv_text(rows) == "'-1,-1.5,'+2,'@x,'\ty,,a=b,-3\n"
 
 
+@pytest.mark.slow
 def test_names_in_markdown_are_text(hostile):
     text = hostile.markdown.read_text(encoding="utf-8")
     assert "<script" not in text
@@ -151,6 +158,7 @@ def test_names_in_markdown_are_text(hostile):
     assert min(cells) > 3
 
 
+@pytest.mark.slow
 def test_json_is_strict_and_lists_the_files(hostile):
     def refuse(token):
         raise AssertionError(token)
@@ -162,6 +170,7 @@ def test_json_is_strict_and_lists_the_files(hostile):
     assert content["runs"][2]["reason"] == "Loss became infinite"
 
 
+@pytest.mark.slow
 def test_all_formats_say_what_failed_and_what_is_missing(hostile, page):
     for text in (
         "".join(page.text),
@@ -182,6 +191,7 @@ def test_the_same_runs_make_the_same_bytes(hostile):
         assert file.read_bytes() == content, file
 
 
+@pytest.mark.slow
 def test_an_interrupted_report_leaves_the_old_one(hostile, monkeypatch):
     folder = hostile.html.parent
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
