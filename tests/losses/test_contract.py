@@ -14,6 +14,9 @@ from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, call, function_of, has_
 from .regimes import num_logits as num_logits_of
 from .regimes import random_batch as random_batch_of
 
+# Their options show in the loss of a long-tailed or already seen distribution only
+LONG_TAILED = {"EqualizationLoss", "EqualizationLossV2", "EqualizedFocalLoss"}
+
 pytestmark = pytest.mark.parametrize("name", sorted(LOSS_CLASSES))
 
 
@@ -35,6 +38,20 @@ def random_batch(columns):
 def test_the_module_equals_the_function_of_its_name(name, loss, random_batch):
     logits, labels = random_batch()
     torch.testing.assert_close(loss(logits, labels), call(name, logits, labels))
+
+
+def test_the_module_hands_its_options_on_to_its_function(name, random_batch):
+    parameters = inspect.signature(function_of(name)).parameters
+    read = LOSS_CLASSES[name].config_keys.keys() & parameters.keys()
+    options = {option: parameters[option].default for option in read - {"num_classes"}}
+    logits, labels = random_batch()
+    plain = call(name, logits, labels)
+    for option, default in options.items():
+        if isinstance(default, float):
+            other = {option: _another(default)}
+            expected = call(name, logits, labels, **other)
+            assert expected != plain or name in LONG_TAILED, option
+            torch.testing.assert_close(make(name, **other)(logits, labels), expected)
 
 
 def test_module_and_function_have_the_same_options_and_defaults(name, loss):
