@@ -123,6 +123,7 @@ AUGMENTATIONS = {
 WITH_CROWDS = ("one size, larger", "several sizes", "a crop", "grey")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cached", "stock"),
     [
