@@ -175,7 +175,7 @@ def test_every_registered_head_is_here():
 @pytest.mark.parametrize(("name", "classifier", "loss", "norm"), RETINANET_HEADS)
 def test_every_retinanet_head_exports(name, classifier, loss, norm):
     opts = ("MODEL.FOCAL.HEAD.NAME", name, "MODEL.FOCAL.HEAD.CLASSIFIER", classifier, *loss)
-    opts += ("MODEL.RETINANET.NUM_CONVS", 1)
+    opts += ("MODEL.RETINANET.NUM_CONVS", 1, "MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32]])
     cfg = narrow_cfg(RETINANET, *SMALL, *opts, "MODEL.RETINANET.NORM", norm)
     assert_head_exports(randomized(build_retinanet_head(cfg, SHAPES)))
 
