@@ -49,9 +49,10 @@ def make_model(file, *opts):
     return build_model(narrow_cfg(file, *SMALL, *opts)).eval()
 
 
-def make_pair(name):
-    """Ours at the default keys, and Detectron2's own."""
+def make_pair(name, *more):
+    """Ours at the default keys but for ``more``, and Detectron2's own."""
     file, opts, stock = PAIRS[name]
+    opts = (*opts, *more)
     ours, theirs = make_model(file, *opts), make_model(file, *opts, *stock)
     parts = [type(x) for x in theirs.modules()]
     assert {x.__module__ for x in parts if x.__module__.startswith("focal")} <= {

@@ -7,7 +7,7 @@ part.
 import pytest
 import torch
 
-from .pairs import PAIRS, make_model, make_pair
+from .pairs import PAIRS, make_pair
 from .test_roi_heads import batch_with_masks
 from .toy import gradients_of
 
@@ -22,13 +22,22 @@ LOSSES = {
 }
 
 
+FEW = ("TEST.DETECTIONS_PER_IMAGE", 10)
+
+
 @pytest.fixture(params=NAMES)
 def named_pair(request):
-    if request.param != CASCADE_MASK:
-        return request.param, make_pair(request.param)
-    file, ours, stock = PAIRS["cascade"]
-    mask = PAIRS["mask"][1]
-    return request.param, (make_model(file, *ours, *mask), make_model(file, *ours, *mask, *stock))
+    more = PAIRS["mask"][1] if request.param == CASCADE_MASK else ()
+    name = "cascade" if request.param == CASCADE_MASK else request.param
+    return request.param, make_pair(name, *more, *FEW)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_weights_and_state_dict_keys_of_one_seed_are_stocks(named_pair):
