@@ -271,7 +271,8 @@ def test_a_traced_detector_survives_a_file():
 TRAINING_PARTS = {"cls_loss", "box_loss", "normalizer", "miner"}
 TRAINING_OPTIONS = {
     "batch_size_per_image", "box_reg_loss_type", "cls_normalizer", "crowd_rule",
-    "logs_precision_recall",    "loss_weight", "matches_inside_only", "positive_fraction", "samples", "smooth_l1_beta",
+    "logs_precision_recall", "loss_weight", "matches_inside_only", "positive_fraction", "samples",
+    "smooth_l1_beta",
 }  # fmt: skip
 
 
