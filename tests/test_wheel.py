@@ -71,10 +71,14 @@ def installed(wheel, tmp_path_factory):
     return environment
 
 
+def configs_in(folder):
+    files = [file for kind in ("yaml", "py") for file in folder.glob(f"**/*.{kind}")]
+    return {str(file.relative_to(folder)) for file in files}
+
+
 def test_the_wheel_holds_every_config_and_the_mark_of_a_typed_package(installed):
     package = next(installed.glob("lib/python3*/site-packages/focal_plugin"))
-    shipped = {str(file.relative_to(package / "configs")) for file in package.rglob("*.yaml")}
-    assert shipped == {str(f.relative_to(ROOT / "configs")) for f in ROOT.glob("configs/**/*.yaml")}
+    assert configs_in(package / "configs") == configs_in(ROOT / "configs")
     assert (package / "py.typed").exists()
     assert (package / "compare" / "report" / "report.html.j2").exists()
     assert not (package / "ops" / "_C.so").exists()
