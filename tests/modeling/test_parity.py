@@ -52,7 +52,7 @@ def test_losses_gradients_and_random_numbers_are_stocks(named_pair):
     steps = []
     for model in models:
         torch.manual_seed(1)
-        losses, gradients = gradients_of(model.train(), batch_with_masks(3))
+        losses, gradients = gradients_of(model.train(), batch_with_masks(2))
         steps.append((losses, gradients, torch.get_rng_state()))
     (losses, gradients, state), (stock_losses, stock_gradients, stock_state) = steps
     assert list(losses) == list(stock_losses)
@@ -69,7 +69,7 @@ def test_losses_gradients_and_random_numbers_are_stocks(named_pair):
 
 def test_detections_are_stocks(named_pair):
     name, models = named_pair
-    batch = [{"image": x["image"]} for x in batch_with_masks(3)]
+    batch = [{"image": x["image"]} for x in batch_with_masks(2)]
     with torch.no_grad():
         ours, stock = ([x["instances"] for x in model.eval()(batch)] for model in models)
     assert sum(len(x) for x in stock) > 0
