@@ -16,6 +16,7 @@ FAST = "detectron2.evaluation.fast_eval_api"
 @pytest.mark.parametrize("compiled", [True, False])
 def test_the_compiled_evaluator_is_hidden_only_where_it_cannot_run(monkeypatch, compiled):
     monkeypatch.setattr(env, "has_compiled_ops", lambda: compiled)
+    monkeypatch.setattr(env.defaults, "_C", env.defaults._C.clone())
     monkeypatch.delitem(sys.modules, FAST, raising=False)
     env.setup_environment()
     assert (FAST in sys.modules) is not compiled
