@@ -1,7 +1,8 @@
 """
 Processes of their own, for what PyTorch and Triton read once: environment variables and imports.
 
-Each costs seconds to start, so all tests of a session share two of them.
+Each costs seconds to start, so all tests of a session share two of them; on several workers of
+pytest-xdist they are best kept on one.
 """
 
 import multiprocessing
@@ -16,15 +17,12 @@ TIMEOUT_S = 300
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Mark the tests that share a process as slow, and keep them on one worker of pytest-xdist."""
-    distributes = config.pluginmanager.hasplugin("xdist")
+def pytest_collection_modifyitems(items):
+    """Mark the tests that need a process as slow."""
     for item in items:
         uses = {*getattr(item, "fixturenames", ()), *_parameters(item)}
         if uses & {"interpreter", "without_triton"}:
             item.add_marker(pytest.mark.slow)
-            if distributes:
-                item.add_marker(pytest.mark.xdist_group("processes of tests/ops"))
 
 
 def _parameters(item):

@@ -21,8 +21,6 @@ from focal_plugin.compare.report.summary import summarize
 from .conftest import FIGURES
 from .fake_comparison import FakeArm, write_comparison
 
-pytestmark = pytest.mark.xdist_group("figures")  # its fixtures cost seconds
-
 ARMS = ("CE", "_$x^2$", "<b>&amp;")
 
 

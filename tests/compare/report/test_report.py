@@ -22,8 +22,6 @@ from focal_plugin.compare.report.write import ReportFiles, terminal_table, write
 
 from .fake_comparison import FakeArm, write_comparison
 
-pytestmark = pytest.mark.xdist_group("report")  # its fixtures cost seconds
-
 HOSTILE = ("<script>alert(1)</script>", "../../x", "=1+1", "_$x^$", "|a](javascript:1)`")
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "=cmd()", "a\x1b[31m\nb")
 
