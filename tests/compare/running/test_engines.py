@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from focal_plugin.compare.running import runner
 from focal_plugin.compare.running.engines import Options, make_engine
 from focal_plugin.compare.running.engines.remote import StopFile, allowed_variables
 from focal_plugin.compare.running.engines.resources import divide, visible_gpus
@@ -187,8 +188,15 @@ def check_all_finished_once(process, runs, folder):
         assert len(lines_of(own / "iterations")) <= run.iterations + 1
 
 
+@pytest.fixture
+def seldom(monkeypatch):
+    """Look less often: what Ray and submitit do to look costs more than what is waited for."""
+    monkeypatch.setattr(runner, "POLL_S", 0.5)
+    monkeypatch.setattr(runner, "LOOK_S", 1.0)
+
+
 @pytest.mark.slow
-def test_ray_finishes_all_runs_though_a_worker_is_killed(tmp_path, monkeypatch):
+def test_ray_finishes_all_runs_though_a_worker_is_killed(seldom, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a file there
     runs = [fake_run(seed=seed, steps=60, step_s=0.05) for seed in (1, 2)]
@@ -206,7 +214,7 @@ def test_ray_finishes_all_runs_though_a_worker_is_killed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(tmp_path):
+def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(seldom, tmp_path):
     pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
     run = fake_run(steps=60, step_s=0.05)
     options = fake_options(engine="slurm", cluster="local", cpus_per_run=1)
