@@ -103,5 +103,6 @@ def test_a_mistake_ends_it_before_the_first_iteration(tiny_shapes, tmp_path, arg
 def test_help_teaches_with_examples():
     shown = train_net("--help")
     assert shown.returncode == 0
-    for word in ("--dataset", "--eval-only", "--resume", "--num-gpus", "--dist-url", "Examples"):
+    for word in ("--dataset", "--eval-only", "--resume", "--num-gpus", "--dist-url"):
         assert word in shown.stdout
+    assert "Your own data set in COCO format" in shown.stdout  # our examples, not Detectron2's
