@@ -1,5 +1,6 @@
 """Runs that a fake trainer trains, and processes that train them."""
 
+import ctypes
 import hashlib
 import multiprocessing
 import os
@@ -50,6 +51,7 @@ def in_background(function, *arguments):
     """
 
     def body():
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives the tests
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         function(*arguments)
