@@ -83,14 +83,17 @@ def pytest_collection_finish():
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """
-    Keep the tests of a file on one worker, and so those that share the fork server, in the order of
-    collection. (The mark `xdist_group` of pytest-xdist 3.8 has no effect with pytest 9.2.)
+    Keep the tests of a file on one worker, and those that share the fork server or the processes of
+    tests/ops, in the order of collection. (The mark `xdist_group` of pytest-xdist 3.8 has no effect
+    with pytest 9.2.)
     """
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return "fork server" if nodeid.startswith(FORK_SERVER_FILES) else nodeid.split("::")[0]
+            if nodeid.startswith(FORK_SERVER_FILES):
+                return "fork server"
+            return "tests/ops" if nodeid.startswith("tests/ops/") else nodeid.split("::")[0]
 
     if config.option.dist not in {"loadfile", "loadgroup"}:
         return None

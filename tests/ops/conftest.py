@@ -1,8 +1,7 @@
 """
 Processes of their own, for what PyTorch and Triton read once: environment variables and imports.
 
-Each costs seconds to start, so all tests of a session share two of them; on several workers of
-pytest-xdist they are best kept on one.
+Each costs seconds to start, so all tests of a session share two of them, on one worker.
 """
 
 import multiprocessing
