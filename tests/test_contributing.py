@@ -73,6 +73,6 @@ def test_the_loss_passes_its_own_tests_and_those_of_every_loss(copy):
     )
     assert code == 0, output
     passed = int(re.search(r"(\d+) passed", output)[1])
-    assert passed > 50  # the contract, not only the new file
+    assert passed > 40  # the contract, not only the new file
     for name in ("failed", "error"):
         assert f" {name}" not in output.splitlines()[-1]

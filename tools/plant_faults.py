@@ -105,8 +105,8 @@ FAULTS = (
     Fault(
         "equalization-rare-at-threshold",
         "focal_plugin/losses/equalization.py",
-        "samples < threshold * samples.sum()",
-        "samples <= threshold * samples.sum()",
+        "of_classes < threshold * of_classes.sum()",
+        "of_classes <= threshold * of_classes.sum()",
         "tests/losses/test_equalization.py",
     ),
     Fault(
@@ -185,8 +185,8 @@ FAULTS = (
     Fault(
         "batch-norm-stays-on-last-level",
         "focal_plugin/modeling/heads.py",
-        "(self._level + 1) % len(self)",
-        "min(self._level + 1, len(self) - 1)",
+        "(self._pos + 1) % self.num_levels",
+        "min(self._pos + 1, self.num_levels - 1)",
         "tests/modeling/test_heads.py",
     ),
     Fault(
@@ -497,13 +497,13 @@ FAULTS = (
     Fault(
         "error-names-the-key-of-another-place",
         "focal_plugin/registry.py",
-        "there.key(by_name[name].config_keys[error.option])",
-        "by_name[name].config_keys[error.option]",
+        "there.key(keys[error.option])",
+        "keys[error.option]",
         "tests/test_registry.py",
     ),
     Fault(
         "optional-remark-is-a-fault",
-        "focal_plugin/doctor.py",
+        "focal_plugin_doctor.py",
         "f.remedy is not None and not f.optional",
         "f.remedy is not None",
         "tests/test_doctor.py",
@@ -752,7 +752,7 @@ def find_text(root: Path, fault: Fault) -> tuple[Path | None, int]:
 def package_files(root: Path) -> list[Path]:
     """Python files that faults may change, below ``root``."""
     package = (file.relative_to(root) for file in (root / "focal_plugin").rglob("*.py"))
-    return [Path("train_net.py"), *sorted(package)]
+    return [Path("train_net.py"), Path("focal_plugin_doctor.py"), *sorted(package)]
 
 
 def _count(file: Path, text: str) -> int:

@@ -90,7 +90,7 @@ def test_every_key_of_ours_is_the_loss_or_a_layer_or_how_a_run_is_made():
     """A new key outside of the known nodes has to be put into one of the tables."""
     ours = {f"MODEL.FOCAL.{key}" for key in full_keys(get_cfg().MODEL.FOCAL)}
     others = {key.rpartition(".")[0] for key in ours if not is_loss_key(key)}
-    nodes = {"DATA", "DIAGNOSTICS", "FPN", "HEAD", "NONFINITE"}
+    nodes = {"AMP", "DATA", "DIAGNOSTICS", "FPN", "HEAD", "NONFINITE"}
     nodes |= {"ROI_BOX_HEAD", "RPN", "SMALL_RESNET"}
     assert others == {"MODEL.FOCAL", *(f"MODEL.FOCAL.{node}" for node in nodes)}
     assert not is_loss_key("MODEL.FOCAL.RPN.NORM")
