@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from focal_plugin.compare.results import Result
+from focal_plugin.compare.running.run_one import read_status
+from focal_plugin.compare.status import Status
+
 from .conftest import ROOT
+from .forked import NARROW
 
 SPEC = """
 base: Shapes-Detection/retinanet_small_ce.yaml  # shipped with the package
@@ -21,7 +26,8 @@ seeds: 1
 budget: {{iterations: 4}}
 datasets: {{tiny: "{data}/annotations.json:{data}/images"}}
 opts: [DATASETS.TRAIN, "('tiny',)", DATASETS.TEST, "('tiny',)", DATALOADER.NUM_WORKERS, 0,
-       SOLVER.IMS_PER_BATCH, 2, MODEL.DEVICE, cpu]
+       SOLVER.IMS_PER_BATCH, 2, INPUT.MIN_SIZE_TRAIN, "(64,)", INPUT.MIN_SIZE_TEST, 64,
+       MODEL.DEVICE, cpu, {narrow}]
 """
 
 
@@ -64,7 +70,7 @@ def installed(wheel, tmp_path_factory):
     call(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment.parent)
     python = environment / "bin" / "python"
     site_packages = next(environment.glob("lib/python3*/site-packages"))
-    borrowed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    borrowed = [path for path in sys.path if Path(path).is_dir() and not ROOT.samefile(path)]
     (site_packages / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
     call(*pip, "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=environment.parent)
@@ -84,17 +90,49 @@ def test_the_wheel_holds_every_config_and_the_mark_of_a_typed_package(installed)
     assert not (package / "ops" / "_C.so").exists()
 
 
+@pytest.fixture(scope="module")
+def compared(installed, tiny_shapes, tmp_path_factory):
+    """A comparison that the installed command ran; its folder, and a call of the same command."""
+    folder = tmp_path_factory.mktemp("compared")
+    narrow = ", ".join(f"{key}, {value!r}" for key, value in NARROW.items())
+    (folder / "spec.yaml").write_text(SPEC.format(data=tiny_shapes, narrow=narrow))
+    command = (installed / "bin" / "focal-compare", "run", "spec.yaml", "--jobs", "2")
+    assert "1 seed cannot decide" in call(*command, cwd=folder)
+    return folder / "runs" / "spec", lambda: call(*command, cwd=folder)
+
+
 @pytest.mark.slow
-def test_an_installed_wheel_compares_two_arms(installed, tiny_shapes, tmp_path):
-    (tmp_path / "spec.yaml").write_text(SPEC.format(data=tiny_shapes))
-    call(installed / "bin" / "focal-compare", "run", "spec.yaml", cwd=tmp_path)
-    folder = tmp_path / "runs" / "spec"
-    assert (folder / "report.html").exists()
-    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*/result.json"))]
-    assert sorted(result["arm"] for result in results) == ["CE", "FL"]
-    assert {result["iterations"] for result in results} == {4}
+def test_an_installed_wheel_compares_two_arms(compared, installed):
+    folder, _ = compared
+    assert sum(file.suffix == ".html" for file in folder.iterdir()) == 1
+    results = [Result.read(file.parent) for file in sorted(folder.glob("*/result.json"))]
+    assert sorted(result.arm for result in results) == ["CE", "FL"]
+    assert {result.iterations for result in results} == {4}
     runs = json.loads((folder / "comparison.json").read_text())["runs"]
     assert all(Path(run["config_file"]).is_relative_to(installed) for run in runs)
+
+
+@pytest.mark.slow
+def test_a_finished_run_leaves_its_result_its_status_and_its_diagnostics(compared):
+    (run,) = compared[0].glob("FL-seed1-*")
+    result = Result.read(run)
+    assert list(result.ap_per_class) == ["disc", "square", "triangle", "plus", "crescent"]
+    assert result.iteration_s > 0
+    assert result.peak_memory_mib > 100
+    assert {"torch", "detectron2", "focal_plugin"} <= set(result.versions)
+    assert read_status(run) == Status("done", attempts=1)
+    assert (run / "diagnostics" / "final_retinanet.npz").exists()
+
+
+@pytest.mark.slow
+def test_a_second_command_trains_nothing_and_writes_the_same_report(compared):
+    folder, again = compared
+    weights = {file: file.stat().st_mtime_ns for file in folder.glob("*/model_final.pth")}
+    assert len(weights) == 2
+    page = (folder / "report.html").read_bytes()
+    again()
+    assert all(file.stat().st_mtime_ns == written for file, written in weights.items())
+    assert (folder / "report.html").read_bytes() == page
 
 
 def test_this_environment_is_not_the_installed_one(installed):

@@ -1,22 +1,17 @@
 """focal-compare as it is typed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from focal_plugin.compare import cli, run_command
 from focal_plugin.compare.plan import Comparison
 from focal_plugin.compare.results import AVERAGES, Result
-from focal_plugin.compare.running.run_one import read_status
 from focal_plugin.compare.running.runner import SweepInterruptedError
 from focal_plugin.compare.status import Status
 
 from ..conftest import ROOT
-from ..forked import NARROW
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
 LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
@@ -157,40 +152,3 @@ def test_help_teaches_each_command(capsys):
         with pytest.raises(SystemExit):
             cli.main(arguments)
         assert example in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_real_comparison_is_trained_once_and_reported(tiny_shapes, tmp_path):
-    spec = write_spec(
-        tmp_path,
-        seeds=[1],
-        datasets={"mine": f"{tiny_shapes}/annotations.json:{tiny_shapes}/images"},
-        opts=[
-            *("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)", "MODEL.DEVICE", "cpu"),
-            *("SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0),
-            *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64),
-            *(part for pair in NARROW.items() for part in pair),
-        ],
-        budget={"iterations": 4},
-    )
-    output = tmp_path / "out"
-    command = [sys.executable, "-m", "focal_plugin.compare.cli", "run", str(spec)]
-    command += ["--output", str(output), "--jobs", "2"]
-    first = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert first.returncode == 0, first.stderr
-    assert "1 seed cannot decide" in first.stdout
-    assert sum(file.suffix == ".html" for file in output.iterdir()) == 1
-    (fl,) = output.glob("FL-seed1-*")
-    assert (fl / "diagnostics" / "final_retinanet.npz").exists()
-    result = Result.read(fl)
-    assert list(result.ap_per_class) == ["disc", "square", "triangle", "plus", "crescent"]
-    assert result.iteration_s > 0
-    assert result.peak_memory_mib > 100
-    assert {"torch", "detectron2", "focal_plugin"} <= set(result.versions)
-    assert read_status(fl) == Status("done", attempts=1)
-    written = (fl / "model_final.pth").stat().st_mtime_ns
-    page = (output / "report.html").read_bytes()
-
-    assert cli.main(command[3:]) == 0
-    assert (fl / "model_final.pth").stat().st_mtime_ns == written
-    assert (output / "report.html").read_bytes() == page, "the same runs make the same bytes"
