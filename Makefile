@@ -7,12 +7,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.focal_plugin_ready
 SOURCES := focal_plugin focal_plugin_doctor.py tests tools docs examples train_net.py setup.py
 
+# The tests start many processes, which start faster with byte code.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-fast bench lint docs coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
 	@echo "make demo       train four arms on the built-in data set and compare them (8 minutes)"
-	@echo "make test       lint, build the docs, run every test (4 minutes)"
+	@echo "make test       lint, build the docs, run every test (5 minutes)"
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
 	@echo "make bench      time the operators beside Detectron2's (5 minutes, on an idle machine)"
 	@echo "make lint       check rules and layout with ruff, and types with mypy"
