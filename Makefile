@@ -28,7 +28,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml setup.py $(wildcard tools/setup/* focal_plugin/ops/csrc/*)
+$(READY): pyproject.toml setup.py $(wildcard tools/setup/*.py tools/setup/*.txt focal_plugin/ops/csrc/*.*)
 	@test -n "$(PYTHON)" || { echo "no python3 found: give one with PYTHON=..."; exit 1; }
 	$(PYTHON) tools/setup/bootstrap.py --venv $(VENV)
 	@$(BIN)/python -m focal_plugin_doctor --runtime > $@
@@ -41,7 +41,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 bench: setup
 	$(BIN)/python tools/benchmarks/run_all.py output/bench

@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 COPIED = ("focal_plugin", "focal_plugin_doctor.py", "configs", "tests", "pyproject.toml")
 # the last path before a block is the file that the block is, or changes
 STEP = re.compile(r"`([\w./-]+\.(?:py|yaml))`:\n\n```(python|yaml|diff)\n(.*?)```", re.DOTALL)
@@ -64,7 +66,6 @@ def test_every_step_has_its_file():
     assert len(files) == len(set(files)) == 9
 
 
-@pytest.mark.slow
 def test_the_loss_passes_its_own_tests_and_those_of_every_loss(copy):
     code, output = run(
         copy,

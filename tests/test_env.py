@@ -10,6 +10,8 @@ from focal_plugin import env
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FAST = "detectron2.evaluation.fast_eval_api"
 
 

@@ -32,6 +32,8 @@ from focal_plugin.modeling.normalizer import EMANormalizer, SampleSizeNormalizer
 from .conftest import ROOT
 from .modeling.toy import gradients_of, toy_batch
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
 
 

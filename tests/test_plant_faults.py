@@ -15,6 +15,8 @@ import pytest
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 TOOL = ROOT / "tools" / "plant_faults.py"
 
 

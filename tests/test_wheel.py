@@ -17,6 +17,8 @@ from focal_plugin.compare.status import Status
 from .conftest import ROOT
 from .forked import NARROW
 
+pytestmark = pytest.mark.slow
+
 SPEC = """
 base: Shapes-Detection/retinanet_small_ce.yaml  # shipped with the package
 arms:
@@ -101,7 +103,6 @@ def compared(installed, tiny_shapes, tmp_path_factory):
     return folder / "runs" / "spec", lambda: call(*command, cwd=folder)
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_compares_two_arms(compared, installed):
     folder, _ = compared
     assert sum(file.suffix == ".html" for file in folder.iterdir()) == 1
@@ -112,7 +113,6 @@ def test_an_installed_wheel_compares_two_arms(compared, installed):
     assert all(Path(run["config_file"]).is_relative_to(installed) for run in runs)
 
 
-@pytest.mark.slow
 def test_a_finished_run_leaves_its_result_its_status_and_its_diagnostics(compared):
     (run,) = compared[0].glob("FL-seed1-*")
     result = Result.read(run)
@@ -124,7 +124,6 @@ def test_a_finished_run_leaves_its_result_its_status_and_its_diagnostics(compare
     assert (run / "diagnostics" / "final_retinanet.npz").exists()
 
 
-@pytest.mark.slow
 def test_a_second_command_trains_nothing_and_writes_the_same_report(compared):
     folder, again = compared
     weights = {file: file.stat().st_mtime_ns for file in folder.glob("*/model_final.pth")}

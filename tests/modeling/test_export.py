@@ -32,7 +32,7 @@ RCNN_FIELDS = {**FIELDS, "proposal_boxes": Boxes, "objectness_logits": Tensor}
 RCNN_FIELDS["pred_masks"] = Tensor
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")]
 
 
 @pytest.fixture(autouse=True)

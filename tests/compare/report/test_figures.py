@@ -21,6 +21,8 @@ from focal_plugin.compare.report.summary import summarize
 from .conftest import FIGURES
 from .fake_comparison import FakeArm, write_comparison
 
+pytestmark = pytest.mark.slow
+
 ARMS = ("CE", "_$x^2$", "<b>&amp;")
 
 
@@ -97,7 +99,6 @@ def test_of_many_arms_the_most_different_have_colours_and_the_others_are_grey():
     assert len({styles[arm].color for arm in colored}) == 9
 
 
-@pytest.mark.slow
 def test_fifty_arms_make_figures_of_a_readable_size(summary):
     names = tuple(f"arm number {i}" for i in range(50))
     many, dots = _with_arms(summary, names), ("ap-by-size", "ap-by-class", "error-types")

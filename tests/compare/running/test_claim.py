@@ -15,6 +15,8 @@ from focal_plugin.compare.running.claim import HeldError, Lease, Observer, read_
 
 from .fakes import in_background, is_alive, wait_until
 
+pytestmark = pytest.mark.slow
+
 LEASE = Lease(beat_s=0.05, expiry_s=0.6)
 FORK = multiprocessing.get_context("fork")
 
