@@ -35,7 +35,7 @@ CONSTRAINTS = HERE / "constraints.txt"
 PINS = [line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
 TORCH_PAIR = [pin for pin in PINS if pin.startswith("torch")]
 DETECTRON2_REPOSITORY = "https://github.com/facebookresearch/detectron2"
-BUILD_TOOLS = ["setuptools<82", "wheel", "ninja"]
+BUILD_TOOLS = [*(pin for pin in PINS if pin.startswith("setuptools")), "wheel", "ninja"]
 
 
 def say(message: str) -> None:
