@@ -23,9 +23,10 @@ NARROW = {
     "MODEL.FOCAL.SMALL_RESNET.WIDTHS": [8, 12, 16, 24],
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.FPN.OUT_CHANNELS": 32,  # a group norm has 32 groups
+    "MODEL.RETINANET.NUM_CONVS": 1,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
 }
-"""A small model of configs/Shapes-Detection with few channels, for what no weight decides."""
+"""A small model of configs/Shapes-Detection with few layers, for what no weight decides."""
 
 
 def run_script(

@@ -69,7 +69,8 @@ def test_every_step_has_its_file():
 def test_the_loss_passes_its_own_tests_and_those_of_every_loss(copy):
     code, output = run(
         copy,
-        *("pytest", "-q", "-p", "no:cacheprovider", "tests/losses", "tests/test_configs.py"),
+        *("pytest", "-q", "-n", "0", "-p", "no:cacheprovider"),
+        *("tests/losses", "tests/test_configs.py"),
         *("-k", "generalized or Generalized or gce or (comparison and (losses or catalogue))"),
     )
     assert code == 0, output

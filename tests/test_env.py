@@ -1,16 +1,13 @@
 """What Detectron2's own tools get from `DETECTRON2_ENV_MODULE=focal_plugin.env`."""
 
-import os
-import subprocess
+import importlib
 import sys
 
+import detectron2.evaluation
 import pytest
+from pycocotools.cocoeval import COCOeval
 
 from focal_plugin import env
-
-from .conftest import ROOT
-
-pytestmark = pytest.mark.slow
 
 FAST = "detectron2.evaluation.fast_eval_api"
 
@@ -25,17 +22,13 @@ def test_the_compiled_evaluator_is_hidden_only_where_it_cannot_run(monkeypatch, 
     assert sys.modules.pop(FAST, None) is None
 
 
-def test_detectron2_falls_back_to_pycocotools_by_itself():
-    """In a process of its own: an evaluator is imported once."""
-    program = (
-        "from focal_plugin import env; env.has_compiled_ops = lambda: False; "
-        "env.setup_environment(); "
-        "from detectron2.evaluation import coco_evaluation as module; "
-        "from pycocotools.cocoeval import COCOeval; "
-        "from detectron2.config import get_cfg; "
-        "print(module.COCOeval_opt is COCOeval, get_cfg().MODEL.FOCAL.CLS_LOSS.NAME)"
-    )
-    variables = {**os.environ, "DETECTRON2_ENV_MODULE": "focal_plugin.env"}
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables)
-    assert result.stdout.split() == ["True", "SigmoidFocalLoss"], result.stderr
+def test_detectron2_falls_back_to_pycocotools_by_itself(monkeypatch):
+    monkeypatch.setattr(env, "has_compiled_ops", lambda: False)
+    monkeypatch.setattr(env.defaults, "_C", env.defaults._C.clone())
+    monkeypatch.setattr(detectron2, "evaluation", detectron2.evaluation)
+    for name in [name for name in sys.modules if name.startswith("detectron2.evaluation")]:
+        monkeypatch.delitem(sys.modules, name)  # it looks for that evaluator once
+    env.setup_environment()
+    module = importlib.import_module("detectron2.evaluation.coco_evaluation")
+    assert module.COCOeval_opt is COCOeval
+    assert sys.modules.pop(FAST) is None

@@ -36,6 +36,7 @@ def narrow_cfg(file, *opts):
     cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [8, 12, 16, 24]
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
     cfg.MODEL.FPN.OUT_CHANNELS = 32  # a group norm has 32 groups
+    cfg.MODEL.RETINANET.NUM_CONVS = 1
     cfg.MODEL.DEVICE = "cpu"
     cfg.merge_from_list(list(opts))
     return cfg

@@ -141,10 +141,14 @@ def png(figure: Figure, *, dpi: int = PNG_DPI) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """On white paper, a file of its own; text stays text."""
+    """
+    On white paper, a file of its own; text stays text. The layout that it finds stays, since to
+    find one takes as long as to draw.
+    """
     stream = io.StringIO()
     with style():
         FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None})
+    figure.set_layout_engine("none")
     return stream.getvalue()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from focal_plugin.compare.running.trainer_process import Urgency
 
 from .fakes import (
     PATIENCE_S,
+    ForkedPython,
     fake_options,
     fake_run,
     fake_task,
@@ -214,8 +216,13 @@ def test_ray_finishes_all_runs_though_a_worker_is_killed(seldom, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(seldom, tmp_path):
+def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(
+    seldom, tmp_path, monkeypatch
+):
     pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
+    monkeypatch.setattr("submitit.local.local.subprocess", SimpleNamespace(Popen=ForkedPython))
+    # a killed job leaves no result, which submitit waits for
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)
     run = fake_run(steps=60, step_s=0.05)
     options = fake_options(engine="slurm", cluster="local", cpus_per_run=1)
     process = in_background(sweep, [run], tmp_path, options)
