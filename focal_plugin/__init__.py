@@ -6,7 +6,9 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
 
 from focal_plugin_doctor import explain_failed_import
 
-with explain_failed_import():
+from .fast_imports import garbage_collection_paused
+
+with explain_failed_import(), garbage_collection_paused():
     from . import data, losses, mining, modeling
     from .config import add_focal_config, get_cfg
     from .config_files import get_config_file

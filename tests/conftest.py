@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+gc.disable()  # until all tests are imported
+
 _FOLDER = "FOCAL_PLUGIN_TESTS_FOLDER"
 """Environment variable with the folder of the session, which its other processes inherit."""
 
@@ -48,6 +50,7 @@ FORK_SERVER_FILES = (
 )
 """One worker runs all of them: a second one would need a second server and references."""
 PRELOADED = (
+    "focal_plugin.engine",
     "pytest",
     "tests.forked",
     "tests.benchmark_process",
@@ -78,6 +81,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Keep what is imported by now out of garbage collection, which is slow with so much."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

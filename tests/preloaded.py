@@ -10,8 +10,6 @@ from typing import Any
 import PIL.Image
 from detectron2.engine import defaults
 
-import focal_plugin.engine  # noqa: F401
-
 LATE = (
     "absl.logging",
     "faster_coco_eval",

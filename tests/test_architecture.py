@@ -48,6 +48,7 @@ ALLOWED = {
     "config": set(),
     "config_files": set(),
     "doctor": set(),
+    "fast_imports": set(),
     "files": set(),
     "random_state": set(),
 }
