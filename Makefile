@@ -10,12 +10,13 @@ SOURCES := focal_plugin focal_plugin_doctor.py tests tools docs examples train_n
 # The tests start many processes, which start faster with byte code.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-fast bench lint docs coverage format clean
+.PHONY: help setup demo test unit test-fast bench lint docs coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
 	@echo "make demo       train four arms on the built-in data set and compare them (8 minutes)"
-	@echo "make test       lint, build the docs, run every test (5 minutes)"
+	@echo "make test       lint, build the docs, run every test (4 minutes)"
+	@echo "make unit       run every test"
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
 	@echo "make bench      time the operators beside Detectron2's (5 minutes, on an idle machine)"
 	@echo "make lint       check rules and layout with ruff, and types with mypy"
@@ -36,8 +37,11 @@ $(READY): pyproject.toml setup.py $(wildcard tools/setup/*.py tools/setup/*.txt 
 demo: setup
 	$(BIN)/focal-compare run configs/comparisons/demo.yaml
 
+# Side by side, because some tests wait.
 test: setup
-	$(MAKE) --jobs 2 --output-sync lint docs
+	$(MAKE) --no-print-directory --jobs 3 lint docs unit
+
+unit: setup
 	$(BIN)/python -m pytest
 
 test-fast: setup

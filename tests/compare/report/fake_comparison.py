@@ -248,11 +248,18 @@ def _losses(iteration, seed):
     }
 
 
+_MEASURED = {}
+"""Digest of a ground truth, and detections -> averages."""
+
+
 def _averages(data, found):
     if not found:
         return dict.fromkeys(AVERAGES, math.nan)
-    evaluation = evaluate(Path(data["json_file"]), found)
-    return evaluation.average_precision(metrics=AVERAGES).averages
+    key = data["json_sha256"], json.dumps(found)
+    if key not in _MEASURED:
+        evaluation = evaluate(Path(data["json_file"]), found)
+        _MEASURED[key] = evaluation.average_precision(metrics=AVERAGES).averages
+    return _MEASURED[key]
 
 
 def _percent(fraction):
