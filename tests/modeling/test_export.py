@@ -29,7 +29,7 @@ from .toy import narrow_cfg
 
 FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}
 RCNN_FIELDS = {**FIELDS, "proposal_boxes": Boxes, "objectness_logits": Tensor}
-RCNN_FIELDS["pred_masks"] = Tensor
+RCNN_FIELDS |= dict.fromkeys(("pred_masks", "pred_keypoints", "pred_keypoint_heatmaps"), Tensor)
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")]
@@ -339,8 +339,11 @@ def test_a_cascade_with_masks_and_sigmoids_is_traced():
     assert_traces(make_model(RCNN, *CASCADE, *MASK, *SIGMOID), make_image(64, 80))
 
 
-def test_a_keypoint_rcnn_is_traced():
-    assert_traces(make_model(RCNN, *KEYPOINT), make_image(64, 80))
+def test_a_keypoint_rcnn_exports():
+    model = make_model(RCNN, *KEYPOINT)
+    assert "pred_keypoints" in fields_of(detect(model, make_image(64, 80))[0])
+    assert_traces(model, make_image(64, 80))
+    assert_scripts(model, make_image(64, 80))
 
 
 @pytest.mark.parametrize("name", ["CascadeROIHeads", "FocalCascadeROIHeads"])
