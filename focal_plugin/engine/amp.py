@@ -54,6 +54,7 @@ class BFloat16Trainer(SimpleTrainer):
             losses = {"total_loss": losses}
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
-        self.after_backward()
+        if hasattr(self, "after_backward"):  # later than release 0.6
+            self.after_backward()
         self._write_metrics(losses, data_time)
         self.optimizer.step()

@@ -117,7 +117,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         _check_options(prior_prob, classifier, cosine_scale)
         super().__init__(
             input_shape=input_shape,
-            norm=_per_level_norm(norm, num_levels=len(input_shape)),
+            norm=_norm_of_towers(norm, num_levels=len(input_shape)),
             prior_prob=prior_prob,
             **kwargs,
         )
@@ -379,16 +379,21 @@ class PerLevelBatchNorm(CycleBatchNormList):
         return normalized * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
 
-def _per_level_norm(norm: str, num_levels: int) -> Any:
+def _norm_of_towers(norm: str, num_levels: int) -> Any:
     """Return what Detectron2's head takes as ``norm``: a name, or a function of the channels."""
     kinds = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
-    if norm not in kinds:
-        return norm
 
-    def make(num_channels: int) -> nn.Module:
+    def make_per_level(num_channels: int) -> nn.Module:
         return PerLevelBatchNorm(num_levels, kinds[norm], num_channels)
 
-    return make
+    if norm in kinds:
+        return make_per_level
+    return _make_group_norm if norm == "GN" else norm
+
+
+def _make_group_norm(num_channels: int) -> nn.Module:
+    # The head of release 0.6 makes one of a single channel, and only looks at its type.
+    return nn.GroupNorm(32 if num_channels > 1 else 1, num_channels)
 
 
 def _check_options(prior_prob: float, classifier: str, cosine_scale: float) -> None:
