@@ -38,6 +38,9 @@ from .stopping import StopHook
 logger = logging.getLogger(__name__)
 
 
+_STOCK_SAVES_OPTIMIZER = "state_dict" in vars(DefaultTrainer)  # later than release 0.6
+
+
 class Trainer(DefaultTrainer):
     """
     Same interface as :class:`detectron2.engine.DefaultTrainer`, but every data set is evaluated as
@@ -165,11 +168,15 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
+        if not _STOCK_SAVES_OPTIMIZER:
+            state["_trainer"] = self._trainer.state_dict()
         state["nonfinite"] = self._trainer.guard.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        if not _STOCK_SAVES_OPTIMIZER:
+            self._trainer.load_state_dict(state_dict["_trainer"])
         self._trainer.guard.load_state_dict(state_dict["nonfinite"])
 
     @classmethod

@@ -388,11 +388,16 @@ def _norm_of_towers(norm: str, num_levels: int) -> Any:
 
     if norm in kinds:
         return make_per_level
-    return _make_group_norm if norm == "GN" else norm
+    return make_group_norm if norm == "GN" else norm
 
 
-def _make_group_norm(num_channels: int) -> nn.Module:
-    # The head of release 0.6 makes one of a single channel, and only looks at its type.
+def make_group_norm(num_channels: int) -> nn.Module:
+    """
+    Return Detectron2's norm "GN", and for one channel a norm of the same type.
+
+    The head of release 0.6 makes a norm of one channel to look at its type, and PyTorch from 1.11
+    on refuses 32 groups of it.
+    """
     return nn.GroupNorm(32 if num_channels > 1 else 1, num_channels)
 
 

@@ -11,11 +11,14 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.modeling.meta_arch import retinanet as stock_retinanet
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -32,7 +35,7 @@ from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
 from .dense_losses import DenseLosses
-from .heads import build_retinanet_head, check_prior_prob
+from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
 
@@ -100,7 +103,8 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         check_prior_prob(cfg)  # stock builds a head too, and fails with less to say
-        stock = super().from_config(cfg)
+        with _group_norm_of_one_channel():
+            stock = super().from_config(cfg)
         return {
             **stock,
             "head": _build_head(cfg, stock["backbone"].output_shape(), stock["head"]),
@@ -202,6 +206,21 @@ def view_as_anchors(output: Tensor, size: int) -> Tensor:
     """(N, A * size, Hi, Wi), as a head writes it -> (N, Hi, Wi, A, size), without a copy."""
     num_images, _, height, width = output.shape
     return output.view(num_images, -1, size, height, width).permute(0, 3, 4, 1, 2)
+
+
+@contextlib.contextmanager
+def _group_norm_of_one_channel() -> Iterator[None]:
+    """Let the stock head of release 0.6 be built with the norm "GN", see `make_group_norm`."""
+    get_norm = stock_retinanet.get_norm
+
+    def get_any_norm(norm: Any, num_channels: int) -> nn.Module | None:
+        return make_group_norm(num_channels) if norm == "GN" else get_norm(norm, num_channels)
+
+    stock_retinanet.get_norm = get_any_norm
+    try:
+        yield
+    finally:
+        stock_retinanet.get_norm = get_norm
 
 
 def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from pathlib import Path
 import detectron2
 import pytest
 import torch
-from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 
 from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer
@@ -70,7 +70,17 @@ def test_what_a_step_draws_depends_on_the_seed_and_its_number_only(cfg):
     assert len(set(first.values())) == 3
 
 
-def test_a_checkpoint_holds_momentum_and_counts(cfg):
+@pytest.fixture
+def release_0_6(monkeypatch):
+    """In that release the trainer's state has no optimizer, and there is no `after_backward`."""
+    monkeypatch.delattr(DefaultTrainer, "state_dict")
+    monkeypatch.delattr(DefaultTrainer, "load_state_dict")
+    monkeypatch.delattr(TrainerBase, "after_backward")
+    monkeypatch.delattr(DefaultTrainer, "after_backward", raising=False)
+    monkeypatch.setattr("focal_plugin.engine.trainer._STOCK_SAVES_OPTIMIZER", False)
+
+
+def check_momentum_and_counts(cfg):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -79,6 +89,19 @@ def test_a_checkpoint_holds_momentum_and_counts(cfg):
     assert all(entry["momentum_buffer"].abs().sum() > 0 for entry in state.values())
     assert content["trainer"]["nonfinite"]["left_out"] == 0
     assert content["trainer"]["iteration"] == 2
+    resumed = Trainer(cfg)
+    resumed.resume_or_load(resume=True)
+    for key, entry in resumed.optimizer.state_dict()["state"].items():
+        assert torch.equal(entry["momentum_buffer"], state[key]["momentum_buffer"])
+
+
+def test_a_checkpoint_holds_momentum_and_counts(cfg):
+    check_momentum_and_counts(cfg)
+
+
+def test_a_checkpoint_of_release_0_6_holds_momentum_too(cfg, release_0_6):
+    cfg.SOLVER.AMP.ENABLED = True  # without after_backward
+    check_momentum_and_counts(cfg)
 
 
 class PoisonedHook(HookBase):

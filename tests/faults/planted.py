@@ -49,6 +49,18 @@ def tell(file: Path, content: Any) -> None:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Gives "module:NAME" another value."""
+
+    place: str
+    value: Any
+
+    def plant(self, control: Path) -> None:
+        module, _, name = self.place.partition(":")
+        setattr(importlib.import_module(module), name, self.value)
+
+
+@dataclass(frozen=True)
 class Hold:
     """
     Waits before a call until the test lets it go on; `held0` of rank 0 has the id of the process.

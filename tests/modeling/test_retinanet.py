@@ -3,7 +3,10 @@
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.modeling.meta_arch import retinanet as stock_retinanet
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.utils.events import EventStorage
 
 from focal_plugin.losses import (
@@ -36,6 +39,23 @@ def make_pair(*opts):
 @pytest.fixture
 def pair():
     return make_pair()
+
+
+def test_group_norm_builds_although_the_head_of_release_0_6_asks_for_one_channel(monkeypatch):
+    initialize = RetinaNetHead.__init__.__wrapped__
+
+    def __init__(self, *, norm="", **options):  # noqa: N807 - `configurable` asks for the name
+        if norm == "GN" or callable(norm):
+            stock_retinanet.get_norm(norm, 1)
+        initialize(self, norm=norm, **options)
+
+    new = toy_model("MODEL.RETINANET.NORM", "GN").state_dict()
+    monkeypatch.setattr(RetinaNetHead, "__init__", configurable(__init__))
+    old = toy_model("MODEL.RETINANET.NORM", "GN").state_dict()
+    assert list(old) == list(new)
+    assert all(torch.equal(old[name], new[name]) for name in new)
+    with pytest.raises(ValueError, match="num_channels"):
+        toy_model("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NORM", "GN")
 
 
 def test_state_dict_keys_are_stocks(pair):
