@@ -5,6 +5,7 @@ The server that forks such processes imports this file.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,18 +50,28 @@ def run(arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Pla
 def run_torchrun(
     arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Plant], processes: int
 ) -> None:
-    """Train in the processes of a torchrun, whose workers are forks, too."""
+    """
+    Train in the processes of a torchrun. They come from a fork server of their own, because a fork
+    of a process with threads, as torchrun has them, may hang.
+    """
     redirect_output(log, log)
     behave_like_a_command()
+    multiprocessing.set_forkserver_preload([__name__])
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        start_method="fork",
+        start_method="forkserver",
     )
-    elastic_launch(launch, _train)(*arguments)
+    elastic_launch(launch, _train_as_worker)(log, *arguments)
+
+
+def _train_as_worker(log: Path, *arguments: str) -> None:
+    redirect_output(log, log)
+    behave_like_a_command()
+    _train(*arguments)
 
 
 def _train(*arguments: str) -> None:
