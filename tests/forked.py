@@ -17,7 +17,10 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from focal_plugin.engine import ranks
+
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 300
 
 NARROW = {
     "MODEL.FOCAL.SMALL_RESNET.WIDTHS": [8, 12, 16, 24],
@@ -84,6 +87,29 @@ def reset_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def fork_ranks() -> None:
+    """
+    Fork the processes of `--num-gpus 2`, which need not import everything again.
+
+    Each of them waits until all are there. The store of this process looks up who connects, and a
+    fork in the midst of that keeps the lock of the resolver for ever.
+    """
+    run_rank, watch = ranks._run_rank, ranks._watch
+    all_started = multiprocessing.get_context("fork").Event()
+
+    def run_rank_later(*arguments: Any) -> None:
+        reset_signals()
+        all_started.wait(PATIENCE_S)
+        run_rank(*arguments)
+
+    def watch_all(*arguments: Any) -> Any:
+        all_started.set()
+        return watch(*arguments)
+
+    ranks._run_rank, ranks._watch = run_rank_later, watch_all
+    ranks.START_METHOD = "fork"
 
 
 def end_as_python_does(main: Callable[[], Any]) -> None:

@@ -15,8 +15,9 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 
-from focal_plugin.engine import ranks
 from focal_plugin.engine.launch import launch
+
+from ..forked import fork_ranks
 
 LONG_S = 40
 """Longer than any test waits; but one that fails has an end."""
@@ -137,5 +138,5 @@ def launch_two(function, *arguments, **options):
 
 def launch_two_forked(function, *arguments):
     """In a process of its own, which has imported everything."""
-    ranks.START_METHOD = "fork"
+    fork_ranks()
     launch_two(function, *arguments)

@@ -12,14 +12,12 @@ from pathlib import Path
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from focal_plugin.engine import ranks
-
 from ..forked import (
     ROOT,
     behave_like_a_command,
     end_as_python_does,
+    fork_ranks,
     redirect_output,
-    reset_signals,
 )
 from .planted import Plant
 
@@ -41,7 +39,7 @@ def run(arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Pla
     """
     redirect_output(log, log)
     behave_like_a_command()
-    _fork_ranks()
+    fork_ranks()
     for plant in plants:
         plant.plant(control)
     end_as_python_does(lambda: _train(*arguments))
@@ -77,15 +75,3 @@ def _train_as_worker(log: Path, *arguments: str) -> None:
 def _train(*arguments: str) -> None:
     sys.argv = [str(ROOT / "train_net.py"), *arguments]
     train_net.invoke_main()
-
-
-def _fork_ranks() -> None:
-    """The processes of `--num-gpus 2` need not import everything again either."""
-    run_rank = ranks._run_rank
-
-    def run_rank_with_signals_as_at_first(*arguments):
-        reset_signals()
-        run_rank(*arguments)
-
-    ranks._run_rank = run_rank_with_signals_as_at_first
-    ranks.START_METHOD = "fork"
