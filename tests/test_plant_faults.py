@@ -70,7 +70,8 @@ def start(project, tmp_path, faults, *arguments):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     code = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path.insert(0, {str(TOOL.parent)!r})
 from pathlib import Path
 import plant_faults as tool

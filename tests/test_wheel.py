@@ -92,13 +92,16 @@ def test_the_wheel_holds_every_config_and_the_mark_of_a_typed_package(installed)
 
 
 TWICE = """
-import contextlib, runpy, shutil, sys
+import runpy, shutil, sys
 
 script, *arguments = sys.argv[1:]
 for copy in ("first", "second"):
     sys.argv = [script, *arguments]
-    with contextlib.suppress(SystemExit):
+    try:
         runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
     shutil.copytree("runs", copy)
 """
 """Run a script twice, importing what it imports once; keep what each of them leaves."""

@@ -37,7 +37,6 @@ from .stopping import StopHook
 
 logger = logging.getLogger(__name__)
 
-
 _STOCK_SAVES_OPTIMIZER = "state_dict" in vars(DefaultTrainer)  # later than release 0.6
 
 
