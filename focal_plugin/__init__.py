@@ -6,8 +6,9 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
 
 from focal_plugin_doctor import explain_failed_import
 
-from .fast_imports import garbage_collection_paused
+from .garbage_collection import garbage_collection_paused
 
+# PyTorch alone creates a million objects, and all of them stay.
 with explain_failed_import(), garbage_collection_paused():
     from . import data, losses, mining, modeling
     from .config import add_focal_config, get_cfg

@@ -1,4 +1,4 @@
-"""Imports of thousands of modules, a fifth faster."""
+"""Work that creates many objects, all of which stay: it is faster without garbage collection."""
 
 import contextlib
 import gc
@@ -7,10 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """
-    Import without garbage collection: PyTorch alone creates a million objects, and all of them
-    stay.
-    """
+    """Collect no garbage inside; afterwards it is as it was before."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
