@@ -126,10 +126,10 @@ FAULTS = (
     # Operators
     Fault(
         "matching-rescues-without-overlap",
-        "focal_plugin/ops/matching.py",
+        "focal_plugin/ops/match_anchors_eager.py",
         "((iou == top) & (top > 0)).any(dim=0)",
         "(iou == top).any(dim=0)",
-        "tests/ops/test_matching.py",
+        "tests/ops/test_match_anchors.py",
     ),
     Fault(
         "dense-loss-counts-positive-as-negative-too",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops import Formula, Terms, one_vs_rest_loss, one_vs_rest_loss_per_anchor
+from ..ops import Formula, Terms, dense_loss, dense_loss_per_anchor
 from ..ops.dense_loss import zip_levels
 from .build import ClassificationLoss
 from .one_vs_rest import check_inputs, check_quality
@@ -69,7 +69,7 @@ def sum_of_terms(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Same interface as :func:`~focal_plugin.ops.one_vs_rest_loss`, but the input is checked.
+    Same interface as :func:`~focal_plugin.ops.dense_loss`, but the input is checked.
 
     Raises:
         ValueError: shapes that do not fit, or (looked for on the CPU only) a label outside -1..K or
@@ -77,7 +77,7 @@ def sum_of_terms(
     """
     levels = zip_levels(logits, labels, quality)
     qualities = [_checked_quality(x, y, terms, z) for x, y, z in levels]
-    return one_vs_rest_loss(
+    return dense_loss(
         [x for x, _, _ in levels],
         [y for _, y, _ in levels],
         terms,
@@ -96,11 +96,11 @@ def per_anchor_of_terms(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Same interface as :func:`~focal_plugin.ops.one_vs_rest_loss_per_anchor`, but the input is
+    Same interface as :func:`~focal_plugin.ops.dense_loss_per_anchor`, but the input is
     checked as by :func:`sum_of_terms`.
     """
     quality = _checked_quality(logits, labels, terms, quality)
-    return one_vs_rest_loss_per_anchor(logits, labels, terms, quality=quality, impl=impl)
+    return dense_loss_per_anchor(logits, labels, terms, quality=quality, impl=impl)
 
 
 def alpha_balanced(formula: Formula, alpha: float | Tensor | None) -> Terms:

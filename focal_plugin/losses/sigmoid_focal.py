@@ -43,7 +43,7 @@ def sigmoid_focal_loss(
         class_alpha: K numbers in [0, 1], one alpha for each class, in place of ``alpha``: logit k
             weighs its positives by alpha_k and its negatives by 1 - alpha_k. Empty: off.
         impl: "cpp" (CPU), "triton" (CUDA), "eager" (PyTorch operations), or "auto": the fastest
-            there is, see :func:`~focal_plugin.ops.one_vs_rest_loss`.
+            there is, see :func:`~focal_plugin.ops.dense_loss`.
 
     Returns:
         float32 scalar; 0 with a graph if no anchor is left.

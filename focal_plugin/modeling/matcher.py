@@ -24,7 +24,7 @@ from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor
 
 from ..checks import IllegalOptionError, check_choice
-from ..ops.matching import LOW_QUALITY, match_anchors
+from ..ops.match_anchors import LOW_QUALITY, match_anchors
 from ..registry import DENSE, Place
 
 CROWDS_AT_ONCE = 8
@@ -84,7 +84,7 @@ class AnchorMatcher(Matcher):
     def match_boxes(self, gt_boxes: list[Boxes], anchors: Boxes) -> tuple[Tensor, Tensor]:
         """
         What calling it with the `pairwise_iou` of each image gives, bit for bit, but without that
-        matrix, see :func:`~focal_plugin.ops.matching.match_anchors`.
+        matrix, see :func:`~focal_plugin.ops.match_anchors.match_anchors`.
 
         Args:
             gt_boxes: one for each image, M boxes.

@@ -13,75 +13,26 @@ Shape shorthand:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .formula import Formula, refuse_second_derivative
+from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton
+from .dense_loss_block import Block, Evaluate, Terms
+from .formula import refuse_second_derivative
 from .implementations import choose
 
-FLUSHED_BELOW = 1e-20
-"""
-Slopes smaller than this become 0, before they are weighed and scaled. The exact gradient of a
-confident negative is a subnormal number, with which convolutions on a CPU are several times slower.
-"""
+MODULES = {
+    "cpp": dense_loss_cpp,
+    "triton": dense_loss_triton,
+    "eager": dense_loss_eager,
+}
 
 
-@dataclass(frozen=True)
-class Terms:
-    """
-    What each logit costs: ``positive`` of x where its class is the anchor's label, ``negative`` of
-    -x elsewhere; each times its weight, one number or one for each class, (K,).
-    """
-
-    positive: Formula
-    negative: Formula
-    positive_weight: float | Tensor = 1.0
-    negative_weight: float | Tensor = 1.0
-
-    @property
-    def formulas(self) -> tuple[Formula, Formula]:
-        return self.positive, self.negative
-
-    def weights(self, num_classes: int, device: torch.device) -> Tensor:
-        """float32 (2, K): of the positives, and of the negatives."""
-        weights = torch.empty(2, num_classes, device=device)
-        weights[0] = self.positive_weight
-        weights[1] = self.negative_weight
-        return weights
-
-
-class Block(NamedTuple):
-    """A tensor of logits as it lies in memory, and what is known of its anchors."""
-
-    logits: Tensor  # (G, K, T), contiguous, any floating dtype
-    labels: Tensor  # (G, T), int32 in {-1 (ignored), 0..K-1, K (background)}, contiguous
-    quality: Tensor | None  # (G, T), float32, contiguous
-
-
-Evaluate = Callable[[Block, Terms, Tensor | None], tuple[Tensor, Tensor | None]]
-"""
-An implementation: `evaluate(block, terms, factor)` -> the loss of each anchor, float32 (G, T), and
-the gradient times ``factor``, like the logits. The factor is float32, () or (G, T); None: no
-gradient is wanted.
-"""
-
-
-class _Implementation(Protocol):
-    """What the module of an implementation has."""
-
-    def why_not(self, block: Block, terms: Terms) -> str | None: ...
-
-    def evaluate(
-        self, block: Block, terms: Terms, factor: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]: ...
-
-
-def one_vs_rest_loss(
+def dense_loss(
     logits: Tensor | Sequence[Tensor],
     labels: Tensor | Sequence[Tensor],
     terms: Terms,
@@ -129,7 +80,7 @@ def one_vs_rest_loss(
     return loss
 
 
-def one_vs_rest_loss_per_anchor(
+def dense_loss_per_anchor(
     logits: Tensor,
     labels: Tensor,
     terms: Terms,
@@ -138,7 +89,7 @@ def one_vs_rest_loss_per_anchor(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Same arguments as :func:`one_vs_rest_loss`, of one tensor, but summed over classes only.
+    Same arguments as :func:`dense_loss`, of one tensor, but summed over classes only.
 
     Returns:
         float32 (...); 0 for ignored anchors. The backward pass computes the gradient from the
@@ -155,15 +106,8 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     Raises:
         ValueError: ``impl`` is no implementation, or one that cannot be had here.
     """
-    from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton  # which know the above
-
-    known: dict[str, _Implementation] = {
-        "cpp": dense_loss_cpp,
-        "triton": dense_loss_triton,
-        "eager": dense_loss_eager,
-    }
-    chosen = choose(impl, block.logits.device, lambda name: known[name].why_not(block, terms))
-    return known[chosen].evaluate
+    chosen = choose(impl, block.logits.device, lambda name: MODULES[name].why_not(block, terms))
+    return MODULES[chosen].evaluate
 
 
 class _Sum(torch.autograd.Function):

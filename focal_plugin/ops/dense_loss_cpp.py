@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dense_loss import Block, Terms
+from .dense_loss_block import Block, Terms, why_no_kernel
 from .implementations import why_no_cpp
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -13,16 +13,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def why_not(block: Block, terms: Terms) -> str | None:
     """What hinders it; None if nothing does."""
-    if block.logits.dtype not in DTYPES:
-        return f"it is for float32 and bfloat16, got {block.logits.dtype}"
-    unknown = [type(x).__name__ for x in terms.formulas if x.kernel is None]
-    if unknown:
-        return f"{unknown[0]} is not among its formulas"
-    return why_no_cpp(block.logits.device)
+    return why_no_kernel(block, terms, DTYPES) or why_no_cpp(block.logits.device)
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
+    """See :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     per_anchor = torch.empty(block.labels.shape)
     gradient = None if factor is None else torch.empty_like(block.logits)
     torch.ops.focal_plugin.dense_loss(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .dense_loss import FLUSHED_BELOW, Block, Terms
+from .dense_loss_block import FLUSHED_BELOW, Block, Terms
 from .formula import Point
 
 LOGITS_PER_CHUNK = 1 << 18
@@ -30,7 +30,7 @@ def why_not(block: Block, terms: Terms) -> str | None:
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
+    """See :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     counts = block.labels >= 0
     group, anchor = counts.nonzero(as_tuple=True)
     if len(group) >= FEW * counts.numel():

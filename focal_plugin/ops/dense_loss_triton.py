@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .dense_loss import Block, Terms
+from .dense_loss_block import Block, Terms, why_no_kernel
 from .formula import Formula
 from .implementations import why_no_triton
 
@@ -20,16 +20,11 @@ LOGITS_PER_WARP = 512
 
 def why_not(block: Block, terms: Terms) -> str | None:
     """What hinders it; None if nothing does."""
-    if block.logits.dtype not in DTYPES:
-        return f"it is for float32, bfloat16 and float16, got {block.logits.dtype}"
-    unknown = [type(x).__name__ for x in terms.formulas if x.kernel is None]
-    if unknown:
-        return f"{unknown[0]} is not among its formulas"
-    return why_no_triton(block.logits.device)
+    return why_no_kernel(block, terms, DTYPES) or why_no_triton(block.logits.device)
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """See :data:`~focal_plugin.ops.dense_loss.Evaluate`."""
+    """See :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     from .dense_loss_triton_kernel import dense_loss_kernel  # not before: it imports Triton
 
     logits = block.logits

@@ -76,7 +76,7 @@ class Formula:
     Base of the formulas. A subclass is a frozen dataclass of its parameters and implements
     :meth:`value` and :meth:`slope`; every finite x_t must give finite ones.
 
-    That is enough to be used by :func:`~focal_plugin.ops.one_vs_rest_loss`, in PyTorch. One that
+    That is enough to be used by :func:`~focal_plugin.ops.dense_loss`, in PyTorch. One that
     also stands in `csrc/formulas.h` and in `dense_loss_triton_kernel.py` says so by :attr:`kernel`,
     and is used from there where it can be.
     """

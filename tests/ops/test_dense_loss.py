@@ -16,8 +16,8 @@ from focal_plugin.ops import (
     Formula,
     Point,
     Terms,
-    one_vs_rest_loss,
-    one_vs_rest_loss_per_anchor,
+    dense_loss,
+    dense_loss_per_anchor,
 )
 from focal_plugin.ops.extension import has_extension
 
@@ -114,13 +114,13 @@ def check_against_float64(name, layout, impl):
     expected, expected_gradient = reference(logits, labels, quality, TERMS[name])
     options = {"quality": quality, "impl": impl}
 
-    loss = one_vs_rest_loss(logits, labels, TERMS[name], scale=0.3, **options)
+    loss = dense_loss(logits, labels, TERMS[name], scale=0.3, **options)
     assert loss.dtype == torch.float32
     assert loss.shape == ()
     torch.testing.assert_close(loss.double(), 0.3 * expected.sum(), rtol=1e-6, atol=0)
     assert_close(torch.autograd.grad(loss, logits)[0], 0.3 * expected_gradient)
 
-    per_anchor = one_vs_rest_loss_per_anchor(logits, labels, TERMS[name], **options)
+    per_anchor = dense_loss_per_anchor(logits, labels, TERMS[name], **options)
     assert_close(per_anchor, expected)
     upstream = torch.linspace(-1, 1, labels.numel()).view(labels.shape)
     (gradient,) = torch.autograd.grad(per_anchor, logits, upstream)
@@ -137,10 +137,10 @@ def test_any_size_will_do(layout, num_classes, impl):
         logits, labels, quality = batch(layout, anchors, num_classes)
         logits.requires_grad_()
         expected, expected_gradient = reference(logits, labels, quality, FOCAL)
-        loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+        loss = dense_loss(logits, labels, FOCAL, impl=impl)
         torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
         assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
-        assert_close(one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl), expected)
+        assert_close(dense_loss_per_anchor(logits, labels, FOCAL, impl=impl), expected)
 
 
 @every_implementation
@@ -148,10 +148,10 @@ def test_any_size_will_do(layout, num_classes, impl):
 def test_no_anchors_give_zero_with_a_graph(shape, impl):
     logits = torch.zeros(*shape, K, requires_grad=True)
     labels = torch.zeros(shape, dtype=torch.int64)
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    loss = dense_loss(logits, labels, FOCAL, impl=impl)
     assert loss == 0
     assert torch.autograd.grad(loss, logits)[0].shape == logits.shape
-    assert one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl).shape == shape
+    assert dense_loss_per_anchor(logits, labels, FOCAL, impl=impl).shape == shape
 
 
 @every_implementation
@@ -159,10 +159,9 @@ def test_several_levels_are_one_sum(impl):
     of_levels = [batch("planes", (2, size, size, 3)) for size in (6, 3, 1)]
     logits = [x.requires_grad_() for x, _, _ in of_levels]
     labels = [y for _, y, _ in of_levels]
-    loss = one_vs_rest_loss(logits, labels, FOCAL, scale=0.1, impl=impl)
+    loss = dense_loss(logits, labels, FOCAL, scale=0.1, impl=impl)
     alone = [
-        one_vs_rest_loss(x, y, FOCAL, scale=0.1, impl=impl)
-        for x, y in zip(logits, labels, strict=True)
+        dense_loss(x, y, FOCAL, scale=0.1, impl=impl) for x, y in zip(logits, labels, strict=True)
     ]
     torch.testing.assert_close(loss, sum(alone))
     for together, by_itself in zip(
@@ -179,7 +178,7 @@ def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
     logits, labels, _ = batch(layout, (2, 8, 6, 3))
     logits.requires_grad_()
     logits.register_hook(lambda gradient: seen.append(gradient.stride()))
-    one_vs_rest_loss(logits, labels, FOCAL, impl=impl).backward()
+    dense_loss(logits, labels, FOCAL, impl=impl).backward()
     if layout != "slices":
         assert seen == [logits.stride()]
 
@@ -197,10 +196,10 @@ def test_few_that_count_are_computed_as_if_there_were_no_others(name, layout, im
     clean = logits.detach().nan_to_num()
     expected, expected_gradient = reference(clean, labels, quality, TERMS[name])
     options = {"quality": quality, "impl": impl}
-    loss = one_vs_rest_loss(logits, labels, TERMS[name], **options)
+    loss = dense_loss(logits, labels, TERMS[name], **options)
     torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
     assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
-    per_anchor = one_vs_rest_loss_per_anchor(logits, labels, TERMS[name], **options)
+    per_anchor = dense_loss_per_anchor(logits, labels, TERMS[name], **options)
     assert_close(per_anchor, expected)
     upstream = torch.linspace(-1, 1, labels.numel()).view(labels.shape)
     (gradient,) = torch.autograd.grad(per_anchor, logits, upstream)
@@ -217,9 +216,9 @@ def test_what_is_ignored_leaks_nowhere(name, layout, impl):
         x = logits.clone()
         x[labels == -1] = bad
         x.requires_grad_()
-        loss = one_vs_rest_loss(x, labels, TERMS[name], quality=quality, impl=impl)
+        loss = dense_loss(x, labels, TERMS[name], quality=quality, impl=impl)
         results.append((loss, torch.autograd.grad(loss, x)[0]))
-        of_anchors = one_vs_rest_loss_per_anchor(x, labels, TERMS[name], quality=quality, impl=impl)
+        of_anchors = dense_loss_per_anchor(x, labels, TERMS[name], quality=quality, impl=impl)
         assert (of_anchors[labels == -1] == 0).all(), bad
     for result in results[1:]:
         assert all(map(torch.equal, result, results[0]))
@@ -234,7 +233,7 @@ def test_a_nan_that_counts_is_shown(layout, impl):
         labels[0, 0, 0, 0] = label
         logits[0, 0, 0, 0, 0] = math.nan
         logits.requires_grad_()
-        loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+        loss = dense_loss(logits, labels, FOCAL, impl=impl)
         (gradient,) = torch.autograd.grad(loss, logits)
         assert loss.isnan()
         assert gradient.isnan().sum() == 1
@@ -247,7 +246,7 @@ def test_the_gradient_is_exact_to_the_last_bits(gamma, impl):
     """Relative error, of positives and negatives, from -15 to 15."""
     x = torch.linspace(-15, 15, 4001).unsqueeze(1).requires_grad_()
     for label, sign in ((0, 1), (1, -1)):
-        loss = one_vs_rest_loss(
+        loss = dense_loss(
             x, torch.full((len(x),), label), Terms(Focal(gamma), Focal(gamma)), impl=impl
         )
         (gradient,) = torch.autograd.grad(loss, x)
@@ -269,7 +268,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(layout, impl):
     logits.copy_(signs * magnitudes[rows % len(magnitudes)])
     logits.requires_grad_()
     for gamma in (0.0, 0.1, 0.5, 1.0, 2.0, 5.0):
-        loss = one_vs_rest_loss(logits, labels, Terms(Focal(gamma), Focal(gamma)), impl=impl)
+        loss = dense_loss(logits, labels, Terms(Focal(gamma), Focal(gamma)), impl=impl)
         assert loss.isfinite(), gamma
         assert torch.autograd.grad(loss, logits)[0].isfinite().all(), gamma
 
@@ -282,8 +281,8 @@ def test_gradients_that_would_be_subnormal_are_zero(layout, impl):
     logits = logits.abs().mul(10).neg().requires_grad_()  # confident negatives
     background = labels.masked_fill(labels >= 0, K)
     gradients = {
-        "at once": one_vs_rest_loss(logits, background, FOCAL, scale=1e-3, impl=impl),
-        "later": one_vs_rest_loss_per_anchor(logits, background, FOCAL, impl=impl).sum() * 1e-3,
+        "at once": dense_loss(logits, background, FOCAL, scale=1e-3, impl=impl),
+        "later": dense_loss_per_anchor(logits, background, FOCAL, impl=impl).sum() * 1e-3,
     }
     for loss in gradients.values():
         (gradient,) = torch.autograd.grad(loss, logits)
@@ -313,7 +312,7 @@ def test_other_dtypes_are_computed_in_float32(layout, dtype, impl):
     logits, labels, quality = batch(layout, dtype=dtype)
     logits.requires_grad_()
     expected, expected_gradient = reference(logits, labels, quality, FOCAL)
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    loss = dense_loss(logits, labels, FOCAL, impl=impl)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss.dtype == torch.float32
     assert gradient.dtype == dtype
@@ -331,7 +330,7 @@ def test_half_precision_is_rounded_once_and_to_the_nearest(layout, impl):
     gradients = []
     for x in (logits, logits.float()):
         x.requires_grad_()
-        loss = one_vs_rest_loss(x, labels, FOCAL, impl=impl)
+        loss = dense_loss(x, labels, FOCAL, impl=impl)
         gradients.append(torch.autograd.grad(loss, x)[0])
     assert torch.equal(gradients[0], gradients[1].to(torch.bfloat16))
 
@@ -342,7 +341,7 @@ def test_an_upstream_gradient_scales_the_gradient(upstream, impl):
     logits, labels, quality = batch()
     logits.requires_grad_()
     _, expected = reference(logits, labels, quality, FOCAL)
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl) * upstream
+    loss = dense_loss(logits, labels, FOCAL, impl=impl) * upstream
     assert_close(torch.autograd.grad(loss, logits)[0], upstream * expected)
 
 
@@ -351,7 +350,7 @@ def test_a_second_backward_pass_gives_the_same_gradient(impl):
     """Whoever got the first one may have done with it as he liked."""
     logits, labels, _ = batch()
     logits.requires_grad_()
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    loss = dense_loss(logits, labels, FOCAL, impl=impl)
     (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
     expected = first.clone()
     first.zero_()
@@ -366,7 +365,7 @@ def test_a_second_backward_pass_gives_the_same_gradient(impl):
 def test_gradients_accumulate_in_a_leaf(impl):
     logits, labels, _ = batch("rows")
     logits.requires_grad_()
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    loss = dense_loss(logits, labels, FOCAL, impl=impl)
     (once,) = torch.autograd.grad(loss, logits, retain_graph=True)
     once = once.clone()
     for _ in range(3):
@@ -379,8 +378,8 @@ def test_used_twice_it_counts_twice(impl):
     logits, labels, quality = batch()
     logits.requires_grad_()
     _, expected = reference(logits, labels, quality, FOCAL)
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
-    both = loss * 2 + one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl).sum() + loss
+    loss = dense_loss(logits, labels, FOCAL, impl=impl)
+    both = loss * 2 + dense_loss_per_anchor(logits, labels, FOCAL, impl=impl).sum() + loss
     assert_close(torch.autograd.grad(both, logits)[0], 4 * expected)
 
 
@@ -389,7 +388,7 @@ def test_inputs_are_left_as_they_are(impl):
     logits, labels, quality = batch()
     copies = [x.clone() for x in (logits, labels, quality)]
     logits.requires_grad_()
-    loss = one_vs_rest_loss(logits, labels, TERMS["quality"], quality=quality, impl=impl)
+    loss = dense_loss(logits, labels, TERMS["quality"], quality=quality, impl=impl)
     loss.backward()
     for before, after in zip(copies, (logits, labels, quality), strict=True):
         assert torch.equal(before, after)
@@ -400,7 +399,7 @@ def test_inputs_are_left_as_they_are(impl):
 def test_it_says_that_it_cannot_be_differentiated_twice(impl):
     logits, labels, _ = batch()
     logits.requires_grad_()
-    loss = one_vs_rest_loss(logits, labels, FOCAL, impl=impl)
+    loss = dense_loss(logits, labels, FOCAL, impl=impl)
     with pytest.raises(RuntimeError, match="once, not twice"):
         torch.autograd.grad(loss, logits, create_graph=True)
 
@@ -412,8 +411,8 @@ def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
     logits.requires_grad_()
 
     def compute():
-        loss = one_vs_rest_loss(logits, labels, FOCAL, scale=0.01, impl=impl)
-        of_anchors = one_vs_rest_loss_per_anchor(logits, labels, FOCAL, impl=impl)
+        loss = dense_loss(logits, labels, FOCAL, scale=0.01, impl=impl)
+        of_anchors = dense_loss_per_anchor(logits, labels, FOCAL, impl=impl)
         return loss, torch.autograd.grad(loss, logits)[0], of_anchors
 
     threads = torch.get_num_threads()
@@ -442,16 +441,16 @@ def test_a_formula_of_ones_own_is_used_without_a_kernel():
     logits.requires_grad_()
     terms = Terms(Linear(), Linear(), negative_weight=0.75)
     expected, expected_gradient = reference(logits, labels, quality, terms)
-    loss = one_vs_rest_loss(logits, labels, terms)
+    loss = dense_loss(logits, labels, terms)
     torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
     assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
     with pytest.raises(ValueError, match="'cpp' cannot be had: Linear is not among its formulas"):
-        one_vs_rest_loss(logits, labels, terms, impl="cpp")
+        dense_loss(logits, labels, terms, impl="cpp")
 
 
 def test_an_implementation_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"one of .*'cpp'.*got 'cuda'"):
-        one_vs_rest_loss(*batch()[:2], FOCAL, impl="cuda")
+        dense_loss(*batch()[:2], FOCAL, impl="cuda")
 
 
 @needs_extension
@@ -459,19 +458,19 @@ def test_an_implementation_that_does_not_exist_is_refused():
 def test_auto_falls_back_where_cpp_cannot_be_had(dtype):
     logits, labels, _ = batch(dtype=dtype)
     with pytest.raises(ValueError, match=f"float32 and bfloat16, got {dtype}"):
-        one_vs_rest_loss(logits, labels, FOCAL, impl="cpp")
-    auto = one_vs_rest_loss(logits, labels, FOCAL)
-    assert torch.equal(auto, one_vs_rest_loss(logits, labels, FOCAL, impl="eager"))
+        dense_loss(logits, labels, FOCAL, impl="cpp")
+    auto = dense_loss(logits, labels, FOCAL)
+    assert torch.equal(auto, dense_loss(logits, labels, FOCAL, impl="eager"))
 
 
 @needs_extension
 def test_auto_is_cpp_where_it_can_be_had():
     logits, labels, _ = batch(anchors=(2, 30, 30, 3))
     logits.requires_grad_()
-    losses = [one_vs_rest_loss(logits, labels, FOCAL, impl=impl) for impl in ("auto", "cpp")]
+    losses = [dense_loss(logits, labels, FOCAL, impl=impl) for impl in ("auto", "cpp")]
     gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
     assert torch.equal(*gradients)
-    eager = one_vs_rest_loss(logits, labels, FOCAL, impl="eager")
+    eager = dense_loss(logits, labels, FOCAL, impl="eager")
     assert not torch.equal(gradients[0], torch.autograd.grad(eager, logits)[0])
 
 

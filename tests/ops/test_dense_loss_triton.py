@@ -20,10 +20,11 @@ from focal_plugin.losses.sigmoid_focal import Focal
 from focal_plugin.losses.sigmoid_focal_star import FocalStar
 from focal_plugin.losses.sigmoid_hinge import Hinge
 from focal_plugin.losses.varifocal import Varifocal
-from focal_plugin.ops import Formula, Terms, one_vs_rest_loss
+from focal_plugin.ops import Formula, Terms, dense_loss
 from focal_plugin.ops import dense_loss_eager as eager
 from focal_plugin.ops import dense_loss_triton as triton_loss
-from focal_plugin.ops.dense_loss import Block, implementation
+from focal_plugin.ops.dense_loss import implementation
+from focal_plugin.ops.dense_loss_block import Block
 
 from .conftest import is_imported
 
@@ -283,7 +284,7 @@ def _loss_and_gradients():
         views = [x.requires_grad_().view(2, 2, 3, *x.shape[2:]) for x in outputs]
         views = [x.permute(0, 3, 4, 1, 2) for x in views]
         labels = [torch.randint(-1, 4, x.shape[:-1], generator=generator) for x in views]
-        loss = one_vs_rest_loss(views, labels, FOCAL, scale=0.1, impl=impl)
+        loss = dense_loss(views, labels, FOCAL, scale=0.1, impl=impl)
         results.append([loss.detach(), *torch.autograd.grad(2.5 * loss, outputs)])
     return results
 

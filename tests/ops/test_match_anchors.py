@@ -11,9 +11,9 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.structures import Boxes, pairwise_iou
 
 from focal_plugin.modeling.matcher import AnchorMatcher
-from focal_plugin.ops import implementations, matching
+from focal_plugin.ops import implementations, match_anchors_triton
 from focal_plugin.ops.extension import has_extension
-from focal_plugin.ops.matching import LOW_QUALITY, match_anchors
+from focal_plugin.ops.match_anchors import LOW_QUALITY, match_anchors
 
 from .conftest import is_imported
 
@@ -335,7 +335,7 @@ def test_auto_falls_back_and_what_is_asked_for_does_not(monkeypatch):
 def test_auto_leaves_tritons_interpreter_alone(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(implementations, "has_extension", lambda: False)
-    monkeypatch.setattr(matching, "_match_triton", None)
+    monkeypatch.setattr(match_anchors_triton, "match", None)
     assert_as_detectron2(*case("random"), impl="auto")
 
 
@@ -420,7 +420,7 @@ def test_kernels_give_an_iou_on_the_lowest_threshold_its_band(mode, label, inter
 def test_kernels_give_detectron2s_indices_and_labels(low_quality, interpreter):
     """Several images of different numbers of objects, two programs, odd boxes among them."""
     generator = torch.Generator().manual_seed(0)
-    anchors = integer_boxes(generator, matching.ANCHORS_PER_PROGRAM + 77)
+    anchors = integer_boxes(generator, match_anchors_triton.ANCHORS_PER_PROGRAM + 77)
     large = integer_boxes(generator, 5, longest=15)
     objects = [large, torch.zeros(0, 4), _degenerate(generator)[0][0][:7]]
     large[3, 1] = anchors[50:60, 2] = NAN
@@ -446,7 +446,7 @@ def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from focal_plugin.ops import matching_triton as kernels
+    from focal_plugin.ops import match_anchors_triton_kernel as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     pointers = {"matched_idxs": "*i64", "match_labels": "*i8"}
@@ -464,7 +464,7 @@ def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
             },
         )
         compiled = triton.compile(
-            source, target=GPUTarget("cuda", 90, 32), options=matching.KERNEL_OPTIONS
+            source, target=GPUTarget("cuda", 90, 32), options=match_anchors_triton.KERNEL_OPTIONS
         )
         code = compiled.asm["ptx"]
         assert "fma." not in code
@@ -475,4 +475,4 @@ def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
 def test_without_triton_the_operation_does_its_work(without_triton):
     """Importing it imports no kernel: Triton would be missing."""
     without_triton(assert_as_detectron2, *case("random"), impl="auto")
-    assert not without_triton(is_imported, "focal_plugin.ops.matching_triton")
+    assert not without_triton(is_imported, "focal_plugin.ops.match_anchors_triton_kernel")

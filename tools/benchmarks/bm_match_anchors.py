@@ -2,8 +2,8 @@
 r"""
 What it costs to find the object of each anchor: ours against Detectron2's matrix of IoUs.
 
-    $ python tools/benchmarks/bm_label_anchors.py
-    $ python tools/benchmarks/bm_label_anchors.py --objects 1000 --size 1600 2688
+    $ python tools/benchmarks/bm_match_anchors.py
+    $ python tools/benchmarks/bm_match_anchors.py --objects 1000 --size 1600 2688
 
 Two pieces of work, for one image: "match" gives each anchor an object and a label, which is
 `pairwise_iou` and `Matcher` in Detectron2; "label_anchors" is the method of RetinaNet, which gives
@@ -31,7 +31,7 @@ from torch import Tensor
 from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.matcher import AnchorMatcher
 from focal_plugin.ops.extension import has_extension
-from focal_plugin.ops.matching import match_anchors
+from focal_plugin.ops.match_anchors import match_anchors
 
 STRIDES = (8, 16, 32, 64, 128)
 THRESHOLDS = [0.4, 0.5]

@@ -1,7 +1,9 @@
 # ruff: noqa: ANN001, ANN201, ANN202 - Triton takes annotations for its own
 """
-The Triton kernels of :mod:`~focal_plugin.ops.matching`, its two passes: a program for some anchors
-of an image. Imported by the first call alone, as Triton may be absent.
+Triton kernels of :mod:`~focal_plugin.ops.match_anchors_triton`, one for each of its two passes.
+
+A program computes some anchors of one image. The first call imports this file, as Triton may be
+absent.
 """
 
 import triton

@@ -1,0 +1,105 @@
+"""
+Which object each anchor belongs to, without the matrix of all pairs.
+
+Shape shorthand:
+    N: number of images
+    M: number of objects in an image
+    R: anchors per image over all levels
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..checks import IllegalOptionError, check_choice
+from . import match_anchors_cpp, match_anchors_eager, match_anchors_triton
+from .implementations import choose
+
+MODULES = {
+    "cpp": match_anchors_cpp,
+    "triton": match_anchors_triton,
+    "eager": match_anchors_eager,
+}
+
+LOW_QUALITY = ("on", "clobber", "off")
+
+
+@torch.no_grad()
+def match_anchors(
+    gt_boxes: Sequence[Tensor],
+    anchors: Tensor,
+    *,
+    thresholds: Sequence[float],
+    labels: Sequence[int],
+    low_quality: str = "on",
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """
+    Match the anchors of each image with its objects, by IoU. Indices and labels are those that
+    Detectron2's matcher gets from its `pairwise_iou`, bit for bit and ties included.
+
+        IoU     = overlap / (area of the object + area of the anchor - overlap), 0 if none
+        matched = the object with the largest IoU, the first of those that tie
+        label   = labels[how many thresholds the largest IoU reaches]
+
+    After that an anchor becomes 1 (positive) if no other has a larger IoU with some object, ties
+    included, that object overlaps any anchor at all, and ``low_quality`` is
+
+        "on"       whatever the anchor's IoU
+        "clobber"  and the anchor's own largest IoU reaches the lowest threshold
+        "off"      never
+
+    Args:
+        gt_boxes: one for each image, (M, 4), XYXY, float32; M may be 0.
+        anchors: (R, 4), XYXY, float32, the same for all images.
+        thresholds: > 0, ascending, at least one.
+        labels: in {-1 (ignored), 0 (background), 1 (positive)}, one more than thresholds.
+        low_quality: "on", "clobber" or "off".
+        impl: "cpp" (the extension; CPU), "triton" (CUDA), "eager" (PyTorch, in chunks), or "auto",
+            the first of these that can be had.
+
+    Returns:
+        the index of the object that each anchor belongs to, (N, R), int64, and the anchor's label,
+        (N, R), int8; index 0 and the lowest label in an image without objects.
+
+    Raises:
+        ValueError: an option, or the shape, type or device of a tensor, is none of these; or
+            ``impl`` cannot be had for these tensors, and the message says why.
+
+    Note:
+        O(R + M) memory, the same bits for any number of threads, and on a GPU no wait for it. A box
+        with a NaN overlaps nothing. So do two boxes whose areas and overlap all exceed float32,
+        where Detectron2 has an IoU of NaN and stops.
+    """
+    _check_boxes(gt_boxes, anchors)
+    _check_bands(thresholds, labels)
+    rescue_from = {"on": 0.0, "clobber": thresholds[0], "off": math.inf}[
+        check_choice("low_quality", low_quality, LOW_QUALITY)
+    ]
+    chosen = choose(impl, anchors.device, lambda name: MODULES[name].why_not(anchors))
+    match = MODULES[chosen].match
+    return match(list(gt_boxes), anchors, list(thresholds), list(labels), rescue_from)
+
+
+def _check_boxes(gt_boxes: Sequence[Tensor], anchors: Tensor) -> None:
+    for name, boxes in [("anchors", anchors), *(("gt_boxes", boxes) for boxes in gt_boxes)]:
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"{name} must be (.., 4), got {tuple(boxes.shape)}")
+        if boxes.dtype != torch.float32:
+            raise ValueError(f"{name} must be float32, got {boxes.dtype}")
+        if boxes.device != anchors.device:
+            raise ValueError(f"{name} must be on {anchors.device}, got {boxes.device}")
+
+
+def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
+    """A band of IoU begins at each threshold, and one below them all; each has a label."""
+    if not thresholds or not thresholds[0] > 0 or list(thresholds) != sorted(thresholds):
+        raise IllegalOptionError("thresholds", f"must be > 0 and ascend, got {thresholds}")
+    if len(labels) != len(thresholds) + 1 or not set(labels) <= {-1, 0, 1}:
+        raise IllegalOptionError(
+            "labels", f"must be {len(thresholds) + 1} of -1, 0 and 1, got {labels}"
+        )
