@@ -12,7 +12,7 @@ import focal_plugin_doctor as doctor
 
 if TYPE_CHECKING:
     from .data import Report
-    from .data.rules import Severity
+    from .data.checks.rules import Severity
 
 EXAMPLES = """
 Look before you train: what is wrong with a data set in COCO format.

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import focal_plugin_doctor as doctor
 from focal_plugin import cli
-from focal_plugin.data.png import encode_png
+from focal_plugin.data.shapes.png import encode_png
 
 from .conftest import ROOT
 

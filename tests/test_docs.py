@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from focal_plugin import get_cfg
-from focal_plugin.data.builtin import SPLITS
-from focal_plugin.data.painting import draw_image
+from focal_plugin.data.shapes.builtin import SPLITS
+from focal_plugin.data.shapes.painting import draw_image
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.mining import MINER_REGISTRY
 

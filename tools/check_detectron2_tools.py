@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from focal_plugin.data.builtin import SPLITS
-from focal_plugin.data.painting import VERSION
-from focal_plugin.data.shapes import draw_dataset
+from focal_plugin.data.shapes.builtin import SPLITS
+from focal_plugin.data.shapes.dataset import draw_dataset
+from focal_plugin.data.shapes.painting import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 RETINANET = ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
 from focal_plugin.compare.report.pictures import CocoImages, draw_boxes, tile
-from focal_plugin.data.builtin import SPLITS
+from focal_plugin.data.shapes.builtin import SPLITS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "shapes.md", DOCS / "images" / "shapes.png"

@@ -1,14 +1,14 @@
 """The built-in data set, and a user's own ones."""
 
-from .builtin import register_shapes
-from .check import check_coco, drop_impossible_boxes
+from .checks.check_coco import check_coco, drop_impossible_boxes
+from .checks.facts import DATASET_FACTS, describe_dataset
+from .checks.findings import DataError, Finding, Report, raise_if_any_is_bad, write_reports
+from .checks.preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
 from .class_counts import count_objects
-from .facts import DATASET_FACTS, describe_dataset
-from .findings import DataError, Finding, Report, raise_if_any_is_bad, write_reports
-from .painting import ShapesSpec
-from .preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
 from .registration import parse_dataset_argument, register_coco_dataset
-from .shapes import draw_dataset
+from .shapes.builtin import register_shapes
+from .shapes.dataset import draw_dataset
+from .shapes.painting import ShapesSpec
 
 __all__ = [
     "DATASET_FACTS",

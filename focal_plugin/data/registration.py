@@ -8,8 +8,8 @@ from typing import NamedTuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from .facts import read_content
-from .findings import DataError
+from .checks.facts import read_content
+from .checks.findings import DataError
 
 
 class DatasetArgument(NamedTuple):

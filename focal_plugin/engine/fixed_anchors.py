@@ -30,7 +30,7 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..data.crowds import CrowdDatasetMapper
+from ..data.loading.crowd_mapper import CrowdDatasetMapper
 from ..diagnostics.analysis import (
     GRADIENT_EDGES,
     AnchorView,

@@ -16,8 +16,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.image_cache import build_train_mapper
-from ..data.stream import build_train_loader
+from ..data.loading.image_cache import build_train_mapper
+from ..data.loading.stream import build_train_loader
 from ..modeling import knows_crowds, loses_crowds
 from ..random_state import seed_all
 from .amp import amp_precision

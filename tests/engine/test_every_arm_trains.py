@@ -8,7 +8,7 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
 from focal_plugin.data import ShapesSpec, draw_dataset
-from focal_plugin.data.crowds import CrowdDatasetMapper
+from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
 
 from ..forked import NARROW
 from ..test_configs import FAMILIES, arms_of, load

@@ -16,8 +16,8 @@ from torch import nn
 
 from focal_plugin import get_cfg
 from focal_plugin.data import ShapesSpec, count_objects
-from focal_plugin.data.builtin import register_shapes
-from focal_plugin.data.crowds import CROWD_LABEL
+from focal_plugin.data.loading.crowd_mapper import CROWD_LABEL
+from focal_plugin.data.shapes.builtin import register_shapes
 from focal_plugin.engine import Trainer
 from focal_plugin.engine.evaluation import evaluator_in_use
 from focal_plugin.engine.run_record import (

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from focal_plugin.data import draw_shapes, shapes
-from focal_plugin.data.painting import CLASSES, ShapesSpec, draw_image
-from focal_plugin.data.shapes import draw_dataset
+from focal_plugin.data.shapes import __main__ as draw_shapes
+from focal_plugin.data.shapes import dataset as shapes
+from focal_plugin.data.shapes.dataset import draw_dataset
+from focal_plugin.data.shapes.painting import CLASSES, ShapesSpec, draw_image
 
 SMALL = ShapesSpec(images=40, image_size=96)
 PINNED = "c16b3d3398d761543f1ea53b2ab3b7cea154ffdcdc4780bd9c41374a65ec9f44"
@@ -136,7 +137,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("focal_plugin.data.shapes.encode_png", interrupt)
+    monkeypatch.setattr("focal_plugin.data.shapes.dataset.encode_png", interrupt)
     with pytest.raises(KeyboardInterrupt):
         draw_dataset(SMALL, tmp_path / "shapes")
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +183,7 @@ def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys
     dials = ["--images", "3", "--radius", "6", "10", "--distractors", "1", "2"]
     options = [*dials, "--image-size", "64"]
     monkeypatch.setattr(sys, "argv", ["draw_shapes", str(folder), *options])
-    runpy.run_module("focal_plugin.data.draw_shapes", run_name="__main__")
+    runpy.run_module("focal_plugin.data.shapes", run_name="__main__")
     output = capsys.readouterr().out
     assert output.strip() == f"--dataset mine={folder}/annotations.json:{folder}/images"
     spec = json.loads((folder / "annotations.json").read_text())["info"]["spec"]

@@ -14,8 +14,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from .dataset import draw_dataset
 from .painting import CLASSES, VERSION, ShapesSpec
-from .shapes import draw_dataset
 
 logger = logging.getLogger(__name__)
 

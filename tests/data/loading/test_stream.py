@@ -22,8 +22,8 @@ from detectron2.utils import comm
 from torch.utils.data import IterableDataset
 
 from focal_plugin import get_cfg
-from focal_plugin.data import stream
-from focal_plugin.data.stream import ImageReadError, TrainLoader, build_train_loader
+from focal_plugin.data.loading import stream
+from focal_plugin.data.loading.stream import ImageReadError, TrainLoader, build_train_loader
 from focal_plugin.random_state import generators_kept, seed_all
 
 NUM_IMAGES, BATCH = 10, 4

@@ -23,7 +23,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from .crowds import CrowdDatasetMapper
+from .crowd_mapper import CrowdDatasetMapper
 
 logger = logging.getLogger(__name__)
 

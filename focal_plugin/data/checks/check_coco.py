@@ -34,7 +34,7 @@ def check_coco(
     max_json_mib: float | None = None,
 ) -> Report:
     """
-    Apply every rule of :data:`focal_plugin.data.rules.RULES` that is about one COCO json.
+    Apply every rule of :data:`focal_plugin.data.checks.rules.RULES` that is about one COCO json.
 
     Args:
         json_file: of COCO's form, or meant to be.

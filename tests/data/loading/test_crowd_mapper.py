@@ -10,13 +10,13 @@ from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.utils.env import seed_all_rng
 
 from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
-from focal_plugin.data.crowds import CROWD_LABEL, CrowdDatasetMapper
-from focal_plugin.data.stream import build_train_loader
+from focal_plugin.data.loading.crowd_mapper import CROWD_LABEL, CrowdDatasetMapper
+from focal_plugin.data.loading.stream import build_train_loader
 from focal_plugin.engine import Trainer
 from focal_plugin.modeling.matcher import split_crowds
 
-from ..cached_configs import read_cfg
-from ..conftest import DATASET_ROOT
+from ...cached_configs import read_cfg
+from ...conftest import DATASET_ROOT
 
 
 @pytest.fixture(scope="module")

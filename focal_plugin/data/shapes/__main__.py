@@ -1,4 +1,4 @@
-"""Draw a data set of shapes: `python -m focal_plugin.data.draw_shapes --help`."""
+"""Draw a data set of shapes: `python -m focal_plugin.data.shapes --help`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TypedDict
 
+from .dataset import draw_dataset
 from .painting import ShapesSpec
-from .shapes import draw_dataset
 
 
 class _Two(TypedDict):
@@ -20,12 +20,12 @@ class _Two(TypedDict):
 def main() -> None:
     default = ShapesSpec()
     parser = argparse.ArgumentParser(
-        prog="python -m focal_plugin.data.draw_shapes",
+        prog="python -m focal_plugin.data.shapes",
         description="Draw a data set of shapes with an imbalance of your choice, in COCO format.",
         epilog="""
 example: twice the look-alikes of the built-in data set
-  python -m focal_plugin.data.draw_shapes my_train --distractors 12 24
-  python -m focal_plugin.data.draw_shapes my_val --distractors 12 24 --images 250 --seed 1
+  python -m focal_plugin.data.shapes my_train --distractors 12 24
+  python -m focal_plugin.data.shapes my_val --distractors 12 24 --images 250 --seed 1
   python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml \\
     --dataset my_train=my_train/annotations.json:my_train/images \\
     --dataset my_val=my_val/annotations.json:my_val/images \\

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..garbage_collection import garbage_collection_paused
+from ...garbage_collection import garbage_collection_paused
 from .coco_rules import Content, check_content
 from .findings import Findings
 

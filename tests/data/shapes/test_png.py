@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focal_plugin.data.png import encode_png
+from focal_plugin.data.shapes.png import encode_png
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (200, 300)])  # the last needs three blocks

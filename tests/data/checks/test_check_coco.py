@@ -17,12 +17,12 @@ from focal_plugin.data import (
     raise_if_any_is_bad,
     write_reports,
 )
-from focal_plugin.data.coco_rules import check_content
-from focal_plugin.data.dict_rules import check_dicts
-from focal_plugin.data.facts import read_content
-from focal_plugin.data.findings import LISTED
-from focal_plugin.data.png import encode_png
-from focal_plugin.data.rules import RULES
+from focal_plugin.data.checks.coco_rules import check_content
+from focal_plugin.data.checks.dict_rules import check_dicts
+from focal_plugin.data.checks.facts import read_content
+from focal_plugin.data.checks.findings import LISTED
+from focal_plugin.data.checks.rules import RULES
+from focal_plugin.data.shapes.png import encode_png
 
 NAN, INF = float("nan"), float("inf")
 
@@ -632,7 +632,7 @@ def test_a_report_of_a_file_that_nothing_is_known_of_can_be_told(check):
 def test_a_file_is_read_again_only_if_it_has_changed(check, folder, monkeypatch):
     check(coco())
     calls = []
-    monkeypatch.setattr("focal_plugin.data.facts.check_content", calls.append)
+    monkeypatch.setattr("focal_plugin.data.checks.facts.check_content", calls.append)
     read_content(folder / "annotations.json")
     assert calls == []
     monkeypatch.undo()

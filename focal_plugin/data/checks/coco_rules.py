@@ -46,7 +46,7 @@ class Content(NamedTuple):
     Attributes:
         findings: in the order of the rules.
         images: those with an id, a file name and a size.
-        facts: counts and classes; see :mod:`focal_plugin.data.facts`.
+        facts: counts and classes; see :mod:`focal_plugin.data.checks.facts`.
     """
 
     findings: Findings

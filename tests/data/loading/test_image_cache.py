@@ -17,8 +17,8 @@ from PIL import Image
 
 from focal_plugin import get_cfg
 from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
-from focal_plugin.data.crowds import CROWD_LABEL, CrowdDatasetMapper
-from focal_plugin.data.image_cache import (
+from focal_plugin.data.loading.crowd_mapper import CROWD_LABEL, CrowdDatasetMapper
+from focal_plugin.data.loading.image_cache import (
     CachedCrowdDatasetMapper,
     CachedDatasetMapper,
     ImageCache,
@@ -26,8 +26,8 @@ from focal_plugin.data.image_cache import (
 )
 from focal_plugin.engine import Trainer
 
-from ..cached_configs import read_cfg
-from ..conftest import DATASET_ROOT
+from ...cached_configs import read_cfg
+from ...conftest import DATASET_ROOT
 
 KEY = "MODEL.FOCAL.DATA.IMAGE_CACHE_MIB"
 NUM_IMAGES, SIZE = 12, 128

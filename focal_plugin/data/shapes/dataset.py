@@ -9,7 +9,7 @@ colour; whether it is an object or background is not.
 
 The same spec gives the same files, byte by byte, on every machine.
 
-    python -m focal_plugin.data.draw_shapes --help
+    python -m focal_plugin.data.shapes --help
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .check import check_coco, check_dicts
+from .check_coco import check_coco, check_dicts
 from .facts import find_json
 from .findings import DataError, Report, raise_if_any_is_bad
 from .rules import Severity

@@ -20,8 +20,8 @@ from focal_plugin.data import (
     register_coco_dataset,
     register_shapes,
 )
-from focal_plugin.data.png import encode_png
 from focal_plugin.data.registration import DatasetArgument
+from focal_plugin.data.shapes.png import encode_png
 
 CLASSES = ("dog", "cow", "cat")
 BOTH_CHECKS = pytest.mark.parametrize("check", [check_classes, check_datasets])

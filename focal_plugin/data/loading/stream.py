@@ -29,9 +29,9 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..checks import check_count
-from ..random_state import seed_from, seeded
-from .check import drop_impossible_boxes
+from ...checks import check_count
+from ...random_state import seed_from, seeded
+from ..checks.check_coco import drop_impossible_boxes
 
 logger = logging.getLogger(__name__)
 

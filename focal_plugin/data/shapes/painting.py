@@ -1,5 +1,5 @@
 """
-How one image of shapes is painted; see :mod:`focal_plugin.data.shapes` for what it is for.
+How one image of shapes is painted; see :mod:`focal_plugin.data.shapes.dataset` for what it is for.
 
 Random numbers come from `RandomState.random_sample` alone, whose stream numpy has frozen, and
 pixels from arithmetic that IEEE 754 defines exactly (no sine, no power, no matrix product), so that

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_json
+from ...files import write_json
 from .rules import RULES, Severity
 
 LISTED = 20
@@ -30,7 +30,7 @@ class Finding:
     One fault, or remark.
 
     Attributes:
-        rule: a key of :data:`focal_plugin.data.rules.RULES`.
+        rule: a key of :data:`focal_plugin.data.checks.rules.RULES`.
         severity: "error", "warning" or "note".
         message: what is there, in one line.
         image_id: None where it is about no image, or the image has none.
@@ -62,7 +62,7 @@ class Report:
     Attributes:
         file: the annotation file; None where a data set has none.
         image_root: None where the image files were not looked for.
-        facts: the counts and the classes; see :mod:`focal_plugin.data.facts`.
+        facts: the counts and the classes; see :mod:`focal_plugin.data.checks.facts`.
         findings: the first of each rule.
         counts: how many there are, by rule; exact.
         name: as it is registered; empty for a file that is not.

@@ -1,0 +1,1 @@
+"""Load the batches of a training."""

@@ -1,0 +1,1 @@
+"""Draw the built-in data set of shapes."""
