@@ -40,9 +40,9 @@ if _FOLDER not in os.environ:
 DATASET_ROOT = os.environ["DETECTRON2_DATASETS"] = os.environ[_FOLDER]
 
 FORK_SERVER_FILES = (
-    "tests/engine/test_checkpoint.py",
-    "tests/engine/test_diagnostics.py",
-    "tests/engine/test_launch.py",
+    "tests/engine/checkpoints/test_checkpointer.py",
+    "tests/engine/hooks/test_diagnostics.py",
+    "tests/engine/processes/test_launch.py",
     "tests/engine/test_train_net.py",
     "tests/faults/",
     "tests/modeling/test_processes.py",
@@ -55,9 +55,9 @@ PRELOADED = (
     "tests.forked",
     "tests.benchmark_process",
     "tests.faults.child",
-    "tests.engine.checkpoint_process",
-    "tests.engine.launched",
-    "tests.engine.snapshot_process",
+    "tests.engine.checkpoints.checkpoint_process",
+    "tests.engine.processes.launched",
+    "tests.engine.hooks.snapshot_process",
     "tests.modeling.two_processes",
     "tests.preloaded",
 )

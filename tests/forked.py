@@ -17,7 +17,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from focal_plugin.engine import ranks
+from focal_plugin.engine.processes import ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300

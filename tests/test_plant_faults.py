@@ -109,7 +109,7 @@ def test_the_targets_of_every_fault_are_files_or_folders_of_tests(tool):
 
 
 def test_real_processes_and_trainings_have_faults_of_their_own(tool):
-    real = ("tests/faults/", "tests/engine/test_launch.py", "tests/compare/running/")
+    real = ("tests/faults/", "tests/engine/processes/test_launch.py", "tests/compare/running/")
     assert sum(fault.tests.startswith(real) for fault in tool.FAULTS) >= 8
 
 

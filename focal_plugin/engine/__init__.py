@@ -1,8 +1,8 @@
 """The stock trainer with a COCO evaluator, made reliable, and set up from a command line."""
 
-from .checkpoint import Checkpointer, CheckpointError
+from .checkpoints.checkpointer import Checkpointer, CheckpointError
 from .command_line import argument_parser, checkpoint_options, refusals_in_words, setup
-from .launch import launch
+from .processes.launch import launch
 from .trainer import Trainer
 
 __all__ = [

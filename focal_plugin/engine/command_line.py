@@ -29,8 +29,8 @@ from ..data import (
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import places
 from ..registry import DENSE
-from .checkpoint import Checkpointer, CheckpointError
-from .identity import run_identity
+from .checkpoints.checkpointer import Checkpointer, CheckpointError
+from .checkpoints.identity import run_identity
 from .lock import OutputFolderError, hold_output_folder
 from .trainer import Trainer
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_count
 from ..random_state import seed_all
-from .agreement import on_any_process
 from .amp import BFloat16Trainer
+from .processes.agreement import on_any_process
 from .wrapping import unwrapped
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from .checkpoint import Checkpointer
+from .checkpoints.checkpointer import Checkpointer
 from .command_line import argument_parser, checkpoint_options, refusals_in_words, setup
-from .launch import launch
+from .processes.launch import launch
 from .trainer import Trainer
 
 

@@ -21,10 +21,12 @@ from ..data.loading.stream import build_train_loader
 from ..modeling import knows_crowds, loses_crowds
 from ..random_state import seed_all
 from .amp import amp_precision
-from .checkpoint import Checkpointer
-from .diagnostics import DiagnosticsHook
+from .checkpoints.checkpointer import Checkpointer
+from .checkpoints.identity import run_identity
 from .evaluation import build_coco_evaluator
-from .identity import run_identity
+from .hooks.diagnostics import DiagnosticsHook
+from .hooks.run_record import RunRecordHook
+from .hooks.stopping import StopHook
 from .initial_weights import build_initialized
 from .nonfinite import (
     GuardedAMPTrainer,
@@ -32,8 +34,6 @@ from .nonfinite import (
     GuardedTrainer,
     StepGuard,
 )
-from .run_record import RunRecordHook
-from .stopping import StopHook
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Trainer(DefaultTrainer):
 
     Args:
         cfg: with a `SEED` >= 0.
-        checkpoint_options: of :class:`~focal_plugin.engine.checkpoint.Checkpointer`.
+        checkpoint_options: of :class:`~focal_plugin.engine.checkpoints.checkpointer.Checkpointer`.
     """
 
     # The first three are those of the inner trainer

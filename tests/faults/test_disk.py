@@ -10,7 +10,7 @@ from .planted import Hold, hold_at
 from .runs import TWO_PROCESSES, checkpoint, differences, not_finite
 
 DISK_MIB = 32
-SECOND_SAVE = Hold("focal_plugin.engine.checkpoint:Checkpointer.save", 2)
+SECOND_SAVE = Hold("focal_plugin.engine.checkpoints.checkpointer:Checkpointer.save", 2)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from focal_plugin.engine.stop_requests import SAME_REQUEST_S
+from focal_plugin.engine.processes.stop_requests import SAME_REQUEST_S
 
 from .planted import Change, DrawnSeed, Hold, hold_at
 from .runs import SOON_S, TWO_PROCESSES, TWO_STAGE, checkpoint, differences
@@ -21,7 +21,10 @@ KILLED = {  # where, from which iteration the run goes on
     "while a checkpoint is written": (Hold(f"{FILE}.write", 9, "model_0000005.pth'"), 3),
     "before it takes its place": (Hold(f"{FILE}.finish", 1, "model_0000005.pth'"), 3),
     "before its manifest is there": (Hold(f"{FILE}.finish", 1, "model_0000005.pth.sha256'"), 3),
-    "before it is the last": (Hold("focal_plugin.engine.checkpoint:set_last_file", 2), 3),
+    "before it is the last": (
+        Hold("focal_plugin.engine.checkpoints.checkpointer:set_last_file", 2),
+        3,
+    ),
     "in the last evaluation": (Hold(EVALUATOR, 6), 8),
 }
 
@@ -102,7 +105,7 @@ def test_asked_to_end_it_finishes_the_step_saves_and_goes_on(
     runs, reference, number, group, workers
 ):
     # on a busy machine two signals arrive at different times
-    one_request = Change("focal_plugin.engine.stop_requests:SAME_REQUEST_S", 60.0)
+    one_request = Change("focal_plugin.engine.processes.stop_requests:SAME_REQUEST_S", 60.0)
     run = runs.start(plants=[hold_at(4), one_request], DATALOADER__NUM_WORKERS=workers)
     run.held()
     run.send(number, group=group).send(number, group=group).go_on()

@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from focal_plugin.engine.process_group import leave_process_group
+from focal_plugin.engine.processes.process_group import leave_process_group
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
 from focal_plugin.modeling.normalizer import NORMALIZERS
 

@@ -27,8 +27,8 @@ from detectron2.utils.events import EventStorage
 from focal_plugin import get_cfg
 from focal_plugin.config import resolve_device
 from focal_plugin.engine import Trainer
-from focal_plugin.engine.diagnostics import DiagnosticsHook
-from focal_plugin.engine.fixed_anchors import load_fixed_images, take_snapshots
+from focal_plugin.engine.hooks.diagnostics import DiagnosticsHook
+from focal_plugin.engine.hooks.fixed_anchors import load_fixed_images, take_snapshots
 
 
 class Cost(NamedTuple):

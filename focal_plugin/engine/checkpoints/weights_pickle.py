@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import digest_of
-from .checkpoint_file import CheckpointError, open_to_read
+from ...files import digest_of
+from .file import CheckpointError, open_to_read
 
 ZOO_SCHEMES = ("detectron2://", "catalog://")
 

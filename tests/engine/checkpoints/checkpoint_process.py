@@ -1,6 +1,7 @@
 """
-What tests/engine/test_checkpoint.py has two processes do; see tests/modeling/two_processes.py. The
-fork server imports this file.
+Functions that test_checkpointer.py runs in two processes; see tests/modeling/two_processes.py.
+
+The fork server imports this file.
 """
 
 import time
@@ -9,8 +10,8 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from focal_plugin.engine import checkpoint
-from focal_plugin.engine.checkpoint import Checkpointer, CheckpointError
+from focal_plugin.engine.checkpoints import checkpointer as checkpoint
+from focal_plugin.engine.checkpoints.checkpointer import Checkpointer, CheckpointError
 
 
 class Counting(nn.Module):

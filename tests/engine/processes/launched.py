@@ -15,9 +15,9 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 
-from focal_plugin.engine.launch import launch
+from focal_plugin.engine.processes.launch import launch
 
-from ..forked import fork_ranks
+from ...forked import fork_ranks
 
 LONG_S = 40
 """Longer than any test waits; but one that fails has an end."""

@@ -5,12 +5,8 @@ import logging
 import pytest
 import torch
 
-from focal_plugin.engine.checkpoint_file import (
-    CheckpointError,
-    read_checkpoint,
-    write_checkpoint,
-)
-from focal_plugin.engine.last_checkpoint import (
+from focal_plugin.engine.checkpoints.file import CheckpointError, read_checkpoint, write_checkpoint
+from focal_plugin.engine.checkpoints.last import (
     LAST_CHECKPOINT,
     iteration_of,
     last_file,

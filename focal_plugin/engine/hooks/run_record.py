@@ -18,18 +18,18 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from ..data import describe_dataset
-from ..files import write_json
-from .evaluation import evaluator_in_use
-from .model_trainer import ModelTrainer
-from .wrapping import unwrapped
+from ...data import describe_dataset
+from ...files import write_json
+from ..evaluation import evaluator_in_use
+from ..model_trainer import ModelTrainer
+from ..wrapping import unwrapped
 
 ENVIRONMENT_FILE = "env.json"
 START_FILE = "start.json"
 NUM_BATCHES = 8
 """How many batches `start.json` has a digest of."""
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class RunRecordHook(HookBase):

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from focal_plugin.engine import checkpoint_file
-from focal_plugin.engine.checkpoint_file import (
+from focal_plugin.engine.checkpoints import file as checkpoint_file
+from focal_plugin.engine.checkpoints.file import (
     CheckpointError,
     manifest_of,
     read_checkpoint,

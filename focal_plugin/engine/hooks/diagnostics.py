@@ -20,10 +20,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from ..checks import check_count
-from ..diagnostics.analysis import AnchorView, Tally
-from ..diagnostics.snapshot import Snapshot, write_snapshot
-from ..modeling.dense_losses import DenseLosses, DenseStep
+from ...checks import check_count
+from ...diagnostics.analysis import AnchorView, Tally
+from ...diagnostics.snapshot import Snapshot, write_snapshot
+from ...modeling.dense_losses import DenseLosses, DenseStep
+from ..model_trainer import ModelTrainer
+from ..wrapping import unwrapped
 from .fixed_anchors import (
     dense_parts,
     divisor_of,
@@ -32,8 +34,6 @@ from .fixed_anchors import (
     take_snapshots,
     view_step,
 )
-from .model_trainer import ModelTrainer
-from .wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .checkpoint_file import CheckpointError, read_checkpoint
+from .file import CheckpointError, read_checkpoint
 from .weights_pickle import read_weights_pickle
 
 HEURISTICS = "matching_heuristics"

@@ -11,12 +11,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from focal_plugin.engine import checkpoint as checkpoint_module
-from focal_plugin.engine import checkpoint_file
-from focal_plugin.engine.checkpoint import Checkpointer, CheckpointError
+from focal_plugin.engine.checkpoints import checkpointer as checkpoint_module
+from focal_plugin.engine.checkpoints import file as checkpoint_file
+from focal_plugin.engine.checkpoints.checkpointer import Checkpointer, CheckpointError
 from focal_plugin.modeling.normalizer import EMANormalizer
 
-from ..modeling.two_processes import in_two_processes
+from ...modeling.two_processes import in_two_processes
 from .checkpoint_process import (
     buffers_that_are_alike,
     first_cannot_save,

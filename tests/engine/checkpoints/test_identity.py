@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from focal_plugin import get_cfg
-from focal_plugin.engine import identity as identity_module
-from focal_plugin.engine.identity import (
+from focal_plugin.engine.checkpoints import identity as identity_module
+from focal_plugin.engine.checkpoints.identity import (
     WITHOUT_INFLUENCE,
     differences,
     environment_identity,

@@ -15,10 +15,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from .agreement import on_any_process
-from .checkpoint import Checkpointer
-from .model_trainer import ModelTrainer
-from .stop_requests import StopRequests
+from ..checkpoints.checkpointer import Checkpointer
+from ..model_trainer import ModelTrainer
+from ..processes.agreement import on_any_process
+from ..processes.stop_requests import StopRequests
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from focal_plugin.data.loading.crowd_mapper import CROWD_LABEL
 from focal_plugin.data.shapes.builtin import register_shapes
 from focal_plugin.engine import Trainer
 from focal_plugin.engine.evaluation import evaluator_in_use
-from focal_plugin.engine.run_record import (
+from focal_plugin.engine.hooks.run_record import (
     RunRecordHook,
     describe_checkout,
     describe_dataset,
@@ -28,8 +28,8 @@ from focal_plugin.engine.run_record import (
     digest_weights,
 )
 
-from ..conftest import ROOT
-from ..test_configs import load
+from ...conftest import ROOT
+from ...test_configs import load
 
 
 def sha256(content):

@@ -12,16 +12,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from .checkpoint_file import CheckpointError, remove_unfinished_checkpoints, write_checkpoint
+from .file import CheckpointError, remove_unfinished_checkpoints, write_checkpoint
 from .identity import differences, environment_identity
-from .last_checkpoint import (
-    LAST_CHECKPOINT,
-    iteration_of,
-    last_file,
-    newest_whole,
-    set_last_file,
-)
-from .weights_file import HEURISTICS, read_weights
+from .last import LAST_CHECKPOINT, iteration_of, last_file, newest_whole, set_last_file
+from .weights import HEURISTICS, read_weights
 
 __all__ = ["CheckpointError", "Checkpointer"]
 
@@ -45,8 +39,9 @@ class Checkpointer(DetectionCheckpointer):
     Args:
         model: the model, wrapped or not.
         save_dir: an existing folder, of a file system that all processes share.
-        identity: what the run is, as :func:`~focal_plugin.engine.identity.run_identity` says; None,
-            as for an evaluation: the checkpoint of any run is as good.
+        identity: what defines the run, from
+            :func:`~focal_plugin.engine.checkpoints.identity.run_identity`. None accepts the
+            checkpoint of any run, as an evaluation does.
         allowed_changes: keys of ``identity``, or nodes, that may be others in the checkpoint.
         fall_back: if the last checkpoint is damaged, resume from the newest older one that is not.
         trust_pickle: read `.pkl` files that are not of the model zoo; they cannot run code either.

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from focal_plugin.engine import ranks
-from focal_plugin.engine.launch import launch
-from focal_plugin.engine.process_group import _share_cores
-from focal_plugin.engine.stop_requests import JOB_SIGNALS, SAME_REQUEST_S, StopRequests
+from focal_plugin.engine.processes import ranks
+from focal_plugin.engine.processes.launch import launch
+from focal_plugin.engine.processes.process_group import _share_cores
+from focal_plugin.engine.processes.stop_requests import JOB_SIGNALS, SAME_REQUEST_S, StopRequests
 
 from . import launched
 

@@ -8,9 +8,9 @@ import torch
 from detectron2.engine import TrainerBase
 from torch import nn
 
-from focal_plugin.engine import stop_requests
-from focal_plugin.engine.checkpoint import Checkpointer
-from focal_plugin.engine.stopping import EXIT_CODE, StopHook
+from focal_plugin.engine.checkpoints.checkpointer import Checkpointer
+from focal_plugin.engine.hooks.stopping import EXIT_CODE, StopHook
+from focal_plugin.engine.processes import stop_requests
 from focal_plugin.engine.trainer import Trainer
 
 

@@ -5,7 +5,7 @@ from detectron2.modeling import build_model
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from focal_plugin.engine.fixed_anchors import take_snapshots
+from focal_plugin.engine.hooks.fixed_anchors import take_snapshots
 
 
 def snapshot_after_a_step(cfg, images):

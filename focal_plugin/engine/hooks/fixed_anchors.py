@@ -30,8 +30,8 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..data.loading.crowd_mapper import CrowdDatasetMapper
-from ..diagnostics.analysis import (
+from ...data.loading.crowd_mapper import CrowdDatasetMapper
+from ...diagnostics.analysis import (
     GRADIENT_EDGES,
     AnchorView,
     Tally,
@@ -39,9 +39,9 @@ from ..diagnostics.analysis import (
     tally_anchors,
     view_anchors,
 )
-from ..diagnostics.snapshot import MAX_SAMPLE, Snapshot
-from ..modeling import knows_crowds
-from ..modeling.dense_losses import DenseLosses, DenseStep
+from ...diagnostics.snapshot import MAX_SAMPLE, Snapshot
+from ...modeling import knows_crowds
+from ...modeling.dense_losses import DenseLosses, DenseStep
 
 NUM_IMAGES = 32
 """The first of the test set."""

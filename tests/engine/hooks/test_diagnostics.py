@@ -12,17 +12,17 @@ from detectron2.utils.events import EventStorage
 
 from focal_plugin.diagnostics.snapshot import read_snapshot
 from focal_plugin.engine import Trainer
-from focal_plugin.engine.diagnostics import DiagnosticsHook, gradient_norm
-from focal_plugin.engine.fixed_anchors import (
+from focal_plugin.engine.hooks.diagnostics import DiagnosticsHook, gradient_norm
+from focal_plugin.engine.hooks.fixed_anchors import (
     dense_parts,
     load_fixed_images,
     take_snapshots,
     view_step,
 )
 
-from ..modeling.toy import narrow_cfg
-from ..modeling.toy_rcnn import STOCK
-from ..modeling.two_processes import in_two_processes
+from ...modeling.toy import narrow_cfg
+from ...modeling.toy_rcnn import STOCK
+from ...modeling.two_processes import in_two_processes
 from .snapshot_process import snapshot_after_a_step
 
 pytestmark = pytest.mark.slow
@@ -301,7 +301,7 @@ def test_two_processes_that_share_statistics_get_the_snapshot_of_one(
 
 def test_sample_is_limited_and_drawn_from_all_images(make_cfg, monkeypatch):
     whole = snapshots_of(make_cfg(*FL))["retinanet"]
-    monkeypatch.setattr("focal_plugin.engine.fixed_anchors.MAX_SAMPLE", 50)
+    monkeypatch.setattr("focal_plugin.engine.hooks.fixed_anchors.MAX_SAMPLE", 50)
     part = snapshots_of(make_cfg(*FL))["retinanet"]
     assert len(part.sample_neg) == 50
     assert np.isin(part.sample_neg, whole.sample_neg).all()
@@ -402,7 +402,7 @@ def test_failed_run_has_no_final_snapshot_and_keeps_its_own_error(make_cfg, monk
 def test_start_is_described_in_the_log(make_cfg, caplog):
     with caplog.at_level("INFO", "focal_plugin"):
         train(make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *CE))
-    lines = [r.message for r in caplog.records if r.name.endswith("engine.diagnostics")]
+    lines = [r.message for r in caplog.records if r.name.endswith("hooks.diagnostics")]
     assert sum("retinanet at iteration 0" in line for line in lines) == 1
     assert sum("retinanet, first batch" in line for line in lines) == 1
     assert any("mean probability 0.01" in line for line in lines)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from focal_plugin.engine.checkpoint_file import CheckpointError
-from focal_plugin.engine.weights_file import read_weights
+from focal_plugin.engine.checkpoints.file import CheckpointError
+from focal_plugin.engine.checkpoints.weights import read_weights
 
 ZOO = {"model": {"weight": np.arange(6, dtype="f4").reshape(2, 3)}, "__author__": "Somebody"}
 ZOO_NAME = "detectron2://COCO-Detection/model_final.pkl"

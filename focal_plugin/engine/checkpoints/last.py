@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import sync_folder, write_text
-from .checkpoint_file import CheckpointError
+from ...files import sync_folder, write_text
+from .file import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..files import UnfinishedFile, digest_of, remove_unfinished, sync_folder
+from ...files import UnfinishedFile, digest_of, remove_unfinished, sync_folder
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Save, find and verify checkpoints and weights."""

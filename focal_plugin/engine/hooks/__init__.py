@@ -1,0 +1,1 @@
+"""Record and control a training while it runs."""

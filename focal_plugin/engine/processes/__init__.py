@@ -1,0 +1,1 @@
+"""Start, join and stop the processes of a training."""
