@@ -18,7 +18,7 @@ from torch import Tensor
 
 from focal_plugin import get_cfg
 from focal_plugin.checks import check_option
-from focal_plugin.config_files import get_config_file
+from focal_plugin.config_file import get_config_file
 from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
 from focal_plugin.engine import Trainer
 from focal_plugin.losses import CLS_LOSS_REGISTRY

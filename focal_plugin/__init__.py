@@ -12,7 +12,7 @@ from .garbage_collection import garbage_collection_paused
 with explain_failed_import(), garbage_collection_paused():
     from . import data, losses, mining, modeling
     from .config import add_focal_config, get_cfg
-    from .config_files import get_config_file
+    from .config_file import get_config_file
 
 __all__ = [
     "add_focal_config",

@@ -136,7 +136,7 @@ def _check_data(args: argparse.Namespace) -> int:
 def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Also whether warnings are errors, which the config may say too."""
     from .config import get_cfg
-    from .config_files import find_config_file
+    from .config_file import find_config_file
     from .data import (
         is_strict,
         parse_dataset_argument,

@@ -9,7 +9,7 @@ from .conftest import ROOT
 PACKAGE = ROOT / "focal_plugin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# A part may import the parts on its right. `registry`, `checks`, `config`, `config_files`, `files`,
+# A part may import the parts on its right. `registry`, `checks`, `config`, `config_file`, `files`,
 # `garbage_collection` and `random_state` are below all. `focal_plugin_doctor` is outside and
 # imports none of them.
 ALLOWED = {
@@ -19,7 +19,7 @@ ALLOWED = {
         "losses",
         "compare",
         "config",
-        "config_files",
+        "config_file",
         "checks",
         "files",
     },
@@ -32,11 +32,11 @@ ALLOWED = {
         "engine",
         "checks",
         "config",
-        "config_files",
+        "config_file",
         "files",
         "random_state",
     },
-    "cli": {"config", "config_files", "data"},
+    "cli": {"config", "config_file", "data"},
     "modeling": {"ops", "losses", "mining", "modeling", "registry", "checks"},
     "data": {"data", "checks", "files", "garbage_collection", "random_state"},
     "diagnostics": {"losses", "mining", "diagnostics"},
@@ -47,7 +47,7 @@ ALLOWED = {
     "registry": {"checks"},
     "checks": set(),
     "config": set(),
-    "config_files": set(),
+    "config_file": set(),
     "doctor": set(),
     "files": set(),
     "garbage_collection": set(),

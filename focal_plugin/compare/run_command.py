@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..config_files import find_config_file
+from ..config_file import find_config_file
 from .plan import Comparison
 from .report import terminal_table, write_report
 from .running.engines import Options

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..config_files import find_config_file
+from ..config_file import find_config_file
 from ..data.registration import DatasetArgument, parse_dataset_argument
 
 KEYS = (

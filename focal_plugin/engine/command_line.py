@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..config import get_cfg, resolve_device
-from ..config_files import find_config_file
+from ..config_file import find_config_file
 from ..data import (
     DataError,
     check_datasets,

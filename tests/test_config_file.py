@@ -3,7 +3,7 @@
 import pytest
 
 from focal_plugin import get_cfg, get_config_file
-from focal_plugin.config_files import find_config_file
+from focal_plugin.config_file import find_config_file
 
 from .conftest import ROOT
 
