@@ -10,8 +10,8 @@ from detectron2 import model_zoo
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
 
-from focal_plugin.compare.spec import load_spec
-from focal_plugin.compare.spec_file import read_spec
+from focal_plugin.compare.plan.spec import load_spec
+from focal_plugin.compare.plan.spec_file import read_spec
 from focal_plugin.data import check_classes
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES

@@ -9,7 +9,7 @@ import yaml
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 
-from focal_plugin.compare.spec_file import read_spec
+from focal_plugin.compare.plan.spec_file import read_spec
 
 from .conftest import ROOT
 from .test_configs import load

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from focal_plugin.compare.results import Result
 from focal_plugin.compare.running.run_one import read_status
-from focal_plugin.compare.status import Status
+from focal_plugin.compare.runs.result import Result
+from focal_plugin.compare.runs.status import Status
 
 from .conftest import ROOT
 from .forked import NARROW

@@ -42,18 +42,18 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from focal_plugin.compare.detections.average_precision import (
+from focal_plugin.compare.analysis.detections.average_precision import (
     METRICS,
     AveragePrecision,
     Evaluation,
     evaluate,
 )
-from focal_plugin.compare.detections.bootstrap import bootstrap_difference
-from focal_plugin.compare.plan import Comparison
-from focal_plugin.compare.power import paired_t_power, recommend_seeds
-from focal_plugin.compare.report.run_records import DETECTIONS
-from focal_plugin.compare.results import AVERAGES, Result
-from focal_plugin.compare.statistics import ALPHA, describe, verdicts
+from focal_plugin.compare.analysis.detections.bootstrap import bootstrap_difference
+from focal_plugin.compare.analysis.power import paired_t_power, recommend_seeds
+from focal_plugin.compare.analysis.statistics import ALPHA, describe, verdicts
+from focal_plugin.compare.plan.comparison import Comparison
+from focal_plugin.compare.runs.result import AVERAGES, Result
+from focal_plugin.compare.runs.run_folder import DETECTIONS
 from focal_plugin.files import write_json, write_text
 
 CALIBRATION = ("<!-- calibration -->", "<!-- end of calibration -->")

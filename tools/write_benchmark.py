@@ -16,9 +16,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from focal_plugin.compare.report import tables, write_report
-from focal_plugin.compare.report.summary import Summary
+from focal_plugin.compare.analysis.summary import Summary
+from focal_plugin.compare.report import tables
 from focal_plugin.compare.report.tables import Table, markdown_table
+from focal_plugin.compare.report.write import write_report
 from focal_plugin.files import write_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -29,8 +29,8 @@ from typing import Any
 import yaml
 
 from focal_plugin import config, get_cfg, losses, mining
-from focal_plugin.compare import plan as plan_of_runs
-from focal_plugin.compare.results import Result
+from focal_plugin.compare.plan import comparison as plan_of_runs
+from focal_plugin.compare.runs.result import Result
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY

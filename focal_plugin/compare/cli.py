@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import explain, report_command, run_command
+from . import explain_command, report_command, run_command
 
 EXAMPLES = """
 examples:
@@ -24,7 +24,7 @@ examples:
 COMMANDS = {
     "run": (run_command, "train what is not finished, then report"),
     "report": (report_command, "verdicts, tables and figures of what is finished"),
-    "explain": (explain, "draw losses and their gradients"),
+    "explain": (explain_command, "draw losses and their gradients"),
 }
 
 

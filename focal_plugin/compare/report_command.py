@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from .report import terminal_table, write_report
-from .report.detection_analysis import REPLICATES
-from .report.summary import Summary
+from .analysis.detection_analysis import REPLICATES
+from .analysis.summary import Summary
+from .report.tables import terminal_table
+from .report.write import write_report
 
 NOT_ALL_DONE = 3
 DESCRIPTION = """

@@ -11,15 +11,16 @@ from typing import Any
 import yaml
 
 from ..config_file import find_config_file
-from .plan import Comparison
-from .report import terminal_table, write_report
+from .analysis.tuning import best_factors
+from .plan.comparison import Comparison
+from .plan.spec import best_runs, load_spec
+from .report.tables import terminal_table
+from .report.write import write_report
 from .running.engines import Options
 from .running.engines.base import ENGINES
 from .running.run_one import read_status
 from .running.runner import SweepInterruptedError, run_all
-from .spec import best_runs, load_spec
-from .status import Status
-from .tuning import best_factors
+from .runs.status import Status
 
 DESCRIPTION = """
 Train every arm of a comparison with every seed, each in a process of its own, and report. What is

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton
-from .dense_loss_block import Block, Evaluate, Terms
+from .dense_loss_block import Block, Evaluate, Implementation, Terms
 from .formula import refuse_second_derivative
 from .implementations import choose
 
-MODULES = {
+MODULES: dict[str, Implementation] = {
     "cpp": dense_loss_cpp,
     "triton": dense_loss_triton,
     "eager": dense_loss_eager,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -64,6 +64,16 @@ An implementation: `evaluate(block, terms, factor)` -> the loss of each anchor, 
 the gradient times ``factor``, like the logits. The factor is float32, () or (G, T); None: no
 gradient is wanted.
 """
+
+
+class Implementation(Protocol):
+    """The functions that the module of an implementation has."""
+
+    def why_not(self, block: Block, terms: Terms) -> str | None: ...
+
+    def evaluate(
+        self, block: Block, terms: Terms, factor: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 def why_no_kernel(block: Block, terms: Terms, dtypes: tuple[torch.dtype, ...]) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +20,23 @@ from ..checks import IllegalOptionError, check_choice
 from . import match_anchors_cpp, match_anchors_eager, match_anchors_triton
 from .implementations import choose
 
-MODULES = {
+
+class _Implementation(Protocol):
+    """The functions that the module of an implementation has."""
+
+    def why_not(self, anchors: Tensor) -> str | None: ...
+
+    def match(
+        self,
+        gt_boxes: list[Tensor],
+        anchors: Tensor,
+        thresholds: list[float],
+        labels: list[int],
+        rescue_from: float,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+MODULES: dict[str, _Implementation] = {
     "cpp": match_anchors_cpp,
     "triton": match_anchors_triton,
     "eager": match_anchors_eager,

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from focal_plugin.compare.detections.average_precision import evaluate
-from focal_plugin.compare.plan import Comparison, Run
-from focal_plugin.compare.results import Result
+from focal_plugin.compare.analysis.detections.average_precision import evaluate
+from focal_plugin.compare.plan.comparison import Comparison, Run
+from focal_plugin.compare.runs.result import Result
 
 from ..conftest import ROOT
 

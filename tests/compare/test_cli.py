@@ -6,10 +6,10 @@ import signal
 import pytest
 
 from focal_plugin.compare import cli, run_command
-from focal_plugin.compare.plan import Comparison
-from focal_plugin.compare.results import AVERAGES, Result
+from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.running.runner import SweepInterruptedError
-from focal_plugin.compare.status import Status
+from focal_plugin.compare.runs.result import AVERAGES, Result
+from focal_plugin.compare.runs.status import Status
 
 from ..conftest import ROOT
 

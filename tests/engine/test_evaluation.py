@@ -27,7 +27,11 @@ from focal_plugin.engine.evaluation import (
     evaluator_in_use,
 )
 
-from ..compare.detections.coco_cases import ground_truth, pycocotools_evaluation, random_case
+from ..compare.analysis.detections.coco_cases import (
+    ground_truth,
+    pycocotools_evaluation,
+    random_case,
+)
 from ..conftest import ROOT
 from ..test_configs import load
 

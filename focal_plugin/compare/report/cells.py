@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .scores import ArmScores, Spread, Value
+from ..analysis.scores import ArmScores, Spread, Value
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"

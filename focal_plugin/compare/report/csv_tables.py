@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Iterable
 
-from ..results import AVERAGES
-from .loss_views import AUDIT
-from .scores import Spread
-from .summary import Summary
+from ..analysis.loss_views import AUDIT
+from ..analysis.scores import Spread
+from ..analysis.summary import Summary
+from ..runs.result import AVERAGES
 
 Cell = str | int | float | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

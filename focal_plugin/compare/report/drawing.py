@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
+from ..analysis.summary import Summary
 from .cells import plain
 from .plotting import ArmStyle, arm_styles
-from .summary import Summary
 
 WIDTH = 7.6  # inches
 BAND = 0.14  # opacity

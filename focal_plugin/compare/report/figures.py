@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..statistics import PairedDifference
+from ..analysis.detection_analysis import ERROR_TYPES
+from ..analysis.scores import ArmVerdict, Spread, Standing
+from ..analysis.statistics import PairedDifference
+from ..analysis.summary import Summary
 from . import captions
 from .cells import plain, signed
-from .detection_analysis import ERROR_TYPES
 from .drawing import (
     WIDTH,
     Drawing,
@@ -24,8 +26,6 @@ from .drawing import (
     shorten,
 )
 from .plotting import GRID, INK, PAPER, ArmStyle, arm_styles, style
-from .scores import ArmVerdict, Spread, Standing
-from .summary import Summary
 from .training_figures import (
     draw_cumulative_loss,
     draw_gradient_histogram,

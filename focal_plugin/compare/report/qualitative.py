@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from .detection_analysis import ImageChoice
+from ..analysis.detection_analysis import ImageChoice
 from .pictures import CocoImages, LabelledBox, draw_boxes, tile
 
 CELL = 300

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from ..results import AVERAGES
-from ..statistics import fewest_seeds, format_p
+from ..analysis.detection_analysis import ERROR_TYPES
+from ..analysis.scores import NO_GROUND_TRUTH, ArmVerdict, Standing
+from ..analysis.statistics import fewest_seeds, format_p
+from ..analysis.summary import Summary
+from ..analysis.training import Cost
+from ..runs.result import AVERAGES
 from .cells import (
     NOTHING,
     are,
@@ -28,10 +32,6 @@ from .cells import (
     spread_text,
     value_text,
 )
-from .detection_analysis import ERROR_TYPES
-from .scores import NO_GROUND_TRUTH, ArmVerdict, Standing
-from .summary import Summary
-from .training import Cost
 
 EMPTY = " A run that detected nothing has no AP to be averaged; in the difference it counts as 0."
 

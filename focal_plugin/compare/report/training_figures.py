@@ -10,6 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..analysis.loss_views import SHARES, LossView
+from ..analysis.summary import Summary
+from ..analysis.training import AP_KEY, GRADIENT_NORM_KEY, Curve
 from . import captions
 from .drawing import (
     WIDTH,
@@ -22,10 +25,7 @@ from .drawing import (
     log_if_wide,
     log_labels,
 )
-from .loss_views import SHARES, LossView
 from .plotting import ArmStyle
-from .summary import Summary
-from .training import AP_KEY, GRADIENT_NORM_KEY, Curve
 
 
 def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:

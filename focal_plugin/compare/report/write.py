@@ -15,19 +15,17 @@ import jinja2
 from markupsafe import Markup
 
 from ...files import write_all
+from ..analysis.detection_analysis import REPLICATES
+from ..analysis.scores import Standing
+from ..analysis.summary import Summary, summarize
+from ..runs.run_folder import DETECTIONS
 from . import tables
 from .cells import plain
 from .csv_tables import csv_files
-from .detection_analysis import REPLICATES
 from .figures import Drawing, draw_all
 from .plotting import inline_svg, png, svg
 from .qualitative import Grid, draw_grid
-from .run_records import DETECTIONS
-from .scores import Standing
-from .summary import Summary, summarize
-from .tables import Table, markdown_table, markdown_text, terminal_table
-
-__all__ = ["ReportFiles", "terminal_table", "write_report"]
+from .tables import Table, markdown_table, markdown_text
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 MANY_SENTENCES = 10

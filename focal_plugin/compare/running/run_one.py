@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from ..plan import Run
-from ..results import (
+from ..plan.comparison import Run
+from ..runs.result import (
     ENVIRONMENT_FILE,
     RESULT_FILE,
     Result,
@@ -23,7 +23,7 @@ from ..results import (
     read_metrics,
     read_peak_gpu_memory_mib,
 )
-from ..status import Status
+from ..runs.status import Status
 from .claim import LEASE, Claim, HeldError, Lease, take
 from .failure import explain_failure, read_log_tail
 from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from ..plan import Run
-from ..status import Status
+from ..plan.comparison import Run
+from ..runs.status import Status
 from .claim import Observer
 from .engines import Engine, Handle, Options, make_engine
 from .failure import DISK_FULL

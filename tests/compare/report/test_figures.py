@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.report.figures import draw_all
 from focal_plugin.compare.report.plotting import (
     INK,
@@ -16,10 +17,9 @@ from focal_plugin.compare.report.plotting import (
     png,
     svg,
 )
-from focal_plugin.compare.report.summary import summarize
 
+from ..fake_comparison import FakeArm, write_comparison
 from .conftest import FIGURES
-from .fake_comparison import FakeArm, write_comparison
 
 pytestmark = pytest.mark.slow
 

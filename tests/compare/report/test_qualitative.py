@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focal_plugin.compare.report.detection_analysis import ImageChoice
+from focal_plugin.compare.analysis.detection_analysis import ImageChoice
 from focal_plugin.compare.report.pictures import WHITE, CocoImages
 from focal_plugin.compare.report.qualitative import CELL, GREY, SKY, VERMILLION, _judged, draw_grid
 
-from .fake_comparison import fake_detections, write_ground_truth
+from ..fake_comparison import fake_detections, write_ground_truth
 
 
 @pytest.fixture

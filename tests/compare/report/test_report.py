@@ -10,17 +10,22 @@ import pytest
 from matplotlib.figure import Figure
 
 from focal_plugin.compare import report_command
-from focal_plugin.compare.plan import Comparison
+from focal_plugin.compare.analysis.scores import NO_PREDICTIONS, Spread
+from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.report import write as report
 from focal_plugin.compare.report.cells import plain, signed, spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
 from focal_plugin.compare.report.drawing import Drawing
-from focal_plugin.compare.report.scores import NO_PREDICTIONS, Spread
-from focal_plugin.compare.report.summary import summarize
-from focal_plugin.compare.report.tables import headline, markdown_text, verdict_table
-from focal_plugin.compare.report.write import ReportFiles, terminal_table, write_report
+from focal_plugin.compare.report.tables import (
+    headline,
+    markdown_text,
+    terminal_table,
+    verdict_table,
+)
+from focal_plugin.compare.report.write import ReportFiles, write_report
 
-from .fake_comparison import FakeArm, write_comparison
+from ..fake_comparison import FakeArm, write_comparison
 
 HOSTILE = ("<script>alert(1)</script>", "../../x", "=1+1", "_$x^$", "|a](javascript:1)`")
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "=cmd()", "a\x1b[31m\nb")

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from focal_plugin.compare.plan import Run
+from focal_plugin.compare.plan.comparison import Run
 from focal_plugin.compare.running.claim import Lease
 from focal_plugin.compare.running.engines import Options
 from focal_plugin.compare.running.run_one import Task

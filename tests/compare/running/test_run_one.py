@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from focal_plugin.compare.results import Result
 from focal_plugin.compare.running import run_one as run_one_module
 from focal_plugin.compare.running import trainer_process
 from focal_plugin.compare.running.claim import read_newest, take
 from focal_plugin.compare.running.failure import explain_failure
 from focal_plugin.compare.running.run_one import read_status, run_one
 from focal_plugin.compare.running.trainer_process import Urgency
-from focal_plugin.compare.status import Status
+from focal_plugin.compare.runs.result import Result
+from focal_plugin.compare.runs.status import Status
 
 from .fakes import (
     LEASE,

@@ -10,7 +10,7 @@ from focal_plugin.compare.running import runner
 from focal_plugin.compare.running.claim import read_newest
 from focal_plugin.compare.running.run_one import read_status
 from focal_plugin.compare.running.runner import run_all
-from focal_plugin.compare.status import Status
+from focal_plugin.compare.runs.status import Status
 
 from .fakes import (
     LEASE,

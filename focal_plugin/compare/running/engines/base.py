@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...status import Status
+from ...runs.status import Status
 from ..claim import LEASE, Lease
 from ..run_one import TRAINER, Task
 from ..trainer_process import Urgency

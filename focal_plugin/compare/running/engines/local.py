@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from ...status import Status
+from ...runs.status import Status
 from ..run_one import Task, run_one
 from ..trainer_process import Urgency
 from .base import Options

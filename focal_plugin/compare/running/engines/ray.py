@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...status import Status
+from ...runs.status import Status
 from ..run_one import Task, run_one
 from ..trainer_process import Urgency
 from .base import Options

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...status import Status
+from ...runs.status import Status
 from ..run_one import Task, run_one
 from ..trainer_process import STOP_S, Urgency
 from .base import Options

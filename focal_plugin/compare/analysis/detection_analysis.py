@@ -1,0 +1,376 @@
+"""Where the differences between the arms come from: their detections, looked at again."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...files import sha256_of
+from ..plan.comparison import Comparison
+from ..runs.run_folder import RunRecord
+from .detections.average_precision import Evaluation, evaluate
+from .detections.bootstrap import Resampled, difference_of, resample
+from .detections.coco_json import read_ground_truth
+from .detections.disagreement import best_threshold, most_different_images
+from .detections.error_types import ERROR_TYPES, error_types
+from .scores import NO_GROUND_TRUTH, NO_PREDICTIONS, NOT_EVALUATED, Spread, Value
+
+PR_IOUS = (0.5, 0.75)
+REPLICATES = 1000
+IMAGES = 8
+IMAGE_ARMS = 4  # more than these, beside the ground truth, are too small to see anything
+
+
+@dataclass(frozen=True)
+class ClassOfData:
+    """
+    Attributes:
+        label: its name; with its id, if another class has the same name.
+        train_objects: in the training data, crowds left out; None where no run has recorded it.
+        val_objects: in the data that the runs were evaluated on.
+    """
+
+    category_id: int
+    label: str
+    train_objects: int | None
+    val_objects: int
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """
+    Precision at recall 0, .01, ... 1, the mean over the classes; fractions.
+
+    Attributes:
+        mean: (101,) over the seeds.
+        low, high: (101,) the lowest and highest of these.
+    """
+
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """
+    AP of an arm minus that of the reference, percent, if the images had been others.
+
+    Attributes:
+        difference: mean over the seeds that both have; a run that detected nothing has AP 0.
+        interval: 95% of the resamples of the images; the noise of training is not in it.
+        seeds: these seeds.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    standard_error: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ArmDetections:
+    """
+    All numbers in percent but those of the curves.
+
+    Attributes:
+        recall: AR, average recall with 100 detections of a class on an image.
+        per_class: in the order of :attr:`DetectionAnalysis.classes`.
+        curves: IoU -> curve; {} if no run has predictions.
+        errors: error type -> what AP50 would gain without the errors of this type.
+        images: against the reference; None for the reference itself.
+    """
+
+    arm: str
+    recall: Spread
+    per_class: tuple[Spread, ...]
+    curves: dict[str, PrecisionRecall]
+    errors: dict[str, Spread]
+    images: ImageDifference | None
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """
+    Images on which the arms disagree most.
+
+    Attributes:
+        seed: of the runs that are shown.
+        runs: arm -> id of the run.
+        thresholds: arm -> the score from which on its detections are drawn, its best for F1.
+        image_ids: most different first.
+    """
+
+    seed: int
+    runs: dict[str, str]
+    thresholds: dict[str, float]
+    image_ids: tuple[int, ...]
+    json_file: str
+    image_root: str
+
+
+@dataclass(frozen=True)
+class DetectionAnalysis:
+    """
+    Attributes:
+        classes: the most frequent of the training data first.
+        images: how many the runs were evaluated on; 0 if nothing could be evaluated again.
+        arms: arm -> what its detections say.
+        problems: sentences on what could not be evaluated, and why.
+    """
+
+    classes: tuple[ClassOfData, ...]
+    images: int
+    arms: dict[str, ArmDetections]
+    choice: ImageChoice | None
+    problems: tuple[str, ...]
+
+
+def analyse_detections(
+    comparison: Comparison,
+    records: Mapping[str, list[RunRecord]],
+    shown: Iterable[str],
+    *,
+    replicates: int = REPLICATES,
+) -> DetectionAnalysis:
+    """
+    Evaluate every run that is done once more, against the ground truth that it was evaluated on.
+
+    Args:
+        records: arm -> its runs, one a seed.
+        shown: the arms of the images, the most interesting first.
+        replicates: resamples of the images; 0: none.
+    """
+    data, problems = _ground_truth(records)
+    evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in comparison.arms}
+    if data is not None:
+        done = {arm: [r for r in records[arm] if r.detections] for arm in comparison.arms}
+        evaluations = _evaluate(data, done, problems)
+    first = next((e for of_arm in evaluations.values() for e in of_arm.values()), None)
+    if first is None or data is None:
+        arms = {arm: _not_evaluated(arm, records[arm]) for arm in comparison.arms}
+        return DetectionAnalysis((), 0, arms, None, tuple(problems))
+    classes, order = _classes(first, _train_data(records))
+    images = _image_differences(evaluations, comparison.reference, replicates)
+    arms = {
+        arm: _of_arm(arm, records[arm], evaluations[arm], order, images.get(arm))
+        for arm in comparison.arms
+    }
+    choice = _choose_images(evaluations, records, [*shown], data)
+    return DetectionAnalysis(classes, len(first.image_ids), arms, choice, tuple(problems))
+
+
+def _evaluate(
+    data: dict[str, Any], records: Mapping[str, list[RunRecord]], problems: list[str]
+) -> dict[str, dict[int, Evaluation]]:
+    """Arm -> seed -> evaluation of its detections, all against the ground truth as read once."""
+    evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in records}
+    try:
+        ground_truth = read_ground_truth(Path(data["json_file"]))
+    except ValueError as error:
+        problems.append(f"No run could be evaluated again: {error}")
+        return evaluations
+    for arm, of_arm in records.items():
+        for record in of_arm:
+            if record.detections is None or not _is_on(record, data):
+                continue
+            try:
+                found = evaluate(ground_truth, record.detections)
+            except (ValueError, FileNotFoundError) as error:
+                problems.append(f"{record.run.name} could not be evaluated again: {error}")
+                continue
+            evaluations[arm][record.run.seed] = found
+    return evaluations
+
+
+def _test_data(record: RunRecord) -> dict[str, Any] | None:
+    sets = (record.env or {}).get("datasets", {}).get("test", [])
+    return sets[0] if sets else None
+
+
+def _is_on(record: RunRecord, data: dict[str, Any]) -> bool:
+    own = _test_data(record)
+    return own is not None and own["json_sha256"] == data["json_sha256"]
+
+
+def _train_data(records: Mapping[str, list[RunRecord]]) -> list[dict[str, Any]]:
+    for of_arm in records.values():
+        for record in of_arm:
+            if record.env is not None:
+                return record.env.get("datasets", {}).get("train", [])
+    return []
+
+
+def _ground_truth(
+    records: Mapping[str, list[RunRecord]],
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The data set of the first run that is done, if its file is still what it was."""
+    done = [r for of_arm in records.values() for r in of_arm if r.detections is not None]
+    recorded = [data for data in map(_test_data, done) if data and data["json_file"]]
+    if not done:
+        return None, ["No run is done: there are no detections to look at."]
+    if not recorded:
+        return None, ["No run recorded a COCO json that it was evaluated on."]
+    # runs of several machines name the same data by several paths
+    data = next((data for data in recorded if Path(data["json_file"]).is_file()), recorded[0])
+    file = Path(data["json_file"])
+    if not file.is_file():
+        return None, [f"The ground truth {file} is not on this machine."]
+    if sha256_of(file) != data["json_sha256"]:
+        return None, [f"The ground truth {file} was changed since the runs were evaluated on it."]
+    others = [r.run.name for r in done if not _is_on(r, data)]
+    if others:
+        names = ", ".join(others)
+        return data, [f"Evaluated on other data than the rest, and left out here: {names}."]
+    return data, []
+
+
+def _classes(
+    evaluation: Evaluation, train: list[dict[str, Any]]
+) -> tuple[tuple[ClassOfData, ...], list[int]]:
+    """The classes and their places in the evaluation, the most frequent of the training first."""
+    trained: Counter[str] = Counter()
+    train = [data for data in train if data["classes"] is not None]
+    for data in train:
+        trained.update(dict(zip(data["classes"], data["annotations_per_class"], strict=True)))
+    names = Counter(evaluation.class_names)
+    classes = []
+    for place, id_ in enumerate(evaluation.category_ids):
+        name = evaluation.class_names[place]
+        unique = names[name] == 1
+        label = name if unique else f"{name} (id {id_})"
+        # names that stand for two classes cannot be counted by name
+        count = trained[name] if unique and train else None
+        classes.append(ClassOfData(id_, label, count, int(evaluation.objects_per_class[place])))
+    order = sorted(
+        range(len(classes)),
+        key=lambda i: (-(classes[i].train_objects or 0), -classes[i].val_objects, i),
+    )
+    return tuple(classes[i] for i in order), order
+
+
+def _not_evaluated(arm: str, records: list[RunRecord]) -> ArmDetections:
+    nothing = Spread.of({r.run.seed: NOT_EVALUATED for r in records if r.result is not None})
+    return ArmDetections(arm, nothing, (), {}, dict.fromkeys(ERROR_TYPES, nothing), None)
+
+
+def _of_arm(
+    arm: str,
+    records: list[RunRecord],
+    evaluations: dict[int, Evaluation],
+    order: list[int],
+    images: ImageDifference | None,
+) -> ArmDetections:
+    seeds = [record.run.seed for record in records if record.result is not None]
+    averages = {seed: e.average_precision(metrics=("AP", "AR")) for seed, e in evaluations.items()}
+    costs = {seed: error_types(e).cost for seed, e in evaluations.items()}
+
+    def of_class(seed: int, place: int) -> float:
+        per_class = averages[seed].per_class
+        assert per_class is not None  # "AP" was asked for
+        return float(per_class[place])
+
+    def over_seeds(value: Any) -> Spread:
+        return Spread.of({seed: _value(evaluations.get(seed), seed, value) for seed in seeds})
+
+    return ArmDetections(
+        arm=arm,
+        recall=over_seeds(lambda seed: averages[seed].averages["AR"]),
+        per_class=tuple(
+            over_seeds(lambda seed, place=place: of_class(seed, place)) for place in order
+        ),
+        curves=_precision_recall(evaluations.values()),
+        errors={
+            kind: over_seeds(lambda seed, kind=kind: costs[seed][kind]) for kind in ERROR_TYPES
+        },
+        images=images,
+    )
+
+
+def _value(evaluation: Evaluation | None, seed: int, value: Any) -> Value:
+    if evaluation is None:
+        return NOT_EVALUATED
+    if not evaluation.has_detections:
+        return NO_PREDICTIONS
+    number = float(value(seed))
+    return NO_GROUND_TRUTH if math.isnan(number) else 100 * number
+
+
+def _precision_recall(evaluations: Iterable[Evaluation]) -> dict[str, PrecisionRecall]:
+    with_detections = [e for e in evaluations if e.has_detections]
+    if not with_detections:
+        return {}
+    curves = {}
+    for iou in PR_IOUS:
+        rows = np.array([e.precision_recall(iou)[1] for e in with_detections])
+        if np.isfinite(rows).all():
+            lines = (rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0))
+            curves[f"{iou:g}"] = PrecisionRecall(*(tuple(line.tolist()) for line in lines))
+    return curves
+
+
+def _image_differences(
+    evaluations: dict[str, dict[int, Evaluation]], reference: str, replicates: int
+) -> dict[str, ImageDifference | None]:
+    """Arm -> what other images would have made of its difference to the reference."""
+    if not replicates:
+        return {}
+    resampled = {
+        arm: {seed: resample(e, replicates=replicates) for seed, e in of_arm.items()}
+        for arm, of_arm in evaluations.items()
+    }
+    against = resampled.pop(reference)
+    return {arm: _image_difference(of_arm, against) for arm, of_arm in resampled.items()}
+
+
+def _image_difference(
+    arm: dict[int, Resampled], reference: dict[int, Resampled]
+) -> ImageDifference | None:
+    seeds = tuple(seed for seed in arm if seed in reference)
+    if not seeds:
+        return None
+    found = difference_of([(arm[seed], reference[seed]) for seed in seeds])
+    low, high = found.interval
+    if not (math.isfinite(found.difference) and math.isfinite(low)):
+        return None
+    return ImageDifference(
+        100 * found.difference,
+        (100 * low, 100 * high),
+        float(found.p),
+        100 * found.standard_error,
+        seeds,
+    )
+
+
+def _choose_images(
+    evaluations: dict[str, dict[int, Evaluation]],
+    records: Mapping[str, list[RunRecord]],
+    shown: list[str],
+    data: dict[str, Any],
+) -> ImageChoice | None:
+    """Of the first seed that most of the shown arms have, as long as that is two of them."""
+    arms = [arm for arm in shown if any(e.has_detections for e in evaluations[arm].values())]
+    arms = arms[:IMAGE_ARMS]
+    seeds = Counter(seed for arm in arms for seed in evaluations[arm])
+    if not seeds or not Path(data["image_root"]).is_dir():
+        return None
+    seed = max(sorted(seeds), key=seeds.__getitem__)
+    chosen = {arm: evaluations[arm][seed] for arm in arms if seed in evaluations[arm]}
+    if len(chosen) < 2:
+        return None
+    runs = {r.run.arm: r.run.id for arm in chosen for r in records[arm] if r.run.seed == seed}
+    return ImageChoice(
+        seed=seed,
+        runs=runs,
+        thresholds={arm: float(best_threshold(e)) for arm, e in chosen.items()},
+        image_ids=tuple(map(int, most_different_images(chosen, IMAGES))),
+        json_file=data["json_file"],
+        image_root=data["image_root"],
+    )

@@ -1,0 +1,1 @@
+"""Analyze the detections of the runs."""

@@ -1,0 +1,192 @@
+"""What each arm's loss did to the same anchors, before training and after: its diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...diagnostics.cdf import cumulative_loss
+from ...diagnostics.snapshot import Snapshot, read_snapshot
+from ..plan.comparison import Comparison
+from ..runs.run_folder import RunRecord
+from .scores import Spread
+
+MOMENTS = ("start", "final")
+AUDIT = (
+    "loss_pos",
+    "loss_neg",
+    "loss_sum",
+    "divisor",
+    "divided",
+    "gradient_pos",
+    "gradient_neg",
+    "mean_probability",
+    "easy_share",
+    "easy_loss_share",
+    "easy_gradient_share",
+)
+"""What is said in numbers of a :class:`Snapshot`, whose attributes these are."""
+
+# Where the curves are taken; loss gathers in the hardest anchors, where the points are denser
+SHARES = np.unique(np.round(np.concatenate([np.linspace(0, 1, 101), np.linspace(0.99, 1, 51)]), 4))
+
+
+@dataclass(frozen=True)
+class LossView:
+    """
+    One dense loss of one arm at one moment, over the seeds.
+
+    Attributes:
+        part: "retinanet" or "rpn".
+        moment: one of :data:`MOMENTS`.
+        loss, options, miner: what was trained with.
+        num_images, num_anchors: what was looked at, in the first run.
+        audit: name in :data:`AUDIT` -> value.
+        cdf_pos, cdf_neg: share of the loss that the easiest share :data:`SHARES` of positives
+            (negatives) holds, mean over the seeds; () if there is no loss there.
+        gradient_edges: of the bins of abs(d loss / d logit); () if the seeds do not agree in them.
+        gradient_pos, gradient_neg: share of all elements in each bin, for the class of a positive
+            and for all else.
+        first_norms: gradient norm of all parameters in the first iterations, mean over the seeds.
+    """
+
+    arm: str
+    part: str
+    moment: str
+    iteration: int
+    loss: str
+    options: str
+    miner: str
+    num_images: int
+    num_anchors: int
+    audit: dict[str, Spread]
+    cdf_pos: tuple[float, ...]
+    cdf_neg: tuple[float, ...]
+    gradient_edges: tuple[float, ...]
+    gradient_pos: tuple[float, ...]
+    gradient_neg: tuple[float, ...]
+    first_norms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LossViews:
+    """
+    Attributes:
+        views: in the order of the arms; those of the start first.
+        problems: sentences on what could not be read, or not be compared.
+    """
+
+    views: tuple[LossView, ...]
+    problems: tuple[str, ...]
+
+    def of(self, part: str, moment: str) -> list[LossView]:
+        return [v for v in self.views if (v.part, v.moment) == (part, moment)]
+
+    @property
+    def parts(self) -> list[str]:
+        return sorted({view.part for view in self.views})
+
+
+def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -> LossViews:
+    """All snapshots of all runs, those that failed too; no views where diagnostics were off."""
+    views: list[LossView] = []
+    problems: list[str] = []
+    others: dict[str, set[str]] = {}
+    for moment in MOMENTS:
+        reference: dict[str, dict[int, Snapshot]] = {}
+        first = [comparison.reference]
+        for arm in first + [arm for arm in comparison.arms if arm not in first]:
+            by_part: dict[str, dict[int, Snapshot]] = {}
+            for record in records[arm]:
+                for snapshot in _read(record, moment, problems):
+                    by_part.setdefault(snapshot.part, {})[record.run.seed] = snapshot
+            views += [_view(arm, moment, by_part[part]) for part in sorted(by_part)]
+            reference = reference or by_part
+            for part in by_part:
+                if _on_other_anchors(by_part[part], reference.get(part, {})):
+                    others.setdefault(part, set()).add(arm)
+    order = {arm: place for place, arm in enumerate(comparison.arms)}
+    views.sort(key=lambda view: (MOMENTS.index(view.moment), order[view.arm]))
+    in_order = {part: sorted(arms, key=order.__getitem__) for part, arms in others.items()}
+    problems += [
+        f"In {part}, not all anchors or labels of {', '.join(arms)} are "
+        f"those of {comparison.reference}, as where mining leaves out anchors in crowd regions: "
+        f"what differs in their curves is not the loss alone."
+        for part, arms in in_order.items()
+    ]
+    return LossViews(tuple(views), tuple(problems))
+
+
+def _on_other_anchors(arm: dict[int, Snapshot], reference: dict[int, Snapshot]) -> bool:
+    both = arm.keys() & reference.keys()
+    return any(arm[seed].anchors_digest != reference[seed].anchors_digest for seed in both)
+
+
+def _read(record: RunRecord, moment: str, problems: list[str]) -> Iterable[Snapshot]:
+    for file in sorted((record.folder / "diagnostics").glob(f"{moment}_*.npz")):
+        try:
+            yield read_snapshot(file)
+        except ValueError as error:
+            problems.append(f"{record.run.name}: {error}")
+
+
+def _view(arm: str, moment: str, by_seed: dict[int, Snapshot]) -> LossView:
+    snapshots = list(by_seed.values())
+    first = snapshots[0]
+    edges, pos, neg = _gradients(snapshots)
+    return LossView(
+        arm=arm,
+        part=first.part,
+        moment=moment,
+        iteration=first.iteration,
+        loss=first.loss,
+        options=first.options,
+        miner=first.miner,
+        num_images=first.num_images,
+        num_anchors=first.num_anchors,
+        audit={name: _spread(by_seed, name) for name in AUDIT},
+        cdf_pos=_mean_cdf([s.sample_pos for s in snapshots]),
+        cdf_neg=_mean_cdf([s.sample_neg for s in snapshots]),
+        gradient_edges=edges,
+        gradient_pos=pos,
+        gradient_neg=neg,
+        first_norms=_first_norms(snapshots),
+    )
+
+
+def _spread(by_seed: dict[int, Snapshot], name: str) -> Spread:
+    """What is not finite, as the arm had diverged, can be averaged with nothing."""
+    values = {seed: float(getattr(snapshot, name)) for seed, snapshot in by_seed.items()}
+    return Spread.of({seed: v if np.isfinite(v) else "not finite" for seed, v in values.items()})
+
+
+def _mean_cdf(samples: list[np.ndarray]) -> tuple[float, ...]:
+    rows = []
+    for losses in samples:
+        if len(losses) and np.isfinite(losses).all() and losses.sum() > 0:
+            anchors, held = cumulative_loss(losses)
+            rows.append(np.interp(SHARES, anchors, held))
+    return tuple(np.mean(rows, axis=0).tolist()) if rows else ()
+
+
+def _gradients(
+    snapshots: list[Snapshot],
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    edges = snapshots[0].gradient_edges
+    if any(not np.array_equal(edges, s.gradient_edges) for s in snapshots):
+        return (), (), ()
+    pos = np.sum([s.gradient_counts_pos for s in snapshots], axis=0, dtype=np.float64)
+    neg = np.sum([s.gradient_counts_neg for s in snapshots], axis=0, dtype=np.float64)
+    total = pos.sum() + neg.sum()
+    if total == 0:
+        return (), (), ()
+    return tuple(edges.tolist()), tuple((pos / total).tolist()), tuple((neg / total).tolist())
+
+
+def _first_norms(snapshots: list[Snapshot]) -> tuple[float, ...]:
+    rows = [s.parameter_gradient_norms for s in snapshots]
+    length = min((len(row) for row in rows), default=0)
+    mean = np.mean([row[:length] for row in rows], axis=0) if length else np.empty(0)
+    return tuple(mean.tolist()) if np.isfinite(mean).all() else ()

@@ -1,0 +1,116 @@
+"""What the runs were made with, and whether it was the same for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..runs.run_folder import RunRecord
+
+
+@dataclass(frozen=True)
+class Fact:
+    """
+    Something that every run has recorded of itself.
+
+    Attributes:
+        values: as text, with the number of runs that say so, the most frequent first.
+    """
+
+    name: str
+    values: dict[str, int]
+
+    @property
+    def differs(self) -> bool:
+        return len(self.values) > 1
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """
+    A data set as a run recorded it; None for all but its name where it is not a COCO json.
+
+    Attributes:
+        use: "train" or "test".
+        sha256: of the file of its annotations.
+    """
+
+    use: str
+    name: str
+    sha256: str | None
+    images: int | None
+    annotations: int | None
+    crowds: int | None
+    classes: int | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """
+    Attributes:
+        facts: versions, commit, platform, device, threads.
+        datasets: one for each content that a run has recorded under a name.
+        recorded: how many runs recorded anything.
+        sentences: on all that differs between runs.
+    """
+
+    facts: tuple[Fact, ...]
+    datasets: tuple[DataSet, ...]
+    recorded: int
+    sentences: tuple[str, ...]
+
+
+def provenance(records: Iterable[RunRecord]) -> Provenance:
+    """Of all runs that were started, whatever became of them."""
+    environments = [record.env for record in records if record.env is not None]
+    facts = tuple(_facts(environments))
+    datasets = tuple(dict.fromkeys(d for env in environments for d in _datasets(env)))
+    return Provenance(facts, datasets, len(environments), tuple(_sentences(facts, datasets)))
+
+
+def _facts(environments: list[dict[str, Any]]) -> Iterable[Fact]:
+    packages = dict.fromkeys(name for env in environments for name in env.get("versions", {}))
+    for name in packages:
+        yield _fact(name, (env.get("versions", {}).get(name) for env in environments))
+    yield _fact("commit", (_commit(env.get("git")) for env in environments))
+    for name in ("platform", "device", "threads"):
+        yield _fact(name, (env.get(name) for env in environments))
+
+
+def _fact(name: str, values: Iterable[Any]) -> Fact:
+    counts = Counter("not recorded" if value is None else str(value) for value in values)
+    return Fact(name, dict(counts.most_common()))
+
+
+def _commit(git: dict[str, Any] | None) -> str:
+    if git is None:
+        return "no repository"
+    return git["commit"][:12] + (" with uncommitted changes" if git["dirty"] else "")
+
+
+def _datasets(env: dict[str, Any]) -> Iterable[DataSet]:
+    for use in ("train", "test"):
+        for data in env.get("datasets", {}).get(use, []):
+            yield DataSet(
+                use=use,
+                name=data["name"],
+                sha256=data["json_sha256"],
+                images=data["images"],
+                annotations=data["annotations"],
+                crowds=data["crowds"],
+                classes=None if data["classes"] is None else len(data["classes"]),
+            )
+
+
+def _sentences(facts: tuple[Fact, ...], datasets: tuple[DataSet, ...]) -> Iterable[str]:
+    for fact in facts:
+        if fact.differs:
+            found = ", ".join(f"{value} ({count})" for value, count in fact.values.items())
+            yield f"Not all runs were made with the same {fact.name}: {found}."
+    for use in ("train", "test"):
+        contents = {(data.name, data.sha256) for data in datasets if data.use == use}
+        names = [name for name, _ in contents]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"The annotations of {name} ({use}) changed while the runs were made."

@@ -1,0 +1,254 @@
+"""The scores of each arm over its seeds, and the verdicts: what is known of a comparison so far."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..plan.comparison import Comparison
+from ..runs.result import AVERAGES
+from ..runs.run_folder import RunRecord
+from ..runs.status import STATES
+from .statistics import PairedDifference, describe, paired_difference, verdicts
+
+NO_PREDICTIONS = "no predictions"
+NO_GROUND_TRUTH = "no ground truth"
+NOT_EVALUATED = "not evaluated"
+NO_VALUE = (NO_PREDICTIONS, NO_GROUND_TRUTH, NOT_EVALUATED)
+"""
+Why there is no number, which is never 0 or NaN: the run detected nothing at all; the data has no
+object of this size or class; nobody has looked.
+"""
+
+Value = float | str
+"""A number, or one of :data:`NO_VALUE`."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """
+    One quantity of one arm.
+
+    Attributes:
+        by_seed: of the runs that are done.
+        mean: of the numbers among them; None if there is none.
+        std: between the seeds, ddof 1; None for fewer than two.
+        n: how many numbers.
+        state: one of :data:`NO_VALUE` if there is no number, else None.
+    """
+
+    by_seed: dict[int, Value]
+    mean: float | None
+    std: float | None
+    n: int
+    state: str | None
+
+    @classmethod
+    def of(cls, by_seed: Mapping[int, Value]) -> Spread:
+        numbers = [value for value in by_seed.values() if not isinstance(value, str)]
+        states = [value for value in by_seed.values() if isinstance(value, str)]
+        found = describe(numbers)
+        state = None if numbers else states[0] if states else NOT_EVALUATED
+        return cls(dict(by_seed), found.mean, found.std, found.n, state)
+
+    @property
+    def numbers(self) -> dict[int, float]:
+        return {seed: v for seed, v in self.by_seed.items() if not isinstance(v, str)}
+
+    @property
+    def without(self) -> int:
+        """Of how many of the runs that are done there is no number."""
+        return len(self.by_seed) - self.n
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """
+    An arm's runs in one :class:`Standing`.
+
+    Attributes:
+        lr_factor: what its learning rate was multiplied by; None as long as that is not decided.
+        states: of its runs, one of :data:`~..status.STATES` -> how many.
+        metrics: "AP", "AP50", ... -> percent.
+    """
+
+    arm: str
+    lr_factor: float | None
+    states: dict[str, int]
+    metrics: dict[str, Spread]
+
+    @property
+    def planned(self) -> int:
+        return sum(self.states.values())
+
+    @property
+    def empty(self) -> int:
+        """How many runs are done and detected nothing at all."""
+        return list(self.metrics["AP"].by_seed.values()).count(NO_PREDICTIONS)
+
+    @property
+    def judged(self) -> dict[int, float]:
+        """
+        AP as verdicts are given on it: a run that detected nothing has found nothing, an AP of 0,
+        and to leave it out would flatter its arm.
+        """
+        by_seed = self.metrics["AP"].by_seed
+        found = {seed: 0.0 if v == NO_PREDICTIONS else v for seed, v in by_seed.items()}
+        return {seed: v for seed, v in found.items() if not isinstance(v, str)}
+
+    @property
+    def flaw(self) -> str | None:
+        """Why no verdict may be given, None if there is no reason."""
+        if self.lr_factor is None:
+            return "its runs at its best learning rate are not planned yet"
+        failed, to_come = self.states["failed"], self.planned - self.states["done"]
+        unknown = self.metrics["AP"].without - self.empty
+        if failed:
+            return f"{failed} of its {self.planned} runs failed"
+        if unknown:
+            return f"{unknown} of its {self.planned} runs left no AP"
+        if to_come == self.planned:
+            return "none of its runs is done"
+        if to_come:
+            be = "is" if to_come == 1 else "are"
+            return f"{to_come} of its {self.planned} runs {be} still to come"
+        return None
+
+
+@dataclass(frozen=True)
+class ArmVerdict:
+    """
+    Attributes:
+        decision: one of :data:`~..statistics.DECISIONS`.
+        difference: of AP, percent, over the seeds that both have so far; None if there are none.
+        p: of the t test after Holm over the arms; None where nothing can be decided.
+        flaw: why no verdict is given, see :attr:`ArmScores.flaw`, or None.
+        sentence: all that in English.
+    """
+
+    arm: str
+    decision: str
+    difference: PairedDifference | None
+    p: float | None
+    flaw: str | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """
+    All arms by the runs of one role.
+
+    Attributes:
+        role: "equal": at the learning rate of the spec; "best": each at the best of those tried.
+        verdicts: of the arms but the reference, in the order of the spec.
+    """
+
+    role: str
+    arms: tuple[ArmScores, ...]
+    verdicts: tuple[ArmVerdict, ...]
+
+    def arm(self, name: str) -> ArmScores:
+        return next(scores for scores in self.arms if scores.arm == name)
+
+    def verdict(self, arm: str) -> ArmVerdict | None:
+        """None for the reference."""
+        return next((verdict for verdict in self.verdicts if verdict.arm == arm), None)
+
+
+def standing(
+    comparison: Comparison,
+    records: Mapping[str, list[RunRecord]],
+    *,
+    role: str = "equal",
+    lr_factors: Mapping[str, float | None] | None = None,
+) -> Standing:
+    """
+    Args:
+        records: arm -> its runs, one a seed.
+        lr_factors: arm -> that of its runs; None: 1 for all.
+    """
+    factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
+    arms = tuple(_arm_scores(arm, records[arm], factors[arm]) for arm in comparison.arms)
+    return Standing(role, arms, _verdicts(arms, comparison.reference))
+
+
+def spread(records: Iterable[RunRecord], value: Callable[[RunRecord], Value]) -> Spread:
+    """A quantity of the runs that are done."""
+    done = [record for record in records if record.result is not None]
+    return Spread.of({record.run.seed: value(record) for record in done})
+
+
+def average_precision(record: RunRecord, metric: str) -> Value:
+    """What Detectron2's evaluator said, percent, of a run that is done."""
+    value = record.finished.ap.get(metric)
+    if value is not None:
+        return value
+    if record.finished.ap["AP"] is not None:
+        return NO_GROUND_TRUTH
+    return NO_PREDICTIONS if _detected_nothing(record.detections) else NOT_EVALUATED
+
+
+def _detected_nothing(detections: Path | None) -> bool:
+    return detections is not None and json.loads(detections.read_text(encoding="utf-8")) == []
+
+
+def _arm_scores(arm: str, records: list[RunRecord], lr_factor: float | None) -> ArmScores:
+    states = {state: sum(r.state == state for r in records) for state in STATES}
+    metrics = {
+        metric: spread(records, functools.partial(average_precision, metric=metric))
+        for metric in AVERAGES
+    }
+    return ArmScores(arm, lr_factor, states, metrics)
+
+
+def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, ...]:
+    """
+    An arm with a flaw, or against a reference with one, keeps its place in Holm's correction (its
+    runs are planned) but gets no p: what failed may not be left out of a mean without changing it,
+    and a test of what has come so far, made again and again, finds something sooner or later.
+    """
+    by_name = {scores.arm: scores for scores in arms}
+    against = by_name.pop(reference)
+    judged = {name: {} if scores.flaw else scores.judged for name, scores in by_name.items()}
+    given = verdicts({reference: against.judged, **judged}, reference)
+    found = []
+    decided: tuple[str, PairedDifference | None, float | None, str | None, str]
+    for verdict in given:
+        scores = by_name[verdict.arm]
+        flaw = scores.flaw or (against.flaw and f"of the reference {reference}, {against.flaw}")
+        empty = _on_empty(scores) + _on_empty(against)
+        if flaw is None:
+            sentence = verdict.sentence + empty
+            decided = (verdict.decision, verdict.difference, verdict.p, None, sentence)
+        else:
+            difference = _so_far(scores, against)
+            sentence = _withheld(verdict.arm, reference, flaw, difference) + empty
+            decided = ("undecided", difference, None, flaw, sentence)
+        found.append(ArmVerdict(verdict.arm, *decided))
+    return tuple(found)
+
+
+def _on_empty(scores: ArmScores) -> str:
+    if not scores.empty:
+        return ""
+    return (
+        f" {scores.empty} of the {scores.planned} runs of {scores.arm} detected nothing, which "
+        f"counts as an AP of 0 here."
+    )
+
+
+def _so_far(arm: ArmScores, reference: ArmScores) -> PairedDifference | None:
+    values, others = arm.judged, reference.judged
+    return paired_difference(values, others) if values.keys() & others.keys() else None
+
+
+def _withheld(arm: str, reference: str, flaw: str, difference: PairedDifference | None) -> str:
+    sentence = f"{arm}: no verdict, as {flaw}."
+    if difference is None:
+        return sentence
+    seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
+    return f"{sentence} So far, with {seeds}, it is {difference.mean:+.1f} AP from {reference}."

@@ -1,0 +1,365 @@
+"""Everything that a report says of a comparison, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..plan.comparison import Comparison
+from ..report.cells import are, count_text
+from ..runs.run_folder import RunRecord, read_records
+from ..runs.status import STATES
+from .detection_analysis import REPLICATES, DetectionAnalysis, analyse_detections
+from .fairness import Difference, config_differences, shared_start
+from .loss_views import LossViews, loss_views
+from .power import Recommendation, recommend_seeds
+from .provenance import Provenance, provenance
+from .scores import AVERAGES, Standing, Value, average_precision, standing
+from .training import Cost, Curve, cost, curves
+from .tuning import Tuned, tune
+
+EFFECTS = (0.5, 1.0, 2.0)
+"""Differences of AP, percent, to find which the report says how many seeds it takes."""
+
+# The same for all runs of a seed by construction, or different by construction
+_NOT_COMPARED = ("SEED",)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run of the comparison, whatever became of it; see :class:`~..status.Status`."""
+
+    id: str
+    arm: str
+    seed: int
+    role: str
+    lr_factor: float
+    state: str
+    reason: str | None
+    exit_code: int | None
+    log_tail: tuple[str, ...]
+    restarts: int
+    iterations: int
+    iterations_done: int
+    ap: dict[str, Value]
+    iteration_s: float | None
+    peak_memory_mib: float | None
+    device: str | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class StartOfArm:
+    """
+    What the runs of an arm shared with those of the reference as training began.
+
+    Attributes:
+        seeds: for which both have recorded it.
+        same_weights, same_data: for how many of them they were the same.
+        tensors: that could be compared, with the first of the seeds.
+        batches: likewise.
+        sentences: of the first seed, or of the first where something was not the same.
+    """
+
+    seeds: int
+    same_weights: int
+    same_data: int
+    tensors: int
+    batches: int
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """
+    Attributes:
+        differences: config keys in which arms differ.
+        starts: arm -> what it shared with the reference.
+        sentences: what follows from both.
+    """
+
+    differences: tuple[Difference, ...]
+    starts: dict[str, StartOfArm]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """
+    Attributes:
+        iterations: of all trial runs together.
+        seeds: of the trials.
+        arms: arm -> what its trials say.
+    """
+
+    iterations: int
+    seeds: tuple[int, ...]
+    arms: dict[str, Tuned]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """
+    Attributes:
+        shown: all arms, the reference first, then by the size of their difference to it.
+        states: of all runs, one of :data:`~..status.STATES` -> how many.
+        equal: all arms at the learning rate of the spec.
+        best: each arm at its best learning rate; None if none were tried.
+        curves: arm -> logged key -> curve.
+        spread_of_differences: between seeds, AP in percent, pooled over the arms; None if there is
+            no arm with two seeds.
+        recommendations: one for each of :data:`EFFECTS`; () as long as that is so.
+    """
+
+    name: str
+    reference: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    shown: tuple[str, ...]
+    iterations: tuple[int, ...]
+    states: dict[str, int]
+    runs: tuple[RunRow, ...]
+    equal: Standing
+    best: Standing | None
+    tuning: Tuning | None
+    detections: DetectionAnalysis
+    curves: dict[str, dict[str, Curve]]
+    costs: dict[str, Cost]
+    losses: LossViews
+    fairness: Fairness
+    provenance: Provenance
+    spread_of_differences: float | None
+    recommendations: tuple[Recommendation, ...]
+
+    @property
+    def complete(self) -> bool:
+        return self.states["done"] == len(self.runs)
+
+    @property
+    def has_results(self) -> bool:
+        return self.states["done"] > 0
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON: no NaN in it, which is no JSON, and no infinity."""
+        return _finite(asdict(self))
+
+
+def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
+    """
+    Read the folder of a comparison, finished or not.
+
+    Args:
+        folder: with `comparison.json`.
+        replicates: resamples of the images for each arm.
+
+    Raises:
+        FileNotFoundError: there is no comparison in it.
+    """
+    comparison = Comparison.read(folder)
+    records = read_records(comparison, folder)
+    by_arm = _by_arm(comparison, records, "equal")
+    equal = standing(comparison, by_arm)
+    shown = _most_different(comparison, equal)
+    spread = _spread_of_differences(equal)
+    tuned = tune(comparison, folder)
+    return Summary(
+        name=comparison.name,
+        reference=comparison.reference,
+        arms=comparison.arms,
+        seeds=comparison.seeds,
+        shown=shown,
+        iterations=tuple(sorted({run.iterations for run in comparison.runs})),
+        states={state: sum(r.state == state for r in records) for state in STATES},
+        runs=tuple(map(_run_row, records)),
+        equal=equal,
+        best=_at_best(comparison, records, tuned),
+        tuning=_tuning(comparison, tuned),
+        detections=analyse_detections(comparison, by_arm, shown, replicates=replicates),
+        curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
+        costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
+        losses=loss_views(comparison, by_arm),
+        fairness=_fairness(comparison, by_arm),
+        provenance=provenance(records),
+        spread_of_differences=spread,
+        recommendations=_recommendations(spread, len(comparison.arms) - 1),
+    )
+
+
+def _by_arm(
+    comparison: Comparison, records: list[RunRecord], role: str
+) -> dict[str, list[RunRecord]]:
+    return {
+        arm: [r for r in records if r.run.role == role and r.run.arm == arm]
+        for arm in comparison.arms
+    }
+
+
+def _at_best(
+    comparison: Comparison, records: list[RunRecord], tuned: Mapping[str, Tuned]
+) -> Standing | None:
+    if not tuned:
+        return None
+    factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
+    equal, best = (_by_arm(comparison, records, role) for role in ("equal", "best"))
+    by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
+    # a trial finished since the best runs were planned may move the best factor
+    planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}
+    decided = {a: f if planned[a] == {f} else None for a, f in factors.items()}
+    return standing(comparison, by_arm, role="best", lr_factors=decided)
+
+
+def _tuning(comparison: Comparison, tuned: dict[str, Tuned]) -> Tuning | None:
+    trials = comparison.of_role("tuning")
+    if not trials:
+        return None
+    return Tuning(
+        iterations=sum(run.iterations for run in trials),
+        seeds=tuple(dict.fromkeys(run.seed for run in trials)),
+        arms=tuned,
+    )
+
+
+def _run_row(record: RunRecord) -> RunRow:
+    run, status, result, env = record.run, record.status, record.result, record.env or {}
+    failed = record.state == "failed"
+    done = [line["iteration"] + 1 for line in record.metrics]
+    return RunRow(
+        id=run.id,
+        arm=run.arm,
+        seed=run.seed,
+        role=run.role,
+        lr_factor=run.lr_factor,
+        state=record.state,
+        reason=status.reason if failed else None,
+        exit_code=status.exit_code if failed else None,
+        log_tail=status.log_tail if failed else (),
+        restarts=status.restarts,
+        iterations=run.iterations,
+        iterations_done=min(max(done, default=0), run.iterations),
+        ap={} if result is None else {m: average_precision(record, m) for m in AVERAGES},
+        iteration_s=None if result is None else result.iteration_s,
+        peak_memory_mib=None if result is None else result.peak_memory_mib,
+        device=env.get("device"),
+        threads=env.get("threads"),
+    )
+
+
+def _most_different(comparison: Comparison, equal: Standing) -> tuple[str, ...]:
+    def size(arm: str) -> float:
+        verdict = equal.verdict(arm)
+        return abs(verdict.difference.mean) if verdict and verdict.difference else -1.0
+
+    others = [arm for arm in comparison.arms if arm != comparison.reference]
+    return (comparison.reference, *sorted(others, key=lambda arm: -size(arm)))
+
+
+def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> Fairness:
+    configs = {}
+    for arm in comparison.arms:
+        config = next((r.config for r in by_arm[arm] if r.config is not None), None)
+        if config is not None:
+            configs[arm] = config
+    differences = tuple(d for d in config_differences(configs) if d.key not in _NOT_COMPARED)
+    starts = _starts(comparison, by_arm)
+    sentences = [*_on_configs(comparison, configs, differences), *_on_starts(comparison, starts)]
+    return Fairness(differences, starts, tuple(sentences))
+
+
+def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> dict[str, StartOfArm]:
+    shared: dict[str, list[Any]] = {}
+    for seed in comparison.seeds:
+        of_seed = [r for arm in comparison.arms for r in by_arm[arm] if r.run.seed == seed]
+        starts = {r.run.arm: r.start for r in of_seed if r.start is not None}
+        for arm, start in shared_start(starts, comparison.reference).items():
+            shared.setdefault(arm, []).append(start)
+    found = {}
+    for arm, of_arm in shared.items():
+        first = next((s for s in of_arm if not (s.same_weights and s.same_data)), of_arm[0])
+        found[arm] = StartOfArm(
+            seeds=len(of_arm),
+            same_weights=sum(s.same_weights for s in of_arm),
+            same_data=sum(s.same_data for s in of_arm),
+            tensors=of_arm[0].equal + len(of_arm[0].other_values),
+            batches=of_arm[0].batches,
+            sentences=tuple(first.sentences()),
+        )
+    return found
+
+
+def _on_configs(
+    comparison: Comparison, configs: Mapping[str, Any], differences: tuple[Difference, ...]
+) -> list[str]:
+    if len(configs) < 2:
+        return ["Fewer than two arms have started: their configs cannot be compared yet."]
+    sentences = []
+    if len(configs) < len(comparison.arms):
+        missing = ", ".join(arm for arm in comparison.arms if arm not in configs)
+        sentences.append(f"Not started yet, and not in this comparison of configs: {missing}.")
+    others = [d.key for d in differences if not d.is_loss]
+    if not differences:
+        sentences.append("The configs of all arms are the same.")
+    elif not others:
+        sentences.append(
+            f"The arms differ in {count_text(len(differences), 'config key')}, "
+            "all of them of the loss."
+        )
+    else:
+        sentences.append(
+            f"The arms differ in {count_text(len(differences), 'config key')}, of which "
+            f"{len(others)} {are(others)} not of the loss, and may be what makes the "
+            f"difference: {', '.join(others)}."
+        )
+    return sentences
+
+
+def _on_starts(comparison: Comparison, starts: Mapping[str, StartOfArm]) -> list[str]:
+    if not starts:
+        return ["No two runs recorded how they started: whether that was alike is not known."]
+    sentences = []
+    for what, key in (("start weights", "same_weights"), ("data", "same_data")):
+        other = [arm for arm, start in starts.items() if getattr(start, key) < start.seeds]
+        if other:
+            sentences.append(
+                f"Not the same {what} as {comparison.reference} with the same seed: "
+                f"{', '.join(other)}."
+            )
+        else:
+            sentences.append(
+                f"With the same seed, all arms have the same {what} as {comparison.reference}, as "
+                f"far as both have recorded it."
+            )
+    return sentences
+
+
+def _spread_of_differences(equal: Standing) -> float | None:
+    """Of an arm with as many seeds as another, both weigh the same; of one with more, more."""
+    found = [
+        (v.difference.n - 1, v.difference.std)
+        for v in equal.verdicts
+        if v.difference and v.difference.std is not None
+    ]
+    freedom = sum(of_arm for of_arm, _ in found)
+    if not freedom:
+        return None
+    return math.sqrt(sum(of_arm * std**2 for of_arm, std in found) / freedom)
+
+
+def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:
+    if spread is None:
+        return ()
+    return tuple(recommend_seeds(spread, effect, comparisons=comparisons) for effect in EFFECTS)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float | np.floating) and not math.isfinite(content):
+        return None
+    return content

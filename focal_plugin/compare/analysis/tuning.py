@@ -1,0 +1,66 @@
+"""
+A learning rate for each arm: the best of a grid that is the same for all.
+
+At short schedules the scale of a loss acts as a learning rate. What holds at one learning rate for
+all arms, and what holds at each arm's own, are two questions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from ..plan.comparison import Comparison
+from ..runs.result import Result
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """
+    What an arm's trial runs say.
+
+    Attributes:
+        ap: factor -> mean AP over the trial seeds, percent; None where one failed or is missing.
+        best: the factor with the highest AP, of equal ones that nearest to 1; None if all failed.
+        at_edge: whether it is the smallest or largest of the grid, so that a wider grid may have a
+            better one.
+    """
+
+    ap: dict[float, float | None]
+    best: float | None
+    at_edge: bool
+
+
+def tune(comparison: Comparison, folder: Path) -> dict[str, Tuned]:
+    """Arm -> what its trials say; {} for a comparison that tunes nothing."""
+    if not comparison.lr_factors:
+        return {}
+    return {arm: _tune_arm(comparison, folder, arm) for arm in comparison.arms}
+
+
+def best_factors(comparison: Comparison, folder: Path) -> dict[str, float]:
+    """Arm -> its best factor, for the arms that have one."""
+    tuned = tune(comparison, folder)
+    return {arm: of_arm.best for arm, of_arm in tuned.items() if of_arm.best is not None}
+
+
+def _tune_arm(comparison: Comparison, folder: Path, arm: str) -> Tuned:
+    trials: dict[float, list[float | None]] = {factor: [] for factor in comparison.lr_factors}
+    for run in comparison.of_role("tuning"):
+        if run.arm == arm:
+            result = Result.read(folder / run.id)
+            trials[run.lr_factor].append(None if result is None else result.ap["AP"] or 0.0)
+    ap = {factor: _mean_of_all(values) for factor, values in trials.items()}
+    finished = [factor for factor in ap if ap[factor] is not None]
+    if not finished:
+        return Tuned(ap, None, at_edge=False)
+    best = max(finished, key=lambda factor: (ap[factor], -abs(math.log(factor))))
+    edges = (min(ap), max(ap))
+    return Tuned(ap, best, at_edge=len(ap) > 1 and best in edges)
+
+
+def _mean_of_all(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None

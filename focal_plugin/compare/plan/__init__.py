@@ -1,0 +1,1 @@
+"""Turn a spec into the runs of a comparison."""

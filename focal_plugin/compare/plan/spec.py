@@ -1,0 +1,260 @@
+"""From a comparison's YAML file to the runs that it consists of, each with its resolved config."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ...config import get_cfg
+from ...data import check_classes, register_coco_dataset
+from ...data.registration import DatasetArgument
+from ...files import sha256_of
+from .comparison import Comparison, Run
+from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
+
+
+def load_spec(file: Path) -> Comparison:
+    """
+    Read a spec and resolve the config of every run, so that a mistake shows before anything runs.
+
+    The file is YAML::
+
+        base: ../Shapes-Detection/Base-RetinaNet-Small.yaml    # relative to the spec
+        arms:
+          CE: ../Shapes-Detection/retinanet_small_ce.yaml      # a config file,
+          FL: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 2.0]          # KEY, VALUE, ... on top of base,
+          OHEM: {config: ohem.yaml, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # or both
+        seeds: 6                            # 1 to 6; or a list
+        reference: CE                       # default: the first arm
+        opts: [SOLVER.BASE_LR, 0.01]        # of all arms
+        budget:
+          iterations: 400                   # of each run; its STEPS and WARMUP_ITERS scale with it
+          total_iterations: 20000           # of all runs together; more is an error
+        datasets: {my_val: val.json:images}          # registered in each run; opts may name them
+        learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tune each arm's
+        initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
+        diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
+
+    A `MODEL.DEVICE` that no arm sets is decided where a run starts, and has no part in the hash of
+    its config: a comparison planned on a machine without GPU is the same on one that has some.
+
+    Returns:
+        the runs of role "equal", seed by seed so that what is finished early can be compared, then
+        those of role "tuning".
+
+    Raises:
+        ValueError: the file has another form, two arms have the same config, or the runs need more
+            iterations than they may take.
+        KeyError: a key of the spec or of a config, an arm, or a data set does not exist; the
+            message has the nearest one.
+        FileNotFoundError: a file that is named is not there.
+    """
+    with _naming(str(file)):
+        spec = read_spec(file)
+        runs = _Runs(spec)
+        equal = [runs.run(arm, seed) for seed in spec.seeds for arm in spec.arms]
+        tuning = [
+            runs.run(arm, seed, "tuning", factor)
+            for seed in spec.lr_seeds
+            for arm in spec.arms
+            for factor in spec.lr_factors
+        ]
+        _check_total(spec, equal, tuning)
+    return Comparison(
+        name=file.stem,
+        arms=tuple(spec.arms),
+        reference=spec.reference,
+        seeds=spec.seeds,
+        runs=(*equal, *tuning),
+        lr_factors=spec.lr_factors,
+    )
+
+
+def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> tuple[Run, ...]:
+    """
+    The runs of each arm at its best learning rate.
+
+    Args:
+        file: the spec that ``comparison`` is of.
+        best: arm -> the best of ``comparison.lr_factors``; an arm of which no trial ended is not
+            in it.
+
+    Returns:
+        runs of role "best", seed by seed; none for an arm that is best at factor 1, whose "equal"
+        runs are its best ones.
+
+    Raises:
+        ValueError: the spec is not what it was, or a factor is not one of the grid.
+        KeyError: ``best`` has an arm that the comparison has not.
+    """
+    planned = tuple(run for run in comparison.runs if run.role != "best")
+    if load_spec(file).runs != planned:
+        raise ValueError(f"{file}: the spec, or a config of it, was changed since it was started")
+    check_names(best, comparison.arms, "arm")
+    for arm, factor in best.items():
+        if factor not in comparison.lr_factors:
+            raise ValueError(f"arm {arm!r}: {factor} is none of {comparison.lr_factors}")
+    with _naming(str(file)):
+        runs = _Runs(read_spec(file))
+        return tuple(
+            runs.run(arm, seed, "best", best[arm])
+            for seed in comparison.seeds
+            for arm in comparison.arms
+            if best.get(arm, 1.0) != 1.0
+        )
+
+
+class _Runs:
+    """Makes the runs of a spec; each arm's config is resolved once."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._datasets = tuple(map(as_argument, spec.datasets))
+        self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
+        self._opts: dict[str, tuple[str, ...]] = {}
+        self._configs: dict[str, CfgNode] = {}
+        with _registered(spec.datasets):
+            for name, arm in spec.arms.items():
+                with _naming(f"arm {name!r}"):
+                    self._opts[name], self._configs[name] = _resolve(arm, spec)
+        self._refuse_same_configs()
+
+    def run(self, arm: str, seed: int, role: str = "equal", lr_factor: float = 1.0) -> Run:
+        cfg, opts = self._configs[arm], self._opts[arm]
+        base_lr = cfg.SOLVER.BASE_LR
+        if lr_factor != 1.0:
+            opts = (*opts, "SOLVER.BASE_LR", repr(base_lr * lr_factor))
+        return Run(
+            arm=arm,
+            seed=seed,
+            config_file=str(self._spec.arms[arm].config_file),
+            opts=(*opts, "SEED", str(seed)),
+            datasets=self._datasets,
+            config_hash=self._hash(cfg, seed, base_lr * lr_factor),
+            iterations=cfg.SOLVER.MAX_ITER,
+            role=role,
+            lr_factor=lr_factor,
+        )
+
+    def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
+        """Of what decides the result: neither the folder of a run nor a path of a data set."""
+        config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
+        config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
+        content = json.dumps([config, self._annotations], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _refuse_same_configs(self) -> None:
+        first: dict[str, str] = {}
+        for arm, cfg in self._configs.items():
+            same = first.setdefault(self._hash(cfg, 0, cfg.SOLVER.BASE_LR), arm)
+            if same != arm:
+                raise ValueError(f"arms {same!r} and {arm!r} have the same config")
+
+
+def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
+    """An arm's options, all but those in which its runs differ, and what they make of its file."""
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "auto"
+    cfg.merge_from_file(str(arm.config_file))
+    cfg.merge_from_list(list(arm.opts))
+    with _naming("opts"):
+        cfg.merge_from_list(list(spec.opts))
+    opts = [*arm.opts, *spec.opts]
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(f"SOLVER.MAX_ITER must be >= 1, got {cfg.SOLVER.MAX_ITER}")
+    if spec.iterations is not None:
+        budget = _scaled_schedule(cfg, spec.iterations)
+        cfg.merge_from_list(budget)
+        opts += budget
+    fixed = ["MODEL.FOCAL.INIT", spec.initial_weights]
+    fixed += ["MODEL.FOCAL.DIAGNOSTICS.PERIOD", str(spec.diagnostics)]
+    cfg.merge_from_list(fixed)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ValueError(f"DATASETS.TEST must name one data set, got {cfg.DATASETS.TEST}")
+    check_classes(cfg)
+    return (*opts, *fixed), cfg
+
+
+def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
+    """
+    The options that make a schedule as long as ``iterations``: `SOLVER.STEPS` and `WARMUP_ITERS` in
+    proportion, rounded, at least 1 (no warm-up stays none); steps that meet become one, and one
+    that meets the end is left out, where Detectron2 would refuse it.
+    """
+    solver, factor = cfg.SOLVER, iterations / cfg.SOLVER.MAX_ITER
+    scaled = dict.fromkeys(max(1, round(step * factor)) for step in solver.STEPS)
+    steps = tuple(step for step in scaled if step < iterations)
+    warmup = max(1, round(solver.WARMUP_ITERS * factor)) if solver.WARMUP_ITERS else 0
+    return [
+        *("SOLVER.MAX_ITER", str(iterations)),
+        *("SOLVER.STEPS", repr(steps)),
+        *("SOLVER.WARMUP_ITERS", str(warmup)),
+    ]
+
+
+def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
+    """Each arm's best learning rate may be another than its own, and is then trained again."""
+    if spec.total_iterations is None:
+        return
+    once, tune = (sum(run.iterations for run in runs) for runs in (equal, tuning))
+    again = once if spec.lr_factors else 0
+    if once + tune + again > spec.total_iterations:
+        raise ValueError(
+            f"budget: the runs take up to {once + tune + again} iterations ({once} at equal "
+            f"learning rates, {tune} to tune them, {again} at the best ones), but "
+            f"total_iterations is {spec.total_iterations}"
+        )
+
+
+@contextlib.contextmanager
+def _registered(datasets: tuple[DatasetArgument, ...]) -> Iterator[None]:
+    """Registered meanwhile, so that what a run would find wrong with them is found before it."""
+    added = []
+    try:
+        for dataset in datasets:
+            if not _is_registered(dataset):
+                register_coco_dataset(dataset)
+                added.append(dataset.name)
+        yield
+    finally:
+        for name in added:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def _is_registered(dataset: DatasetArgument) -> bool:
+    if dataset.name not in DatasetCatalog.list():
+        return False
+    return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
+
+
+# What a config file of another form raises: where it is empty or a list, Detectron2 stumbles over
+# its type, and a _BASE_ that leads back to itself is a RecursionError
+_WRONG_FORM = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    yaml.YAMLError,
+)
+
+
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Puts the place in front of an error's message; what YAML or yacs raise becomes ValueError."""
+    try:
+        yield
+    except KeyError as error:
+        raise KeyError(f"{place}: {error.args[0]}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{place}: {error}") from error
+    except _WRONG_FORM as error:
+        raise ValueError(f"{place}: {error}") from error

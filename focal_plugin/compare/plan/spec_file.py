@@ -1,0 +1,339 @@
+"""What a comparison's YAML file says, checked for its form; no config is read here."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...config_file import find_config_file
+from ...data.registration import DatasetArgument, parse_dataset_argument
+
+KEYS = (
+    "base",
+    "arms",
+    "seeds",
+    "reference",
+    "opts",
+    "budget",
+    "datasets",
+    "learning_rates",
+    "initial_weights",
+    "diagnostics",
+)
+ARM_KEYS = ("config", "opts")
+BUDGET_KEYS = ("iterations", "total_iterations")
+LEARNING_RATE_KEYS = ("factors", "seeds")
+INITIAL_WEIGHTS = ("by_name", "stock")
+DIAGNOSTICS_PERIOD = 20
+MAX_ARM_NAME = 80
+MAX_SEED = 2**31 - 1
+# Config key -> how a spec says it, so that no option can contradict the spec
+NOT_AN_OPTION = {
+    "SEED": "the key seeds says it",
+    "OUTPUT_DIR": "each run has a folder of its own",
+    "MODEL.FOCAL.INIT": "the key initial_weights says it",
+    "MODEL.FOCAL.DIAGNOSTICS.PERIOD": "the key diagnostics says it",
+}
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """A config file, absolute, and KEY, VALUE, ... on top of it."""
+
+    config_file: Path
+    opts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """
+    Attributes:
+        iterations: `SOLVER.MAX_ITER` of every arm; None: as each arm has it.
+        total_iterations: what all runs together may take; None: whatever they need.
+        lr_factors: what each arm's learning rate is multiplied by, () if none is tuned.
+        lr_seeds: those of the runs that tune.
+        diagnostics: a look every so many iterations, 0: none.
+    """
+
+    arms: dict[str, ArmSpec]
+    seeds: tuple[int, ...]
+    reference: str
+    opts: tuple[str, ...]
+    iterations: int | None
+    total_iterations: int | None
+    datasets: tuple[DatasetArgument, ...]
+    lr_factors: tuple[float, ...]
+    lr_seeds: tuple[int, ...]
+    initial_weights: str
+    diagnostics: int
+
+
+def read_spec(file: Path) -> Spec:
+    """
+    Read a spec; every path in it is relative to it.
+
+    Raises:
+        ValueError: it is not safe YAML, has a key twice, or a value that is not as it must be.
+        KeyError: a key that does not exist, or a reference that is no arm.
+        FileNotFoundError: the spec, or a file that it names, is not there.
+    """
+    if not file.is_file():
+        raise FileNotFoundError("there is no such file")
+    content = _load_yaml(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"must be a mapping with {', '.join(KEYS)}")
+    check_names(content, KEYS, "key")
+    if not {"arms", "seeds"} <= content.keys():
+        raise ValueError("must have the keys arms and seeds")
+    arms = _arms(content["arms"], content.get("base"), file.parent)
+    budget = _section(content, "budget", BUDGET_KEYS)
+    seeds = _seeds(content["seeds"], "seeds")
+    factors, lr_seeds = _learning_rates(content, seeds)
+    opts = _opts(content.get("opts", []), "opts")
+    _refuse_contradictions(arms, opts, fixed_iterations="iterations" in budget)
+    return Spec(
+        arms=arms,
+        seeds=seeds,
+        reference=_reference(content, arms),
+        opts=opts,
+        iterations=_optional_count(budget, "iterations"),
+        total_iterations=_optional_count(budget, "total_iterations"),
+        datasets=_datasets(_section(content, "datasets", None), file.parent),
+        lr_factors=factors,
+        lr_seeds=lr_seeds,
+        initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
+        diagnostics=_integer(content.get("diagnostics", DIAGNOSTICS_PERIOD), "diagnostics", 0),
+    )
+
+
+def check_names(given: Iterable[Any], known: Iterable[str], what: str) -> None:
+    """
+    Raises:
+        KeyError: one of those given is not known; the message has the nearest that is.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there is {', '.join(known)}"
+            raise KeyError(f"no {what} is named {name!r}; {hint}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Data only, and no key twice in a mapping, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"line {line}: the key {key!r} stands twice in a mapping"
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not safe YAML: {error}") from error
+
+
+def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
+    if not isinstance(arms, dict) or not arms:
+        raise ValueError("arms must map names to config files or options")
+    base_file = None if base is None else _config_file(base, folder, "base")
+    return {_arm_name(name): _arm(name, arm, base_file, folder) for name, arm in arms.items()}
+
+
+def _arm_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"arm {name!r}: a name is a text; put it in quotes")
+    if not name.strip() or len(name) > MAX_ARM_NAME or not name.isprintable():
+        raise ValueError(
+            f"arm {name!r}: a name is 1 to {MAX_ARM_NAME} characters, none of them a control "
+            "character"
+        )
+    return name
+
+
+def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
+    place = f"arm {name!r}"
+    if isinstance(arm, str):
+        return ArmSpec(_config_file(arm, folder, place))
+    if isinstance(arm, list):
+        arm = {"opts": arm}
+    if not isinstance(arm, dict):
+        raise ValueError(
+            f"{place} must be a config file, [KEY, VALUE, ...] on top of base, or "
+            f"{{config: FILE, opts: [KEY, VALUE, ...]}}, got {arm!r}"
+        )
+    check_names(arm, ARM_KEYS, f"key of {place}")
+    config_file = _config_file(arm["config"], folder, place) if "config" in arm else base
+    if config_file is None:
+        raise ValueError(f"{place} has options but no config file, and there is no base")
+    return ArmSpec(config_file, _opts(arm.get("opts", []), place))
+
+
+def _config_file(text: Any, folder: Path, place: str) -> Path:
+    if not isinstance(text, str) or Path(text).suffix not in {".yaml", ".yml"}:
+        raise ValueError(f"{place} must name a .yaml config file, got {text!r}")
+    file = find_config_file(text, folder).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"{place}: no file {file}")
+    return file
+
+
+def _opts(opts: Any, place: str) -> tuple[str, ...]:
+    """KEY, VALUE, ... as they would stand on a command line."""
+    if not isinstance(opts, list) or len(opts) % 2:
+        raise ValueError(f"{place}: options must be a list [KEY, VALUE, ...], got {opts!r}")
+    keys, values = opts[::2], opts[1::2]
+    for key in keys:
+        if not isinstance(key, str):
+            raise ValueError(f"{place}: options must be [KEY, VALUE, ...], but {key!r} is no key")
+        if key in NOT_AN_OPTION:
+            raise ValueError(f"{place}: {key} is not an option: {NOT_AN_OPTION[key]}")
+        if keys.count(key) > 1:
+            raise ValueError(f"{place}: {key} stands twice among the options")
+    pairs = zip(keys, values, strict=True)
+    return tuple(part for key, value in pairs for part in (key, _value(value, f"{place}: {key}")))
+
+
+def _value(value: Any, place: str) -> str:
+    """A text stands for itself, so that "(320, 380)" is a tuple; all else as Python writes it."""
+    if isinstance(value, str):
+        return value
+    _check_plain(value, place)
+    return repr(value)
+
+
+def _check_plain(value: Any, place: str) -> None:
+    if isinstance(value, list):
+        for element in value:
+            _check_plain(element, place)
+    elif value is not None and not isinstance(value, str | bool | int | float):
+        raise ValueError(f"{place} must be a number, a text, true, false, null or a list of these")
+
+
+def _refuse_contradictions(
+    arms: dict[str, ArmSpec], opts: tuple[str, ...], *, fixed_iterations: bool
+) -> None:
+    """An option that is said in two places is a mistake in one of them."""
+    for name, arm in arms.items():
+        twice = set(arm.opts[::2]) & set(opts[::2])
+        if twice:
+            raise ValueError(f"arm {name!r}: {min(twice)} stands in opts, for all arms, already")
+    everywhere = {*opts[::2]}.union(*(arm.opts[::2] for arm in arms.values()))
+    if fixed_iterations and "SOLVER.MAX_ITER" in everywhere:
+        raise ValueError("SOLVER.MAX_ITER is not an option beside iterations of budget")
+
+
+def _reference(content: dict[str, Any], arms: dict[str, ArmSpec]) -> str:
+    reference = content.get("reference", next(iter(arms)))
+    check_names([reference], arms, "arm (reference)")
+    return reference
+
+
+def _section(content: dict[str, Any], name: str, known: tuple[str, ...] | None) -> dict[str, Any]:
+    section = content.get(name, {})
+    if not isinstance(section, dict):
+        raise ValueError(f"{name} must be a mapping, got {section!r}")
+    if known is not None:
+        check_names(section, known, f"key of {name}")
+    return section
+
+
+def _optional_count(section: dict[str, Any], name: str) -> int | None:
+    return _integer(section[name], f"budget: {name}", 1) if name in section else None
+
+
+def _integer(value: Any, place: str, least: int) -> int:
+    if type(value) is not int or value < least:  # True is an int, and not meant
+        raise ValueError(f"{place} must be an integer >= {least}, got {value!r}")
+    return value
+
+
+def _seeds(seeds: Any, place: str) -> tuple[int, ...]:
+    if type(seeds) is int:
+        return tuple(range(1, _integer(seeds, place, 1) + 1))
+    if not isinstance(seeds, list) or not seeds:
+        raise ValueError(f"{place} must be a list of integers, or how many, got {seeds!r}")
+    for seed in seeds:
+        if _integer(seed, place, 0) > MAX_SEED:
+            raise ValueError(f"{place} must be at most {MAX_SEED}, got {seed}")
+        if seeds.count(seed) > 1:
+            raise ValueError(f"{place}: {seed} stands twice")
+    return tuple(seeds)
+
+
+def _learning_rates(
+    content: dict[str, Any], seeds: tuple[int, ...]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """The factors, and the seeds of the runs that tune; both () if none is tuned."""
+    section = _section(content, "learning_rates", LEARNING_RATE_KEYS)
+    if "learning_rates" not in content:
+        return (), ()
+    if section.keys() != set(LEARNING_RATE_KEYS):
+        raise ValueError(f"learning_rates must have factors and seeds, got {section!r}")
+    factors = section["factors"]
+    if not isinstance(factors, list) or not factors or not all(map(_is_factor, factors)):
+        raise ValueError(f"learning_rates: factors must be numbers > 0, got {factors!r}")
+    if len(set(factors)) < len(factors):
+        raise ValueError(f"learning_rates: a factor stands twice in {factors}")
+    tuning_seeds = _seeds(section["seeds"], "learning_rates: seeds")
+    both = set(tuning_seeds) & set(seeds)
+    if both:
+        raise ValueError(
+            f"learning_rates: seed {min(both)} is one of seeds: a rate that is chosen by the runs "
+            "that are compared makes its arm look better than it is"
+        )
+    return tuple(map(float, factors)), tuning_seeds
+
+
+def _is_factor(value: Any) -> bool:
+    return type(value) in {int, float} and 0 < value < math.inf
+
+
+def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, ...]:
+    return tuple(_dataset(name, text, folder) for name, text in datasets.items())
+
+
+def _dataset(name: Any, text: Any, folder: Path) -> DatasetArgument:
+    place = f"datasets: {name!r}"
+    json_text, _, images_text = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if not (isinstance(name, str) and name and json_text and images_text):
+        raise ValueError(f"{place} must be NAME: annotations.json:image_dir, got {text!r}")
+    json_file, image_root = (
+        (folder / Path(part.strip()).expanduser()).resolve() for part in (json_text, images_text)
+    )
+    if not json_file.is_file():
+        raise FileNotFoundError(f"{place}: no file {json_file}")
+    if not image_root.is_dir():
+        raise FileNotFoundError(f"{place}: no directory {image_root}")
+    dataset = DatasetArgument(name, json_file, image_root)
+    if parse_dataset_argument(as_argument(dataset)) != dataset:
+        raise ValueError(f'{place}: a name must have no "=" in it, an image directory no ":"')
+    return dataset
+
+
+def as_argument(dataset: DatasetArgument) -> str:
+    """As `train_net.py --dataset` takes it."""
+    return f"{dataset.name}={dataset.json_file}:{dataset.image_root}"
+
+
+def _initial_weights(value: Any) -> str:
+    if value not in INITIAL_WEIGHTS:
+        raise ValueError(f"initial_weights must be one of {INITIAL_WEIGHTS}, got {value!r}")
+    return value

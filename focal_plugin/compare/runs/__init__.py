@@ -1,0 +1,1 @@
+"""Read what the runs of a comparison left behind."""

@@ -1,0 +1,105 @@
+"""What a run left in its folder, read without loading a model."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...files import write_json
+
+AVERAGES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.json"
+ENVIRONMENT_FILE = "env.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    A finished run.
+
+    Attributes:
+        ap: the COCO averages, percent; None where the data has no such objects.
+        ap_per_class: class name -> AP, percent, in the order of the classes.
+        iteration_s: median seconds of an iteration, data loading included.
+        peak_memory_mib: GPU memory where there is a GPU, else the largest resident set.
+        config_hash: that of the :class:`~focal_plugin.compare.plan.comparison.Run`.
+    """
+
+    arm: str
+    seed: int
+    ap: dict[str, float | None]
+    ap_per_class: dict[str, float | None]
+    iterations: int
+    iteration_s: float
+    peak_memory_mib: float
+    config_hash: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """All or nothing: a result file that is there is complete."""
+        write_json(folder / RESULT_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Result | None:
+        """The result in ``folder``, or None if the run is not finished."""
+        file = folder / RESULT_FILE
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """
+    The lines of `metrics.json`, without what a resumed run did a second time.
+
+    A line cut off at the end (the run is writing it, or was killed) is left out.
+    """
+    file = folder / METRICS_FILE
+    if not file.exists():
+        return []
+    by_iteration: dict[int, dict[str, Any]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            metrics = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        by_iteration.setdefault(metrics["iteration"], {}).update(metrics)
+    return [by_iteration[iteration] for iteration in sorted(by_iteration)]
+
+
+def read_average_precision(
+    metrics: list[dict[str, Any]],
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """
+    The last evaluation: the COCO averages, and AP by class (in no particular order).
+
+    Raises:
+        ValueError: the run has not been evaluated.
+    """
+    evaluated = [line for line in metrics if "bbox/AP" in line]
+    if not evaluated:
+        raise ValueError("no evaluation in metrics.json")
+    last, prefix = evaluated[-1], "bbox/AP-"
+    per_class = {k[len(prefix) :]: _number(v) for k, v in last.items() if k.startswith(prefix)}
+    return {name: _number(last.get(f"bbox/{name}")) for name in AVERAGES}, per_class
+
+
+def read_iteration_s(metrics: list[dict[str, Any]]) -> float:
+    """Median over the run of what the trainer logged (itself a median of 20 iterations)."""
+    return statistics.median(line["time"] for line in metrics if "time" in line)
+
+
+def read_peak_gpu_memory_mib(folder: Path) -> float | None:
+    """The largest `max_mem` of the log, or None for a run on the CPU."""
+    log = folder / "log.txt"
+    found = re.findall(r"max_mem: (\d+)M", log.read_text(encoding="utf-8")) if log.exists() else []
+    return max(map(float, found), default=0.0) or None  # a run on the CPU of a GPU machine logs 0
+
+
+def _number(value: float | None) -> float | None:
+    """NaN, which COCO gives where there is nothing to find, is not valid JSON."""
+    return None if value is None or math.isnan(value) else value

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from focal_plugin.compare.analysis.detections.average_precision import evaluate
+from focal_plugin.compare.analysis.detections.disagreement import (
+    best_threshold,
+    image_f1,
+    most_different_images,
+)
+
+from .coco_cases import ground_truth, write
+
+BOX, NOWHERE = [0, 0, 40, 40], [90, 90, 40, 40]
+
+
+def annotations(*image_ids, **more):
+    return [
+        {"id": n, "image_id": i, "category_id": 7, "bbox": BOX, "area": 1600, "iscrowd": 0, **more}
+        for n, i in enumerate(image_ids, 1)
+    ]
+
+
+def detection(image_id, score, box=BOX):
+    return {"image_id": image_id, "category_id": 7, "bbox": box, "score": score}
+
+
+def evaluated(tmp_path, detections, objects=None, image_ids=(3, 5, 8, 9)):
+    objects = annotations(3, 5, 8) if objects is None else objects
+    return evaluate(write(tmp_path, ground_truth(image_ids, objects)), detections)
+
+
+def test_f1_counts_what_is_shown_of_an_image(tmp_path):
+    shown = [detection(3, 0.9), detection(3, 0.8, NOWHERE), detection(5, 0.4), detection(9, 0.7)]
+    evaluation = evaluated(tmp_path, shown)
+    # Right and false; nothing from .5 on; nothing; false where nothing is
+    assert image_f1(evaluation, 0.5) == pytest.approx([2 / 3, 0, 0, 0])
+    assert image_f1(evaluation, 0.4) == pytest.approx([2 / 3, 1, 0, 0])
+    assert image_f1(evaluation, 0.95)[3] == 1  # nothing there, nothing shown
+
+
+def test_crowds_do_not_count(tmp_path):
+    evaluation = evaluated(tmp_path, [detection(3, 0.9)], annotations(3, iscrowd=1))
+    assert image_f1(evaluation, 0.5).tolist() == [1, 1, 1, 1]
+
+
+def test_the_best_threshold_shows_the_right_ones_and_not_the_false_below(tmp_path):
+    shown = [detection(3, 0.9), detection(5, 0.6), *(detection(9, 0.5, NOWHERE) for _ in range(4))]
+    assert best_threshold(evaluated(tmp_path, shown)) == 0.6
+
+
+def test_detections_of_one_score_are_shown_together(tmp_path):
+    # With the first of .5 alone F1 would be largest there, but the false ones come with it
+    shown = [detection(3, 0.9), detection(5, 0.5)]
+    shown += [detection(8, 0.5, NOWHERE) for _ in range(9)]
+    assert best_threshold(evaluated(tmp_path, shown)) == 0.9
+
+
+def test_a_run_without_a_right_detection_shows_nothing(tmp_path):
+    assert best_threshold(evaluated(tmp_path, [])) == float("inf")
+    assert best_threshold(evaluated(tmp_path, [detection(9, 0.9)])) == float("inf")
+
+
+def test_the_images_where_arms_differ_come_first_and_alike_ones_not_at_all(tmp_path):
+    arms = {
+        # Scores of another scale are no difference
+        "a": evaluated(tmp_path, [detection(3, 0.9), detection(5, 0.9), detection(8, 0.9)]),
+        "b": evaluated(
+            tmp_path, [detection(3, 0.09), detection(5, 0.09), detection(5, 0.09, NOWHERE)]
+        ),
+    }
+    assert most_different_images(arms, 4) == [8, 5]
+    assert most_different_images(arms, 1) == [8]
+    assert most_different_images({"a": arms["a"]}, 4) == []
+
+
+def test_of_equal_differences_the_image_with_more_to_see_comes_first(tmp_path):
+    objects = annotations(3, 8, 8, 5)
+    objects[2]["bbox"] = NOWHERE
+    everything = [detection(i, 0.9) for i in (3, 5, 8)] + [detection(8, 0.9, NOWHERE)]
+    arms = {
+        "all": evaluated(tmp_path, everything, objects),
+        "none": evaluated(tmp_path, [], objects),
+    }
+    assert most_different_images(arms, 9) == [8, 3, 5]
+
+
+def test_different_test_sets_or_no_arms_are_an_error(tmp_path):
+    arms = {
+        "a": evaluated(tmp_path, []),
+        "b": evaluated(tmp_path, [], annotations(3)),
+    }
+    with pytest.raises(ValueError, match="same images"):
+        most_different_images(arms, 3)
+    with pytest.raises(ValueError, match="at least one arm"):
+        most_different_images({}, 3)
+
+
+def test_every_image_has_a_number(tmp_path):
+    evaluation = evaluated(tmp_path, [])
+    assert image_f1(evaluation, float("inf")).shape == (4,)
+    assert np.isfinite(image_f1(evaluation, float("inf"))).all()

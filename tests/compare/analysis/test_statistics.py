@@ -1,0 +1,346 @@
+"""The numbers against scipy and brute force; the rule, and the sentences word by word."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from focal_plugin.compare.analysis.statistics import (
+    describe,
+    fewest_seeds,
+    format_p,
+    holm,
+    paired_difference,
+    sign_flip_p,
+    smallest_sign_flip_p,
+    verdicts,
+)
+
+from ...each import each
+
+SEEDS = range(1, 9)
+
+
+def arm(*values):
+    return dict(enumerate(values, start=1))
+
+
+def random_pair(n, seed):
+    generator = np.random.default_rng(seed)
+    first, second = generator.normal(30, 1, n), generator.normal(30.5, 1, n)
+    return arm(*first), arm(*second)
+
+
+def spread(mean, n=8, size=0.5):
+    """n differences with this mean, in steps of ``size`` around it."""
+    return arm(*(mean + size * (i - (n - 1) / 2) for i in range(n)))
+
+
+def compare_with_zero(difference, others=0):
+    """The verdict on an arm with these differences to the reference, beside arms like it."""
+    arms = {f"other {i}": arm(*np.zeros(8)) for i in range(others)}
+    results = {"FL": difference, "CE": dict.fromkeys(difference, 0.0), **arms}
+    return verdicts(results, "CE")[0]
+
+
+# --- describe
+
+
+def test_mean_and_std_are_numpys():
+    found = describe([1.0, 2.0, 4.0])
+    assert (found.mean, found.n) == (pytest.approx(7 / 3), 3)
+    assert found.std == pytest.approx(np.std([1, 2, 4], ddof=1))
+
+
+def test_one_value_has_no_std_and_none_has_no_mean():
+    assert (describe([3.0]).mean, describe([3.0]).std) == (3.0, None)
+    assert (describe([]).mean, describe([]).n) == (None, 0)
+
+
+@pytest.mark.parametrize("failed", [None, math.nan, math.inf])
+def test_a_failed_run_is_refused_not_averaged_away(failed):
+    with pytest.raises(ValueError, match="failed run"):
+        describe([1.0, failed])
+    with pytest.raises(ValueError, match="seed 2"):
+        paired_difference(arm(1.0, failed), arm(1.0, 2.0))
+    with pytest.raises(ValueError, match="seed 2"):
+        paired_difference(arm(1.0), arm(1.0, failed))
+    for results in ({"a": arm(1.0, failed), "b": arm(1.0)}, {"a": {}, "b": arm(1.0, failed)}):
+        with pytest.raises(ValueError, match="seed 2"):
+            verdicts(results, "b")
+
+
+# --- paired_difference
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 10])
+def test_the_t_test_and_its_interval_are_scipys(n):
+    first, second = random_pair(n, seed=n)
+    found = paired_difference(first, second)
+    expected = stats.ttest_rel(list(first.values()), list(second.values()))
+    assert found.t_p == pytest.approx(expected.pvalue, rel=1e-10)
+    assert found.interval == pytest.approx(expected.confidence_interval(0.95), rel=1e-10)
+    wide = paired_difference(first, second, alpha=0.01)
+    assert wide.interval == pytest.approx(expected.confidence_interval(0.99), rel=1e-10)
+    assert found.std == pytest.approx(np.std(found.differences, ddof=1))
+
+
+def test_pairs_are_by_seed_and_only_those_that_both_have():
+    found = paired_difference({3: 5.0, 1: 2.0, 7: 9.0}, {1: 1.0, 2: 0.0, 3: 1.0})
+    assert (found.seeds, found.differences, found.mean) == ((3, 1), (4.0, 1.0), 2.5)
+
+
+def test_no_common_seed_is_an_error():
+    with pytest.raises(ValueError, match="no seed in common"):
+        paired_difference({1: 1.0}, {2: 1.0})
+
+
+def test_one_seed_has_no_interval_and_no_p_of_t():
+    found = paired_difference({1: 2.0}, {1: 1.5})
+    assert (found.mean, found.std, found.interval, found.t_p) == (0.5, None, None, None)
+    assert (found.sign_flip_p, found.largest) == (1.0, None)
+
+
+def test_differences_that_are_all_the_same_give_p_0_or_1_and_no_warning():
+    reference = arm(*np.linspace(1, 70, 8))  # rounds the sums below differently
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = paired_difference(reference, reference)
+        shifted = paired_difference({s: v + 0.3 for s, v in reference.items()}, reference)
+    assert (same.t_p, same.interval, same.std) == (1.0, (0.0, 0.0), 0.0)
+    assert (shifted.t_p, shifted.std) == (0.0, 0.0)
+    assert shifted.interval == pytest.approx((0.3, 0.3))
+
+
+def test_a_difference_by_rounding_is_none():
+    reference = arm(*np.random.default_rng(0).normal(30, 1, 8))
+    rounded = {seed: value * (1 + 2e-16 * 3) for seed, value in reference.items()}
+    assert any(rounded[seed] != reference[seed] for seed in reference)
+    found = paired_difference(rounded, reference)
+    assert (found.mean, found.t_p, found.sign_flip_p) == (0.0, 1.0, 1.0)
+
+
+def test_the_largest_difference_not_excluded_is_the_farther_end_of_the_interval():
+    found = paired_difference(arm(-3.0, -1.0, -2.0), arm(0.0, 0.0, 0.0))
+    assert found.largest == -found.interval[0] > found.interval[1]
+
+
+# --- the sign-flip test
+
+
+def brute_force_sign_flip_p(differences):
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product([1, -1], repeat=len(differences))
+    ]
+    return sum(total >= abs(sum(differences)) - 1e-9 for total in sums) / len(sums)
+
+
+@each("n", range(1, 13))
+def test_sign_flips_are_all_counted(n):
+    differences = np.random.default_rng(n).normal(0.4, 1, n)
+    assert sign_flip_p(differences) == brute_force_sign_flip_p(differences)
+
+
+def test_sign_flip_p_is_scipys_exact_permutation_test():
+    differences = np.random.default_rng(3).normal(0.5, 1, 9)
+    expected = stats.permutation_test(
+        (differences, np.zeros(9)),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
+    )
+    assert sign_flip_p(differences) == pytest.approx(expected.pvalue, abs=1e-12)
+
+
+@pytest.mark.parametrize("differences", [(0.1, 0.2, 0.3, -0.6, 0.1), (1, 1, -1, 0, 0), (0.7, -0.7)])
+def test_assignments_that_tie_count_whatever_rounding_does(differences):
+    assert sign_flip_p(differences) == brute_force_sign_flip_p(differences)
+
+
+@each("n", [1, 3, 5, 6, 20, 21, 30])
+def test_the_smallest_p_of_n_seeds_is_reached_when_all_point_the_same_way(n):
+    differences = np.random.default_rng(n).uniform(0.1, 1, n)
+    assert sign_flip_p(differences) == sign_flip_p(-differences) == 2.0 ** (1 - n)
+    assert smallest_sign_flip_p(n) == 2.0 ** (1 - n)
+
+
+def test_no_difference_at_all_has_p_1():
+    assert sign_flip_p(np.zeros(7)) == sign_flip_p([]) == 1.0
+
+
+def test_above_thirty_seeds_p_is_sampled_and_always_the_same():
+    differences = np.random.default_rng(0).normal(0.25, 1, 60)
+    p = sign_flip_p(differences)
+    assert p == sign_flip_p(differences)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
+    assert sign_flip_p(np.ones(60)) == pytest.approx(5e-5, rel=0.01)  # never 0
+
+
+# --- Holm
+
+
+def holm_step_by_step(p_values, alpha):
+    """Which are rejected, by the procedure in Holm's words: smallest first, stop at a failure."""
+    rejected = set()
+    for step, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] > alpha / (len(p_values) - step):
+            break
+        rejected.add(i)
+    return rejected
+
+
+@each("seed", range(20))
+def test_holm_rejects_what_the_step_down_procedure_rejects_at_every_level(seed):
+    p_values = (np.random.default_rng(seed).uniform(size=6) ** 3).tolist()
+    adjusted = holm(p_values)
+    for alpha in (0.001, 0.01, 0.05, 0.2, 0.7):
+        rejected = {i for i, p in enumerate(adjusted) if p <= alpha}
+        assert rejected == holm_step_by_step(p_values, alpha)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_what_cannot_be_decided_still_counts():
+    assert holm([0.01, None, 0.02]) == [pytest.approx(0.03), None, pytest.approx(0.04)]
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
+def test_holm_refuses_what_is_no_p_value(p):
+    with pytest.raises(ValueError, match="p-value"):
+        holm([0.5, p])
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize(
+    ("mean", "decision"), [(3.0, "higher"), (-3.0, "lower"), (0.2, "no difference shown")]
+)
+def test_the_decision_follows_the_t_test(mean, decision):
+    assert compare_with_zero(spread(mean)).decision == decision
+
+
+def test_five_seeds_are_undecided_whatever_p_is_and_six_are_not():
+    five, six = (compare_with_zero(spread(5.0, n=n, size=0.01)) for n in (5, 6))
+    assert (five.decision, five.p, six.decision) == ("undecided", None, "higher")
+    assert five.difference.t_p < 1e-6
+    assert fewest_seeds() == 6
+    assert fewest_seeds(0.25) == 3
+
+
+def test_the_same_difference_can_be_real_alone_and_not_among_many():
+    difference = spread(1.2)
+    alone, among = compare_with_zero(difference), compare_with_zero(difference, others=6)
+    assert alone.decision == "higher"
+    assert among.decision == "no difference shown"
+    assert among.p == pytest.approx(7 * alone.p)
+    assert among.difference.interval[0] > 0
+
+
+def test_an_arm_whose_runs_failed_is_undecided_and_makes_no_other_arm_significant():
+    results = {"CE": arm(*np.zeros(8)), "FL": spread(1.5), "OHEM": {}, "few": {1: 0.0, 2: 1.0}}
+    found = {verdict.arm: verdict for verdict in verdicts(results, "CE")}
+    assert [found[name].decision for name in ("OHEM", "few")] == ["undecided", "undecided"]
+    assert found["OHEM"].difference is None
+    assert found["FL"].p == pytest.approx(3 * found["FL"].difference.t_p)
+    assert found["OHEM"].sentence == (
+        "OHEM and CE have no seed that finished in both: nothing can be compared."
+    )
+
+
+def test_verdicts_stand_in_the_order_of_the_arms_without_the_reference():
+    results = {name: arm(1.0, 2.0) for name in ("b", "ref", "a")}
+    assert [verdict.arm for verdict in verdicts(results, "ref")] == ["b", "a"]
+
+
+def test_a_reference_that_is_no_arm_is_named():
+    with pytest.raises(KeyError, match="'CE' is none of FL, OHEM"):
+        verdicts({"FL": {}, "OHEM": {}}, "CE")
+
+
+@each(
+    ("difference", "others", "sentence"),
+    [
+        (
+            arm(5.3, 3.7, 5.9, 4.4, 6.9, 4.4),
+            6,
+            "FL is 5.1 AP above CE (95% interval 3.9 to 6.3, 6 seeds, p = .0009 after Holm over 7 "
+            "arms).",
+        ),
+        (
+            spread(-0.3, size=0.1),
+            0,
+            "FL is 0.30 AP below CE (95% interval -0.50 to -0.10, 8 seeds, p = .010).",
+        ),
+        (
+            spread(0.2),
+            0,
+            "FL is 0.2 AP above CE (95% interval -0.8 to 1.2, 8 seeds, p = .66): no difference "
+            "shown. A difference of more than 1.2 AP is excluded.",
+        ),
+        (
+            spread(0.0),
+            0,
+            "FL is level with CE (95% interval -1.0 to 1.0, 8 seeds, p = 1): no difference shown. "
+            "A difference of more than 1.0 AP is excluded.",
+        ),
+        (
+            spread(3.0, n=3),
+            0,
+            "FL is 3.0 AP above CE (95% interval 1.8 to 4.2, 3 seeds). 3 seeds cannot decide: the "
+            "smallest p that an exact sign-flip test can reach with 3 is .25; 6 reach .031.",
+        ),
+        (
+            arm(2.0),
+            0,
+            "FL is 2.0 AP above CE (1 seed). 1 seed cannot decide: the smallest p that an exact "
+            "sign-flip test can reach with 1 is 1; 6 reach .031.",
+        ),
+    ],
+)
+def test_sentences(difference, others, sentence):
+    assert compare_with_zero(difference, others).sentence == sentence
+
+
+def test_the_metric_is_named_in_the_sentence():
+    (found,) = verdicts({"FL": spread(3.0), "CE": spread(0.0)}, "CE", metric="AP50")
+    assert found.sentence.startswith("FL is 3.00 AP50 above CE")
+
+
+@each(
+    ("p", "text"),
+    [(1.0, "1"), (0.999, "1"), (0.25, ".25"), (0.03125, ".031"), (4e-4, ".0004"), (0, "< .0001")],
+)
+def test_p_values_for_people(p, text):
+    assert format_p(p) == text
+
+
+# --- calibration: what alpha promises
+
+
+def count_alarms(comparisons, arms, seed):
+    generator = np.random.default_rng(seed)
+    alarms = 0
+    for _ in range(comparisons):
+        results = {name: arm(*generator.normal(30, 1, 6)) for name in range(arms + 1)}
+        found = verdicts(results, 0)
+        alarms += any(verdict.decision in ("higher", "lower") for verdict in found)
+    return alarms / comparisons
+
+
+def test_alarms_among_arms_that_are_the_same_are_5_in_100():
+    assert count_alarms(200, arms=1, seed=0) == pytest.approx(0.05, abs=0.02)
+    assert count_alarms(2000, arms=1, seed=1) == pytest.approx(0.05, abs=0.01)
+
+
+def test_three_arms_at_once_raise_an_alarm_no_more_often():
+    assert 0.02 < count_alarms(1000, arms=3, seed=2) < 0.06  # without Holm: .12

@@ -1,0 +1,501 @@
+import hashlib
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from focal_plugin import get_cfg
+from focal_plugin.compare.plan import spec as spec_module
+from focal_plugin.compare.plan.comparison import Comparison
+from focal_plugin.compare.plan.spec import best_runs, load_spec
+from focal_plugin.engine.command_line import argument_parser
+
+from ...conftest import ROOT
+
+SHAPES = ROOT / "configs" / "Shapes-Detection"
+BASE = f"base: {SHAPES}/Base-RetinaNet-Small.yaml\n"
+TUNED = "learning_rates: {factors: [0.5, 1, 2], seeds: [101]}\n"
+FIXED = ("MODEL.FOCAL.INIT", "by_name", "MODEL.FOCAL.DIAGNOSTICS.PERIOD", "20")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="spec.yaml"):
+        file = tmp_path / name
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """`datasets` of a spec: a COCO json with five classes, as the models have, and its images."""
+    (tmp_path / "images").mkdir()
+    categories = [{"id": i, "name": f"class {i}"} for i in range(5)]
+    coco = {"images": [], "annotations": [], "categories": categories}
+    (tmp_path / "mine.json").write_text(json.dumps(coco))
+    return "datasets: {mine: mine.json:images}\n"
+
+
+def arms(*names):
+    return "arms: {" + ", ".join(f"{n}: {SHAPES}/retinanet_small_{n}.yaml" for n in names) + "}\n"
+
+
+def as_trained(run):
+    """The config of the process that trains a run: what it is given on the command line."""
+    args = argument_parser().parse_args(["--config-file", run.config_file, *run.opts])
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    return cfg
+
+
+def refused(write, text, error=ValueError):
+    with pytest.raises(error) as caught:
+        load_spec(write(text))
+    message = str(caught.value)
+    assert "spec.yaml" in message
+    return message
+
+
+# --- what becomes of a valid spec
+
+
+def test_every_arm_meets_every_seed_in_a_folder_of_its_own(write):
+    comparison = load_spec(write(arms("ce", "fl") + "seeds: [5, 2]"))
+    runs = comparison.runs
+    names = ["ce seed 5", "fl seed 5", "ce seed 2", "fl seed 2"]
+    assert [run.name for run in runs] == names
+    assert len({run.id for run in runs}) == 4
+    assert [as_trained(run).SEED for run in runs] == [5, 5, 2, 2]
+    assert (comparison.name, comparison.seeds, comparison.arms) == ("spec", (5, 2), ("ce", "fl"))
+
+
+def test_a_number_of_seeds_is_that_many_from_1_on(write):
+    assert load_spec(write(arms("fl") + "seeds: 3")).seeds == (1, 2, 3)
+
+
+def test_the_reference_is_the_first_arm_unless_another_one_is_named(write):
+    text = arms("ce", "fl") + "seeds: 1\n"
+    assert load_spec(write(text)).reference == "ce"
+    assert load_spec(write(text + "reference: fl")).reference == "fl"
+
+
+def test_an_arm_is_a_file_or_options_on_the_base_or_both(write):
+    opts = "[MODEL.RETINANET.FOCAL_LOSS_GAMMA, 0.5]"
+    file = f"{SHAPES}/retinanet_small_fl_star.yaml"
+    text = f"arms:\n a: {file}\n b: {opts}\n c: {{config: {file}, opts: {opts}}}\n d: []\nseeds: 1"
+    configs = [as_trained(run) for run in load_spec(write(BASE + text)).runs]
+    assert [cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA for cfg in configs] == [2.0, 0.5, 0.5, 2.0]
+    names = [cfg.MODEL.FOCAL.CLS_LOSS.NAME for cfg in configs]
+    star, focal = "SigmoidFocalStarLoss", "SigmoidFocalLoss"
+    assert names == [star, focal, star, focal]
+
+
+def test_config_files_are_relative_to_the_spec(write, tmp_path, monkeypatch):
+    (tmp_path / "arm.yaml").write_text(f"_BASE_: {SHAPES}/retinanet_small_fl.yaml\n")
+    spec = write("arms: {a: arm.yaml}\nseeds: 1")
+    monkeypatch.chdir("/")
+    assert load_spec(spec).runs[0].config_file == str(tmp_path / "arm.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("SOLVER.STEPS", '"(320, 380)"', (320, 380)),
+        ("SOLVER.STEPS", "[320, 380]", (320, 380)),
+        ("SOLVER.STEPS", "[]", ()),
+        ("DATASETS.TRAIN", "[focal_shapes_val]", ("focal_shapes_val",)),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "[[8, 9], [16, 17]]", [[8, 9], [16, 17]]),
+        ("SOLVER.BASE_LR", "1e-3", 0.001),
+        ("SOLVER.BASE_LR", "1.0e-7", 1e-7),
+        ("MODEL.RETINANET.FOCAL_LOSS_ALPHA", "-1.0", -1.0),
+        ("MODEL.FOCAL.RPN.CROWD_THRESH", "null", None),
+        ("INPUT.CROP.ENABLED", "yes", True),
+        ("MODEL.WEIGHTS", '""', ""),
+        ("MODEL.FPN.NORM", '"BN"', "BN"),
+    ],
+)
+def test_an_option_arrives_in_the_training_process_as_it_was_meant(write, key, value, expected):
+    (run,) = load_spec(write(f"{BASE}arms: {{a: [{key}, {value}]}}\nseeds: 1")).runs
+    node = as_trained(run)
+    for part in key.split("."):
+        node = node[part]
+    assert node == expected
+    assert type(node) is type(expected)
+
+
+def test_opts_are_those_of_all_arms(write):
+    text = arms("ce", "fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, 7]"
+    runs = load_spec(write(text)).runs
+    assert {run.iterations for run in runs} == {7}
+    assert {as_trained(run).SOLVER.MAX_ITER for run in runs} == {7}
+
+
+def test_weights_are_by_name_and_diagnostics_on_unless_the_spec_says_otherwise(write):
+    text = arms("fl") + "seeds: 1\n"
+    (run,) = load_spec(write(text)).runs
+    assert run.opts == (*FIXED, "SEED", "1")
+    (run,) = load_spec(write(text + "initial_weights: stock\ndiagnostics: 0")).runs
+    focal = as_trained(run).MODEL.FOCAL
+    assert (focal.INIT, focal.DIAGNOSTICS.PERIOD) == ("stock", 0)
+
+
+def test_a_comparison_survives_its_file(write, tmp_path):
+    text = arms("fl") + "seeds: 2\nlearning_rates: {factors: [0.5, 1], seeds: [9]}"
+    comparison = load_spec(write(text))
+    comparison.write(tmp_path / "runs")
+    assert Comparison.read(tmp_path / "runs") == comparison
+
+
+# --- the budget
+
+
+@pytest.mark.parametrize(
+    ("iterations", "steps", "warmup"),
+    [
+        (400, (320, 380), 50),
+        (800, (640, 760), 100),
+        (40, (32, 38), 5),
+        (3, (2,), 1),
+        (1, (), 1),
+    ],
+)
+def test_the_schedule_is_as_long_as_the_budget_in_proportion(write, iterations, steps, warmup):
+    text = arms("fl") + f"seeds: 1\nbudget: {{iterations: {iterations}}}"
+    (run,) = load_spec(write(text)).runs
+    solver = as_trained(run).SOLVER
+    scaled = (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS)
+    assert scaled == (iterations, steps, warmup)
+    assert run.iterations == iterations
+
+
+def test_a_schedule_without_warm_up_gets_none(write):
+    text = "seeds: 1\nbudget: {iterations: 40}\nopts: [SOLVER.WARMUP_ITERS, 0]"
+    (run,) = load_spec(write(arms("fl") + text)).runs
+    assert as_trained(run).SOLVER.WARMUP_ITERS == 0
+
+
+def test_runs_that_need_more_than_the_budget_are_refused_before_they_start(write):
+    text = arms("ce", "fl") + "seeds: 3\nbudget: {iterations: 10, total_iterations: %d}\n"
+    assert len(load_spec(write(text % 60)).runs) == 6
+    assert "up to 60 iterations" in refused(write, text % 59)
+
+
+def test_the_budget_counts_tuning_and_that_every_arm_may_be_trained_again(write):
+    text = arms("ce", "fl") + "seeds: 3\nbudget: {iterations: 10, total_iterations: %d}\n"
+    text += "learning_rates: {factors: [0.5, 1, 2], seeds: [8, 9]}"
+    assert len(load_spec(write(text % 240)).runs) == 18
+    message = refused(write, text % 239)
+    assert "60 at equal learning rates, 120 to tune them, 60 at the best ones" in message
+
+
+# --- the hash
+
+
+def test_the_hash_changes_with_a_key_and_with_the_seed_and_with_no_folder(write, tmp_path):
+    text = arms("fl") + "seeds: [1, 2]\n"
+    one, seed_2 = load_spec(write(text)).runs
+    (lr,) = load_spec(write(arms("fl") + "seeds: [1]\nopts: [SOLVER.BASE_LR, 0.5]")).runs
+    (stock,) = load_spec(write(arms("fl") + "seeds: [1]\ninitial_weights: stock")).runs
+    hashes = {run.config_hash for run in (one, seed_2, lr, stock)}
+    assert len(hashes) == 4
+    moved = tmp_path / "moved.yaml"
+    moved.write_text(f"_BASE_: {SHAPES}/retinanet_small_fl.yaml\nOUTPUT_DIR: elsewhere\n")
+    same = load_spec(write("arms: {fl: moved.yaml}\nseeds: 1")).runs[0]
+    assert (same.config_hash, same.id) == (one.config_hash, one.id)
+
+
+def test_the_hash_is_that_of_what_is_trained(write):
+    """Built again from what the process gets: a wrong one would resume another run."""
+    (run,) = load_spec(write(arms("fl") + "seeds: [3]\nbudget: {iterations: 9}")).runs
+    cfg = as_trained(run)
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = "", "auto"
+    content = json.dumps([cfg, {}], sort_keys=True)
+    assert run.config_hash == hashlib.sha256(content.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("machine", ["cpu", "cuda"])
+def test_a_machine_with_a_gpu_has_no_other_hash(write, monkeypatch, machine):
+    spec = write(arms("fl") + "seeds: 1")
+    here = load_spec(spec)
+
+    def get_cfg_there():
+        cfg = get_cfg()
+        cfg.MODEL.DEVICE = machine
+        return cfg
+
+    monkeypatch.setattr(spec_module, "get_cfg", get_cfg_there)
+    assert load_spec(spec) == here
+
+
+def test_a_device_that_the_spec_chooses_is_part_of_the_hash(write):
+    text = arms("fl") + "seeds: 1\n"
+    chosen = load_spec(write(text + "opts: [MODEL.DEVICE, cpu]")).runs[0]
+    assert chosen.config_hash != load_spec(write(text)).runs[0].config_hash
+
+
+def test_an_arms_config_is_read_once_however_many_seeds_there_are(write, monkeypatch):
+    """Else the plan of a large comparison takes minutes."""
+    calls = []
+    monkeypatch.setattr(spec_module, "get_cfg", lambda: calls.append(1) or get_cfg())
+    assert len(load_spec(write(arms("ce", "fl") + "seeds: 50\n" + TUNED)).runs) == 106
+    assert len(calls) == 2
+
+
+# --- data sets
+
+
+def test_a_data_set_is_given_to_every_run_and_may_be_named_in_opts(write, dataset, tmp_path):
+    text = arms("ce", "fl") + "seeds: 1\nopts: [DATASETS.TEST, [mine]]\n" + dataset
+    runs = load_spec(write(text)).runs
+    assert {run.datasets for run in runs} == {(f"mine={tmp_path}/mine.json:{tmp_path}/images",)}
+    assert as_trained(runs[0]).DATASETS.TEST == ("mine",)
+
+
+def test_a_data_set_is_not_left_registered(write, dataset):
+    load_spec(write(arms("fl") + "seeds: 1\n" + dataset))
+    assert "mine" not in DatasetCatalog.list()
+    assert "mine" not in MetadataCatalog.list()
+
+
+def test_other_annotations_are_another_hash_and_another_place_is_not(write, dataset, tmp_path):
+    text = arms("fl") + "seeds: 1\n"
+    before = load_spec(write(text + dataset)).runs[0].config_hash
+    copy = tmp_path / "copy.json"
+    copy.write_bytes((tmp_path / "mine.json").read_bytes())
+    there = load_spec(write(text + "datasets: {mine: copy.json:images}")).runs[0]
+    assert there.config_hash == before
+    copy.write_text(copy.read_text().replace("class 0", "class zero"))
+    changed = load_spec(write(text + "datasets: {mine: copy.json:images}")).runs[0]
+    assert changed.config_hash != before
+
+
+def test_a_model_of_another_number_of_classes_is_refused(write, dataset):
+    text = arms("fl") + "seeds: 1\nopts: [DATASETS.TRAIN, [mine], MODEL.RETINANET.NUM_CLASSES, 4]\n"
+    message = refused(write, text + dataset)
+    assert "NUM_CLASSES is 4, but data set 'mine' has 5 classes" in message
+
+
+def test_an_unknown_data_set_is_told_the_nearest(write):
+    text = arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [focal_shapes_vla]]"
+    assert "did you mean 'focal_shapes_val'" in refused(write, text, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("entry", "error", "message"),
+    [
+        ("mine: none.json:images", FileNotFoundError, "no file"),
+        ("mine: mine.json:none", FileNotFoundError, "no directory"),
+        ("mine: mine.json", ValueError, "annotations.json:image_dir"),
+        ("mine: [1]", ValueError, "annotations.json:image_dir"),
+        ("a=b: mine.json:images", ValueError, 'no "="'),
+        ("focal_shapes_val: mine.json:images", ValueError, "registered already"),
+        ("mine: bad.json:images", ValueError, "is not a COCO json"),
+    ],
+)
+def test_a_data_set_that_could_not_be_registered_is_refused(
+    write, dataset, tmp_path, entry, error, message
+):
+    (tmp_path / "bad.json").write_text("{")
+    text = arms("fl") + f"seeds: 1\ndatasets: {{{entry}}}"
+    assert message in refused(write, text, error)
+
+
+# --- learning rates
+
+
+def test_every_arm_is_tried_at_every_factor_of_its_own_rate(write):
+    text = f"{BASE}arms: {{a: [], b: [SOLVER.BASE_LR, 0.2]}}\nseeds: 2\n{TUNED}"
+    comparison = load_spec(write(text))
+    tuning = comparison.of_role("tuning")
+    assert len(comparison.of_role("equal")) == 4
+    tried = [(run.arm, run.lr_factor, as_trained(run).SOLVER.BASE_LR) for run in tuning]
+    expected = [("a", 0.5, 0.025), ("a", 1, 0.05), ("a", 2, 0.1)]
+    assert tried == [*expected, ("b", 0.5, 0.1), ("b", 1, 0.2), ("b", 2, 0.4)]
+    assert {run.seed for run in tuning} == {101}
+    assert len({run.id for run in comparison.runs}) == 10
+
+
+def test_an_arm_is_trained_again_at_its_best_rate_unless_that_is_its_own(write):
+    spec = write(arms("ce", "fl", "ghm", "vfl") + "seeds: 2\n" + TUNED)
+    comparison = load_spec(spec)
+    runs = best_runs(spec, comparison, {"ce": 2.0, "fl": 1.0, "ghm": 0.5})
+    assert [(run.arm, run.seed) for run in runs] == [("ce", 1), ("ghm", 1), ("ce", 2), ("ghm", 2)]
+    assert [as_trained(run).SOLVER.BASE_LR for run in runs] == [0.1, 0.025, 0.1, 0.025]
+    assert {run.role for run in runs} == {"best"}
+    assert best_runs(spec, comparison.with_runs(runs), {"ce": 2.0}) == (runs[0], runs[2])
+
+
+def test_a_spec_that_was_changed_meanwhile_has_no_best_runs(write):
+    comparison = load_spec(write(arms("fl") + "seeds: 2\n" + TUNED))
+    changed = write(arms("fl") + "seeds: 3\n" + TUNED)
+    with pytest.raises(ValueError, match="changed"):
+        best_runs(changed, comparison, {"fl": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("best", "error"), [({"fl": 3.0}, ValueError), ({"f1": 2.0}, KeyError)], ids=str
+)
+def test_a_best_rate_is_one_of_the_grid_and_of_an_arm(write, best, error):
+    spec = write(arms("fl") + "seeds: 2\n" + TUNED)
+    with pytest.raises(error, match=r"f1|3"):
+        best_runs(spec, load_spec(spec), best)
+
+
+# --- what is refused
+
+
+TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be a mapping"),
+        ("[]", "must be a mapping"),
+        ("seeds: [1]", "arms and seeds"),
+        ("arms: {}\nseeds: [1]", "arms"),
+        ("arms: [a]\nseeds: [1]", "arms"),
+        ("arms: {a: 1}\nseeds: [1]", "arm 'a' must be"),
+        ("arms: {a: {opts: [X]}}\nseeds: [1]", "no config file"),
+        ("arms: {a: [X, 1]}\nseeds: [1]", "there is no base"),
+        ("arms: {a: b.py}\nseeds: [1]", "arm 'a' must name a .yaml"),
+        ("arms: {'': b.yaml}\nseeds: [1]", "control"),
+        ("arms: {'  ': b.yaml}\nseeds: [1]", "control"),
+        ('arms: {"a\\eb": b.yaml}\nseeds: [1]', "control"),
+        ('arms: {"a\\u202eb": b.yaml}\nseeds: [1]', "control"),
+        (f"arms: {{{'x' * 81}: b.yaml}}\nseeds: [1]", "1 to 80"),
+        ("arms: {1: b.yaml}\nseeds: [1]", "quotes"),
+        ("arms: {no: b.yaml}\nseeds: [1]", "quotes"),
+        ("arms: {a: b.yaml\nseeds: [1]", "not safe YAML"),
+        ("arms: {a: b.yaml, a: c.yaml}\nseeds: [1]", "'a' stands twice"),
+        (TEXT + "seeds: [2]", "'seeds' stands twice"),
+        (arms("fl") + "seeds: []", "seeds"),
+        (arms("fl") + "seeds: 0", ">= 1"),
+        (arms("fl") + "seeds: [1, 1]", "stands twice"),
+        (arms("fl") + "seeds: [-1]", ">= 0"),
+        (arms("fl") + "seeds: [x]", "integer"),
+        (arms("fl") + "seeds: [true]", "integer"),
+        (arms("fl") + "seeds: true", "seeds"),
+        (arms("fl") + "seeds: [4294967296]", "at most"),
+        (arms("fl") + "seeds: 1\nopts: {A: 1}", "opts"),
+        (arms("fl") + "seeds: 1\nopts: SOLVER.MAX_ITER 5", "opts"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER]", "opts"),
+        (arms("fl") + "seeds: 1\nopts: [1, 2]", "1 is no key"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.STEPS, {a: 1}]", "SOLVER.STEPS must be a number"),
+        (arms("fl") + "seeds: 1\nopts: &a [SOLVER.STEPS, *a]", "recursion"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.STEPS, 2020-01-01]", "must be a number"),
+        (arms("fl") + "seeds: 1\nopts: [SEED, 3]", "the key seeds"),
+        (arms("fl") + "seeds: 1\nopts: [OUTPUT_DIR, x]", "folder of its own"),
+        (arms("fl") + "seeds: 1\nopts: [MODEL.FOCAL.INIT, stock]", "initial_weights"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, 3, SOLVER.MAX_ITER, 4]", "stands twice"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, many]", "SOLVER.MAX_ITER"),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, 0]", ">= 1"),
+        (arms("fl") + "seeds: 1\nbudget: 400", "budget must be a mapping"),
+        (arms("fl") + "seeds: 1\nbudget: {iterations: 0}", ">= 1"),
+        (arms("fl") + "seeds: 1\nbudget: {iterations: 1.5}", "integer"),
+        (arms("fl") + "seeds: 1\nbudget: {iterations: 5}\nopts: [SOLVER.MAX_ITER, 5]", "beside"),
+        (arms("fl") + "seeds: 1\ndiagnostics: -1", ">= 0"),
+        (arms("fl") + "seeds: 1\ndiagnostics: false", "integer"),
+        (arms("fl") + "seeds: 1\ninitial_weights: by name", "by_name"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [1]}", "factors and seeds"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {}", "factors and seeds"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [0], seeds: [9]}", "> 0"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [.inf], seeds: [9]}", "> 0"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [], seeds: [9]}", "> 0"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [1, 1.0], seeds: [9]}", "stands twice"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [2], seeds: [1]}", "is one of seeds"),
+        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one data set"),
+    ],
+)
+def test_another_form_is_an_error_that_says_what_is_wrong(write, text, message):
+    assert message in refused(write, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT + "sede: 2", "did you mean 'seeds'?"),
+        ("arm: {a: b.yaml}\nseeds: [1]", "did you mean 'arms'?"),
+        (TEXT + "1: 2", "no key is named 1"),
+        ("arms: {a: {confg: b.yaml}}\nseeds: [1]", "key of arm 'a' is named 'confg'; did you mean"),
+        (arms("fl") + "seeds: 1\nbudget: {iteration: 3}", "did you mean 'iterations'?"),
+        (arms("fl") + "seeds: 1\nlearning_rates: {factor: [1]}", "did you mean 'factors'?"),
+        (arms("ce", "fl") + "seeds: 1\nreference: fll", "did you mean 'fl'?"),
+        (
+            f"{BASE}arms: {{a: [], b: [SOLVER.MAX_ITERS, 1]}}\nseeds: 1",
+            "arm 'b': Non-existent config key: SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?",
+        ),
+        (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITERS, 1]", "opts: Non-existent config key"),
+    ],
+)
+def test_a_typo_is_told_the_nearest_key(write, text, message):
+    assert message in refused(write, text, KeyError)
+
+
+def test_a_typo_in_an_arms_file_names_the_arm_and_the_nearest_key(write):
+    write("MODEL:\n  RETINANET:\n    PRIOR_PROP: 0.1\n", "arm.yaml")
+    message = refused(write, "arms: {my arm: arm.yaml}\nseeds: 1", KeyError)
+    assert "arm 'my arm'" in message
+    assert "did you mean MODEL.RETINANET.PRIOR_PROB?" in message
+
+
+def test_two_arms_of_the_same_config_are_refused_by_name(write):
+    file = f"{SHAPES}/retinanet_small_fl.yaml"
+    message = refused(write, f"{BASE}arms: {{x: [], y: {file}}}\nseeds: 1")
+    assert "arms 'x' and 'y' have the same config" in message
+
+
+def test_an_option_that_an_arm_and_all_arms_have_is_refused(write):
+    text = f"{BASE}arms: {{a: [SOLVER.BASE_LR, 0.1]}}\nseeds: 1\nopts: [SOLVER.BASE_LR, 0.2]"
+    assert "arm 'a': SOLVER.BASE_LR" in refused(write, text)
+
+
+@pytest.mark.parametrize(
+    "text", [TEXT, "base: none.yaml\n" + arms("fl") + "seeds: 1"], ids=["arm", "base"]
+)
+def test_a_config_file_that_is_not_there_is_named(write, text):
+    assert ".yaml" in refused(write, text, FileNotFoundError)
+
+
+def test_a_spec_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        load_spec(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", "MODEL: 3", "SOLVER: {MAX_ITER: x}", "_BASE_: arm.yaml", "a: [", "\x00"],
+    ids=repr,
+)
+def test_a_file_that_is_no_config_is_an_error_that_names_the_arm(write, content):
+    write(content, "arm.yaml")
+    assert "arm 'a'" in refused(write, "arms: {a: arm.yaml}\nseeds: 1")
+
+
+# --- what is data runs no code and opens no connection
+
+
+PAYLOAD = "!!python/object/apply:os.mkdir [{}]"
+
+
+def test_a_spec_runs_no_code(write, tmp_path):
+    text = f"arms: {PAYLOAD.format(tmp_path / 'ran')}\nseeds: [1]"
+    assert "constructor" in refused(write, text)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_neither_an_arms_file_nor_its_base_runs_code(write, tmp_path, base):
+    write(f"MODEL:\n  WEIGHTS: {PAYLOAD.format(tmp_path / 'ran')}", "base.yaml")
+    write("_BASE_: base.yaml", "arm.yaml")
+    assert "arm 'a'" in refused(write, f"arms: {{a: {'arm' if base else 'base'}.yaml}}\nseeds: 1")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("base", ["http://localhost:9/x.yaml", "https://localhost:9/x.yaml"])
+def test_a_base_from_the_network_is_refused(write, base):
+    write(f"_BASE_: {base}", "arm.yaml")
+    assert "_BASE_ must be a file" in refused(write, "arms: {a: arm.yaml}\nseeds: 1")

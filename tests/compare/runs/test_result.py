@@ -1,0 +1,77 @@
+import pytest
+
+from focal_plugin.compare.runs.result import (
+    Result,
+    read_average_precision,
+    read_iteration_s,
+    read_metrics,
+    read_peak_gpu_memory_mib,
+)
+
+
+def result(arm="FL", ap=20.0, **more):
+    averages = {"AP": ap, "AP50": 40.0, "AP75": 18.0, "APs": 10.0, "APm": 30.0, "APl": None}
+    fields = {
+        "seed": 1,
+        "ap": averages,
+        "ap_per_class": {"disc": 30.0, "plus": 10.0},
+        "iterations": 500,
+        "iteration_s": 0.2,
+        "peak_memory_mib": 900.0,
+        "config_hash": "f",
+    }
+    return Result(arm=arm, **{**fields, **more})
+
+
+def write_metrics(folder, *lines):
+    (folder / "metrics.json").write_text("".join(line + "\n" for line in lines))
+
+
+def test_the_last_evaluation_counts_and_nan_is_none(tmp_path):
+    write_metrics(
+        tmp_path,
+        '{"iteration": 19, "total_loss": 1.0, "time": 0.3}',
+        '{"iteration": 39, "bbox/AP": 5.0}',
+        '{"iteration": 59, "total_loss": 0.5, "time": 0.1}',
+        '{"iteration": 59, "bbox/AP": 7.0, "bbox/APl": NaN, "bbox/AP-disc": 9.0}',
+    )
+    metrics = read_metrics(tmp_path)
+    averages, per_class = read_average_precision(metrics)
+    assert (averages["AP"], averages["APl"], per_class) == (7.0, None, {"disc": 9.0})
+    assert read_iteration_s(metrics) == pytest.approx(0.2)
+
+
+def test_a_line_cut_off_is_left_out_and_a_resumed_part_counts_once(tmp_path):
+    write_metrics(
+        tmp_path,
+        '{"iteration": 19, "total_loss": 1.0}',
+        '{"iteration": 39, "total_loss": 0.9}',
+        '{"iteration": 39, "total_loss": 0.8}',
+        '{"iteration": 59, "total_lo',
+    )
+    assert [line["total_loss"] for line in read_metrics(tmp_path)] == [1.0, 0.8]
+
+
+def test_a_run_that_was_not_evaluated_is_an_error(tmp_path):
+    write_metrics(tmp_path, '{"iteration": 19, "total_loss": 1.0}')
+    with pytest.raises(ValueError, match="no evaluation"):
+        read_average_precision(read_metrics(tmp_path))
+
+
+def test_a_folder_without_metrics_has_none(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_gpu_memory_is_the_largest_of_the_log(tmp_path):
+    assert read_peak_gpu_memory_mib(tmp_path) is None
+    (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 120M\nlr: 0.1  max_mem: 340M\n")
+    assert read_peak_gpu_memory_mib(tmp_path) == 340
+    (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 0M\n")  # MODEL.DEVICE cpu beside a GPU
+    assert read_peak_gpu_memory_mib(tmp_path) is None
+
+
+def test_a_result_is_read_back_as_it_was_written(tmp_path):
+    assert Result.read(tmp_path) is None
+    result().write(tmp_path)
+    assert Result.read(tmp_path) == result()
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
