@@ -54,6 +54,7 @@ lint: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/python tools/check_prose.py
 
 coverage: setup
 	$(BIN)/coverage erase

@@ -17,6 +17,7 @@ from focal_plugin.mining import MINER_REGISTRY
 
 from .cached_configs import read_cfg
 from .conftest import ROOT
+from .tools import load_tool
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -101,14 +102,6 @@ def test_every_key_of_ours_stands_in_the_catalogue():
         same = re.sub(r"\.(RPN|ROI_HEADS)\.(CLS_LOSS|BOX_LOSS|MINING)\.", r".\2.", key)
         as_there = f"| `{key.rpartition('.')[0]}.*` |  | options as in"
         assert f"`{key}`" in catalogue or (f"`{same}`" in catalogue and as_there in catalogue), key
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    sys.modules[name] = tool  # dataclasses look there for their module
-    spec.loader.exec_module(tool)
-    return tool
 
 
 @pytest.mark.slow

@@ -1,0 +1,15 @@
+"""Scripts of tools/ as modules."""
+
+import importlib.util
+import sys
+
+from .conftest import ROOT
+
+
+def load_tool(name):
+    """Import `tools/NAME.py`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules[name] = tool  # dataclasses look there for their module
+    spec.loader.exec_module(tool)
+    return tool
