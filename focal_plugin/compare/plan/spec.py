@@ -12,6 +12,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ... import arms
 from ...config import get_cfg
 from ...data import check_classes, register_coco_dataset
 from ...data.registration import DatasetArgument
@@ -26,11 +27,12 @@ def load_spec(file: Path) -> Comparison:
 
     The file is YAML::
 
-        base: ../Shapes-Detection/Base-RetinaNet-Small.yaml    # relative to the spec
+        base: ../Shapes-Detection/retinanet_small.yaml    # relative to the spec
         arms:
-          CE: ../Shapes-Detection/retinanet_small_ce.yaml      # a config file,
-          FL: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 2.0]          # KEY, VALUE, ... on top of base,
-          OHEM: {config: ohem.yaml, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # or both
+          CE: ce                                          # an arm, see `focal-compare arms`,
+          mine: my_config.yaml                            # a config file,
+          gamma 1: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 1]  # KEY, VALUE, ... on top of base,
+          OHEM 64: {arm: ohem, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # or several of these
         seeds: 6                            # 1 to 6; or a list
         reference: CE                       # default: the first arm
         opts: [SOLVER.BASE_LR, 0.01]        # of all arms
@@ -163,10 +165,15 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "auto"
     cfg.merge_from_file(str(arm.config_file))
+    opts: list[str] = []
+    for name in arm.names:
+        named = arms.load_for(cfg, name).opts
+        cfg.merge_from_list(list(named))
+        opts += named
     cfg.merge_from_list(list(arm.opts))
     with _naming("opts"):
         cfg.merge_from_list(list(spec.opts))
-    opts = [*arm.opts, *spec.opts]
+    opts += [*arm.opts, *spec.opts]
     if cfg.SOLVER.MAX_ITER < 1:
         raise ValueError(f"SOLVER.MAX_ITER must be >= 1, got {cfg.SOLVER.MAX_ITER}")
     if spec.iterations is not None:

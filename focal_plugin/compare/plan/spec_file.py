@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ... import arms as arms_by_name
 from ...config_file import find_config_file
 from ...data.registration import DatasetArgument, parse_dataset_argument
 
@@ -26,7 +27,8 @@ KEYS = (
     "initial_weights",
     "diagnostics",
 )
-ARM_KEYS = ("config", "opts")
+ARM_KEYS = ("config", "arm", "opts")
+CONFIG_SUFFIXES = {".yaml", ".yml"}
 BUDGET_KEYS = ("iterations", "total_iterations")
 LEARNING_RATE_KEYS = ("factors", "seeds")
 INITIAL_WEIGHTS = ("by_name", "stock")
@@ -44,9 +46,17 @@ NOT_AN_OPTION = {
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """A config file, absolute, and KEY, VALUE, ... on top of it."""
+    """
+    A config, and what differs from it.
+
+    Attributes:
+        config_file: absolute path.
+        names: arms of `focal_plugin.arms`, applied in this order.
+        opts: KEY, VALUE, ... on top of them.
+    """
 
     config_file: Path
+    names: tuple[str, ...] = ()
     opts: tuple[str, ...] = ()
 
 
@@ -151,10 +161,36 @@ def _load_yaml(text: str) -> Any:
 
 
 def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
-    if not isinstance(arms, dict) or not arms:
-        raise ValueError("arms must map names to config files or options")
+    if not isinstance(arms, dict | list) or not arms:
+        raise ValueError(
+            "arms must be a list of arms by name, or map names to arms, config files or options"
+        )
     base_file = None if base is None else _config_file(base, folder, "base")
-    return {_arm_name(name): _arm(name, arm, base_file, folder) for name, arm in arms.items()}
+    by_name = arms if isinstance(arms, dict) else _listed(arms)
+    return {_arm_name(name): _arm(name, arm, base_file, folder) for name, arm in by_name.items()}
+
+
+def _listed(entries: list[Any]) -> dict[Any, Any]:
+    """Return name -> arm for a list of names, of {group: GROUP}, and of {NAME: ARM}."""
+    by_name: dict[Any, Any] = {}
+    groups: list[dict[str, str]] = []
+    for entry in entries:
+        if isinstance(entry, dict) and len(entry) == 1:
+            ((name, arm),) = entry.items()
+        elif isinstance(entry, str):
+            name, arm = entry.rpartition("/")[2], entry
+        else:
+            raise ValueError(f"arms: must be NAME, {{group: GROUP}} or {{NAME: ARM}}, got {entry!r}")
+        if name == "group":
+            members = arms_by_name.names_of_group(arm)
+            # an arm that stands in the list has its own entry, wherever that is
+            groups.append({member.rpartition("/")[2]: member for member in members})
+            by_name |= {n: a for n, a in groups[-1].items() if n not in by_name}
+        elif name in by_name and not any(name in group for group in groups):
+            raise ValueError(f"arms: {name!r} stands twice")
+        else:
+            by_name[name] = arm
+    return by_name
 
 
 def _arm_name(name: Any) -> str:
@@ -171,23 +207,33 @@ def _arm_name(name: Any) -> str:
 def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
     place = f"arm {name!r}"
     if isinstance(arm, str):
-        return ArmSpec(_config_file(arm, folder, place))
+        arm = {"config": arm} if Path(arm).suffix in CONFIG_SUFFIXES else {"arm": arm}
     if isinstance(arm, list):
         arm = {"opts": arm}
     if not isinstance(arm, dict):
         raise ValueError(
-            f"{place} must be a config file, [KEY, VALUE, ...] on top of base, or "
-            f"{{config: FILE, opts: [KEY, VALUE, ...]}}, got {arm!r}"
+            f"{place} must be the name of an arm, a config file, [KEY, VALUE, ...] on top of base, "
+            f"or {{config: FILE, arm: NAME, opts: [KEY, VALUE, ...]}}, got {arm!r}"
         )
     check_names(arm, ARM_KEYS, f"key of {place}")
     config_file = _config_file(arm["config"], folder, place) if "config" in arm else base
     if config_file is None:
-        raise ValueError(f"{place} has options but no config file, and there is no base")
-    return ArmSpec(config_file, _opts(arm.get("opts", []), place))
+        raise ValueError(f"{place} names no config file, and there is no base")
+    return ArmSpec(config_file, _arm_names(arm.get("arm", []), place), _opts(arm.get("opts", []), place))
+
+
+def _arm_names(names: Any, place: str) -> tuple[str, ...]:
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{place}: arm must be the name of an arm, or a list of them, got {names!r}")
+    for name in listed:
+        family, _, short = name.rpartition("/")
+        check_names([short], arms_by_name.names(family or None), f"arm ({place})")
+    return tuple(listed)
 
 
 def _config_file(text: Any, folder: Path, place: str) -> Path:
-    if not isinstance(text, str) or Path(text).suffix not in {".yaml", ".yml"}:
+    if not isinstance(text, str) or Path(text).suffix not in CONFIG_SUFFIXES:
         raise ValueError(f"{place} must name a .yaml config file, got {text!r}")
     file = find_config_file(text, folder).resolve()
     if not file.is_file():
