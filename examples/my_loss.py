@@ -59,7 +59,7 @@ def config(output: Path) -> CfgNode:
     """Name the loss in a config of the package, and shrink the training to two iterations."""
     cfg = get_cfg()
     cfg.MODEL.FOCAL.CLS_LOSS.POWER = 2.0  # a new key: its default
-    cfg.merge_from_file(get_config_file("Shapes-Detection/retinanet_small_fl.yaml"))
+    cfg.merge_from_file(get_config_file("Shapes-Detection/retinanet_small.yaml"))
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SigmoidPowerLoss"
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("my_shapes",)
     cfg.DATALOADER.NUM_WORKERS = 0

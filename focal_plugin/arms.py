@@ -34,8 +34,8 @@ from typing import Any
 
 import yaml
 
-from .names import did_you_mean
 from .config_file import FOLDER
+from .names import did_you_mean
 
 FAMILIES = {"retinanet": "fl", "faster_rcnn": "stock"}
 """Family -> its reference, with which an arm is compared that builds on no other."""

@@ -14,7 +14,7 @@ def get_config_file(name: str) -> str:
     Return the path of a shipped config, as `detectron2.model_zoo.get_config_file` does.
 
     Args:
-        name: relative to `configs/`, such as "Shapes-Detection/retinanet_small_fl.yaml".
+        name: relative to `configs/`, such as "Shapes-Detection/retinanet_small.yaml".
 
     Raises:
         FileNotFoundError: there is no such config; the message names the nearest one.

@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from focal_plugin import get_cfg
+from focal_plugin import arms, get_cfg
+from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
 from focal_plugin.config import FocalCfgNode
 
 from .conftest import ROOT
@@ -43,4 +44,31 @@ def read_cfg(file, *opts):
     """A config of one's own: that of a file in configs/ (or of any absolute path), and options."""
     cfg = pickle.loads(_read(ROOT / "configs" / file))
     cfg.merge_from_list(list(opts))
+    return cfg
+
+
+SHAPES = {"retinanet": "catalogue", "faster_rcnn": "two_stage"}
+COCO = {
+    family: ROOT / f"configs/COCO-Detection/{family}_R_50_FPN_1x.yaml" for family in arms.FAMILIES
+}
+
+
+@functools.cache
+def shapes_arms(family):
+    """Return name -> `ArmSpec` of the comparison of all arms on the built-in data set."""
+    return read_spec(ROOT / f"configs/comparisons/{SHAPES[family]}.yaml").arms
+
+
+@functools.cache
+def coco_arms(family):
+    """Return name -> `ArmSpec` of every arm on the base for COCO."""
+    names = arms.names(family)
+    return {name: ArmSpec(COCO[family], (f"{family}/{name}",)) for name in names}
+
+
+def read_arm(arm, *opts):
+    """Return the config of an `ArmSpec`, with options."""
+    cfg = read_cfg(arm.config_file)
+    arms.apply(cfg, *arm.names)
+    cfg.merge_from_list([*arm.opts, *opts])
     return cfg

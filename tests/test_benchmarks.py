@@ -18,7 +18,7 @@ QUICK = {
     "bm_box_loss.py": "--size 256 256 --rounds 2",
     "bm_match_anchors.py": "--size 512 512 --objects 20 --rounds 2",
     "bm_training_step.py": (
-        "--config-file configs/Shapes-Detection/retinanet_small_fl.yaml --size 64 64 --rounds 2"
+        "--config-file configs/Shapes-Detection/retinanet_small.yaml --size 64 64 --rounds 2"
     ),
 }
 

@@ -13,7 +13,7 @@ from focal_plugin.data.shapes.png import encode_png
 
 from .conftest import ROOT
 
-CONFIG = ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"
+CONFIG = ROOT / "configs/Shapes-Detection/retinanet_small.yaml"
 
 
 @pytest.fixture

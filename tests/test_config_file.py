@@ -7,7 +7,7 @@ from focal_plugin.config_file import find_config_file
 
 from .conftest import ROOT
 
-NAME = "Shapes-Detection/retinanet_small_fl.yaml"
+NAME = "Shapes-Detection/retinanet_small.yaml"
 
 
 def test_a_shipped_config_is_found_by_name_and_loads_with_its_base():

@@ -15,7 +15,7 @@ from focal_plugin.data.shapes.painting import draw_image
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.mining import MINER_REGISTRY
 
-from .cached_configs import read_cfg
+from .cached_configs import read_arm
 from .conftest import ROOT
 from .tools import load_tool
 
@@ -131,7 +131,7 @@ def test_the_catalogue_is_that_of_the_registries(monkeypatch):
 
 @functools.cache
 def arms_of(comparison):
-    return {arm: read_cfg(file) for arm, file in comparison.files.items()}
+    return {name: read_arm(arm) for name, arm in comparison.arms.items()}
 
 
 def test_every_component_has_a_row_with_a_sentence_a_reported_gain_and_an_arm():

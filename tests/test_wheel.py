@@ -23,7 +23,7 @@ SPEC = """
 base: Shapes-Detection/retinanet_small_ce.yaml  # shipped with the package
 arms:
   CE: []
-  FL: Shapes-Detection/retinanet_small_fl.yaml
+  FL: Shapes-Detection/retinanet_small.yaml
 seeds: 1
 budget: {{iterations: 4}}
 datasets: {{tiny: "{data}/annotations.json:{data}/images"}}

@@ -29,7 +29,7 @@ from focal_plugin.data.shapes.dataset import draw_dataset
 from focal_plugin.data.shapes.painting import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
-RETINANET = ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"
+RETINANET = ROOT / "configs/Shapes-Detection/retinanet_small.yaml"
 FASTER_RCNN = ROOT / "configs/Shapes-Detection/faster_rcnn_small_roi_fl_sigmoid.yaml"
 LAZY = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
 

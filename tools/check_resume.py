@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-LAPTOP_RECIPE = ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"
+LAPTOP_RECIPE = ROOT / "configs/Shapes-Detection/retinanet_small.yaml"
 STARTED = re.compile(r"Starting training from iteration (\d+)")
 DETECTIONS = "inference/coco_instances_results.json"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

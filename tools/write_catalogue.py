@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from focal_plugin import arms as named_arms
 from focal_plugin import config, get_cfg, losses, mining
 from focal_plugin.compare.plan import comparison as plan_of_runs
+from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
 from focal_plugin.compare.runs.result import Result
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
@@ -68,33 +68,37 @@ class Comparison:
 
     Attributes:
         file: its name.
-        prefix: what the arms' names have before them where those of several comparisons meet.
-        reference: the arm that an arm is to be compared with, unless its file is based on that of
-            another one.
+        family: family of its arms.
+        prefix: what the names of its arms have before them beside those of other comparisons.
     """
 
     file: str
+    family: str
     prefix: str
-    reference: str
+
+    @property
+    def reference(self) -> str:
+        """The arm that an arm is compared with unless it builds on another one."""
+        return named_arms.FAMILIES[self.family]
 
     @functools.cached_property
-    def files(self) -> dict[str, Path]:
-        """Arm -> config file."""
-        spec = ROOT / "configs" / "comparisons" / self.file
-        arms = yaml.safe_load(spec.read_text())["arms"]
-        return {arm: (spec.parent / file).resolve() for arm, file in arms.items()}
+    def arms(self) -> dict[str, ArmSpec]:
+        """Name -> arm, in the order of the spec."""
+        return read_spec(ROOT / "configs" / "comparisons" / self.file).arms
 
-    def base(self, arm: str) -> str:
+    def base(self, name: str) -> str:
         """The arm that this one is to be compared with; itself for the reference."""
-        file = self.files[arm]
-        based_on = file.parent / yaml.safe_load(file.read_text())["_BASE_"]
-        arms = {file: arm for arm, file in self.files.items()}
-        return arm if arm == self.reference else arms.get(based_on.resolve(), self.reference)
+        for full_name in self.arms[name].names[-1:]:
+            applied = named_arms.load(full_name.rpartition("/")[2], self.family)
+            based_on = applied.reference if applied.name == name else applied.name  # a variant
+            if based_on in self.arms:
+                return based_on
+        return self.reference
 
 
-ONE_STAGE = Comparison("catalogue.yaml", prefix="", reference="fl")
-TWO_STAGE = Comparison("two_stage.yaml", prefix="faster_rcnn_", reference="stock")
-RPN_STYLES = Comparison("shapes_rpn.yaml", prefix="", reference="stock")
+ONE_STAGE = Comparison("catalogue.yaml", "retinanet", prefix="")
+TWO_STAGE = Comparison("two_stage.yaml", "faster_rcnn", prefix="faster_rcnn_")
+RPN_STYLES = Comparison("shapes_rpn.yaml", "faster_rcnn", prefix="")
 COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 
@@ -409,11 +413,13 @@ def arm_table(comparison: Comparison) -> str:
 @functools.cache
 def load_arms(comparison: Comparison) -> dict[str, Any]:
     """Arm -> resolved config, in the order of the comparison."""
-    arms = {}
-    for arm, file in comparison.files.items():
-        arms[arm] = get_cfg()
-        arms[arm].merge_from_file(str(file))
-    return arms
+    configs = {}
+    for name, arm in comparison.arms.items():
+        configs[name] = get_cfg()
+        configs[name].merge_from_file(str(arm.config_file))
+        named_arms.apply(configs[name], *arm.names)
+        configs[name].merge_from_list(list(arm.opts))
+    return configs
 
 
 @functools.cache

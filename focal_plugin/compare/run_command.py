@@ -29,7 +29,7 @@ done already is not trained again; what was interrupted goes on.
 
 EPILOG = """
 a spec is a YAML file; all but arms and seeds can be left out:
-  base: ../Shapes-Detection/Base-RetinaNet-Small.yaml   # relative to the spec, as all files
+  base: ../Shapes-Detection/retinanet_small.yaml   # relative to the spec, as all files
   arms:
     CE: ../Shapes-Detection/retinanet_small_ce.yaml     # a config file,
     FL: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 2.0]         # KEY, VALUE, ... on top of base,

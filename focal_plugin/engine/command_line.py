@@ -38,10 +38,10 @@ EXAMPLES = """
 Examples:
 
 Train a small RetinaNet with focal loss on the built-in data set (two minutes on two cores):
-    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml
+    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml
 
 The same with one thing changed:
-    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml \\
+    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml \\
         OUTPUT_DIR output/gamma1 MODEL.RETINANET.FOCAL_LOSS_GAMMA 1.0
 
 Go on after an interruption; evaluate what is trained:

@@ -18,7 +18,7 @@ LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
 
 
 def write_spec(folder, **more):
-    arms = {"CE": f"{CONFIGS}/retinanet_small_ce.yaml", "FL": f"{CONFIGS}/retinanet_small_fl.yaml"}
+    arms = {"CE": f"{CONFIGS}/retinanet_small_ce.yaml", "FL": f"{CONFIGS}/retinanet_small.yaml"}
     spec = folder / "spec.yaml"
     spec.write_text(json.dumps({"arms": arms, "seeds": [1, 2], **more}))
     return spec

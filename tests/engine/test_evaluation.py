@@ -441,7 +441,7 @@ class FindsHalf(nn.Module):
 
 
 def test_the_trainer_evaluates_as_pycocotools_does(tiny_shapes, tmp_path):
-    cfg = load(ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml")
+    cfg = load(ROOT / "configs/quick_schedules/retinanet_small_instant_test.yaml")
     cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS = ("tiny_shapes",), 0
     cfg.OUTPUT_DIR = str(tmp_path)
     truth = json.loads((tiny_shapes / "annotations.json").read_text())

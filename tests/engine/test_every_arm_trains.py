@@ -1,4 +1,4 @@
-"""Every arm of configs/Shapes-Detection takes two steps of the optimizer on two small images."""
+"""Every arm on the built-in data set takes two steps of the optimizer on two small images."""
 
 import pytest
 import torch
@@ -10,14 +10,11 @@ from detectron2.utils.events import EventStorage
 from focal_plugin.data import ShapesSpec, draw_dataset
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
 
+from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
-from ..test_configs import FAMILIES, arms_of, load
+from ..test_configs import FAMILIES
 
-ARMS = {
-    (family, arm): file
-    for family in FAMILIES
-    for arm, file in arms_of("Shapes-Detection", family).items()
-}
+ARMS = {(family, name): arm for family in FAMILIES for name, arm in shapes_arms(family).items()}
 STEPS = 2
 """A loss with a state has one from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
@@ -34,7 +31,7 @@ def images(tmp_path_factory):
 
 
 def load_arm(family, arm):
-    cfg = load(ARMS[family, arm])
+    cfg = read_arm(ARMS[family, arm], "MODEL.DEVICE", "cpu")
     if cfg.MODEL.RESNETS.NORM != "GN":  # which needs 32 channels in each layer
         cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
     cfg.INPUT.MIN_SIZE_TRAIN = (64,)

@@ -15,31 +15,28 @@ from torch import nn
 from focal_plugin.engine import Trainer, initial_weights
 from focal_plugin.engine.initial_weights import RandomFills, draw_by_name
 
-from ..conftest import ROOT
+from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
-from ..test_configs import load
 
-SHAPES = ROOT / "configs/Shapes-Detection"
-ONE_STAGE = "retinanet_small_fl"
-TWO_STAGE = "faster_rcnn_small_stock"
+ONE_STAGE, TWO_STAGE = "fl", "stock"
 # Arms of another structure -> the tensors whose constant is another one.
 ARMS = {
-    (ONE_STAGE, "retinanet_small_p6_maxpool"): set(),
-    (ONE_STAGE, "retinanet_small_p6_p5"): set(),
-    (ONE_STAGE, "retinanet_small_p6_res5"): set(),
-    (ONE_STAGE, "retinanet_small_head_depth"): set(),
-    (ONE_STAGE, "retinanet_small_head_shared_tower"): set(),
-    (ONE_STAGE, "retinanet_small_head_bn"): set(),
-    (ONE_STAGE, "retinanet_small_prior_half"): {"head.cls_score.bias"},
-    (TWO_STAGE, "faster_rcnn_small_head_conv"): set(),
-    (TWO_STAGE, "faster_rcnn_small_rpn_head_softmax"): set(),
-    (TWO_STAGE, "faster_rcnn_small_roi_cascade"): set(),
+    (ONE_STAGE, "p6_maxpool"): set(),
+    (ONE_STAGE, "p6_p5"): set(),
+    (ONE_STAGE, "p6_res5"): set(),
+    (ONE_STAGE, "head_depth"): set(),
+    (ONE_STAGE, "head_shared_tower"): set(),
+    (ONE_STAGE, "head_bn"): set(),
+    (ONE_STAGE, "prior_half"): {"head.cls_score.bias"},
+    (TWO_STAGE, "head_conv"): set(),
+    (TWO_STAGE, "rpn_head_softmax"): set(),
+    (TWO_STAGE, "roi_cascade"): set(),
 }
 
 
 def config_of(arm, *, init="by_name", seed=3):
-    cfg = load(SHAPES / f"{arm}.yaml")
-    cfg.MODEL.DEVICE = "cpu"
+    arms = {**shapes_arms("faster_rcnn"), **shapes_arms("retinanet")}
+    cfg = read_arm(arms[arm], "MODEL.DEVICE", "cpu")
     cfg.MODEL.FOCAL.INIT = init
     cfg.SEED = seed
     return cfg
@@ -76,7 +73,7 @@ def test_arms_start_alike_in_every_tensor_that_both_have(reference, arm):
 
 @pytest.mark.parametrize("arm", [ONE_STAGE, TWO_STAGE])
 def test_drawn_one_after_the_other_one_more_layer_changes_what_follows(arm):
-    other = {ONE_STAGE: "retinanet_small_p6_res5", TWO_STAGE: "faster_rcnn_small_head_conv"}[arm]
+    other = {ONE_STAGE: "p6_res5", TWO_STAGE: "head_conv"}[arm]
     assert differing(start_of(arm, init="stock"), start_of(other, init="stock"))
 
 
@@ -172,7 +169,7 @@ def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, nu
 
     reference = first_batches(ONE_STAGE, diagnostics=0)
     assert len(set(reference)) == 2
-    for arm in ("retinanet_small_p6_maxpool", "retinanet_small_head_depth", TWO_STAGE):
+    for arm in ("p6_maxpool", "head_depth", TWO_STAGE):
         assert first_batches(arm, diagnostics=1) == reference
 
 

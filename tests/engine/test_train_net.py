@@ -14,8 +14,8 @@ from ..forked import NARROW, run_script
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fork_server")]
 
 QUICK = ROOT / "configs/quick_schedules"
-CONFIG = QUICK / "retinanet_small_fl_instant_test.yaml"
-TWO_STAGE = QUICK / "faster_rcnn_small_rpn_tensorpack_instant_test.yaml"
+CONFIG = QUICK / "retinanet_small_instant_test.yaml"
+TWO_STAGE = QUICK / "faster_rcnn_small_instant_test.yaml"
 STOCK_SCRIPT = ROOT / "tests/engine/stock_train_net.py"
 ITERATIONS = 4
 

@@ -17,8 +17,8 @@ from ..conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-TWO_STAGE = ROOT / "configs/quick_schedules/faster_rcnn_small_rpn_tensorpack_instant_test.yaml"
-CONFIG = ROOT / "configs/quick_schedules/retinanet_small_fl_instant_test.yaml"
+TWO_STAGE = ROOT / "configs/quick_schedules/faster_rcnn_small_instant_test.yaml"
+CONFIG = ROOT / "configs/quick_schedules/retinanet_small_instant_test.yaml"
 
 
 @pytest.fixture

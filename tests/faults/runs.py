@@ -24,8 +24,8 @@ from . import child
 from .planted import Plant
 
 QUICK = ROOT / "configs/quick_schedules"
-ONE_STAGE = QUICK / "retinanet_small_fl_instant_test.yaml"
-TWO_STAGE = QUICK / "faster_rcnn_small_rpn_tensorpack_instant_test.yaml"
+ONE_STAGE = QUICK / "retinanet_small_instant_test.yaml"
+TWO_STAGE = QUICK / "faster_rcnn_small_instant_test.yaml"
 ITERATIONS = 8
 PERIOD = 3
 """Checkpoints are saved after the iterations 2 and 5, and at the end."""

@@ -8,8 +8,8 @@ from focal_plugin.modeling.backbones import LastLevelSubsample
 from .toy import narrow_cfg
 from .toy_rcnn import STOCK
 
-RETINANET = "Shapes-Detection/Base-RetinaNet-Small.yaml"
-RCNN = "Shapes-Detection/Base-FasterRCNN-Small.yaml"
+RETINANET = "Shapes-Detection/retinanet_small.yaml"
+RCNN = "Shapes-Detection/faster_rcnn_small.yaml"
 
 # The narrow model, whatever the base; few boxes, and NMS that keeps a number that varies
 SMALL = (

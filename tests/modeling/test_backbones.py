@@ -21,7 +21,7 @@ BUILDERS = ["build_focal_resnet_fpn_backbone", "build_small_resnet_fpn_backbone"
 
 @pytest.fixture
 def cfg():
-    return read_cfg("Shapes-Detection/Base-RetinaNet-Small.yaml")
+    return read_cfg("Shapes-Detection/retinanet_small.yaml")
 
 
 def make_backbone(*opts):

@@ -23,7 +23,7 @@ from focal_plugin.mining import MINER_REGISTRY
 from focal_plugin.modeling import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from focal_plugin.modeling.normalizer import RPN_NORMALIZERS
 
-from ..conftest import ROOT
+from ..cached_configs import coco_arms, shapes_arms
 from .pairs import CASCADE, KEYPOINT, MASK, PAIRS, RCNN, RETINANET, SMALL, make_model, make_pair
 from .toy import narrow_cfg
 
@@ -292,21 +292,13 @@ def inference_of(model):
     return str(description)
 
 
-def arms(folder, stem):
-    """Arm -> its config file."""
-    files = sorted((ROOT / "configs" / folder).glob(f"{stem}*.yaml"))
-    return {file.stem.removeprefix(stem): f"{folder}/{file.name}" for file in files}
-
-
-SHAPES_ARMS = arms("Shapes-Detection", "faster_rcnn_small_")
-COCO_ARMS = arms("COCO-Detection", "faster_rcnn_R_50_FPN_1x_")
-# tests/test_configs.py shows that an arm differs from "stock" in the same keys in both folders
+# tests/test_configs.py shows that an arm has the same keys on both bases
 ARMS = {
-    **{f"shapes {arm}": file for arm, file in SHAPES_ARMS.items()},
+    **{f"shapes {name}": arm for name, arm in shapes_arms("faster_rcnn").items()},
     **{
-        f"coco {arm}": file
-        for arm, file in COCO_ARMS.items()
-        if arm == "stock" or arm not in SHAPES_ARMS
+        f"coco {name}": arm
+        for name, arm in coco_arms("faster_rcnn").items()
+        if name == "stock" or name not in shapes_arms("faster_rcnn")
     },
 }
 

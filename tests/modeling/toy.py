@@ -6,7 +6,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from ..cached_configs import read_cfg
+from focal_plugin.compare.plan.spec_file import ArmSpec
+
+from ..cached_configs import read_arm, read_cfg
 
 NUM_CLASSES = 8
 """Of every toy: the classification layer costs most of a step."""
@@ -32,7 +34,7 @@ def resnet_cfg(file, *opts):
 
 def narrow_cfg(file, *opts):
     """A laptop's config with next to no channels, for what no weight decides."""
-    cfg = read_cfg(file)
+    cfg = read_arm(file) if isinstance(file, ArmSpec) else read_cfg(file)
     cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [8, 12, 16, 24]
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
     cfg.MODEL.FPN.OUT_CHANNELS = 32  # a group norm has 32 groups
@@ -55,7 +57,7 @@ def tiny_model(*opts):
     """20 ms a step."""
     torch.manual_seed(0)
     classes = ("MODEL.RETINANET.NUM_CLASSES", NUM_CLASSES)
-    return build_model(narrow_cfg("Shapes-Detection/Base-RetinaNet-Small.yaml", *classes, *opts))
+    return build_model(narrow_cfg("Shapes-Detection/retinanet_small.yaml", *classes, *opts))
 
 
 def toy_batch(seed=0):

@@ -25,7 +25,7 @@ def toy_rcnn(*opts):
 
 def tiny_rcnn_cfg(*opts):
     shape = ("MODEL.ROI_HEADS.NUM_CLASSES", NUM_CLASSES, "MODEL.ROI_BOX_HEAD.FC_DIM", 16)
-    return narrow_cfg("Shapes-Detection/Base-FasterRCNN-Small.yaml", *shape, *opts)
+    return narrow_cfg("Shapes-Detection/faster_rcnn_small.yaml", *shape, *opts)
 
 
 def tiny_rcnn(*opts):

@@ -3,7 +3,7 @@ r"""
 What `MODEL.FOCAL.DIAGNOSTICS.PERIOD` costs a training step, and the snapshots of a run.
 
     $ python tools/benchmarks/bm_diagnostics.py \
-        --config-file configs/Shapes-Detection/retinanet_small_fl.yaml
+        --config-file configs/Shapes-Detection/retinanet_small.yaml
 
 A step with diagnostics and one without, on the same batch, take turns, so that both see the same
 machine; one in so many of a run is diagnosed. CPU time beside the wall's tells what is due to other

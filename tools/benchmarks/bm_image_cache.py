@@ -42,8 +42,8 @@ from focal_plugin.config import resolve_device
 from focal_plugin.engine import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-LAPTOP = ROOT / "configs" / "Shapes-Detection" / "retinanet_small_fl.yaml"
-BASELINE = ROOT / "configs" / "COCO-Detection" / "retinanet_R_50_FPN_1x_fl.yaml"
+LAPTOP = ROOT / "configs" / "Shapes-Detection" / "retinanet_small.yaml"
+BASELINE = ROOT / "configs" / "COCO-Detection" / "retinanet_R_50_FPN_1x.yaml"
 JPEGS = "bm_image_cache_jpegs"
 BOXES = 7
 """In an image, as in COCO."""

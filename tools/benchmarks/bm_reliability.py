@@ -4,7 +4,7 @@ What it costs that a run can be interrupted anywhere and that no NaN reaches its
 step, the loading of a batch, and a checkpoint, beside Detectron2's.
 
     $ python tools/benchmarks/bm_reliability.py \
-        --config-file configs/Shapes-Detection/retinanet_small_fl.yaml
+        --config-file configs/Shapes-Detection/retinanet_small.yaml
 
 Each kind of work takes turns with Detectron2's in one process; both train the same model, on the
 same batches.

@@ -3,11 +3,11 @@ r"""
 A whole training step of RetinaNet, ours at its default keys against Detectron2's own class.
 
     $ python tools/benchmarks/bm_training_step.py \
-        --config-file configs/Shapes-Detection/retinanet_small_fl.yaml --batch 16 --size 128 128
+        --config-file configs/Shapes-Detection/retinanet_small.yaml --batch 16 --size 128 128
     $ python tools/benchmarks/bm_training_step.py \
-        --config-file configs/COCO-Detection/retinanet_R_50_FPN_1x_fl.yaml --batch 2 --size 512 512
+        --config-file configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml --batch 2 --size 512 512
     $ python tools/benchmarks/bm_training_step.py --curve 200 \
-        --config-file configs/Shapes-Detection/retinanet_small_fl.yaml
+        --config-file configs/Shapes-Detection/retinanet_small.yaml
 
 All start from the same weights and take turns on the same images, of noise, with seven objects
 each. With `--curve` they train, each on its own weights, side by side on the config's data set, and

@@ -19,8 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SHAPES = "configs/Shapes-Detection/retinanet_small_fl.yaml"
-COCO = "configs/COCO-Detection/retinanet_R_50_FPN_1x_fl.yaml"
+SHAPES = "configs/Shapes-Detection/retinanet_small.yaml"
+COCO = "configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 
 FAST = {
     "dense-loss-128": "bm_dense_loss.py --size 128 128 --rounds 15",

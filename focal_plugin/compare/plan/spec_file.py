@@ -172,25 +172,29 @@ def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
 
 def _listed(entries: list[Any]) -> dict[Any, Any]:
     """Return name -> arm for a list of names, of {group: GROUP}, and of {NAME: ARM}."""
-    by_name: dict[Any, Any] = {}
-    groups: list[dict[str, str]] = []
+    listed: dict[Any, Any] = {}
+    of_groups: set[str] = set()
     for entry in entries:
         if isinstance(entry, dict) and len(entry) == 1:
             ((name, arm),) = entry.items()
         elif isinstance(entry, str):
             name, arm = entry.rpartition("/")[2], entry
         else:
-            raise ValueError(f"arms: must be NAME, {{group: GROUP}} or {{NAME: ARM}}, got {entry!r}")
+            raise ValueError(
+                f"arms: must be NAME, {{group: GROUP}} or {{NAME: ARM}}, got {entry!r}"
+            )
         if name == "group":
-            members = arms_by_name.names_of_group(arm)
-            # an arm that stands in the list has its own entry, wherever that is
-            groups.append({member.rpartition("/")[2]: member for member in members})
-            by_name |= {n: a for n, a in groups[-1].items() if n not in by_name}
-        elif name in by_name and not any(name in group for group in groups):
+            for member in arms_by_name.names_of_group(arm):
+                short = member.rpartition("/")[2]
+                if short not in listed:
+                    listed[short] = member
+                    of_groups.add(short)
+        elif name in listed and name not in of_groups:
             raise ValueError(f"arms: {name!r} stands twice")
         else:
-            by_name[name] = arm
-    return by_name
+            listed[name] = arm  # an entry of its own replaces that of a group
+            of_groups.discard(name)
+    return listed
 
 
 def _arm_name(name: Any) -> str:
@@ -219,13 +223,17 @@ def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
     config_file = _config_file(arm["config"], folder, place) if "config" in arm else base
     if config_file is None:
         raise ValueError(f"{place} names no config file, and there is no base")
-    return ArmSpec(config_file, _arm_names(arm.get("arm", []), place), _opts(arm.get("opts", []), place))
+    return ArmSpec(
+        config_file, _arm_names(arm.get("arm", []), place), _opts(arm.get("opts", []), place)
+    )
 
 
 def _arm_names(names: Any, place: str) -> tuple[str, ...]:
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{place}: arm must be the name of an arm, or a list of them, got {names!r}")
+        raise ValueError(
+            f"{place}: arm must be the name of an arm, or a list of them, got {names!r}"
+        )
     for name in listed:
         family, _, short = name.rpartition("/")
         check_names([short], arms_by_name.names(family or None), f"arm ({place})")

@@ -26,7 +26,7 @@ def main() -> None:
 example: twice the look-alikes of the built-in data set
   python -m focal_plugin.data.shapes my_train --distractors 12 24
   python -m focal_plugin.data.shapes my_val --distractors 12 24 --images 250 --seed 1
-  python train_net.py --config-file configs/Shapes-Detection/retinanet_small_fl.yaml \\
+  python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml \\
     --dataset my_train=my_train/annotations.json:my_train/images \\
     --dataset my_val=my_val/annotations.json:my_val/images \\
     DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"

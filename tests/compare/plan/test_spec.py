@@ -13,7 +13,7 @@ from focal_plugin.engine.command_line import argument_parser
 from ...conftest import ROOT
 
 SHAPES = ROOT / "configs" / "Shapes-Detection"
-BASE = f"base: {SHAPES}/Base-RetinaNet-Small.yaml\n"
+BASE = f"base: {SHAPES}/retinanet_small.yaml\n"
 TUNED = "learning_rates: {factors: [0.5, 1, 2], seeds: [101]}\n"
 FIXED = ("MODEL.FOCAL.INIT", "by_name", "MODEL.FOCAL.DIAGNOSTICS.PERIOD", "20")
 
@@ -94,7 +94,7 @@ def test_an_arm_is_a_file_or_options_on_the_base_or_both(write):
 
 
 def test_config_files_are_relative_to_the_spec(write, tmp_path, monkeypatch):
-    (tmp_path / "arm.yaml").write_text(f"_BASE_: {SHAPES}/retinanet_small_fl.yaml\n")
+    (tmp_path / "arm.yaml").write_text(f"_BASE_: {SHAPES}/retinanet_small.yaml\n")
     spec = write("arms: {a: arm.yaml}\nseeds: 1")
     monkeypatch.chdir("/")
     assert load_spec(spec).runs[0].config_file == str(tmp_path / "arm.yaml")
@@ -202,7 +202,7 @@ def test_the_hash_changes_with_a_key_and_with_the_seed_and_with_no_folder(write,
     hashes = {run.config_hash for run in (one, seed_2, lr, stock)}
     assert len(hashes) == 4
     moved = tmp_path / "moved.yaml"
-    moved.write_text(f"_BASE_: {SHAPES}/retinanet_small_fl.yaml\nOUTPUT_DIR: elsewhere\n")
+    moved.write_text(f"_BASE_: {SHAPES}/retinanet_small.yaml\nOUTPUT_DIR: elsewhere\n")
     same = load_spec(write("arms: {fl: moved.yaml}\nseeds: 1")).runs[0]
     assert (same.config_hash, same.id) == (one.config_hash, one.id)
 
@@ -443,7 +443,7 @@ def test_a_typo_in_an_arms_file_names_the_arm_and_the_nearest_key(write):
 
 
 def test_two_arms_of_the_same_config_are_refused_by_name(write):
-    file = f"{SHAPES}/retinanet_small_fl.yaml"
+    file = f"{SHAPES}/retinanet_small.yaml"
     message = refused(write, f"{BASE}arms: {{x: [], y: {file}}}\nseeds: 1")
     assert "arms 'x' and 'y' have the same config" in message
 

@@ -33,7 +33,7 @@ def crowded():
 
 @pytest.fixture
 def cfg(crowded):
-    cfg = read_cfg("Shapes-Detection/Base-RetinaNet-Small.yaml")
+    cfg = read_cfg("Shapes-Detection/retinanet_small.yaml")
     cfg.DATASETS.TRAIN = ("crowded_shapes",)
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.SOLVER.IMS_PER_BATCH = 2

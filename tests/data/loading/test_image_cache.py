@@ -45,7 +45,7 @@ def folder():
 
 @pytest.fixture
 def cfg(folder):
-    cfg = read_cfg("Shapes-Detection/Base-RetinaNet-Small.yaml")
+    cfg = read_cfg("Shapes-Detection/retinanet_small.yaml")
     cfg.DATASETS.TRAIN = ("cached_shapes",)
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.SOLVER.IMS_PER_BATCH = 2

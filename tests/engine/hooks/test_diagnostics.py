@@ -27,8 +27,8 @@ from .snapshot_process import snapshot_after_a_step
 
 pytestmark = pytest.mark.slow
 
-RETINANET = "Shapes-Detection/Base-RetinaNet-Small.yaml"
-RCNN = "Shapes-Detection/Base-FasterRCNN-Small.yaml"
+RETINANET = "Shapes-Detection/retinanet_small.yaml"
+RCNN = "Shapes-Detection/faster_rcnn_small.yaml"
 FL = ("MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidFocalLoss")
 CE = (
     "MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidCrossEntropyLoss",

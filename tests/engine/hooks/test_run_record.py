@@ -358,7 +358,7 @@ def test_recording_takes_nothing_from_the_generators(cfg):
 
 
 def test_the_trainer_records_the_weights_that_it_loaded(cfg, tmp_path):
-    small = load(ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml")
+    small = load(ROOT / "configs/Shapes-Detection/retinanet_small.yaml")
     small.DATASETS.TRAIN, small.DATASETS.TEST = cfg.DATASETS.TRAIN, ()
     small.MODEL.DEVICE, small.OUTPUT_DIR = "cpu", cfg.OUTPUT_DIR
     small.SOLVER.MAX_ITER, small.SOLVER.IMS_PER_BATCH = 2, 2
