@@ -10,12 +10,13 @@ from .garbage_collection import garbage_collection_paused
 
 # PyTorch alone creates a million objects, and all of them stay.
 with explain_failed_import(), garbage_collection_paused():
-    from . import data, losses, mining, modeling
+    from . import arms, data, losses, mining, modeling
     from .config import add_focal_config, get_cfg
     from .config_file import get_config_file
 
 __all__ = [
     "add_focal_config",
+    "arms",
     "data",
     "get_cfg",
     "get_config_file",

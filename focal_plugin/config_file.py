@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
+
+from .names import did_you_mean
 
 # A link in the repository; a wheel holds the files themselves.
 FOLDER = Path(__file__).parent / "configs"
@@ -23,9 +24,7 @@ def get_config_file(name: str) -> str:
     if file.is_file():
         return str(file)
     shipped = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.glob("**/*.yaml"))}
-    nearest = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise FileNotFoundError(f"no shipped config is named {name!r}{hint}")
+    raise FileNotFoundError(f"no shipped config is named {name!r}{did_you_mean(name, shipped)}")
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:

@@ -18,7 +18,7 @@ def test_a_shipped_config_is_found_by_name_and_loads_with_its_base():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
-    with pytest.raises(FileNotFoundError, match=r"no shipped config.*did you mean .*_fl\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*retinanet_small\.yaml"):
         get_config_file("Shapes-Detection/retinanet_smal_fl.yaml")
 
 

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from .. import arms
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
 from ..data import (
@@ -40,7 +41,8 @@ Examples:
 Train a small RetinaNet with focal loss on the built-in data set (two minutes on two cores):
     $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml
 
-The same with one thing changed:
+The same with an arm, into a folder of its own; and with one key changed:
+    $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml --arm ohem
     $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml \\
         OUTPUT_DIR output/gamma1 MODEL.RETINANET.FOCAL_LOSS_GAMMA 1.0
 
@@ -71,6 +73,14 @@ def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's flags, all of them, and those for data sets, checkpoints and trust."""
     parser = default_argument_parser(epilog=EXAMPLES)
     parser.set_defaults(dist_url="auto")  # a port that is free, not one for each user
+    parser.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="apply an arm to the config, such as ohem (`focal-compare arms` lists them); "
+        "may be given more than once",
+    )
     parser.add_argument(
         "--dataset",
         action="append",
@@ -162,6 +172,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         args.config_file = str(find_config_file(args.config_file))
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
+    if args.arm:
+        arms.apply(cfg, *args.arm)
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "+".join(args.arm).replace("/", "-")))
     cfg.merge_from_list(args.opts)
     resolve_device(cfg)
     if not args.eval_only and comm.is_main_process():

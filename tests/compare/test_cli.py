@@ -18,7 +18,8 @@ LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
 
 
 def write_spec(folder, **more):
-    arms = {"CE": f"{CONFIGS}/retinanet_small_ce.yaml", "FL": f"{CONFIGS}/retinanet_small.yaml"}
+    base = f"{CONFIGS}/retinanet_small.yaml"
+    arms = {"CE": {"config": base, "arm": "ce"}, "FL": base}
     spec = folder / "spec.yaml"
     spec.write_text(json.dumps({"arms": arms, "seeds": [1, 2], **more}))
     return spec

@@ -211,7 +211,7 @@ def _arm_name(name: Any) -> str:
 def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
     place = f"arm {name!r}"
     if isinstance(arm, str):
-        arm = {"config": arm} if Path(arm).suffix in CONFIG_SUFFIXES else {"arm": arm}
+        arm = {"config": arm} if Path(arm).suffix else {"arm": arm}
     if isinstance(arm, list):
         arm = {"opts": arm}
     if not isinstance(arm, dict):
@@ -220,20 +220,17 @@ def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
             f"or {{config: FILE, arm: NAME, opts: [KEY, VALUE, ...]}}, got {arm!r}"
         )
     check_names(arm, ARM_KEYS, f"key of {place}")
+    names = _arm_names(arm.get("arm", []), place)
     config_file = _config_file(arm["config"], folder, place) if "config" in arm else base
     if config_file is None:
         raise ValueError(f"{place} names no config file, and there is no base")
-    return ArmSpec(
-        config_file, _arm_names(arm.get("arm", []), place), _opts(arm.get("opts", []), place)
-    )
+    return ArmSpec(config_file, names, _opts(arm.get("opts", []), place))
 
 
 def _arm_names(names: Any, place: str) -> tuple[str, ...]:
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(
-            f"{place}: arm must be the name of an arm, or a list of them, got {names!r}"
-        )
+        raise ValueError(f"{place}: arm must be a name, or a list of names, got {names!r}")
     for name in listed:
         family, _, short = name.rpartition("/")
         check_names([short], arms_by_name.names(family or None), f"arm ({place})")

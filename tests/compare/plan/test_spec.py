@@ -39,7 +39,8 @@ def dataset(tmp_path):
 
 
 def arms(*names):
-    return "arms: {" + ", ".join(f"{n}: {SHAPES}/retinanet_small_{n}.yaml" for n in names) + "}\n"
+    base = f"{SHAPES}/retinanet_small.yaml"
+    return "arms: {" + ", ".join(f"{n}: {{config: {base}, arm: {n}}}" for n in names) + "}\n"
 
 
 def as_trained(run):
@@ -82,15 +83,40 @@ def test_the_reference_is_the_first_arm_unless_another_one_is_named(write):
     assert load_spec(write(text + "reference: fl")).reference == "fl"
 
 
-def test_an_arm_is_a_file_or_options_on_the_base_or_both(write):
+def test_an_arm_is_a_name_a_file_options_on_the_base_or_several_of_these(write, tmp_path):
     opts = "[MODEL.RETINANET.FOCAL_LOSS_GAMMA, 0.5]"
-    file = f"{SHAPES}/retinanet_small_fl_star.yaml"
-    text = f"arms:\n a: {file}\n b: {opts}\n c: {{config: {file}, opts: {opts}}}\n d: []\nseeds: 1"
-    configs = [as_trained(run) for run in load_spec(write(BASE + text)).runs]
-    assert [cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA for cfg in configs] == [2.0, 0.5, 0.5, 2.0]
-    names = [cfg.MODEL.FOCAL.CLS_LOSS.NAME for cfg in configs]
+    file = tmp_path / "star.yaml"
+    file.write_text(
+        f"_BASE_: {SHAPES}/retinanet_small.yaml\n"
+        "MODEL: {FOCAL: {CLS_LOSS: {NAME: SigmoidFocalStarLoss}}}"
+    )
+    text = f"""
+arms:
+  a: {file}
+  b: {opts}
+  c: {{config: {file}, opts: {opts}}}
+  d: []
+  e: fl_star
+  f: {{arm: [fl_star, box_giou], opts: {opts}}}
+seeds: 1
+"""
+    assert "arms 'a' and 'e' have the same config" in refused(write, BASE + text)
+    runs = load_spec(write(BASE + text.replace("  a: ", "  # a: "))).runs
+    configs = [as_trained(run) for run in runs]
+    assert [cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA for cfg in configs] == [0.5, 0.5, 2.0, 2.0, 0.5]
     star, focal = "SigmoidFocalStarLoss", "SigmoidFocalLoss"
-    assert names == [star, focal, star, focal]
+    names = [cfg.MODEL.FOCAL.CLS_LOSS.NAME for cfg in configs]
+    assert names == [focal, star, focal, star, star]
+    assert configs[-1].MODEL.FOCAL.BOX_LOSS.NAME == "GIoULoss"
+
+
+def test_arms_may_be_a_list_of_names_and_of_groups(write):
+    text = BASE + "arms: [ce, {group: mining}, {top_k: {arm: top_k, opts: [%s, 64]}}]\nseeds: 1"
+    comparison = load_spec(write(text % "MODEL.FOCAL.MINING.NUM_KEEP"))
+    assert comparison.arms == ("ce", "ohem", "ohem_1_3", "ssd_3_1", "top_k")
+    assert as_trained(comparison.runs[-1]).MODEL.FOCAL.MINING.NUM_KEEP == 64
+    (ohem,) = (run for run in comparison.runs if run.arm == "ohem")
+    assert as_trained(ohem).MODEL.FOCAL.CLS_LOSS.NAME == "SigmoidCrossEntropyLoss"
 
 
 def test_config_files_are_relative_to_the_spec(write, tmp_path, monkeypatch):
@@ -136,7 +162,7 @@ def test_opts_are_those_of_all_arms(write):
 def test_weights_are_by_name_and_diagnostics_on_unless_the_spec_says_otherwise(write):
     text = arms("fl") + "seeds: 1\n"
     (run,) = load_spec(write(text)).runs
-    assert run.opts == (*FIXED, "SEED", "1")
+    assert run.opts[-6:] == (*FIXED, "SEED", "1")
     (run,) = load_spec(write(text + "initial_weights: stock\ndiagnostics: 0")).runs
     focal = as_trained(run).MODEL.FOCAL
     assert (focal.INIT, focal.DIAGNOSTICS.PERIOD) == ("stock", 0)
@@ -357,7 +383,11 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         ("[]", "must be a mapping"),
         ("seeds: [1]", "arms and seeds"),
         ("arms: {}\nseeds: [1]", "arms"),
-        ("arms: [a]\nseeds: [1]", "arms"),
+        ("arms: []\nseeds: [1]", "arms must be a list of arms by name"),
+        ("arms: [3]\nseeds: [1]", "must be NAME, {group: GROUP} or {NAME: ARM}, got 3"),
+        ("arms: [fl, fl]\nseeds: [1]", "'fl' stands twice"),
+        ("arms: {a: {arm: 3}}\nseeds: [1]", "arm must be a name, or a list of names, got 3"),
+        (BASE + "arms: [rpn_ohem]\nseeds: [1]", "'rpn_ohem' is for faster_rcnn, but the base"),
         ("arms: {a: 1}\nseeds: [1]", "arm 'a' must be"),
         ("arms: {a: {opts: [X]}}\nseeds: [1]", "no config file"),
         ("arms: {a: [X, 1]}\nseeds: [1]", "there is no base"),
