@@ -106,7 +106,7 @@ class Miner(ConfigurableModule):
         self.box_loss_on = check_choice("box_loss_on", box_loss_on, ("all", "kept"))
         self.divide_by = check_choice("divide_by", divide_by, ("normalizer", "kept"))
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     @torch.no_grad()
     def forward(
         self, loss: Tensor, labels: Tensor, boxes: Tensor | BoxesOf | None = None

@@ -45,7 +45,7 @@ def ohem_keep_mask(
     nms_per_label: bool = False,
 ) -> Tensor:
     """
-    Keep the anchors of highest loss that no neighbour of higher loss suppresses.
+    Keep the anchors of highest loss that no neighbor of higher loss suppresses.
 
         keep = top num_keep by loss of NMS(boxes, score = loss)
 
@@ -75,10 +75,10 @@ def ohem_keep_mask(
         bool (R,), at most num_keep true, false for every ignored anchor.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
 
     Note:
-        On the anchors themselves as boxes, the IoU of neighbours at one stride is .60, .67 and .73
+        On the anchors themselves as boxes, the IoU of neighbors at one stride is .60, .67 and .73
         for the scales 1, 2^(1/3) and 2^(2/3), and that of adjacent scales at one place .63: a
         threshold of .5 removes all of them, one of .7 little.
     """
@@ -112,7 +112,7 @@ def ohem_keep_mask(
 @MINER_REGISTRY.register()
 class OHEMMiner(Miner):
     """
-    Keeps the anchors of highest loss that no neighbour of higher loss suppresses.
+    Keeps the anchors of highest loss that no neighbor of higher loss suppresses.
 
         keep = top num_keep by loss of NMS(boxes, score = loss)
 

@@ -44,7 +44,7 @@ def ssd_keep_mask(
         bool (R,), false for every ignored anchor.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
     """
     check_inputs(loss, labels, num_classes=check_num_classes(num_classes))
     positives = positive_mask(labels, num_classes=num_classes)

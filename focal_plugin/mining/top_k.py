@@ -17,7 +17,7 @@ from .selection import highest
 @torch.no_grad()
 def top_k_keep_mask(loss: Tensor, labels: Tensor, *, num_keep: int = 128) -> Tensor:
     """
-    Keep the anchors of highest loss, without suppression of neighbours.
+    Keep the anchors of highest loss, without suppression of neighbors.
 
         keep = top num_keep by loss
 
@@ -32,7 +32,7 @@ def top_k_keep_mask(loss: Tensor, labels: Tensor, *, num_keep: int = 128) -> Ten
         bool (R,), false for every ignored anchor; all others where they are fewer than num_keep.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
     """
     check_inputs(loss, labels)
     return highest(loss, labels != -1, check_count("num_keep", num_keep, low=1))
@@ -41,7 +41,7 @@ def top_k_keep_mask(loss: Tensor, labels: Tensor, *, num_keep: int = 128) -> Ten
 @MINER_REGISTRY.register()
 class TopKMiner(Miner):
     """
-    Keeps the anchors of highest loss, without suppression of neighbours.
+    Keeps the anchors of highest loss, without suppression of neighbors.
 
         keep = top num_keep by loss
 

@@ -36,7 +36,7 @@ def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
         "maxpool"  P6 = P5[::2, ::2], P7 = P6[::2, ::2]                    (1: stock Faster R-CNN)
         ""         there is neither
 
-    P5 is what `MODEL.FPN.NORM` has normalised; the levels above it have no norm of their own. Here
+    P5 is what `MODEL.FPN.NORM` has normalized; the levels above it have no norm of their own. Here
     5 stands for the last of `MODEL.FPN.IN_FEATURES`: on top of res4 the two are P5 and P6.
     ("res5" is that of arXiv:1708.02002 section 4, note 2, "maxpool" that of arXiv:1612.03144.)
 
@@ -49,7 +49,7 @@ def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """
-    A ResNet of one basic block a stage with an FPN on top, p2 (stride 4) upwards.
+    A ResNet of one basic block a stage with an FPN on top, p2 (stride 4) upward.
 
     Reads `MODEL.FOCAL.SMALL_RESNET.WIDTHS` (channels of the stages res2, res3, ...),
     `MODEL.FOCAL.FPN.{TOP_BLOCK, TOP_LEVELS}` as :func:`build_focal_resnet_fpn_backbone`, and of

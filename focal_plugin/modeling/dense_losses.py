@@ -47,7 +47,7 @@ class DenseStep(NamedTuple):
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
     kept_labels: Tensor  # (N, R), the same, but -1 also where mining keeps nothing
     quality: Tensor | None  # (N, R), IoU; None if the loss has no use for it
-    cls_divisors: Tensor  # (N,), or (1,) for all images; of no meaning if the loss is normalised
+    cls_divisors: Tensor  # (N,), or (1,) for all images; of no meaning if the loss is normalized
     boxed: Tensor  # (N, R), bool, the anchors of the box loss
     box_pairs: tuple[Tensor, Tensor]  # (V, 4) each, prediction and target of those
     box_divisors: Tensor  # as cls_divisors
@@ -56,8 +56,8 @@ class DenseStep(NamedTuple):
 class DenseResult(NamedTuple):
     """The losses of a batch, and what they were summed over."""
 
-    loss_cls: Tensor  # float32 scalar, divided by the normaliser
-    loss_box: Tensor  # float32 scalar, divided by the normaliser
+    loss_cls: Tensor  # float32 scalar, divided by the normalizer
+    loss_box: Tensor  # float32 scalar, divided by the normalizer
     num_pos: Tensor  # (N,), int64, positive anchors before mining
     labels: Tensor  # (N, R), those of the batch, -1 also where mining keeps nothing
 

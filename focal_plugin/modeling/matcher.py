@@ -39,7 +39,7 @@ class AnchorMatcher(Matcher):
 
         "on"       positive, whatever its IoU                                     (stock)
         "clobber"  positive, unless its own best IoU is below the lowest threshold
-        "off"      labelled by its IoU, as any other
+        "off"      labeled by its IoU, as any other
 
     "clobber" is what the original Detectron and tensorpack do, where the background label is
     written last (arXiv:1506.01497 section 3.1.2 is the rule itself).

@@ -26,12 +26,12 @@ from ..registry import DENSE, ConfigurableModule, Place, build_named, configurab
 
 class Normalizer(ConfigurableModule):
     """
-    Base of the normalisers.
+    Base of the normalizers.
 
     The loss of a batch is the sum over its images of (sum over the image's anchors) / divisor.
     """
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, num_pos: Tensor) -> Tensor:
         """
         Args:
@@ -49,7 +49,7 @@ class Normalizer(ConfigurableModule):
         """Same interface as :meth:`forward`; what a subclass implements."""
         raise NotImplementedError
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def of_both_losses(
         self, num_pos: Tensor, *, num_counted: Tensor, num_boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -236,14 +236,14 @@ def build_normalizer(
     cfg: CfgNode, normalizers: Mapping[str, type[Normalizer]] = NORMALIZERS, place: Place = DENSE
 ) -> Normalizer:
     """
-    Build the normaliser that `MODEL.FOCAL.NORMALIZER` names.
+    Build the normalizer that `MODEL.FOCAL.NORMALIZER` names.
 
     Args:
         normalizers: those there are.
         place: where the name is, if not there; the options are where they are.
 
     Raises:
-        KeyError: no normaliser has that name; the message lists them.
+        KeyError: no normalizer has that name; the message lists them.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER", cfg, place=place)

@@ -1,5 +1,5 @@
 """
-RetinaNet whose losses, mining, normaliser, head and matcher are parts that a config names.
+RetinaNet whose losses, mining, normalizer, head and matcher are parts that a config names.
 
 Shape shorthand:
     N: number of images

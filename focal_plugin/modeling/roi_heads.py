@@ -211,7 +211,7 @@ class OHEMROIHeads(_TrainsOnHardRoIs, FocalROIHeads):
 
         keep = top B by loss of NMS(RoIs of one image and label, score = loss)
 
-    One pass without gradients over all labelled RoIs, objects included, gives the loss of each, and
+    One pass without gradients over all labeled RoIs, objects included, gives the loss of each, and
     the miner those to train on: box, mask and keypoint head see no other. There is no quota for
     objects. Inference is stock's.
 

@@ -1,5 +1,5 @@
 """
-A region proposal network whose losses, sampling, matching and normaliser are parts that a config
+A region proposal network whose losses, sampling, matching and normalizer are parts that a config
 names; the recipes of three code bases are presets of these keys.
 
 Shape shorthand:
@@ -133,7 +133,7 @@ class FocalRPN(DenseLosses, RPN):
             box_loss: the loss of the anchors with an object. None: that of ``box_reg_loss_type``.
             normalizer: the divisor of both losses. None: as in stock, ``batch_size_per_image``
                 times the images.
-            sampling: which labelled anchors are trained on: "random", drawn as in stock, "all", or
+            sampling: which labeled anchors are trained on: "random", drawn as in stock, "all", or
                 those that a miner keeps.
             matched: which anchors are matched with objects: "all", or those "inside" the image,
                 where all others are ignored.

@@ -70,7 +70,7 @@ class PriorRPNHead(StandardRPNHead):
         assert bias is not None
         nn.init.constant_(bias, math.log(prior_prob / (1 - prior_prob)))
         if norm:
-            # Stock's constructor initialises the bias of each convolution; it goes only now.
+            # Stock's constructor initializes the bias of each convolution; it goes only now.
             for conv in self.conv.modules():
                 if isinstance(conv, Conv2d):
                     conv.bias = None

@@ -57,7 +57,7 @@ def dense_loss(
             the first of these that can be had.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left. The logits of ignored anchors, NaN
+        float32 scalar; a differentiable 0 if every anchor is ignored. The logits of ignored anchors, NaN
         included, reach neither it nor its gradient.
 
     Raises:

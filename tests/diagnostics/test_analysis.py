@@ -194,7 +194,7 @@ def test_divisors_of_each_image_divide_its_own_anchors():
     torch.testing.assert_close(view.gradient, expected)
 
 
-def test_normalised_loss_is_not_divided():
+def test_normalized_loss_is_not_divided():
     logits, labels = batch()
     view = view_anchors(GHMLoss(), logits, labels, divisors=DIVISORS)
     expected = GHMLoss()(torch.cat(logits, 1), labels)

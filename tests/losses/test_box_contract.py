@@ -74,7 +74,7 @@ def test_the_sum_of_per_box_is_the_loss(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_of_boxes_together_is_the_sum_of_their_losses_unless_normalised(name):
+def test_the_loss_of_boxes_together_is_the_sum_of_their_losses_unless_normalized(name):
     pred, target = pair_of(name, num_boxes=40)
     function = function_of(name)
     parts = sum(function(pred[part], target[part]) for part in torch.arange(40).split(7))

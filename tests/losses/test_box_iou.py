@@ -122,7 +122,7 @@ def test_giou_by_hand():
 
 
 def test_diou_by_hand():
-    """Unit squares one apart: IoU 0, centres 2 apart, hull 3 by 1."""
+    """Unit squares one apart: IoU 0, centers 2 apart, hull 3 by 1."""
     pred, target = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]])
     assert diou_loss(pred, target).item() == pytest.approx(1 + 4 / 10)
 

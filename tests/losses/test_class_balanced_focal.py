@@ -53,7 +53,7 @@ def test_beta_zero_is_focal_loss_without_alpha():
     torch.testing.assert_close(loss, sigmoid_focal_loss(logits, labels, alpha=None))
 
 
-def test_beta_towards_one_is_inverse_frequency():
+def test_beta_toward_one_is_inverse_frequency():
     inverse = torch.tensor([1 / n for n in SAMPLES])
     weights = effective_number_weights(SAMPLES, 1 - 1e-12)
     torch.testing.assert_close(weights, inverse / inverse.mean())

@@ -141,7 +141,7 @@ def test_is_finite_where_the_published_demo_is_not(logit, label):
     assert torch.autograd.grad(loss, logits)[0].isfinite().all()
 
 
-def test_audit_at_initialisation():
+def test_audit_at_initialization():
     """100k negatives x 80 classes at prior .01: CE sums to 8.0e4, FL(.25, 2) to 6.0."""
     logits = torch.full((100_000, 80), -math.log(99))
     labels = torch.full((100_000,), 80)

@@ -30,7 +30,7 @@ def test_above_the_margin_there_is_neither_loss_nor_gradient():
     assert sigmoid_hinge_loss(logits, labels, margin=0.85).item() > 0
 
 
-def test_below_the_margin_the_gradient_is_p_times_one_minus_p_towards_the_label():
+def test_below_the_margin_the_gradient_is_p_times_one_minus_p_toward_the_label():
     logits, labels = random_batch(scale=2.0)
     (gradient,) = torch.autograd.grad(sigmoid_hinge_loss(logits, labels), logits)
     p = torch.sigmoid(logits.detach())

@@ -60,7 +60,7 @@ def test_a_positive_that_misses_its_object_counts_as_background():
     assert_value_and_gradient_match(missed, expected, logits)
 
 
-def test_a_positive_is_weighed_by_its_quality_and_pulled_towards_it():
+def test_a_positive_is_weighed_by_its_quality_and_pulled_toward_it():
     """Its gradient is q (p - q)."""
     quality = torch.tensor([0.2, 0.5, 0.9])
     logits = torch.zeros(3, 1, requires_grad=True)

@@ -40,7 +40,7 @@ def test_no_two_kept_anchors_overlap_more_than_the_threshold(nms_thresh, nms_per
     assert iou[rivals].max() <= nms_thresh
 
 
-def test_an_anchor_that_is_gone_has_a_neighbour_of_higher_loss():
+def test_an_anchor_that_is_gone_has_a_neighbor_of_higher_loss():
     loss, labels, boxes = one_image()
     keep = ohem_keep_mask(loss, labels, boxes, num_keep=1000)
     gone = ~keep & (labels != -1)
@@ -136,10 +136,10 @@ def test_a_batch_without_positives_keeps_so_many_negatives_an_image():
 
 
 @pytest.mark.parametrize(("nms_thresh", "kept"), [(0.5, [5, 5, 1]), (0.7, [9, 9, 5])])
-def test_neighbours_of_the_anchor_grid_at_the_thresholds_of_table_1d(nms_thresh, kept):
+def test_neighbors_of_the_anchor_grid_at_the_thresholds_of_table_1d(nms_thresh, kept):
     """
-    Anchors of a 3 x 3 grid at stride 8, one scale at a time, the loss falling from the centre: at
-    .5 those beside the centre go at every scale, at .7 at the largest one only.
+    Anchors of a 3 x 3 grid at stride 8, one scale at a time, the loss falling from the center: at
+    .5 those beside the center go at every scale, at .7 at the largest one only.
     """
     offsets = torch.tensor(list(itertools.product((-8.0, 0.0, 8.0), repeat=2)))
     loss = -offsets.norm(dim=1)

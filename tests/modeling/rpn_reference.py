@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
 
 def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(..., 4), shift of the centre over the anchor's size, log ratio of the sizes."""
+    """(..., 4), shift of the center over the anchor's size, log ratio of the sizes."""
     anchors, boxes = anchors.double(), boxes.double()
     size, box_size = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
     shift = (boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / 2

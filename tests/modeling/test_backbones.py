@@ -174,7 +174,7 @@ def test_every_parameter_has_a_part_in_some_level(cfg, top_block, num_levels):
         assert parameter.grad.any(), name
 
 
-def test_norm_gn_normalises_the_fpn_and_leaves_the_top_block_alone():
+def test_norm_gn_normalizes_the_fpn_and_leaves_the_top_block_alone():
     backbone = make_backbone("MODEL.FPN.NORM", "GN")
     assert isinstance(backbone.fpn_lateral4.norm, nn.GroupNorm)
     assert isinstance(backbone.fpn_output5.norm, nn.GroupNorm)

@@ -370,7 +370,7 @@ def test_what_would_wait_for_a_gpu_is_found():
 
 @pytest.mark.parametrize("ignores_crowds", [False, True])
 @pytest.mark.parametrize("mode", LOW_QUALITY)
-def test_labelling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
+def test_labeling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
     monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
     monkeypatch.setattr(
         implementations, "has_extension", lambda: False

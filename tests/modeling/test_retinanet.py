@@ -75,7 +75,7 @@ def test_state_dict_keys_are_stocks(pair):
 def test_losses_and_all_gradients_are_stocks_over_several_steps(opts, batch):
     """At the default keys, and wherever a key of stock's says otherwise."""
     ours, stock = make_pair(*opts)
-    for step in range(3):  # the normaliser moves on between them
+    for step in range(3):  # the normalizer moves on between them
         losses, gradients = gradients_of(ours, batch[: step + 1])
         stock_losses, stock_gradients = gradients_of(stock, batch[: step + 1])
         assert list(losses) == list(stock_losses)
@@ -221,7 +221,7 @@ def test_a_batch_without_objects_has_finite_losses_and_no_box_gradient(batch):
 
 
 class _MeanLoss(ClassificationLoss):
-    """Normalised by itself, and needs all levels at once."""
+    """Normalized by itself, and needs all levels at once."""
 
     own_normalizer = True
     decomposes = False

@@ -64,7 +64,7 @@ def arguments_of_losses(model, batch):
     return captured
 
 
-# --- each loss, under each normaliser, with each miner
+# --- each loss, under each normalizer, with each miner
 
 
 @pytest.mark.slow

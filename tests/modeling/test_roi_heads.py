@@ -198,9 +198,9 @@ def add_masks_and_keypoints(targets):
     for instances in targets:
         corners = instances.gt_boxes.tensor.double()[:, [0, 1, 2, 1, 2, 3, 0, 3]]
         instances.gt_masks = PolygonMasks([[polygon.numpy()] for polygon in corners])
-        centres = instances.gt_boxes.get_centers()[:, None].expand(-1, 17, 2)
+        centers = instances.gt_boxes.get_centers()[:, None].expand(-1, 17, 2)
         visible = torch.full((len(instances), 17, 1), 2.0)
-        instances.gt_keypoints = Keypoints(torch.cat([centres, visible], dim=2))
+        instances.gt_keypoints = Keypoints(torch.cat([centers, visible], dim=2))
 
 
 @pytest.mark.slow
@@ -441,7 +441,7 @@ def test_the_hardest_of_the_batch_may_come_from_one_image(monkeypatch):
 
 
 @pytest.mark.parametrize("name", OHEM)
-def test_all_labelled_rois_compete_and_no_random_number_is_drawn(name):
+def test_all_labeled_rois_compete_and_no_random_number_is_drawn(name):
     heads = make_heads(name)
     features, proposals, targets = random_scene()
     before = torch.get_rng_state()

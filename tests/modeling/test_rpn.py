@@ -84,7 +84,7 @@ def make_case(kind="mixed", *, seed=0, num_images=3):
     if kind == "none_sampled":
         labels[:] = -1
     size = (flat[:, 2:] - flat[:, :2]) * normal(num_images, len(flat), 2, std=0.3).exp()
-    centre = (flat[:, 2:] + flat[:, :2]) / 2 + size * normal(num_images, len(flat), 2, std=0.2)
+    center = (flat[:, 2:] + flat[:, :2]) / 2 + size * normal(num_images, len(flat), 2, std=0.2)
     logits = normal(num_images, len(flat), std=2.0)
     deltas = normal(num_images, len(flat), 4, std=0.2)
     return Case(
@@ -92,7 +92,7 @@ def make_case(kind="mixed", *, seed=0, num_images=3):
         logits=list(logits.split(sizes, dim=1)),
         deltas=list(deltas.split(sizes, dim=1)),
         labels=labels.to(torch.int8),
-        gt_boxes=torch.cat([centre - size / 2, centre + size / 2], dim=-1),
+        gt_boxes=torch.cat([center - size / 2, center + size / 2], dim=-1),
     )
 
 
@@ -357,7 +357,7 @@ def test_matterport_decodes_its_proposals_by_the_deviations():
     torch.testing.assert_close(boxes, case.gt_boxes[0], rtol=1e-4, atol=1e-3)
 
 
-# --- 3. which anchors are labelled, and what crowds take
+# --- 3. which anchors are labeled, and what crowds take
 
 
 def integer_boxes(generator, count, *, low, high, sizes):
@@ -692,7 +692,7 @@ def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_po
             assert ratio == pytest.approx(480 / num_pos, rel=tolerance)
 
 
-# --- 5. every loss, miner and normaliser
+# --- 5. every loss, miner and normalizer
 
 
 @each("sampling", ["random", "all"])
@@ -835,7 +835,7 @@ def test_all_anchors_that_have_a_label_count():
 
 @each("kind", ["mixed", "no_positives", "none_sampled"])
 @pytest.mark.parametrize("name", RPN_NORMALIZERS)
-def test_every_normaliser_divides_by_its_number(name, kind):
+def test_every_normalizer_divides_by_its_number(name, kind):
     """Sum of each image over its divisors, from the terms themselves."""
     case = make_case(kind)
     positive, counted = case.labels == 1, case.labels != -1

@@ -140,7 +140,7 @@ def test_an_unknown_norm_is_an_error_that_names_its_key(head):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("conv_dims", CONV_DIMS)
 def test_a_norm_stands_between_each_convolution_without_bias_and_its_relu(head, conv_dims):
-    """The normalised map by hand, from the weights alone."""
+    """The normalized map by hand, from the weights alone."""
     head = make_head(head, "MODEL.RPN.CONV_DIMS", conv_dims, "MODEL.FOCAL.RPN.NORM", "GN")
     hidden = features = make_features()[0]
     convs = [head.conv] if len(conv_dims) == 1 else list(head.conv)

@@ -91,7 +91,7 @@ def model_gradients(cfg, batch):
 
 
 def divisors(name, steps):
-    """What the normaliser gives at each step; ``steps``: positives of each image."""
+    """What the normalizer gives at each step; ``steps``: positives of each image."""
     normalizer = NORMALIZERS[name]()
     return [normalizer(torch.tensor(num_pos)).item() for num_pos in steps]
 
