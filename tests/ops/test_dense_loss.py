@@ -444,7 +444,7 @@ def test_a_formula_of_ones_own_is_used_without_a_kernel():
     loss = dense_loss(logits, labels, terms)
     torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
     assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
-    with pytest.raises(ValueError, match="'cpp' cannot be had: Linear is not among its formulas"):
+    with pytest.raises(ValueError, match="'cpp' is not available: Linear is not one of its formulas"):
         dense_loss(logits, labels, terms, impl="cpp")
 
 

@@ -303,14 +303,14 @@ def _chosen(impl):
     [
         (torch.float32, FOCAL, "for tensors on a GPU, got cpu"),
         (torch.float64, FOCAL, "got torch.float64"),
-        (torch.float32, Terms(Formula(), CrossEntropy()), "Formula is not among its formulas"),
+        (torch.float32, Terms(Formula(), CrossEntropy()), "Formula is not one of its formulas"),
     ],
 )
 def test_it_says_why_it_cannot_be_had(dtype, terms, reason, monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     block = make_block((1, 3, 5), dtype)
-    with pytest.raises(ValueError, match=f"'triton' cannot be had: .*{reason}"):
+    with pytest.raises(ValueError, match=f"'triton' is not available: .*{reason}"):
         implementation("triton", block, terms)
 
 
@@ -318,7 +318,7 @@ def test_it_says_why_it_cannot_be_had(dtype, terms, reason, monkeypatch):
     ("capability", "compiler", "reason"),
     [
         ((7, 5), "gcc", "of compute capability 8.0 and more"),
-        ((8, 0), None, "needs a C compiler"),
+        ((8, 0), None, "requires a C compiler"),
         ((8, 0), "gcc", None),
     ],
 )
@@ -337,7 +337,7 @@ def test_without_triton_the_package_does_its_work(without_triton):
     """TorchVision imports Triton if it is there, so its absence is what can be tested."""
     assert without_triton(_value_of, "auto") == pytest.approx(_value_of("auto"))
     assert not without_triton(is_imported, "focal_plugin.ops.dense_loss_triton_kernel")
-    with pytest.raises(ValueError, match="impl='triton' cannot be had: Triton is not installed"):
+    with pytest.raises(ValueError, match="impl='triton' is not available: Triton is not installed"):
         without_triton(_value_of, "triton")
 
 

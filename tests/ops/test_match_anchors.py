@@ -328,7 +328,7 @@ def test_auto_is_the_extension_where_it_is_built(monkeypatch):
 def test_auto_falls_back_and_what_is_asked_for_does_not(monkeypatch):
     monkeypatch.setattr(implementations, "has_extension", lambda: False)
     assert_as_detectron2(*case("random"), impl="auto")
-    with pytest.raises(ValueError, match="impl='cpp' cannot be had: the extension is not built"):
+    with pytest.raises(ValueError, match="impl='cpp' is not available: the extension is not built"):
         assert_as_detectron2(*case("random"), impl="cpp")
 
 
@@ -341,7 +341,7 @@ def test_auto_leaves_tritons_interpreter_alone(monkeypatch):
 
 def test_triton_is_for_a_gpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="impl='triton' cannot be had: "):
+    with pytest.raises(ValueError, match="impl='triton' is not available: "):
         assert_as_detectron2(*case("random"), impl="triton")
 
 
@@ -358,10 +358,10 @@ BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         ({"gt_boxes": [BOX.double()]}, "gt_boxes must be float32, got torch.float64"),
         ({"anchors": BOX.half()}, "anchors must be float32, got torch.float16"),
         ({"gt_boxes": [BOX.to("meta")]}, "gt_boxes must be on cpu, got meta"),
-        ({"thresholds": []}, r"thresholds must be > 0 and ascend, got \[\]"),
-        ({"thresholds": [0.0, 0.5]}, "thresholds must be > 0 and ascend"),
-        ({"thresholds": [NAN, 0.5]}, "thresholds must be > 0 and ascend"),
-        ({"thresholds": [0.5, 0.4]}, "thresholds must be > 0 and ascend"),
+        ({"thresholds": []}, r"thresholds must be > 0 and ascending, got \[\]"),
+        ({"thresholds": [0.0, 0.5]}, "thresholds must be > 0 and ascending"),
+        ({"thresholds": [NAN, 0.5]}, "thresholds must be > 0 and ascending"),
+        ({"thresholds": [0.5, 0.4]}, "thresholds must be > 0 and ascending"),
         ({"labels": [0, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 1\]"),
         ({"labels": [0, 2, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 2, 1\]"),
     ],
