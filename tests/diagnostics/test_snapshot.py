@@ -10,7 +10,7 @@ from focal_plugin.diagnostics.snapshot import Snapshot, read_snapshot, write_sna
 
 
 def snapshot(**changes):
-    """Of every field some value of its type, no two the same."""
+    """Return a snapshot whose fields have different values of their types."""
     values = {}
     for i, field in enumerate(fields(Snapshot)):
         array = np.arange(i, i + 3, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What every registered box loss promises, asked of each of them."""
+"""Contract of every registered box loss."""
 
 import functools
 import inspect
@@ -32,7 +32,7 @@ ILLEGAL = [
 
 
 def function_of(name):
-    """`SmoothL1Loss` -> `smooth_l1_loss`, `GIoULoss` -> `giou_loss`."""
+    """Map `SmoothL1Loss` to `smooth_l1_loss`, and `GIoULoss` to `giou_loss`."""
     words = name.replace("IoU", "iou").replace("GHM", "Ghm")
     return getattr(losses, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words).lower())
 

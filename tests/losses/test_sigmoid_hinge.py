@@ -47,7 +47,7 @@ def test_at_margin_one_an_anchor_pays_its_distance_from_the_targets():
 
 
 def test_the_most_wrong_example_costs_the_margin_and_has_no_gradient_left():
-    """What makes it unstable: cross entropy pulls hardest there."""
+    """This makes it unstable: cross entropy has its largest gradient there."""
     logits = torch.full((1, K), -30.0, requires_grad=True)
     label = torch.tensor([2])
     loss = sigmoid_hinge_loss(logits, label, margin=0.7)

@@ -317,7 +317,7 @@ def test_it_says_why_it_cannot_be_had(dtype, terms, reason, monkeypatch):
 @pytest.mark.parametrize(
     ("capability", "compiler", "reason"),
     [
-        ((7, 5), "gcc", "of compute capability 8.0 and more"),
+        ((7, 5), "gcc", "of compute capability 8.0 or higher"),
         ((8, 0), None, "requires a C compiler"),
         ((8, 0), "gcc", None),
     ],
