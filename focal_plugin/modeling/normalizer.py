@@ -163,9 +163,9 @@ class GlobalNormalizer(Normalizer):
 
 class PerImageNormalizer(Normalizer):
     """
-    Number of positive anchors of each image, at least 1.
+    Number of positive anchors of each image, at least 1, as in torchvision.
 
-    The loss of the batch is then the mean over its images, as in torchvision.
+    The loss of the batch is then the mean over its images.
     """
 
     def divisors(self, num_pos: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def test_every_parameter_gets_a_gradient(head, classifier, softmax):
 @each("prior", [0.01, 0.2])
 @pytest.mark.parametrize(("classifier", "softmax"), VARIANTS)
 def test_a_fresh_head_answers_the_prior(prior, classifier, softmax):
-    """At 256 channels a random filter has a cosine of about .02, which the scale of 20 makes .4."""
+    """A random filter with 256 channels has a cosine of about .02, which the scale makes .4."""
     shapes = [ShapeSpec(channels=256, stride=shape.stride) for shape in SHAPES]
     options = {"classifier": classifier, "softmax": softmax, "prior_prob": prior}
     head = make_head(input_shape=shapes, conv_dims=[256], **options).eval()
@@ -386,7 +386,7 @@ def test_detectron2_warns_of_no_shared_batch_norm(caplog, norm):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_levels_stay_in_order_when_a_head_is_called_again(head):
-    """In evaluation the running statistics differ between levels, and repeated calls must agree."""
+    """The running statistics differ between levels, and repeated calls must agree."""
     head = make_head(head, "MODEL.RETINANET.NORM", "BN")
     head([x + 3 * level for level, x in enumerate(make_features())])
     head.eval()

@@ -259,7 +259,7 @@ def assert_equal_lists(mine, theirs):
 
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])
 def parting(request, monkeypatch):
-    """On a GPU crowds are replaced by empty boxes, because their removal would synchronize."""
+    """Empty boxes replace crowds on a GPU, because a removal would synchronize."""
     if request.param == "as on a GPU":
         monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
 
@@ -351,7 +351,7 @@ def test_rpn_matches_anchors_inside_as_if_there_were_no_others(mode, parting):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Tensor that raises an error if a value, or a number of elements, is read."""
+    """Mode that fails if an operation reads a value, or a number of elements, from the device."""
 
     FORBIDDEN = {"nonzero", "_local_scalar_dense", "masked_select", "equal", "unique", "item"}
 

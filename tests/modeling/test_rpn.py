@@ -556,7 +556,7 @@ def test_the_crowd_rule_of_a_config_is_that_of_its_model(opts, expected):
 
 @pytest.mark.parametrize("rule", ["ignore", "tensorpack", "matterport"])
 def test_anchors_are_sampled_after_the_crowds_took_theirs(rule):
-    """Of 100 background anchors, 60 are in a crowd: the 20 samples are from the other 40."""
+    """There are 100 background anchors, 60 of them in a crowd: the 20 samples are from the others."""
     anchors = np.concatenate([np.tile(ANCHORS[[2]], (40, 1)), np.tile(ANCHORS[[3]], (60, 1))])
     opts = [KEY + "CROWD", rule, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 20]
     if rule == "tensorpack":
@@ -885,8 +885,8 @@ def test_a_mined_mean_is_that_of_what_is_kept():
 # --- 6. any mixture of keys
 
 
-# Keys that each style sets and stock does not, repeated here, with the attributes of the module that
-# they change: attribute -> value.
+# Keys that each style sets and stock does not, repeated here, with the attributes of the module
+# that they change: attribute -> value.
 DIFFERENCES = {
     "tensorpack": {
         ("BOX_LOSS.NAME", "HuberLoss"): {"box_loss": "HuberLoss", "delta": 1 / 9},
