@@ -13,7 +13,7 @@ from .box_inputs import absolute_errors
 from .build import BOX_LOSS_REGISTRY, BoxLoss
 
 MAX_GAMMA_OVER_ALPHA = 80.0
-"""Largest gamma / alpha whose exponential is clearly a finite float32."""
+"""Upper bound of gamma / alpha. Its exponential is still a finite float32."""
 
 
 def balanced_l1_loss(

@@ -142,7 +142,7 @@ class DIoULoss(BoxOverlapLoss):
     Module of :func:`diou_loss`.
 
     Reported:
-        none on COCO in the README of their code
+        none on COCO in the authors' README
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class CIoULoss(BoxOverlapLoss):
     Module of :func:`ciou_loss`.
 
     Reported:
-        none on COCO in the README of their code
+        none on COCO in the authors' README
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class SoftmaxFocalLoss(ClassificationLoss):
     Module of :func:`softmax_focal_loss`, with the same options.
 
     Reported:
-        none by the authors of focal loss, whose code has it
+        none, although the code of the focal loss authors includes it
     """
 
     softmax = True

@@ -126,7 +126,7 @@ class OHEMMiner(Miner):
             "anchors".
 
     Reported:
-        RetinaNet R-101-FPN, 600 px, COCO: 32.8 AP, focal loss 36.0 (Table 1d)
+        RetinaNet R-101-FPN, 600 px, COCO: 32.8 AP; focal loss has 36.0 (Table 1d)
     """
 
     needs_boxes: ClassVar[bool] = True
@@ -194,7 +194,7 @@ class OHEMRatioMiner(OHEMMiner):
     objects. The paper does not describe this case.
 
     Reported:
-        RetinaNet R-101-FPN, 600 px, COCO: 31.1 AP, focal loss 36.0 (Table 1d)
+        RetinaNet R-101-FPN, 600 px, COCO: 31.1 AP; focal loss has 36.0 (Table 1d)
     """
 
     config_keys = {

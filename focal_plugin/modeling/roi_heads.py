@@ -226,7 +226,7 @@ class OHEMROIHeads(_TrainsOnHardRoIs, FocalROIHeads):
         update. The pass draws no random number. The authors left dropout on.
 
     Reported:
-        Fast R-CNN VGG16, VOC07: 66.9 -> 69.9 mAP; by their README less if the RPN is trained too
+        Fast R-CNN VGG16, VOC07: 66.9 -> 69.9 mAP; less if the RPN is trained too, by its README
     """
 
     __annotations__ = dict(_SCRIPT_CONSTANTS)

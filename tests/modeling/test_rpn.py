@@ -556,7 +556,7 @@ def test_the_crowd_rule_of_a_config_is_that_of_its_model(opts, expected):
 
 @pytest.mark.parametrize("rule", ["ignore", "tensorpack", "matterport"])
 def test_anchors_are_sampled_after_the_crowds_took_theirs(rule):
-    """There are 100 background anchors, 60 of them in a crowd: the 20 samples are from the others."""
+    """A crowd has 60 of the 100 background anchors, and the 20 samples are from the others."""
     anchors = np.concatenate([np.tile(ANCHORS[[2]], (40, 1)), np.tile(ANCHORS[[3]], (60, 1))])
     opts = [KEY + "CROWD", rule, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 20]
     if rule == "tensorpack":
