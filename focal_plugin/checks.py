@@ -1,4 +1,4 @@
-"""What the options of a part, and the labels that it is given, must be."""
+"""Checks of a component's options and of its labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _Choice = TypeVar("_Choice")
 
 class IllegalOptionError(ValueError):
     """
-    An option of a part outside its legal range.
+    Error for a component's option outside its legal range.
 
     Attributes:
         option: the name of the argument, e.g. "gamma".
-        requirement: what it must be and what it is, e.g. "must be >= 0, got -1.0".
+        requirement: the rule and the value that breaks it, e.g. "must be >= 0, got -1.0".
     """
 
     def __init__(self, option: str, requirement: str) -> None:
@@ -38,11 +38,12 @@ def check_option(
     open_high: bool = False,
 ) -> float:
     """
-    Returns:
-        ``value``, which is finite and lies between low and high, both included unless open.
+    Return ``value`` if it is a finite number between ``low`` and ``high``.
+
+    Both bounds are legal values unless they are open.
 
     Raises:
-        IllegalOptionError: it does not.
+        IllegalOptionError: ``value`` is out of range.
     """
     check_number(option, value)
     above = value > low if open_low else value >= low
@@ -57,11 +58,10 @@ def check_option(
 
 def check_number(option: str, value: float) -> float:
     """
-    Returns:
-        ``value``, a real number.
+    Return ``value`` if it is a real number.
 
     Raises:
-        IllegalOptionError: it is something else, such as a string where a key has no type.
+        IllegalOptionError: it has another type, such as a string where a key has no type.
     """
     if not isinstance(value, numbers.Real):
         raise IllegalOptionError(option, f"must be a number, got {value!r}")
@@ -70,11 +70,10 @@ def check_number(option: str, value: float) -> float:
 
 def check_finite(option: str, value: float) -> float:
     """
-    Returns:
-        ``value``, neither infinite nor NaN.
+    Return ``value`` if it is neither infinite nor NaN.
 
     Raises:
-        IllegalOptionError: it is one of these.
+        IllegalOptionError: it is infinite or NaN.
     """
     if not math.isfinite(value):
         raise IllegalOptionError(option, f"must be finite, got {value}")
@@ -83,8 +82,7 @@ def check_finite(option: str, value: float) -> float:
 
 def check_count(option: str, value: int, *, low: int) -> int:
     """
-    Returns:
-        ``value``, an integer >= low.
+    Return ``value`` if it is an integer >= ``low``.
 
     Raises:
         IllegalOptionError: it is not.
@@ -96,8 +94,7 @@ def check_count(option: str, value: int, *, low: int) -> int:
 
 def check_choice(option: str, value: _Choice, choices: Collection[Any]) -> _Choice:
     """
-    Returns:
-        ``value``, one of ``choices``.
+    Return ``value`` if it is one of ``choices``.
 
     Raises:
         IllegalOptionError: it is not.
@@ -110,13 +107,16 @@ def check_choice(option: str, value: _Choice, choices: Collection[Any]) -> _Choi
 
 def check_labels(labels: Tensor, *, num_classes: int | None) -> None:
     """
+    Raise an error if labels are not integers in -1..num_classes.
+
+    The range is checked on the CPU only, because the check would stall a GPU.
+
     Args:
         labels: any shape.
-        num_classes: K, the label of the background. None: not known.
+        num_classes: K, the label of the background. None if it is unknown.
 
     Raises:
-        ValueError: labels that are not integers, or (looked for on the CPU only, as a GPU would be
-            stalled) one outside -1..num_classes.
+        ValueError: the labels are not integers, or one is outside -1..num_classes.
     """
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {labels.dtype}")

@@ -1,4 +1,4 @@
-"""`python -m focal_plugin.doctor`: the doctor, where the package itself can be imported."""
+"""Entry point of `python -m focal_plugin.doctor`, for a package that can be imported."""
 
 import sys
 

@@ -1,9 +1,9 @@
 """
-Lets Detectron2's own, unmodified tools use this package.
+Setup module that makes this package available to Detectron2's own, unmodified tools.
 
     DETECTRON2_ENV_MODULE=focal_plugin.env  tools/train_net.py --config-file ...
 
-Detectron2 imports the module that this variable names when it is imported itself, and calls its
+On import, Detectron2 imports the module that this variable names and calls its
 `setup_environment`.
 """
 
@@ -17,10 +17,10 @@ from .config import add_focal_config
 
 
 def setup_environment() -> None:
-    """Add our keys to the config that `detectron2.config.get_cfg` hands out."""
+    """Add the keys of this package to the config that `detectron2.config.get_cfg` returns."""
     add_focal_config(defaults._C)
     if not has_compiled_ops():
-        # None makes its import fail, and Detectron2 then falls back to pycocotools by itself.
-        # Python documents None, and typeshed declares modules alone.
+        # None makes the import fail, and Detectron2 then falls back to pycocotools.
+        # Python documents None, but typeshed declares modules only.
         name = "detectron2.evaluation.fast_eval_api"
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]

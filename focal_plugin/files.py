@@ -1,4 +1,4 @@
-"""Files that several processes read while one writes them, and what is in a file."""
+"""Atomic writes of files that other processes read, and digests of file contents."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any, BinaryIO, NoReturn
 
 class UnfinishedFile:
     """
-    A new file beside the one whose place it takes: a context that leaves nothing behind unless
-    :meth:`finish` is called, and a stream that can be written to.
+    Temporary file that replaces the target file on :meth:`finish`.
 
-    Where writing fails, the context raises an OSError that names the file in place of whatever a
-    library made of it. While it is open the file is locked, which is how
-    :func:`remove_unfinished` knows whether its writer still lives.
+    It is a context manager and a writable stream. Without a call of :meth:`finish` it leaves
+    nothing behind. If a write fails, the context raises an OSError that names the target file,
+    whatever exception a library raised in between. The file stays locked while it is open, so that
+    :func:`remove_unfinished` can tell whether its writer is still alive.
     """
 
     def __init__(self, file: Path) -> None:
@@ -39,9 +39,9 @@ class UnfinishedFile:
                 self._stream = self._beside.open("xb")
             except OSError as error:
                 raise self._named(error) from error
-            with contextlib.suppress(OSError):  # without locks, nobody else can lock it either
+            with contextlib.suppress(OSError):  # if locks are not supported, nobody can lock it
                 fcntl.lockf(self._stream, fcntl.LOCK_EX)
-            if self._beside.exists():  # else it was removed before it was locked
+            if self._beside.exists():  # otherwise, another process removed it before the lock
                 return self
             self._stream.close()
 
@@ -51,19 +51,19 @@ class UnfinishedFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._beside.unlink(missing_ok=True)  # before the lock is gone
-        with contextlib.suppress(OSError):  # what could not be written then cannot be now
+        self._beside.unlink(missing_ok=True)  # before the lock is released
+        with contextlib.suppress(OSError):  # a failed write fails again on close
             self._stream.close()
         if self._failure is not None:
             raise self._named(self._failure) from self._failure
 
     @property
     def sha256(self) -> str:
-        """Of what has been written, hexadecimal."""
+        """Hexadecimal digest of the content written so far."""
         return self._digest.hexdigest()
 
     def write(self, content: bytes) -> int:
-        """Same interface as that of a binary stream."""
+        """Write to the file, like a binary stream."""
         try:
             written = self._stream.write(content)
         except OSError as error:
@@ -72,7 +72,7 @@ class UnfinishedFile:
         return written
 
     def flush(self) -> None:
-        """After this the content is on the disk."""
+        """Flush the content to disk."""
         try:
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -80,7 +80,7 @@ class UnfinishedFile:
             self._fail(error)
 
     def finish(self) -> None:
-        """Take the place of the old file; to be called after :meth:`flush`."""
+        """Replace the target file. Call :meth:`flush` first."""
         self._beside.replace(self._file)
 
     def _fail(self, error: OSError) -> NoReturn:
@@ -93,11 +93,12 @@ class UnfinishedFile:
 
 def remove_unfinished(folder: Path, pattern: str) -> None:
     """
-    Remove what processes that were killed have left of an :class:`UnfinishedFile`; not what another
-    process is writing, nor what we may not remove.
+    Remove the temporary files of an :class:`UnfinishedFile` whose writer was killed.
+
+    Files that another process still writes, or that may not be removed, stay.
 
     Args:
-        pattern: of the names of the files that they would have become, as in `glob`.
+        pattern: glob pattern of the names of the target files.
     """
     for left in folder.glob(f".{pattern}.{'[0-9a-f]' * 32}.tmp"):
         with contextlib.suppress(OSError), left.open("r+b") as stream:
@@ -106,12 +107,12 @@ def remove_unfinished(folder: Path, pattern: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """After this, the names in the folder are on the disk: renaming alone can be lost."""
+    """Flush the names in a folder to disk; otherwise a rename can be lost."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # file systems that have no such thing
+        if error.errno != errno.EINVAL:  # the file system does not support it
             raise
     finally:
         os.close(handle)
@@ -119,8 +120,10 @@ def sync_folder(folder: Path) -> None:
 
 def write_all(files: Mapping[Path, bytes]) -> None:
     """
-    Each of them all or nothing: a reader, or a crash, never sees half of it. Everything is written
-    beside the old files before the first of them is replaced, in the given order.
+    Write each file atomically: a reader, or a crash, never sees a partial file.
+
+    All content is written to temporary files first. These then replace the targets in the given
+    order.
     """
     with ExitStack() as stack:
         unfinished = []
@@ -134,30 +137,31 @@ def write_all(files: Mapping[Path, bytes]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """As :func:`write_all`, one file, UTF-8."""
+    """Write one UTF-8 text file atomically, see :func:`write_all`."""
     write_all({file: text.encode()})
 
 
 def write_json(file: Path, content: Any) -> None:
     """
-    As :func:`write_text`, strict JSON.
+    Write one file of strict JSON atomically, see :func:`write_all`.
 
     Raises:
-        ValueError: there is a NaN or an infinity in it.
+        ValueError: the content has a NaN or an infinity.
     """
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def sha256_of(file: Path) -> str:
-    """Hexadecimal."""
+    """Return the hexadecimal SHA-256 of a file."""
     with file.open("rb") as stream:
         return digest_of(stream)
 
 
 def digest_of(stream: BinaryIO, algorithm: str = "sha256") -> str:
     """
-    Hexadecimal, of the whole stream; it is read in pieces, because annotations may be half a
-    gigabyte, and is at its beginning afterwards.
+    Return the hexadecimal digest of a whole stream, and rewind the stream.
+
+    The stream is read in pieces, because annotations can take half a gigabyte.
     """
     stream.seek(0)
     digest = hashlib.new(algorithm, usedforsecurity=False)

@@ -1,4 +1,4 @@
-"""Work that creates many objects, all of which stay: it is faster without garbage collection."""
+"""Pause of garbage collection, which speeds up code that creates many long-lived objects."""
 
 import contextlib
 import gc
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """Collect no garbage inside; afterwards it is as it was before."""
+    """Disable garbage collection inside the context, and restore its state on exit."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

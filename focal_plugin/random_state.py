@@ -1,8 +1,8 @@
 """
-The generators of torch, numpy and Python, seeded by what a draw is for and left as they were found.
+Seeds that are derived from a purpose, for the generators of torch, numpy and Python.
 
-A draw that is seeded by its purpose, such as (SEED, "sample", 17), is the same whatever was drawn
-before it, and in whatever process.
+A draw seeded by its purpose, such as (SEED, "sample", 17), does not depend on earlier draws or on
+the process. The generators are restored afterwards.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 
 def seed_from(*key: int | str) -> int:
     """
-    A seed for each purpose: 63 bits of the SHA-256 of ``key``.
+    Derive a seed from a purpose: 63 bits of the SHA-256 of ``key``.
 
     Args:
-        key: what the draw is for; 1 and "1" are different, and so are ("a", "b") and ("ab",).
+        key: the purpose of the draw. 1 and "1" are different keys, as are ("a", "b") and ("ab",).
 
     Returns:
         an integer >= 0 and < 2**63, the same on every machine.
@@ -34,13 +34,13 @@ def seed_from(*key: int | str) -> int:
 def seed_all(*key: int | str) -> None:
     """Seed the generators of torch (the CPU's and those of all GPUs), numpy and Python."""
     _seed_cpu(*key)
-    # Without a GPU the call would be put into a queue, with a stack trace that takes milliseconds.
+    # Without a GPU, torch queues the call with a stack trace, which takes milliseconds.
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed_from(*key, "cuda"))
 
 
 def _seed_cpu(*key: int | str) -> None:
-    # All three are the same algorithm: from one seed, two of them could draw the same numbers.
+    # All three use the same algorithm: with equal seeds, two of them could draw the same numbers.
     torch.default_generator.manual_seed(seed_from(*key, "torch"))
     np.random.seed(seed_from(*key, "numpy") % 2**32)
     random.seed(seed_from(*key, "python"))
@@ -49,10 +49,10 @@ def _seed_cpu(*key: int | str) -> None:
 @contextmanager
 def generators_kept(device: str = "cpu") -> Iterator[None]:
     """
-    The generators of torch, numpy and Python are left as they were found.
+    Restore the generators of torch, numpy and Python on exit.
 
     Args:
-        device: "cpu", or a GPU whose generator is kept too.
+        device: "cpu", or a GPU whose generator is restored too.
     """
     cuda = [device] if torch.device(device).type == "cuda" else []
     numpy_state, python_state = np.random.get_state(), random.getstate()
@@ -67,8 +67,9 @@ def generators_kept(device: str = "cpu") -> Iterator[None]:
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
     """
-    Within it the generators of the CPU are seeded with ``key``; afterwards they stand where they
-    stood. Those of GPUs are not touched, so that it is cheap, and works in forked processes.
+    Seed the CPU generators with ``key`` inside the context, and restore them on exit.
+
+    The generators of GPUs are not touched. This keeps it cheap, and safe in forked processes.
     """
     with generators_kept():
         _seed_cpu(*key)

@@ -1,7 +1,7 @@
 """
-Parts that a config names: registries, and modules that state their own config keys.
+Registries of the components that a config names, and modules that declare their own config keys.
 
-All that `losses` and `mining` know of Detectron2 comes through here: `Registry` and `configurable`.
+`losses` and `mining` depend on Detectron2 through this module alone: `Registry` and `configurable`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     _Init = TypeVar("_Init", bound=Callable[..., None])
 
     def configurable(init: _Init) -> _Init:
-        """Keep the signature, which Detectron2's decorator, without annotations, would hide."""
+        """Keep the signature, which Detectron2's unannotated decorator would hide."""
         return init
 else:
     from detectron2.config import configurable
@@ -33,19 +33,20 @@ else:
 @dataclass(frozen=True)
 class Place:
     """
-    Where in a config the options of a part stand, if not where its `config_keys` say: the same loss
-    may serve a dense detector, an RPN and a box head, each with options of its own.
+    Redirection of a component's config keys.
+
+    With it, one loss serves a dense detector, an RPN and a box head, each with its own options.
 
     Attributes:
-        moved: full key, or node for all that is in it, -> where it is instead.
-        fixed: full key -> the value here, which no key changes.
+        moved: full key, or node with all its keys, -> its location here.
+        fixed: full key -> its value here, which no key changes.
     """
 
     moved: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, key: str) -> str:
-        """Where ``key`` is here: that of the longest node, or key, that has moved."""
+        """Return the location of ``key`` here. The longest moved key or node applies."""
         node, rest = key, ""
         while node:
             if node in self.moved:
@@ -55,7 +56,7 @@ class Place:
         return key
 
     def read(self, cfg: CfgNode, key: str) -> Any:
-        """The value here of ``key``."""
+        """Return the value of ``key`` here."""
         if key in self.fixed:
             return self.fixed[key]
         value = cfg
@@ -65,22 +66,22 @@ class Place:
 
 
 DENSE = Place()
-"""Of a dense detector: what `config_keys` say as it stands."""
+"""Place of a dense detector: the keys in `config_keys` apply unchanged."""
 
 
 class ConfigurableModule(nn.Module):
     """
-    A module whose constructor arguments come from config keys that it names itself.
+    Module whose constructor arguments come from config keys that it declares itself.
 
-    A subclass with options decorates its `__init__`, keyword arguments only, with `@configurable`.
-    An argument that is not in :attr:`config_keys`, or whose key is None, keeps its default when
-    built from a config.
+    A subclass with options decorates its `__init__` with `@configurable` and takes keyword
+    arguments only. A module built from a config keeps the default of an argument that is not in
+    :attr:`config_keys`, or whose value in the config is None.
     """
 
     config_keys: ClassVar[dict[str, str]] = {}
-    """Constructor argument -> full config key."""
+    """Full config key of each constructor argument."""
     place = DENSE
-    """Where in a config this module's options stood, if it was built from one."""
+    """Location of this module's options in the config that built it."""
 
     @configurable
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class ConfigurableModule(nn.Module):
         return {argument: value for argument, value in options.items() if value is not None}
 
     def key_of(self, option: str) -> str:
-        """The full key of a constructor argument."""
+        """Return the full key of a constructor argument."""
         return self.place.key(self.config_keys[option])
 
     def extra_repr(self) -> str:
@@ -107,18 +108,18 @@ def build_named(
     place: Place | None = None,
 ) -> _Part:
     """
-    Build the part whose name stands under ``name_key``.
+    Build the component whose name is the value of ``name_key``.
 
     Args:
-        classes: (name, class) pairs, such as a registry. A class that has options of its own names
-            their keys in `config_keys`, as :class:`ConfigurableModule` does.
+        classes: (name, class) pairs, such as a registry. A class with options of its own declares
+            their keys in `config_keys`, like a :class:`ConfigurableModule`.
         name_key: full config key.
-        args: what its constructor takes beside the config.
-        place: where ``name_key`` and the options are, if elsewhere; for classes that are a
-            :class:`ConfigurableModule`.
+        args: constructor arguments after the config.
+        place: the location of ``name_key`` and of the options, if they are moved. It requires that
+            the classes are subclasses of :class:`ConfigurableModule`.
 
     Raises:
-        KeyError: no class has that name; the message lists those there are.
+        KeyError: no class has that name; the message lists the available names.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     by_name = dict(classes)

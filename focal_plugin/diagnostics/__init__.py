@@ -1,1 +1,1 @@
-"""What a loss does to the anchors of a batch: which of them it comes from, and its gradient."""
+"""Diagnostics of a loss on a batch: the share of each anchor, and its gradient."""

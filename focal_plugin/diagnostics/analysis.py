@@ -1,10 +1,9 @@
 """
-Where a classification loss, and its gradient, come from: positives or negatives, easy or hard, of
-which feature level.
+Analysis of a classification loss and its gradient: positives or negatives, easy or hard, by level.
 
-A positive is an anchor with a class, a negative a background anchor; ignored anchors are neither.
-A negative is easy if no class has a probability of :data:`EASY_PROBABILITY` or more, whatever the
-loss says of it.
+A positive is an anchor with a class, a negative is a background anchor. Ignored anchors are
+neither. A negative is easy if every class has a probability below :data:`EASY_PROBABILITY`,
+whatever its loss.
 
 Shape shorthand:
     N: number of images
@@ -30,22 +29,23 @@ from torch import Tensor
 from ..losses import ClassificationLoss
 
 EASY_PROBABILITY = 0.1
-"""A background anchor is easy where each class's probability is below this: p_t > 0.9."""
+"""Probability below which every class of an easy negative lies, so that p_t > 0.9."""
 
 GRADIENT_EDGES = np.concatenate([[0.0], np.logspace(-12, 1, 53)])
 """
-Of the bins of gradient norms, four a decade. The first bin, up to 1e-12, has the zeros, and the
-last all from there on. They are fixed so that histograms of different batches and runs add up.
+Edges of the bins of gradient norms, four bins per decade. The first bin, up to 1e-12, also holds
+the zeros, and the last bin everything above it. The edges are fixed, so that histograms of
+different batches and runs can be added.
 """
 
 
 class AnchorView(NamedTuple):
-    """What a loss says of each anchor of a batch."""
+    """Loss, gradient and probability of each anchor of a batch."""
 
     loss: Tensor
     """(N, R), float32, undivided; 0 where ignored."""
     divided: Tensor
-    """(N, R), float32, the same over the divisor: their sum is the loss of the batch."""
+    """(N, R), float32, the loss over the divisor. Its sum is the loss of the batch."""
     gradient: Tensor
     """(N, R, K), float32, |d loss of the batch / d logit|."""
     probability: Tensor
@@ -61,18 +61,20 @@ def view_anchors(
     quality: Tensor | None = None,
 ) -> AnchorView:
     """
-    Nothing changes: neither the state of the loss, nor any gradient, nor a random generator.
+    Compute loss, gradient and probability of each anchor, without side effects.
+
+    The state of the loss, all gradients and the random generators stay unchanged.
 
     Args:
-        cls_loss: in the state in which it meets the batch.
-        logits: one for each level, (N, Ri, K), or (N, Ri, K+1) for a softmax loss.
+        cls_loss: the loss in its state at this batch.
+        logits: one tensor per level, (N, Ri, K), or (N, Ri, K+1) for a softmax loss.
         labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
-        divisors: (N,), or (1,) for all images; of no meaning for a loss that is normalised already.
-        quality: (N, R), for a loss that needs it.
+        divisors: (N,), or (1,) for all images; unused by a loss that is already normalized.
+        quality: (N, R), for a loss that requires it.
     """
     sizes = [x.shape[1] for x in logits]
     with torch.enable_grad():
-        # float32 before the graph begins: the gradient in half precision would underflow
+        # float32 before the graph begins: a half-precision gradient would underflow
         joined = torch.cat([x.detach().float() for x in logits], dim=1).requires_grad_()
         if cls_loss.decomposes:
             qualities = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
@@ -84,7 +86,7 @@ def view_anchors(
         (gradient,) = torch.autograd.grad(divided.sum(), joined)
     joined = joined.detach()
     probability = joined.softmax(-1) if cls_loss.softmax else joined.sigmoid()
-    num_classes = joined.shape[-1] - cls_loss.softmax  # the background's logit is no logit at all
+    num_classes = joined.shape[-1] - cls_loss.softmax  # without the logit of the background
     return AnchorView(
         loss=loss.detach(),
         divided=divided.detach(),
@@ -96,23 +98,23 @@ def view_anchors(
 @dataclass(frozen=True)
 class Tally:
     """
-    Sums over the anchors of a batch; those of several batches add up.
+    Sums over the anchors of a batch. The tallies of several batches can be added.
 
     Attributes:
         by_level: name -> float64 (L,), sums over the anchors of each level:
             num_pos, num_neg: positives and negatives, before mining.
-            kept_pos, kept_neg: those that mining keeps.
+            kept_pos, kept_neg: positives and negatives kept by mining.
             loss_pos, loss_neg: the classification loss, undivided.
-            divided_pos, divided_neg: the same over the divisor of the batch.
+            divided_pos, divided_neg: the classification loss over the divisor of the batch.
             gradient_pos, gradient_neg: |d divided loss / d logit| over all K logits.
-            easy_num, easy_divided, easy_gradient: the same of the easy negatives alone.
-            probability: the mean over the K classes of the probability, of all negatives.
-            box_loss, box_divided: the box loss of the positives that it is summed over.
-        histogram_pos: int64 (B,), elements, an anchor with the class of its label, by the norm of
-            their gradient in bins of :data:`GRADIENT_EDGES`.
-        histogram_neg: int64 (B,), all other elements: a negative with a class, a positive with the
-            class of another.
-        batches: of how many batches these are the sums.
+            easy_num, easy_divided, easy_gradient: the same sums over the easy negatives only.
+            probability: the mean probability over the K classes, summed over all negatives.
+            box_loss, box_divided: the box loss of the positives that contribute to it.
+        histogram_pos: int64 (B,), histogram of the gradient norms in bins of
+            :data:`GRADIENT_EDGES`, over positive elements: an anchor with the class of its label.
+        histogram_neg: int64 (B,), histogram over all other elements: a negative with any class, or
+            a positive with another class.
+        batches: number of batches in these sums.
     """
 
     by_level: Mapping[str, np.ndarray]
@@ -121,35 +123,37 @@ class Tally:
     batches: int = 1
 
     def total(self, name: str) -> float:
-        """Over all levels."""
+        """Return the sum over all levels."""
         return float(self.by_level[name].sum())
 
     @property
     def divided(self) -> float:
-        """The classification loss of all anchors over the divisors."""
+        """Classification loss of all anchors over the divisors."""
         return self.total("divided_pos") + self.total("divided_neg")
 
     @property
     def easy_share(self) -> float:
-        """Of the negatives, how many are easy; 0 if there are none."""
+        """Share of the negatives that are easy; 0 if there are none."""
         return _share(self.total("easy_num"), self.total("num_neg"))
 
     @property
     def easy_loss_share(self) -> float:
-        """Of the classification loss, how much easy negatives hold; 0 if it is 0."""
+        """Share of the classification loss from easy negatives; 0 if the loss is 0."""
         return _share(self.total("easy_divided"), self.divided)
 
     @property
     def easy_gradient_share(self) -> float:
-        """Of the sum of gradient norms, how much easy negatives hold; 0 if it is 0."""
+        """Share of the sum of gradient norms from easy negatives; 0 if the sum is 0."""
         both = self.total("gradient_pos") + self.total("gradient_neg")
         return _share(self.total("easy_gradient"), both)
 
 
 def add_tallies(tallies: Iterable[Tally]) -> Tally:
     """
+    Add the tallies of several batches.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is no tally.
     """
     tallies = list(tallies)
     if not tallies:
@@ -177,13 +181,16 @@ def tally_anchors(
     box_divisors: Tensor | None = None,
 ) -> Tally:
     """
+    Sum the view of a batch over the anchors of each level.
+
     Args:
-        view: of ``kept_labels``.
+        view: the view for ``kept_labels``.
         labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
-        kept_labels: (N, R), the same, but -1 also where mining keeps nothing.
+        kept_labels: (N, R), ``labels`` with -1 for the anchors that mining drops.
         sizes: Ri of each level.
-        box_loss: (N, R), undivided, 0 where there is none; None: not known, and 0 everywhere.
-        box_divisors: (N,), or (1,); None: it is normalised already.
+        box_loss: (N, R), undivided, 0 for anchors without a box loss. None if it is unknown, and
+            then it counts as 0 everywhere.
+        box_divisors: (N,), or (1,). None if the box loss is already normalized.
     """
     num_classes = view.gradient.shape[-1]
     positive = (labels >= 0) & (labels != num_classes)
@@ -222,7 +229,7 @@ def tally_anchors(
 
 
 def _histograms(gradient: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
-    """(2, B), of the elements that are no positives, and of those that are."""
+    """Return (2, B) counts: negative elements in row 0, positive elements in row 1."""
     inner = torch.as_tensor(GRADIENT_EDGES[1:-1], dtype=gradient.dtype, device=gradient.device)
     bins = len(GRADIENT_EDGES) - 1
     valid = labels >= 0

@@ -1,5 +1,5 @@
 """
-How unevenly a loss is spread over the anchors: Figure 4 of the focal loss paper
+Cumulative distribution of a loss over the anchors: Figure 4 of the focal loss paper
 (arXiv:1708.02002).
 """
 
@@ -10,14 +10,14 @@ import numpy as np
 
 def cumulative_loss(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    The share of the total loss that the easiest anchors hold.
+    Compute the cumulative share of the total loss, from the easiest anchor to the hardest.
 
     Args:
-        losses: (V,), >= 0, of the positives or of the negatives, in any order.
+        losses: (V,), >= 0, losses of the positives or of the negatives, in any order.
 
     Returns:
-        two arrays (V+1,), from 0 to 1: the share of the anchors, the easiest first, and that of the
-        loss; all of the latter 0 if the loss is.
+        two arrays (V+1,), from 0 to 1: the share of the anchors, easiest first, and their share of
+        the loss. The second array is all 0 if the total loss is 0.
     """
     losses = np.sort(np.asarray(losses, dtype=np.float64))
     held = np.concatenate([[0.0], losses.cumsum()])
@@ -27,12 +27,14 @@ def cumulative_loss(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def share_of_hardest(losses: np.ndarray, fraction: float) -> float:
     """
+    Compute the share of the total loss from the hardest anchors.
+
     Args:
-        losses: as in :func:`cumulative_loss`.
-        fraction: of the anchors, in [0, 1].
+        losses: see :func:`cumulative_loss`.
+        fraction: share of the anchors that count as hardest, in [0, 1].
 
     Returns:
-        the share of the total loss that the hardest of them hold; 0 if the loss is 0.
+        their share of the total loss; 0 if the total loss is 0.
 
     Raises:
         ValueError: the fraction is outside [0, 1].

@@ -1,6 +1,6 @@
 """
-Loss and gradient of one binary logit, without training: Figure 1 of the focal loss paper, in the
-variable of its appendix A (arXiv:1708.02002).
+Loss and gradient of one binary logit, without training: Figure 1 of the focal loss paper, as a
+function of x_t as in its appendix A (arXiv:1708.02002).
 
 Shape shorthand:
     P: points of a curve
@@ -21,12 +21,14 @@ import torch
 from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss
 
 ONE_CLASS: dict[str, Any] = {"num_classes": 1, "samples_per_class": (1,)}
-"""Options that a curve sets itself, of losses that have them: there is one class."""
+"""Options that a curve sets itself, for losses that have them: there is one class."""
 
 
 @dataclass(frozen=True)
 class Side:
     """
+    Curve of one label: positive or negative.
+
     Attributes:
         loss: (P,), at each x_t.
         gradient: (P,), |d loss / d x_t|.
@@ -36,7 +38,7 @@ class Side:
     gradient: np.ndarray
 
     def equals(self, other: Side) -> bool:
-        """Up to the rounding of float32."""
+        """Return True if both are equal up to the rounding of float32."""
         return np.allclose(self.loss, other.loss, rtol=1e-5, atol=1e-6) and np.allclose(
             self.gradient, other.gradient, rtol=1e-5, atol=1e-6
         )
@@ -45,13 +47,13 @@ class Side:
 @dataclass(frozen=True)
 class Curve:
     """
-    A loss of one logit x whose truth is y in {-1, +1}, against x_t = y * x.
+    Loss of one logit x with label y in {-1, +1}, as a function of x_t = y * x.
 
     Attributes:
-        name: of the loss, with the options it was given.
+        name: name of the loss, with the given options.
         x_t: (P,).
-        positive: where y = +1, the box of a positive fits its object perfectly (IoU 1).
-        negative: where y = -1.
+        positive: the curve of y = +1. The box of a positive fits its object perfectly (IoU 1).
+        negative: the curve of y = -1.
     """
 
     name: str
@@ -61,33 +63,35 @@ class Curve:
 
     @property
     def is_symmetric(self) -> bool:
-        """Positives and negatives of the same p_t are as hard."""
+        """True if positives and negatives have the same loss at the same p_t."""
         return self.positive.equals(self.negative)
 
     def equals(self, other: Curve) -> bool:
-        """Whatever they are called."""
+        """Return True if both have the same curves, whatever their names."""
         return self.positive.equals(other.positive) and self.negative.equals(other.negative)
 
 
 def trace_loss(text: str, x_t: np.ndarray) -> Curve:
     """
+    Trace the loss and the gradient of one logit.
+
+    For a softmax loss, the second logit, the background's, is 0, so that p is the sigmoid of the
+    first. A stateful loss is in its initial state. A loss that requires the number of objects per
+    class has one class.
+
     Args:
         text: a registered name, with options as in "SigmoidFocalLoss:gamma=0.5,alpha=None".
         x_t: (P,).
 
-    A softmax loss has a second logit, the background's, of 0: its p is that of the sigmoid. A loss
-    that learns is in its initial state, and one that asks for the objects of each class has one
-    class.
-
     Raises:
-        ValueError: no loss has that name, it has no such option or not in that range, or it has no
-            curve because the loss of an anchor depends on the others in the batch.
+        ValueError: no loss has that name, an option is unknown or out of range, or the loss has no
+            curve because the loss of an anchor depends on the rest of the batch.
     """
     cls_loss = parse_loss(text)
     if cls_loss.own_normalizer:
         raise ValueError(
-            f"{type(cls_loss).__name__} has no curve: it weighs an anchor by how many others of "
-            "the batch have a gradient like its own"
+            f"{type(cls_loss).__name__} has no curve: it weights an anchor by the number of "
+            "anchors in the batch with a similar gradient"
         )
     return Curve(
         name=text.strip(),
@@ -99,6 +103,8 @@ def trace_loss(text: str, x_t: np.ndarray) -> Curve:
 
 def parse_loss(text: str) -> ClassificationLoss:
     """
+    Build a loss from its name and options.
+
     Args:
         text: "NAME" or "NAME:option=value,option=value"; a value is a Python literal, or else text.
 
@@ -111,10 +117,10 @@ def parse_loss(text: str) -> ClassificationLoss:
         raise ValueError(_unknown("loss", name, losses))
     known = list(inspect.signature(losses[name].__init__).parameters)[1:]
     options = {option: value for option, value in ONE_CLASS.items() if option in known}
-    for item in filter(None, re.split(r",(?![^(\[]*[)\]])", listed)):  # not the commas in a list
+    for item in filter(None, re.split(r",(?![^(\[]*[)\]])", listed)):  # except commas in a list
         option, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
-            raise ValueError(f"{text!r}: an option is option=value, got {item!r}")
+            raise ValueError(f"{text!r}: an option must be option=value, got {item!r}")
         if option not in known:
             raise ValueError(f"{name}: {_unknown('option', option, known)}")
         options[option] = _literal(value)
@@ -146,4 +152,4 @@ def _literal(value: str) -> Any:
 def _unknown(kind: str, name: str, known: Any) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"no {kind} {name!r}{hint}. There are: {', '.join(sorted(known)) or 'none'}"
+    return f"no {kind} {name!r}{hint}. Available: {', '.join(sorted(known)) or 'none'}"

@@ -1,5 +1,5 @@
 """
-What a loss did to one fixed sample of anchors, in a file that needs NumPy only to be read.
+Snapshot of a loss on one fixed sample of anchors, in a file that NumPy alone can read.
 
 Shape shorthand:
     L: feature levels
@@ -22,45 +22,49 @@ _SCALARS = {"int": int, "float": float, "str": str}
 @dataclass(frozen=True)
 class Snapshot:
     """
-    A dense loss on fixed images, at some moment of a training run. A positive is an anchor with a
-    class, a negative a background anchor; ignored anchors, which include those that an RPN does not
-    sample, are counted nowhere. "Divided" is over the divisor that the loss of a training step has
-    at this moment, the mean over batches of the size of a step's.
+    Dense loss on fixed images at one iteration of a training run.
+
+    A positive is an anchor with a class, a negative is a background anchor. Ignored anchors, and
+    anchors that an RPN does not sample, are not counted. "Divided" means divided by the divisor of
+    a training step at this iteration: the mean over batches of a training step's size.
 
     Attributes:
-        iteration: how many steps the weights had been trained for.
+        iteration: number of training steps of the weights.
         part: "retinanet" or "rpn".
         loss: the registered name of the classification loss.
-        options: its options, for people.
+        options: its options, as readable text.
         miner: the registered name of the miner, "" if every anchor counts.
         num_classes: K.
-        num_images, num_anchors: the fixed images, and their anchors that are not ignored.
-        num_pos, num_neg: their positives and negatives.
-        kept_pos, kept_neg: those of them that mining kept.
-        anchors_digest: of images, boxes and labels of the sampled anchors: two snapshots with the
-            same digest are of the same anchors.
+        num_images, num_anchors: number of fixed images, and of their anchors that are not ignored.
+        num_pos, num_neg: number of positives and negatives.
+        kept_pos, kept_neg: number of positives and negatives kept by mining.
+        anchors_digest: digest of the images, boxes and labels of the sampled anchors. Two snapshots
+            with the same digest have the same anchors.
         loss_pos, loss_neg: sums of the classification loss, undivided.
-        divided_pos, divided_neg: the same, divided. Their sum is the classification loss of a step.
-        divisor: the mean of the divisors; 1 for a loss that is normalised already.
+        divided_pos, divided_neg: sums of the divided classification loss. They add up to the
+            classification loss of a step.
+        divisor: the mean of the divisors; 1 for a loss that is already normalized.
         box_loss, box_divided: the box loss, undivided and divided.
-        mean_probability: mean over negatives and classes: at the start, the prior.
-        easy_share: of the negatives, how many are easy (each probability below 0.1).
-        easy_loss_share, easy_gradient_share: what easy negatives hold of the classification loss,
-            and of the sum of gradient norms over all elements (anchor, class).
-        gradient_pos, gradient_neg: sums over positives and negatives of the gradient norms
-            |d divided loss / d logit|.
-        levels: (L,) strings, the names of the feature levels; what follows is of each:
+        mean_probability: mean over negatives and classes. At the start, it is the prior.
+        easy_share: share of the negatives that are easy (every probability below 0.1).
+        easy_loss_share, easy_gradient_share: share of the easy negatives in the classification
+            loss, and in the sum of gradient norms over all elements (anchor, class).
+        gradient_pos, gradient_neg: sums of the gradient norms |d divided loss / d logit| over
+            positives and negatives.
+        levels: (L,) strings, the names of the feature levels. The `level_` fields refer to them.
         level_num_pos, level_num_neg: (L,).
         level_loss_pos, level_loss_neg: (L,), undivided.
         level_divided_pos, level_divided_neg: (L,), divided.
         level_box_loss: (L,), undivided.
-        sample_pos, sample_neg: ascending undivided losses of at most :data:`MAX_SAMPLE` positives
-            and as many negatives, the same of every arm; 0 where mining kept nothing.
-        gradient_edges: (B+1,), of the bins of |d divided loss / d logit|; the first has the zeros.
-        gradient_counts_pos: (B,), elements (anchor, class) where the class is the label's.
+        sample_pos, sample_neg: undivided losses in ascending order, of at most :data:`MAX_SAMPLE`
+            positives and as many negatives. Every arm samples the same anchors. The loss is 0 for
+            anchors that mining drops.
+        gradient_edges: (B+1,), edges of the bins of |d divided loss / d logit|. The first bin also
+            holds the zeros.
+        gradient_counts_pos: (B,), elements (anchor, class) whose class is the label.
         gradient_counts_neg: (B,), all other elements.
-        parameter_gradient_norms: of all parameters together before clipping, in the first
-            iterations of the run; empty where they are not known.
+        parameter_gradient_norms: norms over all parameters before clipping, in the first iterations
+            of the run; empty if they are unknown.
     """
 
     iteration: int
@@ -106,27 +110,27 @@ class Snapshot:
 
     @property
     def loss_sum(self) -> float:
-        """The classification loss, undivided."""
+        """Classification loss, undivided."""
         return self.loss_pos + self.loss_neg
 
     @property
     def divided(self) -> float:
-        """The classification loss of a step."""
+        """Classification loss of a step."""
         return self.divided_pos + self.divided_neg
 
 
 MAX_SAMPLE = 20_000
-"""Of the positives, and of the negatives, whose losses a snapshot holds."""
+"""Maximum number of positives, and of negatives, whose losses a snapshot holds."""
 
 
 def write_snapshot(file: Path, snapshot: Snapshot) -> None:
-    """As `.npz` without pickle; all or nothing. Folders that are missing are made."""
+    """Write a snapshot atomically, as `.npz` without pickle. Create missing folders."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     arrays = {field.name: np.asarray(getattr(snapshot, field.name)) for field in fields(snapshot)}
     try:
         with unfinished.open("wb") as stream:
-            # No field has the name of its own argument, allow_pickle
+            # No field is named like the function's own argument, allow_pickle
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
             stream.flush()
             os.fsync(stream.fileno())
@@ -137,20 +141,22 @@ def write_snapshot(file: Path, snapshot: Snapshot) -> None:
 
 def read_snapshot(file: Path) -> Snapshot:
     """
+    Read a snapshot.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no snapshot, or one with other fields; the message names it.
+        ValueError: it is not a snapshot, or its fields differ; the message names the file.
     """
     try:
         with np.load(file, allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(f"{file} is no snapshot: {error}") from error
+        raise ValueError(f"{file} is not a snapshot: {error}") from error
     expected = {field.name: field.type for field in fields(Snapshot)}
     if content.keys() != expected.keys():
         wrong = ", ".join(sorted(content.keys() ^ expected.keys()))
-        raise ValueError(f"{file} is no snapshot of this version: {wrong}")
-    # annotations are strings here, and all that are no scalar are arrays
+        raise ValueError(f"{file} is not a snapshot of this version: {wrong}")
+    # annotations are strings here, and every field that is not a scalar is an array
     return Snapshot(
         **{
             name: _SCALARS[kind](content[name]) if kind in _SCALARS else content[name]

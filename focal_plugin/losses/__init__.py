@@ -1,4 +1,4 @@
-"""WHAT is summed: tensors in, a float32 scalar out. One file a loss, as function and as module."""
+"""Losses: tensors in, a float32 scalar out. Each file holds one loss, as function and as module."""
 
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss

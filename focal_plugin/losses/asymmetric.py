@@ -1,4 +1,4 @@
-"""Asymmetric loss: focusing of its own for positives and negatives, and a margin for negatives."""
+"""Asymmetric loss: separate focusing of positives and negatives, and a margin for negatives."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def asymmetric_loss(
     clip: float = 0.05,
 ) -> Tensor:
     """
-    Asymmetric loss (ASL), summed over all classes of all anchors not ignored.
+    Compute the asymmetric loss (ASL), summed over all classes of all anchors that are not ignored.
 
         positive: (1 - p)^gamma_pos * -log(p)
         negative: p_m^gamma_neg * -log(1 - p_m),  p_m = max(p - clip, 0)
 
-    (arXiv:2009.14119 section 2. Its own code sums over a batch and divides by nothing; in a
-    detector the sum is divided as any other.)
+    (arXiv:2009.14119 section 2. The authors' code sums over a batch without a divisor. A detector
+    divides the sum like that of any other loss.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
@@ -38,17 +38,17 @@ def asymmetric_loss(
         gamma_pos: focusing parameter of positives, >= 0.
         gamma_neg: focusing parameter of negatives, >= 0.
         clip: probability margin in [0, 1): negatives with p below it have no loss and no gradient.
-            0 is focal loss with two gammas.
+            With 0 it is focal loss with two gammas.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
 
     Note:
-        The authors' code clamps probabilities at 1e-8, which takes the gradient from positives with
-        x < -18.4. Here positives are computed in log space.
+        The authors' code clamps probabilities at 1e-8, which removes the gradient of positives with
+        x < -18.4. Here the loss of positives is computed in log space.
     """
     gamma_pos = check_option("gamma_pos", gamma_pos, low=0)
     gamma_neg = check_option("gamma_neg", gamma_neg, low=0)
@@ -86,7 +86,7 @@ class AsymmetricLoss(ElementwiseLoss):
 
 @dataclass(frozen=True)
 class AsymmetricNegative(Formula):
-    """p_m^gamma * -log(1 - p_m), of a negative, for which p = 1 - p_t."""
+    """p_m^gamma * -log(1 - p_m) of a negative, where p = 1 - p_t."""
 
     gamma: float
     clip: float
@@ -102,14 +102,14 @@ class AsymmetricNegative(Formula):
         return torch.where(above, slope, 0.0)
 
     def _shifted(self, at: Point) -> tuple[Tensor, Tensor, Tensor]:
-        # 1 - p_m from 1 - p, not from p, which rounds to 1. Below the margin p_m is kept from 0,
-        # where p_m^gamma has no slope for gamma < 1.
+        # 1 - p_m comes from 1 - p, because p rounds to 1. Below the margin p_m must not be 0, where
+        # p_m^gamma has no slope for gamma < 1.
         above = at.q > self.clip
         p_m = torch.where(above, at.q - self.clip, 1.0)
         return above, p_m, (at.p + self.clip).clamp(max=1.0)
 
 
 def _terms(gamma_pos: float, gamma_neg: float, clip: float) -> Terms:
-    # without a margin the formula that is exact for small p, too
+    # without a margin, use the formula that is also exact for small p
     negative = AsymmetricNegative(gamma_neg, clip) if clip else Focal(gamma_neg)
     return Terms(positive=Focal(gamma_pos), negative=negative)

@@ -13,7 +13,7 @@ from .box_inputs import absolute_errors
 from .build import BOX_LOSS_REGISTRY, BoxLoss
 
 MAX_GAMMA_OVER_ALPHA = 80.0
-"""exp of it is still a float32."""
+"""Upper bound of gamma / alpha. Its exponential is still a finite float32."""
 
 
 def balanced_l1_loss(
@@ -25,31 +25,31 @@ def balanced_l1_loss(
     beta: float = 1.0,
 ) -> Tensor:
     """
-    Balanced L1 loss, summed over the coordinates of all boxes.
+    Compute the balanced L1 loss, summed over the coordinates of all boxes.
 
         BL1(d) = alpha/b (b |d| + beta) log(b |d| / beta + 1) - alpha |d|   if |d| < beta
                  gamma |d| + gamma beta / b - alpha beta                    otherwise
         with b = exp(gamma / alpha) - 1
 
-    (arXiv:1904.02701 eq. 8 to 10 are this at beta = 1.)
+    (arXiv:1904.02701 eq. 8 to 10 are the case beta = 1.)
 
     Args:
         pred: (V, 4), regression deltas; computed in float32.
         target: (V, 4), deltas of the matched ground truth.
-        alpha: the smaller, the more gradient small errors have, > 0 and >= gamma / 80.
+        alpha: a smaller value gives small errors more gradient; > 0 and >= gamma / 80.
         gamma: cap of the gradient, > 0.
-        beta: error from which on the gradient is gamma, > 0.
+        beta: error from which the gradient is gamma, > 0.
 
     Returns:
-        float32 scalar; 0 with a graph if there is no box.
+        float32 scalar; a differentiable 0 if there is no box.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
 
     Note:
-        The gradient is alpha log(b |d| / beta + 1): from 0 at no error to gamma at beta, for every
-        beta. The form in use elsewhere, (b |d| + 1) in place of (b |d| + beta), has that gradient
-        at beta = 1 only: at beta = .11 it is 4.05 already at no error at all.
+        The gradient is alpha log(b |d| / beta + 1). For every beta it grows from 0 at no error to
+        gamma at beta. The common form has (b |d| + 1) in place of (b |d| + beta), and this gradient
+        at beta = 1 only: at beta = .11 its gradient is 4.05 at no error.
     """
     _check(alpha, gamma, beta)
     errors = absolute_errors(pred, target)
@@ -87,9 +87,9 @@ class BalancedL1Loss(BoxLoss):
 
 
 def balanced_l1_of_errors(error: Tensor, *, alpha: float, gamma: float, beta: float) -> Tensor:
-    """Elementwise, of errors >= 0."""
+    """Compute the loss elementwise, for errors >= 0."""
     b = math.expm1(gamma / alpha)
-    # The curve up to beta, slope gamma for what lies above it.
+    # The curve up to beta, and slope gamma above it.
     below = error.clamp(max=beta)
     scaled = below / beta * b  # in this order, it is at most b
     curve = alpha * beta / b * (scaled + 1) * torch.log1p(scaled) - alpha * below

@@ -1,4 +1,4 @@
-"""What every box loss does first with its two arguments."""
+"""Common preprocessing of the two arguments of a box loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 def float32_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """
+    Convert predictions and targets to float32.
+
     Args:
         pred, target: (V, 4), any floating dtype.
 
@@ -14,7 +16,7 @@ def float32_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         both in float32.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not match.
     """
     if pred.shape != target.shape or pred.dim() != 2 or pred.shape[1] != 4:
         raise ValueError(
@@ -25,6 +27,6 @@ def float32_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def absolute_errors(pred: Tensor, target: Tensor) -> Tensor:
-    """|pred - target|, float32 (V, 4); arguments and errors as in :func:`float32_pair`."""
+    """Return |pred - target|, float32 (V, 4), see :func:`float32_pair` for arguments and errors."""
     pred, target = float32_pair(pred, target)
     return (pred - target).abs()

@@ -2,7 +2,7 @@
 Losses of decoded boxes by their overlap, and the overlap itself.
 
 Boxes are (x1, y1, x2, y2) in pixels. The overlap of every pair is defined: a box without area, or
-with its corners swapped, overlaps nothing.
+with swapped corners, has no overlap.
 
 Shape shorthand:
     V: number of pairs
@@ -20,12 +20,12 @@ from .box_inputs import float32_pair
 from .build import BOX_LOSS_REGISTRY, BoxLoss
 
 EPS = 1e-7
-"""Least area, side or squared diagonal that is divided by, in pixels."""
+"""Lower bound of the areas, sides and squared diagonals in denominators, in pixels."""
 
 
 def elementwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """
-    Intersection over union of each pair of boxes, differentiable.
+    Compute the intersection over union of each pair of boxes, differentiable.
 
         IoU = area(A and B) / area(A or B)
 
@@ -36,7 +36,7 @@ def elementwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         float32 (V,), in [0, 1]; 0 where a box has no area.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not match.
     """
     intersection, union = _intersection_and_union(*float32_pair(boxes1, boxes2))
     return intersection / union.clamp(min=EPS)
@@ -44,7 +44,7 @@ def elementwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 def iou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     """
-    IoU loss, summed over all pairs of boxes.
+    Compute the IoU loss, summed over all pairs of boxes.
 
         L = 1 - IoU
 
@@ -55,57 +55,58 @@ def iou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         target_boxes: (V, 4), the matched ground truth.
 
     Returns:
-        float32 scalar; 0 with a graph if there is no box.
+        float32 scalar; a differentiable 0 if there is no box.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not match.
     """
     return iou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
 
 
 def giou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     """
-    Generalised IoU loss, summed over all pairs of boxes.
+    Compute the generalized IoU loss, summed over all pairs of boxes.
 
         L = 1 - IoU + (area(C) - area(A or B)) / area(C),   C the smallest box around both
 
-    (arXiv:1902.09630 alg. 2.) Same interface as :func:`iou_loss`, but there is a gradient towards
-    the target without overlap too.
+    (arXiv:1902.09630 alg. 2.) The interface is that of :func:`iou_loss`. Boxes without overlap
+    also have a gradient, toward the target.
     """
     return giou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
 
 
 def diou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     """
-    Distance IoU loss, summed over all pairs of boxes.
+    Compute the distance IoU loss, summed over all pairs of boxes.
 
-        L = 1 - IoU + distance(centres)^2 / diagonal(C)^2,   C the smallest box around both
+        L = 1 - IoU + distance(centers)^2 / diagonal(C)^2,   C the smallest box around both
 
-    (arXiv:1911.08287 eq. 7.) Same interface as :func:`iou_loss`, but centres attract each other
-    without overlap too.
+    (arXiv:1911.08287 eq. 7.) The interface is that of :func:`iou_loss`. Boxes without overlap
+    also have a gradient, which moves their centers together.
     """
     return diou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
 
 
 def ciou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     """
-    Complete IoU loss, summed over all pairs of boxes.
+    Compute the complete IoU loss, summed over all pairs of boxes.
 
         L = DIoU loss + v^2 / (1 - IoU + v),   v = 4/pi^2 (atan(w/h) - atan(w'/h'))^2
 
-    (arXiv:1911.08287 eq. 8 to 11; as there, v / (1 - IoU + v) has no gradient.) Same interface as
-    :func:`iou_loss`, but it adds the distance of the centres and of the aspect ratios.
+    (arXiv:1911.08287 eq. 8 to 11; as in the paper, v / (1 - IoU + v) has no gradient.) The
+    interface is that of :func:`iou_loss`. The loss adds the distance of the centers and the
+    difference of the aspect ratios.
     """
     return ciou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
 
 
 class BoxOverlapLoss(BoxLoss):
-    """Base of the losses that compare decoded boxes."""
+    """Base class of the losses that compare decoded boxes."""
 
     on_boxes = True
 
     def forward_boxes(self, pred_boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-        """Same as :meth:`forward`, by a name that says what the arguments are."""
+        """Compute the loss like :meth:`forward`, under a name that says what the arguments are."""
         return self(pred_boxes, gt_boxes)
 
 
@@ -141,7 +142,7 @@ class DIoULoss(BoxOverlapLoss):
     Module of :func:`diou_loss`.
 
     Reported:
-        none on COCO in the README of their code
+        none on COCO in the authors' README
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ class CIoULoss(BoxOverlapLoss):
     Module of :func:`ciou_loss`.
 
     Reported:
-        none on COCO in the README of their code
+        none on COCO in the authors' README
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -162,13 +163,13 @@ class CIoULoss(BoxOverlapLoss):
 
 
 def iou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """1 - IoU of each pair: (V, 4), (V, 4) -> (V,), in the dtype of the boxes."""
+    """Return 1 - IoU of each pair: (V, 4), (V, 4) -> (V,), in the dtype of the boxes."""
     intersection, union = _intersection_and_union(boxes1, boxes2)
     return 1 - intersection / union.clamp(min=EPS)
 
 
 def giou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """GIoU loss of each pair, as :func:`iou_loss_of_boxes`."""
+    """Return the GIoU loss of each pair, see :func:`iou_loss_of_boxes`."""
     intersection, union = _intersection_and_union(boxes1, boxes2)
     width, height = _enclosing_sides(boxes1, boxes2)
     hull = width * height
@@ -176,7 +177,7 @@ def giou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def diou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """DIoU loss of each pair, as :func:`iou_loss_of_boxes`."""
+    """Return the DIoU loss of each pair, see :func:`iou_loss_of_boxes`."""
     width, height = _enclosing_sides(boxes1, boxes2)
     squared_diagonal = width**2 + height**2
     offset = (boxes1[:, :2] + boxes1[:, 2:] - boxes2[:, :2] - boxes2[:, 2:]) / 2
@@ -185,7 +186,7 @@ def diou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def ciou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """CIoU loss of each pair, as :func:`iou_loss_of_boxes`."""
+    """Return the CIoU loss of each pair, see :func:`iou_loss_of_boxes`."""
     angle1, angle2 = _aspect_angle(boxes1), _aspect_angle(boxes2)
     v = 4 / math.pi**2 * (angle1 - angle2) ** 2
     with torch.no_grad():
@@ -214,6 +215,6 @@ def _enclosing_sides(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
-    """atan(w / h); of a box without area too, and with a gradient that is finite there."""
+    """Return atan(w / h). For a box without area it is defined, with a finite gradient."""
     width, height = _sides(boxes)
     return torch.atan2(width.clamp(min=EPS), height.clamp(min=EPS))

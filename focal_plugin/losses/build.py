@@ -1,4 +1,4 @@
-"""The registries of classification and box losses, and what every such loss has in common."""
+"""Registries and base classes of classification and box losses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOCK_BOX_LOSSES = {
     "diou": "DIoULoss",
     "ciou": "CIoULoss",
 }
-"""What Detectron2's key `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` calls them -> registered name."""
+"""Registered name of each value of Detectron2's key `MODEL.RETINANET.BBOX_REG_LOSS_TYPE`."""
 
 
 def build_cls_loss(cfg: CfgNode, place: Place = DENSE) -> ClassificationLoss:
@@ -43,7 +43,7 @@ def build_cls_loss(cfg: CfgNode, place: Place = DENSE) -> ClassificationLoss:
     Build the loss that `MODEL.FOCAL.CLS_LOSS.NAME` names.
 
     Args:
-        place: where the name and the options are, if not in `MODEL.FOCAL`.
+        place: the location of the name and the options, if not `MODEL.FOCAL`.
 
     Raises:
         KeyError: no loss has that name; the message lists the registered ones.
@@ -55,11 +55,12 @@ def build_cls_loss(cfg: CfgNode, place: Place = DENSE) -> ClassificationLoss:
 
 def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
     """
-    Build the loss that `MODEL.FOCAL.BOX_LOSS.NAME` names, or, where that is empty, the one that
-    Detectron2's own `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` names.
+    Build the loss that `MODEL.FOCAL.BOX_LOSS.NAME` names.
+
+    If that name is empty, Detectron2's own `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` names the loss.
 
     Args:
-        place: where the names and the options are, if not there.
+        place: the location of the names and the options, if they are moved.
 
     Raises:
         KeyError: no loss has that name; the message lists the registered ones.
@@ -75,7 +76,7 @@ def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
 
 def stock_box_loss(loss_type: str, *, smooth_l1_beta: float) -> BoxLoss:
     """
-    Build the loss that a detector of Detectron2 uses for its ``box_reg_loss_type``.
+    Build the loss that Detectron2's detectors use for a ``box_reg_loss_type``.
 
     Args:
         loss_type: "smooth_l1", "giou", "diou" or "ciou".
@@ -88,36 +89,36 @@ def stock_box_loss(loss_type: str, *, smooth_l1_beta: float) -> BoxLoss:
 
 class ClassificationLoss(ConfigurableModule):
     """
-    Base of every classification loss: a sum over anchors and classes, in float32.
+    Base class of every classification loss: a sum over anchors and classes, in float32.
 
-    A subclass implements :meth:`per_anchor`. The class attributes are what a detector has to know
-    of a loss.
+    A subclass implements :meth:`per_anchor`. The class attributes tell a detector how to use the
+    loss.
     """
 
     softmax: ClassVar[bool] = False
-    """K+1 logits an anchor, background last, decoded by softmax."""
+    """True for K+1 logits per anchor, background last, decoded by softmax."""
     needs_quality: ClassVar[bool] = False
-    """Wants the IoU of each decoded box with its matched ground truth."""
+    """True if the loss requires the IoU of each decoded box with its matched ground truth."""
     own_normalizer: ClassVar[bool] = False
-    """Is normalised already: must not be divided by the number of positives."""
+    """True if the loss is already normalized and must not be divided by the number of positives."""
     any_layout: ClassVar[bool] = False
-    """Reads logits (..., K) of any strides as they lie, so that nobody needs to copy them first."""
+    """True if the loss reads logits (..., K) of any strides in place, without a copy."""
     decomposes: ClassVar[bool] = True
-    """The sum over feature levels of the loss is the loss of all levels together."""
+    """True if the loss of all feature levels together is the sum of the losses per level."""
     stateful: ClassVar[bool] = False
-    """Has buffers that are reduced over processes, saved in checkpoints and moved by a step."""
+    """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
         """
-        The loss of each anchor, summed over classes only; what mining ranks by.
+        Compute the loss of each anchor, summed over classes only. Mining ranks anchors by it.
 
         Args:
-            logits: (..., K), or (..., K+1) where :attr:`softmax`; any floating dtype, computed in
+            logits: (..., K), or (..., K+1) if :attr:`softmax`; any floating dtype, computed in
                 float32.
             labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-            quality: (...), IoU in [0, 1] of the anchors with a class; only where
+            quality: (...), IoU in [0, 1] of the anchors with a class; only if
                 :attr:`needs_quality`.
 
         Returns:
@@ -126,21 +127,22 @@ class ClassificationLoss(ConfigurableModule):
         raise NotImplementedError
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """What a :attr:`stateful` loss learns from a step: moves its buffers, by no gradient."""
+        """Update the buffers of a :attr:`stateful` loss after a step, without gradients."""
 
     def observe(self, logits: Tensor, labels: Tensor) -> None:
-        """:meth:`update`, in training mode; what ends every forward, and every step without one."""
+        """Call :meth:`update` in training mode. Every training step ends with this call."""
         if self.training:
             self.update(logits, labels)
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
         """
-        Same arguments as :meth:`per_anchor`, but summed over all anchors that are not ignored. It
-        ends with :meth:`observe`.
+        Compute the loss, summed over all anchors that are not ignored, and call :meth:`observe`.
+
+        The arguments are those of :meth:`per_anchor`.
 
         Returns:
-            float32 scalar; 0 with a graph if no anchor is left.
+            float32 scalar; a differentiable 0 if every anchor is ignored.
         """
         loss = self.per_anchor(logits, labels, quality=quality).sum()
         self.observe(logits, labels)
@@ -149,7 +151,7 @@ class ClassificationLoss(ConfigurableModule):
     if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
         __call__ = forward
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def of_levels(
         self,
         logits: Sequence[Tensor],
@@ -159,10 +161,12 @@ class ClassificationLoss(ConfigurableModule):
         scale: float | Tensor = 1.0,
     ) -> Tensor:
         """
-        Same arguments as :meth:`forward`, but of several tensors, the levels of a feature pyramid.
+        Compute the loss of several tensors, the levels of a feature pyramid.
+
+        The arguments are sequences of those of :meth:`forward`.
 
         Args:
-            scale: what the sum is multiplied by, a number or a scalar tensor; a constant.
+            scale: factor of the sum, a number or a scalar tensor; a constant.
 
         Returns:
             float32 scalar.
@@ -175,25 +179,25 @@ class ClassificationLoss(ConfigurableModule):
 
 class BoxLoss(ConfigurableModule):
     """
-    Base of every box loss: a sum over positive anchors, in float32.
+    Base class of every box loss: a sum over positive anchors, in float32.
 
     A subclass implements :meth:`per_box`.
     """
 
     on_boxes: ClassVar[bool] = False
-    """Compares decoded boxes (x1, y1, x2, y2) in pixels, not regression deltas."""
+    """True if the loss compares decoded boxes (x1, y1, x2, y2) in pixels, not regression deltas."""
     own_normalizer: ClassVar[bool] = False
-    """Is normalised already: must not be divided by the number of positives."""
+    """True if the loss is already normalized and must not be divided by the number of positives."""
     stateful: ClassVar[bool] = False
-    """Has buffers that are reduced over processes, saved in checkpoints and moved by a step."""
+    """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
         """
-        The loss of each box, summed over its coordinates.
+        Compute the loss of each box, summed over its coordinates.
 
         Args:
-            pred: (V, 4), deltas, or boxes where :attr:`on_boxes`; computed in float32.
-            target: (V, 4), of the same kind.
+            pred: (V, 4), deltas, or boxes if :attr:`on_boxes`; computed in float32.
+            target: (V, 4), deltas or boxes like ``pred``.
 
         Returns:
             float32 (V,).
@@ -201,20 +205,22 @@ class BoxLoss(ConfigurableModule):
         raise NotImplementedError
 
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """What a :attr:`stateful` loss learns from a step: moves its buffers, by no gradient."""
+        """Update the buffers of a :attr:`stateful` loss after a step, without gradients."""
 
     def observe(self, pred: Tensor, target: Tensor) -> None:
-        """:meth:`update`, in training mode; what ends every forward, and every step without one."""
+        """Call :meth:`update` in training mode. Every training step ends with this call."""
         if self.training:
             self.update(pred, target)
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """
-        Same arguments as :meth:`per_box`, but summed over all boxes. It ends with :meth:`observe`.
+        Compute the loss, summed over all boxes, and call :meth:`observe`.
+
+        The arguments are those of :meth:`per_box`.
 
         Returns:
-            float32 scalar; 0 with a graph if there is no box.
+            float32 scalar; a differentiable 0 if there is no box.
         """
         loss = self.per_box(pred, target).sum()
         self.observe(pred, target)

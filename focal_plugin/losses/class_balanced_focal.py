@@ -25,13 +25,13 @@ def class_balanced_focal_loss(
     gamma: float = 2.0,
 ) -> Tensor:
     """
-    Class-balanced focal loss, summed over all classes of all anchors not ignored.
+    Compute the class-balanced focal loss, summed over all classes of all anchors not ignored.
 
         CB(x_t) = w_c * (1 - p_t)^gamma * -log(p_t),  w_c = s * (1 - cb_beta) / (1 - cb_beta^n_c)
 
-    where c is the label of the anchor, n_c its samples and s such that the w_c sum to K. The paper
-    has no background; here a background anchor has the weight 1, the mean of all classes, and
-    counts for no n_c. The weight takes the place of alpha.
+    Here c is the label of the anchor and n_c its number of samples. The factor s makes the w_c sum
+    to K. The paper has no background. Here a background anchor has the weight 1, the mean over all
+    classes, and counts for no n_c. The weight replaces alpha.
 
     (arXiv:1901.05555 sections 3 and 4.)
 
@@ -39,15 +39,15 @@ def class_balanced_focal_loss(
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
         samples_per_class: K numbers >= 0, the objects of each class in the training set. A class
-            without any is weighed as one with a single sample.
-        cb_beta: in [0, 1); 0 is no re-weighting, towards 1 it is by inverse frequency.
+            without objects is weighted like a class with one sample.
+        cb_beta: in [0, 1). With 0 all weights are equal. Near 1 they are inverse frequencies.
         gamma: focusing parameter, >= 0.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     weights = effective_number_weights(samples_per_class, cb_beta)
     return _per_anchor(logits, labels, weights, check_option("gamma", gamma, low=0)).sum()
@@ -58,8 +58,8 @@ class ClassBalancedFocalLoss(ClassificationLoss):
     """
     Module of :func:`class_balanced_focal_loss`, with the same options.
 
-    Without ``samples_per_class`` it can be built, so that a trained detector can be evaluated where
-    its training set is not, but not called.
+    Without ``samples_per_class`` the loss can be built but not called. A trained detector can thus
+    be evaluated without its training set.
 
     Reported:
         none on COCO; image classification
@@ -93,6 +93,8 @@ class ClassBalancedFocalLoss(ClassificationLoss):
 
 def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -> Tensor:
     """
+    Compute the weight of each class.
+
     Returns:
         float32 (K,), inversely proportional to the effective numbers, with a mean of 1.
 

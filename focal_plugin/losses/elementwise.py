@@ -1,6 +1,7 @@
 """
-Losses that take each logit for itself: a formula for the logit that the label names, one for all
-others, and nothing else. They are summed by :mod:`focal_plugin.ops`.
+Losses of independent logits, summed by :mod:`focal_plugin.ops`.
+
+One formula applies to the logit that the label names, and another one to all other logits.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from .one_vs_rest import check_inputs, check_quality
 
 
 class ElementwiseLoss(ClassificationLoss):
-    """Base of these losses. A subclass implements :meth:`terms`."""
+    """Base class of the losses of independent logits. A subclass implements :meth:`terms`."""
 
     any_layout = True
     impl = "auto"
 
     def terms(self, logits: Tensor) -> Terms:
         """
-        What each logit costs.
+        Return the loss formula of each logit.
 
         Args:
-            logits: (..., K), of which only number and device matter.
+            logits: (..., K), of which only the number and the device matter.
         """
         raise NotImplementedError
 
@@ -38,11 +39,11 @@ class ElementwiseLoss(ClassificationLoss):
             logits, labels, self.terms(logits), quality=quality, impl=self.impl
         )
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
         return self.of_levels([logits], [labels], quality=None if quality is None else [quality])
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def of_levels(
         self,
         logits: Sequence[Tensor],
@@ -51,7 +52,7 @@ class ElementwiseLoss(ClassificationLoss):
         quality: Sequence[Tensor] | None = None,
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Same interface as :meth:`ClassificationLoss.of_levels`, but in one operation."""
+        """Compute the loss like :meth:`ClassificationLoss.of_levels`, but in one operation."""
         terms = self.terms(logits[0])
         loss = sum_of_terms(logits, labels, terms, quality=quality, scale=scale, impl=self.impl)
         for level in zip(logits, labels, strict=True):
@@ -69,11 +70,13 @@ def sum_of_terms(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Same interface as :func:`~focal_plugin.ops.dense_loss`, but the input is checked.
+    Compute the loss like :func:`~focal_plugin.ops.dense_loss`, but check the input.
+
+    Labels and qualities are checked on the CPU only.
 
     Raises:
-        ValueError: shapes that do not fit, or (looked for on the CPU only) a label outside -1..K or
-            a quality outside [0, 1].
+        ValueError: the shapes do not match, a label is outside -1..K, or a quality is outside
+            [0, 1].
     """
     levels = zip_levels(logits, labels, quality)
     qualities = [_checked_quality(x, y, terms, z) for x, y, z in levels]
@@ -96,8 +99,9 @@ def per_anchor_of_terms(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Same interface as :func:`~focal_plugin.ops.dense_loss_per_anchor`, but the input is
-    checked as by :func:`sum_of_terms`.
+    Compute the loss like :func:`~focal_plugin.ops.dense_loss_per_anchor`, but check the input.
+
+    The checks are those of :func:`sum_of_terms`.
     """
     quality = _checked_quality(logits, labels, terms, quality)
     return dense_loss_per_anchor(logits, labels, terms, quality=quality, impl=impl)
@@ -105,9 +109,11 @@ def per_anchor_of_terms(
 
 def alpha_balanced(formula: Formula, alpha: float | Tensor | None) -> Terms:
     """
+    Return terms with one formula for all logits, weighted by alpha.
+
     Args:
-        alpha: weight of positives, in [0, 1]; 1 - alpha is that of negatives. One number, or one
-            for each class, (K,). None: all weights are 1.
+        alpha: weight of positives, in [0, 1]; negatives have 1 - alpha. One number, or one number
+            per class, (K,). None sets all weights to 1.
     """
     if alpha is None:
         return Terms(formula, formula)
@@ -117,7 +123,7 @@ def alpha_balanced(formula: Formula, alpha: float | Tensor | None) -> Terms:
 def _checked_quality(
     logits: Tensor, labels: Tensor, terms: Terms, quality: Tensor | None
 ) -> Tensor | None:
-    """The quality for the formulas that want one, and None for those that do not."""
+    """Return the checked quality, or None if the formulas do not use it."""
     num_classes = logits.shape[-1] if logits.dim() else 0
     check_inputs(logits, labels, num_classes=num_classes)
     if not terms.positive.wants_quality:

@@ -1,4 +1,4 @@
-"""Equalization loss: a rare class is not pushed down by the objects of other classes."""
+"""Equalization loss: the objects of other classes do not suppress a rare class."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def equalization_loss(
     threshold: float = 1.76e-3,
 ) -> Tensor:
     """
-    Equalization loss (EQL), summed over all classes of all anchors not ignored.
+    Compute the equalization loss (EQL), summed over all classes of all anchors not ignored.
 
         EQL(x) = sum over j of w_j * -log(p_t,j)
         w_j    = 0 if class j is rare and the label is another class, else 1
 
-    A class is rare if its share of all objects is below the threshold. Background anchors push
-    every class down, as in cross entropy.
+    A class is rare if its share of all objects is below the threshold. Background anchors suppress
+    every class, as in cross entropy.
 
-    (arXiv:2003.05176 section 3. There a frequency is the share of images that have the class.)
+    (arXiv:2003.05176 section 3. In the paper, a frequency is the share of images with the class.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
         samples_per_class: K numbers >= 0, the objects of each class in the training set.
-        threshold: lambda, in [0, 1]; 0 is cross entropy. The default is the paper's, for shares of
-            images; a share of objects is another number, smaller or larger.
+        threshold: lambda, in [0, 1]; 0 gives cross entropy. The default is the paper's, for shares
+            of images. The share of objects of the same class can be smaller or larger.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     return _per_anchor(logits, labels, _find_rare(samples_per_class, threshold)).sum()
 
@@ -53,8 +53,8 @@ class EqualizationLoss(ClassificationLoss):
     """
     Module of :func:`equalization_loss`, with the same options.
 
-    Without ``samples_per_class`` it can be built, so that a trained detector can be evaluated where
-    its training set is not, but not called.
+    Without ``samples_per_class`` the loss can be built but not called. A trained detector can thus
+    be evaluated without its training set.
 
     Reported:
         none on COCO; Mask R-CNN R-50, LVIS v0.5: 16.1 -> 18.6 AP over cross entropy
@@ -82,7 +82,7 @@ class EqualizationLoss(ClassificationLoss):
 
 
 def _find_rare(samples_per_class: Sequence[int], threshold: float) -> Tensor:
-    """Which classes are rare, bool (K,)."""
+    """Return the mask of the rare classes, bool (K,)."""
     check_option("threshold", threshold, low=0, high=1)
     for samples in samples_per_class:
         check_option("samples_per_class", samples, low=0)

@@ -1,4 +1,4 @@
-"""Equalization loss v2: positives and negatives of a class weighted by its gradients so far."""
+"""Equalization loss v2: each class is weighted by its accumulated gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .one_vs_rest import check_one_per_class, sum_per_class
 from .sigmoid_cross_entropy import CrossEntropy
 
 BALANCED = 100.0
-"""A gradient ratio at which every weight is 1: what a class starts with."""
+"""Gradient ratio with all weights 1. Every class starts with it."""
 
 
 def equalization_loss_v2(
@@ -28,29 +28,29 @@ def equalization_loss_v2(
     alpha: float = 4.0,
 ) -> Tensor:
     """
-    Equalization loss v2 (EQL v2), summed over all classes of all anchors not ignored.
+    Compute the equalization loss v2 (EQL v2), summed over all classes of all anchors not ignored.
 
         positive: (1 + alpha * (1 - f(G_j))) * -log(p)
         negative: f(G_j) * -log(1 - p),  f(z) = 1 / (1 + exp(-gamma * (z - mu)))
 
-    with G_j the ratio of all positive to all negative gradients that logit j has had.
+    G_j is the ratio of all positive to all negative gradients of logit j so far.
 
     (arXiv:2012.08548 section 3.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        gradient_ratio: (K,), G >= 0. None: balanced, G = 100;
-            at the default gamma and mu all weights are 1.
+        gradient_ratio: (K,), G >= 0. None means balanced, G = 100: all weights are 1 at the default
+            gamma and mu.
         gamma: slope of f, >= 0.
-        mu: middle of f, finite.
+        mu: midpoint of f, finite.
         alpha: extra weight of the positives of a class without positive gradient, >= 0.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     gamma, mu = check_option("gamma", gamma, low=0), check_finite("mu", mu)
     if gradient_ratio is None:
@@ -62,12 +62,12 @@ def equalization_loss_v2(
 @CLS_LOSS_REGISTRY.register()
 class EqualizationLossV2(ClassificationLoss):
     """
-    Module of :func:`equalization_loss_v2`, which collects the gradients itself.
+    Module of :func:`equalization_loss_v2`, which accumulates the gradients itself.
 
     Note:
-        It was made for a second stage, where a quarter of the examples are positives. On dense
-        anchors the negatives begin with many times the positives' gradient, so that f is near 0 and
-        the loss forgets negatives until the positives have caught up.
+        The paper applies it to a second stage, where a quarter of the examples are positives. On
+        dense anchors, the negatives begin with many times the gradient of the positives. Then f is
+        near 0, and negatives have almost no weight until the positives catch up.
 
     Reported:
         none on COCO; Mask R-CNN R-50, LVIS v1: 16.1 -> 23.7 AP over cross entropy
@@ -114,7 +114,7 @@ class EqualizationLossV2(ClassificationLoss):
 
 
 def map_of_ratio(gradient_ratio: Tensor, *, gamma: float, mu: float) -> Tensor:
-    """f(G), elementwise, in float32."""
+    """Compute f(G), elementwise, in float32."""
     return torch.sigmoid(gamma * (gradient_ratio.float() - mu))
 
 

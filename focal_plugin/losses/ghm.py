@@ -1,4 +1,4 @@
-"""GHM-C: cross entropy, harmonised by the density of its gradient."""
+"""GHM-C: cross entropy, weighted by the inverse density of its gradient."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from .one_vs_rest import check_inputs, one_vs_rest
 
 def ghm_loss(logits: Tensor, labels: Tensor, *, bins: int = 30) -> Tensor:
     """
-    GHM-C, cross entropy weighted against crowded gradient norms, over all classes of all anchors
-    not ignored.
+    Compute GHM-C over all classes of all anchors that are not ignored.
 
         GHM-C = 1/M * sum_i CE_i / count(bin of g_i),   g_i = |p_i - y_i|
         with M = number of bins that are not empty
 
-    (arXiv:1811.05181, GHM-C with its unit region approximation: there 1/N * N/M.)
+    It is cross entropy with a lower weight for common gradient norms.
+
+    (arXiv:1811.05181, GHM-C with its unit region approximation: in the paper, 1/N * N/M.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        bins: equal bins of g in [0, 1], an integer >= 1; 1 is the mean of cross entropy.
+        bins: equal bins of g in [0, 1], an integer >= 1; 1 gives the mean of cross entropy.
 
     Returns:
-        float32 scalar, a weighted mean, not to be divided by the number of positives; 0 with a
-        graph if no anchor is left.
+        float32 scalar, a weighted mean, not to be divided by the number of positives; a
+        differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     weights_of = functools.partial(density_weights, bins=check_count("bins", bins, low=1))
     return _per_anchor(logits, labels, weights_of).sum()
@@ -45,9 +46,10 @@ def ghm_loss(logits: Tensor, labels: Tensor, *, bins: int = 30) -> Tensor:
 @CLS_LOSS_REGISTRY.register()
 class GHMLoss(ClassificationLoss):
     """
-    Module of :func:`ghm_loss`, but its counts are the mean over all processes and, with momentum,
-    over the steps before. At momentum 0 on one process, and before its first update, it is the
-    function.
+    Module of :func:`ghm_loss` with counts averaged over processes and steps.
+
+    Its counts are the mean over all processes and, with momentum, over the previous steps. It
+    equals the function at momentum 0 on one process, and before its first update.
 
     Reported:
         RetinaNet R-50-FPN, COCO: 35.6 -> 35.8 AP over focal loss
@@ -64,9 +66,11 @@ class GHMLoss(ClassificationLoss):
     @configurable
     def __init__(self, *, bins: int = 30, momentum: float = 0.75) -> None:
         """
+        Initialize the loss.
+
         Args:
-            bins: as in :func:`ghm_loss`.
-            momentum: weight of the old counts, in [0, 1).
+            bins: see :func:`ghm_loss`.
+            momentum: weight of the previous counts, in [0, 1).
         """
         super().__init__()
         self.bins = bins
@@ -98,7 +102,7 @@ def _per_anchor(
 
 @torch.no_grad()
 def _gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
-    """|p - y|, float32 (..., K): of cross entropy in the logit; of no meaning where ignored."""
+    """Return |p - y|, float32 (..., K). The values of ignored anchors are undefined."""
     num_classes = logits.shape[-1] if logits.dim() else 0
     check_inputs(logits, labels, num_classes=num_classes)
     labels = labels.long()

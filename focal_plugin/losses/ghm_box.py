@@ -1,4 +1,4 @@
-"""GHM-R: a smooth box loss, harmonised by the density of its gradient."""
+"""GHM-R: a smooth box loss, weighted by the inverse density of its gradient."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from .build import BOX_LOSS_REGISTRY, BoxLoss
 from .gradient_density import GradientDensity, density_weights
 
 MIN_MU = 1e-9
-"""Its square is a float32 that is not 0."""
+"""Lower bound of mu. Its square is a float32 other than 0."""
 
 
 def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 10) -> Tensor:
     """
-    GHM-R, an authentic smooth L1 (ASL1) weighted against crowded gradient norms, over the
-    coordinates of all boxes.
+    Compute GHM-R over the coordinates of all boxes.
 
         GHM-R = 1/M * sum_i ASL1(d_i) / count(bin of g_i)
         with ASL1(d) = sqrt(d^2 + mu^2) - mu,   g = |d| / sqrt(d^2 + mu^2),
         M = number of bins that are not empty
 
-    (arXiv:1811.05181, GHM-R with its unit region approximation: there 1/N * N/M.)
+    It is an authentic smooth L1 loss (ASL1) with a lower weight for common gradient norms.
+
+    (arXiv:1811.05181, GHM-R with its unit region approximation: in the paper, 1/N * N/M.)
 
     Args:
         pred: (V, 4), regression deltas; computed in float32.
         target: (V, 4), deltas of the matched ground truth.
-        mu: error at which the gradient has left its straight part, >= 1e-9.
-        bins: equal bins of g in [0, 1], an integer >= 1; 1 is the mean of ASL1.
+        mu: error at which the gradient leaves its linear part, >= 1e-9.
+        bins: equal bins of g in [0, 1], an integer >= 1; 1 gives the mean of ASL1.
 
     Returns:
-        float32 scalar, a weighted mean, not to be divided by the number of positives; 0 with a
-        graph if there is no box.
+        float32 scalar, a weighted mean, not to be divided by the number of positives; a
+        differentiable 0 if there is no box.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
     """
     mu = check_option("mu", mu, low=MIN_MU)
     weights_of = functools.partial(density_weights, bins=check_count("bins", bins, low=1))
@@ -50,9 +51,10 @@ def ghm_box_loss(pred: Tensor, target: Tensor, *, mu: float = 0.02, bins: int = 
 @BOX_LOSS_REGISTRY.register()
 class GHMBoxLoss(BoxLoss):
     """
-    Module of :func:`ghm_box_loss`, but its counts are the mean over all processes and, with
-    momentum, over the steps before. At momentum 0 on one process, and before its first update, it
-    is the function.
+    Module of :func:`ghm_box_loss` with counts averaged over processes and steps.
+
+    Its counts are the mean over all processes and, with momentum, over the previous steps. It
+    equals the function at momentum 0 on one process, and before its first update.
 
     Reported:
         with GHM-C, RetinaNet R-50-FPN, COCO: 35.8 -> 37.0 AP over smooth L1
@@ -69,9 +71,11 @@ class GHMBoxLoss(BoxLoss):
     @configurable
     def __init__(self, *, mu: float = 0.02, bins: int = 10, momentum: float = 0.7) -> None:
         """
+        Initialize the loss.
+
         Args:
-            mu, bins: as in :func:`ghm_box_loss`.
-            momentum: weight of the old counts, in [0, 1).
+            mu, bins: see :func:`ghm_box_loss`.
+            momentum: weight of the previous counts, in [0, 1).
         """
         super().__init__()
         self.mu = check_option("mu", mu, low=MIN_MU)
@@ -103,5 +107,5 @@ def _gradient_norms(errors: Tensor, mu: float) -> Tensor:
 
 
 def authentic_smooth_l1_of_errors(error: Tensor, *, mu: float) -> Tensor:
-    """sqrt(d^2 + mu^2) - mu, elementwise, without the cancellation at small errors."""
+    """Compute sqrt(d^2 + mu^2) - mu, elementwise, without cancellation at small errors."""
     return error * error / (torch.sqrt(error * error + mu * mu) + mu)

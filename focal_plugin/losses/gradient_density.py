@@ -1,12 +1,11 @@
 """
-Weights against crowded gradient norms: what the GHM losses of classes and of boxes share
-(arXiv:1811.05181).
+Weights by inverse gradient density, for the GHM losses of classes and boxes (arXiv:1811.05181).
 
-The norms g in [0, 1] of a step fall into equal bins. An element of a bin with many others weighs
-less; every bin that is not empty weighs the same, and all weights sum to 1.
+The gradient norms g in [0, 1] of a step fall into equal bins. All bins that are not empty have the
+same total weight, which their elements share equally. All weights sum to 1.
 
 Shape shorthand:
-    ...: any leading shape, one entry a row (an anchor, a box)
+    ...: any leading shape, one entry per row (an anchor, a box)
     C: elements of a row
 """
 
@@ -22,17 +21,17 @@ from .processes import mean_over_processes
 @torch.no_grad()
 def density_weights(norms: Tensor, valid: Tensor, *, bins: int) -> Tensor:
     """
-    The weight of each element, from this batch and this process alone.
+    Compute the weight of each element from this batch on this process.
 
         w_i = 1 / (number of bins not empty * number of elements in the bin of g_i)
 
     Args:
         norms: (..., C), gradient norms g in [0, 1].
-        valid: (...), bool; the rows that count.
+        valid: (...), bool, mask of the rows that count.
         bins: number of bins of [0, 1].
 
     Returns:
-        float32 (..., C), without gradient; of no meaning in rows that are not valid.
+        float32 (..., C), without gradient. Rows that are not valid have undefined weights.
     """
     index = bin_index(norms, bins)
     counts = count_per_bin(index, valid, bins)
@@ -41,23 +40,27 @@ def density_weights(norms: Tensor, valid: Tensor, *, bins: int) -> Tensor:
 
 class GradientDensity(nn.Module):
     """
-    Same weights as :func:`density_weights`, but of counts that are the mean over all processes and,
-    bin by bin, a running mean over the steps in which the bin was not empty.
+    Weights like those of :func:`density_weights`, from counts averaged over processes and steps.
+
+    The counts are the mean over all processes. Each bin also has a running mean over the steps in
+    which it is not empty.
 
         mean <- mean + rate * (count - mean),   rate = (1 - momentum) / (1 - momentum^steps)
 
-    The rate makes up for the start at nothing: the first step has the weights of its own counts.
-    Every process must call it as often as the others.
+    The rate corrects the bias of the initial zeros: the first step uses its own counts. Every
+    process must call it equally often.
     """
 
     def __init__(self, *, bins: int, momentum: float) -> None:
         """
+        Initialize the counts.
+
         Args:
             bins: number of bins of [0, 1], an integer >= 1.
-            momentum: weight of the old counts, in [0, 1); 0 forgets them.
+            momentum: weight of the previous counts, in [0, 1); 0 forgets them.
 
         Raises:
-            IllegalOptionError: an option outside its legal range.
+            IllegalOptionError: an option is outside its legal range.
         """
         super().__init__()
         self.bins = check_count("bins", bins, low=1)
@@ -70,8 +73,9 @@ class GradientDensity(nn.Module):
     @torch.no_grad()
     def weights(self, norms: Tensor, valid: Tensor) -> Tensor:
         """
-        Same interface as :func:`density_weights`; the counts of this step are blended into those
-        before it, and nothing is stored.
+        Compute the weights from the running mean and the counts of this step; store nothing.
+
+        The interface is that of :func:`density_weights`.
         """
         index = bin_index(norms, self.bins)
         counts, mean, _ = self._blend(index, valid)
@@ -79,13 +83,13 @@ class GradientDensity(nn.Module):
 
     @torch.no_grad()
     def update(self, norms: Tensor, valid: Tensor) -> None:
-        """Store what :meth:`weights` blends."""
+        """Store the running mean that :meth:`weights` uses."""
         _, mean, evidence = self._blend(bin_index(norms, self.bins), valid)
         self.mean.copy_(mean)
         self.evidence.copy_(evidence)
 
     def _blend(self, index: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Counts of this step, and what mean and evidence are after it; (bins,) each."""
+        """Return the counts of this step, and mean and evidence after it; (bins,) each."""
         counts = mean_over_processes(count_per_bin(index, valid, self.bins))
         gain = 1 - self.momentum
         seen = counts > 0
@@ -95,28 +99,30 @@ class GradientDensity(nn.Module):
 
 
 def bin_index(norms: Tensor, bins: int) -> Tensor:
-    """int64, in 0..bins-1 whatever the norm is: a NaN is left to the loss itself to show."""
+    """Return int64 in 0..bins-1 for any norm. The loss itself shows a NaN."""
     return (norms * bins).long().clamp_(0, bins - 1)
 
 
 def count_per_bin(index: Tensor, valid: Tensor, bins: int) -> Tensor:
     """
+    Count the elements of each bin.
+
     Args:
         index: (..., C), int64 in 0..bins-1.
-        valid: (...), bool; the rows that count.
+        valid: (...), bool, mask of the rows that count.
 
     Returns:
         float32 (bins,).
     """
     index = index.reshape(-1, index.shape[-1])
     ones = valid.long().reshape(-1, 1).expand_as(index)
-    # One histogram a column: integers are exact beyond 2^24 and in any order, fewer threads of a
-    # GPU meet at one address, and unlike bincount nothing waits for the host.
+    # One histogram per column. Integers are exact beyond 2^24 and in any order, fewer GPU threads
+    # write to one address, and unlike bincount there is no synchronization with the host.
     counts = torch.zeros(bins, index.shape[1], dtype=torch.int64, device=index.device)
     return counts.scatter_add_(0, index, ones).sum(dim=1).float()
 
 
 def _weight_per_bin(counts: Tensor, mean: Tensor) -> Tensor:
-    """(bins,): 1 / (bins not empty in ``counts`` * ``mean``); 0 for those that are empty."""
+    """Return (bins,): 1 / (bins not empty in ``counts`` * ``mean``), or 0 for an empty bin."""
     seen = counts > 0
     return torch.where(seen, 1 / (mean * seen.sum()), torch.zeros_like(mean))

@@ -1,4 +1,4 @@
-"""How much positive and negative gradient each class has had, over all steps and processes."""
+"""Accumulated positive and negative gradient of each class, over all steps and processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from .processes import mean_over_processes
 
 class GradientRatio(nn.Module):
     """
-    Running sums of the gradient norms of each class's logit, in float64: they grow all through
-    training.
+    Running sums of the gradient norms of each class's logit.
+
+    The sums are float64, because they grow all through training.
     """
 
     def __init__(self, num_classes: int, *, initial: float) -> None:
         """
+        Initialize the sums.
+
         Args:
             num_classes: K.
-            initial: the ratio of a class that has had no negative gradient yet.
+            initial: the ratio of a class without negative gradient so far.
 
         Raises:
             IllegalOptionError: num_classes is not an integer >= 1.
@@ -35,8 +38,9 @@ class GradientRatio(nn.Module):
     @torch.no_grad()
     def add(self, positive: Tensor, negative: Tensor) -> None:
         """
-        Add a step's sums over anchors, (K,) each, the mean over processes. All processes must call
-        it equally often.
+        Add the sums over the anchors of a step, (K,) each, averaged over processes.
+
+        All processes must call it equally often.
         """
         step = mean_over_processes(torch.stack([positive, negative]).double())
         self.positive += step[0]
@@ -44,8 +48,7 @@ class GradientRatio(nn.Module):
 
     def ratio(self) -> Tensor:
         """
-        Returns:
-            float32 (K,), positive over negative.
+        Return the ratio of positive to negative gradient, float32 (K,).
         """
         ratio = self.positive / self.negative.clamp(min=1e-10)
         return torch.where(self.negative > 0, ratio, torch.full_like(ratio, self.initial)).float()

@@ -1,4 +1,4 @@
-"""Huber loss of regression deltas, divided by where its parabola ends."""
+"""Huber loss of regression deltas, divided by the end of its parabola."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .smooth_l1 import smooth_l1_of_errors
 
 def huber_loss(pred: Tensor, target: Tensor, *, delta: float = 1 / 9) -> Tensor:
     """
-    Huber loss divided by delta, summed over the coordinates of all boxes.
+    Compute the Huber loss divided by delta, summed over the coordinates of all boxes.
 
         Huber(d) / delta = d^2 / (2 delta)   if |d| < delta
                            |d| - delta / 2   otherwise
 
-    (Smooth L1 with beta = delta, arXiv:1504.08083 eq. 3, in value and in gradient.)
+    (In value and gradient it is smooth L1 with beta = delta, arXiv:1504.08083 eq. 3.)
 
     Args:
         pred: (V, 4), regression deltas; computed in float32.
         target: (V, 4), deltas of the matched ground truth.
-        delta: where the parabola ends, > 0. 1/9 is tensorpack's for proposals.
+        delta: end of the parabola, > 0. 1/9 is the value of tensorpack for proposals.
 
     Returns:
-        float32 scalar; 0 with a graph if there is no box.
+        float32 scalar; a differentiable 0 if there is no box.
 
     Raises:
-        ValueError: delta outside its legal range, or shapes that do not fit.
+        ValueError: delta is outside its legal range, or the shapes do not match.
 
     Note:
-        Huber's loss itself has slope delta in its straight part and vanishes with delta; divided by
-        delta, the slope is 1 whatever delta is.
+        The original Huber loss has slope delta in its linear part and vanishes with delta. Divided
+        by delta, the slope is 1 for every delta.
     """
     delta = check_option("delta", delta, low=0, open_low=True)
     return smooth_l1_of_errors(absolute_errors(pred, target), beta=delta).sum()

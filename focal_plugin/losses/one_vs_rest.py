@@ -1,13 +1,12 @@
 """
-From (logits, integer labels) to a loss per anchor, for losses that take each class as a question
-of its own.
+Loss per anchor from logits and integer labels, for losses of independent binary classes.
 
-An anchor of class c is a positive for logit c and a negative for all others; a background anchor is
-a negative for all. No one-hot target is made: the loss of a negative is computed for every logit,
-and that of a positive only for the one logit that the label names, whose place it takes.
+An anchor of class c is a positive for logit c and a negative for all others. A background anchor is
+a negative for all. There is no one-hot target. The negative loss is computed for every logit, and
+the positive loss replaces it at the one logit that the label names.
 
 Shape shorthand:
-    ...: any leading shape, one entry an anchor
+    ...: any leading shape, one entry per anchor
     K: number of classes
 """
 
@@ -22,16 +21,16 @@ from torch import Tensor
 from ..checks import IllegalOptionError, check_labels, check_number, check_option
 
 ALPHA_OFF = -1
-"""What Detectron2 and fvcore write for "no alpha", where a None cannot be written."""
+"""Value of "no alpha" in Detectron2 and fvcore, where None is not available."""
 
 
 class OneVsRest(NamedTuple):
-    """The loss of each anchor, float32 (...), in two parts; both are 0 for ignored anchors."""
+    """Positive and negative loss of each anchor, float32 (...); both are 0 for ignored anchors."""
 
     positive: Tensor
-    """Of the logit that the label names; 0 for background."""
+    """Loss of the logit that the label names; 0 for background."""
     negative: Tensor
-    """Summed over all other logits."""
+    """Loss summed over all other logits."""
 
 
 def one_vs_rest(
@@ -42,24 +41,25 @@ def one_vs_rest(
     negative: Callable[[Tensor], Tensor],
 ) -> OneVsRest:
     """
-    The loss of each anchor as a sum of independent binary losses.
+    Compute the loss of each anchor as a sum of independent binary losses.
+
+    Both ``positive`` and ``negative`` must be finite, gradient included, for every logit up to
+    1e30.
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        positive: loss of a logit whose class is the label's: float32 logits (...) and int64 classes
-            (...) in 0..K-1 -> (...). Where there is no class it is called with some other column,
-            and its result is dropped.
-        negative: loss of a logit whose class is not the label's: float32 (..., K) -> (..., K).
-
-    Both must be finite, gradient included, for every logit up to 1e30.
+        positive: loss of a logit whose class is the label: float32 logits (...) and int64 classes
+            (...) in 0..K-1 -> (...). For an anchor without a class, it receives another column and
+            its result is dropped.
+        negative: loss of a logit whose class is not the label: float32 (..., K) -> (..., K).
 
     Returns:
-        the two sums; the logits of ignored anchors (NaN included) reach neither.
+        the two sums. The logits of ignored anchors, NaN included, affect neither.
 
     Raises:
-        ValueError: shapes that do not fit, or a label outside -1..K (on a GPU, where looking for
-            one would stall it, a device assertion instead).
+        ValueError: the shapes do not match, or a label is outside -1..K. On a GPU a label outside
+            the range raises a device assertion instead, because a check would stall it.
     """
     elements = _elements(logits, labels, positive=positive, negative=negative)
     negative_sum = elements.elsewhere.sum(-1).masked_fill(elements.ignored, 0.0)
@@ -74,8 +74,9 @@ def sum_per_class(
     negative: Callable[[Tensor], Tensor],
 ) -> OneVsRest:
     """
-    Same arguments as :func:`one_vs_rest`, but summed over anchors: what each class got as positive
-    and as negative.
+    Compute the positive and the negative loss of each class, summed over anchors.
+
+    The arguments are those of :func:`one_vs_rest`.
 
     Returns:
         two sums, float32 (K,).
@@ -92,10 +93,10 @@ def sum_per_class(
 
 
 class _Elements(NamedTuple):
-    at_label: Tensor  # (...), of the logit that the label names; 0 where it names none
-    elsewhere: Tensor  # (..., K), of all logits but that one, where it is 0
-    classes: Tensor  # (...), the label, or 0 where it names no class
-    ignored: Tensor  # (...), bool: what stands in elsewhere there means nothing
+    at_label: Tensor  # (...), loss of the logit that the label names; 0 if there is none
+    elsewhere: Tensor  # (..., K), loss of all other logits, and 0 at the label
+    classes: Tensor  # (...), the label, or 0 if it is not a class
+    ignored: Tensor  # (...), bool; the values of elsewhere are undefined there
 
 
 def _elements(
@@ -109,8 +110,8 @@ def _elements(
     labels = labels.long()
     ignored = labels == -1
     has_class = ~ignored & (labels != logits.shape[-1])
-    # Background and ignored anchors point at some column, and leave it as it is. A label out of
-    # range still points out of range, so that a GPU's gather refuses it.
+    # Background and ignored anchors point at column 0 and leave it unchanged. A label out of range
+    # still points out of range, so that the gather of a GPU fails.
     classes = labels.masked_fill(~has_class, 0)
     column = classes.unsqueeze(-1)
 
@@ -128,11 +129,10 @@ def _elements(
 
 def check_alpha(alpha: float | None) -> float | None:
     """
-    Returns:
-        alpha, or None where it is off: None, or -1 as Detectron2 and fvcore write it.
+    Return alpha, or None if it is disabled by None, or by -1 as in Detectron2 and fvcore.
 
     Raises:
-        IllegalOptionError: alpha is none of these and outside [0, 1].
+        IllegalOptionError: alpha is neither disabled nor in [0, 1].
     """
     if alpha is None or alpha == ALPHA_OFF:
         return None
@@ -144,11 +144,10 @@ def check_alpha(alpha: float | None) -> float | None:
 
 def check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
     """
-    Returns:
-        float32, the same numbers, each in [0, 1].
+    Return the same numbers as float32, each in [0, 1].
 
     Raises:
-        IllegalOptionError: one is not.
+        IllegalOptionError: a number is outside [0, 1].
     """
     for alpha in class_alpha:
         check_option("class_alpha", alpha, low=0, high=1)
@@ -159,12 +158,11 @@ def check_one_per_class(
     option: str, values: Tensor, logits: Tensor, *, key: str | None = None
 ) -> Tensor:
     """
-    Args:
-        option: what ``values`` are.
-        key: the config key by which they can be changed; None: they came from no config.
+    Return ``values`` on the device of the logits, if there is one number per logit.
 
-    Returns:
-        ``values``, one number for each logit of an anchor, on their device.
+    Args:
+        option: name of ``values``.
+        key: config key of ``values``; None if they do not come from a config.
 
     Raises:
         IllegalOptionError: there are more or fewer; the message names the option and its key.
@@ -180,9 +178,11 @@ def check_one_per_class(
 
 def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
     """
+    Raise an error if logits and labels do not match.
+
     Raises:
-        ValueError: shapes that do not fit, labels that are not integers, or (looked for on the CPU
-            only) a label outside -1..num_classes.
+        ValueError: the shapes do not match, labels are not integers, or (checked on the CPU only) a
+            label is outside -1..num_classes.
     """
     if logits.shape[:-1] != labels.shape or logits.dim() == 0:
         raise ValueError(
@@ -194,13 +194,12 @@ def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
 
 def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -> Tensor:
     """
-    Returns:
-        float32 (...), the quality where the label is a class, without a gradient, and 0 elsewhere.
+    Return the quality as float32 (...), without a gradient, and 0 where the label is not a class.
 
     Raises:
-        ValueError: there is none, its shape is not that of the labels, or (looked for on the CPU
-            only) one of an anchor with a class is outside [0, 1]. NaN, which a diverged network
-            gives, is left to the loss to show.
+        ValueError: there is no quality, its shape is not that of the labels, or (checked on the
+            CPU only) an anchor with a class has a quality outside [0, 1]. A NaN from a diverged
+            network passes, so that the loss shows it.
     """
     if quality is None or quality.shape != labels.shape:
         shape = None if quality is None else tuple(quality.shape)

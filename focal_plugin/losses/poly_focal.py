@@ -23,26 +23,27 @@ def poly_focal_loss(
     epsilon: float = 1.0,
 ) -> Tensor:
     """
-    Poly-1 focal loss, summed over all classes of all anchors not ignored.
+    Compute the Poly-1 focal loss, summed over all classes of all anchors not ignored.
 
         PolyFL(x_t) = FL(x_t) + epsilon * (1 - p_t)^(gamma + 1)
 
-    With gamma = 0 and alpha off it is Poly-1 cross entropy, CE + epsilon * (1 - p_t).
+    With gamma = 0 and alpha disabled it is Poly-1 cross entropy, CE + epsilon * (1 - p_t).
 
-    (arXiv:2204.12511. As there, alpha weighs FL and leaves the added term alone.)
+    (arXiv:2204.12511. As in the paper, alpha weights FL but not the added term.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of positives in FL, in [0, 1]; negatives get 1 - alpha. None (or -1): off.
+        alpha: weight of positives in FL, in [0, 1]; negatives get 1 - alpha. None (or -1) disables
+            it.
         gamma: focusing parameter, >= 0.
         epsilon: finite; may be negative. The best value depends on the task.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     gamma = check_option("gamma", gamma, low=0)
     epsilon = check_finite("epsilon", epsilon)

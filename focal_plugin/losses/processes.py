@@ -7,10 +7,10 @@ from torch import Tensor, distributed
 
 def sum_over_processes(statistic: Tensor) -> Tensor:
     """
-    The sum over all processes of a tensor of the same shape in each; no gradient.
+    Sum a tensor of equal shape over all processes, without gradient.
 
     Returns:
-        a new tensor; where there is one process only, a copy.
+        a new tensor; a copy if there is only one process.
     """
     total = statistic.detach().clone()
     if distributed.is_available() and distributed.is_initialized():
@@ -20,10 +20,10 @@ def sum_over_processes(statistic: Tensor) -> Tensor:
 
 def mean_over_processes(statistic: Tensor) -> Tensor:
     """
-    Same interface as :func:`sum_over_processes`, but the mean.
+    Average a tensor of equal shape over all processes, see :func:`sum_over_processes`.
 
-    DistributedDataParallel takes the mean of gradients, not their sum: a loss divided by the *mean*
-    count of all processes has the gradient of one process with the whole batch.
+    DistributedDataParallel averages gradients and does not sum them. A loss divided by the *mean*
+    count of all processes therefore has the gradient of one process with the whole batch.
     """
     total = sum_over_processes(statistic)
     if distributed.is_available() and distributed.is_initialized():

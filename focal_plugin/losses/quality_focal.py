@@ -18,26 +18,26 @@ def quality_focal_loss(
     logits: Tensor, labels: Tensor, quality: Tensor, *, beta: float = 2.0
 ) -> Tensor:
     """
-    Quality focal loss (QFL), summed over all classes of all anchors not ignored.
+    Compute the quality focal loss (QFL), summed over all classes of all anchors not ignored.
 
         QFL(x) = |y - p|^beta * (-y * log(p) - (1 - y) * log(1 - p))
 
-    with y the quality at the class of the label and 0 everywhere else; there is no alpha.
+    y is the quality at the class of the label and 0 everywhere else. There is no alpha.
 
     (arXiv:2006.04388 eq. 2.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        quality: (...), IoU in [0, 1] of each decoded box with its ground truth; used, as a
-            constant, where the label is a class, and ignored elsewhere.
-        beta: 0 or >= 1. (In between, the gradient is infinite where p = y.)
+        quality: (...), IoU in [0, 1] of each decoded box with its ground truth. It is a constant,
+            and is read only where the label is a class.
+        beta: 0 or >= 1. (In between, the gradient is infinite at p = y.)
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     return sum_of_terms(logits, labels, _terms(_check_beta(beta)), quality=quality)
 
@@ -65,7 +65,7 @@ class QualityFocalLoss(ElementwiseLoss):
 
 @dataclass(frozen=True)
 class QualityFocal(Formula):
-    """|y - p|^beta * cross entropy with the soft target y, of a positive."""
+    """|y - p|^beta * cross entropy with the soft target y of a positive."""
 
     kernel = "quality_focal"
     wants_quality = True
@@ -90,7 +90,7 @@ class QualityFocal(Formula):
 
 
 def soft_cross_entropy(at: Point) -> Tensor:
-    """-y log(p) - (1 - y) log(1 - p), elementwise, with the quality as target y."""
+    """Compute -y log(p) - (1 - y) log(1 - p), elementwise, with the quality as target y."""
     return at.quality * at.ce + (1 - at.quality) * at.ce_of_q
 
 

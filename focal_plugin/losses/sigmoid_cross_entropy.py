@@ -15,23 +15,23 @@ def sigmoid_cross_entropy_loss(
     logits: Tensor, labels: Tensor, *, alpha: float | None = None
 ) -> Tensor:
     """
-    Cross entropy, summed over all classes of all anchors not ignored.
+    Compute the cross entropy, summed over all classes of all anchors that are not ignored.
 
         CE(x_t) = alpha_t * softplus(-x_t) = -alpha_t * log(p_t)
 
-    (arXiv:1708.02002 eq. 1 and, with alpha, eq. 3; Table 1a's best alpha is 0.75.)
+    (arXiv:1708.02002 eq. 1 and, with alpha, eq. 3; the best alpha of Table 1a is 0.75.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1): off, all
-            weights are 1.
+        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1) sets all
+            weights to 1.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     return sum_of_terms(logits, labels, alpha_balanced(CrossEntropy(), check_alpha(alpha)))
 
@@ -42,8 +42,8 @@ class SigmoidCrossEntropyLoss(ElementwiseLoss):
     Module of :func:`sigmoid_cross_entropy_loss`, with the same options.
 
     Note:
-        The key of alpha is Detectron2's, whose default of 0.25 belongs to focal loss. Plain cross
-        entropy is this loss and `MODEL.RETINANET.FOCAL_LOSS_ALPHA -1`.
+        Alpha has Detectron2's key, whose default of 0.25 belongs to focal loss. For plain cross
+        entropy, set `MODEL.RETINANET.FOCAL_LOSS_ALPHA -1`.
 
     Reported:
         RetinaNet R-50-FPN, COCO, 600 px: 30.2 AP at alpha 0.5, 31.1 at 0.75
@@ -73,5 +73,5 @@ class CrossEntropy(Formula):
 
 
 def cross_entropy_of_signed_logits(x_t: Tensor) -> Tensor:
-    """-log(p_t), elementwise; finite for every finite x_t."""
+    """Compute -log(p_t), elementwise; finite for every finite x_t."""
     return apply_formula(CrossEntropy(), x_t)

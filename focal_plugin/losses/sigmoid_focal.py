@@ -26,7 +26,7 @@ def sigmoid_focal_loss(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Focal loss, summed over all classes of all anchors not ignored.
+    Compute the focal loss, summed over all classes of all anchors that are not ignored.
 
         FL(x_t) = alpha_t * (1 - p_t)^gamma * -log(p_t)
 
@@ -35,31 +35,31 @@ def sigmoid_focal_loss(
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1): off, all
-            weights are 1.
-        gamma: focusing parameter, >= 0; 0 is (alpha-balanced) cross entropy.
+        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1) sets all
+            weights to 1.
+        gamma: focusing parameter, >= 0; 0 gives (alpha-balanced) cross entropy.
         label_smoothing: s in [0, 1). The targets of the cross entropy become 1 - s/2 and s/2;
-            (1 - p_t)^gamma and alpha_t keep to the label.
-        class_alpha: K numbers in [0, 1], one alpha for each class, in place of ``alpha``: logit k
-            weighs its positives by alpha_k and its negatives by 1 - alpha_k. Empty: off.
-        impl: "cpp" (CPU), "triton" (CUDA), "eager" (PyTorch operations), or "auto": the fastest
-            there is, see :func:`~focal_plugin.ops.dense_loss`.
+            (1 - p_t)^gamma and alpha_t keep the hard label.
+        class_alpha: K numbers in [0, 1], one alpha per class, which replace ``alpha``: logit k
+            weights its positives by alpha_k and its negatives by 1 - alpha_k. Empty disables it.
+        impl: "cpp" (CPU), "triton" (CUDA), "eager" (PyTorch operations), or "auto", the fastest
+            available one, see :func:`~focal_plugin.ops.dense_loss`.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, shapes that do not fit, or an
-            ``impl`` that cannot be had.
+        ValueError: an option or a label is outside its legal range, the shapes do not match, or
+            ``impl`` is not available.
 
     Note:
-        1 - p_t is sigmoid(-x_t), and the gradient is a formula of its own. The usual form, with
-        1 - p_t rounded to 0 and differentiated by autograd, has a NaN gradient for every
-        0 < gamma < 1 from x_t = 17 on; this one is finite in value and gradient for every
-        gamma >= 0 and every logit up to 1e30.
+        1 - p_t is sigmoid(-x_t), and the gradient has its own formula. The common implementation
+        rounds 1 - p_t to 0 and differentiates with autograd. Its gradient is NaN for every
+        0 < gamma < 1 from x_t = 17 on. Here value and gradient are finite for every gamma >= 0 and
+        every logit up to 1e30.
 
-        Tutorials like to show gamma = 0.5 without alpha, for one class, from log(sigmoid(x)). That
-        is this loss with alpha=None and gamma=0.5, wherever it is defined at all (-88 < x < 16.6).
+        Many tutorials show gamma = 0.5 without alpha, for one class, from log(sigmoid(x)). That is
+        this loss with alpha=None and gamma=0.5, wherever it is defined (-88 < x < 16.6).
     """
     check_option("label_smoothing", label_smoothing, low=0, high=1, open_high=True)
     formula = Focal(check_option("gamma", gamma, low=0), label_smoothing)
@@ -144,5 +144,5 @@ class Focal(Formula):
 def focal_of_signed_logits(
     x_t: Tensor, *, gamma: float | Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """(1 - p_t)^gamma * cross entropy, elementwise."""
+    """Compute (1 - p_t)^gamma * cross entropy, elementwise."""
     return apply_formula(Focal(gamma, label_smoothing), x_t)

@@ -23,7 +23,7 @@ def sigmoid_focal_star_loss(
     beta: float = 1.0,
 ) -> Tensor:
     """
-    FL*, summed over all classes of all anchors not ignored.
+    Compute FL*, summed over all classes of all anchors that are not ignored.
 
         FL*(x_t) = alpha_t * softplus(-(gamma * x_t + beta)) / gamma
 
@@ -32,20 +32,20 @@ def sigmoid_focal_star_loss(
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1): off, all
-            weights are 1.
+        alpha: weight of positives, in [0, 1]; negatives get 1 - alpha. None (or -1) sets all
+            weights to 1.
         gamma: slope, > 0.
-        beta: shift, finite. (gamma, beta) = (1, 0) is cross entropy.
+        beta: shift, finite. (gamma, beta) = (1, 0) gives cross entropy.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
 
     Note:
-        Its gradient in x_t is p*_t - 1 with p*_t = sigmoid(gamma * x_t + beta): bounded by 1
-        whatever gamma is. fvcore's `sigmoid_focal_loss_star` is this with beta = 0.
+        The gradient in x_t is p*_t - 1 with p*_t = sigmoid(gamma * x_t + beta). It is bounded by 1
+        for every gamma. fvcore's `sigmoid_focal_loss_star` is the case beta = 0.
     """
     gamma = check_option("gamma", gamma, low=0, open_low=True)
     formula = FocalStar(gamma, check_finite("beta", beta))

@@ -1,4 +1,4 @@
-"""Hinge loss on the probability of the truth."""
+"""Hinge loss on the probability of the true label."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
 
 def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
     """
-    Hinge loss on p_t, summed over all classes of all anchors not ignored.
+    Compute the hinge loss on p_t, summed over all classes of all anchors that are not ignored.
 
         H(x_t) = max(0, margin - p_t)
 
-    (arXiv:1708.02002 section 5.1, which found it unstable and gives no result and no margin.)
+    (arXiv:1708.02002 section 5.1, which reports it as unstable, without a result or a margin.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
@@ -28,13 +28,13 @@ def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -
         margin: in (0, 1]; an example with p_t above it has neither loss nor gradient.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
 
     Note:
-        Its gradient p_t * (1 - p_t) vanishes for the most wrong examples too, not only for the
+        The gradient p_t * (1 - p_t) vanishes for the most wrong examples too, not only for the
         easy ones.
     """
     return sum_of_terms(logits, labels, alpha_balanced(Hinge(_check_margin(margin)), None))

@@ -1,4 +1,4 @@
-"""Smooth L1 of regression deltas, and L1, which is its limit."""
+"""Smooth L1 of regression deltas, and its limit, L1."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from .box_inputs import absolute_errors
 from .build import BOX_LOSS_REGISTRY, BoxLoss
 
 L1_BELOW_BETA = 1e-5
-"""fvcore's bound; the two differ by at most beta / 2."""
+"""Value of beta below which the loss is L1, as in fvcore. The two differ by at most beta / 2."""
 
 
 def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
     """
-    L1 loss, summed over the coordinates of all boxes.
+    Compute the L1 loss, summed over the coordinates of all boxes.
 
         L1(d) = |d|
 
-    (The limit beta -> 0 of smooth L1, arXiv:1504.08083 eq. 3.)
+    (It is the limit beta -> 0 of smooth L1, arXiv:1504.08083 eq. 3.)
 
     Args:
         pred: (V, 4), regression deltas; computed in float32.
         target: (V, 4), deltas of the matched ground truth.
 
     Returns:
-        float32 scalar; 0 with a graph if there is no box.
+        float32 scalar; a differentiable 0 if there is no box.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: the shapes do not match.
     """
     return absolute_errors(pred, target).sum()
 
 
 def smooth_l1_loss(pred: Tensor, target: Tensor, *, beta: float = 0.0) -> Tensor:
     """
-    Smooth L1 loss, summed over the coordinates of all boxes.
+    Compute the smooth L1 loss, summed over the coordinates of all boxes.
 
         SL1(d) = d^2 / (2 beta)   if |d| < beta
                  |d| - beta / 2   otherwise
 
-    (arXiv:1504.08083 eq. 3, there with beta = 1.)
+    (arXiv:1504.08083 eq. 3, which has beta = 1.)
 
     Args:
         pred: (V, 4), regression deltas; computed in float32.
         target: (V, 4), deltas of the matched ground truth.
-        beta: where the parabola ends, >= 0; 0 is L1.
+        beta: end of the parabola, >= 0; 0 gives L1.
 
     Returns:
-        float32 scalar; 0 with a graph if there is no box.
+        float32 scalar; a differentiable 0 if there is no box.
 
     Raises:
-        ValueError: beta outside its legal range, or shapes that do not fit.
+        ValueError: beta is outside its legal range, or the shapes do not match.
     """
     beta = check_option("beta", beta, low=0)
     return smooth_l1_of_errors(absolute_errors(pred, target), beta=beta).sum()
@@ -92,9 +92,9 @@ class SmoothL1Loss(BoxLoss):
 
 
 def smooth_l1_of_errors(error: Tensor, *, beta: float) -> Tensor:
-    """Elementwise, of errors >= 0."""
+    """Compute the loss elementwise, for errors >= 0."""
     if beta < L1_BELOW_BETA:
         return error
-    # Parabola up to beta, slope 1 for what lies above it: no branch that could overflow unseen.
+    # Parabola up to beta, and slope 1 above it: no hidden branch can overflow.
     below = error.clamp(max=beta)
     return below * below / (2 * beta) + (error - below)

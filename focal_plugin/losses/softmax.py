@@ -1,11 +1,12 @@
 """
-Softmax losses as functions of one signed logit an anchor.
+Softmax losses as functions of one signed logit per anchor.
 
-With x_t the logit of the label minus the logsumexp of all others, softmax(x)[label] = sigmoid(x_t):
-softmax cross entropy and its focal form are their binary counterparts in x_t, as stable as those.
+Let x_t be the logit of the label minus the logsumexp of all others. Then softmax(x)[label] =
+sigmoid(x_t). Softmax cross entropy and its focal form are therefore their binary counterparts in
+x_t, with the same stability.
 
 Shape shorthand:
-    ...: any leading shape, one entry an anchor
+    ...: any leading shape, one entry per anchor
     K: number of classes; the logit of the background is the last of K+1
 """
 
@@ -27,20 +28,20 @@ def softmax_loss_per_anchor(
     alpha: float | Tensor | None,
 ) -> Tensor:
     """
-    alpha_t * loss(x_t) of each anchor.
+    Compute alpha_t * loss(x_t) of each anchor.
 
     Args:
         loss_of_signed_logits: elementwise, float32 x_t (...) -> (...).
         logits: (..., K+1), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of all classes, in [0, 1]; 1 - alpha is that of background. Or the weights
-            themselves, (K+1,), on the device of the logits. None: all are 1.
+        alpha: weight of all classes, in [0, 1]; background has 1 - alpha. A tensor holds the
+            weights themselves, (K+1,), on the device of the logits. None sets all weights to 1.
 
     Returns:
-        float32 (...); 0 for ignored anchors, whose logits (NaN included) reach nothing.
+        float32 (...); 0 for ignored anchors, whose logits, NaN included, have no effect.
 
     Raises:
-        ValueError: shapes that do not fit, or a label outside -1..K (looked for on the CPU only).
+        ValueError: the shapes do not match, or (checked on the CPU only) a label is outside -1..K.
     """
     num_classes = logits.shape[-1] - 1 if logits.dim() else 0
     check_inputs(logits, labels, num_classes=num_classes)

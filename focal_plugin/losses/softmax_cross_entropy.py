@@ -1,4 +1,4 @@
-"""Cross entropy on softmax logits, with the background as a class of its own."""
+"""Cross entropy on softmax logits, with the background as an extra class."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def softmax_cross_entropy_loss(
     logits: Tensor, labels: Tensor, *, alpha: float | None = None
 ) -> Tensor:
     """
-    Softmax cross entropy, summed over all anchors not ignored.
+    Compute the softmax cross entropy, summed over all anchors that are not ignored.
 
         CE(x) = -alpha_c * log(p_c),  p = softmax(x), c the label
 
-    (arXiv:1708.02002 eq. 1 and 3, with K+1 classes instead of K binary questions.)
+    (arXiv:1708.02002 eq. 1 and 3, with K+1 classes instead of K binary classifiers.)
 
     Args:
         logits: (..., K+1), background last; any floating dtype, computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1): off, all
-            weights are 1.
+        alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1) sets all
+            weights to 1.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     return _per_anchor(logits, labels, check_alpha(alpha)).sum()
 
@@ -42,8 +42,8 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
     Module of :func:`softmax_cross_entropy_loss`, with the same options.
 
     Note:
-        The key of alpha is Detectron2's, whose default of 0.25 belongs to focal loss. Plain cross
-        entropy is this loss and `MODEL.RETINANET.FOCAL_LOSS_ALPHA -1`.
+        Alpha has Detectron2's key, whose default of 0.25 belongs to focal loss. For plain cross
+        entropy, set `MODEL.RETINANET.FOCAL_LOSS_ALPHA -1`.
 
     Reported:
         none for RetinaNet

@@ -1,4 +1,4 @@
-"""Focal loss on softmax logits, with the background as a class of its own."""
+"""Focal loss on softmax logits, with the background as an extra class."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def softmax_focal_loss(
     class_alpha: Sequence[float] = (),
 ) -> Tensor:
     """
-    Softmax focal loss, summed over all anchors not ignored.
+    Compute the softmax focal loss, summed over all anchors that are not ignored.
 
         FL(x) = -alpha_c * (1 - p_c)^gamma * log(p_c),  p = softmax(x), c the label
 
-    (arXiv:1708.02002 eq. 5, with K+1 classes instead of K binary questions.)
+    (arXiv:1708.02002 eq. 5, with K+1 classes instead of K binary classifiers.)
 
     Args:
         logits: (..., K+1), background last; any floating dtype, computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1): off, all
-            weights are 1.
-        gamma: focusing parameter, >= 0; 0 is softmax cross entropy.
-        class_alpha: K+1 numbers in [0, 1], background last: alpha_c of each class, in place of
-            ``alpha``. Empty: off.
+        alpha: weight of all classes, in [0, 1]; background gets 1 - alpha. None (or -1) sets all
+            weights to 1.
+        gamma: focusing parameter, >= 0; 0 gives softmax cross entropy.
+        class_alpha: K+1 numbers in [0, 1], background last: alpha_c of each class, which replace
+            ``alpha``. Empty disables it.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
 
     Note:
-        Computed in log space, like :func:`sigmoid_focal_loss`: finite in value and gradient for
-        every gamma >= 0, where the power form has NaN gradients for gamma < 1.
+        The loss is computed in log space, like :func:`sigmoid_focal_loss`. Value and gradient are
+        finite for every gamma >= 0. The power form has NaN gradients for gamma < 1.
     """
     gamma = check_option("gamma", gamma, low=0)
     weight: float | Tensor | None = check_alpha(alpha)
@@ -62,7 +62,7 @@ class SoftmaxFocalLoss(ClassificationLoss):
     Module of :func:`softmax_focal_loss`, with the same options.
 
     Reported:
-        none by the authors of focal loss, who had it in their code
+        none, although the code of the focal loss authors includes it
     """
 
     softmax = True

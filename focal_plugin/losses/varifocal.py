@@ -1,4 +1,4 @@
-"""Varifocal loss: positives weighted by the IoU of their box, negatives focused."""
+"""Varifocal loss: positives weighted by the IoU of their box, negatives by a focal factor."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def varifocal_loss(
     logits: Tensor, labels: Tensor, quality: Tensor, *, alpha: float = 0.75, gamma: float = 2.0
 ) -> Tensor:
     """
-    Varifocal loss (VFL), summed over all classes of all anchors not ignored.
+    Compute the varifocal loss (VFL), summed over all classes of all anchors not ignored.
 
         VFL(x) = y * (-y * log(p) - (1 - y) * log(1 - p))   if y > 0
                  alpha * p^gamma * -log(1 - p)              if y = 0
 
-    with y the quality at the class of the label and 0 everywhere else. A positive whose box misses
-    its object, y = 0, counts as a negative.
+    y is the quality at the class of the label and 0 everywhere else. A positive whose box misses
+    its object has y = 0 and counts as a negative.
 
     (arXiv:2008.13367 eq. 2.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        quality: (...), IoU in [0, 1] of each decoded box with its ground truth; used, as a
-            constant, where the label is a class, and ignored elsewhere.
+        quality: (...), IoU in [0, 1] of each decoded box with its ground truth. It is a constant,
+            and is read only where the label is a class.
         alpha: weight of negatives, in [0, 1].
         gamma: focusing parameter of negatives, >= 0.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left.
+        float32 scalar; a differentiable 0 if every anchor is ignored.
 
     Raises:
-        ValueError: an option or a label outside its legal range, or shapes that do not fit.
+        ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     alpha = check_option("alpha", alpha, low=0, high=1)
     terms = _terms(alpha, check_option("gamma", gamma, low=0))
@@ -76,7 +76,7 @@ class VarifocalLoss(ElementwiseLoss):
 
 @dataclass(frozen=True)
 class Varifocal(Formula):
-    """y * cross entropy with the soft target y; where that is 0, what a negative costs."""
+    """y * cross entropy with the soft target y, or the loss of a negative if y = 0."""
 
     kernel = "varifocal"
     wants_quality = True

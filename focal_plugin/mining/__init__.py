@@ -1,4 +1,4 @@
-"""WHICH anchors are summed: losses in, a mask out. One file a rule, as function and as module."""
+"""Hard example mining: losses in, a mask out. Each file holds one rule, as function and module."""
 
 from .build import MINER_REGISTRY, Miner, build_miner
 from .ohem import OHEMMiner, OHEMRatioMiner, ohem_keep_mask

@@ -1,5 +1,5 @@
 """
-The registry of miners, and what every miner has in common.
+Registry and base class of the miners.
 
 Shape shorthand:
     N: number of images
@@ -31,7 +31,7 @@ arguments.
 
 
 BoxesOf = Callable[[int, Tensor], Tensor]
-"""The boxes of some anchors of one image: its number, indices (V,) -> (V, 4), XYXY."""
+"""Function from an image index and anchor indices (V,) to the boxes of these anchors, (V, 4)."""
 
 
 def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
@@ -39,10 +39,10 @@ def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
     Build the miner that `MODEL.FOCAL.MINING.NAME` names.
 
     Args:
-        place: where the name and the options are, if not in `MODEL.FOCAL.MINING`.
+        place: the location of the name and the options, if not `MODEL.FOCAL.MINING`.
 
     Returns:
-        None where it is empty: every anchor counts.
+        the miner; None if the name is empty, and then every anchor counts.
 
     Raises:
         KeyError: no miner has that name; the message lists the registered ones.
@@ -56,14 +56,14 @@ def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
 
 class Miner(ConfigurableModule):
     """
-    Base of every miner: which anchors the classification loss is summed over.
+    Base class of every miner, which selects the anchors of the classification loss.
 
-    A subclass implements :meth:`select`, and :meth:`candidates` where not every anchor competes.
-    The class attribute and the options here are what a detector has to know of a miner.
+    A subclass implements :meth:`select`. It also implements :meth:`candidates` if only some anchors
+    compete. The class attribute and the options here tell a detector how to use the miner.
 
     Attributes:
         scope: "image", or "batch": the anchors of all N images compete for N times the quotas of
-            one, and "an image without positives" is a batch without any.
+            one image. An "image without positives" is then a batch without positives.
         rank_by: the loss to rank by: "cls", or "cls_and_box".
         box_loss_on: the box loss is summed over "all" positives, or over the "kept" ones.
         divide_by: the classification loss is divided by the "normalizer", or by the number of
@@ -71,9 +71,9 @@ class Miner(ConfigurableModule):
     """
 
     needs_boxes: ClassVar[bool] = False
-    """Wants a box of each anchor."""
+    """True if the miner requires a box of each anchor."""
     nms_boxes = "decoded"
-    """The boxes to be given: "decoded" from the predicted deltas, or the "anchors"."""
+    """Boxes that the miner receives: "decoded" from the predicted deltas, or the "anchors"."""
 
     config_keys = {
         "num_classes": "MODEL.RETINANET.NUM_CLASSES",
@@ -94,9 +94,11 @@ class Miner(ConfigurableModule):
         divide_by: str = "normalizer",
     ) -> None:
         """
+        Initialize the miner.
+
         Args:
-            num_classes: K, the label of the background. None: the largest label present, which is
-                right where the batch has a background anchor.
+            num_classes: K, the label of the background. None means the largest label present, which
+                is correct if the batch has a background anchor.
             scope, rank_by, box_loss_on, divide_by: see the class.
         """
         super().__init__()
@@ -106,30 +108,32 @@ class Miner(ConfigurableModule):
         self.box_loss_on = check_choice("box_loss_on", box_loss_on, ("all", "kept"))
         self.divide_by = check_choice("divide_by", divide_by, ("normalizer", "kept"))
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     @torch.no_grad()
     def forward(
         self, loss: Tensor, labels: Tensor, boxes: Tensor | BoxesOf | None = None
     ) -> Tensor:
         """
+        Select the anchors that the classification loss is summed over.
+
         Args:
             loss: (N, R), any floating dtype; compared in float32.
             labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
-            boxes: (N, R, 4), XYXY, or what gives them, which is then asked for no more than are
-                compared; None will do unless :attr:`needs_boxes`.
+            boxes: (N, R, 4), XYXY, or a function that returns boxes on demand. Only the compared
+                boxes are requested. None is legal unless :attr:`needs_boxes`.
 
         Returns:
-            bool (N, R), false for every ignored anchor. Of equal losses the lower index is kept.
+            bool (N, R), False for every ignored anchor. Of equal losses the lower index is kept.
 
         Raises:
-            ValueError: shapes that do not fit, no boxes where they are needed, or (looked for on
-                the CPU only) a label outside -1..K.
+            ValueError: the shapes do not match, the required boxes are missing, or (checked on the
+                CPU only) a label is outside -1..K.
         """
         given = boxes if isinstance(boxes, Tensor) else None
         check_inputs(loss, labels, given, num_classes=self.num_classes)
         boxes_of = _boxes_of(boxes) if isinstance(boxes, Tensor) else boxes
         if self.needs_boxes and boxes_of is None:
-            raise ValueError(f"{type(self).__name__} needs boxes (N, R, 4), got None")
+            raise ValueError(f"{type(self).__name__} requires boxes (N, R, 4), got None")
         masks = (
             self.candidates(loss, labels, boxes_of),
             positive_mask(labels, num_classes=self.num_classes),
@@ -147,10 +151,10 @@ class Miner(ConfigurableModule):
 
     def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
         """
-        Same arguments as :meth:`forward`.
+        Select the anchors that compete, from the arguments of :meth:`forward`.
 
         Returns:
-            bool (N, R), the anchors that compete: here all that are not ignored.
+            bool (N, R). In this base class, all anchors compete that are not ignored.
         """
         return labels != -1
 
@@ -162,9 +166,9 @@ class Miner(ConfigurableModule):
 
         Args:
             loss: (R,), or (N * R,) of a whole batch.
-            candidates: bool, the same shape: those to choose from.
-            positives: bool, the same shape: those with an object.
-            num_images: whose quotas are to be had: 1 or N.
+            candidates: bool, the same shape; the anchors to choose from.
+            positives: bool, the same shape; the anchors with an object.
+            num_images: number of images whose quotas apply: 1 or N.
 
         Returns:
             bool, the same shape.

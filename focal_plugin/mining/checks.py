@@ -1,4 +1,4 @@
-"""What the tensors of a miner must be."""
+"""Checks of a miner's input."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from ..checks import check_count, check_labels
 
 def check_num_classes(value: int | None) -> int | None:
     """
-    Returns:
-        ``value``, None or an integer >= 1.
+    Return ``value`` if it is None or an integer >= 1.
 
     Raises:
         IllegalOptionError: it is neither.
@@ -22,9 +21,11 @@ def check_inputs(
     loss: Tensor, labels: Tensor, boxes: Tensor | None = None, *, num_classes: int | None = None
 ) -> None:
     """
+    Raise an error if the tensors of a miner do not match.
+
     Raises:
-        ValueError: shapes that do not fit, labels that are not integers, or (looked for on the CPU
-            only, as a GPU would be stalled) a label outside -1..num_classes.
+        ValueError: the shapes do not match, labels are not integers, or a label is outside
+            -1..num_classes. The range is checked on the CPU only, because it would stall a GPU.
     """
     if loss.shape != labels.shape:
         raise ValueError(

@@ -1,18 +1,17 @@
 """
-Online hard example mining on dense anchors: suppression by loss, then those of highest loss.
+Online hard example mining on dense anchors: suppression by loss, then a cut by loss.
 
-What arXiv:1708.02002 section 5.1 leaves open, and what is done here by default:
+arXiv:1708.02002 section 5.1 does not specify these choices. The keys are in `MODEL.FOCAL.MINING`,
+and these are the defaults:
 
-    NUM_KEEP anchors of what                of each image (SCOPE)
-    boxes of the suppression                those decoded from the predicted deltas (NMS_BOXES)
-    suppression across labels               yes (NMS_PER_LABEL); the RoIs of arXiv:1604.03540 are
-                                            suppressed within each label
-    loss to rank by                         that of classification (RANK_BY)
+    scope of NUM_KEEP                       each image (SCOPE)
+    boxes of the suppression                decoded from the predicted deltas (NMS_BOXES)
+    suppression across labels               yes (NMS_PER_LABEL); arXiv:1604.03540 suppresses RoIs
+                                            within each label
+    loss to rank by                         the classification loss (RANK_BY)
     anchors of the box loss                 all positives (BOX_LOSS_ON)
     divisor of the classification loss      that of all other losses (DIVIDE_BY)
-    1:3 with too few or no positives        fewer anchors; EMPTY_IMAGE_NEGATIVES of them
-
-(keys in `MODEL.FOCAL.MINING`).
+    1:3 with too few or no positives        fewer anchors; EMPTY_IMAGE_NEGATIVES anchors
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ def ohem_keep_mask(
     nms_per_label: bool = False,
 ) -> Tensor:
     """
-    Keep the anchors of highest loss that no neighbour of higher loss suppresses.
+    Keep the anchors of highest loss that no neighbor of higher loss suppresses.
 
         keep = top num_keep by loss of NMS(boxes, score = loss)
 
     (OHEM, arXiv:1604.03540, on dense anchors: arXiv:1708.02002 section 5.1; the defaults are the
-    best row of its Table 1d.) With a ratio, its variant "OHEM 1:3", of the survivors:
+    best row of its Table 1d.) With a ratio it is the variant "OHEM 1:3", on the survivors:
 
         keep = top max(1, floor(num_keep / (1 + ratio))) of the positives by loss
              + top floor(ratio * positives kept) of the negatives by loss
@@ -58,29 +57,31 @@ def ohem_keep_mask(
     Args:
         loss: (R,), any floating dtype; compared in float32.
         labels: (R,), integer in {-1 (ignored), 0..K-1, K (background)}.
-        boxes: (R, 4), XYXY, of the anchors. None: no suppression, and no `pre_nms_topk`.
-        num_keep: >= 1.
-        nms_thresh: IoU above which the anchor of lower loss goes, in [0, 1]; 1 suppresses none.
-        pre_nms_topk: anchors of highest loss that enter the suppression, >= 1; no other is kept.
-            The cost of the suppression grows with its square: 5 GB for 200,000 anchors.
-        neg_pos_ratio: negatives for one positive, > 0. None: positives and negatives compete.
-        num_classes: K; of use with a ratio only. None: the largest label present is taken for the
-            background, which is right wherever there is a background anchor; elsewhere the
-            positives of that label would be mined as negatives.
-        empty_image_negatives: negatives kept with a ratio where no positive survives (whether or
-            not the image has objects), >= 0, but never more than num_keep.
-        nms_per_label: only an anchor of the same label suppresses; background is one label.
+        boxes: (R, 4), XYXY, of the anchors. None disables the suppression and `pre_nms_topk`.
+        num_keep: maximum number of anchors to keep, >= 1.
+        nms_thresh: IoU above which the anchor of lower loss is suppressed, in [0, 1]; 1 suppresses
+            none.
+        pre_nms_topk: number of anchors of highest loss that enter the suppression, >= 1; no other
+            anchor is kept. The cost is quadratic: 5 GB for 200,000 anchors.
+        neg_pos_ratio: negatives per positive, > 0. None: positives and negatives compete.
+        num_classes: K, used with a ratio only. None means that the largest label present is the
+            background, which is correct if there is a background anchor. Otherwise, the positives
+            of that label are mined as negatives.
+        empty_image_negatives: negatives kept with a ratio if no positive survives, >= 0, at most
+            num_keep. The image may have objects.
+        nms_per_label: if True, only an anchor of the same label suppresses; background is one
+            label.
 
     Returns:
-        bool (R,), at most num_keep true, false for every ignored anchor.
+        bool (R,), at most num_keep True, False for every ignored anchor.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
 
     Note:
-        On the anchors themselves as boxes, the IoU of neighbours at one stride is .60, .67 and .73
-        for the scales 1, 2^(1/3) and 2^(2/3), and that of adjacent scales at one place .63: a
-        threshold of .5 removes all of them, one of .7 little.
+        With the anchors themselves as boxes, the IoU of neighbors at one stride is .60, .67 and .73
+        for the scales 1, 2^(1/3) and 2^(2/3). The IoU of adjacent scales at one location is .63. A
+        threshold of .5 therefore removes all of them, and a threshold of .7 removes few.
     """
     check_inputs(loss, labels, boxes, num_classes=check_num_classes(num_classes))
     check_count("num_keep", num_keep, low=1)
@@ -112,19 +113,20 @@ def ohem_keep_mask(
 @MINER_REGISTRY.register()
 class OHEMMiner(Miner):
     """
-    Keeps the anchors of highest loss that no neighbour of higher loss suppresses.
+    Miner that keeps the anchors of highest loss that no neighbor of higher loss suppresses.
 
         keep = top num_keep by loss of NMS(boxes, score = loss)
 
-    (OHEM on dense anchors: arXiv:1708.02002 section 5.1 and Table 1d; of RoIs: arXiv:1604.03540.
-    Same options as :func:`ohem_keep_mask` without a ratio, and those of :class:`Miner`. What the
-    paper leaves open stands at the top of this file.)
+    (OHEM on dense anchors: arXiv:1708.02002 section 5.1 and Table 1d; on RoIs: arXiv:1604.03540.
+    The options are those of :func:`ohem_keep_mask` without a ratio, and those of :class:`Miner`.
+    The docstring of this file lists the choices that the paper does not specify.)
 
     Attributes:
-        nms_boxes: the boxes to be given: "decoded" from the predicted deltas, or the "anchors".
+        nms_boxes: the boxes that it receives: "decoded" from the predicted deltas, or the
+            "anchors".
 
     Reported:
-        RetinaNet R-101-FPN, 600 px, COCO: 32.8 AP, to 36.0 of focal loss (Table 1d)
+        RetinaNet R-101-FPN, 600 px, COCO: 32.8 AP; focal loss has 36.0 (Table 1d)
     """
 
     needs_boxes: ClassVar[bool] = True
@@ -157,8 +159,8 @@ class OHEMMiner(Miner):
         self.nms_per_label = nms_per_label
 
     def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
-        """Same interface as :meth:`Miner.candidates`, but only the survivors of each image."""
-        assert boxes is not None  # this miner needs them
+        """Select the survivors of each image, from the arguments of :meth:`Miner.candidates`."""
+        assert boxes is not None  # this miner requires them
         survivors = torch.zeros_like(labels, dtype=torch.bool)
         for image in range(len(labels)):
             survivors[image] = survivors_of_nms(
@@ -180,19 +182,19 @@ class OHEMMiner(Miner):
 @MINER_REGISTRY.register()
 class OHEMRatioMiner(OHEMMiner):
     """
-    Same as :class:`OHEMMiner`, but of its survivors so many negatives for one positive.
+    Miner like :class:`OHEMMiner`, with a ratio of negatives to positives among the survivors.
 
         keep = top max(1, floor(num_keep / (1 + ratio))) of the positives by loss
              + top floor(ratio * positives kept) of the negatives by loss
 
     (The variant "OHEM 1:3" of arXiv:1708.02002 section 5.1: suppression among all, then the ratio.
-    Same options as :func:`ohem_keep_mask`, and those of :class:`OHEMMiner`.)
+    The options are those of :func:`ohem_keep_mask`, and those of :class:`OHEMMiner`.)
 
-    Where no positive survives, though the image may have objects, `empty_image_negatives` negatives
-    are kept; the paper does not say what it did.
+    If no positive survives, it keeps `empty_image_negatives` negatives, even if the image has
+    objects. The paper does not describe this case.
 
     Reported:
-        RetinaNet R-101-FPN, 600 px, COCO: 31.1 AP, to 36.0 of focal loss (Table 1d)
+        RetinaNet R-101-FPN, 600 px, COCO: 31.1 AP; focal loss has 36.0 (Table 1d)
     """
 
     config_keys = {

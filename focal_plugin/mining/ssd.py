@@ -1,4 +1,4 @@
-"""The hard negatives of SSD: all positives, and a multiple of their number of negatives."""
+"""Hard negative mining of SSD: all positives, and a multiple of their number of negatives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ssd_keep_mask(
     empty_image_negatives: int = 3,
 ) -> Tensor:
     """
-    Keep all positives of an image, and the negatives of highest loss in proportion.
+    Keep all positives of an image, and the negatives of highest loss in a fixed ratio.
 
         keep = positives + top int(neg_pos_ratio * num_pos) of the negatives by loss
 
@@ -33,18 +33,18 @@ def ssd_keep_mask(
     Args:
         loss: (R,), any floating dtype; compared in float32. SSD ranks by the classification loss.
         labels: (R,), integer in {-1 (ignored), 0..K-1, K (background)}.
-        num_classes: K. None: the largest label present is taken for the background, which is right
-            wherever there is a background anchor; elsewhere the positives of that label would be
+        num_classes: K. None means that the largest label present is the background, which is
+            correct if there is a background anchor. Otherwise, the positives of that label are
             mined as negatives.
-        neg_pos_ratio: > 0.
-        empty_image_negatives: negatives kept where there is no positive, >= 0. SSD and those who
-            re-implement it keep none, so that an image without objects teaches nothing.
+        neg_pos_ratio: negatives per positive, > 0.
+        empty_image_negatives: negatives kept if there is no positive, >= 0. SSD and its
+            reimplementations keep none, so that an image without objects contributes nothing.
 
     Returns:
-        bool (R,), false for every ignored anchor.
+        bool (R,), False for every ignored anchor.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
     """
     check_inputs(loss, labels, num_classes=check_num_classes(num_classes))
     positives = positive_mask(labels, num_classes=num_classes)
@@ -61,11 +61,11 @@ def ssd_keep_mask(
 @MINER_REGISTRY.register()
 class SSDMiner(Miner):
     """
-    Keeps all positives, and the negatives of highest loss in proportion.
+    Miner that keeps all positives, and the negatives of highest loss in a fixed ratio.
 
         keep = positives + top int(neg_pos_ratio * num_pos) of the negatives by loss
 
-    (arXiv:1512.02325 section 2.2. Same options as :func:`ssd_keep_mask`, and those of
+    (arXiv:1512.02325 section 2.2. The options are those of :func:`ssd_keep_mask`, and those of
     :class:`Miner`.)
 
     Reported:

@@ -1,4 +1,4 @@
-"""The anchors of highest loss."""
+"""Mining of the anchors of highest loss."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from .selection import highest
 @torch.no_grad()
 def top_k_keep_mask(loss: Tensor, labels: Tensor, *, num_keep: int = 128) -> Tensor:
     """
-    Keep the anchors of highest loss, without suppression of neighbours.
+    Keep the anchors of highest loss, without suppression of neighbors.
 
         keep = top num_keep by loss
 
-    (As R-FCN mines its RoIs, arXiv:1605.06409.)
+    (R-FCN mines its RoIs in this way, arXiv:1605.06409.)
 
     Args:
         loss: (R,), any floating dtype; compared in float32.
         labels: (R,), integer, -1 for ignored anchors.
-        num_keep: >= 1.
+        num_keep: maximum number of anchors to keep, >= 1.
 
     Returns:
-        bool (R,), false for every ignored anchor; all others where they are fewer than num_keep.
+        bool (R,), False for every ignored anchor; all other anchors if there are fewer than
+        num_keep.
 
     Raises:
-        ValueError: an option outside its legal range, or shapes that do not fit.
+        ValueError: an option is outside its legal range, or the shapes do not match.
     """
     check_inputs(loss, labels)
     return highest(loss, labels != -1, check_count("num_keep", num_keep, low=1))
@@ -41,12 +42,12 @@ def top_k_keep_mask(loss: Tensor, labels: Tensor, *, num_keep: int = 128) -> Ten
 @MINER_REGISTRY.register()
 class TopKMiner(Miner):
     """
-    Keeps the anchors of highest loss, without suppression of neighbours.
+    Miner that keeps the anchors of highest loss, without suppression of neighbors.
 
         keep = top num_keep by loss
 
-    (As R-FCN mines its RoIs, arXiv:1605.06409. Same options as :func:`top_k_keep_mask`, and those
-    of :class:`Miner`.)
+    (R-FCN mines its RoIs in this way, arXiv:1605.06409. The options are those of
+    :func:`top_k_keep_mask`, and those of :class:`Miner`.)
 
     Reported:
         none on COCO

@@ -1,4 +1,4 @@
-"""WHERE it plugs in: subclasses of Detectron2's classes that state only the difference."""
+"""Model components: subclasses of Detectron2's classes that implement only the difference."""
 
 from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
 from .box_heads import FocalFastRCNNConvFCHead

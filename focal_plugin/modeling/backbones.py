@@ -1,6 +1,8 @@
 """
-Backbones with a feature pyramid: a ResNet whose levels above P5 two keys choose, and one small
-enough to train from scratch on a laptop. Both are made of Detectron2's own blocks.
+Backbones with a feature pyramid, made of Detectron2's own blocks.
+
+The first is a ResNet with configurable levels above P5. The second is small enough to train from
+scratch on a laptop.
 """
 
 from __future__ import annotations
@@ -18,30 +20,31 @@ from torch.nn import functional as F
 from ..checks import check_choice
 
 TOP_BLOCKS = ("res5", "p5", "maxpool", "")
-"""What `MODEL.FOCAL.FPN.TOP_BLOCK` may be."""
+"""Legal values of `MODEL.FOCAL.FPN.TOP_BLOCK`."""
 
 TOP_LEVELS = (2, 1)
-"""What `MODEL.FOCAL.FPN.TOP_LEVELS` may be."""
+"""Legal values of `MODEL.FOCAL.FPN.TOP_LEVELS`."""
 
 
 @BACKBONE_REGISTRY.register()
 def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """
-    Same interface as Detectron2's `build_resnet_fpn_backbone`, but `MODEL.FOCAL.FPN.TOP_BLOCK` says
-    what the levels above P5 are made of, and `MODEL.FOCAL.FPN.TOP_LEVELS` whether these are P6 and
-    P7 (2) or P6 alone (1):
+    Build Detectron2's `build_resnet_fpn_backbone` with configurable levels above P5.
+
+    `MODEL.FOCAL.FPN.TOP_BLOCK` selects how these levels are computed. `MODEL.FOCAL.FPN.TOP_LEVELS`
+    selects P6 and P7 (2) or P6 only (1):
 
         "res5"     P6 = conv(C5), P7 = conv(relu(P6)), 3x3 with stride 2   (2: stock RetinaNet)
         "p5"       the same, from P5
         "maxpool"  P6 = P5[::2, ::2], P7 = P6[::2, ::2]                    (1: stock Faster R-CNN)
-        ""         there is neither
+        ""         neither
 
-    P5 is what `MODEL.FPN.NORM` has normalised; the levels above it have no norm of their own. Here
-    5 stands for the last of `MODEL.FPN.IN_FEATURES`: on top of res4 the two are P5 and P6.
+    `MODEL.FPN.NORM` normalizes P5, and the levels above it have no norm of their own. The 5 stands
+    for the last of `MODEL.FPN.IN_FEATURES`: with res4 as the last, the two levels are P5 and P6.
     ("res5" is that of arXiv:1708.02002 section 4, note 2, "maxpool" that of arXiv:1612.03144.)
 
     Raises:
-        ValueError: `MODEL.FOCAL.FPN.TOP_BLOCK` or `TOP_LEVELS` is none of these.
+        ValueError: `MODEL.FOCAL.FPN.TOP_BLOCK` or `TOP_LEVELS` has another value.
     """
     return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape))
 
@@ -49,16 +52,16 @@ def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """
-    A ResNet of one basic block a stage with an FPN on top, p2 (stride 4) upwards.
+    Build a ResNet of one basic block per stage with an FPN on top, from p2 (stride 4) up.
 
-    Reads `MODEL.FOCAL.SMALL_RESNET.WIDTHS` (channels of the stages res2, res3, ...),
-    `MODEL.FOCAL.FPN.{TOP_BLOCK, TOP_LEVELS}` as :func:`build_focal_resnet_fpn_backbone`, and of
-    Detectron2's own keys `MODEL.RESNETS.{STEM_OUT_CHANNELS, NORM, OUT_FEATURES}` and
+    It reads `MODEL.FOCAL.SMALL_RESNET.WIDTHS` (channels of the stages res2, res3, ...) and
+    `MODEL.FOCAL.FPN.{TOP_BLOCK, TOP_LEVELS}` like :func:`build_focal_resnet_fpn_backbone`. Of
+    Detectron2's own keys it reads `MODEL.RESNETS.{STEM_OUT_CHANNELS, NORM, OUT_FEATURES}` and
     `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
 
     Raises:
-        ValueError: a width is not positive or that of the stage before, or there is none; or
-            `TOP_BLOCK` or `TOP_LEVELS` is illegal.
+        ValueError: there is no width, a width is not positive or equals that of the previous stage,
+            or `TOP_BLOCK` or `TOP_LEVELS` is illegal.
     """
     widths = cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS
     if not widths or min(widths) <= 0:
@@ -66,7 +69,7 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
             f"MODEL.FOCAL.SMALL_RESNET.WIDTHS must be positive channel numbers, got {widths}"
         )
     if any(width == next_width for width, next_width in itertools.pairwise(widths)):
-        # Detectron2's BasicBlock has a shortcut, strided or not, between different widths only
+        # Detectron2's BasicBlock has a shortcut between different widths only, with any stride
         raise ValueError(
             f"MODEL.FOCAL.SMALL_RESNET.WIDTHS must differ from stage to stage, got {widths}"
         )
@@ -89,8 +92,10 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
 
 class LastLevelSubsample(nn.Module):
     """
-    Same interface as Detectron2's `LastLevelMaxPool`, but as many levels as asked for, on any
-    level: every second pixel of ``in_feature``, and of that again. It has no parameters.
+    Top block like Detectron2's `LastLevelMaxPool`, with any number of levels on any feature.
+
+    Each level takes every second pixel of the previous one, beginning with ``in_feature``. It has
+    no parameters.
     """
 
     def __init__(self, in_feature: str = "p5", *, num_levels: int = 1) -> None:
@@ -100,12 +105,14 @@ class LastLevelSubsample(nn.Module):
 
     def forward(self, feature: Tensor) -> list[Tensor]:
         """
+        Subsample a feature ``num_levels`` times.
+
         Args:
             feature: (N, C, H, W).
 
         Returns:
-            (N, C, ceil(H / 2), ceil(W / 2)), (N, C, ceil(H / 4), ceil(W / 4)), ..., ``num_levels``
-            of them.
+            ``num_levels`` tensors (N, C, ceil(H / 2), ceil(W / 2)), (N, C, ceil(H / 4),
+            ceil(W / 4)), ...
         """
         levels = []
         for _ in range(self.num_levels):
@@ -116,9 +123,9 @@ class LastLevelSubsample(nn.Module):
 
 class LastLevelP6(LastLevelP6P7):
     """
-    Same interface as Detectron2's `LastLevelP6P7`, but P6 alone.
+    Top block like Detectron2's `LastLevelP6P7`, with P6 only.
 
-    It begins with the same values as there, and so do the layers built after it.
+    The initial weights are those of Detectron2's block, and so are those of later layers.
     """
 
     def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
@@ -127,7 +134,7 @@ class LastLevelP6(LastLevelP6P7):
         del self.p7
 
     def forward(self, feature: Tensor) -> list[Tensor]:
-        """(N, C, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2)), the only level."""
+        """Compute P6: (N, C, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
         return [self.p6(feature)]
 
 
@@ -137,7 +144,7 @@ def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        # made before the FPN's own layers, as stock does: the same draws of the random generator
+        # built before the FPN's own layers, as in stock: the random draws are the same
         top_block=_build_top_block(cfg, bottom_up),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

@@ -1,6 +1,8 @@
 """
-Box heads: what turns the pooled features of an RoI into the vector that is classified. Registered
-in Detectron2's own `ROI_BOX_HEAD_REGISTRY`, and so chosen by its key, `MODEL.ROI_BOX_HEAD.NAME`.
+Box heads, which turn the pooled features of an RoI into the vector that is classified.
+
+They are registered in Detectron2's own `ROI_BOX_HEAD_REGISTRY`, and its key
+`MODEL.ROI_BOX_HEAD.NAME` chooses one.
 """
 
 from __future__ import annotations
@@ -16,26 +18,25 @@ from ..checks import check_choice
 from ..registry import configurable
 
 NORM_ORDERS = ("norm_relu", "relu_norm")
-"""What `MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER` may be."""
+"""Legal values of `MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER`."""
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class FocalFastRCNNConvFCHead(FastRCNNConvFCHead):
     """
-    Same interface as Detectron2's `FastRCNNConvFCHead`, but the norm of its convolutions may come
-    after their ReLU.
+    Detectron2's `FastRCNNConvFCHead` with a choice of the order of norm and ReLU.
 
         "norm_relu"  relu(norm(conv(x)))   (stock)
         "relu_norm"  norm(relu(conv(x)))   (the GN heads of tensorpack's Faster R-CNN)
 
-    The norm is `MODEL.ROI_BOX_HEAD.NORM`, group norm (arXiv:1803.08494) in both; without one, or
-    without a convolution, the order changes nothing. Names and initial values of the parameters
-    are stock's in either order; a trained head still means the order that it was trained in.
+    The norm is `MODEL.ROI_BOX_HEAD.NORM`, which is group norm (arXiv:1803.08494) in both. Without a
+    norm, or without a convolution, the order changes nothing. Names and initial values of the
+    parameters are stock's in either order. A trained head requires the order of its training.
 
     Note:
         tensorpack's head has four convolutions and one fully connected layer (`NUM_CONV` 4,
-        `NUM_FC` 1), its convolutions keep a bias beside the norm, and its mask head has the same
-        order. Here a normed convolution has no bias, and the mask head is Detectron2's.
+        `NUM_FC` 1). Its convolutions have a bias in addition to the norm, and its mask head has the
+        same order. Here a convolution with a norm has no bias, and the mask head is Detectron2's.
 
     Reported:
         none on COCO for the order alone
@@ -50,22 +51,24 @@ class FocalFastRCNNConvFCHead(FastRCNNConvFCHead):
         self, input_shape: ShapeSpec, *, norm_order: str = "norm_relu", **kwargs: Any
     ) -> None:
         """
+        Initialize the head.
+
         Args:
-            input_shape: of the pooled features of an RoI.
+            input_shape: shape of the pooled features of an RoI.
             norm_order: "norm_relu" or "relu_norm".
-            kwargs: as in Detectron2's head.
+            kwargs: see Detectron2's head.
 
         Raises:
             ValueError: the order is neither; the message names its full key.
         """
-        # Named here, and in full: Detectron2's builder does not know which key an argument is of.
+        # Named here, and in full: Detectron2's builder does not know the key of an argument.
         check_choice(self.config_keys["norm_order"], norm_order, NORM_ORDERS)
         super().__init__(input_shape, **kwargs)
         if norm_order == "relu_norm":
             for name, layer in self.named_children():
                 if isinstance(layer, Conv2d) and layer.norm is not None:
                     setattr(self, name, _norm_last(layer))
-            # stock's own list of them
+            # stock's own list of the convolutions
             self.conv_norm_relus = [layer for layer in self if isinstance(layer, Conv2d)]
 
     @classmethod
@@ -78,20 +81,19 @@ class FocalFastRCNNConvFCHead(FastRCNNConvFCHead):
 
 class ReLUNormConv2d(Conv2d):
     """
-    Same interface as Detectron2's `Conv2d`, but the norm comes last; both it and the activation
-    must be given.
+    Detectron2's `Conv2d` with the norm last. It requires both a norm and an activation.
 
         norm(activation(conv(x)))
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        """Compute (N, in_channels, H, W) -> (N, out_channels, H, W)."""
         convolved = self._conv_forward(features, self.weight, self.bias)
         return self.norm(self.activation(convolved))
 
 
 def _norm_last(conv: Conv2d) -> ReLUNormConv2d:
-    """``conv`` in the other order, with its very parameters."""
+    """Return ``conv`` in the other order, with the same parameter objects."""
     reordered = ReLUNormConv2d(
         conv.in_channels,
         conv.out_channels,
@@ -99,7 +101,7 @@ def _norm_last(conv: Conv2d) -> ReLUNormConv2d:
         padding=conv.padding,
         norm=conv.norm,
         activation=conv.activation,
-        device="meta",  # draws no random numbers: what is built after the head starts as in stock
+        device="meta",  # draws no random numbers: later layers start as in stock
     )
     reordered.weight, reordered.bias = conv.weight, conv.bias
     return reordered

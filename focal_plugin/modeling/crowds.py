@@ -1,4 +1,4 @@
-"""Which detectors may be given crowd regions: instances with a negative class."""
+"""Support for crowd regions, which are instances with a negative class, by each detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rpn import FocalRPN, crowd_rule_of
 
 
 def knows_crowds(cfg: CfgNode) -> bool:
-    """Whether every part of the detector that sees the instances knows them from objects."""
+    """Return True if every component that receives `gt_instances` handles crowd regions."""
     detector = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if issubclass(detector, GeneralizedRCNN):
         heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
@@ -28,7 +28,7 @@ def knows_crowds(cfg: CfgNode) -> bool:
 
 
 def loses_crowds(cfg: CfgNode) -> bool:
-    """Whether the RPN has a use for crowd regions, and another part does not know them."""
+    """Return True if the RPN uses crowd regions, but another component does not handle them."""
     if knows_crowds(cfg) or not _has_our_rpn(cfg):
         return False
     rule = crowd_rule_of(cfg)
@@ -36,7 +36,7 @@ def loses_crowds(cfg: CfgNode) -> bool:
 
 
 def _has_our_rpn(cfg: CfgNode) -> bool:
-    # "PrecomputedProposals" is a name that no registry has
+    # "PrecomputedProposals" is a legal name that is not in the registry
     generators = dict(PROPOSAL_GENERATOR_REGISTRY)
     generator = generators.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
     return generator is not None and issubclass(generator, FocalRPN)

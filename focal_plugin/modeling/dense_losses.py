@@ -1,6 +1,7 @@
 """
-The two losses of a detector that says something of every anchor: from what its head says, and what
-is true, through the parts that were injected.
+Classification and box loss of a dense detector, computed by injected components.
+
+The input is the output of the detector's head and the ground truth.
 
 Shape shorthand:
     N: number of images
@@ -30,49 +31,49 @@ from .normalizer import Normalizer
 
 
 class DenseBatch(NamedTuple):
-    """What the head says of all anchors of a batch, where it wrote it, and what is true of them."""
+    """Predictions of the head for all anchors of a batch, in place, and their ground truth."""
 
     anchors: Tensor  # (R, 4), XYXY
-    logits: list[Tensor]  # one for each level, (N, ..., K), or K+1 for a softmax loss
-    deltas: list[Tensor]  # one for each level, (N, ..., 4)
+    logits: list[Tensor]  # one per level, (N, ..., K), or K+1 for a softmax loss
+    deltas: list[Tensor]  # one per level, (N, ..., 4)
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
-    gt_boxes: list[Tensor]  # one for each image, (R, 4), XYXY, of use where the label is 0..K-1
+    gt_boxes: list[Tensor]  # one per image, (R, 4), XYXY, used where the label is 0..K-1
 
 
 class DenseStep(NamedTuple):
-    """What both losses of a batch are about to be computed from; no state has moved yet."""
+    """Inputs of both losses of a batch, before any state changes."""
 
     anchors: Tensor  # (R, 4), XYXY
-    logits: list[Tensor]  # one for each level, (N, Ri, K), or K+1 for a softmax loss
+    logits: list[Tensor]  # one per level, (N, Ri, K), or K+1 for a softmax loss
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
-    kept_labels: Tensor  # (N, R), the same, but -1 also where mining keeps nothing
-    quality: Tensor | None  # (N, R), IoU; None if the loss has no use for it
-    cls_divisors: Tensor  # (N,), or (1,) for all images; of no meaning if the loss is normalised
+    kept_labels: Tensor  # (N, R), labels with -1 for the anchors that mining drops
+    quality: Tensor | None  # (N, R), IoU; None if the loss does not use it
+    cls_divisors: Tensor  # (N,), or (1,) for all images; unused if the loss is normalized
     boxed: Tensor  # (N, R), bool, the anchors of the box loss
-    box_pairs: tuple[Tensor, Tensor]  # (V, 4) each, prediction and target of those
-    box_divisors: Tensor  # as cls_divisors
+    box_pairs: tuple[Tensor, Tensor]  # (V, 4) each, predictions and targets of these anchors
+    box_divisors: Tensor  # like cls_divisors
 
 
 class DenseResult(NamedTuple):
-    """The losses of a batch, and what they were summed over."""
+    """Losses of a batch, and the anchors that contribute."""
 
-    loss_cls: Tensor  # float32 scalar, divided by the normaliser
-    loss_box: Tensor  # float32 scalar, divided by the normaliser
+    loss_cls: Tensor  # float32 scalar, divided by the normalizer
+    loss_box: Tensor  # float32 scalar, divided by the normalizer
     num_pos: Tensor  # (N,), int64, positive anchors before mining
-    labels: Tensor  # (N, R), those of the batch, -1 also where mining keeps nothing
+    labels: Tensor  # (N, R), labels of the batch, with -1 for the anchors that mining drops
 
 
 class DenseLosses:
     """
-    A mixin for a detector with these parts as attributes, each a module; it holds no state.
+    Mixin for a detector with these components as attributes. It holds no state.
 
     Attributes:
-        cls_loss: of all anchors that count.
-        box_loss: of the positive anchors.
+        cls_loss: the loss of all anchors that count.
+        box_loss: the loss of the positive anchors.
         normalizer: the divisor of both losses.
-        miner: which anchors count; None: every one.
-        box2box_transform: between deltas and boxes.
-        observer: called with each batch's :class:`DenseStep`, before its losses; None: nobody.
+        miner: the selection of the anchors that count; None: every anchor counts.
+        box2box_transform: the conversion between deltas and boxes.
+        observer: called with each batch's :class:`DenseStep`, before its losses; None: no call.
     """
 
     cls_loss: ClassificationLoss
@@ -91,15 +92,15 @@ class DenseLosses:
         gt_boxes: list[Tensor],
     ) -> DenseResult:
         """
-        Both losses of a batch; 0 with a graph where there is nothing to sum.
+        Compute both losses of a batch; a differentiable 0 if there is nothing to sum.
 
         Args:
-            anchors: one for each level, Ri boxes.
-            logits: one for each level, (N, Ri, K), relative to the background's if softmax; or
-                (N, Hi, Wi, A, K), the same in the order in which the head wrote it.
+            anchors: one per level, Ri boxes.
+            logits: one per level, (N, Ri, K), relative to the background logit for softmax; or
+                (N, Hi, Wi, A, K), in the memory layout of the head's output.
             labels: (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}.
-            deltas: one for each level, (N, Ri, 4) or (N, Hi, Wi, A, 4).
-            gt_boxes: one for each image, (R, 4), XYXY, of use where the label is 0..K-1.
+            deltas: one per level, (N, Ri, 4) or (N, Hi, Wi, A, 4).
+            gt_boxes: one per image, (R, 4), XYXY, used where the label is 0..K-1.
         """
         num_classes = logits[0].shape[-1]
         if not self.cls_loss.any_layout:
@@ -165,7 +166,7 @@ class DenseLosses:
     def _loss_per_anchor(
         self, logits: list[Tensor], labels: list[Tensor], quality: list[Tensor] | None
     ) -> Tensor:
-        """(N, R), from what :meth:`_levels` returns."""
+        """Return the loss of each anchor, (N, R), from the result of :meth:`_levels`."""
         qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
         levels = zip(logits, labels, qualities, strict=True)
         loss = [self.cls_loss.per_anchor(x, y, quality=q).flatten(1) for x, y, q in levels]
@@ -174,7 +175,7 @@ class DenseLosses:
     def _levels(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
-        """Level by level where the loss allows it, which spares a copy of all logits."""
+        """Split by level if the loss allows it, which avoids a copy of all logits."""
         if not self.cls_loss.decomposes:
             return [cat(logits, dim=1)], [labels], None if quality is None else [quality]
         sizes = [x[0, ..., 0].numel() for x in logits]
@@ -196,7 +197,7 @@ class DenseLosses:
         return loss
 
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and target of each positive, (V, 4): deltas, or boxes if the loss says so."""
+        """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""
         image, anchor = positives.nonzero(as_tuple=True)
         deltas = _rows_of_levels(batch.deltas, image, anchor)
         anchors = batch.anchors[anchor]
@@ -209,7 +210,7 @@ class DenseLosses:
 
     @torch.no_grad()
     def _quality(self, batch: DenseBatch, positives: Tensor) -> Tensor:
-        """(N, R), the IoU of each positive's decoded box with its ground truth; 0 elsewhere."""
+        """Return (N, R), the IoU of each positive's decoded box with its object, else 0."""
         boxes = self._decode(batch, *positives.nonzero(as_tuple=True))
         gt_boxes = [boxes[mask] for boxes, mask in zip(batch.gt_boxes, positives, strict=True)]
         iou = elementwise_iou(boxes, torch.cat(gt_boxes))
@@ -219,7 +220,7 @@ class DenseLosses:
     def _mine(
         self, miner: Miner, batch: DenseBatch, positives: Tensor, quality: Tensor | None
     ) -> Tensor:
-        """(N, R), the anchors that the miner keeps."""
+        """Return the mask of the anchors that the miner keeps, (N, R)."""
         rank = self._loss_per_anchor(*self._levels(batch.logits, batch.labels, quality))
         if miner.rank_by == "cls_and_box":
             rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
@@ -232,22 +233,22 @@ class DenseLosses:
         return miner(rank, batch.labels, boxes)
 
     def _decode(self, batch: DenseBatch, image: Tensor, anchor: Tensor) -> Tensor:
-        """(V, 4), the predicted boxes of some anchors; both indices are (V,)."""
+        """Return the predicted boxes of some anchors, (V, 4); both indices are (V,)."""
         deltas = _rows_of_levels(batch.deltas, image, anchor)
         return self.box2box_transform.apply_deltas(deltas, batch.anchors[anchor])
 
 
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:
-    """(N, Ri, K) each; a copy where the logits of an anchor do not lie side by side."""
+    """Return (N, Ri, K) tensors, as copies if the logits of an anchor are not adjacent."""
     return [x.flatten(1, -2) for x in logits]
 
 
 def _rows_of_levels(levels: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
     """
-    Some anchors' rows of what the head says of all, without a copy of all.
+    Gather the predictions of some anchors, without a copy of all predictions.
 
     Args:
-        levels: (N, ..., D) each, D numbers for an anchor, in any layout.
+        levels: (N, ..., D) each, D numbers per anchor, in any layout.
         image, anchor: int64 (V,), in 0..N-1 and 0..R-1.
 
     Returns:

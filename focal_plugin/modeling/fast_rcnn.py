@@ -1,5 +1,5 @@
 """
-Fast R-CNN's output layers whose losses are parts that a config names.
+Fast R-CNN output layers with configurable losses.
 
 Shape shorthand:
     R: number of RoIs of all images of the batch
@@ -35,29 +35,29 @@ from ..registry import configurable
 from .places import ROI_HEADS
 
 CLS_NORMALIZERS = ("rois", "foreground")
-"""What `MODEL.FOCAL.ROI_HEADS.NORMALIZER` may be."""
+"""Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER`."""
 
 
 class _Foreground(NamedTuple):
-    """The RoIs with an object."""
+    """RoIs with an object."""
 
-    mask: Tensor  # (R,), which of all they are
+    mask: Tensor  # (R,), bool, the RoIs with an object
     deltas: Tensor  # (V, 4), predicted for the class of the object
-    boxes: Tensor  # (V, 4), XYXY, as they came in
+    boxes: Tensor  # (V, 4), XYXY, the proposals
     gt_boxes: Tensor  # (V, 4), XYXY
 
 
 class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     """
-    Same interface as Detectron2's `FastRCNNOutputLayers`, but both losses are parts that a config
-    names, and a fresh box head may answer "some object" with a probability pi.
+    Detectron2's `FastRCNNOutputLayers` with configurable losses and an object prior pi.
 
         sigmoid:  b_k = -log((1 - pi) / pi)         for each class k
         softmax:  b_K = log(K * (1 - pi) / pi)      for the background
 
-    The prior is that of arXiv:1708.02002 section 3.3. At the default keys these are the stock
-    layers, whose checkpoints they load. The K+1 columns of `cls_score` stay with a sigmoid loss
-    too, which leaves the last one unused.
+    The prior initializes the biases so that a new box head predicts "some object" with probability
+    pi, as in arXiv:1708.02002 section 3.3. At the default keys these are the stock layers, which
+    load stock checkpoints. With a sigmoid loss, `cls_score` keeps its K+1 columns, and the last one
+    is unused.
 
     Reported:
         none on COCO
@@ -82,33 +82,35 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         **kwargs: Any,
     ) -> None:
         """
+        Initialize the layers.
+
         Args:
-            input_shape: as in Detectron2's layers.
-            cls_loss: of all RoIs. None: stock's own.
-            box_loss: of the RoIs with an object. None: that of ``box_reg_loss_type``.
-            cls_normalizer: what ``cls_loss`` is divided by: the number of "rois", as stock, or of
-                those with an object, "foreground"; 1 where there are none.
+            input_shape: see Detectron2's layers.
+            cls_loss: the loss of all RoIs. None: stock's own.
+            box_loss: the loss of the RoIs with an object. None: that of ``box_reg_loss_type``.
+            cls_normalizer: the divisor of ``cls_loss``: the number of "rois", as in stock, or of
+                RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
             prior_prob: pi, in (0, 1). 0: the biases are 0, as in stock.
-            kwargs: as in Detectron2's layers.
+            kwargs: see Detectron2's layers.
 
         Raises:
-            ValueError: an option is outside its legal range; the message names its full key. Or
+            ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
-                "foreground" with stock's own loss, which is a mean over RoIs.
+                "foreground" is combined with stock's own loss, which is a mean over RoIs.
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob)
         super().__init__(input_shape, **kwargs)
-        stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # release 0.6 has none
+        stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # absent in release 0.6
         if cls_loss is not None and stock_sigmoid:
             raise ValueError(
-                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME are two "
-                "classification losses: choose one"
+                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME select "
+                "two classification losses: choose one"
             )
         if cls_loss is None and cls_normalizer != "rois":
             raise ValueError(
-                f"{self.config_keys['cls_normalizer']} = {cls_normalizer!r} is for a loss that "
-                "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME names: stock's own is a mean over RoIs"
+                f"{self.config_keys['cls_normalizer']} = {cls_normalizer!r} requires a loss in "
+                "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME: stock's own is a mean over RoIs"
             )
         self.cls_loss = cls_loss
         self.box_loss = box_loss or stock_box_loss(
@@ -138,15 +140,15 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
-        """Same interface as Detectron2's, but with the injected losses."""
+        """Compute the losses like Detectron2's method, but with the injected losses."""
         if self.cls_loss is None:
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
         decisions = scores.detach()
         if not self.softmax:
-            # The best class is the answer where its p > .5, and background elsewhere.
+            # The prediction is the best class if its p > .5, and background otherwise.
             decisions = F.pad(decisions[:, :-1], (0, 1), value=torch.finfo(scores.dtype).tiny)
-        # Its statistics and box loss; the classification loss of it is replaced.
+        # For the statistics and the box loss; the classification loss is replaced below.
         losses = super().losses((decisions, pred_deltas), proposals)
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
         quality = None
@@ -164,14 +166,17 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
         """
-        The same losses with the same weights, but of each RoI and divided by nothing, and of the
-        state of a loss nothing moves: what mining ranks by. Where ``cls_loss`` is None it is the
-        cross entropy, of all classes even where the federated loss would draw some.
+        Compute the undivided losses of each RoI, for mining to rank by.
+
+        The losses and their weights are those of :meth:`losses`. The state of a loss does not
+        change. If ``cls_loss`` is None, the loss is the cross entropy of all classes, even where
+        the federated loss would sample some.
 
         Args:
-            predictions, proposals: as in :meth:`losses`.
+            predictions, proposals: see :meth:`losses`.
 
         Returns:
+            "loss_cls" and "loss_box_reg", float32 (R,); the latter is 0 for RoIs without an object.
             "loss_cls" and "loss_box_reg", float32 (R,); the latter 0 where there is no object.
         """
         scores, pred_deltas = predictions
@@ -192,7 +197,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     def box_reg_loss(
         self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
     ) -> Tensor:
-        """Same interface as Detectron2's, but with the injected loss."""
+        """Compute the box loss like Detectron2's method, but with the injected loss."""
         foreground = self._foreground(proposal_boxes, gt_boxes, pred_deltas, gt_classes)
         loss = self.box_loss(*self._box_pairs(foreground))
         return loss if self.box_loss.own_normalizer else loss / max(len(gt_classes), 1)
@@ -201,13 +206,14 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
         """
-        Same interface as Detectron2's, but with a sigmoid loss the last column is the probability
-        of none of the K classes.
+        Predict the probabilities like Detectron2's method.
+
+        With a sigmoid loss, the last column is the probability of none of the K classes.
         """
         scores, _ = predictions
-        # not len(), whose int a trace would keep for every later image
+        # not len(): a trace would keep its int for every later image
         num_rois = [p.__len__() for p in proposals]
-        if self.softmax:  # not super(): TorchScript knows none
+        if self.softmax:  # not super(): TorchScript does not support it
             probs = F.softmax(scores, dim=-1)
         else:
             logits = scores[:, :-1]
@@ -216,7 +222,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         return probs.split(num_rois, dim=0)
 
     def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
-        # Named here, and in full: Detectron2's builder does not know which key an argument is of.
+        # Named here, and in full: Detectron2's builder does not know the key of an argument.
         keys = self.config_keys
         check_choice(keys["cls_normalizer"], cls_normalizer, CLS_NORMALIZERS)
         check_option(keys["cls_weight"], cls_weight, low=0)
@@ -247,7 +253,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         return _Foreground(mask, deltas, proposal_boxes[mask], gt_boxes[mask])
 
     def _box_pairs(self, foreground: _Foreground) -> tuple[Tensor, Tensor]:
-        """Prediction and target, (V, 4): deltas, or boxes if the loss says so."""
+        """Return predictions and targets, (V, 4): deltas, or boxes if the loss requires boxes."""
         _, deltas, boxes, gt_boxes = foreground
         if self.box_loss.on_boxes:
             return self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes
@@ -255,7 +261,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     @torch.no_grad()
     def _quality(self, foreground: _Foreground) -> Tensor:
-        """(R,), the IoU of each decoded box with its object, or 0 where there is none."""
+        """Return (R,), the IoU of each decoded box with its object, or 0 without an object."""
         mask, deltas, boxes, gt_boxes = foreground
         iou = elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
         return torch.zeros_like(mask, dtype=iou.dtype).masked_scatter(mask, iou)
@@ -264,11 +270,11 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 def _boxes_and_classes(
     predictions: tuple[Tensor, Tensor], proposals: list[Instances]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The boxes of the RoIs, of their objects, both (R, 4), and their labels (R,)."""
+    """Return the boxes of the RoIs and of their objects, both (R, 4), and the labels (R,)."""
     if not proposals:
         no_boxes = predictions[1].new_zeros(0, 4)
         return no_boxes, no_boxes, torch.zeros(0, dtype=torch.int64, device=no_boxes.device)
-    # The RoIs of an image without objects have no gt_boxes, and none of them is asked for.
+    # The RoIs of an image without objects have no gt_boxes, which are never read.
     gt_boxes = [p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes for p in proposals]
     return (
         cat([p.proposal_boxes.tensor for p in proposals]),

@@ -1,5 +1,5 @@
 """
-RetinaNet heads: what turns a feature level into class scores and box deltas.
+RetinaNet heads, which turn a feature level into class scores and box deltas.
 
 Shape shorthand:
     N: number of images
@@ -30,16 +30,16 @@ RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD")
 RETINANET_HEAD_REGISTRY.__doc__ = """
 Registry of RetinaNet heads, chosen by `MODEL.FOCAL.HEAD.NAME`.
 
-A registered class is constructed as `head(cfg, input_shape)`, with a list of `ShapeSpec`, one for
-each level. Called with the features of all levels, (N, C, Hi, Wi) each, it returns the logits,
-(N, A * K, Hi, Wi) a level, and the deltas, (N, A * 4, Hi, Wi) a level, as Detectron2's does; in
-evaluation a score is the sigmoid of its logit. Its attribute `softmax` (absent: False) says that
-the logits of training are relative to a background logit of 0, for a loss with `softmax`.
+A registered class is constructed as `head(cfg, input_shape)`, with a list of one `ShapeSpec` per
+level. Called with the features of all levels, (N, C, Hi, Wi) each, it returns the logits,
+(N, A * K, Hi, Wi) per level, and the deltas, (N, A * 4, Hi, Wi) per level, like Detectron2's head.
+In evaluation, a score is the sigmoid of its logit. The attribute `softmax` (False if absent) means
+that the training logits are relative to a background logit of 0, for a loss with `softmax`.
 """
 RETINANET_HEAD_REGISTRY.register(RetinaNetHead)
 
 CLASSIFIERS = ("conv", "cosine")
-"""What `MODEL.FOCAL.HEAD.CLASSIFIER` may be."""
+"""Legal values of `MODEL.FOCAL.HEAD.CLASSIFIER`."""
 
 
 def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
@@ -56,6 +56,8 @@ def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Modul
 
 def check_prior_prob(cfg: CfgNode) -> None:
     """
+    Raise an error if the prior is not a probability.
+
     Raises:
         ValueError: `MODEL.RETINANET.PRIOR_PROB` is not in (0, 1).
     """
@@ -67,17 +69,16 @@ def check_prior_prob(cfg: CfgNode) -> None:
 @RETINANET_HEAD_REGISTRY.register()
 class FocalRetinaNetHead(RetinaNetHead):
     """
-    Same interface as Detectron2's `RetinaNetHead`, but the layer that scores classes may be a
-    cosine classifier, or a softmax over the classes and the background.
+    Detectron2's `RetinaNetHead` with a choice of cosine or softmax classifiers.
 
         sigmoid:  p_k = sigmoid(x_k)                b_k = -log((1 - pi) / pi)
         softmax:  p_k = exp(x_k) / sum_j exp(x_j)   b_k = 0,  b_bg = log(K * (1 - pi) / pi)
 
-    where pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 section 3.3; the softmax prior, with
-    p_bg = 1 - pi, is that of the original Detectron). Which of the two it is, the named
-    classification loss says. With `MODEL.RETINANET.NORM` "BN" or "SyncBN" each level has
-    statistics of its own, on every version of Detectron2. At the default keys it is the stock
-    head; whatever the keys, towers and box layer begin with stock's values.
+    pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 section 3.3). The softmax is over the
+    classes and the background. Its prior, with p_bg = 1 - pi, is that of the original Detectron.
+    The configured classification loss selects sigmoid or softmax. With `MODEL.RETINANET.NORM` "BN"
+    or "SyncBN", each level has its own statistics, on every version of Detectron2. At the default
+    keys it is the stock head. For all keys, the towers and the box layer start with stock's values.
 
     Reported:
         none on COCO
@@ -102,14 +103,16 @@ class FocalRetinaNetHead(RetinaNetHead):
         **kwargs: Any,
     ) -> None:
         """
+        Initialize the head.
+
         Args:
-            input_shape: one for each level.
-            norm: of the towers: "", "GN", "BN" or "SyncBN".
-            prior_prob: pi, what a fresh head answers for an object, in (0, 1).
+            input_shape: one per level.
+            norm: the norm of the towers: "", "GN", "BN" or "SyncBN".
+            prior_prob: pi, the initial probability of an object, in (0, 1).
             classifier: "conv" or "cosine".
-            cosine_scale: what the cosine is multiplied by, > 0.
-            softmax: whether the classes compete with each other and with the background.
-            kwargs: as in Detectron2's head.
+            cosine_scale: factor of the cosine, > 0.
+            softmax: if True, the classes compete with each other and with the background.
+            kwargs: see Detectron2's head.
 
         Raises:
             IllegalOptionError: an option is outside its legal range.
@@ -139,7 +142,7 @@ class FocalRetinaNetHead(RetinaNetHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
-        # A name that is not registered is left to build_cls_loss, which lists those that are.
+        # An unknown name is left to build_cls_loss, which lists the registered names.
         losses = dict(CLS_LOSS_REGISTRY)
         loss = losses.get(cfg.MODEL.FOCAL.CLS_LOSS.NAME, ClassificationLoss)
         return {
@@ -153,12 +156,12 @@ class FocalRetinaNetHead(RetinaNetHead):
 @RETINANET_HEAD_REGISTRY.register()
 class SharedTowerRetinaNetHead(FocalRetinaNetHead):
     """
-    Same interface as :class:`FocalRetinaNetHead`, but one tower feeds both outputs, as the key
-    `SHARE_CLS_BBOX_TOWER` of the original Detectron has it.
+    Variant of :class:`FocalRetinaNetHead` in which one tower feeds both outputs.
 
         logits = cls_score(tower(feature)),  deltas = bbox_pred(tower(feature))
 
-    The paper's head has two (arXiv:1708.02002 section 4).
+    It is the key `SHARE_CLS_BBOX_TOWER` of the original Detectron. The paper's head has two towers
+    (arXiv:1708.02002 section 4).
 
     Reported:
         none on COCO
@@ -167,14 +170,16 @@ class SharedTowerRetinaNetHead(FocalRetinaNetHead):
     @configurable
     def __init__(self, **kwargs: Any) -> None:
         """
+        Initialize the head.
+
         Args:
-            kwargs: as in :class:`FocalRetinaNetHead`.
+            kwargs: see :class:`FocalRetinaNetHead`.
         """
         super().__init__(**kwargs)
         del self.bbox_subnet
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Same interface as :meth:`RetinaNetHead.forward`."""
+        """Compute logits and deltas of each level, see :meth:`RetinaNetHead.forward`."""
         logits: list[Tensor] = []
         deltas: list[Tensor] = []
         for feature in features:
@@ -193,16 +198,16 @@ class _ClassifierShape(TypedDict):
 
 class CosineClassifier(nn.Conv2d):
     """
-    A 3x3 convolution that measures angles: each filter against the patch under it.
+    Classifier that compares each filter of a 3x3 convolution with its patch by angle.
 
         x_k = scale * <w_k, patch> / (|w_k| * |patch|) + b_k
 
-    A logit is bounded by b_k +- scale, however large the features are. Filters drawn at random
-    have a cosine near 0 with any patch, so that the bias alone, -log((1 - pi) / pi), is the prior.
+    A logit is bounded by b_k +- scale, however large the features are. Randomly drawn filters have
+    a cosine near 0 with any patch. The bias alone, -log((1 - pi) / pi), is thus the prior.
     (arXiv:1804.09458, here over a patch.)
 
     Note:
-        The square of |patch| and of |w_k| has 1e-6 added: a patch of zeros scores b_k, with a
+        1e-6 is added to the squares of |patch| and |w_k|. A patch of zeros thus scores b_k, with a
         finite gradient.
     """
 
@@ -223,6 +228,8 @@ class CosineClassifier(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """
+        Compute the logits.
+
         Args:
             features: (N, C, H, W).
 
@@ -234,18 +241,18 @@ class CosineClassifier(nn.Conv2d):
 
 class SoftmaxClassifier(nn.Conv2d):
     """
-    A 3x3 convolution to A * (K + 1) logits, for each anchor its classes and then the background,
-    that returns one logit for each class.
+    Softmax classifier over the classes and the background that returns one logit per class.
 
         training:    z_k = x_k - x_bg
         evaluation:  s_k = x_k - log(sum over j != k of exp(x_j))
 
-    Softmax does not change when all logits move, so that cat([z, 0]) stands for x. And sigmoid(s_k)
-    is the softmax of x at k, so that what reads sigmoid scores (decoding, export) reads these.
+    It is a 3x3 convolution to A * (K + 1) logits: for each anchor its classes and then the
+    background. Softmax does not change if all logits shift, so cat([z, 0]) is equivalent to x.
+    sigmoid(s_k) is the softmax of x at k, so code for sigmoid scores (decoding, export) works.
 
     Note:
-        Detectron2 draws its pictures of training (`VIS_PERIOD`) from the training output. Their
-        scores are p_k / (p_k + p_bg).
+        Detectron2's training images (`VIS_PERIOD`) show the training output. Their scores are
+        p_k / (p_k + p_bg).
     """
 
     def __init__(
@@ -262,6 +269,8 @@ class SoftmaxClassifier(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """
+        Compute the logits.
+
         Args:
             features: (N, C, H, W).
 
@@ -275,19 +284,19 @@ class SoftmaxClassifier(nn.Conv2d):
         return relative.flatten(1, 2)
 
     def score(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, A * (K + 1), H, W), the logits x of the softmax."""
+        """Compute the logits x of the softmax: (N, C, H, W) -> (N, A * (K + 1), H, W)."""
         return F.conv2d(features, self.weight, self.bias, padding=1)
 
 
 class CosineSoftmaxClassifier(SoftmaxClassifier):
-    """Same interface as :class:`SoftmaxClassifier`, but x is that of :class:`CosineClassifier`."""
+    """Variant of :class:`SoftmaxClassifier` with the logits x of :class:`CosineClassifier`."""
 
     def __init__(self, *, scale: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scale = scale
 
     def score(self, features: Tensor) -> Tensor:
-        """Same interface as :meth:`SoftmaxClassifier.score`."""
+        """Compute the logits x, see :meth:`SoftmaxClassifier.score`."""
         return scaled_cosine(features, self.weight, self.bias, self.scale)
 
 
@@ -295,20 +304,20 @@ def scaled_cosine(
     features: Tensor, weight: Tensor, bias: Tensor | None, scale: float, eps: float = 1e-6
 ) -> Tensor:
     """
-    The cosine of each 3x3 filter with each 3x3 patch, scaled and shifted; zeros surround the map.
+    Compute the scaled and shifted cosine of each 3x3 filter with each 3x3 patch, zero-padded.
 
     Args:
         features: (N, C, H, W).
         weight: (O, C, 3, 3).
         bias: (O,), or None.
-        eps: added to squared lengths, so that a patch of zeros has cosine 0 with everything.
+        eps: constant added to squared norms, so that a patch of zeros has cosine 0 with any filter.
 
     Returns:
         float32 (N, O, H, W).
     """
     weight = weight.float()
     filters = weight / (weight.square().sum((1, 2, 3), keepdim=True) + eps).sqrt()
-    # 9 * average is the sum over the patch; unlike a convolution it stays in float32 under AMP,
+    # 9 * average is the sum over the patch. Unlike a convolution it stays in float32 under AMP,
     # where squares would overflow.
     energy = features.float().square().sum(1, keepdim=True)  # (N, 1, H, W)
     length = (9 * F.avg_pool2d(energy, 3, stride=1, padding=1) + eps).sqrt()
@@ -320,27 +329,27 @@ def scaled_cosine(
 
 def sigmoid_logits_of_softmax(relative: Tensor, dim: int) -> Tensor:
     """
-    The logits whose sigmoids are the probabilities of a softmax over classes and background.
+    Compute the logits whose sigmoids are the probabilities of a softmax with background.
 
         s_k = z_k - log(1 + sum over j != k of exp(z_j)) = log(p_k) - log(1 - p_k)
 
     Args:
         relative: (..., K, ...), z = class logit - background logit, float32.
-        dim: where K is.
+        dim: the dimension of K.
 
     Returns:
-        same shape; finite for every finite z.
+        the same shape; finite for every finite z.
 
     Note:
-        log(1 - p_k) loses all digits where p_k is near 1. At most the largest of K can exceed 1/2:
-        its sum is formed without it, in the first form; all others take the second, in which
+        log(1 - p_k) loses all digits where p_k is near 1. At most the largest p_k can exceed 1/2.
+        It uses the first form, whose sum excludes it. All others use the second form, where
         1 - p_k >= 1/2.
     """
     top, index = relative.max(dim=dim, keepdim=True)
     background = torch.zeros_like(top)
     log_total = torch.cat([relative, background], dim).logsumexp(dim, keepdim=True)
     log_p = relative - log_total
-    # the largest is replaced below; 1/2 in its place keeps the logarithm away from 0
+    # the largest is replaced below; the clamp to 1/2 keeps its logarithm away from 0
     log_not_p = torch.log1p(-log_p.exp().clamp(max=0.5))
     others = relative.scatter(dim, index, float("-inf"))
     log_not_top = torch.cat([others, background], dim).logsumexp(dim, keepdim=True)
@@ -349,9 +358,9 @@ def sigmoid_logits_of_softmax(relative: Tensor, dim: int) -> Tensor:
 
 class PerLevelBatchNorm(CycleBatchNormList):
     """
-    Same interface as Detectron2's `CycleBatchNormList`, but TorchScript can compile it.
+    Batch norm with separate statistics for each feature level, which TorchScript can compile.
 
-    Each feature level has its own statistics; all levels share one affine map (arXiv:2105.07576
+    It is Detectron2's `CycleBatchNormList`. All levels share one affine map (arXiv:2105.07576
     section 5.2):
 
         y = weight * (x - mean_i) / sqrt(var_i + eps) + bias
@@ -361,6 +370,8 @@ class PerLevelBatchNorm(CycleBatchNormList):
 
     def __init__(self, length: int, bn_class: type[nn.Module], num_features: int) -> None:
         """
+        Initialize the norm.
+
         Args:
             length: number of levels, L.
             bn_class: `nn.BatchNorm2d` or `nn.SyncBatchNorm`.
@@ -370,7 +381,7 @@ class PerLevelBatchNorm(CycleBatchNormList):
         self.num_levels = length  # TorchScript has no len() of a module
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(N, C, Hi, Wi) -> same shape."""
+        """Normalize the next level, (N, C, Hi, Wi) -> the same shape."""
         normalized = feature
         for level, norm in enumerate(self):  # TorchScript indexes a list with literals only
             if level == self._pos:
@@ -380,7 +391,7 @@ class PerLevelBatchNorm(CycleBatchNormList):
 
 
 def _norm_of_towers(norm: str, num_levels: int) -> Any:
-    """Return what Detectron2's head takes as ``norm``: a name, or a function of the channels."""
+    """Return the argument ``norm`` of Detectron2's head: a name, or a function of the channels."""
     kinds = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 
     def make_per_level(num_channels: int) -> nn.Module:
@@ -393,10 +404,10 @@ def _norm_of_towers(norm: str, num_levels: int) -> Any:
 
 def make_group_norm(num_channels: int) -> nn.Module:
     """
-    Return Detectron2's norm "GN", and for one channel a norm of the same type.
+    Return Detectron2's norm "GN", or a norm of the same type for one channel.
 
-    The head of release 0.6 makes a norm of one channel to look at its type, and PyTorch from 1.11
-    on refuses 32 groups of it.
+    The head of release 0.6 creates a norm of one channel to check its type. PyTorch rejects 32
+    groups of one channel from version 1.11 on.
     """
     return nn.GroupNorm(32 if num_channels > 1 else 1, num_channels)
 

@@ -1,6 +1,7 @@
 """
-Which object each anchor belongs to, and which anchors belong to a crowd:
-`MODEL.FOCAL.ANCHOR_LABELS`, and for proposals `MODEL.FOCAL.RPN`.
+Matching of anchors with objects and with crowd regions.
+
+The keys are in `MODEL.FOCAL.ANCHOR_LABELS`, and for proposals in `MODEL.FOCAL.RPN`.
 
 Shape shorthand:
     N: number of images
@@ -28,38 +29,41 @@ from ..ops.match_anchors import LOW_QUALITY, match_anchors
 from ..registry import DENSE, Place
 
 CROWDS_AT_ONCE = 8
-"""Crowd regions whose overlaps with all anchors are in memory at the same time."""
+"""Number of crowd regions whose overlaps with all anchors are in memory at the same time."""
 
 
 class AnchorMatcher(Matcher):
     """
-    Same interface as :class:`detectron2.modeling.matcher.Matcher`, but with a choice of what
-    becomes of an anchor that is the best one for some object (ties included), though its IoU is
-    below the threshold of a positive:
+    Detectron2's `Matcher` with a choice of low-quality matches.
+
+    The choice applies to an anchor that is the best one for some object (ties included), but whose
+    IoU is below the threshold of a positive:
 
         "on"       positive, whatever its IoU                                     (stock)
         "clobber"  positive, unless its own best IoU is below the lowest threshold
-        "off"      labelled by its IoU, as any other
+        "off"      labeled by its IoU, like any other anchor
 
-    "clobber" is what the original Detectron and tensorpack do, where the background label is
-    written last (arXiv:1506.01497 section 3.1.2 is the rule itself).
+    "clobber" is the behavior of the original Detectron and of tensorpack, which write the
+    background label last (the rule itself is in arXiv:1506.01497 section 3.1.2).
 
     Note:
-        An object that overlaps no anchor makes no anchor positive. In the stock matcher it does so
-        for every anchor that overlaps no object: its best IoU is 0, and so is theirs.
+        An object that overlaps no anchor makes no anchor positive. In the stock matcher, it makes
+        every anchor positive that overlaps no object, because both best IoUs are 0.
     """
 
     def __init__(
         self, thresholds: list[float], labels: list[int], *, low_quality: str = "on"
     ) -> None:
         """
+        Initialize the matcher.
+
         Args:
             thresholds: ascending IoUs between the labels, > 0.
             labels: in {-1 (ignored), 0 (background), 1 (positive)}, one more than thresholds.
             low_quality: "on", "clobber" or "off".
 
         Raises:
-            IllegalOptionError: ``low_quality`` is none of these.
+            IllegalOptionError: ``low_quality`` has another value.
         """
         check_choice("low_quality", low_quality, LOW_QUALITY)
         super().__init__(thresholds, labels, allow_low_quality_matches=low_quality != "off")
@@ -67,7 +71,7 @@ class AnchorMatcher(Matcher):
 
     def set_low_quality_matches_(self, match_labels: Tensor, match_quality_matrix: Tensor) -> None:
         """
-        Same interface as :meth:`Matcher.set_low_quality_matches_`: writes 1 into ``match_labels``.
+        Write 1 into ``match_labels``, see :meth:`Matcher.set_low_quality_matches_`.
 
         Args:
             match_labels: (R,), int8, changed in place.
@@ -83,21 +87,22 @@ class AnchorMatcher(Matcher):
 
     def match_boxes(self, gt_boxes: list[Boxes], anchors: Boxes) -> tuple[Tensor, Tensor]:
         """
-        What calling it with the `pairwise_iou` of each image gives, bit for bit, but without that
-        matrix, see :func:`~focal_plugin.ops.match_anchors.match_anchors`.
+        Match the anchors of each image with its objects, without the matrix of IoUs.
+
+        The result is that of calling the matcher with the `pairwise_iou` of each image, bit for
+        bit, see :func:`~focal_plugin.ops.match_anchors.match_anchors`.
 
         Args:
-            gt_boxes: one for each image, M boxes.
+            gt_boxes: one per image, M boxes.
             anchors: R boxes.
 
         Returns:
-            the index of the object that each anchor belongs to, (N, R), int64, and the anchor's
-            label, (N, R), int8.
+            the index of each anchor's object, (N, R), int64, and the anchor's label, (N, R), int8.
         """
         return match_anchors(
             [boxes.tensor for boxes in gt_boxes],
             anchors.tensor,
-            thresholds=self.thresholds[1:-1],  # without the infinities that stock puts around them
+            thresholds=self.thresholds[1:-1],  # without the infinities that stock adds
             labels=self.labels,
             low_quality=self.low_quality,
         )
@@ -105,14 +110,16 @@ class AnchorMatcher(Matcher):
 
 def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
     """
-    Build the matcher of `MODEL.RETINANET.{IOU_THRESHOLDS, IOU_LABELS}` and
+    Build the matcher that a config describes.
+
+    It reads `MODEL.RETINANET.{IOU_THRESHOLDS, IOU_LABELS}` and
     `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY`.
 
     Args:
-        place: where these are, if not there.
+        place: the location of these keys, if they are moved.
 
     Raises:
-        ValueError: `LOW_QUALITY` is none of the legal values; the message names its full key.
+        ValueError: `LOW_QUALITY` has an illegal value; the message names its full key.
     """
     low_quality = "MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY"
     try:
@@ -127,14 +134,15 @@ def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
 
 def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
     """
-    Part an image's ground truth into objects and crowd regions, whose class is negative as the
-    mapper in `focal_plugin.data` gives it.
+    Split an image's ground truth into objects and crowd regions.
+
+    A crowd region has a negative class, which the mapper in `focal_plugin.data` sets.
 
     Args:
-        instances: with gt_boxes, and gt_classes (M,); without these, all are objects.
+        instances: instances with gt_boxes and gt_classes (M,). Without classes, all are objects.
 
     Returns:
-        the objects, with all their fields and in their order, and the boxes of the crowds; either
+        the objects with all their fields and in their order, and the boxes of the crowds. Either
         may be empty.
     """
     if not instances.has("gt_classes"):
@@ -145,13 +153,15 @@ def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:
 
 def void_crowds(instances: Instances) -> tuple[Instances, Boxes]:
     """
-    Same interface as :func:`split_crowds`, but it need not know how many there are of either, for
-    which one waits for a GPU: where a box is taken out it leaves an empty one, which overlaps
-    nothing.
+    Split like :func:`split_crowds`, but without synchronization with a GPU.
+
+    The number of objects and of crowds stays unknown. An empty box, which has no overlap, replaces
+    each box that is taken out.
 
     Returns:
-        the objects, with boxes and classes alone and in their order, after them an empty box of a
-        negative class for each crowd; and the boxes of the crowds and an empty one for each object.
+        the objects and the boxes of the crowds. The objects have boxes and classes only. They keep
+        their order and are followed by an empty box of a negative class per crowd. The boxes of the
+        crowds include an empty box per object.
     """
     if not instances.has("gt_classes"):
         return instances, instances.gt_boxes[:0]
@@ -168,12 +178,12 @@ def void_crowds(instances: Instances) -> tuple[Instances, Boxes]:
 
 class Match(NamedTuple):
     """
-    What the anchors in one image are matched with.
+    Match of the anchors in one image.
 
     Attributes:
-        idxs: (R,), int64, of an object.
+        idxs: (R,), int64, index of an object.
         labels: (R,), int8 in {-1 (ignored), 0 (background), 1 (positive)}.
-        objects: of the image, without crowds.
+        objects: the objects of the image, without crowds.
         crowds: C regions.
     """
 
@@ -184,16 +194,16 @@ class Match(NamedTuple):
 
     @property
     def boxes(self) -> Tensor:
-        """(R, 4), the box of each anchor's object; 0 in an image without objects."""
+        """Box of each anchor's object, (R, 4); 0 in an image without objects."""
         return self._of_objects(self.objects.gt_boxes.tensor, nothing=0)
 
     @property
     def classes(self) -> Tensor:
-        """(R,), the class of each anchor's object; negative in an image without objects."""
+        """Class of each anchor's object, (R,); negative in an image without objects."""
         return self._of_objects(self.objects.gt_classes, nothing=-1)
 
     def _of_objects(self, values: Tensor, *, nothing: int) -> Tensor:
-        """Of a row more than there are objects, as an image without them has an index 0 too."""
+        """Index a table with an extra row, because index 0 is in use without objects too."""
         rows = torch.cat([values, values.new_full((1, *values.shape[1:]), nothing)])
         return rows.index_select(0, self.idxs)
 
@@ -202,13 +212,14 @@ def match_images(
     matcher: Matcher, anchors: Boxes, gt_instances: list[Instances]
 ) -> Iterator[Match]:
     """
-    Match the anchors of each image with its objects, but with no crowd: by
-    :meth:`AnchorMatcher.match_boxes`, on a GPU without waiting for it; by the matrix of all IoUs
-    where the matcher or the boxes are of another kind.
+    Match the anchors of each image with its objects, but with no crowd region.
+
+    It uses :meth:`AnchorMatcher.match_boxes`, which does not synchronize with a GPU. For another
+    type of matcher or of boxes, it uses the matrix of all IoUs.
 
     Args:
         anchors: R boxes, the same for all images.
-        gt_instances: one for each image, with gt_boxes and maybe gt_classes.
+        gt_instances: one per image, with gt_boxes and optional gt_classes.
     """
     kinds = {type(boxes) for boxes in [anchors, *(x.gt_boxes for x in gt_instances)]}
     in_one_pass = matcher if type(matcher) is AnchorMatcher and kinds == {Boxes} else None
@@ -225,7 +236,7 @@ def match_images(
 
 
 def _match_by_matrix(matcher: Matcher, gt_boxes: Boxes, anchors: Boxes) -> tuple[Tensor, Tensor]:
-    """As stock's RPN does, on the CPU if a GPU has not the memory."""
+    """Match like stock's RPN, on the CPU if the GPU runs out of memory."""
     ious = retry_if_cuda_oom(pairwise_iou)(gt_boxes, anchors)
     idxs, labels = retry_if_cuda_oom(matcher)(ious)
     return idxs.to(anchors.device), labels.to(anchors.device)
@@ -233,13 +244,14 @@ def _match_by_matrix(matcher: Matcher, gt_boxes: Boxes, anchors: Boxes) -> tuple
 
 class CrowdRule(NamedTuple):
     """
-    Which anchors a crowd region takes out of training.
+    Rule that excludes the anchors of a crowd region from training.
 
     Attributes:
         overlap: (regions, anchors) -> (C, R): share of the anchor's area, or IoU.
-        threshold: of the overlap.
-        reached: what the overlap must do to the threshold.
-        positives: anchors of objects too, not only those of the background.
+        threshold: threshold of the overlap.
+        reached: comparison of the overlap with the threshold.
+        positives: if True, the rule applies to anchors of objects and of the background. Otherwise
+            it applies to the background only.
     """
 
     overlap: Callable[[Boxes, Boxes], Tensor]
@@ -249,13 +261,13 @@ class CrowdRule(NamedTuple):
 
     def apply_(self, labels: Tensor, anchors: Boxes, crowds: Boxes, *, background: int) -> None:
         """
-        Write -1 (ignored) into the labels of these anchors.
+        Write -1 (ignored) into the labels of the excluded anchors.
 
         Args:
             labels: (R,), changed in place.
             anchors: R boxes.
             crowds: C regions; there may be none.
-            background: its label.
+            background: the label of the background.
         """
         if len(crowds):
             overlap = labels.new_zeros(len(anchors), dtype=torch.float32)
@@ -266,7 +278,7 @@ class CrowdRule(NamedTuple):
 
 
 IGNORED_CROWDS = CrowdRule(pairwise_ioa, 0.7)
-"""The rule by which Detectron drops proposals."""
+"""Rule by which Detectron drops proposals."""
 
 CROWD_RULES: dict[str, CrowdRule | None] = {
     "background": None,
@@ -275,7 +287,7 @@ CROWD_RULES: dict[str, CrowdRule | None] = {
     "matterport": CrowdRule(pairwise_iou, 0.001),
 }
 """
-What `MODEL.FOCAL.RPN.CROWD` may be: crowds are not looked at; the rule by which Detectron drops
-proposals; that of tensorpack, whose threshold switches it off; that of matterport, for which to
-touch a crowd is nearly enough.
+Legal values of `MODEL.FOCAL.RPN.CROWD`. "background" does not look at crowds. "ignore" is the rule
+by which Detectron drops proposals. "tensorpack" has a threshold that disables the rule.
+"matterport" has a threshold that a small overlap with a crowd reaches.
 """

@@ -1,10 +1,10 @@
 """
-What a summed dense loss is divided by: `MODEL.FOCAL.NORMALIZER`.
+Divisors of a summed dense loss: `MODEL.FOCAL.NORMALIZER`.
 
-Both losses of RetinaNet, classification and box, are sums over anchors. Dividing them by a number
-of positive anchors makes them comparable between images, but which number (this batch's, each
-image's, a running mean) is an axis of its own: it acts as a learning rate that varies with the
-data.
+Both losses of RetinaNet, classification and box, are sums over anchors. Division by a number of
+positive anchors makes them comparable between images. The choice of this number (of the batch, of
+each image, a running mean) is independent of the loss. It acts as a learning rate that varies with
+the data.
 
 Shape shorthand:
     N: number of images
@@ -26,19 +26,21 @@ from ..registry import DENSE, ConfigurableModule, Place, build_named, configurab
 
 class Normalizer(ConfigurableModule):
     """
-    Base of the normalisers.
+    Base class of the normalizers.
 
     The loss of a batch is the sum over its images of (sum over the image's anchors) / divisor.
     """
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, num_pos: Tensor) -> Tensor:
         """
+        Compute the divisors of a batch.
+
         Args:
-            num_pos: (N,), int64, positive anchors of each image.
+            num_pos: (N,), int64, number of positive anchors of each image.
 
         Returns:
-            float32, the divisors, all > 0: (N,), or (1,) where all images share one.
+            float32, the divisors, all > 0: (N,), or (1,) if all images share one.
         """
         return self.divisors(num_pos)
 
@@ -46,23 +48,23 @@ class Normalizer(ConfigurableModule):
         __call__ = forward
 
     def divisors(self, num_pos: Tensor) -> Tensor:
-        """Same interface as :meth:`forward`; what a subclass implements."""
+        """Compute the divisors, see :meth:`forward`. A subclass implements it."""
         raise NotImplementedError
 
-    @torch.jit.unused  # training only: keeps the exported detector the stock one
+    @torch.jit.unused  # training only: the exported detector stays the stock one
     def of_both_losses(
         self, num_pos: Tensor, *, num_counted: Tensor, num_boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
         """
-        What the classification loss and the box loss are divided by; here the same.
+        Compute the divisors of the classification loss and of the box loss; here they are equal.
 
         Args:
-            num_pos: (N,), int64, positive anchors of each image.
-            num_counted: (N,), int64, anchors that the classification loss is summed over.
-            num_boxes: (N,), int64, anchors that the box loss is summed over.
+            num_pos: (N,), int64, number of positive anchors of each image.
+            num_counted: (N,), int64, number of anchors in the classification loss.
+            num_boxes: (N,), int64, number of anchors in the box loss.
 
         Returns:
-            twice what :meth:`forward` returns.
+            the result of :meth:`forward`, twice.
         """
         divisors = self(num_pos)
         return divisors, divisors
@@ -74,14 +76,14 @@ class EMANormalizer(Normalizer):
 
         mean <- momentum * mean + (1 - momentum) * max(sum of num_pos, 1)
 
-    Every call in training or outside of it updates the mean, and each process has its own.
+    Every call updates the mean, in training or not, and each process has its own.
 
     Note:
-        Stock RetinaNet loses this state when it resumes. Here it is in every checkpoint, but not as
-        an entry of the state dict, so that the state-dict keys are stock's: it travels in the
-        state dict's metadata, where PyTorch keeps the versions of modules. A checkpoint without it
-        (a model-zoo file) leaves the mean as it is. One of ours overrides ``init``, also where it
-        is only loaded as `MODEL.WEIGHTS`; the mean follows the new data within some 20 steps.
+        Stock RetinaNet loses this state when it resumes. Here every checkpoint has it. It is not an
+        entry of the state dict, whose keys stay stock's. It is part of the state dict's metadata,
+        where PyTorch stores the versions of modules. A checkpoint without it (a model-zoo file)
+        leaves the mean unchanged. A checkpoint with it overrides ``init``, even if it is only
+        loaded as `MODEL.WEIGHTS`. The mean then adapts to the new data within some 20 steps.
     """
 
     config_keys = {
@@ -92,9 +94,11 @@ class EMANormalizer(Normalizer):
     @configurable
     def __init__(self, *, init: float = 100.0, momentum: float = 0.9) -> None:
         """
+        Initialize the mean.
+
         Args:
             init: the mean before the first batch, > 0. It should not be too small.
-            momentum: in [0, 1); 0 is the number of this batch.
+            momentum: in [0, 1); 0 uses the number of this batch.
         """
         super().__init__()
         self.init = float(check_option("init", init, low=0, open_low=True))
@@ -109,14 +113,14 @@ class EMANormalizer(Normalizer):
         return self.mean.clone().unsqueeze(0)
 
     def positives_of_batch(self, num_pos: Tensor) -> Tensor:
-        """What the running mean is taken of: a scalar."""
+        """Return the number that the running mean averages, a scalar."""
         return num_pos.sum().clamp(min=1)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if hasattr(destination, "_metadata"):  # absent where a caller brings a dict of its own
+        if hasattr(destination, "_metadata"):  # absent if the caller passes its own dict
             destination._metadata[prefix[:-1]]["mean"] = self.mean.item()
 
     def _load_from_state_dict(
@@ -129,8 +133,9 @@ class EMANormalizer(Normalizer):
 
 class GlobalEMANormalizer(EMANormalizer):
     """
-    Same interface as :class:`EMANormalizer`, but of the mean over processes, so that all of them
-    divide by the same number.
+    Variant of :class:`EMANormalizer` with the mean over processes.
+
+    All processes therefore divide by the same number.
     """
 
     def positives_of_batch(self, num_pos: Tensor) -> Tensor:
@@ -138,7 +143,7 @@ class GlobalEMANormalizer(EMANormalizer):
 
 
 class BatchNormalizer(Normalizer):
-    """Positive anchors of the batch, at least 1."""
+    """Number of positive anchors of the batch, at least 1."""
 
     def divisors(self, num_pos: Tensor) -> Tensor:
         return num_pos.sum().clamp(min=1).float().unsqueeze(0)
@@ -146,10 +151,10 @@ class BatchNormalizer(Normalizer):
 
 class GlobalNormalizer(Normalizer):
     """
-    Positive anchors of the batches of all processes, at least 1, over the number of processes.
+    Number of positive anchors of all processes, at least 1, over the number of processes.
 
-    DistributedDataParallel takes the mean of gradients over processes: with this divisor, and only
-    with this one, that mean is the gradient of one process with the whole batch and "batch".
+    DistributedDataParallel averages gradients over processes. With this divisor, and only with it,
+    the average equals the gradient of one process with the whole batch and "batch".
     """
 
     def divisors(self, num_pos: Tensor) -> Tensor:
@@ -157,20 +162,26 @@ class GlobalNormalizer(Normalizer):
 
 
 class PerImageNormalizer(Normalizer):
-    """Each image's own positive anchors, at least 1; then the mean over images (torchvision's)."""
+    """
+    Number of positive anchors of each image, at least 1, as in torchvision.
+
+    The loss of the batch is then the mean over its images.
+    """
 
     def divisors(self, num_pos: Tensor) -> Tensor:
         return num_pos.clamp(min=1).float() * len(num_pos)
 
 
 class FixedNormalizer(Normalizer):
-    """A constant for the whole batch."""
+    """Constant divisor of the whole batch."""
 
     config_keys = {"value": "MODEL.FOCAL.NORMALIZER_VALUE"}
 
     @configurable
     def __init__(self, *, value: float = 100.0) -> None:
         """
+        Initialize the normalizer.
+
         Args:
             value: the divisor, > 0.
         """
@@ -182,15 +193,17 @@ class FixedNormalizer(Normalizer):
 
 
 class SampleSizeNormalizer(Normalizer):
-    """The anchors that are asked for, a constant for each image, as in stock RPN."""
+    """Constant number of sampled anchors per image, as in stock RPN."""
 
     config_keys = {"batch_size_per_image": "MODEL.RPN.BATCH_SIZE_PER_IMAGE"}
 
     @configurable
     def __init__(self, *, batch_size_per_image: int = 256) -> None:
         """
+        Initialize the normalizer.
+
         Args:
-            batch_size_per_image: anchors of an image, >= 1, whether or not there are so many.
+            batch_size_per_image: number of anchors per image, >= 1, even if fewer are sampled.
         """
         super().__init__()
         self.batch_size_per_image = check_count("batch_size_per_image", batch_size_per_image, low=1)
@@ -202,14 +215,16 @@ class SampleSizeNormalizer(Normalizer):
 
 class MeanNormalizer(Normalizer):
     """
-    Each loss is the mean over what it is summed over in the batch, at least 1: anchors, and the 4
-    coordinates of the positive ones (matterport's RPN).
+    Number of summed elements in the batch, at least 1, so that each loss is a mean.
+
+    The classification loss counts anchors. The box loss counts the 4 coordinates of each positive
+    anchor (matterport's RPN).
     """
 
     def of_both_losses(
         self, num_pos: Tensor, *, num_counted: Tensor, num_boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Same interface as :meth:`Normalizer.of_both_losses`; the two differ."""
+        """Compute both divisors, which differ, see :meth:`Normalizer.of_both_losses`."""
         counted, coordinates = num_counted.sum(), 4 * num_boxes.sum()
         return _at_least_one(counted), _at_least_one(coordinates)
 
@@ -229,33 +244,33 @@ RPN_NORMALIZERS: dict[str, type[Normalizer]] = {
     "mean": MeanNormalizer,
     **NORMALIZERS,
 }
-"""What `MODEL.FOCAL.RPN.NORMALIZER` may be."""
+"""Legal values of `MODEL.FOCAL.RPN.NORMALIZER`."""
 
 
 def build_normalizer(
     cfg: CfgNode, normalizers: Mapping[str, type[Normalizer]] = NORMALIZERS, place: Place = DENSE
 ) -> Normalizer:
     """
-    Build the normaliser that `MODEL.FOCAL.NORMALIZER` names.
+    Build the normalizer that `MODEL.FOCAL.NORMALIZER` names.
 
     Args:
-        normalizers: those there are.
-        place: where the name is, if not there; the options are where they are.
+        normalizers: name -> class of the available normalizers.
+        place: the location of the name, if it is moved. The options do not move.
 
     Raises:
-        KeyError: no normaliser has that name; the message lists them.
+        KeyError: no normalizer has that name; the message lists the available names.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER", cfg, place=place)
 
 
 def _at_least_one(count: Tensor) -> Tensor:
-    """() -> float32 (1,)."""
+    """Return max(count, 1), () -> float32 (1,)."""
     return count.clamp(min=1).float().unsqueeze(0)
 
 
 def _mean_positives(num_pos: Tensor) -> Tensor:
-    """max(positives of all processes, 1) / number of processes, float32 scalar."""
+    """Return max(positives of all processes, 1) / number of processes, a float32 scalar."""
     counts = torch.stack([num_pos.sum(), num_pos.new_ones(())]).float()
     positives, processes = sum_over_processes(counts)
     return positives.clamp(min=1) / processes

@@ -1,6 +1,7 @@
 """
-Where the options of losses and miners stand for the two stages of Faster R-CNN. Those of a dense
-detector stand where the parts themselves say.
+Config locations of losses and miners in the two stages of Faster R-CNN.
+
+For a dense detector, the components themselves declare their keys.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RPN = Place(
     },
     fixed={"MODEL.RETINANET.NUM_CLASSES": 1},
 )
-"""Of :class:`~focal_plugin.modeling.rpn.FocalRPN`, whose one class is "object"."""
+"""Place of :class:`~focal_plugin.modeling.rpn.FocalRPN`, whose single class is "object"."""
 
 ROI_HEADS = Place(
     moved={
@@ -45,4 +46,7 @@ ROI_HEADS = Place(
         "MODEL.FOCAL.MINING.DIVIDE_BY": "kept",
     },
 )
-"""Of the box heads. What is fixed: the RoIs kept, suppressed as they came in, are all there is."""
+"""
+Place of the box heads. Its fixed keys: mining suppresses the RoIs by the proposal boxes, and both
+losses use the kept RoIs only.
+"""

@@ -1,5 +1,5 @@
 """
-RetinaNet whose losses, mining, normaliser, head and matcher are parts that a config names.
+RetinaNet with configurable losses, mining, normalizer, head and matcher.
 
 Shape shorthand:
     N: number of images
@@ -40,16 +40,17 @@ from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
 
 CROWD_POLICIES = ("background", "ignore")
-"""What `MODEL.FOCAL.ANCHOR_LABELS.CROWD` may be."""
+"""Legal values of `MODEL.FOCAL.ANCHOR_LABELS.CROWD`."""
 
 
 @META_ARCH_REGISTRY.register()
 class FocalRetinaNet(DenseLosses, RetinaNet):
     """
-    Same interface as :class:`detectron2.modeling.RetinaNet`, but the classification loss, the box
-    loss, which anchors count, what the sums are divided by, the head and the matcher are parts that
-    a config names under `MODEL.FOCAL`. At the default keys it is stock RetinaNet: losses,
-    gradients, state-dict keys and detections (arXiv:1708.02002).
+    RetinaNet with configurable losses, mining, normalizer, head and matcher.
+
+    The interface is that of :class:`detectron2.modeling.RetinaNet`. The keys under `MODEL.FOCAL`
+    name the components. At the default keys it equals stock RetinaNet in losses, gradients,
+    state-dict keys and detections (arXiv:1708.02002).
     """
 
     @configurable
@@ -65,19 +66,21 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
         **kwargs: Any,
     ) -> None:
         """
+        Initialize the detector.
+
         Args:
             cls_loss: the loss of all anchors that count. None: stock's focal loss, with
                 ``focal_loss_alpha`` and ``focal_loss_gamma``.
             box_loss: the loss of the positive anchors. None: that of ``box_reg_loss_type``.
             normalizer: the divisor of both losses. None: stock's running mean.
-            miner: the choice of the anchors that count; None: every anchor.
-            loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a name that is missing.
-            ignores_crowds: background anchors inside crowd regions are ignored.
-            kwargs: as in :class:`detectron2.modeling.RetinaNet`.
+            miner: the selection of the anchors that count; None: every anchor counts.
+            loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a missing name.
+            ignores_crowds: if True, background anchors inside crowd regions are ignored.
+            kwargs: see :class:`detectron2.modeling.RetinaNet`.
 
         Raises:
-            ValueError: the loss wants softmax logits and the head gives sigmoid ones, or the other
-                way round; or a name in ``loss_weight`` is unknown.
+            ValueError: one of loss and head uses softmax logits and the other sigmoid logits, or a
+                name in ``loss_weight`` is unknown.
         """
         super().__init__(**kwargs)
         cls_loss = cls_loss or SigmoidFocalLoss(
@@ -90,7 +93,9 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
             )
         unknown = (loss_weight or {}).keys() - {"loss_cls", "loss_box_reg"}
         if unknown:
-            raise ValueError(f"loss_weight is for loss_cls and loss_box_reg, got {sorted(unknown)}")
+            raise ValueError(
+                f"loss_weight must have the names loss_cls and loss_box_reg, got {sorted(unknown)}"
+            )
         self.cls_loss = cls_loss
         self.box_loss = box_loss or stock_box_loss(
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
@@ -102,7 +107,7 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        check_prior_prob(cfg)  # stock builds a head too, and fails with less to say
+        check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
             stock = super().from_config(cfg)
         return {
@@ -128,8 +133,9 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """
-        Same interface as :meth:`RetinaNet.forward_training`, but what the head says stays where it
-        wrote it.
+        Compute the losses, see :meth:`RetinaNet.forward_training`.
+
+        The predictions of the head are not copied into another layout.
         """
         logits, deltas = predictions
         anchors = self.anchor_generator(features)
@@ -147,9 +153,10 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """
-        Same interface as :meth:`RetinaNet.label_anchors`, but an instance with a negative class is
-        a crowd region: no anchor is matched with it, and, where crowds are ignored, background
-        anchors inside it are.
+        Label the anchors, see :meth:`RetinaNet.label_anchors`.
+
+        An instance with a negative class is a crowd region, and no anchor is matched with it. If
+        crowds are ignored, so are the background anchors inside them.
         """
         all_anchors = Boxes.cat(anchors)
         gt_labels, gt_boxes = [], []
@@ -157,7 +164,7 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
             classes = match.classes
             labels = classes.masked_fill(match.labels == 0, self.num_classes)
             labels.masked_fill_(match.labels == -1, -1)
-            # Without objects all is background, whatever label the lowest IoU has
+            # Without objects every anchor is background, whatever the label of the lowest IoU
             labels.masked_fill_(classes < 0, self.num_classes)
             if self.ignores_crowds:
                 IGNORED_CROWDS.apply_(
@@ -176,15 +183,14 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
         """
-        Same interface as :meth:`RetinaNet.losses`, but with the injected parts.
+        Compute the losses with the injected components, see :meth:`RetinaNet.losses`.
 
         Args:
-            anchors: one for each level, Hi * Wi * A boxes.
-            pred_logits: one for each level, (N, Hi * Wi * A, K), or (N, Hi, Wi, A, K) of any
-                strides.
-            gt_labels: one for each image, (R,), in {-1 (ignored), 0..K-1, K (background)}.
+            anchors: one per level, Hi * Wi * A boxes.
+            pred_logits: one per level, (N, Hi * Wi * A, K), or (N, Hi, Wi, A, K) of any strides.
+            gt_labels: one per image, (R,), in {-1 (ignored), 0..K-1, K (background)}.
             pred_anchor_deltas: the same with 4 for K.
-            gt_boxes: one for each image, (R, 4), of use where the label is 0..K-1.
+            gt_boxes: one per image, (R, 4), used where the label is 0..K-1.
 
         Returns:
             "loss_cls" and "loss_box_reg", float32 scalars.
@@ -203,7 +209,7 @@ class FocalRetinaNet(DenseLosses, RetinaNet):
 
 
 def view_as_anchors(output: Tensor, size: int) -> Tensor:
-    """(N, A * size, Hi, Wi), as a head writes it -> (N, Hi, Wi, A, size), without a copy."""
+    """View the output of a head, (N, A * size, Hi, Wi), as (N, Hi, Wi, A, size), without a copy."""
     num_images, _, height, width = output.shape
     return output.view(num_images, -1, size, height, width).permute(0, 3, 4, 1, 2)
 
@@ -225,8 +231,10 @@ def _group_norm_of_one_channel() -> Iterator[None]:
 
 def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> nn.Module:
     """
-    The configured head, with stock's initial weights wherever the two have the same, and without a
-    trace in the random generator: whatever the head, all else starts as in stock at the same seed.
+    Build the configured head with stock's initial weights wherever the two share a weight.
+
+    The random generator stays unchanged. Whatever the head, all other layers start as in stock at
+    the same seed.
     """
     with torch.random.fork_rng(devices=[]):
         head = build_retinanet_head(cfg, [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES])

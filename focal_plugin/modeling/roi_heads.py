@@ -1,10 +1,12 @@
 """
-RoI heads: Detectron2's with our output layers, and those trained on the RoIs of highest loss.
-Registered in Detectron2's own `ROI_HEADS_REGISTRY`, and so chosen by `MODEL.ROI_HEADS.NAME`.
+RoI heads with configurable output layers, and RoI heads trained on the RoIs of highest loss.
+
+They are registered in Detectron2's own `ROI_HEADS_REGISTRY`, and `MODEL.ROI_HEADS.NAME` chooses
+one.
 
 Shape shorthand:
     N: number of images
-    R: number of RoIs of an image, padded to that with the most
+    R: number of RoIs of an image, padded to the maximum over the images
     K: number of classes
 """
 
@@ -35,16 +37,18 @@ from .matcher import split_crowds
 from .places import ROI_HEADS
 
 _SCRIPT_CONSTANTS = {"mask_on": torch.jit.Final[bool], "keypoint_on": torch.jit.Final[bool]}
-"""For TorchScript: Detectron2 says as much of its own class, and a subclass does not inherit it."""
+"""Annotations for TorchScript. Detectron2 has them on its class, and subclasses do not inherit."""
 
 
 @ROI_HEADS_REGISTRY.register()
 class FocalROIHeads(StandardROIHeads):
     """
-    Same interface as Detectron2's `StandardROIHeads`, but its predictor is a
-    :class:`~focal_plugin.modeling.fast_rcnn.FocalFastRCNNOutputLayers`, and an instance with a
-    negative class is a crowd region, with which no RoI is matched. At the default keys they are
-    the stock heads of Faster, Mask and Keypoint R-CNN (arXiv:1506.01497, arXiv:1703.06870).
+    Detectron2's `StandardROIHeads` with configurable output layers and support of crowd regions.
+
+    The predictor is a :class:`~focal_plugin.modeling.fast_rcnn.FocalFastRCNNOutputLayers`. An
+    instance with a negative class is a crowd region, and no RoI is matched with it. At the default
+    keys they are the stock heads of Faster, Mask and Keypoint R-CNN (arXiv:1506.01497,
+    arXiv:1703.06870).
 
     Reported:
         none on COCO
@@ -60,15 +64,16 @@ class FocalROIHeads(StandardROIHeads):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Same interface as Detectron2's, but crowd regions are no objects."""
+        """Label and sample like Detectron2's method, but treat no crowd region as an object."""
         return super().label_and_sample_proposals(proposals, _without_crowds(targets))
 
 
 @ROI_HEADS_REGISTRY.register()
 class FocalCascadeROIHeads(CascadeROIHeads):
     """
-    Same as :class:`FocalROIHeads`, but of Detectron2's `CascadeROIHeads` (arXiv:1712.00726): each
-    stage has losses of its own, with the same options.
+    Variant of :class:`FocalROIHeads` for Detectron2's `CascadeROIHeads` (arXiv:1712.00726).
+
+    Each stage has its own losses, with the same options.
 
     Reported:
         none on COCO
@@ -83,7 +88,7 @@ class FocalCascadeROIHeads(CascadeROIHeads):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Same interface as Detectron2's, but crowd regions are no objects."""
+        """Label and sample like Detectron2's method, but treat no crowd region as an object."""
         return super().label_and_sample_proposals(proposals, _without_crowds(targets))
 
     def _match_and_label_boxes(
@@ -93,15 +98,17 @@ class FocalCascadeROIHeads(CascadeROIHeads):
 
 
 class _TrainsOnHardRoIs(StandardROIHeads):
-    """What makes RoI heads those of :class:`OHEMROIHeads`, whatever their box head."""
+    """Mixin of RoI heads that adds the mining of :class:`OHEMROIHeads`."""
 
     @configurable
     def __init__(self, *, miner: Miner | None, **kwargs: Any) -> None:
         """
+        Initialize the heads.
+
         Args:
-            miner: which RoIs are trained on; only its `scope` and `rank_by` are asked for, of the
-                options that are a detector's. None: all of them.
-            kwargs: as in the heads without mining.
+            miner: the selection of the RoIs to train on; None: all of them. Of a miner's options
+                for a detector, only `scope` and `rank_by` apply.
+            kwargs: see the heads without mining.
 
         Raises:
             ValueError: a box predictor is not a :class:`FocalFastRCNNOutputLayers`.
@@ -109,16 +116,16 @@ class _TrainsOnHardRoIs(StandardROIHeads):
         super().__init__(**kwargs)
         self.miner = miner
         predictors = [self.box_predictor]
-        if isinstance(self.box_predictor, nn.ModuleList):  # a stage each
+        if isinstance(self.box_predictor, nn.ModuleList):  # one per stage
             predictors = list(self.box_predictor)
         if not all(isinstance(x, FocalFastRCNNOutputLayers) for x in predictors):
             raise ValueError(
-                "mining wants box predictors that know the loss of each RoI: "
+                "mining requires box predictors that return the loss of each RoI: "
                 f"FocalFastRCNNOutputLayers, got {type(predictors[0]).__name__}"
             )
 
     @classmethod
-    def from_config(  # type: ignore[override]  # as StandardROIHeads, unlike its own base
+    def from_config(  # type: ignore[override]  # like StandardROIHeads, unlike its own base
         cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
     ) -> dict[str, Any]:
         return {
@@ -133,11 +140,11 @@ class _TrainsOnHardRoIs(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Same interface as Detectron2's, but in training the heads see the RoIs kept only."""
+        """Run the heads like Detectron2's method; in training, on the kept RoIs only."""
         if self.training:
             assert targets, "'targets' argument is required during training"
             return self._forward_training(features, proposals, targets)
-        else:  # as in both stock heads; TorchScript knows no super() and wants the else
+        else:  # as in both stock heads; TorchScript has no super() and requires the else
             instances = self._forward_box(features, proposals)
             return self.forward_with_given_boxes(features, instances), {}
 
@@ -157,7 +164,7 @@ class _TrainsOnHardRoIs(StandardROIHeads):
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Every RoI with a label, in its place, and no random number."""
+        """Return every RoI with a label, in order, without random numbers."""
         labels = torch.full_like(matched_idxs, self.num_classes)
         if len(gt_classes):
             labels = torch.where(matched_labels == 0, labels, gt_classes[matched_idxs])
@@ -168,7 +175,7 @@ class _TrainsOnHardRoIs(StandardROIHeads):
     def _first_predictions(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> tuple[FocalFastRCNNOutputLayers, tuple[Tensor, Tensor]]:
-        """The box predictor that RoIs are ranked by, and its predictions."""
+        """Return the box predictor that ranks the RoIs, and its predictions."""
         raise NotImplementedError
 
     def _box_losses(
@@ -180,7 +187,7 @@ class _TrainsOnHardRoIs(StandardROIHeads):
     def _mine(
         self, miner: Miner, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
-        """The RoIs that the miner keeps."""
+        """Return the RoIs that the miner keeps."""
         with _evaluating(self):
             predictor, predictions = self._first_predictions(features, proposals)
             losses = predictor.losses_per_roi(predictions, proposals)
@@ -195,7 +202,7 @@ class _TrainsOnHardRoIs(StandardROIHeads):
         return [p[kept[: len(p)]] for p, kept in zip(proposals, keep, strict=True)]
 
     def _log_samples(self, proposals: list[Instances]) -> None:
-        """As :meth:`label_and_sample_proposals` has logged those before mining."""
+        """Log the kept RoIs like :meth:`label_and_sample_proposals` logs those before mining."""
         num_rois = sum(len(p) for p in proposals)
         num_bg = sum((p.gt_classes == self.num_classes).sum().item() for p in proposals)
         storage = get_event_storage()
@@ -206,21 +213,20 @@ class _TrainsOnHardRoIs(StandardROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class OHEMROIHeads(_TrainsOnHardRoIs, FocalROIHeads):
     """
-    Same as :class:`FocalROIHeads`, but trained on the RoIs of highest loss in place of a random
-    sample (OHEM, arXiv:1604.03540).
+    Variant of :class:`FocalROIHeads` that trains on the RoIs of highest loss.
 
         keep = top B by loss of NMS(RoIs of one image and label, score = loss)
 
-    One pass without gradients over all labelled RoIs, objects included, gives the loss of each, and
-    the miner those to train on: box, mask and keypoint head see no other. There is no quota for
-    objects. Inference is stock's.
+    It is OHEM, arXiv:1604.03540, which replaces the random sample. One pass without gradients over
+    all labeled RoIs, objects included, computes the loss of each. The miner selects the RoIs that
+    the box, mask and keypoint heads train on. There is no quota for objects. Inference is stock's.
 
     Note:
-        In the first pass dropout is off and a batch norm takes its running statistics, of which the
-        pass moves none; there is no random number in it. The authors left dropout on.
+        In the first pass dropout is off, and batch norm uses its running statistics without an
+        update. The pass draws no random number. The authors left dropout on.
 
     Reported:
-        Fast R-CNN VGG16, VOC07: 66.9 -> 69.9 mAP; by their README less where the RPN is trained too
+        Fast R-CNN VGG16, VOC07: 66.9 -> 69.9 mAP; less if the RPN is trained too, by its README
     """
 
     __annotations__ = dict(_SCRIPT_CONSTANTS)
@@ -242,8 +248,10 @@ class OHEMROIHeads(_TrainsOnHardRoIs, FocalROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class OHEMCascadeROIHeads(_TrainsOnHardRoIs, FocalCascadeROIHeads):
     """
-    Same as :class:`OHEMROIHeads`, but of :class:`FocalCascadeROIHeads`. RoIs are ranked by their
-    loss in the first stage, and those kept go through all (arXiv:1604.03540, arXiv:1712.00726).
+    Variant of :class:`OHEMROIHeads` for :class:`FocalCascadeROIHeads`.
+
+    The loss in the first stage ranks the RoIs, and the kept ones go through all stages
+    (arXiv:1604.03540, arXiv:1712.00726).
 
     Reported:
         none on COCO
@@ -266,8 +274,10 @@ class OHEMCascadeROIHeads(_TrainsOnHardRoIs, FocalCascadeROIHeads):
 
 def _build_predictor(cfg: CfgNode, stock: FastRCNNOutputLayers) -> FocalFastRCNNOutputLayers:
     """
-    Our output layers with stock's initial weights, and without a trace in the random generator:
-    all else starts as in stock at the same seed.
+    Build the configured output layers with stock's initial weights.
+
+    The random generator stays unchanged, so that all other layers start as in stock at the same
+    seed.
     """
     with torch.random.fork_rng(devices=[]):
         options = FocalFastRCNNOutputLayers.from_config(
@@ -288,8 +298,10 @@ def _without_crowds(targets: list[Instances]) -> list[Instances]:
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """
-    Evaluation mode for a while; then each submodule has the mode it had. Of all ways to leave the
-    statistics of batch norms and the random generator alone, it is the one that every layer knows.
+    Set evaluation mode inside the context, and restore the mode of each submodule on exit.
+
+    Evaluation mode keeps batch-norm statistics and the random generator unchanged. Unlike other
+    ways to do so, every layer supports it.
     """
     training = {submodule: submodule.training for submodule in module.modules()}
     module.eval()

@@ -1,6 +1,7 @@
 """
-A region proposal network whose losses, sampling, matching and normaliser are parts that a config
-names; the recipes of three code bases are presets of these keys.
+Region proposal network with configurable losses, sampling, matching and normalizer.
+
+The recipes of three code bases are presets of its keys.
 
 Shape shorthand:
     N: number of images
@@ -78,14 +79,14 @@ STYLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """
-`MODEL.FOCAL.RPN.STYLE` -> the value of each key of `MODEL.FOCAL.RPN` that is left empty, or None.
+Value of each key of `MODEL.FOCAL.RPN` that is empty or None, for each `MODEL.FOCAL.RPN.STYLE`.
 """
 
 MATCHED = ("all", "inside")
-"""What `MODEL.FOCAL.RPN.MATCHED` may be."""
+"""Legal values of `MODEL.FOCAL.RPN.MATCHED`."""
 
 SAMPLING = ("random", "all")
-"""What `MODEL.FOCAL.RPN.SAMPLING` may be, beside the name of a miner."""
+"""Legal values of `MODEL.FOCAL.RPN.SAMPLING`, besides the name of a miner."""
 
 METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 
@@ -93,21 +94,22 @@ METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class FocalRPN(DenseLosses, RPN):
     """
-    Same interface as Detectron2's `RPN`, but both losses, what they are divided by, which anchors
-    are matched and which are trained on are parts that a config names under `MODEL.FOCAL.RPN`. At
-    the default keys it is the stock RPN: losses, gradients, state-dict keys and proposals
-    (arXiv:1506.01497 section 3.1).
+    Detectron2's `RPN` with configurable losses, normalizer, matching and sampling.
 
-    To a loss an anchor has one class, "object": its label is 0, and that of the background 1. A
-    softmax loss gets the logits [s, 0], so that softmax([s, 0]) = [p, 1 - p] with p = sigmoid(s).
+    The keys are in `MODEL.FOCAL.RPN`. At the default keys it equals the stock RPN in losses,
+    gradients, state-dict keys and proposals (arXiv:1506.01497 section 3.1).
 
-    Logged in training, besides what stock logs: `rpn/loc_to_cls_ratio`, the weighted box loss over
-    the weighted objectness loss.
+    For a loss, an anchor has one class, "object", with label 0. The background has label 1. A
+    softmax loss receives the logits [s, 0], so that softmax([s, 0]) = [p, 1 - p] with
+    p = sigmoid(s).
+
+    In training it logs the stock metrics and `rpn/loc_to_cls_ratio`, the weighted box loss over the
+    weighted objectness loss.
 
     Note:
         An object that overlaps no anchor makes no anchor positive, see
-        :class:`~focal_plugin.modeling.matcher.AnchorMatcher`; stock's makes all those positive that
-        overlap no object.
+        :class:`~focal_plugin.modeling.matcher.AnchorMatcher`. In the stock RPN, it makes every
+        anchor positive that overlaps no object.
 
     Reported:
         none on COCO for the RPN alone
@@ -127,23 +129,24 @@ class FocalRPN(DenseLosses, RPN):
         **kwargs: Any,
     ) -> None:
         """
+        Initialize the RPN.
+
         Args:
-            cls_loss: the loss of the objectness of all anchors that are trained on. None: cross
-                entropy.
+            cls_loss: the objectness loss of all anchors that are trained on. None: cross entropy.
             box_loss: the loss of the anchors with an object. None: that of ``box_reg_loss_type``.
-            normalizer: the divisor of both losses. None: as in stock, ``batch_size_per_image``
-                times the images.
-            sampling: which labelled anchors are trained on: "random", drawn as in stock, "all", or
-                those that a miner keeps.
-            matched: which anchors are matched with objects: "all", or those "inside" the image,
-                where all others are ignored.
-            crowd_rule: which anchors crowd regions take out; None: none.
-            logs_precision_recall: log, for each level, precision and recall of the objectness.
-            kwargs: as in Detectron2's RPN. `batch_size_per_image` and `positive_fraction` are of
-                use where it samples.
+            normalizer: the divisor of both losses. None: ``batch_size_per_image`` times the number
+                of images, as in stock.
+            sampling: the labeled anchors to train on: "random", drawn as in stock, "all", or those
+                that a miner keeps.
+            matched: the anchors to match with objects: "all", or those "inside" the image. All
+                others are then ignored.
+            crowd_rule: the anchors that crowd regions exclude; None: none.
+            logs_precision_recall: if True, log precision and recall of the objectness per level.
+            kwargs: see Detectron2's RPN. `batch_size_per_image` and `positive_fraction` are used by
+                its random sampling.
 
         Raises:
-            ValueError: ``sampling`` or ``matched`` is none of these.
+            ValueError: ``sampling`` or ``matched`` has another value.
         """
         super().__init__(**kwargs)
         if not isinstance(sampling, Miner):
@@ -191,9 +194,10 @@ class FocalRPN(DenseLosses, RPN):
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """
-        Same interface as :meth:`RPN.label_and_sample_anchors`, but an instance with a negative
-        class is a crowd region: no anchor is matched with it, and it takes out those that the
-        crowd rule says, before any is sampled.
+        Label and sample the anchors, see :meth:`RPN.label_and_sample_anchors`.
+
+        An instance with a negative class is a crowd region, and no anchor is matched with it. The
+        crowd rule excludes anchors before the sampling.
         """
         all_anchors = Boxes.cat(anchors)
         gt_labels, gt_boxes = [], []
@@ -206,7 +210,7 @@ class FocalRPN(DenseLosses, RPN):
         return gt_labels, gt_boxes
 
     def _match(self, anchors: Boxes, gt_instances: list[Instances]) -> Iterator[Match]:
-        """Of each image, before any anchor is sampled."""
+        """Match the anchors of each image, before the sampling."""
         matches: Iterator[Match]
         if self.matches_inside_only:
             matches = (self._match_inside(anchors, instances) for instances in gt_instances)
@@ -223,9 +227,9 @@ class FocalRPN(DenseLosses, RPN):
             yield match
 
     def _match_inside(self, anchors: Boxes, instances: Instances) -> Match:
-        """Anchors outside have no object and are ignored."""
+        """Match the anchors inside the image. Anchors outside have no object and are ignored."""
         outside = ~_inside_image(anchors, instances.image_size)
-        # With a NaN they overlap nothing, so that they are no object's best anchors
+        # A NaN box has no overlap, so anchors outside are no object's best anchors
         nowhere = Boxes(anchors.tensor.masked_fill(outside.unsqueeze(1), float("nan")))
         (match,) = match_images(self.anchor_matcher, nowhere, [instances])
         match.labels.masked_fill_(outside, -1)
@@ -242,14 +246,14 @@ class FocalRPN(DenseLosses, RPN):
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
         """
-        Same interface as :meth:`RPN.losses`, but with the injected parts.
+        Compute the losses with the injected components, see :meth:`RPN.losses`.
 
         Args:
-            anchors: one for each level, Hi * Wi * A boxes.
-            pred_objectness_logits: one for each level, (N, Hi * Wi * A).
-            gt_labels: one for each image, (R,), in {-1 (ignored), 0 (background), 1 (object)}.
-            pred_anchor_deltas: one for each level, (N, Hi * Wi * A, 4).
-            gt_boxes: one for each image, (R, 4), of use where the label is 1.
+            anchors: one per level, Hi * Wi * A boxes.
+            pred_objectness_logits: one per level, (N, Hi * Wi * A).
+            gt_labels: one per image, (R,), in {-1 (ignored), 0 (background), 1 (object)}.
+            pred_anchor_deltas: one per level, (N, Hi * Wi * A, 4).
+            gt_boxes: one per image, (R, 4), used where the label is 1.
 
         Returns:
             "loss_rpn_cls" and "loss_rpn_loc", float32 scalars.
@@ -270,9 +274,11 @@ class FocalRPN(DenseLosses, RPN):
     @torch.no_grad()
     def _log(self, losses: dict[str, Tensor], logits: list[Tensor], labels: Tensor) -> None:
         """
+        Log the numbers of anchors, the ratio of the losses, and precision and recall if enabled.
+
         Args:
-            losses: weighted.
-            logits: one for each level, (N, Hi * Wi * A).
+            losses: weighted losses.
+            logits: one per level, (N, Hi * Wi * A).
             labels: (N, R), in {-1 (not trained on), 0 (object), 1 (background)}.
         """
         storage = get_event_storage()
@@ -294,17 +300,18 @@ def log_precision_recall(
     storage: EventStorage, prefix: str, logits: Tensor, labels: Tensor
 ) -> None:
     """
-    Log how good the objectness is at telling apart the anchors that it is trained on, as
-    tensorpack does: `precision_th0.5`, `recall_th0.5`, and so on for .2 and .1.
+    Log precision and recall of the objectness over the anchors that are trained on.
+
+    The names are those of tensorpack: `precision_th0.5`, `recall_th0.5`, and so on for .2 and .1.
 
         precision = objects among those above / those above
         recall    = objects among those above / objects
 
-    What has a denominator of 0 is not logged; tensorpack puts .5 in its place.
+    A ratio with a denominator of 0 is not logged; tensorpack logs .5 for it.
 
     Args:
-        prefix: what the names begin with.
-        logits: any shape, of objectness.
+        prefix: prefix of the names.
+        logits: any shape, objectness logits.
         labels: the same shape, in {-1 (not trained on), 0 (object), 1 (background)}.
     """
     probability = logits.float().sigmoid()
@@ -324,9 +331,9 @@ def log_precision_recall(
 
 def with_style(cfg: CfgNode) -> CfgNode:
     """
-    Returns:
-        a copy of the config, in which each key of `MODEL.FOCAL.RPN` that is empty or None has the
-        value of its `STYLE`.
+    Return a copy of the config with the values of its RPN style.
+
+    Each key of `MODEL.FOCAL.RPN` that is empty or None gets the value of its `STYLE`.
 
     Raises:
         ValueError: there is no such style.
@@ -344,10 +351,10 @@ def with_style(cfg: CfgNode) -> CfgNode:
 
 def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
     """
-    What `MODEL.FOCAL.RPN.{STYLE, CROWD, CROWD_THRESH}` say.
+    Return the crowd rule that `MODEL.FOCAL.RPN.{STYLE, CROWD, CROWD_THRESH}` select.
 
     Raises:
-        ValueError: one of them has no such value.
+        ValueError: one of them has an illegal value.
     """
     rpn = with_style(cfg).MODEL.FOCAL.RPN
     rule = CROWD_RULES[check_choice("MODEL.FOCAL.RPN.CROWD", rpn.CROWD, CROWD_RULES)]
@@ -376,7 +383,7 @@ def _transform_of_std(std: list[float]) -> Box2BoxTransform:
 
 
 def _inside_image(anchors: Boxes, image_size: tuple[int, int]) -> Tensor:
-    """Bool (R,), anchors no part of which is outside of an image of (height, width)."""
+    """Return the mask of the anchors inside an image of (height, width), bool (R,)."""
     height, width = image_size
     x1, y1, x2, y2 = anchors.tensor.unbind(dim=1)
     return (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)

@@ -1,6 +1,8 @@
 """
-RPN heads: what turns a feature level into objectness logits and box deltas. Registered in
-Detectron2's own `RPN_HEAD_REGISTRY`, and so chosen by its own key, `MODEL.RPN.HEAD_NAME`.
+RPN heads, which turn a feature level into objectness logits and box deltas.
+
+They are registered in Detectron2's own `RPN_HEAD_REGISTRY`, and its key `MODEL.RPN.HEAD_NAME`
+chooses one.
 
 Shape shorthand:
     N: number of images
@@ -27,19 +29,19 @@ from ..registry import configurable
 @RPN_HEAD_REGISTRY.register()
 class PriorRPNHead(StandardRPNHead):
     """
-    Same interface as Detectron2's `StandardRPNHead`, but a fresh head may answer "object" with a
-    probability other than 1/2, and its convolutions may have a norm.
+    Detectron2's `StandardRPNHead` with an object prior pi and optional norms.
 
         p = sigmoid(s),  b_s = -log((1 - pi) / pi)
 
-    The head is that of Faster R-CNN (arXiv:1506.01497 section 3.1), the prior pi that of
-    arXiv:1708.02002 section 3.3. A norm stands between a 3x3 convolution, then without a bias, and
-    its ReLU. At the default keys it is the stock head, whose checkpoints it loads; whatever the
-    keys, all its weights begin with stock's values.
+    A new head predicts "object" with probability pi, which need not be 1/2. The head is that of
+    Faster R-CNN (arXiv:1506.01497 section 3.1), and the prior that of arXiv:1708.02002 section 3.3.
+    A norm follows a 3x3 convolution, which then has no bias, and precedes its ReLU. At the default
+    keys it is the stock head, which loads stock checkpoints. For all keys, the weights start with
+    stock's values.
 
     Note:
-        A "BN" or "SyncBN" has one set of running statistics for all levels, unlike the batches
-        that it is trained on, which are of one level. "GN" has none.
+        "BN" or "SyncBN" has one set of running statistics for all levels. Its training batches,
+        however, have one level each. "GN" has no running statistics.
 
     Reported:
         none on COCO
@@ -53,15 +55,17 @@ class PriorRPNHead(StandardRPNHead):
     @configurable
     def __init__(self, *, prior_prob: float = 0.5, norm: str = "", **kwargs: Any) -> None:
         """
+        Initialize the head.
+
         Args:
-            prior_prob: pi, what a fresh head answers for an object, in (0, 1).
-            norm: any name that Detectron2's `get_norm` takes, "" for none.
-            kwargs: as in Detectron2's head.
+            prior_prob: pi, the initial probability of an object, in (0, 1).
+            norm: a name that Detectron2's `get_norm` accepts, "" for none.
+            kwargs: see Detectron2's head.
 
         Raises:
             ValueError: an option is outside its legal range; the message names its full key.
         """
-        # Named here, and in full: Detectron2's builder does not know which key an argument is of.
+        # Named here, and in full: Detectron2's builder does not know the key of an argument.
         if not 0 < prior_prob < 1:
             key = self.config_keys["prior_prob"]
             raise ValueError(f"{key} must be in (0, 1), got {prior_prob}")
@@ -70,7 +74,7 @@ class PriorRPNHead(StandardRPNHead):
         assert bias is not None
         nn.init.constant_(bias, math.log(prior_prob / (1 - prior_prob)))
         if norm:
-            # Stock's constructor initialises the bias of each convolution; it goes only now.
+            # Only now: stock's constructor initializes the bias of each convolution.
             for conv in self.conv.modules():
                 if isinstance(conv, Conv2d):
                     conv.bias = None
@@ -88,17 +92,18 @@ class PriorRPNHead(StandardRPNHead):
 @RPN_HEAD_REGISTRY.register()
 class SoftmaxRPNHead(PriorRPNHead):
     """
-    Same interface as :class:`PriorRPNHead`, but objectness is a softmax over background and object
-    (arXiv:1506.01497 section 3.1), given out as the difference of the two logits.
+    Variant of :class:`PriorRPNHead` with a softmax over background and object.
 
         s = z_1 - z_0:  softmax([z_0, z_1])_1 = sigmoid(s),  CE([z_0, z_1], y) = BCE(s, y)
         b_1 = 0,  b_0 = log((1 - pi) / pi)
 
-    So that losses, proposals and export, which know one logit an anchor, are exact as they stand.
-    Against a single logit the class of functions is the same, and two things differ: gradients
-    move z_0 and z_1 in opposite directions, so that at one learning rate SGD moves s twice as
-    fast; and the weights of s begin with a standard deviation sqrt(2) larger. All other layers
-    begin with stock's values; a stock checkpoint has none for this one.
+    The softmax is that of arXiv:1506.01497 section 3.1. The head returns the difference of the two
+    logits. Losses, proposals and export, which expect one logit per anchor, are therefore exact.
+
+    The class of functions is that of a single logit, but two things differ. Gradients move z_0 and
+    z_1 in opposite directions, so that SGD moves s twice as fast at the same learning rate. The
+    initial weights of s have a standard deviation sqrt(2) larger. All other layers start with
+    stock's values; a stock checkpoint has no weights for this layer.
 
     Reported:
         none on COCO
@@ -107,12 +112,14 @@ class SoftmaxRPNHead(PriorRPNHead):
     @configurable
     def __init__(self, *, prior_prob: float = 0.5, **kwargs: Any) -> None:
         """
+        Initialize the head.
+
         Args:
-            prior_prob: pi, what a fresh head answers for an object, in (0, 1).
-            kwargs: as in :class:`PriorRPNHead`.
+            prior_prob: pi, the initial probability of an object, in (0, 1).
+            kwargs: see :class:`PriorRPNHead`.
         """
         super().__init__(prior_prob=prior_prob, **kwargs)
-        with torch.random.fork_rng(devices=[]):  # what is built after the head starts as in stock
+        with torch.random.fork_rng(devices=[]):  # later layers start as in stock
             self.objectness_logits = PairedObjectness(
                 self.objectness_logits.in_channels,
                 num_anchors=self.objectness_logits.out_channels,
@@ -122,18 +129,21 @@ class SoftmaxRPNHead(PriorRPNHead):
 
 class PairedObjectness(nn.Conv2d):
     """
-    A 1x1 convolution to A pairs of logits, for each anchor background and then object, that
-    returns their difference.
+    Convolution, 1x1, to A pairs of logits that returns their difference.
 
         s = z_1 - z_0
+
+    The pair of an anchor is its background logit and then its object logit.
     """
 
     def __init__(self, in_channels: int, *, num_anchors: int, prior_prob: float) -> None:
         """
+        Initialize the layer.
+
         Args:
             in_channels: C.
             num_anchors: A.
-            prior_prob: pi, the softmax at the object where all features are 0, in (0, 1).
+            prior_prob: pi, the softmax of the object if all features are 0, in (0, 1).
         """
         super().__init__(in_channels, 2 * num_anchors, kernel_size=1)
         nn.init.normal_(self.weight, std=0.01)
@@ -143,7 +153,7 @@ class PairedObjectness(nn.Conv2d):
             self.bias[0::2] = math.log((1 - prior_prob) / prior_prob)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, A, H, W)."""
+        """Compute the objectness, (N, C, H, W) -> (N, A, H, W)."""
         pairs = F.conv2d(features, self.weight, self.bias)  # (N, A * 2, H, W)
         return pairs[:, 1::2] - pairs[:, 0::2]
 
@@ -153,4 +163,4 @@ def _make_norm(norm: str, num_channels: int) -> nn.Module:
         return get_norm(norm, num_channels)
     except KeyError:
         key = PriorRPNHead.config_keys["norm"]
-        raise ValueError(f"{key} must be a norm that Detectron2 knows, got {norm!r}") from None
+        raise ValueError(f"{key} must be a norm that Detectron2 supports, got {norm!r}") from None

@@ -1,4 +1,4 @@
-"""HOW FAST: what the hot path computes, behind one function an operation, by several means."""
+"""Fast implementations of the hot path: one function per operation, in C++, Triton and PyTorch."""
 
 from .dense_loss import Terms, dense_loss, dense_loss_per_anchor
 from .formula import Formula, Point, apply_formula

@@ -1,13 +1,14 @@
 """
-The sum of a loss over every class of every anchor, at the speed of memory: the logits are read
-where they lie, by integer labels, and their gradient is written once.
+Sum of a loss over every class of every anchor, at memory bandwidth.
+
+The logits are read in place, by integer labels, and their gradient is written once.
 
 Shape shorthand:
-    ...: any leading shape, one entry an anchor
+    ...: any leading shape, one entry per anchor
     K: number of classes
-    G, T: a tensor of logits in memory is G groups of K planes of T anchors: (G, K, T). For a
-        convolution's output in NCHW, G = N * A and T = H * W; where the K logits of an anchor lie
-        side by side (channels last), T = 1
+    G, T: a tensor of logits in memory is G groups of K planes of T anchors: (G, K, T). For the
+        output of a convolution in NCHW, G = N * A and T = H * W. If the K logits of an anchor are
+        adjacent (channels last), T = 1
 """
 
 from __future__ import annotations
@@ -42,38 +43,39 @@ def dense_loss(
     impl: str = "auto",
 ) -> Tensor:
     """
-    The loss of all anchors: scale * the sum of what each logit costs.
+    Compute the loss of all anchors: scale * the sum of the loss of each logit.
 
     Args:
         logits: (..., K), any floating dtype, computed in float32; or several such tensors, such as
             the levels of a feature pyramid, with as many labels. A permuted view of an NCHW output,
-            (N, Hi, Wi, A, K), is read as it lies, without a copy; so is a contiguous tensor. Any
+            (N, Hi, Wi, A, K), is read in place, without a copy; so is a contiguous tensor. Any
             other layout is copied first.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}; not checked.
-        terms: what each logit costs.
-        quality: (...), in [0, 1], for formulas that want it; a constant.
-        scale: what the sum is multiplied by, a number or a scalar tensor; a constant.
+        terms: the loss formula of each logit.
+        quality: (...), in [0, 1], for formulas that require it; a constant.
+        scale: factor of the sum, a number or a scalar tensor; a constant.
         impl: "cpp" (the extension; CPU), "triton" (CUDA), "eager" (PyTorch, in chunks), or "auto",
-            the first of these that can be had.
+            the first of these that is available.
 
     Returns:
-        float32 scalar; 0 with a graph if no anchor is left. The logits of ignored anchors, NaN
-        included, reach neither it nor its gradient.
+        float32 scalar; a differentiable 0 if every anchor is ignored. The logits of ignored
+        anchors, NaN included, do not affect the loss or its gradient.
 
     Raises:
-        ValueError: ``impl`` is none of these, or cannot be had for these tensors and formulas; the
-            message says why.
+        ValueError: ``impl`` is none of these, or is not available for these tensors and formulas;
+            the message gives the reason.
 
     Note:
-        "cpp" gives the same bits for any number of threads, "eager" for one and two. On a CPU the
-        gradient is computed with the loss, and handed over by the backward pass; a second backward
-        pass computes it anew, as every one does on a GPU. It can be differentiated once. Slopes
-        below 1e-20 are flushed to 0. Where a logit is infinite, so is the loss, or NaN.
+        "cpp" returns the same bits for any number of threads, "eager" for one and two threads. On a
+        CPU the forward pass computes the gradient, and the backward pass hands it over. A second
+        backward pass computes it again, as every backward pass does on a GPU. The loss can be
+        differentiated once. Slopes below 1e-20 are flushed to 0. An infinite logit gives an
+        infinite or NaN loss.
     """
     blocks = [_Layout.of(x).block(x, y, z) for x, y, z in zip_levels(logits, labels, quality)]
     device = blocks[0].logits.device
     if not isinstance(scale, Tensor):
-        scale = torch.full((), scale, device=device)  # by a kernel: nothing waits for a copy
+        scale = torch.full((), scale, device=device)  # filled by a kernel, without a blocking copy
     scale = scale.detach().to(device, torch.float32)
     evaluate = implementation(impl, blocks[0], terms)
     loss: Tensor = _Sum.apply(evaluate, terms, scale, blocks, *(block.logits for block in blocks))
@@ -89,11 +91,13 @@ def dense_loss_per_anchor(
     impl: str = "auto",
 ) -> Tensor:
     """
-    Same arguments as :func:`dense_loss`, of one tensor, but summed over classes only.
+    Compute the loss of each anchor of one tensor, summed over classes only.
+
+    The arguments are those of :func:`dense_loss`.
 
     Returns:
         float32 (...); 0 for ignored anchors. The backward pass computes the gradient from the
-        logits, which is all that is kept until then.
+        logits, which are all that is stored until then.
     """
     layout = _Layout.of(logits)
     block = layout.block(logits, labels, quality)
@@ -103,8 +107,10 @@ def dense_loss_per_anchor(
 
 def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     """
+    Return the function that evaluates the terms of a block with ``impl``.
+
     Raises:
-        ValueError: ``impl`` is no implementation, or one that cannot be had here.
+        ValueError: ``impl`` is unknown, or is not available here.
     """
     chosen = choose(impl, block.logits.device, lambda name: MODULES[name].why_not(block, terms))
     return MODULES[chosen].evaluate
@@ -120,7 +126,7 @@ class _Sum(torch.autograd.Function):
         blocks: list[Block],
         *logits: Tensor,
     ) -> Tensor:
-        # On a GPU to compute it again costs less than to know whether it is to be scaled
+        # On a GPU, a second computation costs less than finding out whether it must be scaled
         at_once = logits[0].device.type == "cpu" and any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float64, device=scale.device)
         gradients = []
@@ -139,7 +145,7 @@ class _Sum(torch.autograd.Function):
         refuse_second_derivative()
         factor = ctx.scale * upstream
         if ctx.gradients is not None:
-            # Handed over: what the receiver does with it must not show in another backward pass
+            # Handed over: changes by the receiver must not affect another backward pass
             gradients, ctx.gradients = ctx.gradients, None
             if upstream != 1:
                 for gradient in gradients:
@@ -168,9 +174,9 @@ class _PerAnchor(torch.autograd.Function):
 
 
 class _Layout(NamedTuple):
-    """How a tensor (..., K) lies in memory."""
+    """Memory layout of a tensor (..., K)."""
 
-    order: tuple[int, ...]  # its dimensions, those furthest apart in memory first
+    order: tuple[int, ...]  # its dimensions, from the largest stride to the smallest
     shape: tuple[int, int, int]  # (G, K, T)
     anchors: tuple[int, ...]  # (...)
 
@@ -198,13 +204,13 @@ class _Layout(NamedTuple):
         )
 
     def anchors_as_given(self, anchors: Tensor) -> Tensor:
-        """(G, T) -> (...)."""
+        """Reorder (G, T) -> (...)."""
         order = self._order_of_anchors()
         in_memory = anchors.reshape([self.anchors[i] for i in order])
         return in_memory.permute([order.index(i) for i in range(len(order))])
 
     def _anchors_in_memory(self, anchors: Tensor) -> Tensor:
-        """(...) -> (G, T), contiguous."""
+        """Reorder (...) -> (G, T), contiguous."""
         groups, _, num_anchors = self.shape
         return anchors.permute(self._order_of_anchors()).reshape(groups, num_anchors).contiguous()
 
@@ -218,7 +224,7 @@ def zip_levels(
     labels: Tensor | Sequence[Tensor],
     quality: Tensor | Sequence[Tensor | None] | None,
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """The logits, labels and quality of each level, of one tensor or several."""
+    """Return the logits, labels and quality of each level, of one tensor or several."""
     if isinstance(logits, Tensor):
         assert isinstance(labels, Tensor)
         assert quality is None or isinstance(quality, Tensor)
@@ -228,8 +234,8 @@ def zip_levels(
 
 
 def _ordered_sum(per_anchor: Tensor, width: int = 1024) -> Tensor:
-    """float64 scalar, added up in an order that no number of threads changes."""
-    if per_anchor.is_cuda:  # where the order depends on the shape alone
+    """Return the float64 sum in an order that does not depend on the number of threads."""
+    if per_anchor.is_cuda:  # there, the order depends on the shape only
         return per_anchor.sum(dtype=torch.float64)
     sums = per_anchor.flatten().double()
     while sums.numel() > 1:

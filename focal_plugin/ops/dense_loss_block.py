@@ -1,7 +1,7 @@
 """
 Inputs that every implementation of :mod:`~focal_plugin.ops.dense_loss` shares.
 
-A block holds the logits as they lie in memory; the terms say what each logit costs.
+A block holds the logits in their memory layout. The terms hold the loss formula of each logit.
 
 Shape shorthand:
     K: number of classes
@@ -21,16 +21,18 @@ from .formula import Formula
 
 FLUSHED_BELOW = 1e-20
 """
-Slopes smaller than this become 0, before they are weighed and scaled. The exact gradient of a
-confident negative is a subnormal number, with which convolutions on a CPU are several times slower.
+Slopes smaller than this become 0, before they are weighted and scaled. The exact gradient of a
+confident negative is a subnormal number, which slows down convolutions on a CPU several times.
 """
 
 
 @dataclass(frozen=True)
 class Terms:
     """
-    What each logit costs: ``positive`` of x where its class is the anchor's label, ``negative`` of
-    -x elsewhere; each times its weight, one number or one for each class, (K,).
+    Loss formulas of the logits.
+
+    ``positive`` applies to x if its class is the anchor's label. Otherwise ``negative`` applies to
+    -x. Each is multiplied by its weight: one number, or one number per class, (K,).
     """
 
     positive: Formula
@@ -43,7 +45,7 @@ class Terms:
         return self.positive, self.negative
 
     def weights(self, num_classes: int, device: torch.device) -> Tensor:
-        """float32 (2, K): of the positives, and of the negatives."""
+        """Return the weights, float32 (2, K): row 0 for positives, row 1 for negatives."""
         weights = torch.empty(2, num_classes, device=device)
         weights[0] = self.positive_weight
         weights[1] = self.negative_weight
@@ -51,7 +53,7 @@ class Terms:
 
 
 class Block(NamedTuple):
-    """A tensor of logits as it lies in memory, and what is known of its anchors."""
+    """Logits in their memory layout, with the labels and qualities of their anchors."""
 
     logits: Tensor  # (G, K, T), contiguous, any floating dtype
     labels: Tensor  # (G, T), int32 in {-1 (ignored), 0..K-1, K (background)}, contiguous
@@ -60,14 +62,14 @@ class Block(NamedTuple):
 
 Evaluate = Callable[[Block, Terms, Tensor | None], tuple[Tensor, Tensor | None]]
 """
-An implementation: `evaluate(block, terms, factor)` -> the loss of each anchor, float32 (G, T), and
-the gradient times ``factor``, like the logits. The factor is float32, () or (G, T); None: no
-gradient is wanted.
+Function `evaluate(block, terms, factor)` of an implementation. It returns the loss of each anchor,
+float32 (G, T), and the gradient times ``factor``, with the layout of the logits. The factor is
+float32, () or (G, T); None requests no gradient.
 """
 
 
 class Implementation(Protocol):
-    """The functions that the module of an implementation has."""
+    """Interface of an implementation's module."""
 
     def why_not(self, block: Block, terms: Terms) -> str | None: ...
 
@@ -83,6 +85,6 @@ def why_no_kernel(block: Block, terms: Terms, dtypes: tuple[torch.dtype, ...]) -
     if block.logits.dtype not in dtypes:
         names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
         supported = ", ".join(names[:-1]) + f" and {names[-1]}"
-        return f"it is for {supported}, got {block.logits.dtype}"
+        return f"it supports {supported}, got {block.logits.dtype}"
     unknown = [type(formula).__name__ for formula in terms.formulas if formula.kernel is None]
-    return f"{unknown[0]} is not among its formulas" if unknown else None
+    return f"{unknown[0]} is not one of its formulas" if unknown else None

@@ -1,4 +1,4 @@
-"""The loss of :mod:`~focal_plugin.ops.dense_loss` in C++, see `csrc/dense_loss.cpp`."""
+"""C++ implementation of :mod:`~focal_plugin.ops.dense_loss`, see `csrc/dense_loss.cpp`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
-    """What hinders it; None if nothing does."""
+    """Return the reason why it cannot be used for this block, or None."""
     return why_no_kernel(block, terms, DTYPES) or why_no_cpp(block.logits.device)
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """See :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
+    """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     per_anchor = torch.empty(block.labels.shape)
     gradient = None if factor is None else torch.empty_like(block.logits)
     torch.ops.focal_plugin.dense_loss(

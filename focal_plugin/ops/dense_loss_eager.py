@@ -1,4 +1,4 @@
-"""The loss of :mod:`~focal_plugin.ops.dense_loss` in PyTorch, in chunks that stay in the cache."""
+"""PyTorch implementation of :mod:`~focal_plugin.ops.dense_loss`, in chunks that fit the cache."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .formula import Point
 
 LOGITS_PER_CHUNK = 1 << 18
 """
-With fewer, what an operation costs whatever its size is felt; with a quarter of it, the more so
-where other processes take a core from the threads that all operations wait for.
+Number of logits in a chunk. Smaller chunks are dominated by per-op overhead. At a quarter of the
+size, the overhead grows further if other processes use a core that the operations wait for.
 """
 
 FEW = 1 / 4
-"""Where fewer anchors than this share count, as mining leaves them, the others are not touched."""
+"""Share of anchors that count below which the others are skipped, as after mining."""
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
-    """Nothing ever hinders it."""
+    """Return None: nothing prevents it."""
     return None
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """See :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
+    """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     counts = block.labels >= 0
     group, anchor = counts.nonzero(as_tuple=True)
     if len(group) >= FEW * counts.numel():
@@ -58,7 +58,7 @@ def _evaluate_all(
     gradient = None if factor is None else torch.empty_like(block.logits)
     positives = _Positives.of(block)
     _negatives(block, terms, factor, positives, per_anchor, gradient)
-    # What was computed for anchors that are ignored may be NaN
+    # The values computed for ignored anchors may be NaN
     ignored = (block.labels < 0).nonzero(as_tuple=True)
     per_anchor[ignored] = 0
     if gradient is not None:
@@ -69,10 +69,10 @@ def _evaluate_all(
 
 
 class _Positives(NamedTuple):
-    """The logits whose class is the label of their anchor, in the order of memory."""
+    """Logits whose class is the label of their anchor, in memory order."""
 
-    at: Tensor  # (V,), of all logits
-    anchor: Tensor  # (V,), of all anchors
+    at: Tensor  # (V,), index into all logits
+    anchor: Tensor  # (V,), index into all anchors
     label: Tensor  # (V,), int64
 
     @classmethod
@@ -94,7 +94,7 @@ def _negatives(
     per_anchor: Tensor,
     gradient: Tensor | None,
 ) -> None:
-    """Write ``per_anchor``, and ``gradient`` of all but the positives, as if none was ignored."""
+    """Write ``per_anchor`` and the ``gradient`` of all negatives, as if no anchor was ignored."""
     num_classes = block.logits.shape[1]
     weights = terms.weights(num_classes, block.logits.device)[1].view(1, -1, 1)
     if factor is not None and factor.dim():
@@ -105,9 +105,8 @@ def _negatives(
         at = Point(-minus_x)
         at.minus_x = minus_x
         groups, planes = chunk
-        if (
-            gradient is not None and factor is not None
-        ):  # before the value, which may be made of the same, is written into
+        # The gradient comes first, because the value may share memory and is written into
+        if gradient is not None and factor is not None:
             slope = _unpadded(terms.negative.slope(at), logits.shape)
             scale = weights[:, planes] * (factor[groups] if factor.dim() else factor)
             gradient[chunk] = F.hardshrink(slope, FLUSHED_BELOW).mul_(-scale)
@@ -119,9 +118,11 @@ def _negatives(
 
 def _padded(logits: Tensor, multiple: int = 1 << 13) -> Tensor:
     """
-    A copy, float32, flat. What is left over when PyTorch has cut a tensor into as many vectors as
-    fit, for each of its threads, it computes by other means, with other last bits. With one thread
-    or two, nothing is left over.
+    Copy the logits to a flat, padded float32 tensor.
+
+    PyTorch cuts a tensor into vectors for each thread. It computes the remainder with other
+    instructions, which can change the last bits. With one or two threads, the padding leaves no
+    remainder.
     """
     count = logits.numel()
     flat = logits.new_empty(count + -count % multiple, dtype=torch.float32)
@@ -135,7 +136,7 @@ def _unpadded(flat: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _sum_over_planes(value: Tensor) -> Tensor:
-    """(G, K, T) -> (G, T), each in the same order, whichever thread comes to add it up."""
+    """Sum (G, K, T) -> (G, T), in the same order whichever thread computes it."""
     if value.shape[2] == 1:
         return value.sum(dim=1)
     return functools.reduce(torch.add, value.unbind(dim=1))
@@ -149,7 +150,7 @@ def _add_positives(
     per_anchor: Tensor,
     gradient: Tensor | None,
 ) -> None:
-    """Add to ``per_anchor``, and write what is left of ``gradient``."""
+    """Add the positives to ``per_anchor``, and write their part of ``gradient``."""
     shape = positives.at.shape
     weights = terms.weights(block.logits.shape[1], block.logits.device)[0][positives.label]
     quality = None
@@ -166,13 +167,13 @@ def _add_positives(
 
 def _chunks(shape: torch.Size, positives: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """
-    Parts of the logits (G, K, T), of some groups, or, where one is too large, of its planes.
+    Yield parts of the logits (G, K, T): some groups, or some planes of a group that is too large.
 
     Args:
-        positives: (V,), ascending, of all logits.
+        positives: (V,), ascending indices into all logits.
 
-    Returns:
-        of each part its slices, and which of its logits are positives.
+    Yields:
+        the slices of each part, and the indices of the positives in it.
     """
     num_groups, num_planes, num_anchors = shape
     groups = max(LOGITS_PER_CHUNK // max(num_planes * num_anchors, 1), 1)

@@ -1,4 +1,4 @@
-"""The loss of :mod:`~focal_plugin.ops.dense_loss` as a Triton kernel, for GPUs."""
+"""Triton implementation of :mod:`~focal_plugin.ops.dense_loss`, for GPUs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LOGITS_PER_TILE = 2048
 LOGITS_PER_WARP = 512
-"""16 a thread: loads enough under way to hide how long one takes, and no more than registers."""
+"""16 logits per thread: enough loads in flight to hide their latency, without register spills."""
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
-    """What hinders it; None if nothing does."""
+    """Return the reason why it cannot be used for this block, or None."""
     return why_no_kernel(block, terms, DTYPES) or why_no_triton(block.logits.device)
 
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """See :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
-    from .dense_loss_triton_kernel import dense_loss_kernel  # not before: it imports Triton
+    """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
+    from .dense_loss_triton_kernel import dense_loss_kernel  # imported here, as it imports Triton
 
     logits = block.logits
     per_anchor = torch.empty(block.labels.shape, device=logits.device)
@@ -70,8 +70,9 @@ def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor,
 
 def tile_of(num_anchors: int, num_classes: int, rows: bool) -> tuple[int, int]:
     """
-    Anchors and classes that a program has in its registers at a time. What lies side by side comes
-    first, as only that is loaded many at once.
+    Return the number of anchors and of classes that a program holds in its registers at a time.
+
+    The dimension with adjacent elements comes first, because only its loads are vectorized.
     """
     if rows:
         block_k = _width(num_classes, 64)
@@ -81,14 +82,14 @@ def tile_of(num_anchors: int, num_classes: int, rows: bool) -> tuple[int, int]:
 
 
 def _width(length: int, most: int) -> int:
-    """The largest power of two up to ``most`` whose last multiple is at most an eighth empty."""
+    """Return the largest power of two up to ``most`` that pads ``length`` by at most an eighth."""
     widths = [1 << i for i in range(2, most.bit_length())]
     fitting = [width for width in widths if 8 * (-length % width) <= length]
     return max(fitting, default=min(1 << (length - 1).bit_length(), most))
 
 
 def _constants(which: str, formula: Formula) -> dict[str, str | float]:
-    """POSITIVE, POSITIVE_1 to POSITIVE_3 (or NEGATIVE ...), of which not every formula has all."""
+    """Return POSITIVE and POSITIVE_1 to POSITIVE_3 (or NEGATIVE ...); missing parameters are 0."""
     assert formula.kernel is not None
     numbers = (*map(float, formula.parameters), 0.0, 0.0, 0.0)[:3]
     return {which: formula.kernel} | {f"{which}_{i}": x for i, x in enumerate(numbers, start=1)}

@@ -1,9 +1,10 @@
 """
-The kernel that :mod:`~focal_plugin.ops.dense_loss_triton` launches, with the formulas of
-`csrc/formulas.h`. To import it is to import Triton.
+Triton kernel of :mod:`~focal_plugin.ops.dense_loss_triton`, with the formulas of `csrc/formulas.h`.
 
-Shape shorthand: G groups of K planes of T anchors, see :mod:`~focal_plugin.ops.dense_loss`; a block
-is BLOCK_T anchors of one group, and BLOCK_K classes of them at a time.
+Importing this file imports Triton.
+
+Shape shorthand: G groups of K planes of T anchors, see :mod:`~focal_plugin.ops.dense_loss`. A block
+is BLOCK_T anchors of one group, and BLOCK_K of their classes at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-FLUSHED_BELOW = tl.constexpr(1e-20)  # as in `dense_loss.py`
+FLUSHED_BELOW = tl.constexpr(1e-20)  # as in `dense_loss_block.py`
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -45,16 +46,19 @@ def dense_loss_kernel(
     BLOCK_K: tl.constexpr,
 ) -> None:
     """
-    All classes of BLOCK_T anchors: no two programs add to one sum, which is why it has the same
-    bits in every run. There are G * num_blocks programs.
+    Compute all classes of BLOCK_T anchors.
+
+    There are G * num_blocks programs. No two programs add to one sum, so every run returns the same
+    bits.
 
     Args:
-        logits: (G, K, T); or (1, T, K) if ROWS. The ``gradient`` lies likewise.
+        logits: (G, K, T); or (1, T, K) if ROWS. The ``gradient`` has the same layout.
         labels, quality, per_anchor: (G, T).
-        weights: (2, K); None: they are ``positive_weight`` and ``negative_weight`` for all classes.
-        factor: (), or (G, T) if FACTOR_PER_ANCHOR; None, as the gradient: it is not wanted.
-        num_anchors: T / ALIGNMENT. Of a product the compiler knows what divides it, and so how
-            many logits can be loaded at once.
+        weights: (2, K). None: ``positive_weight`` and ``negative_weight`` apply to all classes.
+        factor: (), or (G, T) if FACTOR_PER_ANCHOR. None, like the gradient, if no gradient is
+            requested.
+        num_anchors: T / ALIGNMENT. The compiler knows a divisor of the product, and so how many
+            logits it can load at once.
         POSITIVE, NEGATIVE: name of a formula, followed by its parameters.
     """
     EXACT: tl.constexpr = logits.dtype.element_ty == tl.float32
@@ -86,7 +90,7 @@ def dense_loss_kernel(
             scale = tl.load(factor)
         at_label = tl.where(has_class, -weight * flushed(fall), 0.0)[:, None] * scale
 
-    # All others, for which x_t = -x
+    # All other logits, for which x_t = -x
     tile = start[:, None] + tl.arange(0, BLOCK_K)[None, :] * plane
     sums = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.float32)
     for first in range(0, K, BLOCK_K):
@@ -105,18 +109,18 @@ def dense_loss_kernel(
         sums += tl.where(elsewhere, tile_weight, 0.0) * tile_value
         if gradient is not None:
             slope = flushed(tile_fall) * (tile_weight * scale)
-            # at_label is 0 for anchors that are ignored, too
+            # at_label is also 0 for ignored anchors
             slope = tl.where(elsewhere & valid[:, None], slope, at_label)
             tl.store(gradient + tile, slope.to(gradient.dtype.element_ty), mask=exists)
         tile += BLOCK_K * plane
-    # The sum of an anchor that is ignored may be NaN
+    # The sum of an ignored anchor may be NaN
     loss = tl.where(valid, loss + tl.sum(sums, axis=1), 0.0)
     tl.store(per_anchor + at, loss, mask=in_group)
 
 
 @triton.jit
 def flushed(slope: tl.tensor) -> tl.tensor:
-    """0 where it is smaller than `FLUSHED_BELOW`."""
+    """Return 0 if the slope is smaller than `FLUSHED_BELOW`."""
     return tl.where(tl.abs(slope) < FLUSHED_BELOW, 0.0, slope)  # a NaN stays one
 
 
@@ -131,30 +135,30 @@ def cost(
     EXACT: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """
-    What a formula says.
+    Evaluate a formula.
 
     Args:
         x: x_t, any shape.
-        y: the quality, the same shape, for formulas of positives that want it.
+        y: the quality, the same shape, for formulas of positives that require it.
         NAME, A, B, C: its `kernel` in Python, and its parameters in that order.
-        EXACT: to the last bits of float32, not only to those that half precision leaves.
+        EXACT: compute to the last bits of float32, not only to half precision.
 
     Returns:
-        its value, and by how much that falls as x_t grows, which is -slope.
+        its value, and the negative of its slope in x_t.
     """
     if NAME == "focal_star":
         x = A * x + B
-    # p_t / (1 - p_t), kept from infinity, gives both without cancellation
+    # p_t / (1 - p_t), bounded to stay finite, gives both without cancellation
     odds = exp(tl.minimum(x, 80.0, propagate_nan=tl.PropagateNan.ALL), EXACT)
-    root_of_q = tl.rsqrt(1.0 + odds)  # one instruction, where a division is five
+    root_of_q = tl.rsqrt(1.0 + odds)  # one instruction; a division takes five
     q = root_of_q * root_of_q
-    if EXACT:  # a step of Newton's
+    if EXACT:  # one step of Newton's method
         q = tl.fma(q, tl.fma(q * -1.0, 1.0 + odds, 1.0), q)
     p = odds * q
     minus_log_of_larger = minus_log1m(tl.minimum(p, q))
     ce = tl.maximum(x * -1.0, 0.0) + minus_log_of_larger
     ce_of_q = tl.maximum(x, 0.0) + minus_log_of_larger
-    soft_ce = y * ce + (1.0 - y) * ce_of_q  # what is not used is not computed
+    soft_ce = y * ce + (1.0 - y) * ce_of_q  # the compiler drops it if it is unused
 
     if NAME == "focal":
         GAMMA: tl.constexpr = A
@@ -183,7 +187,7 @@ def cost(
     elif NAME == "hinge":
         MARGIN: tl.constexpr = A
         excess = q - (1 - MARGIN)
-        value = tl.where(excess <= 0, 0.0, excess)  # not > 0: a NaN has to show
+        value = tl.where(excess <= 0, 0.0, excess)  # not > 0: a NaN must propagate
         fall = tl.where(excess <= 0, 0.0, p * q)
     elif NAME == "quality_focal":
         BETA: tl.constexpr = A
@@ -201,7 +205,7 @@ def cost(
         tl.static_assert(NAME == "varifocal")
         ALPHA: tl.constexpr = A
         GAMMA: tl.constexpr = B
-        # Where y is 0 the box misses the object: a negative
+        # y = 0: the box misses the object, which makes it a negative
         m = ALPHA * power(p, ce, GAMMA, EXACT)
         value = tl.where(y == 0, m * ce_of_q, y * soft_ce)
         fall = tl.where(y == 0, m * (GAMMA * q * ce_of_q + p) * -1.0, y * (y - p))
@@ -212,7 +216,7 @@ def cost(
 def power(
     base: tl.tensor, minus_log_of_base: tl.tensor, EXPONENT: tl.constexpr, EXACT: tl.constexpr
 ) -> tl.tensor:
-    """base^EXPONENT: its whole part by multiplication, which keeps the last bits."""
+    """Compute base^EXPONENT, its integer part by multiplication, exact to the last bits."""
     WHOLE: tl.constexpr = EXPONENT // 1 if EXPONENT < 8 else 7
     result = 1.0
     if EXPONENT != WHOLE:
@@ -228,17 +232,17 @@ def power(
 
 @triton.jit
 def exp(x: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
-    """e^x, by the one instruction that a GPU has for a power of 2."""
+    """Compute e^x, with the single GPU instruction for a power of 2."""
     exponent = x * LOG2_E
     result = tl.exp2(exponent)
-    if EXACT:  # what rounding the exponent lost: x - exponent * log(2)
+    if EXACT:  # add back the rounding error of the exponent: x - exponent * log(2)
         result = tl.fma(result, tl.fma(exponent, -LN_2, x), result)
     return result
 
 
 @triton.jit
 def minus_log1m(w: tl.tensor) -> tl.tensor:
-    """-log(1 - w) for w in [0, 1/2], to 2e-7 of it: the minimax polynomial of its ratio to w."""
+    """Compute -log(1 - w) for w in [0, 1/2], to 2e-7 relative: a minimax polynomial times w."""
     ratio = 1.44110799
     ratio = ratio * w - 1.69581175
     ratio = ratio * w + 1.25766933

@@ -1,9 +1,11 @@
 """
-The loss of a single logit and its derivative, as formulas in a few quantities that are computed
-once and never cancel: what a new elementwise loss writes to be as fast as the others.
+Formulas of the loss of a single logit and its derivative.
 
-With x_t the logit of the truth (x for a positive, -x for a negative), p_t = sigmoid(x_t) is the
-probability given to it.
+They consist of a few quantities that are computed once and without cancellation. A new elementwise
+loss written in them is as fast as the others.
+
+Let x_t be the signed logit (x for a positive, -x for a negative). Then p_t = sigmoid(x_t) is the
+predicted probability of the true label.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from torch.nn import functional as F
 
 class Point:
     """
-    Signed logits, and what formulas are made of: each accurate to the last bits for every x_t, and
-    computed when it is first asked for.
+    Signed logits and the quantities of the formulas.
+
+    Each quantity is accurate to the last bits for every x_t, and is computed on first use.
 
     Attributes:
         x: x_t, any shape, floating.
@@ -32,7 +35,7 @@ class Point:
 
     @property
     def quality(self) -> Tensor:
-        """The same shape, in [0, 1], for formulas that want it."""
+        """Quality of each logit, the same shape, in [0, 1], for formulas that require it."""
         assert self._quality is not None
         return self._quality
 
@@ -42,26 +45,26 @@ class Point:
 
     @functools.cached_property
     def p(self) -> Tensor:
-        """p_t."""
+        """Probability p_t."""
         return torch.sigmoid(self.x)
 
     @functools.cached_property
     def q(self) -> Tensor:
-        """1 - p_t, not rounded to 0 where p_t is nearly 1."""
+        """Probability 1 - p_t, not rounded to 0 where p_t is nearly 1."""
         return torch.sigmoid(self.minus_x)
 
     @functools.cached_property
     def ce(self) -> Tensor:
-        """-log(p_t), the cross entropy."""
+        """Cross entropy, -log(p_t)."""
         return F.softplus(self.minus_x)
 
     @functools.cached_property
     def ce_of_q(self) -> Tensor:
-        """-log(1 - p_t)."""
+        """Cross entropy of the other label, -log(1 - p_t)."""
         return F.softplus(self.x)
 
     def q_power(self, gamma: float | Tensor) -> Tensor | float:
-        """(1 - p_t)^gamma for gamma >= 0, which may be one number for all or a tensor."""
+        """Compute (1 - p_t)^gamma for gamma >= 0, which may be a number or a tensor."""
         if isinstance(gamma, Tensor):
             return self.q**gamma
         if gamma == 0:
@@ -73,41 +76,43 @@ class Point:
 
 class Formula:
     """
-    Base of the formulas. A subclass is a frozen dataclass of its parameters and implements
-    :meth:`value` and :meth:`slope`; every finite x_t must give finite ones.
+    Base class of the formulas.
 
-    That is enough to be used by :func:`~focal_plugin.ops.dense_loss`, in PyTorch. One that
-    also stands in `csrc/formulas.h` and in `dense_loss_triton_kernel.py` says so by :attr:`kernel`,
-    and is used from there where it can be.
+    A subclass is a frozen dataclass of its parameters. It implements :meth:`value` and
+    :meth:`slope`, which must be finite for every finite x_t. That is enough for the PyTorch
+    implementation of :func:`~focal_plugin.ops.dense_loss`.
+
+    A formula that is also in `csrc/formulas.h` and in `dense_loss_triton_kernel.py` sets
+    :attr:`kernel`. These implementations then run where they are available.
     """
 
     kernel: ClassVar[str | None] = None
-    """What it is called in C++ and in Triton; None: it is there in PyTorch only."""
+    """Name of the formula in C++ and in Triton; None if it is available in PyTorch only."""
     wants_quality: ClassVar[bool] = False
-    """Reads :attr:`Point.quality`."""
+    """True if the formula reads :attr:`Point.quality`."""
 
     @property
     def parameters(self) -> tuple[float, ...]:
-        """What the kernel is to be given, in the order of its own parameters."""
+        """Parameters of the kernel, in its order."""
         return ()
 
     def value(self, at: Point) -> Tensor:
-        """The loss, elementwise."""
+        """Compute the loss, elementwise."""
         raise NotImplementedError
 
     def slope(self, at: Point) -> Tensor:
-        """Its derivative with respect to x_t, elementwise."""
+        """Compute the derivative with respect to x_t, elementwise."""
         raise NotImplementedError
 
 
 def apply_formula(formula: Formula, x_t: Tensor, quality: Tensor | None = None) -> Tensor:
     """
-    The loss of each signed logit, with the formula's own slope as gradient.
+    Compute the loss of each signed logit, with the formula's own slope as gradient.
 
     Args:
-        formula: of any kind; its tensors, if it has any, broadcast with ``x_t``.
+        formula: any formula; its tensors, if any, broadcast with ``x_t``.
         x_t: any shape, floating; computed in its own precision.
-        quality: the same shape, for a formula that wants it; a constant.
+        quality: the same shape, for a formula that requires it; a constant.
 
     Returns:
         the same shape. It can be differentiated once.
@@ -118,10 +123,12 @@ def apply_formula(formula: Formula, x_t: Tensor, quality: Tensor | None = None) 
 
 def refuse_second_derivative() -> None:
     """
-    For a backward pass whose result does not depend on its input as autograd would have it.
+    Raise an error in a backward pass that is to be differentiated.
+
+    The result of such a pass does not depend on its input in a way that autograd can use.
 
     Raises:
-        RuntimeError: it is asked for with `create_graph=True`.
+        RuntimeError: the backward pass runs with `create_graph=True`.
     """
     if torch.is_grad_enabled():
         raise RuntimeError("this loss can be differentiated once, not twice (create_graph=True)")

@@ -1,4 +1,4 @@
-"""Which implementation of an operation is taken, and what each needs whatever the operation."""
+"""Choice of an operation's implementation, and the requirements of each implementation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ IMPLEMENTATIONS = ("auto", "cpp", "triton", "eager")
 
 def check_impl(impl: str) -> str:
     """
-    Returns:
-        ``impl``.
+    Return ``impl`` if it is the name of an implementation.
 
     Raises:
         ValueError: there is no such implementation.
@@ -28,46 +27,49 @@ def check_impl(impl: str) -> str:
 
 def choose(impl: str, device: torch.device, why_not: Callable[[str], str | None]) -> str:
     """
+    Choose an implementation.
+
     Args:
-        impl: what is asked for.
-        device: of the tensors.
-        why_not: what hinders "cpp", "triton" or "eager"; None if nothing does.
+        impl: the requested implementation.
+        device: the device of the tensors.
+        why_not: function from "cpp", "triton" or "eager" to the reason why it cannot be used, or
+            None.
 
     Returns:
         "cpp", "triton" or "eager".
 
     Raises:
-        ValueError: ``impl`` is no implementation, or one that cannot be had here.
+        ValueError: ``impl`` is unknown, or is not available here.
     """
     check_impl(impl)
-    if impl == "auto":  # never Triton's interpreter, which takes tensors on a CPU, too
+    if impl == "auto":  # never Triton's interpreter, which also accepts tensors on a CPU
         fast = "triton" if device.type == "cuda" else "cpp"
         return fast if why_not(fast) is None else "eager"
     reason = why_not(impl)
     if reason is not None:
-        raise ValueError(f"impl={impl!r} cannot be had: {reason}")
+        raise ValueError(f"impl={impl!r} is not available: {reason}")
     return impl
 
 
 def why_no_cpp(device: torch.device) -> str | None:
-    """What hinders the extension on this device; None if nothing does."""
+    """Return the reason why the extension cannot be used on this device, or None."""
     if device.type != "cpu":
-        return f"it is for tensors on the CPU, got {device}"
+        return f"it requires tensors on the CPU, got {device}"
     if not has_extension():
         return "the extension is not built, see `focal-plugin doctor`"
     return None
 
 
 def why_no_triton(device: torch.device) -> str | None:
-    """What hinders Triton on this device; None if nothing does."""
+    """Return the reason why Triton cannot be used on this device, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs it in NumPy, wherever tensors are
+    if os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs in NumPy, on any device
         return None
     if device.type != "cuda":
-        return f"it is for tensors on a GPU, got {device}"
+        return f"it requires tensors on a GPU, got {device}"
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return "Triton is for GPUs of compute capability 8.0 and more"
+        return "Triton requires a GPU of compute capability 8.0 or higher"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton needs a C compiler, gcc or clang, to launch anything"
+        return "Triton requires a C compiler, gcc or clang, to launch kernels"
     return None

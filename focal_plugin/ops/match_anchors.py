@@ -1,5 +1,5 @@
 """
-Which object each anchor belongs to, without the matrix of all pairs.
+Matching of anchors with objects by IoU, without the matrix of all pairs.
 
 Shape shorthand:
     N: number of images
@@ -22,7 +22,7 @@ from .implementations import choose
 
 
 class _Implementation(Protocol):
-    """The functions that the module of an implementation has."""
+    """Interface of an implementation's module."""
 
     def why_not(self, anchors: Tensor) -> str | None: ...
 
@@ -56,41 +56,43 @@ def match_anchors(
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """
-    Match the anchors of each image with its objects, by IoU. Indices and labels are those that
-    Detectron2's matcher gets from its `pairwise_iou`, bit for bit and ties included.
+    Match the anchors of each image with its objects, by IoU.
+
+    Indices and labels are those of Detectron2's matcher on its `pairwise_iou`, bit for bit, ties
+    included.
 
         IoU     = overlap / (area of the object + area of the anchor - overlap), 0 if none
-        matched = the object with the largest IoU, the first of those that tie
-        label   = labels[how many thresholds the largest IoU reaches]
+        matched = the object with the largest IoU, the first in a tie
+        label   = labels[number of thresholds that the largest IoU reaches]
 
-    After that an anchor becomes 1 (positive) if no other has a larger IoU with some object, ties
-    included, that object overlaps any anchor at all, and ``low_quality`` is
+    Then an anchor becomes 1 (positive) if no other anchor has a larger IoU with some object, ties
+    included. The object must overlap at least one anchor, and ``low_quality`` must allow it:
 
-        "on"       whatever the anchor's IoU
-        "clobber"  and the anchor's own largest IoU reaches the lowest threshold
+        "on"       for any IoU of the anchor
+        "clobber"  if the anchor's own largest IoU reaches the lowest threshold
         "off"      never
 
     Args:
-        gt_boxes: one for each image, (M, 4), XYXY, float32; M may be 0.
+        gt_boxes: one tensor per image, (M, 4), XYXY, float32; M may be 0.
         anchors: (R, 4), XYXY, float32, the same for all images.
         thresholds: > 0, ascending, at least one.
         labels: in {-1 (ignored), 0 (background), 1 (positive)}, one more than thresholds.
         low_quality: "on", "clobber" or "off".
         impl: "cpp" (the extension; CPU), "triton" (CUDA), "eager" (PyTorch, in chunks), or "auto",
-            the first of these that can be had.
+            the first of these that is available.
 
     Returns:
-        the index of the object that each anchor belongs to, (N, R), int64, and the anchor's label,
-        (N, R), int8; index 0 and the lowest label in an image without objects.
+        the index of each anchor's object, (N, R), int64, and the anchor's label, (N, R), int8.
+        Index and label are 0 and the lowest label in an image without objects.
 
     Raises:
-        ValueError: an option, or the shape, type or device of a tensor, is none of these; or
-            ``impl`` cannot be had for these tensors, and the message says why.
+        ValueError: an option, or the shape, dtype or device of a tensor, is not legal; or ``impl``
+            is not available for these tensors, and the message gives the reason.
 
     Note:
-        O(R + M) memory, the same bits for any number of threads, and on a GPU no wait for it. A box
-        with a NaN overlaps nothing. So do two boxes whose areas and overlap all exceed float32,
-        where Detectron2 has an IoU of NaN and stops.
+        It uses O(R + M) memory and returns the same bits for any number of threads. On a GPU it
+        does not synchronize. A box with a NaN has no overlap. Neither do two boxes whose areas and
+        overlap all exceed float32; there Detectron2 has an IoU of NaN and stops.
     """
     _check_boxes(gt_boxes, anchors)
     _check_bands(thresholds, labels)
@@ -113,9 +115,9 @@ def _check_boxes(gt_boxes: Sequence[Tensor], anchors: Tensor) -> None:
 
 
 def _check_bands(thresholds: Sequence[float], labels: Sequence[int]) -> None:
-    """A band of IoU begins at each threshold, and one below them all; each has a label."""
+    """Check that each band of IoU has a label. A band begins at each threshold, and below all."""
     if not thresholds or not thresholds[0] > 0 or list(thresholds) != sorted(thresholds):
-        raise IllegalOptionError("thresholds", f"must be > 0 and ascend, got {thresholds}")
+        raise IllegalOptionError("thresholds", f"must be > 0 and ascending, got {thresholds}")
     if len(labels) != len(thresholds) + 1 or not set(labels) <= {-1, 0, 1}:
         raise IllegalOptionError(
             "labels", f"must be {len(thresholds) + 1} of -1, 0 and 1, got {labels}"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 PAIRS_PER_CHUNK = 30_000
 """
-What the eager implementation computes at once: less than what PyTorch shares between threads, which
-costs more than it saves where it is so often, most of all where another process has a core.
+Number of pairs in a chunk. PyTorch does not split so few between threads. Threads would cost more
+than they save at so many calls, most of all if another process uses a core.
 """
 
 
@@ -27,7 +27,7 @@ def match(
     labels: list[int],
     rescue_from: float,
 ) -> tuple[Tensor, Tensor]:
-    """Twice over all pairs, as the first time no object's largest IoU is known until the end."""
+    """Match in two passes, because the largest IoUs are known only after the first pass."""
     matched_idxs = torch.zeros(
         len(gt_boxes), len(anchors), dtype=torch.int64, device=anchors.device
     )
@@ -40,7 +40,7 @@ def match(
         from_the_end = torch.arange(len(boxes), 0, -1.0, device=boxes.device).unsqueeze(1)
         for chunk, iou in _ious(boxes, anchors):
             best[n, chunk] = iou.amax(dim=0)
-            # The first object that attains it. `iou.max(dim=0)` would call all threads every time
+            # The first object that attains it. `iou.max(dim=0)` would start all threads each time
             last = (from_the_end * (iou == best[n, chunk])).amax(dim=0)
             matched_idxs[n, chunk] = len(boxes) - last.long()
             top = torch.maximum(top, iou.amax(dim=1, keepdim=True))
@@ -54,7 +54,7 @@ def match(
 
 
 def _ious(boxes: Tensor, anchors: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some anchors after others, and the (M, ..) IoUs of the objects with these."""
+    """Yield slices of anchors with the IoUs (M, ..) of all objects."""
     size = max(1, PAIRS_PER_CHUNK // len(boxes))
     x1, y1, x2, y2 = boxes.unsqueeze(2).unbind(dim=1)  # (M, 1)
     area = (x2 - x1) * (y2 - y1)

@@ -11,10 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 from .implementations import why_no_triton
 
 ANCHORS_PER_PROGRAM = 512
-"""Of a kernel."""
+"""Number of anchors in a program of a kernel."""
 
 KERNEL_OPTIONS = {"enable_fp_fusion": False}
-"""a * b + c would be rounded once where Detectron2 rounds twice."""
+"""Options without fused multiply-add, which would round once where Detectron2 rounds twice."""
 
 
 def why_not(anchors: Tensor) -> str | None:
@@ -29,12 +29,12 @@ def match(
     labels: list[int],
     rescue_from: float,
 ) -> tuple[Tensor, Tensor]:
-    """All images in one launch a pass; none of it waits for the GPU."""
+    """Match all images with one launch per pass, without synchronization with the GPU."""
     anchors = anchors.contiguous()
     shape = len(gt_boxes), len(anchors)
     matched_idxs = torch.zeros(shape, dtype=torch.int64, device=anchors.device)
     match_labels = torch.full(shape, labels[0], dtype=torch.int8, device=anchors.device)
-    # An empty box overlaps nothing, so that it can stand in for an object that is not there
+    # An empty box has no overlap, so it can pad the objects of an image
     boxes = pad_sequence(gt_boxes, batch_first=True) if gt_boxes else anchors.new_zeros(0, 0, 4)
     num_objects = boxes.shape[1]
     if matched_idxs.numel() == 0 or num_objects == 0:

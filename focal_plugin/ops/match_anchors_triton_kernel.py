@@ -1,9 +1,9 @@
-# ruff: noqa: ANN001, ANN201, ANN202 - Triton takes annotations for its own
+# ruff: noqa: ANN001, ANN201, ANN202 - Triton interprets annotations itself
 """
 Triton kernels of :mod:`~focal_plugin.ops.match_anchors_triton`, one for each of its two passes.
 
-A program computes some anchors of one image. The first call imports this file, as Triton may be
-absent.
+A program computes some anchors of one image. The first call imports this file, because Triton may
+not be installed.
 """
 
 import triton
@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def _iou_of(box, x1, y1, x2, y2, area):
-    """Of the object, or the objects, whose coordinates are at ``box``."""
+    """Compute the IoU with the object, or the objects, whose coordinates are at ``box``."""
     object_x1 = tl.load(box)
     object_y1 = tl.load(box + 1)
     object_x2 = tl.load(box + 2)
@@ -21,14 +21,14 @@ def _iou_of(box, x1, y1, x2, y2, area):
     width = tl.maximum(tl.minimum(object_x2, x2) - tl.maximum(object_x1, x1), 0.0)
     height = tl.maximum(tl.minimum(object_y2, y2) - tl.maximum(object_y1, y1), 0.0)
     overlap = width * height
-    # `/` need not round to the nearest on a GPU, and Detectron2's division does
+    # `/` need not round to nearest on a GPU, but Detectron2's division does
     iou = tl.div_rn(overlap, object_area + area - overlap)
     return tl.where(iou > 0, iou, 0.0)  # neither 0 / 0 nor a NaN is above 0
 
 
 @triton.jit
 def _load(anchors, num_anchors, BLOCK: tl.constexpr):
-    """Those of this program; empty boxes after the last."""
+    """Load the anchors of this program, padded with empty boxes."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < num_anchors
     x1 = tl.load(anchors + 4 * rows, mask=inside, other=0.0)
@@ -51,7 +51,7 @@ def match_kernel(
     labels: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The first pass: each anchor's object and label, and what each object has here at best."""
+    """Compute each anchor's object and label, and the largest IoU of each object here (pass 1)."""
     rows, inside, x1, y1, x2, y2, area = _load(anchors, num_anchors, BLOCK)
     image = tl.program_id(1).to(tl.int64)
     box = boxes + image * num_objects * 4
@@ -59,7 +59,7 @@ def match_kernel(
     best = tl.zeros((BLOCK,), tl.float32)
     matched = tl.zeros((BLOCK,), tl.int64)
     m = 0
-    while m < num_objects:  # Triton's interpreter cannot count to an argument with NumPy 2.4
+    while m < num_objects:  # Triton's interpreter has no range() over an argument with NumPy 2.4
         iou = _iou_of(box + 4 * m, x1, y1, x2, y2, area)
         matched = tl.where(iou > best, m, matched)
         best = tl.maximum(iou, best)
@@ -85,7 +85,7 @@ def rescue_kernel(
     rescue_from,
     BLOCK: tl.constexpr,
 ):
-    """The second pass: positive are the best anchors of an object, from an IoU of their own on."""
+    """Make the best anchors of an object positive if their IoU reaches ``rescue_from`` (pass 2)."""
     rows, inside, x1, y1, x2, y2, area = _load(anchors, num_anchors, BLOCK)
     image = tl.program_id(1).to(tl.int64)
     box = boxes + image * num_objects * 4

@@ -1,4 +1,4 @@
-"""The definitions, against loops in float64."""
+"""Analysis of a loss, against loops in float64."""
 
 import copy
 import random
@@ -30,7 +30,7 @@ DIVISORS = torch.tensor([7.0])
 
 
 def batch(*, seed=0, columns=K):
-    """Two images, two levels; every kind of label on each level."""
+    """Return two images with two levels, and every kind of label on each level."""
     generator = torch.Generator().manual_seed(seed)
     logits = [4 * torch.randn(2, size, columns, generator=generator) - 2 for size in SIZES]
     labels = torch.tensor([[0, K, K, -1, 2, K, K, 1, K, -1], [K, K, K, K, 1, -1, K, K, K, 0]])
@@ -38,7 +38,7 @@ def batch(*, seed=0, columns=K):
 
 
 def mined(labels):
-    """A positive and two negatives are dropped."""
+    """Drop a positive and two negatives."""
     kept = labels.clone()
     kept[0, 0] = kept[0, 1] = kept[1, 6] = -1
     return kept
@@ -50,14 +50,14 @@ def tally_of(cls_loss, logits, labels, kept, *, divisors=DIVISORS, **box):
 
 
 def elements():
-    """Level, image, anchor, label of each anchor."""
+    """Yield level, image, anchor and label of each anchor."""
     for image in range(2):
         for anchor in range(sum(SIZES)):
             yield int(anchor >= SIZES[0]), image, anchor
 
 
 def brute_force(logits, labels, kept, divisor):
-    """Cross entropy: its sums, by level, written out one logit at a time in float64."""
+    """Sum the cross entropy by level, one logit at a time in float64."""
     joined = torch.cat(logits, 1).double().numpy()
     names = ["loss_pos", "loss_neg", "gradient_pos", "gradient_neg"]
     names += ["easy_num", "easy_divided", "easy_gradient", "num_pos", "num_neg"]
@@ -164,8 +164,8 @@ def test_tallies_of_two_halves_add_up_to_that_of_the_whole():
 
 @pytest.mark.parametrize(("loss", "total"), [("ce", 8.04e3), ("fl", 0.603)])
 def test_audit_at_the_prior_gives_the_sums_of_the_paper(loss, total):
-    # 10k negatives x 80 classes at p = .01: -log(.99) each, and .75 * .01^2 of that. Of the
-    # paper's 100k, they are a tenth.
+    # 10k negatives x 80 classes at p = .01: -log(.99) each, and .75 * .01^2 of that. The paper has
+    # 100k negatives, ten times as many.
     prior = torch.tensor(0.01).logit().item()
     logits = [torch.full((1, 10_000, 80), prior)]
     labels = torch.full((1, 10_000), 80)
@@ -194,7 +194,7 @@ def test_divisors_of_each_image_divide_its_own_anchors():
     torch.testing.assert_close(view.gradient, expected)
 
 
-def test_normalised_loss_is_not_divided():
+def test_normalized_loss_is_not_divided():
     logits, labels = batch()
     view = view_anchors(GHMLoss(), logits, labels, divisors=DIVISORS)
     expected = GHMLoss()(torch.cat(logits, 1), labels)

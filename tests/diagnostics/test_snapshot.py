@@ -10,7 +10,7 @@ from focal_plugin.diagnostics.snapshot import Snapshot, read_snapshot, write_sna
 
 
 def snapshot(**changes):
-    """Of every field some value of its type, no two the same."""
+    """Return a snapshot whose fields have different values of their types."""
     values = {}
     for i, field in enumerate(fields(Snapshot)):
         array = np.arange(i, i + 3, dtype=np.float64)
@@ -55,14 +55,14 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_broken_file_is_named(tmp_path, content):
     file = tmp_path / "broken.npz"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.npz is no snapshot"):
+    with pytest.raises(ValueError, match=r"broken\.npz is not a snapshot"):
         read_snapshot(file)
 
 
 def test_pickle_is_refused(tmp_path):
     file = tmp_path / "evil.npz"
     np.savez(file, iteration=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"evil\.npz is no snapshot"):
+    with pytest.raises(ValueError, match=r"evil\.npz is not a snapshot"):
         read_snapshot(file)
 
 

@@ -1,4 +1,4 @@
-"""Inputs and references that the tests of box losses share."""
+"""Shared inputs and references for the tests of box losses."""
 
 import torch
 
@@ -8,7 +8,7 @@ BOX_LOSS_CLASSES = dict(BOX_LOSS_REGISTRY)
 
 
 def delta_pair(num_boxes=60, scale=1.0, seed=0, dtype=torch.float32):
-    """Deltas (V, 4), predicted and true, with errors from about 1e-3 to a few times ``scale``."""
+    """Return predicted and true deltas (V, 4), with errors from 1e-3 to a few times ``scale``."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randn(num_boxes, 4, generator=generator)
     errors = torch.randn(num_boxes, 4, generator=generator) ** 3 * scale
@@ -16,7 +16,7 @@ def delta_pair(num_boxes=60, scale=1.0, seed=0, dtype=torch.float32):
 
 
 def box_pair(num_boxes=60, seed=0, dtype=torch.float32):
-    """Boxes (V, 4) in pixels, predicted and true: some overlap, some do not."""
+    """Return predicted and true boxes (V, 4) in pixels. Some pairs overlap, some do not."""
     generator = torch.Generator().manual_seed(seed)
     target, pred = (
         torch.cat([corner, corner + 10 + 80 * torch.rand(num_boxes, 2, generator=generator)], dim=1)

@@ -1,4 +1,4 @@
-"""Inputs, tolerances and options that the tests of all losses share."""
+"""Shared inputs, tolerances and options for the tests of all losses."""
 
 import functools
 import inspect
@@ -14,16 +14,16 @@ LOSS_CLASSES = dict(CLS_LOSS_REGISTRY)
 GAMMAS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 ALPHAS = (None, 0.0, 0.25, 0.75, 1.0)
 
-# What some losses cannot do without: an option, or an argument
+# Options and arguments that some losses require
 NEEDED = {"num_classes": K, "samples_per_class": [1000, 100, 50, 10, 1]}
 QUALITY = 0.8
 
-# The loss computes in float32 whatever it is given: what half precision loses is in its input.
+# The loss computes in float32 for every input dtype: half precision loses digits in the input only.
 TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
 
 
 def function_of(name: str):
-    """`SigmoidFocalLoss` -> `losses.sigmoid_focal_loss`, `GHMLoss` -> `losses.ghm_loss`."""
+    """Map `SigmoidFocalLoss` to `losses.sigmoid_focal_loss`, and likewise for other names."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return getattr(losses, words.lower())
 
@@ -33,7 +33,7 @@ def has_option(name: str, option: str) -> bool:
 
 
 def make(name: str, **options):
-    """A module that forgets nothing between two calls unless it is told to learn, so in eval."""
+    """Return the module of a loss in eval mode, in which a call does not update its state."""
     loss_class = LOSS_CLASSES[name]
     accepted = inspect.signature(loss_class.__init__).parameters
     needed = {option: value for option, value in NEEDED.items() if option in accepted}
@@ -41,13 +41,13 @@ def make(name: str, **options):
 
 
 def call(name: str, logits, labels, **options):
-    """The function of a loss, with what it cannot do without."""
+    """Call the function of a loss with the arguments that it requires."""
     needed = {option: value for option, value in NEEDED.items() if has_option(name, option)}
     return quality_given(function_of(name), name)(logits, labels, **{**needed, **options})
 
 
 def quality_given(loss, name):
-    """A loss that needs no third argument: every box has the same quality."""
+    """Give a loss that requires a quality the same quality for every box."""
     if not LOSS_CLASSES[name].needs_quality:
         return loss
     if isinstance(loss, torch.nn.Module):
@@ -68,7 +68,7 @@ def num_logits(name: str) -> int:
 
 
 def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32, columns=K):
-    """Logits (R, columns) and labels (R,) with every kind of label in them."""
+    """Return logits (R, columns) and labels (R,) of every kind."""
     generator = torch.Generator().manual_seed(seed)
     logits = (torch.randn(num_anchors, columns, generator=generator) * scale).to(dtype)
     labels = torch.randint(-1, K + 1, (num_anchors,), generator=generator)
@@ -77,14 +77,15 @@ def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32, column
 
 
 def one_hot(labels):
-    """(R, K) float64 targets, for references only."""
+    """Return float64 targets (R, K), for references only."""
     return (labels.unsqueeze(-1) == torch.arange(K)).double()
 
 
 def reference_sum(elementwise, logits, labels, alpha):
     """
-    alpha_t * elementwise(p_t, x_t), summed over everything not ignored, in float64 from one-hot
-    targets: what the losses must equal, computed in a way that they do not.
+    Sum alpha_t * elementwise(p_t, x_t) over everything not ignored, in float64.
+
+    The losses must equal it, but they do not use its one-hot targets.
     """
     keep = labels >= 0
     x, y = logits.double()[keep], one_hot(labels)[keep]
@@ -94,7 +95,7 @@ def reference_sum(elementwise, logits, labels, alpha):
 
 
 def reference_softmax_sum(elementwise, logits, labels, alpha):
-    """Same interface as :func:`reference_sum`, but elementwise(p_c) with p = softmax(x)."""
+    """Sum elementwise(p_c) with p = softmax(x), see :func:`reference_sum`."""
     keep = labels >= 0
     targets = (labels.unsqueeze(-1) == torch.arange(logits.shape[-1])).double()[keep]
     p_c = (torch.softmax(logits.double()[keep], dim=-1) * targets).sum(-1)
@@ -104,13 +105,13 @@ def reference_softmax_sum(elementwise, logits, labels, alpha):
 
 
 def random_quality(labels, seed=2):
-    """IoUs (R,), a tenth of them 0, a tenth of them 1."""
+    """Return IoUs (R,); a tenth of them are 0, and a tenth are 1."""
     quality = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed))
     return ((quality - 0.1) / 0.8).clamp(0, 1)
 
 
 def gradient_norms_per_class(loss, logits, labels):
-    """What autograd says each class got, (K,) each: sums of |gradient| as positive, as negative."""
+    """Return autograd's sums of |gradient| per class as positive and as negative, (K,) each."""
     (gradient,) = torch.autograd.grad(loss, logits)
     targets = one_hot(labels)
     return (gradient.abs() * targets).sum(0), (gradient.abs() * (1 - targets)).sum(0)

@@ -24,7 +24,7 @@ def test_equals_equation_7_in_float64(gamma_pos, gamma_neg, clip):
 
 
 def _reference(logits, labels, gamma_pos, gamma_neg, clip):
-    """Negatives with p <= clip are left out, not clamped: see the power form's gradient below."""
+    """Leave out negatives with p <= clip. They are not clamped; see the power form below."""
     keep = labels >= 0
     p, y = torch.sigmoid(logits.double())[keep], one_hot(labels)[keep]
     positives, p_m = p[y == 1], p[y == 0] - clip
@@ -68,7 +68,7 @@ def test_a_positive_below_the_clip_keeps_its_loss():
 
 @pytest.mark.parametrize("gamma_neg", [0.0, 0.5, 4.0])
 def test_the_hardest_negative_costs_a_finite_minus_log_of_the_clip(gamma_neg):
-    """p_m ends at 1 - clip: a wrong label costs 3 at clip .05, and does not pull."""
+    """p_m ends at 1 - clip: a wrong label costs 3 at clip .05, and has no gradient."""
     logits = torch.tensor([[30.0]], requires_grad=True)
     loss = asymmetric_loss(logits, torch.tensor([1]), gamma_neg=gamma_neg, clip=0.05)
     assert loss.item() == pytest.approx(0.95**gamma_neg * -math.log(0.05))

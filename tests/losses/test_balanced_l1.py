@@ -13,7 +13,7 @@ OPTIONS = [(0.5, 1.5, 1.0), (0.5, 1.5, 0.11), (0.3, 1.0, 2.0), (1.5, 0.5, 0.5)]
 
 
 def _published_form(error, alpha, gamma, beta):
-    """As written for beta = 1, with beta put in where others put it."""
+    """Compute the form published for beta = 1, with beta where other implementations have it."""
     b = math.exp(gamma / alpha) - 1
     curve = alpha / b * (b * error + 1) * torch.log(b * error / beta + 1) - alpha * error
     return torch.where(error < beta, curve, gamma * error + gamma / b - alpha * beta)

@@ -1,4 +1,4 @@
-"""What every registered box loss promises, asked of each of them."""
+"""Contract of every registered box loss."""
 
 import functools
 import inspect
@@ -32,7 +32,7 @@ ILLEGAL = [
 
 
 def function_of(name):
-    """`SmoothL1Loss` -> `smooth_l1_loss`, `GIoULoss` -> `giou_loss`."""
+    """Map `SmoothL1Loss` to `smooth_l1_loss`, and `GIoULoss` to `giou_loss`."""
     words = name.replace("IoU", "iou").replace("GHM", "Ghm")
     return getattr(losses, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words).lower())
 
@@ -74,7 +74,7 @@ def test_the_sum_of_per_box_is_the_loss(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_of_boxes_together_is_the_sum_of_their_losses_unless_normalised(name):
+def test_the_loss_of_boxes_together_is_the_sum_of_their_losses_unless_normalized(name):
     pred, target = pair_of(name, num_boxes=40)
     function = function_of(name)
     parts = sum(function(pred[part], target[part]) for part in torch.arange(40).split(7))

@@ -88,7 +88,7 @@ def test_ciou_has_a_gradient_for_a_box_without_area_where_others_have_nan():
     pred = torch.tensor([NASTY["without area"]], requires_grad=True)
     target = torch.tensor([BOX])
     theirs = torchvision.ops.complete_box_iou_loss(pred, target, reduction="sum")
-    assert torch.autograd.grad(theirs, pred)[0].isnan().any(), "torchvision was mended: say so"
+    assert torch.autograd.grad(theirs, pred)[0].isnan().any(), "torchvision has fixed its NaN"
     assert torch.autograd.grad(ciou_loss(pred, target), pred)[0].isfinite().all()
 
 
@@ -108,7 +108,7 @@ def test_iou_by_hand():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_small_boxes_have_their_true_overlap(loss):
-    """An epsilon added to the area, as others do, takes a tenth off it here."""
+    """An epsilon added to the area, as elsewhere, changes the IoU by a tenth here."""
     box = torch.tensor([[0.0, 0.0, 1e-3, 1e-3]])
     assert elementwise_iou(box, box).item() == pytest.approx(1.0)
     assert loss(box, box).item() == pytest.approx(0.0, abs=1e-6)
@@ -122,7 +122,7 @@ def test_giou_by_hand():
 
 
 def test_diou_by_hand():
-    """Unit squares one apart: IoU 0, centres 2 apart, hull 3 by 1."""
+    """Unit squares one apart: IoU 0, centers 2 apart, hull 3 by 1."""
     pred, target = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]])
     assert diou_loss(pred, target).item() == pytest.approx(1 + 4 / 10)
 

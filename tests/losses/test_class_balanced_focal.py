@@ -17,7 +17,7 @@ SAMPLES = [1000, 100, 50, 10, 1]
 
 
 def _exact_weights(samples, cb_beta):
-    """Equation 2 in fractions: no rounding at all."""
+    """Compute equation 2 in fractions, without rounding."""
     beta = Fraction(cb_beta)
     inverse = [(1 - beta) / (1 - beta**n) for n in samples]
     return torch.tensor([float(w * len(samples) / sum(inverse)) for w in inverse]).double()
@@ -53,14 +53,14 @@ def test_beta_zero_is_focal_loss_without_alpha():
     torch.testing.assert_close(loss, sigmoid_focal_loss(logits, labels, alpha=None))
 
 
-def test_beta_towards_one_is_inverse_frequency():
+def test_beta_toward_one_is_inverse_frequency():
     inverse = torch.tensor([1 / n for n in SAMPLES])
     weights = effective_number_weights(SAMPLES, 1 - 1e-12)
     torch.testing.assert_close(weights, inverse / inverse.mean())
 
 
 def test_classes_beyond_the_effective_number_are_equal():
-    """beta^n underflows: neither a division by zero nor a difference is left."""
+    """beta^n underflows, but there is no division by zero and no difference between the classes."""
     weights = effective_number_weights([10**6, 10**7, 10**12], 0.99)
     assert weights.tolist() == [1.0, 1.0, 1.0]
 

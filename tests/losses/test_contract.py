@@ -1,4 +1,4 @@
-"""What every registered classification loss promises, asked of each of them."""
+"""Contract of every registered classification loss."""
 
 import functools
 import inspect
@@ -14,7 +14,7 @@ from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, call, function_of, has_
 from .regimes import num_logits as num_logits_of
 from .regimes import random_batch as random_batch_of
 
-# Their options show in the loss of a long-tailed or already seen distribution only
+# The options of these losses matter only for a long-tailed distribution, or after some steps
 LONG_TAILED = {"EqualizationLoss", "EqualizationLossV2", "EqualizedFocalLoss"}
 
 pytestmark = pytest.mark.parametrize("name", sorted(LOSS_CLASSES))
@@ -56,7 +56,7 @@ def test_the_module_hands_its_options_on_to_its_function(name, random_batch):
 
 def test_module_and_function_have_the_same_options_and_defaults(name, loss):
     module_options = inspect.signature(type(loss).__init__).parameters
-    state = {"gradient_ratio"} if type(loss).stateful else set()  # the module collects it itself
+    state = {"gradient_ratio"} if type(loss).stateful else set()  # the module accumulates it
     options = {
         option: parameter.default
         for option, parameter in inspect.signature(function_of(name)).parameters.items()
@@ -91,7 +91,7 @@ def test_a_single_anchor_without_a_leading_shape_will_do(loss, columns):
 def test_value_and_gradient_are_finite_at_extreme_logits(name, columns, magnitude):
     gammas = GAMMAS if has_option(name, "gamma") else (None,)
     if name in {"SigmoidFocalStarLoss", "EqualizedFocalLoss"}:
-        gammas = GAMMAS[1:]  # its slope must be > 0; it is divided by
+        gammas = GAMMAS[1:]  # its slope must be > 0, because it is a divisor
     row = torch.tensor([magnitude, -magnitude] * K)[:columns]
     labels = torch.arange(-1, K + 1).repeat_interleave(2)
     for gamma in gammas:
@@ -214,7 +214,7 @@ def test_every_option_is_read_from_its_key(name):
 
 
 def _another(value):
-    """Another value that is legal wherever the first is."""
+    """Return another value that is legal wherever the first one is."""
     if isinstance(value, list):
         return [0.5, 1.0]
     if isinstance(value, float) and value == 0:

@@ -1,4 +1,4 @@
-"""What a registered loss promises of an option or an attribute, asked of those that have it."""
+"""Contract of a registered loss about its options and attributes."""
 
 import functools
 
@@ -12,7 +12,7 @@ from ..each import each
 from .regimes import LOSS_CLASSES, call, function_of, has_option, make, num_logits, random_batch
 
 NAN, INF = float("nan"), float("inf")
-# What is illegal for a key, beside NaN, which is so for every number. Where two losses share a key.
+# Illegal values of each key, in addition to NaN. Two losses may share a key.
 ILLEGAL = {
     "MODEL.RETINANET.NUM_CLASSES": [0, -1],
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": [-0.5, 1.5],
@@ -65,7 +65,7 @@ def test_every_key_has_an_illegal_value():
 def test_an_illegal_option_is_refused_by_function_module_and_config(name, option, key):
     logits, labels = batch_for(name)
     for value in illegal_values(key):
-        if has_option(name, option):  # state, such as a momentum, is the module's alone
+        if has_option(name, option):  # state, such as a momentum, belongs to the module only
             with pytest.raises(ValueError, match=option):
                 call(name, logits, labels, **{option: value})
         with pytest.raises(ValueError, match=option):

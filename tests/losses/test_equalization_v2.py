@@ -19,7 +19,7 @@ DEFAULTS = {"gamma": 12.0, "mu": 0.8, "alpha": 4.0}
 
 
 def _reference(logits, labels, ratio, gamma, mu, alpha):
-    """Equations 4 to 6: weights q for positives and r for negatives, one of each a class."""
+    """Compute equations 4 to 6: weights q for positives and r for negatives, one per class."""
     keep = labels >= 0
     r = 1 / (1 + torch.exp(-gamma * (ratio.double() - mu)))
     q = 1 + alpha * (1 - r)
@@ -46,7 +46,7 @@ def test_balanced_classes_make_it_cross_entropy():
     ("ratio", "r", "q"),
     [
         (0.8, 0.5, 3.0),  # the middle of the map
-        (0.0, 1 / (1 + math.exp(9.6)), 5 - 4 / (1 + math.exp(9.6))),  # no positive gradient at all
+        (0.0, 1 / (1 + math.exp(9.6)), 5 - 4 / (1 + math.exp(9.6))),  # no positive gradient
         (5.0, 1.0, 1.0),
     ],
 )
@@ -63,7 +63,7 @@ def test_it_collects_weighted_gradients_and_uses_them_from_the_next_step_on():
     ratio, positive, negative = torch.full((K,), 100.0), 0, 0
     for seed in range(3):
         logits, labels = random_batch(seed=seed, scale=1.0)
-        # More positives than chance has, or f is 0 and the second step weighs nothing
+        # With a random share of positives, f would be 0 and the second step would have no weight
         labels = torch.where(labels == K, labels.roll(1), labels)
         assert_value_and_gradient_match(
             loss(logits, labels), _reference(logits, labels, ratio, **DEFAULTS), logits
@@ -90,7 +90,7 @@ def test_the_gradient_of_a_logit_is_its_distance_from_the_target_times_its_weigh
 
 
 def test_background_alone_switches_the_negatives_off():
-    """What its note says of dense anchors: f falls to sigmoid(-9.6)."""
+    """The docstring's note about dense anchors: f falls to sigmoid(-9.6)."""
     loss = EqualizationLossV2(num_classes=K).train()
     logits, background = torch.zeros(10, K), torch.full((10,), K)
     first, second = loss(logits, background), loss(logits, background)

@@ -19,7 +19,7 @@ RATIO = torch.tensor([0.0, 0.1, 0.5, 1.0, 30.0])  # the last is clamped to 1
 
 
 def _reference(logits, labels, ratio, alpha, gamma, scale):
-    """One gamma_j for each column, in float64 and as a power."""
+    """Compute one gamma_j per column, in float64 and as a power."""
     gamma_j = gamma + scale * (1 - ratio.double().clamp(max=1))
     return reference_sum(
         lambda p_t, x_t: -gamma_j / gamma * (1 - p_t) ** gamma_j * p_t.log(), logits, labels, alpha
@@ -56,7 +56,7 @@ def test_gamma_grows_with_what_is_missing_of_the_ratio():
 
 
 def test_a_class_of_larger_gamma_is_weighed_more_where_it_is_wrong():
-    """(gamma_j / gamma) makes up for what the exponent takes from a hard example."""
+    """(gamma_j / gamma) compensates the exponent's reduction of a hard example."""
     logits, label = torch.full((1, K), -8.0), torch.tensor([0])
     focal = sigmoid_focal_loss(logits, label, alpha=1.0)
     rare = equalized_focal_loss(logits, label, gradient_ratio=torch.zeros(K), alpha=1.0)

@@ -17,7 +17,7 @@ from .regimes import K, assert_value_and_gradient_match, one_hot, random_batch
 
 
 def _reference(logits, labels, bins, smooth=lambda bin, count: count):
-    """1/M sum CE / count, bin by bin, in float64 from one-hot targets."""
+    """Compute 1/M sum CE / count, bin by bin, in float64 from one-hot targets."""
     keep = labels >= 0
     x, y = logits.double()[keep], one_hot(labels)[keep]
     ce = F.binary_cross_entropy_with_logits(x, y, reduction="none")
@@ -52,7 +52,7 @@ def test_many_more_easy_negatives_change_nothing_once_their_bin_is_full():
         for n in (10, 10_000)
     ]
     torch.testing.assert_close(values[0], values[1])
-    # Cross entropy itself is flooded by them.
+    # Cross entropy itself grows with them.
     ce = sigmoid_cross_entropy_loss(easy, torch.ones(10_000, dtype=torch.int64))
     assert ce / 10 > sigmoid_cross_entropy_loss(easy[:10], torch.ones(10, dtype=torch.int64))
 
@@ -89,7 +89,7 @@ def test_the_first_step_has_the_weights_of_momentum_zero():
 
 
 def test_weights_of_a_constant_histogram_are_right_from_the_first_step_on():
-    """An EMA that starts at 0 and is not corrected has them too big by 1 / (1 - momentum^step)."""
+    """An uncorrected EMA that starts at 0 has weights too large by 1 / (1 - momentum^step)."""
     logits, labels = random_batch()
     loss, expected = GHMLoss(momentum=0.75), ghm_loss(logits, labels)
     running, factors = [0.0] * 30, []
@@ -109,7 +109,7 @@ def test_later_steps_have_the_corrected_running_mean_of_each_bin():
     loss = GHMLoss(bins=10, momentum=0.6)
     total, weight = [0.0] * 10, [0.0] * 10
     for seed in range(4):
-        # At a small scale, some bins are empty: those are left as they were.
+        # At a small scale, some bins are empty and keep their mean.
         logits, labels = random_batch(num_anchors=30 + 20 * seed, scale=0.1 * 4**seed, seed=seed)
 
         def smooth(bin, count):
@@ -119,7 +119,7 @@ def test_later_steps_have_the_corrected_running_mean_of_each_bin():
 
         reference = _reference(logits, labels, 10, smooth)
         assert_value_and_gradient_match(loss(logits, labels), reference, logits)
-    assert len(set(weight)) > 1, "every bin was met in every step"
+    assert len(set(weight)) > 1, "every bin was in every step"
 
 
 def test_a_bin_that_is_empty_in_a_step_keeps_its_mean():
@@ -183,7 +183,7 @@ def test_a_nan_in_a_valid_row_shows_in_the_loss_and_not_in_the_state():
 
 
 def test_no_index_or_float64_of_all_logits_stays_alive_for_backward():
-    """What autograd keeps is float32; but for indices of one column, no int64."""
+    """Autograd stores float32, and int64 for the indices of one column only."""
     logits, labels = random_batch()
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):

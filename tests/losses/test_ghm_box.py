@@ -8,7 +8,7 @@ from .box_regimes import assert_value_and_gradient_match, delta_pair
 
 
 def _reference(pred, target, mu, bins):
-    """1/M sum ASL1 / count, bin by bin, in float64."""
+    """Compute 1/M sum ASL1 / count, bin by bin, in float64."""
     error = pred.double() - target.double()
     root = (error**2 + mu**2).sqrt()
     norms = (error / root).abs().detach()
@@ -36,7 +36,7 @@ def test_one_bin_is_the_mean_of_asl1():
 
 
 def test_many_outliers_weigh_no_more_than_one():
-    """Both fill one bin, that of g = 1."""
+    """Both fill one bin, the one of g = 1."""
     fine = torch.full((1, 4), 0.01)
     values = [
         ghm_box_loss(torch.cat([fine, torch.full((n, 4), 9.0)]), torch.zeros(n + 1, 4))

@@ -25,7 +25,7 @@ def test_equals_smooth_l1_with_that_beta(delta):
 
 
 def test_equals_the_form_of_a_clipped_and_a_linear_part():
-    """sum over the four coordinates of (q^2 / 2 + delta (|d| - q)) / delta, q = min(|d|, delta)."""
+    """Sum over the coordinates: (q^2 / 2 + delta (|d| - q)) / delta, q = min(|d|, delta)."""
     pred, target = delta_pair()
     delta = 1 / 9
     error = (pred.double() - target.double()).abs()

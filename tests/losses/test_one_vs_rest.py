@@ -15,7 +15,7 @@ def _cross_entropy(logits, labels, combine=one_vs_rest):
 
 
 def _elements(logits, labels):
-    """Cross entropy of every (anchor, class) in float64, 0 where ignored, and one-hot targets."""
+    """Return the float64 cross entropy of every (anchor, class), 0 if ignored, and the targets."""
     targets = one_hot(labels)
     loss = F.binary_cross_entropy_with_logits(logits.double(), targets, reduction="none")
     return loss * (labels >= 0).double().unsqueeze(-1), targets
@@ -83,7 +83,7 @@ def test_a_sum_per_class_over_no_anchors_is_zero():
 
 
 class _LargeTensors(TorchDispatchMode):
-    """The dtypes of all tensors of a given size that come into being."""
+    """Mode that records the dtypes of all new tensors of a given size."""
 
     def __init__(self, numel):
         super().__init__()
@@ -98,7 +98,7 @@ class _LargeTensors(TorchDispatchMode):
 
 @pytest.mark.parametrize("combine", [one_vs_rest, sum_per_class])
 def test_no_one_hot_target_is_made(combine):
-    """Nothing of (R, K) but the logits, their loss and the two with rows or columns left out."""
+    """The only (R, K) tensors are the logits, their loss, and both with masked rows or columns."""
     logits, labels = random_batch()
     with _LargeTensors(logits.numel()) as made:
         _cross_entropy(logits, labels, combine)

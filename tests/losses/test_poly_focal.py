@@ -59,7 +59,7 @@ def test_alpha_leaves_the_added_term_alone():
 @each("epsilon", EPSILONS)
 @each("gamma", [0.0, 0.5, 2.0])
 def test_an_easy_example_has_one_plus_epsilon_times_its_focal_loss(gamma, epsilon):
-    """-log(p_t) = (1 - p_t) + (1 - p_t)^2 / 2 + ...: epsilon moves the first coefficient."""
+    """-log(p_t) = (1 - p_t) + (1 - p_t)^2 / 2 + ...: epsilon changes the first coefficient."""
     x_t = torch.tensor(14.0, dtype=torch.float64)
     with_epsilon, without = (apply_formula(PolyFocal(gamma, 1.0, x), x_t) for x in (epsilon, 0.0))
     ratio = with_epsilon / without

@@ -63,7 +63,7 @@ def test_beta_zero_is_cross_entropy_with_soft_targets():
 @each("quality", [0.1, 0.5, 0.8])
 @each("beta", [1.5, 2.0, 5.0])
 def test_a_positive_is_done_where_its_score_is_its_quality(beta, quality):
-    """Unlike cross entropy with a soft target, whose minimum is above 0."""
+    """The minimum is 0. Cross entropy with a soft target has a minimum above 0."""
     target = torch.tensor(quality, dtype=torch.float64)
     x = (torch.logit(target) + torch.tensor([-0.1, 0.0, 0.1])).requires_grad_()
     loss = apply_formula(QualityFocal(beta), x, target)

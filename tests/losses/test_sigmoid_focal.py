@@ -51,7 +51,7 @@ def test_has_a_gradient_where_the_power_form_has_nan(gamma):
     targets = torch.tensor([[1.0], [0.0]])
     naive = fvcore_focal_loss(logits, targets, alpha=-1, gamma=gamma, reduction="sum")
     assert naive.isfinite()
-    assert torch.autograd.grad(naive, logits)[0].isnan().any(), "fvcore was mended: say so"
+    assert torch.autograd.grad(naive, logits)[0].isnan().any(), "fvcore has fixed its NaN"
 
     loss = sigmoid_focal_loss(logits, torch.tensor([0, 1]), alpha=None, gamma=gamma)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -71,7 +71,7 @@ def test_gradient_is_the_papers_appendix_b(gamma):
 
 
 def _closed_form_gradient(x, y, gamma):
-    """dFL/dx = (2y - 1) (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1), with 1 - p_t not rounded."""
+    """Return dFL/dx = (2y - 1) (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1), p_t not rounded."""
     sign = 2 * y - 1
     p_t, q_t = torch.sigmoid(sign * x), torch.sigmoid(-sign * x)
     return sign * q_t**gamma * (gamma * p_t * p_t.log() - q_t)
@@ -116,7 +116,7 @@ def test_oracle_value_of_a_published_demo():
 
 
 def _demo_loss(logits, is_object, gamma=0.5):
-    """The published demo itself: logarithms and powers of a probability, one class, no alpha."""
+    """Compute the published demo: logarithms and powers of a probability, one class, no alpha."""
     p = torch.sigmoid(logits)
     positive = -((1 - p) ** gamma) * p.log() * is_object
     return (positive - p**gamma * (1 - p).log() * (1 - is_object)).sum()
@@ -141,7 +141,7 @@ def test_is_finite_where_the_published_demo_is_not(logit, label):
     assert torch.autograd.grad(loss, logits)[0].isfinite().all()
 
 
-def test_audit_at_initialisation():
+def test_audit_at_initialization():
     """100k negatives x 80 classes at prior .01: CE sums to 8.0e4, FL(.25, 2) to 6.0."""
     logits = torch.full((100_000, 80), -math.log(99))
     labels = torch.full((100_000,), 80)
@@ -158,7 +158,7 @@ def test_gradcheck(gamma):
 
 
 def test_easy_negatives_hold_most_of_cross_entropy_and_little_of_focal_loss():
-    """The imbalance itself: 100k negatives at p = .01 beside 20 hard positives at p = .1."""
+    """The imbalance: 100k negatives at p = .01 and 20 hard positives at p = .1."""
     logits = torch.cat([torch.full((100_000, K), -math.log(99)), torch.full((20, K), -2.2)])
     labels = torch.cat([torch.full((100_000,), K), torch.zeros(20, dtype=torch.int64)])
     shares = {}

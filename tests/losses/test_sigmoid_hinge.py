@@ -30,7 +30,7 @@ def test_above_the_margin_there_is_neither_loss_nor_gradient():
     assert sigmoid_hinge_loss(logits, labels, margin=0.85).item() > 0
 
 
-def test_below_the_margin_the_gradient_is_p_times_one_minus_p_towards_the_label():
+def test_below_the_margin_the_gradient_is_p_times_one_minus_p_toward_the_label():
     logits, labels = random_batch(scale=2.0)
     (gradient,) = torch.autograd.grad(sigmoid_hinge_loss(logits, labels), logits)
     p = torch.sigmoid(logits.detach())
@@ -47,7 +47,7 @@ def test_at_margin_one_an_anchor_pays_its_distance_from_the_targets():
 
 
 def test_the_most_wrong_example_costs_the_margin_and_has_no_gradient_left():
-    """What makes it unstable: cross entropy pulls hardest there."""
+    """This makes it unstable: cross entropy has its largest gradient there."""
     logits = torch.full((1, K), -30.0, requires_grad=True)
     label = torch.tensor([2])
     loss = sigmoid_hinge_loss(logits, label, margin=0.7)

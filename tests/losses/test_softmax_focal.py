@@ -87,7 +87,7 @@ def test_the_gradients_of_an_anchor_sum_to_zero():
     torch.testing.assert_close(gradient.sum(-1), torch.zeros(len(labels)), rtol=0, atol=1e-6)
 
 
-def test_audit_at_initialisation():
+def test_audit_at_initialization():
     """100k background anchors at p(background) = .99, of 80 classes: CE 1.0e3, FL(.25, 2) .075."""
     logits = torch.zeros(100_000, 81)
     logits[:, -1] = math.log(80 * 99)

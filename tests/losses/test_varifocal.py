@@ -26,7 +26,7 @@ def test_equals_equation_2_in_float64(alpha, gamma):
 def _reference(logits, labels, quality, alpha, gamma):
     keep = labels >= 0
     x, q = logits.double()[keep], (one_hot(labels) * quality.double().unsqueeze(-1))[keep]
-    assert ((q == 0) & (one_hot(labels)[keep] == 1)).any()  # positives of no quality among them
+    assert ((q == 0) & (one_hot(labels)[keep] == 1)).any()  # including positives of quality 0
     p = torch.sigmoid(x)
     positive = -q * (q * p.log() + (1 - q) * (1 - p).log())
     negative = -alpha * p**gamma * (1 - p).log()
@@ -60,7 +60,7 @@ def test_a_positive_that_misses_its_object_counts_as_background():
     assert_value_and_gradient_match(missed, expected, logits)
 
 
-def test_a_positive_is_weighed_by_its_quality_and_pulled_towards_it():
+def test_a_positive_is_weighed_by_its_quality_and_pulled_toward_it():
     """Its gradient is q (p - q)."""
     quality = torch.tensor([0.2, 0.5, 0.9])
     logits = torch.zeros(3, 1, requires_grad=True)

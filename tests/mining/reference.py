@@ -1,4 +1,4 @@
-"""Batches of anchors, and the rules of the miners once more, anchor by anchor in numpy."""
+"""Batches of anchors, and a reference implementation of the miners in numpy, anchor by anchor."""
 
 import inspect
 
@@ -22,8 +22,10 @@ FUNCTIONS = {
 
 def random_batch(num_images=3, num_anchors=120, seed=0, ties=False):
     """
-    Loss (N, R), labels (N, R) with every kind of label, and boxes (N, R, 4) that overlap a lot and
-    have negative coordinates, as those of anchors do. With ties there are six values of loss only.
+    Return loss (N, R), labels (N, R) of every kind, and boxes (N, R, 4).
+
+    The boxes overlap a lot and have negative coordinates, like anchors. With ties there are only
+    six different losses.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (num_images, num_anchors)
@@ -37,12 +39,12 @@ def random_batch(num_images=3, num_anchors=120, seed=0, ties=False):
 
 
 def mine(name, loss, labels, boxes, **options):
-    """The mask of the miner of that name."""
+    """Return the mask of the miner of that name."""
     return MINER_CLASSES[name](num_classes=K, **options)(loss, labels, boxes)
 
 
 def call_function(name, loss, labels, boxes, **options):
-    """The function of a miner, for one image, with what it takes of the arguments."""
+    """Call the function of a miner for one image, with the arguments that it accepts."""
     function = FUNCTIONS[name]
     if name == "OHEMRatioMiner":
         options = {"neg_pos_ratio": 3.0, **options}
@@ -66,7 +68,7 @@ def reference_mask(
     neg_pos_ratio=3.0,
     empty_image_negatives=3,
 ):
-    """What the miner of that name has to return, by loops over sorted lists of (image, anchor)."""
+    """Return the expected mask, from loops over sorted lists of (image, anchor)."""
     loss, labels = loss.numpy(), labels.numpy()
     eligible = [
         [(n, r) for r in by_loss(loss[n]) if labels[n, r] != -1] for n in range(len(labels))
@@ -112,7 +114,7 @@ def nms(ordered, labels, boxes, thresh, per_label):
 
 
 def iou(a, b):
-    """Of two boxes XYXY, in float64."""
+    """Return the IoU of two boxes XYXY, in float64."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

@@ -1,4 +1,4 @@
-"""What every registered miner promises, whatever its rule."""
+"""Contract of every registered miner."""
 
 import inspect
 
@@ -66,7 +66,7 @@ def test_the_module_has_the_defaults_of_its_function(name):
     of_function = inspect.signature(FUNCTIONS[name]).parameters
     shared = (of_module.keys() & of_function.keys()) - {"self", "kwargs"}
     if name == "OHEMRatioMiner":
-        shared.remove("neg_pos_ratio")  # None in the function, which is both miners
+        shared.remove("neg_pos_ratio")  # None in the function, which serves both miners
     assert shared
     for option in shared:
         assert of_module[option].default == of_function[option].default, option
@@ -142,7 +142,7 @@ def test_images_in_another_order_keep_their_masks(name):
     order = torch.tensor([2, 0, 3, 1])
     keep = mine(name, *batch)
     assert torch.equal(mine(name, *(x[order] for x in batch)), keep[order])
-    # Of the whole batch too, as no two losses are equal.
+    # This also holds for the whole batch, because no two losses are equal.
     together = mine(name, *batch, scope="batch")
     assert torch.equal(mine(name, *(x[order] for x in batch), scope="batch"), together[order])
 

@@ -40,7 +40,7 @@ def test_no_two_kept_anchors_overlap_more_than_the_threshold(nms_thresh, nms_per
     assert iou[rivals].max() <= nms_thresh
 
 
-def test_an_anchor_that_is_gone_has_a_neighbour_of_higher_loss():
+def test_an_anchor_that_is_gone_has_a_neighbor_of_higher_loss():
     loss, labels, boxes = one_image()
     keep = ohem_keep_mask(loss, labels, boxes, num_keep=1000)
     gone = ~keep & (labels != -1)
@@ -76,8 +76,8 @@ def test_only_the_hardest_enter_the_suppression():
         (50, 40, (10, 30)),  # the quotas
         (4, 40, (4, 12)),  # few positives: few negatives
         (50, 43, (10, 30)),  # rounded down
-        (90, 80, (20, 10)),  # few negatives: no positive takes their places
-        (50, 3, (1, 2)),  # one positive at least
+        (90, 80, (20, 10)),  # few negatives: positives do not replace them
+        (50, 3, (1, 2)),  # at least one positive
         (50, 1, (1, 0)),
     ],
 )
@@ -120,7 +120,7 @@ def test_positives_that_are_all_suppressed_count_as_none():
     boxes[0] = boxes[1]
     labels = torch.full((100,), K)
     labels[0] = 2
-    loss = torch.arange(100.0)  # the positive has the lowest loss, in one place with a negative
+    loss = torch.arange(100.0)  # the positive has the lowest loss, and overlaps a negative
     keep = ohem_keep_mask(loss, labels, boxes, neg_pos_ratio=3, empty_image_negatives=5)
     assert keep.nonzero().squeeze(1).tolist() == [95, 96, 97, 98, 99]
     apart = ohem_keep_mask(loss, labels, boxes, neg_pos_ratio=3, nms_per_label=True)
@@ -136,10 +136,11 @@ def test_a_batch_without_positives_keeps_so_many_negatives_an_image():
 
 
 @pytest.mark.parametrize(("nms_thresh", "kept"), [(0.5, [5, 5, 1]), (0.7, [9, 9, 5])])
-def test_neighbours_of_the_anchor_grid_at_the_thresholds_of_table_1d(nms_thresh, kept):
+def test_neighbors_of_the_anchor_grid_at_the_thresholds_of_table_1d(nms_thresh, kept):
     """
-    Anchors of a 3 x 3 grid at stride 8, one scale at a time, the loss falling from the centre: at
-    .5 those beside the centre go at every scale, at .7 at the largest one only.
+    Anchors of a 3 x 3 grid at stride 8, one scale at a time, with the largest loss at the center.
+
+    At .5 the neighbors of the center are suppressed at every scale, at .7 at the largest one only.
     """
     offsets = torch.tensor(list(itertools.product((-8.0, 0.0, 8.0), repeat=2)))
     loss = -offsets.norm(dim=1)

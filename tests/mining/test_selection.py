@@ -23,10 +23,10 @@ def test_candidates_at_minus_infinity_come_before_what_is_no_candidate():
 
 
 def test_labels_stay_apart_at_negative_coordinates():
-    """torchvision shifts each label by the largest coordinate, and lets these two boxes meet."""
+    """torchvision shifts each label by the largest coordinate, so that these two boxes overlap."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
     labels, loss = torch.tensor([0, 1]), torch.tensor([2.0, 1.0])
     naive = batched_nms(boxes, loss, labels, 0.5)
-    assert len(naive) == 1, "torchvision was mended: say so"
+    assert len(naive) == 1, "torchvision has fixed its shift"
     options = {"nms_thresh": 0.5, "pre_nms_topk": 2, "nms_per_label": True}
     assert survivors_of_nms(loss, labels, boxes.__getitem__, **options).all()

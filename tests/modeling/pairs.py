@@ -1,4 +1,4 @@
-"""Narrow detectors of every kind, ours at the default keys and Detectron2's own."""
+"""Pairs of narrow detectors of every kind: ours at the default keys, and Detectron2's own."""
 
 import torch
 from detectron2.modeling import build_model
@@ -11,7 +11,7 @@ from .toy_rcnn import STOCK
 RETINANET = "Shapes-Detection/retinanet_small.yaml"
 RCNN = "Shapes-Detection/faster_rcnn_small.yaml"
 
-# The narrow model, whatever the base; few boxes, and NMS that keeps a number that varies
+# The narrow model, for every base; few boxes, and an NMS that keeps a varying number
 SMALL = (
     "MODEL.BACKBONE.NAME", "build_small_resnet_fpn_backbone",
     "MODEL.FOCAL.SMALL_RESNET.WIDTHS", [32, 64, 32, 64],
@@ -50,7 +50,7 @@ def make_model(file, *opts):
 
 
 def make_pair(name, *more):
-    """Ours at the default keys but for ``more``, and Detectron2's own."""
+    """Return our detector at the default keys except ``more``, and Detectron2's own."""
     file, opts, stock = PAIRS[name]
     opts = (*opts, *more)
     ours, theirs = make_model(file, *opts), make_model(file, *opts, *stock)

@@ -1,8 +1,8 @@
 """
-The RPN losses and anchor labels of three code bases, written from their rules alone: float64, one
-anchor and one object at a time where speed allows it. Nothing here is imported from the package.
+Reference RPN losses and anchor labels of three code bases, written from their rules only.
 
-A label is -1 (ignored), 0 (background) or 1 (object).
+They use float64, one anchor and one object at a time where speed allows it. Nothing here is
+imported from the package. A label is -1 (ignored), 0 (background) or 1 (object).
 """
 
 from typing import NamedTuple
@@ -16,17 +16,17 @@ MATTERPORT_STD = (0.1, 0.1, 0.2, 0.2)
 
 
 class Case(NamedTuple):
-    """What an RPN's head says of a batch, and what is true of it."""
+    """Output of an RPN's head for a batch, and its ground truth."""
 
-    anchors: list[Tensor]  # one for each level, (Ri, 4)
-    logits: list[Tensor]  # one for each level, (N, Ri)
-    deltas: list[Tensor]  # one for each level, (N, Ri, 4)
+    anchors: list[Tensor]  # one per level, (Ri, 4)
+    logits: list[Tensor]  # one per level, (N, Ri)
+    deltas: list[Tensor]  # one per level, (N, Ri, 4)
     labels: Tensor  # (N, R)
     gt_boxes: Tensor  # (N, R, 4)
 
 
 def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(..., 4), shift of the centre over the anchor's size, log ratio of the sizes."""
+    """Return (..., 4): shift of the center over the anchor's size, and log ratio of the sizes."""
     anchors, boxes = anchors.double(), boxes.double()
     size, box_size = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
     shift = (boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / 2
@@ -34,18 +34,18 @@ def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Elementwise, as TensorFlow writes it."""
+    """Compute it elementwise, as in TensorFlow."""
     return logits.clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))
 
 
 def huber(errors: Tensor, delta: float) -> Tensor:
-    """Elementwise, as TensorFlow writes it."""
+    """Compute it elementwise, as in TensorFlow."""
     quadratic = errors.abs().clamp(max=delta)
     return quadratic**2 / 2 + delta * (errors.abs() - quadratic)
 
 
 def smooth_l1(errors: Tensor, beta: float) -> Tensor:
-    """Elementwise."""
+    """Compute it elementwise."""
     size = errors.abs()
     if beta == 0:
         return size
@@ -54,9 +54,10 @@ def smooth_l1(errors: Tensor, beta: float) -> Tensor:
 
 def tensorpack_losses(case: Case, *, batch_per_image: int) -> tuple[Tensor, Tensor]:
     """
-    Of each image alone: at each level the sum over its anchors, the constant below it, then the
-    levels added. Its trainer has one image for each of its processes, of whose losses it takes the
-    mean.
+    Compute the losses of each image separately, and average them over the images.
+
+    At each level it divides the sum over the anchors by the constant, and then adds the levels. The
+    original trainer has one image per process and averages over processes.
     """
     first = 0
     cls_terms, box_terms = [], []
@@ -78,7 +79,7 @@ def tensorpack_losses(case: Case, *, batch_per_image: int) -> tuple[Tensor, Tens
 
 
 def matterport_losses(case: Case) -> tuple[Tensor, Tensor]:
-    """Two means over the batch: of the anchors that count, and of 4 coordinates a positive."""
+    """Compute two means over the batch: over counted anchors, and 4 coordinates per positive."""
     logits = torch.cat(case.logits, dim=1).double()
     deltas = torch.cat(case.deltas, dim=1).double()
     anchors = torch.cat(case.anchors).expand_as(case.gt_boxes)
@@ -110,7 +111,7 @@ def ious(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def tensorpack_labels(anchors, objects, crowds, image_size, *, crowd_thresh):
-    """Labels (R,) before any is sampled, and the object of each anchor that is inside the image."""
+    """Return labels (R,) before sampling, and the object of each anchor inside the image."""
     height, width = image_size
     labels = np.full(len(anchors), -1)
     matches = np.full(len(anchors), -1)
@@ -139,7 +140,7 @@ def tensorpack_labels(anchors, objects, crowds, image_size, *, crowd_thresh):
 
 
 def matterport_labels(anchors, objects, crowds, *, crowd_thresh=0.001):
-    """Labels (R,) before any is sampled, and the object of each anchor."""
+    """Return labels (R,) before sampling, and the object of each anchor."""
     free_of_crowds = np.ones(len(anchors), dtype=bool)
     if len(crowds):
         free_of_crowds = ious(anchors, crowds).max(axis=1) < crowd_thresh
@@ -154,7 +155,7 @@ def matterport_labels(anchors, objects, crowds, *, crowd_thresh=0.001):
 
 
 def precision_and_recall(logits, labels, threshold):
-    """Of one level, by counting; None where there is nothing to divide by."""
+    """Count the metrics of one level; None for a denominator of 0."""
     predicted = correct = objects = 0
     for logit, label in zip(logits.flatten().tolist(), labels.flatten().tolist(), strict=True):
         if label == -1:

@@ -1,4 +1,4 @@
-"""Backbones: what the levels above P5 are made of and how many there are; and the small one."""
+"""Backbones: kind and number of the levels above P5, and the small backbone."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def features_of(backbone):
 
 
 def build_seeded(cfg, name):
-    """A backbone, and the state of the random generator after it."""
+    """Return a backbone, and the state of the random generator after it."""
     cfg = cfg.clone()
     cfg.MODEL.BACKBONE.NAME = name
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ STOCKS = {
     "build_retinanet_resnet_fpn_backbone": (toy_cfg, ["p3", "p4", "p5", "p6", "p7"]),
     "build_resnet_fpn_backbone": (toy_rcnn_cfg, ["p2", "p3", "p4", "p5", "p6"]),
 }
-"""Detectron2's builder -> the config that is ours at its values, and the levels it gives."""
+"""Detectron2's builder -> the config of ours that is equal, and its levels."""
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_either_stock_backbone_is_equal_in_keys_initial_values_and_features(name
     cfg = make_cfg("MODEL.FPN.NORM", norm)
     stock, stock_state = build_seeded(cfg, name)
     ours, our_state = build_seeded(cfg, "build_focal_resnet_fpn_backbone")
-    assert torch.equal(our_state, stock_state), "what is built after it differs"
+    assert torch.equal(our_state, stock_state), "later layers would differ"
     assert list(ours.state_dict()) == list(stock.state_dict())
     for key, value in stock.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), key
@@ -75,7 +75,7 @@ def test_one_level_of_convolutions_is_p6_alone_with_stocks_initial_values(top_bl
     one = make_backbone(TOP_BLOCK, top_block, TOP_LEVELS, 1)
     after_one = torch.get_rng_state()
     two = make_backbone(TOP_BLOCK, top_block)
-    assert torch.equal(after_one, torch.get_rng_state()), "what is built after it differs"
+    assert torch.equal(after_one, torch.get_rng_state()), "later layers would differ"
     only_in_two = set(two.state_dict()) - set(one.state_dict())
     assert only_in_two == {"top_block.p7.weight", "top_block.p7.bias"}
     for key, value in one.state_dict().items():
@@ -130,7 +130,7 @@ def test_maxpool_takes_every_second_pixel_and_has_no_parameter():
 @each("size", [(6, 8), (5, 7), (1, 2)])
 @each("num_levels", [1, 2])
 def test_subsampling_is_a_stride_of_two_in_value_and_gradient(num_levels, size):
-    """(arXiv:1612.03144 section 4.1); of an odd size the half is rounded up."""
+    """(arXiv:1612.03144 section 4.1.) Half of an odd size is rounded up."""
     generator = torch.Generator().manual_seed(0)
     feature = torch.randn(2, 3, *size, generator=generator, requires_grad=True)
     levels = LastLevelSubsample(num_levels=num_levels)(feature)
@@ -142,7 +142,7 @@ def test_subsampling_is_a_stride_of_two_in_value_and_gradient(num_levels, size):
     (gradient,) = torch.autograd.grad(levels, feature, upstream)
     (expected_gradient,) = torch.autograd.grad(expected, feature, upstream)
     assert torch.equal(gradient, expected_gradient)
-    assert (gradient == 0).any(), "a pixel between two of them has no part in it"
+    assert (gradient == 0).any(), "a pixel between two samples has no gradient"
 
 
 @pytest.mark.parametrize("num_levels", [1, 2])
@@ -167,14 +167,14 @@ def test_every_parameter_has_a_part_in_some_level(cfg, top_block, num_levels):
     torch.manual_seed(0)
     backbone = build_backbone(cfg)
     images = torch.randn(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
-    # Of squares: the sum of what a group norm gives is constant.
+    # The sum of squares, because the sum of a group norm's output is constant.
     sum(feature.square().sum() for feature in backbone(images).values()).backward()
     for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
 
 
-def test_norm_gn_normalises_the_fpn_and_leaves_the_top_block_alone():
+def test_norm_gn_normalizes_the_fpn_and_leaves_the_top_block_alone():
     backbone = make_backbone("MODEL.FPN.NORM", "GN")
     assert isinstance(backbone.fpn_lateral4.norm, nn.GroupNorm)
     assert isinstance(backbone.fpn_output5.norm, nn.GroupNorm)

@@ -1,4 +1,4 @@
-"""Box heads: stock in the order of stock, and a norm that comes after the ReLU."""
+"""Box heads: equality with stock in the stock order, and a norm after the ReLU."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SHAPE = ShapeSpec(channels=C, height=SIZE, width=SIZE)
 
 
 def make_head(head=FocalFastRCNNConvFCHead, *opts, norm="GN", num_conv=2, num_fc=1):
-    """By name, as Detectron2 does it."""
+    """Build the head by name, like Detectron2."""
     cfg = get_cfg()
     node = cfg.MODEL.ROI_BOX_HEAD
     node.NAME, node.NORM = head.__name__, norm
@@ -36,7 +36,7 @@ def make_features(num_rois=3, dtype=torch.float32):
 
 
 def with_random_norms(head):
-    """A fresh norm multiplies by 1 and adds 0; only other values show where it stands."""
+    """Set values other than 1 and 0, with which a norm's position matters."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in head.named_parameters():
         if ".norm." in name:
@@ -45,7 +45,7 @@ def with_random_norms(head):
 
 
 def group_norm(features, weight, bias):
-    """By its definition, arXiv:1803.08494 eq. 1 to 4."""
+    """Compute group norm by its definition, arXiv:1803.08494 eq. 1 to 4."""
     groups = features.reshape(len(features), GROUPS, -1)
     centred = groups - groups.mean(2, keepdim=True)
     groups = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()
@@ -99,7 +99,7 @@ def test_parameters_begin_as_stocks_in_either_order(order, norm, num_conv):
     after_stock = torch.get_rng_state()
     ours = make_head(FocalFastRCNNConvFCHead, NORM_ORDER, order, norm=norm, num_conv=num_conv)
     assert type(ours) is FocalFastRCNNConvFCHead
-    assert torch.equal(torch.get_rng_state(), after_stock), "what is built after it differs"
+    assert torch.equal(torch.get_rng_state(), after_stock), "later layers would differ"
     assert list(ours.state_dict()) == list(stock.state_dict())
     for name, value in stock.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
@@ -179,7 +179,7 @@ def test_a_detector_trains_in_both_orders_and_its_losses_differ_by_no_other_thin
         head = "FastRCNNConvFCHead" if order == "stock" else "FocalFastRCNNConvFCHead"
         extra = [] if order == "stock" else [NORM_ORDER, order]
         model = tiny_rcnn(*opts, head, *extra)
-        torch.manual_seed(1)  # the sampling of anchors and RoIs
+        torch.manual_seed(1)  # for the sampling of anchors and RoIs
         results[order] = gradients_of(model, toy_batch())
     (stock, stock_gradients), (same, _), (other, other_gradients) = results.values()
     for key, loss in stock.items():

@@ -1,4 +1,4 @@
-"""TorchScript export, by tracing and by scripting: exported modules give the eager outputs."""
+"""TorchScript export, by tracing and by scripting: exported modules return the eager outputs."""
 
 import io
 import itertools
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torch.jit.Tr
 
 @pytest.fixture(autouse=True)
 def _without_optimization():
-    """Optimizing a graph takes longer than running it a few times does."""
+    """Disable graph optimization, which takes longer than a few runs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.no_grad(), torch.jit.optimized_execution(False):
@@ -55,7 +55,7 @@ def is_rcnn(model):
 
 
 def detect(model, *images):
-    """The detections in a list of images, in the pixels of the network's input."""
+    """Return the detections in a list of images, in pixels of the network's input."""
     inputs = [{"image": image} for image in images]
     if is_rcnn(model):
         return model.inference(inputs, do_postprocess=False)
@@ -80,7 +80,7 @@ def trace(model, *images):
 
 
 def others_of(model, examples):
-    """Images of another size, with other numbers of detections: a trace must keep neither."""
+    """Return images of other sizes and numbers of detections, which a trace must not fix."""
     counts = [len(x) for x in detect(model, *examples)]
     for seed in range(10):
         images = [make_image(96, 64 + 32 * k, seed=seed) for k, _ in enumerate(examples)]
@@ -90,7 +90,7 @@ def others_of(model, examples):
 
 
 def assert_traces(model, *examples):
-    """Traced with one image, or several, it gives the eager detections in these and in others."""
+    """Check a trace of one image, or of several, on these and on other images."""
     adapter, traced = trace(model, *examples)
     for images in (examples, others_of(model, examples)):
         exported = adapter.outputs_schema(traced(*images))
@@ -103,7 +103,7 @@ def script(model):
 
 
 def detect_scripted(model, scripted, image):
-    """As :func:`detect`, from the static class that a scripted model returns."""
+    """Return the detections like :func:`detect`, from the static class of a scripted model."""
     if is_rcnn(model):
         found = scripted.inference([{"image": image}], do_postprocess=False)[0]
     else:
@@ -113,7 +113,7 @@ def detect_scripted(model, scripted, image):
     for name in names:
         value = getattr(found, name)
         instances.set(name, value if isinstance(value, Tensor) else Boxes(value.tensor))
-    # eager RetinaNet has no way around its postprocessing, a scripted one has none
+    # eager RetinaNet always postprocesses, and a scripted one never does
     return instances if is_rcnn(model) else detector_postprocess(instances, *image.shape[1:])
 
 
@@ -137,7 +137,7 @@ def make_features(height, width, seed=0):
 
 
 def randomized(module):
-    """With values at which no norm is the identity and no logit a constant."""
+    """Set values with which no norm is the identity and no logit is constant."""
     generator = torch.Generator().manual_seed(1)
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
@@ -208,11 +208,11 @@ def test_every_box_head_exports(name, order, norm):
         torch.testing.assert_close(scripted(pooled), head(pooled))
 
 
-# --- 2. what is for training only
+# --- 2. training-only components
 
 
 class Detector(nn.Module):
-    """Holds a part that it does not call in evaluation."""
+    """Module with a component that it does not call in evaluation."""
 
     def __init__(self, part):
         super().__init__()
@@ -276,7 +276,7 @@ TRAINING_OPTIONS = {
 
 
 def inference_of(model):
-    """What a model does in evaluation: its modules and their options, without those of training."""
+    """Return the modules and options that a model uses in evaluation."""
     description = []
     for name, module in model.named_modules():
         if TRAINING_PARTS.intersection(name.split(".")):
@@ -308,13 +308,13 @@ EXPORTED = set()
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_two_stage_arm_exports(arm):
-    """Arms that differ in training alone are one detector in evaluation, exported once."""
+    """Arms that differ only in training are the same detector in evaluation, exported once."""
     model = make_model(ARMS[arm])
     inference = inference_of(model)
     if inference in EXPORTED:
         return
     assert_traces(model, make_image(64, 80))
-    if not isinstance(model.roi_heads, CascadeROIHeads):  # of which none can be scripted, see below
+    if not isinstance(model.roi_heads, CascadeROIHeads):  # cascades cannot be scripted, see below
         assert_scripts(model, make_image(64, 80))
     EXPORTED.add(inference)
 
@@ -340,7 +340,7 @@ def test_a_keypoint_rcnn_exports():
 
 @pytest.mark.parametrize("name", ["CascadeROIHeads", "FocalCascadeROIHeads"])
 def test_torchscript_rejects_every_cascade_by_scripting(name):
-    """Detectron2's own has no annotations, and ours inherits its code."""
+    """Detectron2's own heads have no annotations, and ours inherit their code."""
     model = make_model(RCNN, *CASCADE, "MODEL.ROI_HEADS.NAME", name)
     with pytest.raises(RuntimeError, match=r"features\[f\] for f in self\.box_in_features"):
         script(model)
@@ -350,7 +350,7 @@ def test_torchscript_rejects_every_cascade_by_scripting(name):
 
 
 def graph_text(module):
-    """The graph of a traced or scripted module, without names of classes and lines of code."""
+    """Return the graph of a traced or scripted module, without class names and line numbers."""
     graph = module.inlined_graph.copy()
     torch._C._jit_pass_canonicalize(graph)
     text = re.sub(r"(#|, scope:).*", "", str(graph))
@@ -366,14 +366,14 @@ def test_the_traced_graph_is_stocks(name):
 
 
 def test_the_scripted_graph_of_a_retinanet_is_stocks():
-    """Losses and normalizer are for training: the graph has neither."""
+    """Losses and normalizer are for training, so they are not in the graph."""
     ours, stock = (graph_text(script(model)) for model in make_pair("retinanet"))
     assert "cls_loss" not in ours
     assert ours == stock
 
 
 def test_the_graph_of_another_head_is_not_stocks():
-    """So that the comparisons above can fail."""
+    """The comparisons above can therefore fail."""
     pair = make_model(RETINANET), make_model(RETINANET, "MODEL.FOCAL.HEAD.CLASSIFIER", "cosine")
     texts = [graph_text(trace(model, make_image(64, 80))[1]) for model in pair]
     assert texts[0] != texts[1]

@@ -1,4 +1,4 @@
-"""FocalFastRCNNOutputLayers against stock's layers, and what its own options change."""
+"""FocalFastRCNNOutputLayers: comparison with stock's layers, and their own options."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ from focal_plugin.modeling.places import ROI_HEADS
 from ..each import each
 
 K = 5
-SIZES = [12, 0, 9]  # RoIs of each image; those of the last are background
+SIZES = [12, 0, 9]  # number of RoIs of each image; those of the last are background
 R = sum(SIZES)
 TRANSFORM = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
 KEYS = "MODEL.FOCAL.ROI_HEADS"
@@ -55,7 +55,7 @@ def random_predictions(*, agnostic=False, scale=3.0, num_rois=R):
 
 
 def random_proposals():
-    """An image with RoIs of every label, one without a RoI, and one without an object."""
+    """Return an image with RoIs of every label, one without a RoI, and one without an object."""
     generator = torch.Generator().manual_seed(2)
     proposals = []
     for size in SIZES:
@@ -93,7 +93,7 @@ def gradients_of(loss, predictions):
 
 
 def decoded_boxes(deltas):
-    """(V, 4) of the object's class, and their objects."""
+    """Return the deltas (V, 4) of the object's class, and the objects."""
     rows = HAS_OBJECT.nonzero().squeeze(1)
     of_class = torch.stack([deltas[row, 4 * LABELS[row] :][:4] for row in rows])
     image = random_proposals()[0]
@@ -210,7 +210,7 @@ def test_every_classification_loss_is_summed_and_divided_by_what_it_says(name, n
     expected = 3 * loss / (1 if alone.own_normalizer else divisor)
     torch.testing.assert_close(losses["loss_cls"], expected, rtol=1e-5, atol=1e-6)
     for key, buffer in layers.cls_loss.state_dict().items():
-        torch.testing.assert_close(buffer, alone.state_dict()[key])  # it has moved once
+        torch.testing.assert_close(buffer, alone.state_dict()[key])  # one update
 
 
 @pytest.mark.parametrize("name", sorted(dict(BOX_LOSS_REGISTRY)))
@@ -348,7 +348,7 @@ def test_the_losses_of_all_rois_sum_to_the_loss_times_their_number(cls_loss, agn
 
 
 def test_the_loss_of_a_roi_is_that_of_it_alone():
-    """It is not a mean over all RoIs."""
+    """The loss of a RoI is not a mean over all RoIs."""
     layers = make()
     scores, deltas = random_predictions()
     per_roi = layers.losses_per_roi((scores, deltas), random_proposals())["loss_cls"]
@@ -378,7 +378,7 @@ def test_no_roi_gives_zero_with_a_graph(cls_loss, proposals):
 
 
 def test_stocks_own_loss_is_a_mean_over_rois_and_nothing_else():
-    with pytest.raises(ValueError, match=r"MODEL.FOCAL.ROI_HEADS.NORMALIZER = 'foreground' is for"):
+    with pytest.raises(ValueError, match=r"FOCAL.ROI_HEADS.NORMALIZER = 'foreground' requires"):
         make(cls_normalizer="foreground")
 
 

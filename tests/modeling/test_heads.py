@@ -1,4 +1,4 @@
-"""RetinaNet heads: stock at the default keys, and what each key changes."""
+"""RetinaNet heads: equality with stock at the default keys, and the effect of each key."""
 
 import logging
 import math
@@ -39,7 +39,7 @@ def make_head(head=FocalRetinaNetHead, *opts, seed=0, **explicit):
 
 
 def make_features(seed=0, channels=C):
-    """Non-negative, as behind an FPN and a ReLU, and of another size at each level."""
+    """Return non-negative features, as after an FPN and a ReLU, of a different size per level."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [(7, 9), (5, 6), (4, 4), (2, 3), (1, 1)]
     return [torch.randn(2, channels, *size, generator=generator).relu() for size in sizes]
@@ -154,13 +154,13 @@ def test_every_parameter_gets_a_gradient(head, classifier, softmax):
 @each("prior", [0.01, 0.2])
 @pytest.mark.parametrize(("classifier", "softmax"), VARIANTS)
 def test_a_fresh_head_answers_the_prior(prior, classifier, softmax):
-    """At 256 channels, where a random filter has cosines of about .02, 20 times as large .4."""
+    """A random filter with 256 channels has a cosine of about .02, which the scale makes .4."""
     shapes = [ShapeSpec(channels=256, stride=shape.stride) for shape in SHAPES]
     options = {"classifier": classifier, "softmax": softmax, "prior_prob": prior}
     head = make_head(input_shape=shapes, conv_dims=[256], **options).eval()
     logits, _ = head(make_features(channels=256))
     scores = torch.cat([x.unflatten(1, (A, K)).flatten(3) for x in logits], dim=3).sigmoid()
-    # of a softmax the classes share the prior: p_bg is 1 - prior
+    # for a softmax, the classes share the prior: p_bg is 1 - prior
     answer = scores.sum(2).mean() if softmax else scores.mean()
     assert answer.item() == pytest.approx(prior, rel=0.3 if classifier == "cosine" else 0.02)
 
@@ -176,7 +176,7 @@ def test_the_softmax_bias_is_zero_for_classes_and_log_k_odds_for_the_background_
 
 
 def softmax_reference(classifier, features):
-    """p (N, A, K + 1, H, W) in float64: anchor by anchor, from the layer's own weights."""
+    """Compute p (N, A, K + 1, H, W) in float64, anchor by anchor, from the layer's own weights."""
     weight, bias = classifier.weight.double(), classifier.bias.double()
     logits = F.conv2d(features.double(), weight, bias, padding=1)
     return torch.stack([x.softmax(1) for x in logits.split(K + 1, dim=1)], dim=1)
@@ -218,15 +218,15 @@ def test_a_certain_class_has_a_finite_logit_where_the_naive_form_has_inf():
     z = torch.tensor([[100.0, -100.0]])
     p = torch.cat([z, torch.zeros(1, 1)], dim=1).softmax(1)[:, :2]
     assert torch.logit(p).isinf().all()
-    # log of the other: exp(0) + exp(-100) for the first, exp(100) + exp(0) for the second
+    # log of the other sum: exp(0) + exp(-100) for the first, exp(100) + exp(0) for the second
     torch.testing.assert_close(sigmoid_logits_of_softmax(z, dim=1), torch.tensor([[100.0, -200.0]]))
 
 
 def test_sigmoid_logits_of_softmax_have_a_finite_gradient_at_a_certain_class():
-    """log(1 - p) of a p rounded to 1 is replaced in value; it must not reach the gradient."""
+    """The value of log(1 - p) is replaced for a p rounded to 1, and so must be its gradient."""
     z = torch.tensor([[100.0, -100.0], [0.0, 0.0], [30.0, 31.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(sigmoid_logits_of_softmax(z, dim=1).sum(), z)
-    # 1 less the softmax over the other class and the background, of which z_j is in one
+    # 1 minus the softmax over the other class and the background; z_j is in one of the two
     expected = 1 - torch.stack([z[:, 0].sigmoid(), z[:, 1].sigmoid()], dim=1)
     torch.testing.assert_close(gradient, expected.detach(), atol=1e-5, rtol=1e-4)
 
@@ -238,14 +238,14 @@ def test_sigmoid_logits_of_softmax_of_one_class_are_the_logits():
 
 @pytest.mark.parametrize("classifier", ["conv", "cosine"])
 def test_the_stock_detector_decodes_a_softmax_head_to_its_probabilities(classifier):
-    """And the K + 1 columns do not shift its class indices."""
+    """The K + 1 columns do not shift its class indices either."""
     model = toy_model()
     shapes = [model.backbone.output_shape()[name] for name in model.head_in_features]
     arguments = FocalRetinaNetHead.from_config(toy_cfg(), shapes)
     model.head = FocalRetinaNetHead(**{**arguments, "softmax": True, "classifier": classifier})
     nn.init.normal_(model.head.cls_score.bias)
     model.eval().test_score_thresh = 0.0
-    probabilities = []  # (A, K + 1, cells) of each level
+    probabilities = []  # (A, K + 1, cells) per level
 
     def note(_, __, tower):
         logits = model.head.cls_score.score(tower)
@@ -264,7 +264,7 @@ def test_the_stock_detector_decodes_a_softmax_head_to_its_probabilities(classifi
 
 
 def cosine_reference(features, weight, bias, scale):
-    """Patches unfolded one by one, in float64."""
+    """Compute the cosine from patches that are unfolded one by one, in float64."""
     features, weight = features.double(), weight.double()
     patches = F.unfold(features, 3, padding=1)  # (N, C * 9, H * W)
     cosine = F.cosine_similarity(patches[:, None], weight.flatten(1)[None, :, :, None], dim=2)
@@ -292,7 +292,7 @@ def test_cosine_logits_are_bounded_and_do_not_grow_with_the_features():
     classifier, features = make_classifier(CosineClassifier, scale=7.0), make_features()[0]
     logits = classifier(features)
     torch.testing.assert_close(classifier(1e3 * features), logits, rtol=1e-4, atol=1e-4)
-    aligned = classifier.weight[:1].detach()  # a patch that is the first filter
+    aligned = classifier.weight[:1].detach()  # a patch equal to the first filter
     assert classifier(aligned)[0, 0, 1, 1].item() == pytest.approx(
         7 + classifier.bias[0].item(), rel=1e-4
     )
@@ -313,7 +313,7 @@ def test_a_patch_of_zeros_scores_the_bias_and_has_a_gradient_where_the_naive_for
 
 
 def test_cosine_of_large_half_precision_features_is_float32_and_right():
-    """Squares of 1e3 overflow float16."""
+    """The square of 1e3 overflows float16."""
     features = make_features()[0] * 1e3
     weight = make_classifier(CosineClassifier, scale=20.0).weight.detach()
     logits = scaled_cosine(features.half(), weight.half(), None, 20.0)
@@ -386,7 +386,7 @@ def test_detectron2_warns_of_no_shared_batch_norm(caplog, norm):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_levels_stay_in_order_when_a_head_is_called_again(head):
-    """Evaluation by running statistics: they differ between levels, and calls must agree."""
+    """The running statistics differ between levels, and repeated calls must agree."""
     head = make_head(head, "MODEL.RETINANET.NORM", "BN")
     head([x + 3 * level for level, x in enumerate(make_features())])
     head.eval()

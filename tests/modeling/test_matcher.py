@@ -1,4 +1,4 @@
-"""AnchorMatcher against the stock matcher, and its modes."""
+"""AnchorMatcher: comparison with the stock matcher, and its modes."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ THRESHOLDS, LABELS = [0.4, 0.5], [0, -1, 1]
 
 
 def random_ious(seed, num_objects=6, num_anchors=60):
-    """Mostly low, in steps of .1, so that ties and values on a threshold are common."""
+    """Return mostly low IoUs in steps of .1, so that ties and values on a threshold are common."""
     generator = torch.Generator().manual_seed(seed)
     ious = torch.rand(num_objects, num_anchors, generator=generator).pow(3)
     ious = (ious * 10).round() / 10
@@ -60,7 +60,7 @@ def test_off_is_stock_without_low_quality_matches(seed):
 
 @each("seed", range(10))
 def test_clobber_is_the_order_of_the_original_detectron(seed):
-    """First the best anchors and those above the threshold, then the background over them."""
+    """Label the best anchors and those above the threshold, and then overwrite the background."""
     ious = random_ious(seed)
     expected = torch.full((ious.shape[1],), -1)
     for row in ious:
@@ -82,7 +82,7 @@ def test_modes_differ_in_the_best_anchors_below_the_threshold(mode, expected):
 
 
 def test_stock_makes_every_free_anchor_positive_for_an_object_that_overlaps_none():
-    """If this fails the stock matcher was mended: say so in AnchorMatcher."""
+    """A failure means that Detectron2 has fixed its matcher: update AnchorMatcher's docstring."""
     _, labels = Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True)(_ious_with_a_stray())
     assert labels.tolist() == [1, 1, 1, 1]
 
@@ -141,7 +141,7 @@ def test_split_crowds_of_a_single_kind_leaves_the_other_empty(classes):
 
 
 def test_split_crowds_of_instances_without_classes_finds_none():
-    """Data sets of proposals give boxes alone, and stock's RPN asks for no more."""
+    """Datasets of proposals have boxes only, and stock's RPN requires no more."""
     instances = Instances((9, 9), gt_boxes=Boxes(torch.ones(3, 4)))
     objects, crowds = split_crowds(instances)
     assert len(objects) == 3
@@ -151,7 +151,7 @@ def test_split_crowds_of_instances_without_classes_finds_none():
 # Crowd rules
 
 
-# Of an area of 100 in a crowd of 2000: all, 70, 50 and 10 of it, and none
+# Shares of an area of 100 in a crowd of 2000: all, 70, 50 and 10 of it, and none
 LEFT_SIDES = torch.tensor([0.0, 33.0, 35.0, 39.0, 50.0])
 SHARES = Boxes(
     torch.stack([LEFT_SIDES, torch.zeros(5), LEFT_SIDES + 10, torch.full((5,), 10.0)], dim=1)
@@ -187,7 +187,7 @@ def test_a_rule_that_takes_positives_takes_every_label():
 
 @pytest.mark.parametrize("rule", ["ignore", "matterport"])
 def test_the_largest_overlap_with_any_crowd_decides(rule):
-    """Two halves of an anchor are no whole; either order of the crowds is the same."""
+    """Two halves of an anchor do not add up, in either order of the crowds."""
     anchors = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
     halves = Boxes(torch.tensor([[0.0, 0.0, 5.0, 10.0], [5.0, 0.0, 10.0, 10.0]]))
     for crowds in (halves, halves[torch.tensor([1, 0])]):
@@ -210,7 +210,7 @@ def test_crowds_as_background_have_no_rule():
     assert list(CROWD_RULES) == ["background", "ignore", "tensorpack", "matterport"]
 
 
-# At another place
+# At another location of the keys
 
 
 def test_the_matcher_of_an_rpn_reads_its_own_keys():
@@ -232,7 +232,7 @@ def test_an_illegal_mode_of_an_rpn_is_an_error_that_names_its_key():
 
 
 def scene():
-    """Three levels of anchors, and images of objects, crowds, both and neither."""
+    """Return three levels of anchors, and images with objects, crowds, both and neither."""
     generator = torch.Generator().manual_seed(0)
     anchors = [Boxes(integer_boxes(generator, count, 8)) for count in (300, 90, 1)]
     gt_instances = []
@@ -259,7 +259,7 @@ def assert_equal_lists(mine, theirs):
 
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])
 def parting(request, monkeypatch):
-    """On a GPU crowds are emptied, as to take them out one would wait."""
+    """Empty boxes replace crowds on a GPU, because a removal would synchronize."""
     if request.param == "as on a GPU":
         monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
 
@@ -283,7 +283,7 @@ def test_boxes_are_matched_as_their_matrix_is(mode, bands):
 @pytest.mark.parametrize("bands", BANDS)
 @pytest.mark.parametrize("mode", LOW_QUALITY)
 def test_retinanet_labels_anchors_as_stock_with_this_matcher(mode, bands, parting):
-    """Of the objects; what is no object's is equal too, such as boxes of the background."""
+    """Return the values of objects; the others, such as boxes of the background, are equal too."""
     anchors, gt_instances = scene()
     model = tiny_model()
     model.anchor_matcher = AnchorMatcher(*bands, low_quality=mode)
@@ -351,7 +351,7 @@ def test_rpn_matches_anchors_inside_as_if_there_were_no_others(mode, parting):
 
 
 class NoWaiting(TorchDispatchMode):
-    """An error where a value, or how many there are, is asked for."""
+    """Mode that fails if an operation reads a value, or a number of elements, from the device."""
 
     FORBIDDEN = {"nonzero", "_local_scalar_dense", "masked_select", "equal", "unique", "item"}
 
@@ -370,11 +370,11 @@ def test_what_would_wait_for_a_gpu_is_found():
 
 @pytest.mark.parametrize("ignores_crowds", [False, True])
 @pytest.mark.parametrize("mode", LOW_QUALITY)
-def test_labelling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
+def test_labeling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
     monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
     monkeypatch.setattr(
         implementations, "has_extension", lambda: False
-    )  # whose insides are not seen
+    )  # whose operations are not checked
     model = tiny_model("MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", mode)
     model.ignores_crowds = ignores_crowds
     anchors, gt_instances = scene()
@@ -438,7 +438,7 @@ def test_void_crowds_of_instances_without_classes_finds_none():
 
 @pytest.mark.parametrize("rule", ["ignore", "matterport"])
 def test_a_rule_takes_the_same_of_many_crowds_as_of_each(rule):
-    """More than are looked at together."""
+    """There are more crowds than CROWDS_AT_ONCE."""
     generator = torch.Generator().manual_seed(0)
     anchors, crowds = (Boxes(integer_boxes(generator, count, 9)) for count in (200, 20))
     together, in_turn = torch.zeros(200), torch.zeros(200)

@@ -108,7 +108,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
         build_normalizer(cfg)
 
 
-# Of an RPN
+# Normalizers of an RPN
 
 
 COUNTS = {"num_counted": torch.tensor([256, 0, 200]), "num_boxes": torch.tensor([20, 0, 5])}

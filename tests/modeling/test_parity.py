@@ -1,7 +1,8 @@
 """
-Whole detectors at the default keys against Detectron2's own: weights, losses, gradients,
-detections. The exported graphs are in `test_export.py`, parts and options in the tests of each
-part.
+Comparison of whole detectors at the default keys with Detectron2's own.
+
+The tests compare weights, losses, gradients and detections. `test_export.py` compares the exported
+graphs, and the tests of each component cover its options.
 """
 
 import pytest

@@ -1,7 +1,7 @@
 """
-Two processes, each with a half of the data, against one process with all of it.
+Comparison of two processes, each with half of the data, with one process that has all of it.
 
-DistributedDataParallel takes the mean of gradients over processes.
+DistributedDataParallel averages gradients over processes.
 """
 
 import functools
@@ -19,11 +19,11 @@ from .toy import toy_cfg
 from .two_processes import divisors, in_two_processes, loss_steps, model_gradients, reductions
 
 K = 5
-SIZE = 96  # of every image, so that none is padded
+SIZE = 96  # size of every image, so that none is padded
 
 
 def _cfg(*opts):
-    """A small model, all of whose layers are trained."""
+    """Return a small model whose layers are all trained."""
     return toy_cfg(
         *("MODEL.BACKBONE.NAME", "build_small_resnet_fpn_backbone"),
         *("MODEL.FPN.OUT_CHANNELS", 32),
@@ -33,7 +33,7 @@ def _cfg(*opts):
 
 
 def _images(objects_of_images):
-    """One image for each number of objects."""
+    """Return one image for each number of objects."""
     generator = torch.Generator().manual_seed(len(objects_of_images) + sum(objects_of_images))
     batch = []
     for objects in objects_of_images:
@@ -63,7 +63,7 @@ NORMALIZERS = {
 }
 GHM = _cfg("MODEL.FOCAL.CLS_LOSS.NAME", "GHMLoss", "MODEL.FOCAL.BOX_LOSS.NAME", "GHMBoxLoss")
 
-# Positives of the images, step by step, in each process
+# Number of positives per image at each step, in each process
 NUM_POS = ([[40, 0], [0, 0], [3, 4]], [[6, 4], [0, 0], [50, 50]])
 
 
@@ -86,10 +86,10 @@ def _halves(step, num_first):
 ANCHORS = [_anchors(200, seed=0), _anchors(300, seed=1), _anchors(100, seed=2)]
 ANCHORS_OF_PROCESS = tuple(zip(*map(_halves, ANCHORS, (150, 100, 50)), strict=True))
 BOXES = [_boxes(40, seed=0), _boxes(30, seed=1), _boxes(60, seed=2)]
-# in the second step, the other process has none
+# in the second step, the other process has no positives
 BOXES_OF_PROCESS = tuple(zip(*map(_halves, BOXES, (10, 30, 20)), strict=True))
 
-# name -> (loss, steps of one process, steps of each of two)
+# name -> (loss, steps of one process, steps of each of the two)
 LOSSES = {
     "GHMLoss": (functools.partial(GHMLoss, momentum=0.5), ANCHORS, ANCHORS_OF_PROCESS),
     "GHMBoxLoss": (functools.partial(GHMBoxLoss, momentum=0.5), BOXES, BOXES_OF_PROCESS),
@@ -117,7 +117,7 @@ def _model_tasks(cfg):
 
 @pytest.fixture(scope="module")
 def both(fork_server, tmp_path_factory):
-    """What each process returned, by task."""
+    """Return the results of each process, by task."""
     tasks = {
         **{
             (name, halves): task
@@ -138,7 +138,7 @@ def both(fork_server, tmp_path_factory):
 
 
 def _deviation(gradients, expected):
-    """The largest difference in a parameter's gradient, relative to the largest gradient there."""
+    """Return the largest difference of a gradient, relative to its parameter's largest gradient."""
     assert gradients.keys() == expected.keys()
     return max(
         ((gradients[name] - g).abs().max() / g.abs().max().clamp(min=1e-12)).item()
@@ -170,7 +170,7 @@ def test_normalizer_batch_does_not(both, halves):
 
 @pytest.mark.parametrize("halves", HALVES)
 def test_ghm_losses_train_as_one_process_with_the_whole_batch(both, halves):
-    """A gradient norm at the edge of a bin may change bins by a rounding: 1e-4 has been seen."""
+    """Rounding may move a gradient norm into another bin, with a difference of up to 1e-4."""
     expected = model_gradients(GHM, BATCHES[halves])
     for gradients in both["GHM", halves]:
         assert _deviation(gradients, expected) < 2e-3
@@ -178,7 +178,7 @@ def test_ghm_losses_train_as_one_process_with_the_whole_batch(both, halves):
 
 def test_ema_global_is_the_running_mean_of_the_mean_over_processes(both):
     mean, expected = 100.0, []
-    for positives in (50, 1, 107):  # of both processes, at least 1
+    for positives in (50, 1, 107):  # over both processes, at least 1
         mean = 0.9 * mean + 0.1 * positives / 2
         expected.append(mean)
     assert both["ema_global"] == [pytest.approx(expected, rel=1e-6)] * 2

@@ -1,4 +1,4 @@
-"""FocalRetinaNet against stock RetinaNet, and what its own keys change."""
+"""FocalRetinaNet: comparison with stock RetinaNet, and the effect of its own keys."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def batch():
 
 
 def make_pair(*opts):
-    """Ours and stock, with the same keys and the same weights."""
+    """Return our detector and stock's, with the same keys and the same weights."""
     ours, stock = toy_model(*opts), toy_model("MODEL.META_ARCHITECTURE", "RetinaNet", *opts)
     assert type(ours) is FocalRetinaNet
     assert type(stock) is RetinaNet
@@ -44,7 +44,7 @@ def pair():
 def test_group_norm_builds_although_the_head_of_release_0_6_asks_for_one_channel(monkeypatch):
     initialize = RetinaNetHead.__init__.__wrapped__
 
-    def __init__(self, *, norm="", **options):  # noqa: N807 - `configurable` asks for the name
+    def __init__(self, *, norm="", **options):  # noqa: N807 - `configurable` requires the name
         if norm == "GN" or callable(norm):
             stock_retinanet.get_norm(norm, 1)
         initialize(self, norm=norm, **options)
@@ -73,9 +73,9 @@ def test_state_dict_keys_are_stocks(pair):
     ids=["defaults", "smooth_l1", "giou"],
 )
 def test_losses_and_all_gradients_are_stocks_over_several_steps(opts, batch):
-    """At the default keys, and wherever a key of stock's says otherwise."""
+    """It holds at the default keys, and for other values of stock's keys."""
     ours, stock = make_pair(*opts)
-    for step in range(3):  # the normaliser moves on between them
+    for step in range(3):  # the normalizer changes in between
         losses, gradients = gradients_of(ours, batch[: step + 1])
         stock_losses, stock_gradients = gradients_of(stock, batch[: step + 1])
         assert list(losses) == list(stock_losses)
@@ -153,7 +153,7 @@ def test_stock_keys_reach_the_loss(opts, expected):
 
 
 def test_the_named_loss_is_the_one_that_is_summed(batch):
-    """Cross entropy recomputed from the head's own outputs and labels."""
+    """Recompute the cross entropy from the head's own outputs and labels."""
     opts = ["MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidCrossEntropyLoss"]
     opts += ["MODEL.RETINANET.FOCAL_LOSS_ALPHA", 0.75, "MODEL.FOCAL.NORMALIZER", "fixed"]
     model = toy_model(*opts)
@@ -174,7 +174,7 @@ def test_per_image_divides_each_image_by_its_own_positives(batch):
 
 
 def test_per_image_box_loss_is_the_mean_of_single_images(batch):
-    """Single images of one size: the anchors of a padded one differ."""
+    """The single images have one size, because padding changes the anchors."""
     batch = [batch[0], {**batch[0], "image": batch[0]["image"].flip(0)}]
     batch[1]["instances"] = batch[0]["instances"][:1]
     together = losses_of(toy_model("MODEL.FOCAL.NORMALIZER", "per_image"), batch)
@@ -197,7 +197,7 @@ def test_the_normalizer_survives_a_checkpoint(tmp_path, batch):
     losses_of(trained, batch)
     DetectionCheckpointer(trained, str(tmp_path)).save("model")
     checkpoint = tmp_path / "model.pth"
-    torch.load(checkpoint, weights_only=True)  # nothing in it needs an unpickler's trust
+    torch.load(checkpoint, weights_only=True)  # it needs no trusted unpickler
     DetectionCheckpointer(resumed).load(str(checkpoint))
     assert trained.normalizer.mean.item() != 100
     assert resumed.normalizer.mean.item() == trained.normalizer.mean.item()
@@ -221,7 +221,7 @@ def test_a_batch_without_objects_has_finite_losses_and_no_box_gradient(batch):
 
 
 class _MeanLoss(ClassificationLoss):
-    """Normalised by itself, and needs all levels at once."""
+    """Loss that is normalized already and requires all levels at once."""
 
     own_normalizer = True
     decomposes = False
@@ -258,7 +258,7 @@ def test_is_registered():
 
 
 def _capture(model, batch):
-    """The logits and stacked labels that :meth:`FocalRetinaNet.losses` is given."""
+    """Return the logits and stacked labels that :meth:`FocalRetinaNet.losses` receives."""
     captured = {}
     losses = model.losses
 

@@ -1,4 +1,4 @@
-"""What FocalRetinaNet does with the parts that its keys name."""
+"""FocalRetinaNet with the components that its keys name."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def batch():
 
 
 def arguments_of_losses(model, batch):
-    """What :meth:`FocalRetinaNet.losses` is given, and the model's losses with it."""
+    """Return the arguments of :meth:`FocalRetinaNet.losses`, and the losses of the model."""
     captured = {}
     losses = model.losses
 
@@ -64,7 +64,7 @@ def arguments_of_losses(model, batch):
     return captured
 
 
-# --- each loss, under each normaliser, with each miner
+# --- each loss, under each normalizer, with each miner
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_only_the_kept_anchors_have_a_gradient(miner, batch):
 
 
 class LargestBoxMiner(Miner):
-    """Keeps the largest box of each image."""
+    """Miner that keeps the largest box of each image."""
 
     needs_boxes = True
 
@@ -225,7 +225,7 @@ def test_suppression_sees_decoded_boxes_or_anchors(boxes, batch):
 @pytest.mark.parametrize("name", ["QualityFocalLoss", "VarifocalLoss"])
 def test_quality_is_the_iou_of_the_decoded_box_with_its_object(name, batch):
     model = tiny_model(LOSS, name)
-    torch.nn.init.normal_(model.head.bbox_pred.weight, std=0.02)  # boxes that are not the anchors
+    torch.nn.init.normal_(model.head.bbox_pred.weight, std=0.02)  # boxes that differ from anchors
     seen = []
     of_levels = model.cls_loss.of_levels
 
@@ -254,7 +254,7 @@ def softmax_model(*opts):
 
 
 def raw_logits(model, batch):
-    """(N, R, K + 1), straight from the last convolution."""
+    """Return the softmax (N, R, K + 1), from the output of the last convolution."""
     features = model.backbone(model.preprocess_image(batch).tensor)
     per_level = []
     for name in model.head_in_features:
@@ -273,14 +273,14 @@ def test_a_softmax_loss_brings_its_head_and_sums_over_its_k_plus_1_logits(batch)
 
 def test_a_fresh_softmax_head_gives_background_all_but_the_prior(batch):
     model = softmax_model()
-    torch.nn.init.zeros_(model.head.cls_score.weight)  # features that say nothing
+    torch.nn.init.zeros_(model.head.cls_score.weight)  # features have no effect
     background = raw_logits(model, batch).softmax(-1)[..., -1]
     torch.testing.assert_close(background, torch.full_like(background, 0.99))
 
 
 def test_a_softmax_detector_scores_by_softmax(batch):
     model = softmax_model().eval()
-    torch.nn.init.normal_(model.head.cls_score.weight, std=0.3)  # scores all over (0, 1)
+    torch.nn.init.normal_(model.head.cls_score.weight, std=0.3)  # scores from the whole of (0, 1)
     model.test_score_thresh, model.test_nms_thresh = 0.0, 1.0
     model.test_topk_candidates = model.max_detections_per_image = 50
     with torch.no_grad():
@@ -325,7 +325,7 @@ def test_whatever_the_head_all_else_starts_as_in_stock_at_the_same_seed(opts):
 
 
 def crowd_batch():
-    """The first toy image, its second object a crowd region."""
+    """Return the first toy image, with its second object as a crowd region."""
     image = dict(toy_batch()[0])
     objects = image["instances"]
     classes = torch.tensor([3, -1])

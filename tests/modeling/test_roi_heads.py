@@ -1,4 +1,4 @@
-"""RoI heads against stock's, and mining against a plain re-implementation."""
+"""RoI heads: comparison with stock's, and of mining with a plain reimplementation."""
 
 import copy
 
@@ -43,7 +43,7 @@ def opts_of(name):
 
 @pytest.fixture(params=[(n, a) for n in STOCK_OF for a in (False, True)], ids=str)
 def pair(request):
-    """Ours and stock of one seed, with class-specific and class-agnostic regression."""
+    """Return our heads and stock's of one seed, with both kinds of regression."""
     name, agnostic = request.param
     opts = list(AGNOSTIC) if agnostic else []
     ours, stock = (tiny_rcnn(*opts_of(n), *opts) for n in (name, STOCK_OF[name]))
@@ -104,7 +104,7 @@ def test_detections_are_stocks(pair):
 
 
 def _accept_all(model):
-    """Every score is a detection, in stock's layers and ours."""
+    """Every score is a detection, for stock's layers and for ours."""
     for module in model.modules():
         if isinstance(module, FastRCNNOutputLayers):
             module.test_score_thresh = 0.0
@@ -164,7 +164,7 @@ def test_every_classification_loss_trains_a_model_with_and_without_mining(loss):
             f"{KEYS}.CLS_LOSS.NAME", loss,
             f"{KEYS}.CLS_LOSS.SAMPLES_PER_CLASS", [10] * NUM_CLASSES,
         )  # fmt: skip
-        batch = toy_batch()[:2]  # with objects, and without
+        batch = toy_batch()[:2]  # one image with objects, and one without
         losses, gradients = gradients_of(model, batch)
         assert all(value.isfinite() for value in losses.values())
         assert all(gradient.isfinite().all() for gradient in gradients.values())
@@ -198,9 +198,9 @@ def add_masks_and_keypoints(targets):
     for instances in targets:
         corners = instances.gt_boxes.tensor.double()[:, [0, 1, 2, 1, 2, 3, 0, 3]]
         instances.gt_masks = PolygonMasks([[polygon.numpy()] for polygon in corners])
-        centres = instances.gt_boxes.get_centers()[:, None].expand(-1, 17, 2)
+        centers = instances.gt_boxes.get_centers()[:, None].expand(-1, 17, 2)
         visible = torch.full((len(instances), 17, 1), 2.0)
-        instances.gt_keypoints = Keypoints(torch.cat([centres, visible], dim=2))
+        instances.gt_keypoints = Keypoints(torch.cat([centers, visible], dim=2))
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def test_mining_wants_a_predictor_that_knows_the_loss_of_each_roi():
 
 
 def test_boxes_that_the_head_predicts_may_train_the_mask_head():
-    """Stock's cascade has no such option."""
+    """Stock's cascade does not have this option."""
     opts = ["MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True, "MODEL.MASK_ON", True]
     opts += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 200]  # room for the objects
     model = tiny_rcnn(*opts_of("OHEMROIHeads"), *opts, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8)
@@ -274,7 +274,7 @@ def test_boxes_that_the_head_predicts_may_train_the_mask_head():
     assert torch.cdist(pooled["mask_pooler"], pooled["box_pooler"]).min() > 0
 
 
-# --- RoI heads alone, on RoIs made by hand
+# --- RoI heads alone, on synthetic RoIs
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
 
@@ -284,18 +284,18 @@ def make_heads(name="OHEMROIHeads", *opts):
     shapes = {level: ShapeSpec(channels=32, stride=stride) for level, stride in STRIDES.items()}
     heads = build_roi_heads(tiny_rcnn_cfg(*opts_of(name), *opts), shapes).train()
     for layer in layers_of(heads):
-        nn.init.normal_(layer.cls_score.weight, std=0.5)  # losses that differ
+        nn.init.normal_(layer.cls_score.weight, std=0.5)  # the losses differ
         nn.init.normal_(layer.bbox_pred.weight, std=0.5)
     return heads
 
 
 def layers_of(heads):
-    """The output layers, one for each stage."""
+    """Return the output layers, one per stage."""
     return [m for m in heads.modules() if isinstance(m, FocalFastRCNNOutputLayers)]
 
 
 def random_scene(num_rois=(40, 25, 0, 30), size=256, seed=0):
-    """Features, proposals and targets of images with several objects, the last with none."""
+    """Return features, proposals and targets of images with several objects, the last with none."""
     generator = torch.Generator().manual_seed(seed)
     features = {
         level: torch.randn(len(num_rois), 32, size // s, size // s, generator=generator)
@@ -314,7 +314,7 @@ def random_scene(num_rois=(40, 25, 0, 30), size=256, seed=0):
         jitter = (torch.rand(count, 4, generator=generator) - 0.5) * 40
         boxes = Boxes(around[torch.arange(count) % len(around)] + jitter)
         boxes.clip((size, size))
-        # every third RoI is there twice: same box, same features, same loss
+        # every third RoI occurs twice: same box, same features, same loss
         boxes.tensor[1::3] = boxes.tensor[0::3][: len(boxes.tensor[1::3])]
         logits = torch.zeros(count)
         proposals.append(Instances((size, size), proposal_boxes=boxes, objectness_logits=logits))
@@ -322,14 +322,14 @@ def random_scene(num_rois=(40, 25, 0, 30), size=256, seed=0):
 
 
 def run(heads, features, proposals, targets):
-    """The RoIs trained on, the losses, and what was logged."""
+    """Return the RoIs that are trained on, the losses, and the logged scalars."""
     with EventStorage() as storage:
         kept, losses = heads(None, features, [copy.copy(p) for p in proposals], targets)
     return kept, losses, {name: value for name, (value, _) in storage.latest().items()}
 
 
 def spy_on_ranking(heads, monkeypatch, tie_to=None):
-    """What each RoI was ranked by, as a list that each step adds (losses, proposals) to."""
+    """Return a list to which each step appends (losses, proposals) of the ranking."""
     seen = []
     layers = layers_of(heads)[0]
     original = layers.losses_per_roi
@@ -355,7 +355,7 @@ def iou(a, b):
 
 
 def hardest(loss, labels, boxes, *, num_keep, thresh):
-    """Indices kept of one image, by loops: suppression within each label, then the hardest."""
+    """Return the kept indices of one image, by loops: suppression per label, then a cut by loss."""
     order = sorted(range(len(loss)), key=lambda i: (-loss[i], i))
     survivors = []
     for i in order:
@@ -385,7 +385,7 @@ def test_the_rois_kept_are_those_of_a_plain_reimplementation(
     if rank_by == "cls_and_box":
         rank = rank + losses["loss_box_reg"].numpy()
     sizes = [len(p) for p in candidates]
-    assert sizes == [44, 29, 4, 30]  # all, the objects among them
+    assert sizes == [44, 29, 4, 30]  # all RoIs, including the objects
     pairs = zip(np.split(rank, np.cumsum(sizes)), candidates, kept, strict=False)
     for loss, image, chosen in pairs:
         boxes, labels = image.proposal_boxes.tensor.double().numpy(), image.gt_classes.numpy()
@@ -437,11 +437,11 @@ def test_the_hardest_of_the_batch_may_come_from_one_image(monkeypatch):
     assert len(set(expected)) > 1
     assert (
         sum(abs(len(k) - e) for k, e in zip(kept, expected, strict=True)) <= 1
-    )  # a tie at the end
+    )  # a tie at the cut
 
 
 @pytest.mark.parametrize("name", OHEM)
-def test_all_labelled_rois_compete_and_no_random_number_is_drawn(name):
+def test_all_labeled_rois_compete_and_no_random_number_is_drawn(name):
     heads = make_heads(name)
     features, proposals, targets = random_scene()
     before = torch.get_rng_state()
@@ -500,11 +500,11 @@ def test_the_losses_that_rank_are_those_that_are_trained(name, monkeypatch):
         torch.testing.assert_close(losses[key + stage].detach(), per_roi.mean())
 
 
-# --- what the survivors are for
+# --- use of the survivors
 
 
 def grid_scene():
-    """RoIs that share no pixel of any feature map: the gradient there is of one RoI alone."""
+    """Return RoIs that share no pixel of a feature map, so that each gradient is of one RoI."""
     corners = [(x, y) for x in range(16, 500, 96) for y in range(16, 500, 96)]
     boxes = torch.tensor([[x, y, x + 32, y + 32] for x, y in corners]).float()
     features, _, _ = random_scene((1,), size=512)
@@ -520,7 +520,7 @@ def test_only_the_survivors_have_a_gradient(name):
     features, proposals, targets, boxes = grid_scene()
     features["p3"].requires_grad_()
     heads = make_heads(name, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 6)
-    if "Cascade" in name:  # later stages look where the one before says: let that be the RoI
+    if "Cascade" in name:  # later stages use the previous stage's boxes, here the RoIs themselves
         for layers in layers_of(heads):
             nn.init.zeros_(layers.bbox_pred.weight)
     kept, losses, _ = run(heads, features, proposals, targets)
@@ -554,7 +554,7 @@ def test_mask_and_keypoint_heads_see_only_survivors(name):
 
 
 class _NoisyHead(nn.Module):
-    """A box head with all that training mode may disturb."""
+    """Box head with every kind of layer that depends on the training mode."""
 
     def __init__(self):
         super().__init__()
@@ -597,10 +597,10 @@ def test_the_pass_that_ranks_leaves_norms_modes_and_random_numbers_alone(name, m
     assert all(torch.equal(value, before[1][key]) for key, value in state.items())
     assert {module: module.training for module in heads.modules()} == modes
     assert not head.frozen.training
-    # the pass that trains did move them, once
+    # the training pass updated them, once
     assert head.norm.num_batches_tracked == 1
     assert head.frozen.num_batches_tracked == 0
-    assert not torch.equal(torch.get_rng_state(), before[0])  # dropout
+    assert not torch.equal(torch.get_rng_state(), before[0])  # because of dropout
 
 
 @pytest.mark.parametrize("name", OHEM)
@@ -608,7 +608,7 @@ def test_modes_are_restored_when_ranking_fails(name, monkeypatch):
     heads, _ = _with_noisy_head(name)
 
     def fail(*args):
-        raise FloatingPointError("as a NaN might")
+        raise FloatingPointError("simulated NaN")
 
     monkeypatch.setattr(layers_of(heads)[0], "losses_per_roi", fail)
     modes = {module: module.training for module in heads.modules()}
@@ -631,7 +631,7 @@ def test_a_loss_with_state_moves_once_a_step():
         torch.testing.assert_close(value, alone.state_dict()[key])
 
 
-# --- crowds, nothing at all, extremes
+# --- crowds, empty inputs, extreme values
 
 
 @pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
@@ -641,7 +641,7 @@ def test_a_crowd_region_is_no_object(name):
     for image in targets:
         crowd = Instances(
             image.image_size,
-            gt_boxes=Boxes(torch.tensor([[60.0, 60, 140, 140]])),  # where the last image has RoIs
+            gt_boxes=Boxes(torch.tensor([[60.0, 60, 140, 140]])),  # near RoIs of the last image
             gt_classes=torch.tensor([-1]),
         )
         crowded.append(Instances.cat([crowd, image]))
@@ -649,7 +649,7 @@ def test_a_crowd_region_is_no_object(name):
     for truth in (targets, crowded):
         heads = make_heads(name)
         for layers in layers_of(heads):
-            nn.init.zeros_(layers.bbox_pred.weight)  # all stages of a cascade see the same boxes
+            nn.init.zeros_(layers.bbox_pred.weight)  # all stages of a cascade have the same boxes
         torch.manual_seed(1)
         results.append(run(heads, features, proposals, truth))
     (kept, losses, _), (kept_with, losses_with, _) = results
@@ -661,7 +661,7 @@ def test_a_crowd_region_is_no_object(name):
 @pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
 @each("num_rois", [(0,), (0, 0), (7,), (0, 7)])
 def test_few_rois_and_no_objects_are_trained_on(name, num_rois):
-    """The last image of a scene has no object; with a single one, none has."""
+    """The last image of a scene has no object. In a scene of one image, no image has one."""
     features, proposals, targets = random_scene(num_rois)
     for level in features.values():
         level.requires_grad_()

@@ -1,4 +1,4 @@
-"""FocalRPN: stock at its default keys, and each recipe against its own rules written out."""
+"""FocalRPN: equality with stock at the default keys, and of each recipe with its own rules."""
 
 import copy
 import math
@@ -63,8 +63,10 @@ def cls_loss(name):
 
 def make_case(kind="mixed", *, seed=0, num_images=3):
     """
-    Positives with residuals on both sides of every break, the second image without any; ``kind``
-    "no_positives": none has any; "none_sampled": nor a negative.
+    Return a random batch with residuals on both sides of every break.
+
+    The second image has no positives. With the ``kind`` "no_positives" no image has any. With
+    "none_sampled" there is no negative either.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -84,7 +86,7 @@ def make_case(kind="mixed", *, seed=0, num_images=3):
     if kind == "none_sampled":
         labels[:] = -1
     size = (flat[:, 2:] - flat[:, :2]) * normal(num_images, len(flat), 2, std=0.3).exp()
-    centre = (flat[:, 2:] + flat[:, :2]) / 2 + size * normal(num_images, len(flat), 2, std=0.2)
+    center = (flat[:, 2:] + flat[:, :2]) / 2 + size * normal(num_images, len(flat), 2, std=0.2)
     logits = normal(num_images, len(flat), std=2.0)
     deltas = normal(num_images, len(flat), 4, std=0.2)
     return Case(
@@ -92,7 +94,7 @@ def make_case(kind="mixed", *, seed=0, num_images=3):
         logits=list(logits.split(sizes, dim=1)),
         deltas=list(deltas.split(sizes, dim=1)),
         labels=labels.to(torch.int8),
-        gt_boxes=torch.cat([centre - size / 2, centre + size / 2], dim=-1),
+        gt_boxes=torch.cat([center - size / 2, center + size / 2], dim=-1),
     )
 
 
@@ -106,11 +108,11 @@ def grid_anchors():
 
 
 class Result(NamedTuple):
-    """What the losses of a case come to."""
+    """Results of the losses of a case."""
 
     losses: dict  # name -> float32 scalar
-    cls_gradient: torch.Tensor  # (N, R), of loss_rpn_cls
-    loc_gradient: torch.Tensor  # (N, R, 4), of loss_rpn_loc
+    cls_gradient: torch.Tensor  # (N, R), gradient of loss_rpn_cls
+    loc_gradient: torch.Tensor  # (N, R, 4), gradient of loss_rpn_loc
     logged: dict  # name -> value
 
     @property
@@ -136,7 +138,7 @@ def run(rpn, case):
 
 
 def run_reference(losses_of_case, case, **options):
-    """Its two losses, and their gradients by logits and by deltas: float64."""
+    """Return both losses, and their gradients by logits and by deltas, in float64."""
     case = case._replace(
         logits=[x.double().requires_grad_() for x in case.logits],
         deltas=[x.double().requires_grad_() for x in case.deltas],
@@ -196,7 +198,7 @@ def make_inputs(with_objects=True):
 
 
 def step(rpn, inputs):
-    """Proposals, losses, gradients, logged scalars and what the random generator came to."""
+    """Return proposals, losses, gradients, logged scalars and the state of the random generator."""
     images, features, instances = inputs
     torch.manual_seed(5)
     rpn.zero_grad()
@@ -282,7 +284,7 @@ def test_no_style_has_a_weight_or_a_buffer_that_stock_has_not(name):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_key(tmp_path, caplog):
-    """In its state-dict keys: the layers are as narrow as ours here."""
+    """The state-dict keys match; the layers are as narrow as ours here."""
     shrink = [*NARROW, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_HEADS.NUM_CLASSES", 80]
     ours = toy_rcnn("MODEL.ROI_HEADS.NAME", "StandardROIHeads", *shrink)
     zoo = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
@@ -292,7 +294,7 @@ def test_a_checkpoint_of_the_zoos_model_loads_without_a_missing_or_unexpected_ke
 
 
 def test_objects_without_a_class_are_matched_as_in_stock():
-    """Stock asks for boxes alone, and so do data sets of proposals."""
+    """Stock requires boxes only, and datasets of proposals have no more."""
     images, features, instances = make_inputs()
     for x in instances:
         x.remove("gt_classes")
@@ -347,7 +349,7 @@ def test_the_random_case_has_residuals_on_both_sides_of_every_break():
 
 
 def test_matterport_decodes_its_proposals_by_the_deviations():
-    """A network that answers the targets over their deviations proposes the objects."""
+    """A network that predicts the targets over their deviations proposes the objects."""
     case = make_case()
     rpn = make_rpn(*style("matterport"))
     anchors = torch.cat(case.anchors)
@@ -357,31 +359,31 @@ def test_matterport_decodes_its_proposals_by_the_deviations():
     torch.testing.assert_close(boxes, case.gt_boxes[0], rtol=1e-4, atol=1e-3)
 
 
-# --- 3. which anchors are labelled, and what crowds take
+# --- 3. labels of anchors, and the anchors that crowds exclude
 
 
 def integer_boxes(generator, count, *, low, high, sizes):
-    """Boxes on a grid, of few sizes, so that equal overlaps are common."""
+    """Return boxes of few sizes on a grid, so that equal overlaps are common."""
     corner = generator.integers(low, high, size=(count, 2)) // 2 * 2
     size = generator.choice(sizes, size=(count, 2))
     return np.concatenate([corner, corner + size], axis=1).astype(float)
 
 
 def make_scene(seed, *, num_objects=4, num_crowds=0):
-    """Anchors in, across and exactly on the border of an image of (30, 40), objects and crowds."""
+    """Return anchors in, across and on the border of an image of (30, 40), objects and crowds."""
     generator = np.random.default_rng(seed)
     anchors = integer_boxes(generator, 300, low=-4, high=36, sizes=[4, 8, 12])
     border = [[32, 22, 40, 30], [0, 0, 8, 8], [32, 22, 41, 30], [32, 22, 40, 31], [-1, 0, 8, 8]]
     anchors = np.concatenate([anchors, np.array(border, dtype=float)])
     objects = integer_boxes(generator, num_objects, low=0, high=28, sizes=[4, 6, 10, 12])
-    small = np.array([[14.0, 14.0, 16.0, 16.0]])  # .25 at best: below the threshold of a negative
+    small = np.array([[14.0, 14.0, 16.0, 16.0]])  # at most .25: below the threshold of a negative
     objects = np.concatenate([objects, small])
     crowds = integer_boxes(generator, num_crowds, low=0, high=28, sizes=[6, 10, 16])
     return anchors, objects, crowds
 
 
 def label(rpn, anchors, objects, crowds, image_size=(30, 40)):
-    """Labels and matched boxes of one image: objects and crowds as the mapper mixes them."""
+    """Return labels and matched boxes of one image, with objects and crowds in one list."""
     boxes = torch.from_numpy(np.concatenate([crowds, objects])).float().reshape(-1, 4)
     classes = torch.tensor([-1] * len(crowds) + [3] * len(objects), dtype=torch.int64)
     instances = Instances(image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
@@ -425,7 +427,7 @@ def test_matterport_labels_are_those_of_its_rules():
 
 
 def test_the_scenes_have_every_kind_of_anchor():
-    """Ties for the best, best ones in each band of IoU, and objects in a crowd and out of it."""
+    """They have ties, best anchors in each band of IoU, and objects inside and outside a crowd."""
     ties, bands, crowded = 0, set(), 0
     for seed in range(12):
         anchors, objects, crowds = make_scene(seed, num_crowds=seed % 3)
@@ -456,7 +458,7 @@ NO_BOXES = np.zeros((0, 4))
         ([32, 22, 40, 30.5], False),
         ([-0.5, 0, 8, 8], False),
         ([0, -0.5, 8, 8], False),
-        ([22, 32, 30, 40], False),  # inside an image of which height and width are swapped
+        ([22, 32, 30, 40], False),  # inside an image with swapped height and width
     ],
 )
 @each("with_object", [True, False])
@@ -475,7 +477,7 @@ def test_an_image_with_no_anchor_inside_has_none_to_train_on():
 
 
 def test_inside_matches_an_object_with_its_best_anchor_inside():
-    """Stock's BOUNDARY_THRESH drops the best anchor after the match, and the object is lost."""
+    """Stock's BOUNDARY_THRESH drops the best anchor after the match, so the object has none."""
     anchors = np.array([[-2, 0, 8, 10], [0, 0, 4, 10], [20, 20, 28, 28]], dtype=float)
     objects = np.array([[0, 0, 8, 10]], dtype=float)
     inside, _ = label(label_all(KEY + "MATCHED", "inside"), anchors, objects, NO_BOXES)
@@ -484,14 +486,15 @@ def test_inside_matches_an_object_with_its_best_anchor_inside():
     assert stock.tolist() == [-1, -1, 0]
 
 
-# One object; anchors: on it, near it, nowhere, in the crowd by 100 %, 50 % and 1 % of their area
+# One object; anchors: on it, near it, far away, and with 100 %, 50 % and 1 % of their area in the
+# crowd
 CROWD = np.array([[20, 0, 40, 30]], dtype=float)
 OBJECT = np.array([[20, 0, 30, 10]], dtype=float)
 ANCHORS = np.array(
     [[20, 0, 30, 10], [22, 0, 32, 10], [0, 0, 10, 10], [26, 12, 36, 22], [15, 12, 25, 22]],
     dtype=float,
 )
-TOUCHING = np.array([[10.1, 20, 20.1, 30]], dtype=float)  # 1 % of it in the crowd, an IoU of .0014
+TOUCHING = np.array([[10.1, 20, 20.1, 30]], dtype=float)  # 1 % of it in the crowd, IoU .0014
 
 
 @each(
@@ -514,7 +517,7 @@ def test_crowds_take_what_the_rule_says(rule, threshold, expected):
 
 
 def test_tensorpacks_crowds_take_only_what_exceeds_the_threshold():
-    """A share of exactly 1, the largest there is, does not exceed 1."""
+    """A share of 1, which is the largest possible, does not exceed 1."""
     rpn = label_all(KEY + "CROWD", "tensorpack", KEY + "CROWD_THRESH", 1.0)
     labels, _ = label(rpn, ANCHORS, OBJECT, CROWD)
     assert labels.tolist() == [1, -1, 0, 0, 0]
@@ -523,7 +526,7 @@ def test_tensorpacks_crowds_take_only_what_exceeds_the_threshold():
 @pytest.mark.parametrize("name", STYLE_NAMES)
 @each("rule", ["background", "ignore", "tensorpack", "matterport"])
 def test_a_crowd_region_is_never_an_object(name, rule):
-    """Nor does it lend its box to an anchor that is one."""
+    """Its box is not assigned to an anchor that is an object either."""
     rpn = label_all(*style(name), KEY + "CROWD", rule)
     crowds = ANCHORS[[3]]
     labels, boxes = label(rpn, ANCHORS, OBJECT, crowds)
@@ -553,7 +556,7 @@ def test_the_crowd_rule_of_a_config_is_that_of_its_model(opts, expected):
 
 @pytest.mark.parametrize("rule", ["ignore", "tensorpack", "matterport"])
 def test_anchors_are_sampled_after_the_crowds_took_theirs(rule):
-    """100 background anchors, 60 of them in a crowd: 20 asked for are all of the other 40."""
+    """A crowd has 60 of the 100 background anchors, and the 20 samples are from the others."""
     anchors = np.concatenate([np.tile(ANCHORS[[2]], (40, 1)), np.tile(ANCHORS[[3]], (60, 1))])
     opts = [KEY + "CROWD", rule, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 20]
     if rule == "tensorpack":
@@ -614,7 +617,7 @@ def test_stock_with_a_beta_of_one_ninth_has_tensorpacks_losses():
 
 @pytest.mark.parametrize("std", [0.1, 0.2, 2.0])
 def test_to_divide_the_targets_by_their_deviation_is_a_break_there_and_a_scale(std):
-    """SL1_1(r / std) = SL1_std(r) / std; the deltas of the head are over std themselves."""
+    """SL1_1(r / std) = SL1_std(r) / std; the deltas of the head are divided by std."""
     case = make_case()
     divided = case._replace(deltas=[x / std for x in case.deltas])
     opts = [KEY + "BOX_LOSS.NAME", "HuberLoss", KEY + "BOX_LOSS.HUBER_DELTA", 1.0]
@@ -639,7 +642,7 @@ def test_the_softmax_of_a_logit_and_zero_is_its_sigmoid(kind):
 
 
 def test_a_softmax_head_under_either_cross_entropy_trains_alike():
-    """The logits of both are differences of two; the gradients of their layer are the same."""
+    """The logits of both are differences of two, and the gradients of their layers are equal."""
     inputs = make_inputs()
     results = [
         step(make_rpn("MODEL.RPN.HEAD_NAME", "SoftmaxRPNHead", *cls_loss(name)), inputs)
@@ -656,7 +659,7 @@ def test_a_softmax_head_under_either_cross_entropy_trains_alike():
 @pytest.mark.parametrize("num_images", [1, 3])
 @pytest.mark.parametrize("num_pos", [10, 128])
 def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_pos, num_images):
-    """Of an image, and where residuals are large; exactly 64 / num_pos times its terms anywhere."""
+    """This holds for one image and large residuals; everywhere, the factor is 64 / num_pos."""
     base = make_case(num_images=1)
     labels = torch.full_like(base.labels, -1)
     labels[0, :num_pos] = 1
@@ -692,7 +695,7 @@ def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_po
             assert ratio == pytest.approx(480 / num_pos, rel=tolerance)
 
 
-# --- 5. every loss, miner and normaliser
+# --- 5. every loss, miner and normalizer
 
 
 @each("sampling", ["random", "all"])
@@ -738,7 +741,7 @@ def test_the_gradient_of_an_anchor_that_is_ignored_is_zero(name, kind):
     [[], style("tensorpack"), style("matterport"), *([KEY + "SAMPLING", name] for name in MINERS)],
 )
 def test_nan_in_what_is_ignored_leaks_nowhere(opts):
-    """Logits of ignored anchors, deltas and boxes of all that are no object."""
+    """They are the logits of ignored anchors, and deltas and boxes of anchors without an object."""
     case = make_case()
     sizes = [len(x) for x in case.anchors]
     logits, deltas = torch.cat(case.logits, 1), torch.cat(case.deltas, 1)
@@ -761,8 +764,9 @@ def test_nan_in_what_is_ignored_leaks_nowhere(opts):
 @each("kind", ["mixed", "no_positives", "none_sampled"])
 def test_a_miner_keeps_its_quota_of_each_image(name, kind):
     """
-    A batch of it, or SSD's: each positive and three negatives for it. What is not kept has no
-    gradient at all, and is not counted.
+    Check a quota per batch, or SSD's quota: each positive and three negatives for it.
+
+    Anchors that are not kept have no gradient and are not counted.
     """
     batch_size = 60
     case = make_case(kind)
@@ -773,7 +777,7 @@ def test_a_miner_keeps_its_quota_of_each_image(name, kind):
     quota = torch.full((3,), batch_size)
     if name == "SSDMiner":
         num_pos = (case.labels == 1).sum(dim=1)
-        # of an image without positives, EMPTY_IMAGE_NEGATIVES
+        # EMPTY_IMAGE_NEGATIVES for an image without positives
         quota = torch.where(num_pos > 0, 4 * num_pos, 3)
     assert (kept.sum(dim=1) <= quota).all()
     assert kept.any() == (kind != "none_sampled")
@@ -835,8 +839,8 @@ def test_all_anchors_that_have_a_label_count():
 
 @each("kind", ["mixed", "no_positives", "none_sampled"])
 @pytest.mark.parametrize("name", RPN_NORMALIZERS)
-def test_every_normaliser_divides_by_its_number(name, kind):
-    """Sum of each image over its divisors, from the terms themselves."""
+def test_every_normalizer_divides_by_its_number(name, kind):
+    """Sum the terms of each image over its divisor."""
     case = make_case(kind)
     positive, counted = case.labels == 1, case.labels != -1
     logits, deltas = torch.cat(case.logits, 1).double(), torch.cat(case.deltas, 1).double()
@@ -881,8 +885,8 @@ def test_a_mined_mean_is_that_of_what_is_kept():
 # --- 6. any mixture of keys
 
 
-# What each style sets that stock does not, written out here a second time; and what a reader can
-# see of it on the module: attribute -> value.
+# Keys that each style sets and stock does not, repeated here, with the attributes of the module
+# that they change: attribute -> value.
 DIFFERENCES = {
     "tensorpack": {
         ("BOX_LOSS.NAME", "HuberLoss"): {"box_loss": "HuberLoss", "delta": 1 / 9},
@@ -894,7 +898,7 @@ DIFFERENCES = {
     "matterport": {
         ("CLS_LOSS.NAME", "SoftmaxCrossEntropyLoss"): {"cls_loss": "SoftmaxCrossEntropyLoss"},
         ("BOX_LOSS.NAME", "HuberLoss"): {"box_loss": "HuberLoss", "delta": 1 / 9},
-        ("BOX_LOSS.HUBER_DELTA", 1.0): {},  # of use to HuberLoss alone
+        ("BOX_LOSS.HUBER_DELTA", 1.0): {},  # used by HuberLoss only
         ("TARGET_STD", (0.1, 0.1, 0.2, 0.2)): {"weights": (10.0, 10.0, 5.0, 5.0)},
         ("NORMALIZER", "mean"): {"normalizer": "MeanNormalizer"},
         ("CROWD", "matterport"): {"crowd": ("pairwise_iou", 0.001, False)},
@@ -953,7 +957,7 @@ def test_a_key_of_a_style_alone_is_exactly_its_difference_from_stock(case):
 
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_a_style_is_stock_and_all_of_its_keys(name):
-    """In its parts, its labels, and its losses."""
+    """They are equal in components, labels and losses."""
     keys = [x for key, value in DIFFERENCES[name] for x in (KEY + key, value)]
     styled, explicit = make_rpn(*style(name)), make_rpn(*keys)
     expected = dict(STOCKS)
@@ -1054,7 +1058,7 @@ def test_with_style_leaves_the_config_that_it_is_given():
 
 
 def test_a_config_shares_no_list_with_the_styles():
-    """Which an append to the config would change for every model after it."""
+    """An append to the config's list would change every later model."""
     for name in STYLE_NAMES:
         deviations = with_style(tiny_rcnn_cfg(*style(name))).MODEL.FOCAL.RPN.TARGET_STD
         assert isinstance(deviations, tuple) or deviations is not STYLES[name]["TARGET_STD"]
@@ -1110,7 +1114,7 @@ def test_precision_and_recall_of_each_level_are_counts():
             values = reference.precision_and_recall(logits, labels, threshold)
             for metric, value in zip(("precision", "recall"), values, strict=True):
                 name = f"rpn/{level}/{metric}_th{threshold}"
-                assert value is not None, "a case that shows nothing"
+                assert value is not None, "the case is too weak"
                 assert logged[name] == pytest.approx(value), name
                 names.add(name)
     others = {"rpn/num_pos_anchors", "rpn/num_neg_anchors", "rpn/loc_to_cls_ratio"}
@@ -1122,7 +1126,7 @@ def test_a_metric_with_nothing_to_divide_by_is_not_logged():
     case = case._replace(logits=[torch.full_like(x, -5.0) for x in case.logits])
     logged = run(make_rpn(*style("tensorpack")), case).logged
     assert not [name for name in logged if "precision" in name or "recall" in name]
-    case.logits[1][:] = 5.0  # above, and none of them an object
+    case.logits[1][:] = 5.0  # all above the threshold, and none an object
     logged = run(make_rpn(*style("tensorpack")), case).logged
     metrics = {name: x for name, x in logged.items() if "precision" in name or "recall" in name}
     assert metrics == {f"rpn/p4/precision_th{x}": 0.0 for x in (0.5, 0.2, 0.1)}
@@ -1202,7 +1206,7 @@ def test_a_list_that_is_not_of_one_class_is_an_error_that_names_the_rpns_key(nam
     assert "MODEL.FOCAL." + key not in str(error.value)
 
 
-# --- 9. low precision, and saturation
+# --- 9. low precision and saturation
 
 
 @each("dtype", [torch.float16, torch.bfloat16])

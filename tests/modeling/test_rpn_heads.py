@@ -1,4 +1,4 @@
-"""RPN heads: stock at the default keys, what each key changes, and a softmax that is a sigmoid."""
+"""RPN heads: equality with stock at the default keys, each key, and a softmax as a sigmoid."""
 
 import math
 
@@ -23,7 +23,7 @@ CONV_DIMS = [[-1], [-1, 64]]
 
 
 def rcnn_cfg(*opts):
-    """Faster R-CNN on a backbone with next to no channels."""
+    """Build a Faster R-CNN on a backbone with very few channels."""
     cfg = get_cfg()
     levels = ["p3", "p4", "p5"]
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
@@ -47,7 +47,7 @@ def rcnn_cfg(*opts):
 
 
 def make_head(head, *opts, seed=0):
-    """By name, as Detectron2 does it."""
+    """Build the head by name, like Detectron2."""
     torch.manual_seed(seed)
     return build_rpn_head(rcnn_cfg("MODEL.RPN.HEAD_NAME", head.__name__, *opts), SHAPES)
 
@@ -80,7 +80,7 @@ def test_default_is_stock_in_keys_initial_values_and_outputs(conv_dims):
 
 
 def test_heads_draw_as_many_random_numbers_as_stock():
-    """So that what is built after them, the RoI heads, begins with stock's values too."""
+    """Later layers, such as the RoI heads, therefore start with stock's values too."""
     states = []
     for head in (StandardRPNHead, *HEADS):
         make_head(head)
@@ -140,7 +140,7 @@ def test_an_unknown_norm_is_an_error_that_names_its_key(head):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("conv_dims", CONV_DIMS)
 def test_a_norm_stands_between_each_convolution_without_bias_and_its_relu(head, conv_dims):
-    """The normalised map by hand, from the weights alone."""
+    """Compute the normalized map from the weights only."""
     head = make_head(head, "MODEL.RPN.CONV_DIMS", conv_dims, "MODEL.FOCAL.RPN.NORM", "GN")
     hidden = features = make_features()[0]
     convs = [head.conv] if len(conv_dims) == 1 else list(head.conv)
@@ -168,7 +168,7 @@ def test_the_key_names_the_norm(norm, kind):
 
 
 def make_paired(prior_prob=0.5):
-    """In double precision, with biases that are not at their start; its features and pairs."""
+    """Return a head in double precision with random biases, its features and its pairs."""
     torch.manual_seed(1)
     paired = PairedObjectness(C, num_anchors=A, prior_prob=prior_prob).double()
     nn.init.normal_(paired.weight)
@@ -186,7 +186,7 @@ def test_the_sigmoid_of_the_difference_is_the_softmax_of_each_anchors_pair():
 
 
 def test_its_binary_cross_entropy_is_the_softmax_cross_entropy_in_value_and_gradient():
-    """And the gradient of the pair is (-g, g), g that of the difference."""
+    """The gradient of the pair is (-g, g), where g is that of the difference."""
     paired, features, _ = make_paired()
     labels = torch.randint(0, 2, (2, A, 4, 5))
     difference = paired(features).detach().requires_grad_()
@@ -247,7 +247,7 @@ def test_the_difference_begins_with_a_deviation_sqrt_2_larger():
     assert difference.std().item() == pytest.approx(0.01 * math.sqrt(2), rel=0.02)
 
 
-# As a part of Faster R-CNN
+# As a component of Faster R-CNN
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -286,5 +286,5 @@ def test_a_faster_rcnn_trains_a_step_and_then_proposes(head, norm):
     for proposal in proposals:
         assert len(proposal) > 0
         assert proposal.objectness_logits.isfinite().all()
-        # in the order of their scores, as the sampling of the best needs it
+        # sorted by their scores, as the sampling of the best requires
         assert (proposal.objectness_logits.diff() <= 0).all()

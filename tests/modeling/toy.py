@@ -1,4 +1,4 @@
-"""Two small RetinaNets and a batch for them, ours and stock alike."""
+"""Two small RetinaNets, ours and stock alike, and a batch for them."""
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -11,18 +11,18 @@ from focal_plugin.compare.plan.spec_file import ArmSpec
 from ..cached_configs import read_arm, read_cfg
 
 NUM_CLASSES = 8
-"""Of every toy: the classification layer costs most of a step."""
+"""Number of classes of every toy: the classification layer dominates the time of a step."""
 
 
 NARROW = (
     "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
     "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.FPN.OUT_CHANNELS", 64, "MODEL.DEVICE", "cpu",
 )  # fmt: skip
-"""Next to no channels in a ResNet-50 by Detectron2's own builders."""
+"""Very few channels in a ResNet-50 by Detectron2's own builders."""
 
 
 def resnet_cfg(file, *opts):
-    """A base config on a narrow ResNet-50."""
+    """Return a base config on a narrow ResNet-50."""
     classes = (
         "MODEL.RETINANET.NUM_CLASSES",
         NUM_CLASSES,
@@ -33,7 +33,7 @@ def resnet_cfg(file, *opts):
 
 
 def narrow_cfg(file, *opts):
-    """A laptop's config with next to no channels, for what no weight decides."""
+    """Return a config with very few channels, for tests that do not depend on the weights."""
     cfg = read_arm(file) if isinstance(file, ArmSpec) else read_cfg(file)
     cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [8, 12, 16, 24]
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
@@ -54,14 +54,14 @@ def toy_model(*opts):
 
 
 def tiny_model(*opts):
-    """20 ms a step."""
+    """Build a model with 20 ms per step."""
     torch.manual_seed(0)
     classes = ("MODEL.RETINANET.NUM_CLASSES", NUM_CLASSES)
     return build_model(narrow_cfg("Shapes-Detection/retinanet_small.yaml", *classes, *opts))
 
 
 def toy_batch(seed=0):
-    """One image with two objects, one with none, one with a single object, of different sizes."""
+    """Return images of different sizes, with two objects, with none, and with a single object."""
     generator = torch.Generator().manual_seed(seed)
     boxes = [
         torch.tensor([[10.0, 12.0, 70.0, 80.0], [60.0, 20.0, 150.0, 110.0]]),
@@ -93,7 +93,7 @@ def gradients_of(model, batch):
 
 
 def assert_loads_every_key(ours, stock, folder, caplog):
-    """A checkpoint of ``stock`` has every key of ``ours`` and no other, and its values arrive."""
+    """Check that ``ours`` loads a checkpoint of ``stock``, whose keys must be exactly its own."""
     for parameter in stock.parameters():
         torch.nn.init.normal_(parameter)
     DetectionCheckpointer(stock, str(folder)).save("zoo")

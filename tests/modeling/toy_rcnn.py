@@ -1,4 +1,4 @@
-"""Two small Faster R-CNNs, ours and stock alike; `toy.toy_batch` is the batch for them."""
+"""Two small Faster R-CNNs, ours and stock alike; `toy.toy_batch` is their batch."""
 
 import torch
 from detectron2.modeling import build_model
@@ -14,7 +14,7 @@ STOCK = (
 
 
 def toy_rcnn_cfg(*opts):
-    """The zoo's, but for its size."""
+    """Return the zoo's config with a smaller model."""
     return resnet_cfg("Base-FocalRCNN-FPN.yaml", "MODEL.ROI_BOX_HEAD.FC_DIM", 64, *opts)
 
 

@@ -1,8 +1,8 @@
 """
-Runs functions in two processes that talk through gloo; the functions that tests/modeling/
-test_processes.py runs there, and in its own process to compare.
+Runner of functions in two processes that communicate through gloo.
 
-The fork server of `tests/conftest.py`, from which the processes come, imports this file.
+The functions are those that tests/modeling/test_processes.py runs there, and in its own process for
+comparison. The fork server of `tests/conftest.py`, which starts the processes, imports this file.
 """
 
 import pickle
@@ -21,26 +21,27 @@ from focal_plugin.modeling.normalizer import NORMALIZERS
 
 PROCESSES = 2
 LIMIT_S = 300
-"""Seconds until a hang is a failure."""
+"""Seconds after which a hang is a failure."""
 
 
 def in_two_processes(tasks, folder):
     """
-    Call each function in both processes, one after the other; a test that does so asks for the
-    fixture `fork_server`.
+    Call each function in both processes, one after the other.
+
+    A test that calls it requires the fixture `fork_server`.
 
     Args:
-        tasks: name -> (function, (its arguments in the first process, and in the second)).
-        folder: an empty one.
+        tasks: name -> (function, (arguments in the first process, arguments in the second)).
+        folder: an empty folder.
 
     Returns:
-        name -> [what the function returned in the first process, and in the second].
+        name -> [result in the first process, result in the second].
 
     Raises:
         TimeoutError: the processes hang; they are killed.
     """
     deadline = time.monotonic() + LIMIT_S
-    # As bytes: tensors given as such would be shared by the processes.
+    # As bytes, because the processes would share tensors.
     context = torch.multiprocessing.start_processes(
         _process,
         (pickle.dumps(tasks), folder),
@@ -52,7 +53,7 @@ def in_two_processes(tasks, folder):
     try:
         while not context.join(timeout=max(deadline - time.monotonic(), 0)):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"two processes have not ended after {LIMIT_S} s")
+                raise TimeoutError(f"two processes did not end within {LIMIT_S} s")
     finally:
         for process in context.processes:
             process.kill()
@@ -79,7 +80,7 @@ def _process(rank, tasks, folder):
 
 
 def model_gradients(cfg, batch):
-    """The gradient of each parameter; in several processes the one that Detectron2 trains with."""
+    """Return the gradient of each parameter; with several processes, as Detectron2 trains."""
     torch.manual_seed(0)
     model = step = build_model(cfg)
     if distributed.is_initialized():
@@ -91,16 +92,16 @@ def model_gradients(cfg, batch):
 
 
 def divisors(name, steps):
-    """What the normaliser gives at each step; ``steps``: positives of each image."""
+    """Return the divisors at each step; ``steps``: number of positives of each image."""
     normalizer = NORMALIZERS[name]()
     return [normalizer(torch.tensor(num_pos)).item() for num_pos in steps]
 
 
 def loss_steps(make_loss, steps):
     """
-    Returns:
-        a pair for each step: the loss, and its gradient in the first argument; and the buffers
-        after the last step.
+    Return a pair for each step and the buffers after the last step.
+
+    A pair is the loss and its gradient in the first argument.
     """
     loss = make_loss()
     pairs = []
@@ -112,7 +113,7 @@ def loss_steps(make_loss, steps):
 
 
 def reductions(statistic):
-    """The sum, the mean, the statistic as it is after that, and whether anything has a gradient."""
+    """Return sum, mean, the statistic afterwards, and True if anything has a gradient."""
     statistic = torch.tensor(statistic, requires_grad=True)
     total, mean = sum_over_processes(statistic), mean_over_processes(statistic)
     has_gradient = total.requires_grad or mean.requires_grad

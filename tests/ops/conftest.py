@@ -1,5 +1,5 @@
 """
-Processes of their own, for what PyTorch and Triton read once: environment variables and imports.
+Separate processes for state that PyTorch and Triton read once: environment variables and imports.
 
 Each costs seconds to start, so all tests of a session share two of them, on one worker.
 """
@@ -17,7 +17,7 @@ TIMEOUT_S = 300
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the tests that need a process as slow."""
+    """Mark the tests that require a process as slow."""
     for item in items:
         uses = {*getattr(item, "fixturenames", ()), *_parameters(item)}
         if uses & {"interpreter", "without_triton"}:
@@ -31,7 +31,7 @@ def _parameters(item):
 
 @pytest.fixture(scope="session")
 def interpreter():
-    """A function that calls another one where Triton interprets kernels and PyTorch uses AVX2."""
+    """Return a caller of functions in a process with Triton's interpreter and AVX2 in PyTorch."""
     pytest.importorskip("triton", reason="Triton is not installed")
     environment = {"TRITON_INTERPRET": "1", "ATEN_CPU_CAPABILITY": "avx2"}
     yield from _calls_elsewhere(environment, hidden=[])
@@ -39,7 +39,7 @@ def interpreter():
 
 @pytest.fixture(scope="session")
 def without_triton():
-    """A function that calls another one where there is no Triton and PyTorch uses no AVX."""
+    """Return a caller of functions in a process without Triton and without AVX in PyTorch."""
     yield from _calls_elsewhere({"ATEN_CPU_CAPABILITY": "default"}, hidden=["triton"])
 
 
@@ -49,7 +49,7 @@ def _calls_elsewhere(environment, hidden):
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**environment, "OMP_NUM_THREADS": "1"}.items():
                 patch.setenv(name, value)
-            pool.submit(os.getpid).result(TIMEOUT_S)  # it has started, with those
+            pool.submit(os.getpid).result(TIMEOUT_S)  # it starts here, with these variables
 
         def call(function, *args, **options):
             return pool.submit(function, *args, **options).result(TIMEOUT_S)
@@ -60,7 +60,7 @@ def _calls_elsewhere(environment, hidden):
 def _prepare(hidden):
     """Hide modules before anything imports them."""
     sys.modules.update(dict.fromkeys(hidden))
-    # NumPy warns of lanes whose results are dropped, and of exp that is 0 or infinite by intent
+    # NumPy warns of lanes whose results are dropped, and of a deliberate overflow of exp
     warnings.simplefilter("ignore", RuntimeWarning)
 
 

@@ -1,4 +1,4 @@
-"""The loss of all anchors, by every implementation that this machine has."""
+"""Sum of a loss over all anchors, by every implementation that this machine has."""
 
 import math
 
@@ -52,7 +52,7 @@ def as_contiguous(anchors, num_classes, generator, finish):
 
 
 def as_planes(anchors, num_classes, generator, finish):
-    """(N, Hi, Wi, A, K), a view of (N, A * K, Hi, Wi)."""
+    """Return (N, Hi, Wi, A, K), a view of (N, A * K, Hi, Wi)."""
     n, h, w, a = anchors
     output = finish(torch.randn(n, a * num_classes, h, w, generator=generator))
     return output.view(n, a, num_classes, h, w).permute(0, 3, 4, 1, 2)
@@ -66,7 +66,7 @@ def as_channels_last(anchors, num_classes, generator, finish):
 
 
 def as_slices(anchors, num_classes, generator, finish):
-    """Of a layout that has to be copied: without the background's logit, as in a box head."""
+    """Return a layout that must be copied: without the background's logit, as in a box head."""
     return finish(torch.randn(*anchors, num_classes + 1, generator=generator))[..., :-1]
 
 
@@ -75,7 +75,7 @@ LAYOUTS["slices"] = as_slices
 
 
 def batch(layout="planes", anchors=(2, 7, 5, 3), num_classes=K, dtype=torch.float32, scale=4.0):
-    """Logits, labels with all that there is in them, and qualities with some 0."""
+    """Return logits, labels of every kind, and qualities that include 0."""
     generator = torch.Generator().manual_seed(0)
     logits = LAYOUTS[layout](anchors, num_classes, generator, lambda x: (x * scale).to(dtype))
     labels = torch.randint(-1, num_classes + 1, anchors, generator=generator)
@@ -84,7 +84,7 @@ def batch(layout="planes", anchors=(2, 7, 5, 3), num_classes=K, dtype=torch.floa
 
 
 def reference(logits, labels, quality, terms):
-    """(...) and its gradient with upstream 1, in float64, from one-hot targets, by autograd."""
+    """Return the loss (...) and its gradient, from one-hot targets and autograd in float64."""
     x = logits.detach().double().requires_grad_()
     classes = torch.arange(x.shape[-1])
     is_positive = labels.unsqueeze(-1) == classes
@@ -131,7 +131,7 @@ def check_against_float64(name, layout, impl):
 @pytest.mark.parametrize("num_classes", [1, 3, 16, 17, 80])
 @pytest.mark.parametrize("layout", ["rows", "planes"])
 def test_any_size_will_do(layout, num_classes, impl):
-    # the last one is of several chunks, the last of which is not full
+    # the last size takes several chunks, of which the last one is not full
     many = (2, 71, 67, 1) if num_classes == 80 else (2, 13, 11, 1)
     for anchors in ((1, 1, 1, 1), (2, 1, 1, 3), (1, 33, 1, 2), many):
         logits, labels, quality = batch(layout, anchors, num_classes)
@@ -173,7 +173,7 @@ def test_several_levels_are_one_sum(impl):
 @every_implementation
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
-    """And reaches a convolution's output without a copy."""
+    """The gradient also reaches a convolution's output without a copy."""
     seen = []
     logits, labels, _ = batch(layout, (2, 8, 6, 3))
     logits.requires_grad_()
@@ -187,7 +187,7 @@ def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["focal", "quality", "alpha for each class"])
 def test_few_that_count_are_computed_as_if_there_were_no_others(name, layout, impl):
-    """As mining leaves them."""
+    """Mining leaves such batches."""
     logits, labels, quality = batch(layout, (2, 33, 41, 3))
     every_fiftieth = (torch.arange(labels.numel()) % 50 == 0).view(labels.shape)
     labels = labels.masked_fill(~every_fiftieth, -1)
@@ -243,7 +243,7 @@ def test_a_nan_that_counts_is_shown(layout, impl):
 @every_implementation
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
 def test_the_gradient_is_exact_to_the_last_bits(gamma, impl):
-    """Relative error, of positives and negatives, from -15 to 15."""
+    """The error is relative, for positives and negatives, at logits from -15 to 15."""
     x = torch.linspace(-15, 15, 4001).unsqueeze(1).requires_grad_()
     for label, sign in ((0, 1), (1, -1)):
         loss = dense_loss(
@@ -276,7 +276,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(layout, impl):
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
 def test_gradients_that_would_be_subnormal_are_zero(layout, impl):
-    """Convolutions are several times slower with those; fvcore's form rounds them to 0 too."""
+    """Subnormal numbers slow down convolutions several times; fvcore rounds them to 0 too."""
     logits, labels, _ = batch(layout)
     logits = logits.abs().mul(10).neg().requires_grad_()  # confident negatives
     background = labels.masked_fill(labels >= 0, K)
@@ -294,7 +294,7 @@ def test_gradients_that_would_be_subnormal_are_zero(layout, impl):
 
 
 def test_the_exact_gradient_would_be_subnormal():
-    """What is to be flushed is there."""
+    """The inputs of the previous test have gradients to flush."""
     x_t = torch.full((1,), 30.0, dtype=torch.float64)
     (slope,) = (1e-3 * Focal(2.0).slope(Point(x_t))).float()
     assert 0 < slope.abs() < torch.finfo(torch.float32).tiny
@@ -347,7 +347,7 @@ def test_an_upstream_gradient_scales_the_gradient(upstream, impl):
 
 @every_implementation
 def test_a_second_backward_pass_gives_the_same_gradient(impl):
-    """Whoever got the first one may have done with it as he liked."""
+    """The receiver of the first gradient may have changed it in place."""
     logits, labels, _ = batch()
     logits.requires_grad_()
     loss = dense_loss(logits, labels, FOCAL, impl=impl)
@@ -407,7 +407,7 @@ def test_it_says_that_it_cannot_be_differentiated_twice(impl):
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
 def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
-    logits, labels, _ = batch(layout, (2, 61, 47, 3), 17)  # more than one chunk of the eager
+    logits, labels, _ = batch(layout, (2, 61, 47, 3), 17)  # several chunks of "eager"
     logits.requires_grad_()
 
     def compute():
@@ -428,7 +428,7 @@ def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
 
 
 def test_a_formula_of_ones_own_is_used_without_a_kernel():
-    """What a new loss writes: two formulas."""
+    """A new loss consists of two formulas."""
 
     class Linear(Formula):
         def value(self, at):
@@ -444,7 +444,8 @@ def test_a_formula_of_ones_own_is_used_without_a_kernel():
     loss = dense_loss(logits, labels, terms)
     torch.testing.assert_close(loss.double(), expected.sum(), rtol=1e-6, atol=0)
     assert_close(torch.autograd.grad(loss, logits)[0], expected_gradient)
-    with pytest.raises(ValueError, match="'cpp' cannot be had: Linear is not among its formulas"):
+    reason = "Linear is not one of its formulas"
+    with pytest.raises(ValueError, match=f"'cpp' is not available: {reason}"):
         dense_loss(logits, labels, terms, impl="cpp")
 
 
@@ -481,10 +482,10 @@ def capability():
 @needs_extension
 @pytest.mark.parametrize("place", ["interpreter", "without_triton"])
 def test_every_instruction_set_is_as_exact(place, request):
-    """PyTorch's variable narrows what is used, up to what the processor has."""
+    """PyTorch's variable limits the instruction set, up to what the processor supports."""
     expected = {"interpreter": "AVX2", "without_triton": "DEFAULT"}[place]
     if capability() in ("DEFAULT", expected):
-        pytest.skip(f"this processor has no more than {capability()}, which all tests here use")
+        pytest.skip(f"this processor supports at most {capability()}, which all tests here use")
     call = request.getfixturevalue(place)
     assert call(capability) == expected
     for gamma in (0.5, 1.0, 2.0, 5.0):

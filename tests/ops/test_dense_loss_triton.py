@@ -1,7 +1,9 @@
 """
-The kernel for GPUs. Where there is none, Triton's interpreter runs it in NumPy, in a process of its
-own: what Triton defines for its interpreter it defines so for the rest of a process. And Triton
-compiles it for a GPU that is not there, which finds what the interpreter does not.
+Triton kernel of the dense loss.
+
+Without a GPU, Triton's interpreter runs it in NumPy. This needs a separate process, because the
+interpreter changes Triton for the rest of a process. Triton also compiles the kernel for an absent
+GPU, which finds errors that the interpreter misses.
 """
 
 import math
@@ -45,8 +47,8 @@ TERMS = {
     "quality 1.5": Terms(QualityFocal(1.5), Focal(1.5)),
     "varifocal": Terms(Varifocal(0.75, 1.3), Focal(1.3), negative_weight=0.75),
 }
-# The interpreter rounds what a GPU computes in one instruction (fma) twice; from half precision
-# something less exact is computed, and rounded
+# The interpreter rounds twice where a GPU has one instruction (fma). With half-precision input, the
+# computation is less exact, and the result is rounded.
 TOLERANCE = {
     torch.float32: {"rtol": 5e-6, "atol": 1e-6},
     torch.bfloat16: {"rtol": 2**-7, "atol": 1e-6},
@@ -55,10 +57,10 @@ TOLERANCE = {
 
 
 class _NoGPU:
-    """What Triton asks to compile, as by a GPU of compute capability 9.0."""
+    """Compile for a GPU of compute capability 9.0, through the functions that Triton calls."""
 
     def get_current_device(self):
-        return 99  # under which no other test looks for what is compiled here
+        return 99  # a device index under which no other test looks for compiled kernels
 
     def get_current_stream(self, device):
         return 0
@@ -71,7 +73,7 @@ class _NoGPU:
 
 @pytest.fixture
 def compile_only(monkeypatch, tmp_path):
-    """A function like `evaluate`, that returns what was to be launched, compiled."""
+    """Return a function like `evaluate` that returns the compiled kernel in place of a launch."""
     pytest.importorskip("triton", reason="Triton is not installed")
     from triton.runtime.driver import DriverConfig
 
@@ -97,7 +99,7 @@ def compile_only(monkeypatch, tmp_path):
 
 
 def make_block(shape, dtype=torch.float32, scale=4.0, device="cpu"):
-    """(G, K, T) with every kind of label; what is ignored is NaN, and some qualities are 0."""
+    """Return a block (G, K, T) with every kind of label, NaN where ignored, and qualities of 0."""
     generator = torch.Generator().manual_seed(0)
     groups, num_classes, anchors = shape
     logits = (torch.randn(shape, generator=generator) * scale).to(dtype)
@@ -223,7 +225,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(gamma, interpreter):
 
 
 def test_the_gradient_is_exact_to_the_last_bits(interpreter):
-    """Relative error, of positives and negatives, from -15 to 15, where p_t is as small as 3e-7."""
+    """The error is relative, at logits from -15 to 15, where p_t is as small as 3e-7."""
     x = torch.linspace(-15, 15, 301)
     for label, sign in ((0, 1), (1, -1)):
         labels = torch.full((1, len(x)), label, dtype=torch.int32)
@@ -252,7 +254,7 @@ def test_a_nan_that_counts_is_shown(layout, interpreter):
 
 @layouts
 def test_gradients_that_would_be_subnormal_are_zero(layout, interpreter):
-    """Which ones, neither a weight nor the scale decides."""
+    """Neither a weight nor the scale changes which gradients are flushed."""
     groups, num_classes, anchors = shape = of_layout(layout)
     x = torch.linspace(-60, -30, groups * anchors).view(groups, 1, anchors).expand(shape)
     labels = torch.full((groups, anchors), num_classes, dtype=torch.int32)
@@ -264,7 +266,7 @@ def test_gradients_that_would_be_subnormal_are_zero(layout, interpreter):
     assert (gradient[flushed] == 0).all()
     assert (gradient[~flushed] > 0).all()
 
-    x = -x.contiguous()  # of positives: those of class 0
+    x = -x.contiguous()  # for positives, which are of class 0
     block = Block(x, torch.zeros_like(labels), None)
     _, gradient = interpreter(triton_loss.evaluate, block, terms, torch.tensor(1e-3))
     assert (gradient[:, 0][flushed[:, 0]] == 0).all()
@@ -272,7 +274,7 @@ def test_gradients_that_would_be_subnormal_are_zero(layout, interpreter):
 
 
 def test_autograd_reaches_it(interpreter):
-    """A pyramid's levels as a convolution writes them, and an upstream gradient."""
+    """The input is a pyramid's levels in a convolution's layout, with an upstream gradient."""
     torch.testing.assert_close(*interpreter(_loss_and_gradients), **TOLERANCE[torch.float32])
 
 
@@ -303,22 +305,22 @@ def _chosen(impl):
     [
         (torch.float32, FOCAL, "for tensors on a GPU, got cpu"),
         (torch.float64, FOCAL, "got torch.float64"),
-        (torch.float32, Terms(Formula(), CrossEntropy()), "Formula is not among its formulas"),
+        (torch.float32, Terms(Formula(), CrossEntropy()), "Formula is not one of its formulas"),
     ],
 )
 def test_it_says_why_it_cannot_be_had(dtype, terms, reason, monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     block = make_block((1, 3, 5), dtype)
-    with pytest.raises(ValueError, match=f"'triton' cannot be had: .*{reason}"):
+    with pytest.raises(ValueError, match=f"'triton' is not available: .*{reason}"):
         implementation("triton", block, terms)
 
 
 @pytest.mark.parametrize(
     ("capability", "compiler", "reason"),
     [
-        ((7, 5), "gcc", "of compute capability 8.0 and more"),
-        ((8, 0), None, "needs a C compiler"),
+        ((7, 5), "gcc", "of compute capability 8.0 or higher"),
+        ((8, 0), None, "requires a C compiler"),
         ((8, 0), "gcc", None),
     ],
 )
@@ -334,10 +336,10 @@ def test_it_says_what_a_gpu_lacks(capability, compiler, reason, monkeypatch):
 
 
 def test_without_triton_the_package_does_its_work(without_triton):
-    """TorchVision imports Triton if it is there, so its absence is what can be tested."""
+    """TorchVision imports Triton if it is installed, so the test hides it."""
     assert without_triton(_value_of, "auto") == pytest.approx(_value_of("auto"))
     assert not without_triton(is_imported, "focal_plugin.ops.dense_loss_triton_kernel")
-    with pytest.raises(ValueError, match="impl='triton' cannot be had: Triton is not installed"):
+    with pytest.raises(ValueError, match="impl='triton' is not available: Triton is not installed"):
         without_triton(_value_of, "triton")
 
 
@@ -366,14 +368,14 @@ def test_every_formula_compiles_for_a_gpu(positive, negative, compile_only):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 80, 4200), (128, 80, 1)])
 def test_sixteen_bytes_are_loaded_at_once(shape, dtype, compile_only):
-    """Where the logits allow it: of a level of 50 x 84, which is no multiple of 16, too."""
+    """The logits must allow it, including a level of 50 x 84, which is not a multiple of 16."""
     block, weights = make_block(shape, dtype)._replace(quality=None), torch.ones(80)
     kernel = compile_only(block, Terms(Focal(2.0), Focal(2.0), weights, weights), torch.ones(()))
     ptx = kernel.asm["ptx"]
     of_tile = 2048 // 128 * dtype.itemsize // 16
     assert len(re.findall(r"ld\.global(\.\w+)*\.v4\.b32", ptx)) >= of_tile
     assert len(re.findall(r"st\.global(\.\w+)*\.v4\.b32", ptx)) >= of_tile
-    assert ".local" not in ptx  # nothing outside of registers
+    assert ".local" not in ptx  # no register spills
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -428,7 +430,7 @@ def test_on_a_gpu_the_gradient_is_exact_to_the_last_bits(gamma):
 
 
 def _gpu_levels():
-    """Outputs of a head (N, A * K, Hi, Wi) and labels (N, Hi, Wi, A)."""
+    """Return outputs of a head (N, A * K, Hi, Wi) and labels (N, Hi, Wi, A)."""
     generator = torch.Generator("cuda").manual_seed(0)
     options = {"device": "cuda", "generator": generator}
     sizes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
@@ -447,7 +449,7 @@ def test_on_a_gpu_nothing_waits_for_it():
     def step():
         return torch.autograd.grad(loss.of_levels(views, labels, scale=scale), outputs)
 
-    step()  # compiles
+    step()  # compiles the kernel
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
@@ -473,7 +475,7 @@ def test_on_a_gpu_a_hundred_runs_give_the_same_bits():
 def test_on_a_gpu_there_can_be_more_logits_than_int32_counts(layout):
     shape = (2**31 // 80 + 100, 80, 1) if layout == "rows" else (1, 2, 2**30 + 100)
     if torch.cuda.mem_get_info()[0] < 20 * 2**30:
-        pytest.skip("it needs 20 GiB of GPU memory")
+        pytest.skip("it requires 20 GiB of GPU memory")
     logits = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
     options = {"device": "cuda", "dtype": torch.int32}
     labels = torch.randint(-1, shape[1] + 1, (shape[0], shape[2]), **options)

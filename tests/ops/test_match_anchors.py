@@ -1,4 +1,4 @@
-"""match_anchors against AnchorMatcher on Detectron2's matrix of IoUs, bit for bit."""
+"""Bit-for-bit comparison of match_anchors with AnchorMatcher on Detectron2's matrix of IoUs."""
 
 import ctypes
 import re
@@ -63,14 +63,14 @@ def boxes_between(generator, count, low, high, *, sides):
 
 
 def integer_boxes(generator, count, *, longest=5):
-    """So few that duplicates, ties, and IoUs of exactly 2/5 and 1/2 are common."""
+    """Return boxes with few coordinates: ties and IoUs of exactly 2/5 and 1/2 are common."""
     corner = torch.randint(0, 6, (count, 2), generator=generator)
     size = torch.randint(1, longest + 1, (count, 2), generator=generator)
     return torch.cat([corner, corner + size], dim=1).float()
 
 
 def anchors_of_levels(height, width):
-    """Level by level and row by row, as a detector has them."""
+    """Return anchors level by level and row by row, like a detector."""
     sizes = [[x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (16, 32, 64)]
     strides = [8, 16, 32]
     generator = DefaultAnchorGenerator(sizes=sizes, aspect_ratios=[[0.5, 1, 2]], strides=strides)
@@ -78,7 +78,7 @@ def anchors_of_levels(height, width):
 
 
 def scatter(generator, boxes, values):
-    """Each value at some coordinates."""
+    """Return boxes with each value at some coordinates."""
     boxes = boxes.clone()
     for value in values:
         at = torch.randint(0, boxes.numel(), (max(1, boxes.numel() // 20),), generator=generator)
@@ -87,7 +87,7 @@ def scatter(generator, boxes, values):
 
 
 def case(name):
-    """Objects of some images, and anchors."""
+    """Return objects of some images, and anchors."""
     generator = torch.Generator().manual_seed(sorted(CASES).index(name))
     return CASES[name](generator)
 
@@ -98,7 +98,7 @@ def _random(g):
 
 
 def _integers(g):
-    """The first image's objects are too large to have an anchor above the thresholds."""
+    """Return images of which the first has objects too large for an anchor above the thresholds."""
     objects = [integer_boxes(g, 12, longest=15), *(integer_boxes(g, m) for m in (1, 9, 30))]
     return objects, integer_boxes(g, 3 * CHUNK + 1)
 
@@ -115,7 +115,7 @@ def _strays(g):
 
 
 def _degenerate(g):
-    """Without a width or a height, inside out, and points."""
+    """Return boxes without a width or a height, with swapped corners, and points."""
     objects, anchors = boxes_between(g, 24, 0, 20, sides=(-6, 9)), integer_boxes(g, 300)
     objects[::4, 2] = objects[::4, 0]
     objects[1::4, 3] = objects[1::4, 1]
@@ -125,14 +125,14 @@ def _degenerate(g):
 
 
 def _huge(g):
-    """Areas up to the largest float, the sum of two of which is infinite."""
+    """Return boxes with areas up to the largest float, so that the sum of two areas is infinite."""
     return [5e17 * integer_boxes(g, 9), 3.5e18 * integer_boxes(g, 9)], 3.5e18 * integer_boxes(
         g, 300
     )
 
 
 def _tiny(g):
-    """Areas that are subnormal or 0."""
+    """Return boxes whose areas are subnormal or 0."""
     return [1e-22 * integer_boxes(g, 9), 1e-21 * integer_boxes(g, 9)], 1e-22 * integer_boxes(g, 300)
 
 
@@ -169,7 +169,7 @@ CASES = {
 
 
 def test_the_cases_hold_what_is_hard():
-    """Ties between objects and anchors of several chunks, IoUs on a threshold, all three bands."""
+    """They have ties between objects and anchors of several chunks, and IoUs on a threshold."""
     objects, anchors = case("integers")
     ious = pairwise_iou(Boxes(objects[0]), Boxes(anchors))
     best = ious.amax(dim=0)
@@ -202,7 +202,7 @@ def test_any_bands_of_iou_are_detectron2s(bands, impl):
 
 
 def bands_at_every_iou(gt_boxes, anchors, count):
-    """A threshold at the best IoU of some anchors: off by its last bit, one has another label."""
+    """A threshold is the best IoU of some anchors: an error in its last bit changes a label."""
     best = pairwise_iou(Boxes(gt_boxes), Boxes(anchors)).amax(dim=0)
     thresholds = best[best > 0].unique()[:count].double().tolist()
     return thresholds, [(0, -1, 1)[i % 3] for i in range(len(thresholds) + 1)]
@@ -211,7 +211,7 @@ def bands_at_every_iou(gt_boxes, anchors, count):
 @cpp_and_eager
 @pytest.mark.parametrize("name", ["random", "levels", "tiny"])
 def test_every_bit_of_an_iou_is_detectron2s(name, impl):
-    """One multiplication and addition rounded together would show."""
+    """A fused multiplication and addition would change it."""
     objects, anchors = case(name)
     bands = bands_at_every_iou(objects[0], anchors, 2000)
     assert_as_detectron2(objects[:1], anchors, low_quality="off", bands=bands, impl=impl)
@@ -220,7 +220,7 @@ def test_every_bit_of_an_iou_is_detectron2s(name, impl):
 @cpp_and_eager
 @pytest.mark.parametrize("count", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1, 3 * CHUNK])
 def test_an_objects_best_anchor_may_be_anywhere(count, impl):
-    """At either end of a chunk too; the others overlap it less, none enough."""
+    """It may also be at either end of a chunk; the other anchors overlap the object less."""
     best_one = torch.tensor([10.0, 10.0, 20.0, 20.0])
     objects = [torch.tensor([[10.0, 10.0, 14.0, 18.0]])]
     edges = {0, CHUNK - 1, CHUNK, 2 * CHUNK - 1, 2 * CHUNK, count - 1}
@@ -241,18 +241,18 @@ def test_all_anchors_that_tie_for_an_object_are_positive(impl):
     ]
     idxs, labels = match_anchors(objects, anchors, thresholds=[0.5], labels=[0, 1], impl=impl)
     assert (labels == 1).all()
-    assert (idxs == 1).all()  # the first of the two that tie
+    assert (idxs == 1).all()  # the first of the two in a tie
 
 
 def beside(number, direction):
-    """The next float32."""
+    """Return the next float32."""
     return torch.nextafter(torch.tensor(number), torch.tensor(direction)).item()
 
 
 @cpp_and_eager
 @pytest.mark.parametrize(("mode", "label"), [("on", 1), ("clobber", 1), ("off", -1)])
 def test_an_iou_on_the_lowest_threshold_has_reached_it(mode, label, impl):
-    """2 / 5, whose float32 is not the threshold's float64."""
+    """The IoU is 2 / 5, whose float32 differs from the threshold's float64."""
     objects, anchors = [torch.tensor([[0.0, 0.0, 2.0, 5.0]])], torch.tensor([[0.0, 0.0, 5.0, 5.0]])
     assert_as_detectron2(objects, anchors, low_quality=mode, impl=impl)
     options = {"thresholds": [0.4, 0.5], "labels": [0, -1, 1], "low_quality": mode}
@@ -280,7 +280,7 @@ def test_an_object_that_barely_reaches_a_chunk_has_its_outermost_anchor(box, imp
 
 @cpp_and_eager
 def test_an_iou_that_float32_cannot_hold_is_none(impl):
-    """Detectron2's is NaN, over which its matcher stops."""
+    """Detectron2's IoU is NaN there, and its matcher stops."""
     boxes = torch.tensor([[0.0, 0.0, 1e20, 1e20]])
     assert pairwise_iou(Boxes(boxes), Boxes(boxes)).isnan().all()
     idxs, labels = match_anchors([boxes], boxes, thresholds=[0.5], labels=[0, 1], impl=impl)
@@ -297,10 +297,10 @@ def test_strided_boxes_are_read_as_they_are(impl):
 
 @needs_extension
 def test_the_number_of_threads_changes_nothing():
-    """There are enough pairs that two threads have work."""
+    """The number of pairs is enough for two threads."""
     anchors = anchors_of_levels(320, 480).tensor
     objects = [boxes_between(torch.Generator().manual_seed(0), 240, 0, 400, sides=(3, 300))]
-    pairs_of_a_thread = 2**22  # of csrc/match_anchors.cpp
+    pairs_of_a_thread = 2**22  # see csrc/match_anchors.cpp
     assert len(anchors) * len(objects[0]) > 1.5 * pairs_of_a_thread
     before = torch.get_num_threads()
     for mode in LOW_QUALITY:
@@ -316,19 +316,19 @@ def test_the_number_of_threads_changes_nothing():
     assert_as_detectron2(objects, anchors, low_quality="on", impl="cpp")
 
 
-# Which implementation, and legal input
+# Choice of the implementation, and legal input
 
 
 @needs_extension
 def test_auto_is_the_extension_where_it_is_built(monkeypatch):
-    monkeypatch.delattr(torch, "maximum")  # without which the eager one cannot do
+    monkeypatch.delattr(torch, "maximum")  # the eager implementation requires it
     assert_as_detectron2(*case("random"), impl="auto")
 
 
 def test_auto_falls_back_and_what_is_asked_for_does_not(monkeypatch):
     monkeypatch.setattr(implementations, "has_extension", lambda: False)
     assert_as_detectron2(*case("random"), impl="auto")
-    with pytest.raises(ValueError, match="impl='cpp' cannot be had: the extension is not built"):
+    with pytest.raises(ValueError, match="impl='cpp' is not available: the extension is not built"):
         assert_as_detectron2(*case("random"), impl="cpp")
 
 
@@ -341,7 +341,7 @@ def test_auto_leaves_tritons_interpreter_alone(monkeypatch):
 
 def test_triton_is_for_a_gpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="impl='triton' cannot be had: "):
+    with pytest.raises(ValueError, match="impl='triton' is not available: "):
         assert_as_detectron2(*case("random"), impl="triton")
 
 
@@ -358,10 +358,10 @@ BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         ({"gt_boxes": [BOX.double()]}, "gt_boxes must be float32, got torch.float64"),
         ({"anchors": BOX.half()}, "anchors must be float32, got torch.float16"),
         ({"gt_boxes": [BOX.to("meta")]}, "gt_boxes must be on cpu, got meta"),
-        ({"thresholds": []}, r"thresholds must be > 0 and ascend, got \[\]"),
-        ({"thresholds": [0.0, 0.5]}, "thresholds must be > 0 and ascend"),
-        ({"thresholds": [NAN, 0.5]}, "thresholds must be > 0 and ascend"),
-        ({"thresholds": [0.5, 0.4]}, "thresholds must be > 0 and ascend"),
+        ({"thresholds": []}, r"thresholds must be > 0 and ascending, got \[\]"),
+        ({"thresholds": [0.0, 0.5]}, "thresholds must be > 0 and ascending"),
+        ({"thresholds": [NAN, 0.5]}, "thresholds must be > 0 and ascending"),
+        ({"thresholds": [0.5, 0.4]}, "thresholds must be > 0 and ascending"),
         ({"labels": [0, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 1\]"),
         ({"labels": [0, 2, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 2, 1\]"),
     ],
@@ -381,30 +381,30 @@ def peak_and_resident_kib():
 
 
 def extra_mib(impl):
-    """The memory of a call at its peak, without what it returns."""
+    """Return the peak memory of a call, without its result."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(201_600, 2, generator=generator) * 1000
     anchors = torch.cat([corner, corner + 64], dim=1)
     objects = [anchors[:100] + 3]
     options = {"thresholds": [0.4, 0.5], "labels": [0, -1, 1], "low_quality": "clobber"}
     match_anchors(objects, anchors[:3000], impl=impl, **options)
-    # Freed memory would hide as much of what follows: hand it back, and fill up to the peak so far
+    # Freed memory would hide later allocations: return it, and allocate up to the peak so far
     ctypes.CDLL(None).malloc_trim(0)
     peak, resident = peak_and_resident_kib()
     ballast = b"x" * (1024 * (peak - resident))
     before, _ = peak_and_resident_kib()
     outputs = match_anchors(objects, anchors, impl=impl, **options)
     after, _ = peak_and_resident_kib()
-    assert len(ballast) < 2**30, "it is kept until now"
+    assert len(ballast) < 2**30, "the ballast must live until here"
     return (after - before) / 1024 - sum(x.nbytes for x in outputs) / 2**20
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc and KiB are of Linux")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc, in KiB")
 @pytest.mark.parametrize(
     ("impl", "limit_mib"), [pytest.param("cpp", 2, marks=needs_extension), ("eager", 12)]
 )
 def test_memory_is_far_from_that_of_all_pairs(impl, limit_mib, without_triton):
-    """201,600 anchors and 100 objects, whose IoUs are 77 MiB a copy."""
+    """The IoUs of 201,600 anchors and 100 objects take 77 MiB per copy."""
     assert without_triton(extra_mib, impl) < limit_mib
 
 
@@ -418,7 +418,7 @@ def test_kernels_give_an_iou_on_the_lowest_threshold_its_band(mode, label, inter
 
 @every_mode
 def test_kernels_give_detectron2s_indices_and_labels(low_quality, interpreter):
-    """Several images of different numbers of objects, two programs, odd boxes among them."""
+    """The images have different numbers of objects, and the anchors take two programs."""
     generator = torch.Generator().manual_seed(0)
     anchors = integer_boxes(generator, match_anchors_triton.ANCHORS_PER_PROGRAM + 77)
     large = integer_boxes(generator, 5, longest=15)
@@ -441,7 +441,7 @@ def test_kernels_give_background_where_there_is_nothing_to_do(name, interpreter)
 
 
 def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
-    """To compile needs no GPU: no product is rounded together with a sum, no division roughly."""
+    """Compilation requires no GPU. There is no fused multiply-add and no approximate division."""
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -473,6 +473,6 @@ def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
 
 
 def test_without_triton_the_operation_does_its_work(without_triton):
-    """Importing it imports no kernel: Triton would be missing."""
+    """The import of the operation imports no kernel, because Triton is not installed."""
     without_triton(assert_as_detectron2, *case("random"), impl="auto")
     assert not without_triton(is_imported, "focal_plugin.ops.match_anchors_triton_kernel")

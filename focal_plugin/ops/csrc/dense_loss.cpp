@@ -12,7 +12,7 @@
 #include <unordered_map>
 
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
-#error "without -fopenmp at::parallel_for has one thread"
+#error "at::parallel_for has a single thread without -fopenmp"
 #endif
 
 namespace {
@@ -25,11 +25,11 @@ Kind kind_of(const std::string& name) {
       {"varifocal", Kind::varifocal},
   };
   const auto found = kinds.find(name);
-  TORCH_CHECK(found != kinds.end(), "no formula is called ", name);
+  TORCH_CHECK(found != kinds.end(), "there is no formula ", name);
   return found->second;
 }
 
-// PyTorch's own choice, which `ATEN_CPU_CAPABILITY` narrows.
+// The instruction set that PyTorch uses, which `ATEN_CPU_CAPABILITY` limits.
 auto kernel() {
   const std::string capability = at::get_cpu_capability();
   if (capability == "AVX512") return run_dense_loss_avx512;

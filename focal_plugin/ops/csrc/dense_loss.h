@@ -1,4 +1,4 @@
-// What the loss of a tensor of logits is computed from, and who computes it.
+// Inputs of the loss of a tensor of logits, and its implementations.
 //
 // Shape shorthand: G groups of K planes of T anchors, see `focal_plugin/ops/dense_loss.py`.
 
@@ -14,7 +14,7 @@ enum class Kind {
   varifocal,
 };
 
-// Anchors that are done at a time: a constant, so that no number of threads changes a sum.
+// Number of anchors in a unit of work: a constant, so that sums do not depend on the threads.
 constexpr long ANCHORS_PER_UNIT = 1024;
 
 struct DenseLoss {
@@ -28,10 +28,10 @@ struct DenseLoss {
   const float* weights;  // (2, K), of the positives and of the negatives
   Kind positive, negative;
   float positive_parameters[4], negative_parameters[4];
-  float factor;          // of the gradient
-  const float* factors;  // (G, T), in place of it, or null
+  float factor;          // factor of the gradient
+  const float* factors;  // (G, T), replaces `factor`, or null
   float* per_anchor;     // (G, T), out
-  void* gradient;        // (G, K, T), out, or null where none is wanted
+  void* gradient;        // (G, K, T), out, or null if no gradient is requested
 
   long units() const {
     return num_anchors > 1
@@ -40,7 +40,7 @@ struct DenseLoss {
   }
 };
 
-// Compute one of `units()`. All do the same, with vectors of different width.
+// Compute one of `units()`. All implementations do the same, with vectors of different width.
 void run_dense_loss_baseline(const DenseLoss& job, long unit);
 void run_dense_loss_avx2(const DenseLoss& job, long unit);
 void run_dense_loss_avx512(const DenseLoss& job, long unit);

@@ -1,4 +1,4 @@
-// The loss for processors with AVX2.
+// Loss for processors with AVX2.
 
 #include "dense_loss.h"
 

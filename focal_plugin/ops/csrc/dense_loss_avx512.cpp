@@ -1,4 +1,4 @@
-// The loss for processors with AVX512.
+// Loss for processors with AVX512.
 
 #include "dense_loss.h"
 

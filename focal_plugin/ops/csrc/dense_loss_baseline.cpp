@@ -1,4 +1,4 @@
-// The loss for any processor; the compiler uses the vectors that all processors of its kind have.
+// Loss for any processor, with the vectors of the baseline instruction set.
 
 #include "dense_loss.h"
 

@@ -1,6 +1,6 @@
-// The loss of a block of anchors. Included by one file for each instruction set, inside a namespace
-// of its own, so that the widest vectors of the machine can be chosen when the program runs; it
-// includes nothing but what is compiled for that set too.
+// Loss of a block of anchors. One file per instruction set includes this, inside a namespace of its
+// own, so that the widest vectors of the machine can be chosen at run time. It includes only code
+// that is compiled for the same instruction set.
 //
 // Shape shorthand: logits (G, K, T), labels (G, T); see `focal_plugin/ops/dense_loss.py`.
 
@@ -26,7 +26,7 @@ INLINE void store(Bfloat16* to, float x) {
   to->bits = static_cast<unsigned short>(x == x ? rounded : 0x7FC0);
 }
 
-// See FLUSHED_BELOW in `focal_plugin/ops/dense_loss.py`; a NaN is none of them.
+// See FLUSHED_BELOW in `focal_plugin/ops/dense_loss_block.py`. A NaN stays a NaN.
 INLINE bool is_flushed(float slope) { return focal::magnitude(slope) < 1e-20f; }
 
 inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality) {
@@ -44,8 +44,8 @@ inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality
   __builtin_unreachable();
 }
 
-// Adds the one logit of each anchor that its label names: `loss` (anchors), and `gradient`, in which
-// logit (k, i) of anchor i is at k * plane + i * step.
+// Adds the one logit of each anchor that its label names, to `loss` (anchors) and to `gradient`.
+// There, logit (k, i) of anchor i is at k * plane + i * step.
 template <class Scalar>
 void positives(const DenseLoss& job, const Scalar* logits, Scalar* gradient, const int* labels,
                const float* quality, const float* factor, long anchors, long plane, long step,
@@ -65,7 +65,7 @@ void positives(const DenseLoss& job, const Scalar* logits, Scalar* gradient, con
   }
 }
 
-// T > 1: the logits of one class lie side by side. `count` anchors of one group, from `first` on.
+// T > 1: the logits of one class are adjacent. `count` anchors of one group, starting at `first`.
 template <class Negative, class Scalar, bool WITH_GRADIENT>
 void planes(const DenseLoss& job, long group, long first, long count, float* loss) {
   const Negative negative(job.negative_parameters);
@@ -84,7 +84,7 @@ void planes(const DenseLoss& job, long group, long first, long count, float* los
     loss[i] = 0;
     any |= labels[i] >= 0;
   }
-  if (!any) {  // where few anchors are kept by mining
+  if (!any) {  // common if mining keeps few anchors
     for (int k = 0; WITH_GRADIENT && k < job.num_classes; ++k) {
       for (long i = 0; i < count; ++i) store(gradient + k * job.num_anchors + i, 0.0f);
     }
@@ -108,7 +108,7 @@ void planes(const DenseLoss& job, long group, long first, long count, float* los
   positives(job, logits, gradient, labels, quality, factor, count, job.num_anchors, 1, loss);
 }
 
-// T = 1: the logits of one anchor lie side by side. `count` anchors from `first` on.
+// T = 1: the logits of one anchor are adjacent. `count` anchors, starting at `first`.
 template <class Negative, class Scalar, bool WITH_GRADIENT>
 void rows(const DenseLoss& job, long first, long count, float* loss) {
   const Negative negative(job.negative_parameters);
@@ -198,6 +198,6 @@ void run(const DenseLoss& job, long unit) {
     case Kind::poly_focal: return run_formula_with_power<focal::PolyFocal>(job, unit);
     case Kind::hinge: return run_formula<focal::Hinge>(job, unit);
     case Kind::quality_focal:
-    case Kind::varifocal: return;  // of positives alone
+    case Kind::varifocal: return;  // for positives only
   }
 }

@@ -1,11 +1,11 @@
-// The loss of a single logit and its derivative, as in `focal_plugin/ops/formula.py`, in plain
-// scalar code without branches, which the compiler turns into vectors.
+// Loss of a single logit and its derivative, as in `focal_plugin/ops/formula.py`. It is plain
+// scalar code without branches, which the compiler vectorizes.
 //
-// x_t is the logit of the truth: x of a positive, -x of a negative.
+// x_t is the signed logit: x of a positive, -x of a negative.
 
 #pragma once
 
-// What is not inlined into a loop keeps it from being vectors.
+// A call that is not inlined prevents the vectorization of a loop.
 #define INLINE __attribute__((always_inline)) inline
 
 namespace focal {
@@ -20,8 +20,8 @@ INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, 
 INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
 #endif
 
-// exp(y) for y <= 0, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a polynomial; where it
-// would be subnormal, exp(-87). A NaN stays one.
+// exp(y) for y <= 0, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a polynomial. A
+// subnormal result becomes exp(-87). A NaN stays a NaN.
 INLINE float exp_of_nonpositive(float y) {
   const float clamped = y < -87.0f ? -87.0f : y;
   // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
@@ -44,7 +44,7 @@ INLINE float exp_of_nonpositive(float y) {
   return poly * power_of_two;
 }
 
-// log(1 + e) for e in [0, 1]: e times the minimax polynomial of their ratio, which is within 4e-8.
+// log(1 + e) for e in [0, 1]: e times a minimax polynomial of the ratio, accurate to 4e-8.
 INLINE float log_of_one_plus(float e) {
   float ratio = 5.36458893e-3f;
   ratio = multiply_add(ratio, e, -3.00648510e-2f);
@@ -58,7 +58,7 @@ INLINE float log_of_one_plus(float e) {
   return ratio * e;
 }
 
-// What the formulas are made of.
+// Quantities of the formulas.
 struct Point {
   float x;        // x_t
   float p;        // p_t = sigmoid(x_t)
@@ -85,7 +85,7 @@ struct Cost {
   float slope;  // derivative with respect to x_t
 };
 
-// A power of 1 - p_t: its whole part by multiplication, which keeps the last bits of large powers.
+// A power of 1 - p_t, its integer part by multiplication: exact to the last bits for large powers.
 struct Power {
   int whole;  // 0..7
   float rest;
@@ -103,13 +103,13 @@ struct Power {
   }
 };
 
-// The usual one, without a power at all.
+// The usual formula, without a power.
 struct Square {
   explicit Square(float) {}
   INLINE float operator()(const Point& at) const { return at.q * at.q; }
 };
 
-// Each formula is constructed from the parameters of its namesake in Python, in that order.
+// Each formula has the parameters of its Python counterpart, in the same order.
 
 struct CrossEntropy {
   explicit CrossEntropy(const float*) {}
@@ -163,12 +163,12 @@ struct Hinge {
 
   INLINE Cost operator()(const Point& at) const {
     const float excess = at.q - (1 - margin);
-    // not `excess > 0`: a NaN has to show
+    // not `excess > 0`: a NaN must propagate
     return {excess <= 0 ? 0.0f : excess, excess <= 0 ? 0.0f : -at.p * at.q};
   }
 };
 
-// Of positives alone: their target is a quality y in [0, 1].
+// For positives only: the target is a quality y in [0, 1].
 
 INLINE float soft_cross_entropy(const Point& at, float y) {
   return y * at.ce + (1 - y) * at.ce_of_q;
@@ -197,7 +197,7 @@ struct Varifocal {
   explicit Varifocal(const float* p) : alpha(p[0]), gamma(p[1]), power(p[1]) {}
 
   INLINE Cost operator()(const Point& at, float y) const {
-    if (y == 0) {  // its box misses the object: a negative
+    if (y == 0) {  // the box misses the object: a negative
       const float m = alpha * power(Point{-at.x, at.q, at.p, at.ce_of_q, at.ce});
       return {m * at.ce_of_q, m * (gamma * at.q * at.ce_of_q + at.p)};
     }

@@ -1,8 +1,8 @@
-// Which object each anchor belongs to, without the matrix of all pairs: two passes over chunks of
-// anchors, the second over those chunks alone that hold an object's best anchor.
+// Matching of anchors with objects, without the matrix of all pairs. There are two passes over
+// chunks of anchors. The second visits only the chunks with an object's best anchor.
 //
-// Every operation on floats is the one of detectron2.structures.pairwise_iou and in its order, and
-// none is contracted (-ffp-contract=off), so that all results equal those of its matrix bit for bit.
+// Every float operation is that of detectron2.structures.pairwise_iou, in its order, and none is
+// contracted (-ffp-contract=off). All results equal those of its matrix bit for bit.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -14,7 +14,7 @@
 #include <tuple>
 #include <vector>
 
-// The widest vectors of the machine it runs on; where the loader cannot choose, the compiler's.
+// The widest vectors of the machine; the compiler's default if the loader cannot choose.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
 #define WIDEST_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -36,13 +36,13 @@ struct Object {
   float area;
 };
 
-// The last chunk is filled up with empty boxes at the origin, which overlap nothing.
+// The last chunk is padded with empty boxes at the origin, which have no overlap.
 struct alignas(64) Chunk {
   float x1[kChunk], y1[kChunk], x2[kChunk], y2[kChunk], area[kChunk];
-  Box bounds;  // of all its anchors
+  Box bounds;  // around all its anchors
 };
 
-// Of each anchor in a chunk.
+// Results of each anchor in a chunk.
 struct alignas(64) Matches {
   float iou[kChunk] = {};
   int32_t object[kChunk] = {};
@@ -60,8 +60,8 @@ INLINE float smaller(float a, float b) {
   return a < b ? a : b;
 }
 
-// Divides first and asks later, which leaves no branch: 0 / 0 is not above 0 and a NaN neither, so
-// that a box with a NaN, whose area is NaN, overlaps nothing.
+// Divides before it compares, which avoids a branch: neither 0 / 0 nor a NaN is above 0. A box with
+// a NaN has an area of NaN and thus no overlap.
 INLINE float iou_of(const Object& object, const Chunk& chunk, int64_t i) {
   const float width = smaller(object.box.x2, chunk.x2[i]) - larger(object.box.x1, chunk.x1[i]);
   const float height = smaller(object.box.y2, chunk.y2[i]) - larger(object.box.y1, chunk.y1[i]);
@@ -99,7 +99,8 @@ WIDEST_VECTORS void load(const float* anchors, int64_t count, Chunk& chunk) {
   chunk.bounds = {x1, y1, x2, y2};
 }
 
-// Lets the object have the anchors that overlap it more than any before; returns its largest IoU.
+// Assigns the object to the anchors that overlap it more than any before it. Returns its largest
+// IoU.
 WIDEST_VECTORS float match(const Object& object, int32_t number, const Chunk& chunk, Matches& best) {
   float top = 0;
 #pragma omp simd reduction(max : top)
@@ -133,7 +134,7 @@ class Image {
     tops_.resize(num_chunks() * objects_.size());
   }
 
-  // The first pass. labels[t] is for an IoU that reaches thresholds[t - 1].
+  // The first pass. labels[t] applies if an IoU reaches thresholds[t - 1].
   void match_all(
       const std::vector<float>& thresholds, at::IntArrayRef labels, int64_t* idxs, int8_t* out) {
     at::parallel_for(0, num_chunks(), grain(), [&](int64_t begin, int64_t end) {
@@ -153,8 +154,8 @@ class Image {
     });
   }
 
-  // The second pass: positive is each anchor that is the best one of some object, unless its own
-  // best IoU is below `rescue_from`. It has so little to do that one thread does it.
+  // The second pass: each anchor that is the best one of some object becomes positive, unless its
+  // own best IoU is below `rescue_from`. One thread does this small amount of work.
   void rescue(float rescue_from, const int64_t* idxs, int8_t* out) const {
     const std::vector<float> best = best_of_objects();
     Chunk chunk;
@@ -182,7 +183,7 @@ class Image {
   }
 
  private:
-  // Chunks for which a thread is worth its start: about half a millisecond of work.
+  // Number of chunks that justify starting a thread: about half a millisecond of work.
   int64_t grain() const {
     return std::max<int64_t>(1, (1 << 22) / (kChunk * (1 + objects_.size())));
   }
@@ -225,9 +226,9 @@ class Image {
   std::vector<float> tops_;  // the largest IoU of each object in each chunk
 };
 
-// gt_boxes: one (M, 4) for each image; anchors: (R, 4); all float32, XYXY.
+// gt_boxes: one (M, 4) per image; anchors: (R, 4); all float32, XYXY.
 // labels: one more than thresholds, which ascend. rescue_from: infinity rescues none.
-// Returns the index of the object that each anchor belongs to, (N, R) int64, and its label, int8.
+// Returns the index of each anchor's object, (N, R) int64, and the anchor's label, int8.
 std::tuple<at::Tensor, at::Tensor> match_anchors(
     at::TensorList gt_boxes, const at::Tensor& anchors, at::ArrayRef<double> thresholds,
     at::IntArrayRef labels, double rescue_from) {
