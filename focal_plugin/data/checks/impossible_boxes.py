@@ -19,8 +19,8 @@ def drop_impossible_boxes(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     Drop annotations whose box is infinite or has a negative width or height.
 
-    Detectron2 would clip an infinite box to the border. It would swap the corners of a negative one,
-    which moves the box. The number of dropped boxes is logged. An image that loses all its
+    Detectron2 would clip an infinite box to the border. It would swap the corners of a negative
+    one, which moves the box. The number of dropped boxes is logged. An image that loses all its
     annotations is kept, without objects.
 
     Args:
