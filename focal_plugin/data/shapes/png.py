@@ -25,7 +25,6 @@ def encode_png(image: np.ndarray) -> bytes:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     height, width, _ = image.shape
     rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # a leading 0: unfiltered row
-
     rows[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
     return (

@@ -54,8 +54,8 @@ class DiagnosticsHook(HookBase):
     all parameters' gradients together before clipping. It logs one line for the first iteration.
 
     It writes a :class:`Snapshot` of each dense part on fixed images into the folder `diagnostics`
-    of `OUTPUT_DIR`: `start_<part>.npz` if the run starts at iteration 0, and `final_<part>.npz` at the
-    end.
+    of `OUTPUT_DIR`: `start_<part>.npz` if the run starts at iteration 0, and `final_<part>.npz` at
+    the end.
 
     With several processes each one requires this hook, because a loss may sum over processes. Only
     the main process writes.
