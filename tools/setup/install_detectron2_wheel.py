@@ -4,8 +4,8 @@ Install Detectron2 main of 2024-04 from the wheel `sal-detectron2==0.7.2` into t
 
 The wheel contains the Python code of commit a59f0563 and the model zoo's configs. Its compiled `_C`
 supports only Python 3.10 and an old torch. This script keeps the Python code unmodified. It
-replaces `_C` by a placeholder that raises an error with the name of a compiled op when the op is used.
-RetinaNet, Faster, Mask and Cascade R-CNN do not require these ops. The result is an ordinary
+replaces `_C` by a placeholder that raises an error with the name of a compiled op when the op is
+used. RetinaNet, Faster, Mask and Cascade R-CNN do not require these ops. The result is an ordinary
 distribution for any Python: `pip list` shows it and `pip uninstall sal-detectron2` removes it.
 torch, setuptools and wheel must be installed.
 """
