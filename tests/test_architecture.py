@@ -1,4 +1,4 @@
-"""Which part may know which, and that what is public says what it is."""
+"""Allowed imports between the parts of the package, and docstrings of public names."""
 
 import ast
 import re
@@ -53,7 +53,7 @@ ALLOWED = {
     "garbage_collection": set(),
     "random_state": set(),
 }
-# losses, mining and ops know PyTorch only; what makes them configurable is these two names.
+# losses, mining and ops import only PyTorch, except for these two names for configuration.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
 
 
@@ -70,7 +70,7 @@ def part_of(module):
 
 
 def imported_names(module):
-    """Absolute dotted names, `package.module.name` for a from-import."""
+    """Return absolute dotted names, `package.module.name` for a from-import."""
     package = ("focal_plugin", *module.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):

@@ -21,7 +21,7 @@ from .tools import load_tool
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-# CONTRIBUTING.md names files and keys that its example adds; tests/test_contributing.py has those
+# CONTRIBUTING.md names files and keys that its example adds; tests/test_contributing.py tests them.
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
@@ -30,12 +30,12 @@ def name_of(page):
 
 
 def links_of(page):
-    """Relative links as (file, section), each of which may be empty."""
+    """Return relative links as (file, section), each of which may be empty."""
     return re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
 
 
 def sections_of(page):
-    """The anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -106,7 +106,7 @@ def test_every_key_of_ours_stands_in_the_catalogue():
 
 @pytest.mark.slow
 def test_the_table_of_the_built_in_data_set_is_its_own(monkeypatch):
-    """Drawn without the files that a training reads."""
+    """Draw the images without the files that a training reads."""
 
     def images_of(name):
         return [{"annotations": annotations_of(name, i)} for i in range(SPLITS[name].images)]

@@ -1,4 +1,4 @@
-"""The doctor names each fault that occurs in practice, with the command that fixes it."""
+"""The doctor names each common fault, with the command that fixes it."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_a_detectron2_before_release_06_is_too_old(monkeypatch, tmp_path):
     assert found.remedy == doctor.REBUILD_DETECTRON2
     assert "before release 0.6" in found.state
     with (
-        pytest.raises(ImportError, match=r"needs Detectron2 0\.6 or newer, and an older one"),
+        pytest.raises(ImportError, match=r"requires Detectron2 0\.6 or newer, but an older one"),
         doctor.explain_failed_import(),
     ):
         raise AttributeError("DenseDetector")
@@ -60,14 +60,14 @@ def test_importing_the_package_without_detectron2_says_how_to_get_it():
     command = [sys.executable, "-S", "-c", "import focal_plugin"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
-    assert "focal_plugin needs Detectron2, which is not installed" in result.stderr
+    assert "focal_plugin requires Detectron2, which is not installed" in result.stderr
     assert doctor.BUILD_DETECTRON2 in result.stderr
     assert "MiroPsota/torch_packages_builder" in result.stderr
     assert "focal-plugin doctor" in result.stderr
 
 
 def test_a_broken_import_says_what_broke_and_names_the_doctor(tmp_path):
-    (tmp_path / "numpy").mkdir()  # which is imported before PyTorch
+    (tmp_path / "numpy").mkdir()  # imported before PyTorch
     (tmp_path / "numpy" / "__init__.py").write_text("raise AttributeError('LINEAR')")
     result = subprocess.run(
         [sys.executable, "-c", "import focal_plugin"],
@@ -135,7 +135,7 @@ def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
     ("version", "failure", "state"),
     [
         (None, None, "absent"),
-        ("1.6.5", None, "1.6.5 is not used: it is older than what is tested"),
+        ("1.6.5", None, "1.6.5 is not used: it is older than the tested release"),
         ("1.8.0", "ImportError: GLIBC", "1.8.0 is not used, because it fails: ImportError: GLIBC"),
         ("1.10.0", None, "1.10.0"),
     ],
@@ -177,7 +177,7 @@ def test_operators_that_are_missing_or_do_not_load_are_a_remark(monkeypatch, tmp
     )
     assert finding("C++ operators").state.startswith("not built")
     (tmp_path / "ops").mkdir()
-    (tmp_path / "ops" / "_C.cpython.so").write_text("of another PyTorch")
+    (tmp_path / "ops" / "_C.cpython.so").write_text("built for another PyTorch")
     found = finding("C++ operators")
     assert found.state.startswith("_C.cpython.so does not load")
     assert "--no-build-isolation" in found.remedy

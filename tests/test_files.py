@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes of files."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ def names(folder):
 
 
 def fill(folder, *, name="model.pth"):
-    """What a process leaves that is killed while it writes ``name``."""
+    """Create the remains of a process that was killed while it wrote ``name``."""
     left = folder / f".{name}.{'0123456789abcdef' * 2}.tmp"
     left.write_bytes(b"half of")
     return left
@@ -144,7 +144,7 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     write_text(tmp_path / "file", "text")
     remove_unfinished(tmp_path, "*.pth")
     assert (tmp_path / "file").read_text() == "text"
-    assert left.exists()  # whoever wrote it may be alive
+    assert left.exists()  # its writer may be alive
 
 
 def test_a_file_that_was_removed_before_it_was_locked_is_made_again(tmp_path, monkeypatch):

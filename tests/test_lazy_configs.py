@@ -1,4 +1,4 @@
-"""Detectron2's LazyConfig: the example of docs/lazy-configs.md, and the parts by arguments."""
+"""Detectron2's LazyConfig: the example of docs/lazy-configs.md, and components by arguments."""
 
 import itertools
 
@@ -38,7 +38,7 @@ EXAMPLE = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
 
 
 def narrow(model):
-    """The same model on a ResNet of one narrow block a stage."""
+    """Return the same model with a ResNet of one narrow block per stage."""
     bottom_up = model.backbone.bottom_up
     bottom_up.stem.update(out_channels=8, norm="BN")
     widths = [8, 16, 24, 16, 24]
@@ -80,7 +80,7 @@ def zoo_mask_rcnn():
 
 
 def load_example(*overrides):
-    """The example, with the least that a test needs changed by `LazyConfig.apply_overrides`."""
+    """Return the example with minimal changes for a test by `LazyConfig.apply_overrides`."""
     cfg = LazyConfig.load(str(EXAMPLE))
     small = [
         "dataloader.train.dataset.names=tiny_shapes",
@@ -98,7 +98,7 @@ def load_example(*overrides):
 
 
 def train(cfg):
-    """As tools/lazyconfig_train_net.py does."""
+    """Train as tools/lazyconfig_train_net.py does."""
     torch.manual_seed(0)
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model

@@ -1,4 +1,4 @@
-"""Place: where the options of a part stand when it serves a second detector."""
+"""Redirection of a component's config keys when it serves a second detector."""
 
 import pytest
 from detectron2.config import CfgNode
@@ -10,7 +10,7 @@ from .each import each
 
 
 class Part(ConfigurableModule):
-    """Has an option in a node, one beside it with a similar name, and one in another tree."""
+    """Component with an option in a node, one beside it with a similar name, and one elsewhere."""
 
     config_keys = {"inner": "A.LOSS.INNER", "similar": "A.LOSS_SCALE", "foreign": "B.FOREIGN"}
 

@@ -1,4 +1,4 @@
-"""The set-up tools: their refusals, and the placeholder for compiled ops."""
+"""Setup tools: their refusals, and the placeholder for compiled ops."""
 
 import email
 import importlib.util
@@ -32,7 +32,7 @@ def placeholder():
 
 @pytest.fixture
 def foreign_wheel(tmp_path):
-    """A wheel with a compiled extension for one Python, and metadata like those of the real one."""
+    """Build a wheel with a compiled extension for one Python, and metadata like the real one's."""
     tool = load("install_detectron2_wheel")
     info = "sal_detectron2-0.7.2.dist-info"
     files = {
@@ -97,7 +97,7 @@ def test_the_matching_pair_is_pinned_in_one_place():
 
 
 class FakeEnvironment:
-    """Says what it has, and records what is installed into it."""
+    """Fake environment with given modules that records what is installed into it."""
 
     python = "python"
 

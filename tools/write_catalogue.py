@@ -134,8 +134,8 @@ SECTIONS = {
     "heads": Section(
         "head", "MODEL.FOCAL.HEAD.NAME", dict(RETINANET_HEAD_REGISTRY), ("MODEL.FOCAL.HEAD.",)
     ),
-    "normalisers": Section(
-        "normaliser", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
+    "normalizers": Section(
+        "normalizer", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
     ),
     "RPN": Section(
         "proposal generator",

@@ -8,7 +8,7 @@ from focal_plugin.data import count_objects
 
 @pytest.fixture
 def register():
-    """Registers images, each a list of (category_id, iscrowd), as a data set; forgets it after."""
+    """Register images as a dataset, each a list of (category_id, iscrowd); remove it afterwards."""
     names = []
 
     def add(name, images):
@@ -32,7 +32,7 @@ def test_counts_objects_of_all_data_sets_and_no_crowd(register):
 
 def test_a_class_that_the_model_has_not_is_an_error(register):
     register("counts_c", [[(5, 0)]])
-    with pytest.raises(ValueError, match=r"classes \[5\], the model 0\.\.2"):
+    with pytest.raises(ValueError, match=r"classes \[5\], the model has 0\.\.2"):
         count_objects(["counts_c"], num_classes=3)
 
 

@@ -73,7 +73,7 @@ def test_without_one_a_seed_is_drawn_each_time(cfg, tmp_path):
     drawn = set()
     for _ in range(3):
         cfg.SEED = -1
-        settle_seed(cfg, resume=True)  # there is nothing to resume from
+        settle_seed(cfg, resume=True)  # no checkpoint to resume from
         drawn.add(cfg.SEED)
     assert len(drawn) == 3
     assert min(drawn) >= 0

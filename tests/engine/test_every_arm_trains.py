@@ -1,4 +1,4 @@
-"""Every arm of configs/Shapes-Detection takes two steps of the optimizer on two small images."""
+"""Two optimizer steps of every arm of configs/Shapes-Detection on two small images."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ ARMS = {
     for arm, file in arms_of("Shapes-Detection", family).items()
 }
 STEPS = 2
-"""A loss with a state has one from the second step on."""
+"""Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two images with objects of several sizes and a crowd each, as Detectron2 reads them."""
+    """Draw two images with a crowd and objects of several sizes, in Detectron2's format."""
     folder = tmp_path_factory.mktemp("images") / "shapes"
     spec = ShapesSpec(images=2, image_size=64, radius=(6, 28), empty=0, crowds=1, seed=2)
     draw_dataset(spec, folder)
@@ -35,11 +35,11 @@ def images(tmp_path_factory):
 
 def load_arm(family, arm):
     cfg = load(ARMS[family, arm])
-    if cfg.MODEL.RESNETS.NORM != "GN":  # which needs 32 channels in each layer
+    if cfg.MODEL.RESNETS.NORM != "GN":  # GN requires 32 channels in each layer
         cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
     cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-    cfg.INPUT.RANDOM_FLIP = "none"  # the same images for every arm and every run
-    cfg.SOLVER.BASE_LR = 0.005  # there is no warm-up here
+    cfg.INPUT.RANDOM_FLIP = "none"  # the same images in every arm and run
+    cfg.SOLVER.BASE_LR = 0.005  # without warm-up
     cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]  # train_net.py counts them
     return cfg
 
@@ -51,7 +51,7 @@ def read_batch(cfg, images):
 
 @torch.no_grad()
 def test_the_images_have_an_object_for_each_level(images):
-    """Where a level has none, its gradients say little."""
+    """A level without an object would have uninformative gradients."""
     cfg = load_arm("retinanet", "fl")
     model = build_model(cfg)
     batch = read_batch(cfg, images)
@@ -63,7 +63,7 @@ def test_the_images_have_an_object_for_each_level(images):
 
 
 def losses_of(cfg):
-    """The names of the losses of its architecture."""
+    """Return the names of the losses of the architecture."""
     if cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet":
         return DENSE_LOSSES
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:

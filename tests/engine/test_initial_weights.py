@@ -1,4 +1,4 @@
-"""MODEL.FOCAL.INIT: models of different arms that start alike where they are alike."""
+"""MODEL.FOCAL.INIT: models of different arms have equal initial weights in their common parts."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ from ..test_configs import load
 SHAPES = ROOT / "configs/Shapes-Detection"
 ONE_STAGE = "retinanet_small_fl"
 TWO_STAGE = "faster_rcnn_small_stock"
-# Arms of another structure -> the tensors whose constant is another one.
+# Arms with another structure -> tensors with another constant
 ARMS = {
     (ONE_STAGE, "retinanet_small_p6_maxpool"): set(),
     (ONE_STAGE, "retinanet_small_p6_p5"): set(),
@@ -47,7 +47,7 @@ def config_of(arm, *, init="by_name", seed=3):
 
 @functools.cache
 def start_of(arm, *, init="by_name", seed=3):
-    """The state dict of a fresh model."""
+    """Return the state dict of a new model."""
     seed_all_rng(seed)  # as Detectron2's default_setup does
     return Trainer.build_model(config_of(arm, init=init, seed=seed)).state_dict()
 
@@ -62,7 +62,7 @@ def differing(a, b):
 
 @functools.cache
 def random_tensors(arm):
-    """Those that Detectron2 draws: another seed gives other values."""
+    """Return the tensors that Detectron2 draws: another seed changes their values."""
     one, other = (start_of(arm, init="stock", seed=seed) for seed in (3, 4))
     return differing(one, other)
 
@@ -97,7 +97,7 @@ def test_the_distribution_is_that_of_the_module(arm):
         torch.testing.assert_close(ours[key].std(), stock[key].std(), rtol=0.08, atol=0, msg=key)
         spread = stock[key].std().item()
         assert abs(ours[key].mean().item()) < 5 * spread / stock[key].numel() ** 0.5
-        # the largest of n values: sqrt(3) times the deviation if uniform, far above it if normal
+        # Largest of n values: sqrt(3) standard deviations if uniform, far above if normal.
         uniform, same = (x[key].abs().max() < 2 * x[key].std() for x in (stock, ours))
         assert uniform == same, key
 
@@ -147,7 +147,7 @@ def test_a_way_to_start_that_there_is_not_raises():
 
 
 def test_by_name_without_a_seed_raises():
-    with pytest.raises(ValueError, match=r"MODEL.FOCAL.INIT by_name needs a SEED >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"MODEL.FOCAL.INIT by_name requires a SEED >= 0, got -1"):
         Trainer.build_model(config_of(ONE_STAGE, seed=-1))
 
 
@@ -163,7 +163,7 @@ def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, nu
         cfg.INPUT.MIN_SIZE_TRAIN = (48, 56, 64, 72, 80)
         cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
         cfg.OUTPUT_DIR = str(tmp_path / arm)
-        (tmp_path / arm).mkdir()  # as Detectron2's default_setup does, and seeds
+        (tmp_path / arm).mkdir()  # as Detectron2's default_setup does, which also seeds
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg)
         trainer.test = lambda *_: {}
@@ -176,11 +176,11 @@ def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, nu
         assert first_batches(arm, diagnostics=1) == reference
 
 
-# Small modules, for what Detectron2's models have none of
+# Small modules for cases that Detectron2's models lack
 
 
 def drawn(build, *, seed=3, position=0):
-    """``build()`` drawn by name; ``position``: where the generator stood."""
+    """Return ``build()`` drawn by name; ``position`` advances the generator before."""
     torch.manual_seed(position)
     with RandomFills() as fills:
         module = build()
@@ -194,7 +194,7 @@ def test_what_is_done_to_a_random_tensor_in_place_is_done_again():
         nn.init.trunc_normal_(module.weight, mean=3.0, std=0.5, a=2.5, b=3.5)
         with torch.no_grad():
             module.bias.uniform_(1, 2).mul_(10)
-        module.tail = nn.Parameter(torch.empty(3))  # PyTorch draws the tail in another way
+        module.tail = nn.Parameter(torch.empty(3))  # PyTorch draws the tail by another method
         nn.init.trunc_normal_(module.tail, a=1.0, b=3.0)
         return module
 
@@ -250,7 +250,7 @@ def test_what_is_made_from_other_tensors_stays_as_drawn():
 
 
 def test_constants_where_a_random_tensor_was_thrown_away_stay():
-    """The memory of one that is gone is given to the next of its size."""
+    """The memory of a freed tensor is reused by the next one of its size."""
 
     def build():
         module = nn.Module()
@@ -299,7 +299,7 @@ def test_a_copy_stays_a_copy(by):
 @pytest.mark.parametrize(
     "place",
     [
-        torch.float64,  # a move, too
+        torch.float64,  # also a move
         pytest.param(
             torch.device("cuda"),
             marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),

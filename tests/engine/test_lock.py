@@ -28,7 +28,7 @@ except lock.OutputFolderError as error:
 print("held", flush=True)
 sys.stdin.read()
 """
-"""Another process, without the seconds that importing the package takes; it ends when told to."""
+"""Script of another process without the slow package import; it ends when its input closes."""
 
 
 def other_process(folder):
@@ -42,7 +42,7 @@ def other_process(folder):
 
 
 def answer_of(process):
-    """What it says, and how it ends when it is told to."""
+    """Return the output and the error of a process after asking it to end."""
     out, error = process.communicate()
     return out.strip(), error.strip(), process.returncode
 
@@ -128,7 +128,7 @@ def test_a_folder_without_rights_is_named_with_the_reason(below):
         folder.mkdir()
         Path(name).chmod(0o755)
         folder.chmod(0o555)
-        os.seteuid(65534)  # nobody
+        os.seteuid(65534)  # user "nobody"
         try:
             with pytest.raises(OutputFolderError, match="Permission denied") as error:
                 hold_output_folder(folder / below)

@@ -195,7 +195,7 @@ def _class_count_problem(cfg: CfgNode, name: str, *, in_file: Sequence[str] | No
     model = f"MODEL.{node}.NUM_CLASSES is {num_classes}, but " if node else ""
     counts = []
     if known is not None:
-        counts.append(f"data set {name!r} has {num_known} classes: {_listed(known)}")
+        counts.append(f"dataset {name!r} has {num_known} classes: {_listed(known)}")
     if in_file is not None:
         counts.append(f"its annotation file has {num_in_file} categories: {_listed(in_file)}")
     return model + "; ".join(counts)

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: each rule, on a file with that one fault."""
+"""Checks of a COCO dataset: each rule is tested on a file with a single fault."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def annotation(number, image_id=1, **changes):
 
 
 def coco(**changes):
-    """Three images, two annotations on each, two categories; nothing is wrong."""
+    """Return three images, two annotations on each, and two categories, without faults."""
     return {
         "images": [image(1), image(2), image(3)],
         "annotations": [annotation(number, 1 + number % 3) for number in range(1, 7)],
@@ -48,7 +48,7 @@ def coco(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """With the image files of :func:`coco`."""
+    """Create a folder with the image files of :func:`coco`."""
     (tmp_path / "images").mkdir()
     pixels = np.zeros((24, 32, 3), np.uint8)
     for number in (1, 2, 3):
@@ -58,20 +58,20 @@ def folder(tmp_path):
 
 @pytest.fixture
 def check(folder):
-    """Writes a content, an object or a text, into a file, and checks it."""
+    """Write a content (an object or a text) into a file, and check it."""
 
     def check(content, **options):
         text = content if isinstance(content, str) else json.dumps(content)
         file = folder / "annotations.json"
         file.write_text(text)
-        os.utime(file, ns=(0, time.monotonic_ns()))  # two versions within one tick of the clock
+        os.utime(file, ns=(0, time.monotonic_ns()))  # both versions may fall into one clock tick
         return check_coco(file, folder / "images", **options)
 
     return check
 
 
 def only(report, rule):
-    """The findings of a report whose only rule this is."""
+    """Return the findings of a report, which must all belong to this rule."""
     assert report.counts.keys() == {rule}, report.counts
     assert report.counts[rule] >= len(report.findings) > 0
     assert {finding.severity for finding in report.findings} == {RULES[rule].severity}
@@ -79,7 +79,7 @@ def only(report, rule):
 
 
 def with_annotations(*annotations):
-    """:func:`coco` with annotations more."""
+    """Return :func:`coco` with additional annotations."""
     return coco(annotations=[*coco()["annotations"], *annotations])
 
 
@@ -87,7 +87,7 @@ def with_box(*box):
     return with_annotations(annotation(7, 2, bbox=list(box)))
 
 
-# Nothing is wrong
+# Valid files
 
 
 def test_nothing_is_found_where_nothing_is_wrong(check):
@@ -145,7 +145,7 @@ def test_bytes_that_are_not_utf_8_are_an_error(folder):
 @pytest.mark.parametrize(("text", "what"), [("[]", "a list"), ("3", "a number"), ("null", "null")])
 def test_a_json_that_is_no_object_is_an_error(check, text, what):
     (finding,) = only(check(text), "json-structure")
-    assert finding.message == f"it is {what}, not an object"
+    assert finding.message == f"the JSON is {what}, not an object"
 
 
 @pytest.mark.parametrize("key", ["images", "categories"])
@@ -166,7 +166,7 @@ def test_a_file_to_predict_on_only_has_no_annotations_and_is_a_warning(check):
 @pytest.mark.parametrize(("value", "what"), [({"1": {}}, "an object"), (None, "null")])
 def test_something_else_than_a_list_is_an_error(check, key, value, what):
     (finding,) = only(check(coco(**{key: value})), "json-structure")
-    assert finding.message == f'{what} instead of a list is "{key}"'
+    assert finding.message == f'"{key}" is {what}, not a list'
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
@@ -179,7 +179,7 @@ def test_an_entry_that_is_no_object_is_named_by_its_place(check, key):
 
 def test_a_file_above_the_limit_is_not_read(check):
     (finding,) = only(check("{" + " " * 2_000_000, max_json_mib=1), "json-too-large")
-    assert finding.message == "1.9 MiB, at most 1 are read"
+    assert finding.message == "1.9 MiB, the limit is 1 MiB"
     only(check("{" + " " * 1_000_000, max_json_mib=1), "json-broken")
 
 
@@ -243,7 +243,7 @@ def test_an_image_without_a_legal_id_is_an_error(check, image_id):
     report = check(content)
     assert report.counts["image-id"] == 1
     assert report.counts.keys() <= {"image-id", "image-without-objects"}
-    assert "number 3 of the list" in report.findings[0].message
+    assert "entry 3 of the list" in report.findings[0].message
 
 
 def test_ids_may_be_strings(check):
@@ -306,7 +306,7 @@ def test_a_missing_image_file_is_an_error(check, name):
 
 @pytest.fixture
 def outside(folder):
-    """An image beside the image folder."""
+    """Create an image outside the image folder."""
     file = folder / "outside.png"
     file.write_bytes((folder / "images/1.png").read_bytes())
     return file
@@ -314,7 +314,7 @@ def outside(folder):
 
 @pytest.fixture(params=["..", "deep", "absolute", "link", "linked folder", "missing", "prefix"])
 def name_outside(request, folder, outside):
-    """Names of files that lie outside of the folder of the images."""
+    """Return names of files outside the image folder."""
     (folder / "images/link.png").symlink_to(outside)
     (folder / "images/linked").symlink_to(folder)
     (folder / "images_too").mkdir()
@@ -371,7 +371,7 @@ def test_another_size_than_stated_is_found_where_images_are_opened(check):
     content = coco(images=[image(1), image(2, width=24, height=32), image(3)])
     (finding,) = only(check(content, decode_images=True), "image-size-differs")
     assert finding.image_id == 2
-    assert finding.message.endswith("32 x 24 in the file, 24 x 32 stated")
+    assert finding.message.endswith("the file is 32 x 24, the annotations say 24 x 32")
 
 
 # Annotations
@@ -392,7 +392,7 @@ def test_the_files_of_coco_that_are_known_to_repeat_annotations_may(folder):
 @pytest.mark.parametrize("annotation_id", [None, [7], "7", False])
 def test_an_annotation_without_a_legal_id_is_an_error(check, annotation_id):
     (finding,) = only(check(with_annotations(annotation(annotation_id))), "annotation-id")
-    assert "number 6 of the list" in finding.message
+    assert "entry 6 of the list" in finding.message
 
 
 def test_an_annotation_of_id_0_is_a_warning(check):
@@ -444,7 +444,7 @@ def test_what_the_evaluation_asks_for_is_a_warning_where_it_is_missing(check, ke
 @pytest.mark.parametrize("annotations", [[], [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]])
 def test_no_object_at_all_is_a_warning(check, annotations):
     (finding,) = only(check(coco(annotations=annotations)), "no-objects")
-    assert f"{len(annotations)} of them crowds" in finding.message
+    assert f"{len(annotations)} annotations ({len(annotations)} crowd regions)" in finding.message
 
 
 # Boxes
@@ -489,7 +489,7 @@ def test_an_infinite_number_is_an_error(check, place, value):
 
 @pytest.mark.parametrize("place", range(4))
 def test_a_nan_is_a_warning(check, place):
-    box = [1.0, -INF, -3.0, 4.0]  # whatever else is wrong with it
+    box = [1.0, -INF, -3.0, 4.0]  # other faults do not matter
     box[place] = NAN
     box_rule(check, with_box(*box), "box-nan")
 
@@ -701,12 +701,12 @@ def test_corners_in_the_wrong_order_are_impossible_and_other_modes_are_left():
     assert drop_impossible_boxes([rotated]) == [rotated]
 
 
-# Data sets without a json
+# Datasets without a JSON
 
 
 @pytest.fixture
 def dicts(folder):
-    """Of two images that are there."""
+    """Return the dicts of two images that exist."""
     files = [dataset_dict(FINE, number=number) for number in (1, 2)]
     return [{**x, "file_name": str(folder / "images" / x["file_name"])} for x in files]
 

@@ -1,4 +1,4 @@
-"""The data sets of a config, checked before anything runs."""
+"""Checks of the datasets of a config before anything runs."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ BOTH_CHECKS = pytest.mark.parametrize("check", [check_classes, check_datasets])
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers data sets of one image and one object, with more boxes or other classes."""
+    """Register datasets of one image and one object, with further boxes or other classes."""
     names = []
 
     def register(name, *boxes, classes=CLASSES, **changes):
@@ -112,7 +112,7 @@ def test_model_metadata_and_annotation_file_are_stated_side_by_side(register):
     content["categories"].append({"id": 4, "name": "hen"})
     (folder / "a.json").write_text(json.dumps(content))
     said = (
-        r"NUM_CLASSES is 3, but data set 'user' has 3 classes: dog, cow, cat; "
+        r"NUM_CLASSES is 3, but dataset 'user' has 3 classes: dog, cow, cat; "
         r"its annotation file has 4 categories: dog, cow, cat, hen"
     )
     with pytest.raises(DataError, match=said):
@@ -144,7 +144,7 @@ def test_other_classes_or_another_order_than_in_training_is_a_warning(register, 
     assert "dog, cow, cat" in val.findings[0].message
 
 
-# What is an error, and where
+# Errors, and where they apply
 
 
 def test_each_data_set_is_read_once_and_has_a_report_by_its_name(register):
@@ -216,7 +216,7 @@ def test_annotations_that_are_not_there_are_named_with_their_data_set(register):
     folder = register("user")
     (folder / "a.json").unlink()
     for splits in ({"train": ("user",)}, {"test": ("user",)}):
-        with pytest.raises(FileNotFoundError, match=r"'user': no file .*a\.json"):
+        with pytest.raises(FileNotFoundError, match=r"'user': file not found: .*a\.json"):
             check_datasets(config(**splits))
 
 
@@ -250,7 +250,7 @@ def test_another_format_than_cocos_is_not_held_to_its_rules(register):
     del MetadataCatalog.get("user").evaluator_type
     MetadataCatalog.get("user").evaluator_type = "lvis"
     content = json.loads((folder / "a.json").read_text())
-    del content["annotations"][0]["iscrowd"]  # which LVIS does not have
+    del content["annotations"][0]["iscrowd"]  # missing in LVIS
     (folder / "a.json").write_text(json.dumps(content))
     (report,) = check_datasets(config(test=("user",)))
     assert report.counts == {}

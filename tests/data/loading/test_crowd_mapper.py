@@ -1,4 +1,4 @@
-"""Crowd regions in the training data: kept, marked, and nothing else changed."""
+"""Crowd regions in the training data: kept and marked, with no other change."""
 
 import copy
 import itertools
@@ -21,7 +21,7 @@ from ...conftest import DATASET_ROOT
 
 @pytest.fixture(scope="module")
 def crowded():
-    """Six images with one crowd in each, as dataset dicts."""
+    """Return six images with one crowd region each, as dataset dicts."""
     folder = Path(DATASET_ROOT) / "crowded_shapes"
     spec = ShapesSpec(images=6, image_size=128, crowds=1.0, empty=0.0, seed=5)
     draw_dataset(spec, folder)
@@ -78,7 +78,7 @@ def test_the_dataset_is_not_changed(cfg, crowded):
 
 
 def test_a_crowds_mask_is_not_read(cfg, crowded):
-    """COCO's crowds have run lengths where objects have polygons."""
+    """COCO's crowd regions have run-length masks where objects have polygons."""
     image = copy.deepcopy(crowded[0])
     for annotation in image["annotations"]:
         if annotation["iscrowd"]:
@@ -175,7 +175,7 @@ def test_the_trainer_shows_crowds_only_where_every_part_knows_them(cfg, opts, kn
     [
         ("matterport", "StandardROIHeads", True),
         ("matterport", "FocalROIHeads", False),
-        ("tensorpack", "StandardROIHeads", False),  # its threshold takes nothing out
+        ("tensorpack", "StandardROIHeads", False),  # its threshold removes nothing
         ("detectron2", "StandardROIHeads", False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Batch b of a run is a function of the seed and of b, whatever happened before and elsewhere."""
+"""Training stream: batch b of a run depends only on the seed and on b."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ KEY = "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES"
 
 @pytest.fixture
 def dicts():
-    """Ten images, of which three are wider than high, one has two objects and one has none."""
+    """Return ten images: three are wider than high, one has two objects and one has none."""
     objects = [{"bbox": [0, 0, 4, 4], "bbox_mode": 1, "category_id": 0, "iscrowd": 0}]
     return [
         {
@@ -48,7 +48,7 @@ def dicts():
 
 @pytest.fixture
 def cfg(dicts):
-    """Training on these, loaded in the training process."""
+    """Return a config for training on these images, loaded in the training process."""
     cfg = get_cfg()
     cfg.SEED = 3
     cfg.DATASETS.TRAIN = ("ten_images",)
@@ -63,14 +63,14 @@ def cfg(dicts):
 
 @pytest.fixture
 def shapes_cfg(cfg, tiny_shapes):
-    """Training on real images, of several sizes."""
+    """Return a config for training on real images of several sizes."""
     cfg.DATASETS.TRAIN = ("tiny_shapes",)
     cfg.INPUT.MIN_SIZE_TRAIN = (48, 64, 80)
     return cfg
 
 
 def drawing_mapper(image):
-    """Which image it is, and a draw of each generator."""
+    """Return the id of the image, and a draw from each generator."""
     return {
         "image_id": image["image_id"],
         "objects": len(image["annotations"]),
@@ -79,7 +79,7 @@ def drawing_mapper(image):
 
 
 class ReadingMapper:
-    """As `drawing_mapper`, for images of which some cannot be read."""
+    """`drawing_mapper` with some unreadable images."""
 
     def __init__(self, unreadable=(), error=OSError):
         self.unreadable = unreadable
@@ -111,7 +111,7 @@ def flat(batches):
     return list(itertools.chain.from_iterable(batches))
 
 
-# order
+# Order
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(cfg, monkeypatch, images
         build_train_loader(cfg, drawing_mapper)
 
 
-# which images
+# Choice of images
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_impossible_boxes_are_dropped_where_asked_for(cfg, dicts):
     assert objects() == 1
 
 
-# samplers
+# Samplers
 
 
 def test_the_order_is_that_of_detectron2s_sampler_with_the_seed_of_the_config(cfg):
@@ -343,7 +343,7 @@ def test_a_sampler_that_there_is_not_is_named(cfg):
 
 
 class Numbers(IterableDataset):
-    """A data set without indices."""
+    """Dataset without indices."""
 
     def __len__(self):
         return NUM_IMAGES
@@ -382,7 +382,7 @@ def test_a_data_set_with_indices_that_is_no_list_is_a_stream_too(cfg, dicts):
         DatasetCatalog.remove("indexed")
 
 
-# images that cannot be read
+# Unreadable images
 
 
 def truncate(file):
@@ -440,7 +440,7 @@ def test_some_unreadable_images_are_replaced_if_allowed(cfg, caplog, num_workers
     warned = [x.getMessage() for x in caplog.records if "cannot be read" in x.getMessage()]
     assert len(warned) == 2
     assert any("image 103, image3.png, cannot be read: OSError: broken" in x for x in warned)
-    assert any(f"(2 of 2 that {KEY} allows)" in x for x in warned)
+    assert any(f"(2 of 2 allowed by {KEY})" in x for x in warned)
 
 
 def test_what_replaces_an_image_is_a_function_of_the_seed_and_the_batch(cfg):
@@ -470,7 +470,7 @@ def test_more_unreadable_images_than_allowed_end_the_run(cfg, num_workers):
 def test_a_data_set_without_any_readable_image_ends_the_run(cfg):
     cfg.merge_from_list([KEY, 100])
     mapper = ReadingMapper({100 + index for index in range(NUM_IMAGES)})
-    with pytest.raises(ImageReadError, match=r"10 images cannot be read.* the data set has 10"):
+    with pytest.raises(ImageReadError, match=r"10 images cannot be read.* the dataset has 10"):
         batches_of(cfg, 1, mapper)
     assert len(mapper.read) == BATCH * NUM_IMAGES
 
@@ -482,12 +482,12 @@ def test_an_illegal_number_of_unreadable_images_names_the_key(cfg, value):
         build_train_loader(cfg, drawing_mapper)
 
 
-# signals
+# Signals
 
 
 @pytest.fixture
 def running(cfg):
-    """A loader that has begun, and its two workers."""
+    """Start a loader, and return it with its two workers."""
     cfg.DATALOADER.NUM_WORKERS = 2
     before = set(multiprocessing.active_children())
     batches = iter(build_train_loader(cfg, drawing_mapper))
@@ -507,7 +507,7 @@ def test_workers_survive_what_a_scheduler_sends_to_all_processes(running, cfg):
 
 
 def test_workers_end_when_the_training_process_tells_them_to(running):
-    """As it does when it ends with an error: it would wait for them for ever."""
+    """A training process that ends with an error ends its workers first; else it would hang."""
     _, workers = running
     for worker in workers:
         worker.terminate()

@@ -1,4 +1,4 @@
-"""The built-in data set: what it promises about bytes, boxes and imbalance."""
+"""The built-in dataset: guarantees about bytes, boxes and imbalance."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ PINNED = "c16b3d3398d761543f1ea53b2ab3b7cea154ffdcdc4780bd9c41374a65ec9f44"
 
 
 def digest(folder):
-    """One hash over the names and bytes of all files."""
+    """Return one hash of the names and bytes of all files."""
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.is_file():
@@ -40,7 +40,7 @@ def coco(drawn):
 
 
 def test_the_bytes_are_the_same_on_every_machine(drawn):
-    """Another hash means another data set: then `painting.VERSION` must grow."""
+    """Another hash means another dataset: `painting.VERSION` must then increase."""
     assert digest(drawn) == PINNED
 
 
@@ -72,7 +72,7 @@ def test_boxes_are_tight_integers_inside_the_image(coco):
 
 
 def test_a_box_encloses_the_pixels_of_its_object_and_no_more():
-    """Same random numbers with and without the object: the difference is the object."""
+    """The same random numbers are used with and without the object, so the difference is it."""
     checked = 0
     for index in range(30):
         with_one, annotations = draw_image(ShapesSpec(objects=(1, 1), crowds=0, empty=0), index)
@@ -83,7 +83,7 @@ def test_a_box_encloses_the_pixels_of_its_object_and_no_more():
         low = np.array([x_low, y_low])
         high = low + np.array([width, height])
         changed_low, changed_high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()]) + 1
-        # a pixel covered by less than half changes colour, but does not count
+        # A pixel covered by less than half changes its color, but does not count.
         assert (abs(changed_low - low) <= 1).all()
         assert (abs(changed_high - high) <= 1).all()
         checked += 1
@@ -144,7 +144,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path, monkeypatch):
-    """The second draws all of it while the first encodes an image."""
+    """The second process draws everything while the first one encodes an image."""
     folder, encode, calls = tmp_path / "shapes", shapes.encode_png, []
 
     def encode_late(image):
@@ -155,7 +155,7 @@ def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path, 
 
     monkeypatch.setattr(shapes, "encode_png", encode_late)
     draw_dataset(SMALL, folder)
-    assert max(calls) == 2, "both were at work"
+    assert max(calls) == 2, "both processes drew"
     assert len(calls) == 2 * SMALL.images
     assert [file.name for file in tmp_path.iterdir()] == ["shapes"]
     assert digest(folder) == digest(drawn)
@@ -192,4 +192,4 @@ def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as end:
         draw_shapes.main()
     assert end.value.code == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

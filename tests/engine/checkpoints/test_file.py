@@ -1,4 +1,4 @@
-"""Checkpoints as files: whole, verified, and without code."""
+"""Checkpoint files: atomic, verified, and without code."""
 
 import errno
 import fractions
@@ -75,7 +75,7 @@ def test_only_the_checkpoint_and_its_manifest_are_left(file):
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
-    assert "there is no such file" in message_of(tmp_path / "model.pth")
+    assert "file not found" in message_of(tmp_path / "model.pth")
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
@@ -130,16 +130,16 @@ def test_a_verified_file_is_not_said_to_be_unverified(file, caplog):
 def test_a_foreign_file_is_no_checkpoint(tmp_path, content):
     file = tmp_path / "notes.pth"
     file.write_bytes(content)
-    assert "is no checkpoint of PyTorch" in message_of(file)
+    assert "is not a PyTorch checkpoint" in message_of(file)
 
 
 def test_a_tensor_alone_is_no_checkpoint(tmp_path):
     torch.save(torch.ones(2), tmp_path / "tensor.pth")
-    assert "it holds a Tensor, not a dictionary" in message_of(tmp_path / "tensor.pth")
+    assert "it contains a Tensor, not a dictionary" in message_of(tmp_path / "tensor.pth")
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, proof):
         self.proof = proof
@@ -171,7 +171,7 @@ def test_a_tensor_that_is_not_finite_is_never_written(tmp_path, value, dtype):
     with pytest.raises(CheckpointError) as caught:
         write_checkpoint(tmp_path / "model.pth", content)
     text = str(caught.value)
-    assert f"{tmp_path / 'model.pth'} is not saved: 1 of the 4 numbers" in text
+    assert f"{tmp_path / 'model.pth'} was not saved: 1 of the 4 numbers" in text
     assert "trainer.optimizer.state[0].momentum_buffer" in text
     assert names(tmp_path) == []
 
@@ -242,14 +242,14 @@ def test_a_file_too_large_for_the_limit_is_an_error_that_keeps_the_reason(file):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of 1 MiB."""
+    """Create a folder on a disk of 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this user may not mount a small disk")
+        pytest.skip("this user cannot mount a small disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 

@@ -1,4 +1,4 @@
-"""What makes a run the same run."""
+"""Identity of a run."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ from focal_plugin.engine.checkpoints.identity import (
     run_identity,
 )
 
-# key -> another value than the default
+# key -> a value that differs from the default
 CHANGES_NOTHING = {
     "OUTPUT_DIR": "elsewhere",
     "VERSION": 3,

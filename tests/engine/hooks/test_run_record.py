@@ -1,4 +1,4 @@
-"""What a run writes about itself: env.json and start.json."""
+"""Record of a run: env.json and start.json."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def read(folder, name):
 
 
 def image(number=1, *, shift=0.0, box=(1.0, 2.0, 30.0, 40.0), label=3, crowds=0):
-    """As a mapper returns it."""
+    """Return an image as a mapper does."""
     instances = Instances((32, 48))
     instances.gt_boxes = Boxes(torch.tensor([box] * (1 + crowds)))
     instances.gt_classes = torch.tensor([label] + [CROWD_LABEL] * crowds)
@@ -64,7 +64,7 @@ class ToyModel(nn.Module):
 
 
 class ToyTrainer(TrainerBase):
-    """Calls its model with image number i in iteration i."""
+    """Trainer that calls its model with image number i in iteration i."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class ToyTrainer(TrainerBase):
 class EvaluatesAfterEachStep(HookBase):
     def after_step(self):
         self.trainer.model.eval()([image(-1)])
-        self.trainer.model.train()([image(-2)])  # as PreciseBN
+        self.trainer.model.train()([image(-2)])  # as PreciseBN does
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def cfg(tiny_shapes, tmp_path):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("tiny_shapes",), ("tiny_shapes",)
     cfg.MODEL.DEVICE = "cpu"
     cfg.SEED = 5
-    (tmp_path / "run").mkdir()  # Detectron2's default_setup does it
+    (tmp_path / "run").mkdir()  # as Detectron2's default_setup does
     cfg.OUTPUT_DIR = str(tmp_path / "run")
     return cfg
 
@@ -146,7 +146,7 @@ def test_the_facts_of_a_data_set_are_those_of_its_json(tiny_shapes):
 
 @pytest.fixture
 def small_json(tmp_path):
-    """A data set whose categories are in no order, with a crowd and a gap in the ids."""
+    """Register a dataset with unordered categories, a gap in their ids, and a crowd region."""
     content = {
         "images": [{"id": 1, "file_name": "1.png", "width": 8, "height": 8}],
         "categories": [{"id": 7, "name": "zebra"}, {"id": 2, "name": "apple"}],
@@ -207,7 +207,7 @@ def test_a_data_set_without_a_json_has_a_name_and_no_facts():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A git repository with a package in it."""
+    """Create a git repository with a package in it."""
     package = tmp_path / "checkout/package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -222,7 +222,7 @@ def test_the_commit_and_whether_the_checkout_differs_from_it(checkout):
         ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
     assert describe_checkout(checkout) == {"commit": head.stdout.strip(), "dirty": False}
-    (checkout.parent / "output.txt").write_text("no part of it")
+    (checkout.parent / "output.txt").write_text("not tracked")
     assert not describe_checkout(checkout)["dirty"]
     (checkout / "__init__.py").write_text("changed = True")
     assert describe_checkout(checkout)["dirty"]

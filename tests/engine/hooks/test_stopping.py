@@ -1,4 +1,4 @@
-"""What a signal does to a training loop; real processes get real signals in tests/faults."""
+"""Effect of a signal on a training loop; tests/faults sends signals to real processes."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from focal_plugin.engine.trainer import Trainer
 
 
 class Loop(TrainerBase):
-    """Does nothing in its steps but what it is told to."""
+    """Trainer whose steps only run the given actions."""
 
     after_train = Trainer.after_train
 
@@ -115,7 +115,7 @@ def test_an_evaluation_is_broken_off_and_the_step_before_it_saved(tmp_path):
         loop.model(torch.zeros(1, 1))
         send(signal.SIGTERM)()
         loop.model(torch.zeros(1, 1))
-        raise AssertionError("it went on")
+        raise AssertionError("the evaluation continued")
 
     loop.actions = {2: evaluate}
     with pytest.raises(SystemExit):
