@@ -72,7 +72,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_its_number_only(cfg):
 
 @pytest.fixture
 def release_0_6(monkeypatch):
-    """In Detectron2 0.6 the trainer's state has no optimizer, and `after_backward` is missing."""
+    """Emulate Detectron2 0.6: the trainer's state has no optimizer; `after_backward` is missing."""
     monkeypatch.delattr(DefaultTrainer, "state_dict")
     monkeypatch.delattr(DefaultTrainer, "load_state_dict")
     monkeypatch.delattr(TrainerBase, "after_backward")

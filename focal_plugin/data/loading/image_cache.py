@@ -1,5 +1,5 @@
 """
-In-memory cache of training images.
+Cache of training images in memory.
 
 Each image is read and decoded once instead of once per epoch. If all images are resized to one
 size, they are also resized once. Pixels, boxes and random draws equal those of Detectron2's mapper.

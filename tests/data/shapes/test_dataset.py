@@ -72,7 +72,7 @@ def test_boxes_are_tight_integers_inside_the_image(coco):
 
 
 def test_a_box_encloses_the_pixels_of_its_object_and_no_more():
-    """The same random numbers are used with and without the object, so the difference is it."""
+    """Both images use the same random numbers, so their difference is the object."""
     checked = 0
     for index in range(30):
         with_one, annotations = draw_image(ShapesSpec(objects=(1, 1), crowds=0, empty=0), index)
