@@ -57,7 +57,7 @@ ALLOWED = {
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
 
 
-def test_the_page_about_the_architecture_has_the_same_floors():
+def test_the_architecture_page_lists_the_same_imports():
     packages = {part for part in ALLOWED if (PACKAGE / part).is_dir()}
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| [^|]*\? \|(.*)\|$", page, re.MULTILINE)

@@ -57,7 +57,7 @@ def check(monkeypatch):
         ("plain_train_net", "FAIL: the checkout has no tools/plain_train_net.py"),
     ],
 )
-def test_the_table_says_what_became_of_a_tool(checkout, check, capsys, tool, result):
+def test_the_table_shows_the_result_of_a_tool(checkout, check, capsys, tool, result):
     code = check(checkout, "--only", tool)
     table = capsys.readouterr().out
     assert f"{tool}.py`" in table
@@ -65,7 +65,7 @@ def test_the_table_says_what_became_of_a_tool(checkout, check, capsys, tool, res
     assert code == (result != "pass")
 
 
-def test_a_folder_that_is_no_checkout_is_refused(tmp_path, check, capsys):
+def test_a_folder_other_than_a_checkout_is_refused(tmp_path, check, capsys):
     with pytest.raises(SystemExit, match="2"):
         check(tmp_path)
     assert "not a Detectron2 checkout" in capsys.readouterr().err

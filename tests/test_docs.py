@@ -61,7 +61,7 @@ def test_the_index_lists_every_page_once():
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=name_of)
-def test_what_the_api_reference_documents_exists(page):
+def test_names_in_the_api_reference_exist(page):
     text, current = page.read_text(), None
     for directive, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.MULTILINE):
         if directive == "currentmodule":
@@ -90,7 +90,7 @@ def test_tests_it_names_exist(page):
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
 
 
-def test_every_key_of_ours_stands_in_the_catalogue():
+def test_the_catalogue_contains_every_added_key():
     catalogue = (ROOT / "docs" / "catalogue.md").read_text()
 
     def keys(node, prefix):
@@ -105,7 +105,7 @@ def test_every_key_of_ours_stands_in_the_catalogue():
 
 
 @pytest.mark.slow
-def test_the_table_of_the_built_in_data_set_is_its_own(monkeypatch):
+def test_the_table_of_the_built_in_dataset_is_current(monkeypatch):
     """Draw the images without the files that a training reads."""
 
     def images_of(name):
@@ -122,7 +122,7 @@ def test_the_table_of_the_built_in_data_set_is_its_own(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_catalogue_is_that_of_the_registries(monkeypatch):
+def test_the_catalogue_matches_the_registries(monkeypatch):
     tool = load_tool("write_catalogue")
     monkeypatch.setattr(tool, "load_arms", arms_of)
     monkeypatch.setattr(sys, "argv", ["write_catalogue.py", "--check"])

@@ -27,7 +27,7 @@ def test_this_environment_is_ready(capsys):
         assert f" {subject} " in report
 
 
-def test_the_runtime_is_told_by_features_and_printed_alone(capsys):
+def test_the_runtime_is_detected_by_features_and_printed_alone(capsys):
     from detectron2 import _C
 
     expected = "compiled" if _C.__file__.endswith(".so") else "Python only"
@@ -88,7 +88,7 @@ def test_versions_are_compared_as_numbers(version, is_fine):
     assert doctor._is_below(version, "1.24") == is_fine
 
 
-def test_a_torchvision_that_does_not_load_beside_torch_is_named(monkeypatch):
+def test_a_torchvision_incompatible_with_torch_is_named(monkeypatch):
     failure = "RuntimeError: operator torchvision::nms does not exist"
     monkeypatch.setattr(
         doctor, "_import_failure", lambda module: failure if module == "torchvision" else None
@@ -108,7 +108,7 @@ def test_the_command_focal_plugin_runs_it_without_detectron2():
 
 
 @pytest.mark.parametrize(("torch", "torchvision"), [("2.11.0", "0.26"), ("2.4.1+cu121", "0.19")])
-def test_a_missing_torchvision_is_asked_for_in_the_version_of_torch(torch, torchvision):
+def test_the_remedy_for_a_missing_torchvision_matches_torch(torch, torchvision):
     assert doctor._matching_torchvision(torch) == f"pip install 'torchvision=={torchvision}.*'"
 
 
@@ -140,7 +140,7 @@ def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
         ("1.10.0", None, "1.10.0"),
     ],
 )
-def test_a_faster_evaluator_is_used_or_what_mends_it_is_remarked(
+def test_a_faster_evaluator_is_used_or_its_fix_is_suggested(
     monkeypatch, capsys, version, failure, state
 ):
     installed, fails = doctor._version, doctor._import_failure
@@ -159,7 +159,7 @@ def test_a_faster_evaluator_is_used_or_what_mends_it_is_remarked(
     assert "Ready to train." in capsys.readouterr().out
 
 
-def test_the_package_asks_for_the_releases_that_the_doctor_asks_for():
+def test_the_package_and_the_doctor_require_the_same_releases():
     text = (ROOT / "pyproject.toml").read_text()
     assert f'fast = ["faster-coco-eval>={doctor.FASTER_COCO_EVAL}"]' in text
     assert f'"setuptools<{doctor.SETUPTOOLS_LIMIT}",' in text

@@ -17,7 +17,7 @@ def test_all_combinations_are_run(kind, letter, upper, number):
     SEEN.append((number, letter))
 
 
-def test_no_combination_was_left_out():
+def test_no_combination_was_skipped():
     SEEN.clear()
     test_all_combinations_are_run(kind="x")
     assert SEEN == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]

@@ -110,7 +110,7 @@ def train(cfg):
     return trainer
 
 
-def test_the_example_has_at_most_twenty_lines_of_its_users():
+def test_the_example_has_at_most_twenty_user_lines():
     lines = [line for line in EXAMPLE.read_text().splitlines() if line and '"""' not in line]
     assert len(lines) <= 20
 
@@ -146,7 +146,7 @@ def test_the_example_survives_its_file(tmp_path):
     assert model.cls_loss.gamma == 1.5
 
 
-def test_without_parts_a_retinanet_is_stocks():
+def test_without_components_a_retinanet_equals_detectron2s():
     batch = toy_batch()
     results = []
     for target in (FocalRetinaNet, RetinaNet):
@@ -161,7 +161,7 @@ def test_without_parts_a_retinanet_is_stocks():
         assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
 
 
-def test_without_parts_the_others_are_those_of_stocks_arguments():
+def test_without_components_the_others_use_detectron2s_arguments():
     retinanet = instantiate(zoo_retinanet(_target_=FocalRetinaNet, smooth_l1_beta=0.1))
     assert (retinanet.cls_loss.alpha, retinanet.cls_loss.gamma) == (0.25, 2.0)
     assert retinanet.box_loss.beta == 0.1

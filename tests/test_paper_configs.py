@@ -123,14 +123,14 @@ def test_a_row_is_one_file_of_its_table_and_a_file_is_one_row(table):
         assert rows.count(file) == 1, file
 
 
-def test_a_file_says_what_its_row_says():
+def test_a_file_has_the_settings_of_its_row():
     for table, row in ROWS:
         cfg = load(FOLDER / f"{stem(table, row)}.yaml")
         assert said_by_config(cfg) == said_by_row(row), stem(table, row)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_all_rows_have_in_common(file):
+def test_all_rows_share_these_settings(file):
     common, cfg = PAPER["common"], load(file)
     depth = cfg.MODEL.RESNETS.DEPTH
     assert cfg.MODEL.WEIGHTS.endswith(f"ImageNetPretrained/MSRA/R-{depth}.pkl")
@@ -174,7 +174,7 @@ def check_anchors(cfg, scales, ratios):
         torch.testing.assert_close(height / width, expected_ratios.flatten(), rtol=1e-6, atol=0)
 
 
-def test_results_stand_in_the_table_and_not_in_a_config():
+def test_results_are_in_the_table_and_not_in_a_config():
     results = {
         str(row[name]) for _, row in ROWS for name in ("AP", "AP50", "AP75") if row[name] > 1
     }

@@ -89,7 +89,7 @@ sys.exit(tool.main(sys.argv[1:]))
     )
 
 
-def test_there_are_sixty_faults_of_sixty_names(tool):
+def test_there_are_sixty_faults_with_unique_names(tool):
     assert len({fault.name for fault in tool.FAULTS}) == len(tool.FAULTS) == 60
 
 
@@ -151,7 +151,7 @@ def test_some_faults_alone_are_planted_and_the_results_of_others_stay(project, t
 
 
 @pytest.mark.parametrize("how", ["time limit", signal.SIGINT, signal.SIGTERM])
-def test_however_it_ends_no_process_and_no_folder_is_left(project, tmp_path, how):
+def test_no_process_and_no_folder_is_left_after_any_end(project, tmp_path, how):
     fault = ("slow", "focal_plugin/sums.py", "a + b", "a - b", "tests/slow/test_slow.py")
     limit = 8 if how == "time limit" else 600
     process = start(project, tmp_path, [fault], "--timeout", limit)
@@ -222,7 +222,7 @@ def test_a_comparison_names_each_catch_that_is_lost_or_gained(tool, tmp_path, ca
     assert tool.main(["--compare", before, before]) == 0
 
 
-def test_a_name_that_no_fault_has_is_exit_code_2(tool, capsys):
+def test_an_unknown_fault_is_exit_code_2(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["--only", "mining-ties", "typo"])
     assert "no fault is named typo" in capsys.readouterr().err

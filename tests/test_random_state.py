@@ -76,7 +76,7 @@ def test_generators_are_left_as_they_were_found(scope, fails):
         assert draws() == expected
 
 
-def test_what_is_drawn_is_a_function_of_the_key():
+def test_draws_depend_on_the_key():
     with seeded(1, "a"):
         first = draws()
         with seeded(1, "b"):

@@ -83,7 +83,7 @@ def configs_in(folder):
     return {str(file.relative_to(folder)) for file in files}
 
 
-def test_the_wheel_holds_every_config_and_the_mark_of_a_typed_package(installed):
+def test_the_wheel_contains_every_config_and_the_typed_marker(installed):
     package = next(installed.glob("lib/python3*/site-packages/focal_plugin"))
     assert configs_in(package / "configs") == configs_in(ROOT / "configs")
     assert (package / "py.typed").exists()

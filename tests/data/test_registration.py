@@ -40,7 +40,7 @@ def test_the_name_can_be_used_and_the_stock_loader_reads_it(registered):
 @pytest.mark.parametrize(
     "text", ["name", "name=a.json", "=a.json:dir", "name=:dir", "name=a.json:"]
 )
-def test_another_form_is_an_error_that_states_the_form(text):
+def test_an_invalid_argument_is_an_error_with_the_expected_form(text):
     with pytest.raises(ValueError, match=r"NAME=annotations\.json:image_dir"):
         parse_dataset_argument(text)
 

@@ -181,7 +181,7 @@ CASES = [pytest.param(*case, id=name) for name, *case in cases()]
 
 @needs_faster_coco_eval
 @pytest.mark.parametrize(("truth", "detections"), CASES)
-def test_the_twelve_statistics_and_all_curves_are_pycocotools(truth, detections):
+def test_the_twelve_statistics_and_all_curves_equal_pycocotools(truth, detections):
     expected, found = (
         evaluate(truth, detections) for evaluate in (pycocotools_evaluation, faster_evaluation)
     )
@@ -191,7 +191,7 @@ def test_the_twelve_statistics_and_all_curves_are_pycocotools(truth, detections)
         assert np.abs(found.eval[curve] - expected.eval[curve]).max() <= 1e-12
 
 
-def test_the_cases_have_what_they_are_for():
+def test_the_cases_have_the_intended_properties():
     truth, detections = random_case(11, images=30)
     images = {x["id"] for x in truth["images"]}
     with_objects = {x["image_id"] for x in truth["annotations"]}
@@ -224,7 +224,7 @@ TABLES = ("Preparing results", "Evaluation results for bbox", "Per-category bbox
 
 @needs_faster_coco_eval
 @pytest.mark.parametrize("seed", [1, 2])
-def test_results_files_and_log_are_the_stock_evaluators(register, tmp_path, seed):
+def test_results_files_and_log_equal_those_of_the_stock_evaluator(register, tmp_path, seed):
     stock, ours = both(*random_case(seed), register, tmp_path)
     assert_same(ours.results, stock.results)
     assert {"AP", "AP50", "AP-class 2", "AP-class 41"} <= set(ours.results["bbox"])
@@ -243,7 +243,7 @@ def test_results_files_and_log_are_the_stock_evaluators(register, tmp_path, seed
 
 
 @needs_faster_coco_eval
-def test_it_is_faster_coco_eval_that_computes(register, tmp_path, monkeypatch):
+def test_faster_coco_eval_computes_the_results(register, tmp_path, monkeypatch):
     import faster_coco_eval
 
     class Counts(faster_coco_eval.COCOeval_faster):
@@ -262,7 +262,7 @@ def test_it_is_faster_coco_eval_that_computes(register, tmp_path, monkeypatch):
 
 
 @needs_faster_coco_eval
-def test_a_choice_of_images_is_kept_to(register, tmp_path):
+def test_only_the_chosen_images_are_evaluated(register, tmp_path):
     truth, detections = random_case(4)
     images = [image["id"] for image in truth["images"]]
     stock, ours = both(truth, detections, register, tmp_path, img_ids=images[:5])
@@ -293,7 +293,7 @@ def test_images_without_annotations_have_detections_and_no_results(register, tmp
 
 
 @needs_faster_coco_eval
-def test_masks_remain_the_stock_evaluators(register, tmp_path):
+def test_masks_are_evaluated_by_the_stock_evaluator(register, tmp_path):
     truth, _ = random_case(3, images=4)
     detections = []
     for image in truth["images"]:
@@ -345,7 +345,7 @@ def changed(truth, detections, key, value):
     ],
     ids=str,
 )
-def test_which_data_it_is_asked_about(key, value, agrees):
+def test_faster_coco_eval_is_used_only_on_supported_data(key, value, agrees):
     truth, detections = changed(*random_case(1), key, value)
     coco = COCO()
     coco.dataset = truth
@@ -356,7 +356,7 @@ def test_which_data_it_is_asked_about(key, value, agrees):
 
 @needs_faster_coco_eval
 @pytest.mark.parametrize("kind", ["negative ids", "names as ids of images"])
-def test_on_other_data_the_stock_evaluator_evaluates_and_it_is_said(
+def test_on_other_data_the_stock_evaluator_is_used_and_logged(
     register, tmp_path, monkeypatch, kind
 ):
     truth, detections = random_case(2)
@@ -406,7 +406,7 @@ def test_without_it_the_evaluator_is_the_stock_one(
 
 
 @pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_faster_coco_eval), False])
-def test_it_is_said_once_which_one_is_used(tiny_shapes, tmp_path, monkeypatch, caplog, installed):
+def test_the_implementation_is_logged_once(tiny_shapes, tmp_path, monkeypatch, caplog, installed):
     # Detectron2 records logged messages in a global counter.
     monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
     if not installed:

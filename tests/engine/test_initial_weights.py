@@ -68,14 +68,14 @@ def random_tensors(arm):
 
 
 @pytest.mark.parametrize(("reference", "arm"), ARMS, ids=lambda arm: arm)
-def test_arms_start_alike_in_every_tensor_that_both_have(reference, arm):
+def test_arms_have_equal_initial_values_in_common_tensors(reference, arm):
     ours, theirs = start_of(reference), start_of(arm)
     assert differing(ours, theirs) == ARMS[reference, arm]
     assert len(random_tensors(reference) & set(shared(ours, theirs))) >= 20
 
 
 @pytest.mark.parametrize("arm", [ONE_STAGE, TWO_STAGE])
-def test_drawn_one_after_the_other_one_more_layer_changes_what_follows(arm):
+def test_without_by_name_one_more_layer_changes_later_ones(arm):
     other = {ONE_STAGE: "retinanet_small_p6_res5", TWO_STAGE: "faster_rcnn_small_head_conv"}[arm]
     assert differing(start_of(arm, init="stock"), start_of(other, init="stock"))
 
@@ -102,12 +102,12 @@ def test_the_distribution_is_that_of_the_module(arm):
         assert uniform == same, key
 
 
-def test_tensors_of_the_same_shape_have_values_of_their_own():
+def test_tensors_of_the_same_shape_have_different_values():
     start = start_of(ONE_STAGE)
     assert not torch.equal(start["head.cls_subnet.0.weight"], start["head.bbox_subnet.0.weight"])
 
 
-def test_the_generators_stand_afterwards_where_they_stood():
+def test_the_state_of_the_generators_is_kept():
     seed_all_rng(3)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     Trainer.build_model(config_of(TWO_STAGE))
@@ -116,7 +116,7 @@ def test_the_generators_stand_afterwards_where_they_stood():
     assert random.getstate() == before[2]
 
 
-def test_what_else_draws_while_a_model_is_built_leaves_no_trace():
+def test_other_draws_during_building_have_no_effect():
     def build(cfg):
         np.random.rand()
         random.random()
@@ -128,7 +128,7 @@ def test_what_else_draws_while_a_model_is_built_leaves_no_trace():
 
 
 @pytest.mark.parametrize("arm", [ONE_STAGE, TWO_STAGE])
-def test_stock_is_detectron2s_bit_for_bit_generator_included(arm, monkeypatch):
+def test_stock_equals_detectron2_bit_for_bit_including_the_generator(arm, monkeypatch):
     monkeypatch.setattr(initial_weights, "RandomFills", None)  # calling it would raise
     cfg = config_of(arm, init="stock")
     seed_all_rng(3)
@@ -141,7 +141,7 @@ def test_stock_is_detectron2s_bit_for_bit_generator_included(arm, monkeypatch):
     assert torch.equal(after, torch.get_rng_state())
 
 
-def test_a_way_to_start_that_there_is_not_raises():
+def test_an_unknown_initialization_raises():
     with pytest.raises(ValueError, match=r"MODEL.FOCAL.INIT must be one of 'stock', 'by_name'"):
         Trainer.build_model(config_of(ONE_STAGE, init="by name"))
 
@@ -188,7 +188,7 @@ def drawn(build, *, seed=3, position=0):
     return module
 
 
-def test_what_is_done_to_a_random_tensor_in_place_is_done_again():
+def test_operations_in_place_on_a_random_tensor_are_repeated():
     def build():
         module = nn.Linear(64, 64)
         nn.init.trunc_normal_(module.weight, mean=3.0, std=0.5, a=2.5, b=3.5)
@@ -210,7 +210,7 @@ def test_what_is_done_to_a_random_tensor_in_place_is_done_again():
     assert one.bias.max() <= 20
 
 
-def test_constants_after_a_random_fill_stay():
+def test_constants_after_a_random_fill_are_kept():
     def build():
         module = nn.Linear(4, 4)
         nn.init.zeros_(module.weight)
@@ -222,7 +222,7 @@ def test_constants_after_a_random_fill_stay():
     assert (module.bias == -4.6).all()
 
 
-def test_a_part_that_was_written_stays_and_so_does_the_rest_as_drawn():
+def test_a_partly_overwritten_tensor_does_not_change():
     def build():
         return nn.Embedding(5, 3, padding_idx=2)
 
@@ -231,7 +231,7 @@ def test_a_part_that_was_written_stays_and_so_does_the_rest_as_drawn():
     assert torch.equal(drawn(build).weight, stock.weight)
 
 
-def test_what_is_made_from_other_tensors_stays_as_drawn():
+def test_tensors_computed_from_others_do_not_change():
     def build():
         module = nn.Linear(4, 4)
         nn.init.orthogonal_(module.weight)
@@ -249,7 +249,7 @@ def test_what_is_made_from_other_tensors_stays_as_drawn():
     assert not differing(drawn(build).state_dict(), stock)
 
 
-def test_constants_where_a_random_tensor_was_thrown_away_stay():
+def test_constants_in_reused_memory_do_not_change():
     """The memory of a freed tensor is reused by the next one of its size."""
 
     def build():
@@ -262,7 +262,7 @@ def test_constants_where_a_random_tensor_was_thrown_away_stay():
     assert all((x == 1).all() for x in drawn(build).buffers())
 
 
-def test_a_tensor_of_two_names_goes_by_the_first():
+def test_a_tensor_with_two_names_uses_the_first():
     def tied():
         module = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
         module["b"].weight = module["a"].weight
@@ -313,7 +313,7 @@ def test_a_model_that_was_moved_is_drawn_too(place):
     assert torch.equal(one.bias, other.bias)
 
 
-def test_buffers_are_drawn_and_integers_and_empty_tensors_do_not_disturb():
+def test_buffers_are_drawn_and_integers_and_empty_tensors_are_ignored():
     def build():
         module = nn.BatchNorm1d(3)
         module.register_buffer("noise", torch.empty(8).normal_())

@@ -140,7 +140,7 @@ def test_the_message_names_the_first_layer_that_is_not_finite():
 
 
 @pytest.mark.parametrize("fault", ["loss", "gradient", "raise"])
-def test_a_step_that_is_skipped_leaves_no_trace(fault):
+def test_a_skipped_step_has_no_effect(fault):
     bad = [image(3, 5.0), image(4, fault=fault)]
     skipping = make_trainer([GOOD, bad, bad, GOOD], "skip")
     storage = run(skipping, 4)
@@ -167,7 +167,7 @@ def test_skipping_ends_where_too_many_steps_in_a_row_are_bad():
     assert trainer.guard.left_out == 4
 
 
-def test_going_back_is_asked_for_counted_and_bounded():
+def test_rollbacks_are_called_counted_and_limited():
     bad = [image(3), image(4, fault="loss")]
     calls = []
     trainer = make_trainer(
@@ -181,7 +181,7 @@ def test_going_back_is_asked_for_counted_and_bounded():
     assert calls == [0, 2]
 
 
-def test_without_a_checkpoint_going_back_ends_the_run():
+def test_without_a_checkpoint_a_rollback_ends_the_run():
     trainer = make_trainer([[image(3), image(4, fault="loss")]], "rollback")
     with pytest.raises(NonFiniteError, match="there is no checkpoint to go back to"):
         run(trainer, 1)
@@ -198,7 +198,7 @@ def test_gradients_whose_squares_overflow_are_finite():
     assert not gradients_are_finite(layer)
 
 
-def test_a_model_that_is_frozen_has_finite_gradients():
+def test_a_frozen_model_has_finite_gradients():
     assert gradients_are_finite(nn.Linear(2, 2))
 
 

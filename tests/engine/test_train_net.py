@@ -68,7 +68,7 @@ def check_trained(folder, scalars):
     assert {"loss_cls", "loss_box_reg", "bbox/AP", *scalars} <= set().union(*metrics)
 
 
-def test_an_unmodified_script_of_detectron2s_shape_accepts_our_configs(tmp_path):
+def test_an_unmodified_detectron2_script_accepts_our_configs(tmp_path):
     """The variable takes effect when Detectron2 is imported, so this starts a new Python."""
     small = ["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
     output = ["OUTPUT_DIR", tmp_path, "MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"]
@@ -93,14 +93,16 @@ def test_an_unmodified_script_of_detectron2s_shape_accepts_our_configs(tmp_path)
         (["MODEL.RETINANET.FOCAL_LOSS_GAMMA", "-1.0"], "FOCAL_LOSS_GAMMA must be >= 0, got -1"),
     ],
 )
-def test_a_mistake_ends_it_before_the_first_iteration(tiny_shapes, tmp_path, arguments, message):
+def test_an_invalid_command_ends_before_the_first_iteration(
+    tiny_shapes, tmp_path, arguments, message
+):
     failed = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path, *arguments))
     assert failed.returncode != 0
     assert message in failed.stderr.splitlines()[-1]
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_help_teaches_with_examples():
+def test_help_shows_examples():
     shown = train_net("--help")
     assert shown.returncode == 0
     for word in ("--dataset", "--eval-only", "--resume", "--num-gpus", "--dist-url"):

@@ -34,7 +34,7 @@ def cfg(tiny_shapes, tmp_path):
     return cfg
 
 
-def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_path):
+def test_the_compiled_evaluator_is_used_only_if_available(tiny_shapes, tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     evaluator = Trainer.build_evaluator(cfg, "tiny_shapes")
@@ -42,7 +42,7 @@ def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_p
     assert evaluator._output_dir == str(tmp_path / "inference")
 
 
-def test_it_needs_a_seed(cfg):
+def test_a_seed_is_required(cfg):
     cfg.SEED = -1
     with pytest.raises(ValueError, match="requires SEED >= 0, got -1"):
         Trainer(cfg)
@@ -116,7 +116,7 @@ class PoisonedHook(HookBase):
                 self.trainer.model.head.cls_score.bias.fill_(float("inf"))
 
 
-def test_going_back_takes_weights_and_momentum_of_the_last_checkpoint(cfg):
+def test_a_rollback_restores_weights_and_momentum(cfg):
     cfg.MODEL.FOCAL.NONFINITE.POLICY = "rollback"
     trainer = Trainer(cfg)
     trainer.register_hooks([PoisonedHook(2)])
@@ -232,7 +232,7 @@ def test_the_log_has_losses_and_the_time_left(cfg, caplog):
     assert f"loss_cls: {history.median(20):.4g}" in lines[-1]
 
 
-def test_a_failure_is_not_hidden_by_those_that_it_leads_to(caplog):
+def test_a_failure_is_not_hidden_by_later_failures(caplog):
     class Failing(HookBase):
         def after_train(self):
             raise OSError("the disk is still full")

@@ -90,7 +90,7 @@ def with_box(*box):
 # Valid files
 
 
-def test_nothing_is_found_where_nothing_is_wrong(check):
+def test_a_valid_file_has_no_findings(check):
     report = check(coco(), decode_images=True)
     assert report.counts == {}
     assert not report.is_bad(strict=True)
@@ -98,7 +98,7 @@ def test_nothing_is_found_where_nothing_is_wrong(check):
     assert report.summary().endswith("3 images, 6 objects, 0 errors, 0 warnings")
 
 
-def test_the_built_in_data_set_has_no_errors_and_no_warnings(tiny_shapes):
+def test_the_built_in_dataset_has_no_errors_and_no_warnings(tiny_shapes):
     report = check_coco(
         tiny_shapes / "annotations.json", tiny_shapes / "images", decode_images=True
     )
@@ -156,7 +156,7 @@ def test_a_missing_list_is_an_error(check, key):
     assert finding.message == f'there is no "{key}"'
 
 
-def test_a_file_to_predict_on_only_has_no_annotations_and_is_a_warning(check):
+def test_a_file_without_annotations_is_a_warning(check):
     content = coco()
     del content["annotations"]
     only(check(content), "no-annotations")
@@ -164,13 +164,13 @@ def test_a_file_to_predict_on_only_has_no_annotations_and_is_a_warning(check):
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 @pytest.mark.parametrize(("value", "what"), [({"1": {}}, "an object"), (None, "null")])
-def test_something_else_than_a_list_is_an_error(check, key, value, what):
+def test_a_value_other_than_a_list_is_an_error(check, key, value, what):
     (finding,) = only(check(coco(**{key: value})), "json-structure")
     assert finding.message == f'"{key}" is {what}, not a list'
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
-def test_an_entry_that_is_no_object_is_named_by_its_place(check, key):
+def test_an_entry_other_than_an_object_is_named_by_its_position(check, key):
     content = coco()
     content[key].insert(1, [])
     (finding,) = only(check(content), "json-structure")
@@ -261,7 +261,7 @@ def test_ids_may_be_strings(check):
         *({"height": INF}, {"width": 10**400}, {"width": True}),
     ],
 )
-def test_a_size_that_is_no_number_above_0_is_an_error(check, size):
+def test_an_invalid_size_is_an_error(check, size):
     content = coco(images=[image(1), image(2, **size), image(3)])
     (finding,) = only(check(content), "image-size")
     assert finding.image_id == 2
@@ -383,7 +383,7 @@ def test_two_annotations_of_one_id_are_an_error(check):
     assert finding.message == "annotation id 5: on images 3, 1"
 
 
-def test_the_files_of_coco_that_are_known_to_repeat_annotations_may(folder):
+def test_known_coco_files_may_repeat_annotations(folder):
     file = folder / "instances_minival2014.json"
     file.write_text(json.dumps(with_annotations(annotation(5, 1))))
     assert check_coco(file, folder / "images").counts == {}
@@ -434,7 +434,7 @@ def test_an_annotation_that_detectron2_refuses_is_an_error(check):
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_what_the_evaluation_asks_for_is_a_warning_where_it_is_missing(check, key):
+def test_keys_required_by_the_evaluation_are_a_warning_if_missing(check, key):
     incomplete = annotation(7)
     del incomplete[key]
     (finding,) = only(check(with_annotations(incomplete)), "annotation-area")
@@ -547,14 +547,14 @@ def test_every_count_is_exact_and_the_first_of_a_rule_are_kept(check):
     assert [finding.annotation_id for finding in found] == list(range(7, 7 + LISTED))
 
 
-def test_findings_made_one_by_one_are_counted_and_kept_likewise(check):
+def test_findings_added_one_by_one_are_counted_and_kept(check):
     images = [image(number, file_name=f"none{number}.png") for number in range(1, 31)]
     report = check(coco(images=images, annotations=[annotation(i, i) for i in range(1, 31)]))
     assert len(only(report, "image-missing")) == LISTED
     assert report.counts["image-missing"] == 30
 
 
-def test_an_error_tells_file_count_first_findings_and_what_to_do(check, folder):
+def test_an_error_states_file_count_first_findings_and_remedy(check, folder):
     report = check(many_negative(50))
     with pytest.raises(DataError) as raised:
         report.raise_if_bad()
@@ -567,14 +567,14 @@ def test_an_error_tells_file_count_first_findings_and_what_to_do(check, folder):
     assert isinstance(raised.value, ValueError)
 
 
-def test_a_warning_is_an_error_where_it_is_strict(check):
+def test_a_warning_is_an_error_if_strict(check):
     report = check(with_box(9, 9, 0, 5))
     report.raise_if_bad()
     with pytest.raises(DataError, match=r"box-empty \(1\)"):
         report.raise_if_bad(strict=True)
 
 
-def test_one_error_tells_about_all_bad_data_sets(check):
+def test_one_error_lists_all_bad_datasets(check):
     bad, good = check(many_negative(1)), check(coco())
     other = check(coco(images=[]))
     with pytest.raises(DataError) as raised:
@@ -584,7 +584,7 @@ def test_one_error_tells_about_all_bad_data_sets(check):
     raise_if_any_is_bad([good])
 
 
-def test_other_severities_are_other_answers(check):
+def test_severities_can_be_overridden(check):
     report = check(many_negative(3)).with_severity({"box-negative": "warning"})
     assert (report.num("error"), report.num("warning")) == (0, 3)
     report.raise_if_bad()
@@ -620,7 +620,7 @@ def test_nothing_in_a_file_reaches_a_terminal_as_a_command(check):
         assert line.isprintable()
 
 
-def test_a_report_of_a_file_that_nothing_is_known_of_can_be_told(check):
+def test_a_report_without_facts_can_be_printed(check):
     report = check("[]")
     assert isinstance(report, Report)
     assert "1 error" in report.summary()
@@ -678,7 +678,7 @@ def test_an_impossible_box_is_dropped_and_counted(box, kind, caplog):
     assert "in 1 images: 2.png" in caplog.text
 
 
-def test_the_argument_stays_as_it_was_and_what_loses_nothing_is_not_copied():
+def test_the_argument_and_unaffected_dicts_do_not_change():
     dicts = [dataset_dict(FINE), dataset_dict([9, 9, -1, 4]), {"file_name": "no annotations"}]
     kept = drop_impossible_boxes(dicts)
     assert [len(x["annotations"]) for x in dicts[:2]] == [1, 1]
@@ -688,13 +688,13 @@ def test_the_argument_stays_as_it_was_and_what_loses_nothing_is_not_copied():
 
 
 @pytest.mark.parametrize("box", [FINE, [0, 0, 0, 0], [NAN, 0, 1, 1], [-5, -5, 3, 3], []])
-def test_what_detectron2_deals_with_itself_is_left(box, caplog):
+def test_boxes_that_detectron2_handles_are_kept(box, caplog):
     dicts = [dataset_dict(box)]
     assert drop_impossible_boxes(dicts) == dicts
     assert caplog.text == ""
 
 
-def test_corners_in_the_wrong_order_are_impossible_and_other_modes_are_left():
+def test_swapped_corners_are_invalid_and_other_modes_are_kept():
     corners = dataset_dict([5, 5, 2, 9], [5, 5, 7, 9], mode=BoxMode.XYXY_ABS)
     assert len(drop_impossible_boxes([corners])[0]["annotations"]) == 1
     rotated = dataset_dict([5, 5, 2, 9, -30], mode=BoxMode.XYWHA_ABS)
@@ -711,7 +711,7 @@ def dicts(folder):
     return [{**x, "file_name": str(folder / "images" / x["file_name"])} for x in files]
 
 
-def test_nothing_is_found_in_dicts_where_nothing_is_wrong(dicts):
+def test_valid_dicts_have_no_findings(dicts):
     dicts[0]["annotations"] += dataset_dict([1, 2, 3, 4], mode=BoxMode.XYXY_ABS)["annotations"]
     report = check_dicts(dicts, num_classes=1)
     assert report.counts == {}
@@ -738,7 +738,7 @@ def test_a_bad_box_in_dicts_is_found(dicts, box, rule):
 
 
 @pytest.mark.parametrize("category_id", [-1, 1, None])
-def test_a_class_outside_those_of_the_data_set_is_an_error(dicts, category_id):
+def test_a_class_outside_the_dataset_is_an_error(dicts, category_id):
     dicts[1]["annotations"][0]["category_id"] = category_id
     (finding,) = only(check_dicts(dicts, num_classes=1), "annotation-class")
     assert finding.image_id == 2

@@ -138,7 +138,7 @@ def test_three_epochs_are_those_of_the_mapper_without_a_cache(cfg, opened, name,
     assert len(opened) == NUM_IMAGES + 3 * NUM_IMAGES  # ours reads one epoch, Detectron2's three
 
 
-def test_crowds_are_still_shown(cfg):
+def test_crowds_are_still_loaded(cfg):
     images, _ = epochs(build_train_mapper(cfg, crowds=True), DatasetCatalog.get("cached_shapes"))
     last = images[-NUM_IMAGES:]
     assert any((image["instances"].gt_classes == CROWD_LABEL).any() for image in last)
@@ -196,7 +196,7 @@ class Blacken(T.Augmentation):
 
 @pytest.mark.parametrize("first", [[], [T.ResizeShortestEdge((160,), sample_style="choice")]])
 @pytest.mark.parametrize("image_format", ["BGR", "L"])
-def test_what_is_kept_survives_an_augmentation_or_a_model_that_writes(cfg, first, image_format):
+def test_cached_images_survive_augmentations_and_models_that_modify_them(cfg, first, image_format):
     dicts = DatasetCatalog.get("cached_shapes")
 
     def mapper_of(kind, augmentations, **kwargs):
@@ -233,7 +233,7 @@ def test_another_size_or_format_is_another_image(cfg):
         (["INPUT.FORMAT", "YUV-BT.601", "INPUT.MIN_SIZE_TRAIN", (128,)], 2),  # 8 bytes per value
     ],
 )
-def test_the_bound_is_kept_and_what_does_not_fit_is_read(cfg, opened, opts, fitting):
+def test_the_size_limit_holds_and_other_images_are_read(cfg, opened, opts, fitting):
     cfg.merge_from_list([*opts, KEY, 1])
     dicts = DatasetCatalog.get("cached_shapes")
     mapper = CachedDatasetMapper(cfg, is_train=True)
@@ -264,7 +264,7 @@ def test_the_first_that_fit_are_kept():
     assert cache.num_bytes == 100
 
 
-def test_that_it_is_full_is_said_once(caplog):
+def test_a_full_cache_is_logged_once(caplog):
     caplog.set_level("INFO")
     cache = ImageCache(max_bytes=1)
     for key in "abc":
@@ -275,7 +275,7 @@ def test_that_it_is_full_is_said_once(caplog):
 
 
 @pytest.mark.parametrize("capacity", [20, 50, 80])
-def test_to_keep_the_first_finds_more_than_to_keep_the_last_used(capacity):
+def test_keeping_the_first_images_has_more_hits_than_lru(capacity):
     """The class docstring states these numbers."""
     random, share = np.random.RandomState(0), capacity / 100
     order = [image for _ in range(300) for image in random.permutation(100)]
@@ -295,7 +295,7 @@ def test_to_keep_the_first_finds_more_than_to_keep_the_last_used(capacity):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 5])
-def test_the_workers_share_the_bound(cfg, num_workers):
+def test_the_workers_share_the_size_limit(cfg, num_workers):
     cfg.merge_from_list([KEY, 10, "DATALOADER.NUM_WORKERS", num_workers])
     share = CachedDatasetMapper(cfg, is_train=True).cache.max_bytes
     assert share == 10 * 2**20 // max(num_workers, 1)
@@ -319,7 +319,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize(("opts", "cached"), ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_the_trainer_caches_where_it_is_asked_to(cfg, opts, cached):
+def test_the_trainer_caches_if_configured(cfg, opts, cached):
     cfg.merge_from_list(opts)
     assert type(Trainer.build_train_loader(cfg).samples.mapper) is cached
     cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB = 0
@@ -336,7 +336,7 @@ def test_by_default_there_is_none():
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("sizes", [(128,), (96, 160)], ids=["one size", "sizes"])
-def test_batches_are_those_without_a_cache_and_files_are_read_once(
+def test_batches_equal_those_without_a_cache_and_files_are_read_once(
     cfg, tmp_path, num_workers, sizes
 ):
     folder = tmp_path / "images_that_go"
@@ -358,7 +358,7 @@ def test_batches_are_those_without_a_cache_and_files_are_read_once(
         assert_same(mine, theirs)
 
 
-def test_a_loader_that_caches_leaves_the_other_draws_of_the_process_alone(cfg):
+def test_a_cache_does_not_affect_other_random_draws(cfg):
     """A model's random draws between two batches are the same as without a cache."""
 
     def draws(mib):
@@ -381,13 +381,13 @@ def test_an_illegal_bound_names_the_key(cfg, mib):
 
 
 @pytest.mark.parametrize("mib", ["1.5", "much"])
-def test_a_bound_that_is_no_integer_is_refused_when_it_is_set(cfg, mib):
+def test_a_size_limit_must_be_an_integer(cfg, mib):
     with pytest.raises(ValueError, match=KEY):
         cfg.merge_from_list([KEY, mib])
 
 
 @pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
-def test_where_more_than_boxes_is_loaded_it_raises(cfg, monkeypatch, key):
+def test_inputs_other_than_boxes_are_not_supported(cfg, monkeypatch, key):
     monkeypatch.setattr(
         "detectron2.data.detection_utils.create_keypoint_hflip_indices", lambda _: [0]
     )
@@ -396,12 +396,12 @@ def test_where_more_than_boxes_is_loaded_it_raises(cfg, monkeypatch, key):
         build_train_mapper(cfg, crowds=False)
 
 
-def test_for_evaluation_it_raises(cfg):
+def test_evaluation_is_not_supported(cfg):
     with pytest.raises(ValueError, match=f"{KEY} supports training"):
         CachedDatasetMapper(cfg, is_train=False)
 
 
-def test_where_semantic_segmentation_is_loaded_it_raises(cfg):
+def test_semantic_segmentation_is_not_supported(cfg):
     mapper = CachedDatasetMapper(cfg, is_train=True)
     image = {**DatasetCatalog.get("cached_shapes")[0], "sem_seg_file_name": "any.png"}
     with pytest.raises(ValueError, match=f"{KEY} must be 0 if semantic segmentation"):

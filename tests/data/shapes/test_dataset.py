@@ -44,14 +44,14 @@ def test_the_bytes_are_the_same_on_every_machine(drawn):
     assert digest(drawn) == PINNED
 
 
-def test_a_second_drawing_has_the_same_bytes_and_another_seed_has_not(drawn, tmp_path):
+def test_only_the_seed_changes_the_bytes(drawn, tmp_path):
     draw_dataset(SMALL, tmp_path / "again")
     draw_dataset(ShapesSpec(images=40, image_size=96, seed=1), tmp_path / "other")
     assert digest(tmp_path / "again") == digest(drawn)
     assert digest(tmp_path / "other") != digest(drawn)
 
 
-def test_an_image_does_not_depend_on_how_many_there_are():
+def test_an_image_does_not_depend_on_the_number_of_images():
     image, annotations = draw_image(ShapesSpec(images=5), 3)
     same_image, same_annotations = draw_image(ShapesSpec(images=500), 3)
     assert np.array_equal(image, same_image)
@@ -104,7 +104,7 @@ def test_the_default_has_long_tailed_classes_empty_images_and_crowds():
 
 
 @pytest.mark.parametrize(("objects", "distractors"), [((0, 0), (0, 0)), ((2, 2), (30, 30))])
-def test_the_dial_turns(objects, distractors):
+def test_the_options_change_the_imbalance(objects, distractors):
     spec = ShapesSpec(objects=objects, distractors=distractors, empty=0, crowds=0, image_size=256)
     image, annotations = draw_image(spec, 0)
     assert len(annotations) == objects[0]
@@ -143,7 +143,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path, monkeypatch):
+def test_two_processes_that_draw_at_once_create_one_dataset(drawn, tmp_path, monkeypatch):
     """The second process draws everything while the first one encodes an image."""
     folder, encode, calls = tmp_path / "shapes", shapes.encode_png, []
 
@@ -178,7 +178,7 @@ def test_both_splits_are_registered_under_a_folder_with_the_version():
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys):
+def test_the_command_line_draws_with_the_given_options(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
     dials = ["--images", "3", "--radius", "6", "10", "--distractors", "1", "2"]
     options = [*dials, "--image-size", "64"]

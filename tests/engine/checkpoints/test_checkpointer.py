@@ -107,7 +107,7 @@ def test_a_checkpoint_is_three_files_and_the_record_names_it(tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000009.pth"
 
 
-def test_stock_loads_our_checkpoint_and_we_its_weights(tmp_path):
+def test_checkpoints_are_compatible_with_detectron2(tmp_path):
     model, _ = saved(tmp_path)
     other = trained(tmp_path, steps=0)[0]
     DetectionCheckpointer(other).load(str(tmp_path / "model_0000009.pth"))
@@ -139,7 +139,7 @@ def test_loading_nothing_starts_from_scratch(tmp_path):
     assert trained(tmp_path)[2].load("") == {}
 
 
-def test_where_it_resumes_and_what_was_restored_is_logged(tmp_path, caplog):
+def test_the_resumed_file_and_the_restored_parts_are_logged(tmp_path, caplog):
     saved(tmp_path)
     with caplog.at_level(logging.INFO):
         resumed_from(tmp_path)
@@ -280,7 +280,7 @@ def test_a_damaged_record_is_refused_or_fallen_back_from(tmp_path, record):
     assert resumed_from(tmp_path, fall_back=True)[2]["iteration"] == 19
 
 
-def test_where_nothing_is_whole_the_first_reason_is_told(tmp_path):
+def test_without_an_intact_checkpoint_the_first_reason_is_stated(tmp_path):
     saved(tmp_path)
     file = tmp_path / "model_0000009.pth"
     file.write_bytes(b"")
@@ -320,14 +320,14 @@ def test_only_what_is_allowed_may_change(tmp_path, allowed, caplog):
     assert "SEED: 1 in the checkpoint, 2 now" in caplog.text
 
 
-def test_the_beginning_of_a_name_allows_no_other(tmp_path):
+def test_a_prefix_of_a_key_does_not_allow_another_key(tmp_path):
     saved(tmp_path, identity={"SEED_OF_DATA": 1})
     assert "SEED_OF_DATA" in refusal(
         tmp_path, identity={"SEED_OF_DATA": 2}, allowed_changes=["SEED"]
     )
 
 
-def test_a_checkpoint_of_another_trainer_is_no_start_of_ours(tmp_path):
+def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
     model, _, _ = trained(tmp_path)
     DetectionCheckpointer(model, str(tmp_path)).save("model_0000009", iteration=9)
     message = refusal(tmp_path)
@@ -361,7 +361,7 @@ def test_a_model_of_another_shape_is_not_resumed(tmp_path):
     assert "0.bias: absent in the checkpoint, (4,) now" in message
 
 
-def test_an_optimizer_that_does_not_fit_is_an_error_of_the_checkpoint(tmp_path):
+def test_an_optimizer_that_does_not_match_is_an_error(tmp_path):
     saved(tmp_path)
 
     def change(content):
@@ -372,7 +372,7 @@ def test_an_optimizer_that_does_not_fit_is_an_error_of_the_checkpoint(tmp_path):
         resumed_from(tmp_path)
 
 
-def test_without_an_identity_every_run_is_as_good(tmp_path):
+def test_without_an_identity_a_checkpoint_of_any_run_is_accepted(tmp_path):
     model, _ = saved(tmp_path)
     other, _, checkpointer = trained(tmp_path, steps=0, identity=None)
     checkpointer.resume_or_load("", resume=True)
@@ -428,7 +428,7 @@ def test_a_buffer_that_is_not_in_the_state_is_restored_if_training_changed_it(tm
     assert resumed.constant.tolist() == [3.0, 3.0]
 
 
-def test_what_was_restored_is_saved_again(tmp_path):
+def test_restored_buffers_are_saved_again(tmp_path):
     model, checkpointer = make(tmp_path)
     model.see(5.0)
     checkpointer.save("model_0000009", iteration=9)
@@ -497,7 +497,7 @@ def test_a_zoo_pickle_and_the_query_for_name_matching_are_loaded(tmp_path):
         checkpointer.load(f"{tmp_path / 'model.pth'}?other=1", checkpointables=[])
 
 
-def test_a_pickle_needs_trust(tmp_path):
+def test_a_pickle_requires_trust(tmp_path):
     (tmp_path / "model.pkl").write_bytes(b"\x80\x02}.")
     with pytest.raises(CheckpointError, match="--trust-pickle"):
         trained(tmp_path)[2].load(str(tmp_path / "model.pkl"))

@@ -72,7 +72,7 @@ def test_strings_and_arrays_of_python_2_are_read(tmp_path):
     assert got["model"]["w"].tolist() == [-56, 1]
 
 
-def test_a_pickle_of_unknown_origin_needs_trust(tmp_path):
+def test_a_pickle_of_unknown_origin_requires_trust(tmp_path):
     file = dump(tmp_path)
     with pytest.raises(CheckpointError, match="--trust-pickle"):
         read(file)
@@ -126,7 +126,7 @@ def test_code_is_never_run_wherever_a_pickle_is_from(tmp_path, where, protocol):
     "name",
     ["os system", "builtins eval", "numpy.testing runstring", "torch._utils _rebuild_tensor"],
 )
-def test_any_global_but_those_of_arrays_is_named(tmp_path, name):
+def test_any_global_except_those_of_arrays_is_named(tmp_path, name):
     file = tmp_path / "model.pkl"
     file.write_bytes(b"c" + name.replace(" ", "\n").encode() + b"\n.")
     with pytest.raises(CheckpointError, match=name.replace(" ", r"\.")):
@@ -134,7 +134,7 @@ def test_any_global_but_those_of_arrays_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x02}", b"\x80\x02]."])
-def test_a_file_that_is_no_pickle_of_weights_is_refused(tmp_path, content):
+def test_an_invalid_pickle_of_weights_is_refused(tmp_path, content):
     (tmp_path / "model.pkl").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"is empty|not a pickle of weights"):
         read(tmp_path / "model.pkl", trusted=True)
@@ -159,7 +159,7 @@ def test_pycls_files_are_matched_by_name(tmp_path):
         read(tmp_path / "model.pyth")
 
 
-def test_a_state_dict_alone_is_a_model(tmp_path):
+def test_a_bare_state_dict_is_a_model(tmp_path):
     torch.save({"weight": torch.ones(1)}, tmp_path / "model.pth")
     assert list(read(tmp_path / "model.pth")["model"]) == ["weight"]
 
@@ -174,7 +174,7 @@ def test_a_state_dict_alone_is_a_model(tmp_path):
         ({"epoch": 3}, "epoch is a int, not a tensor"),
     ],
 )
-def test_a_dictionary_without_weights_is_no_checkpoint(tmp_path, content, message):
+def test_a_dictionary_without_weights_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=message):
         read(tmp_path / "model.pth")

@@ -143,7 +143,7 @@ def test_observed_gradient_is_that_of_the_logits(make_cfg):
 
 
 @pytest.mark.parametrize("arm", ["fl", "ghm", "efl", "ohem"])
-def test_training_with_diagnostics_is_training_without_bit_for_bit(arm, make_cfg):
+def test_diagnostics_do_not_change_training_bit_for_bit(arm, make_cfg):
     trained = []
     for period in (0, 2):
         opts = ("MODEL.FOCAL.DIAGNOSTICS.PERIOD", period, *ARMS[arm])
@@ -340,7 +340,7 @@ def test_gradient_norm_is_measured_before_clipping_and_once(make_cfg):
     assert norms[0][0] == norms[1][0] > 1e-1  # the first step is the same
 
 
-def test_gradient_norm_is_the_length_of_a_plain_step_over_its_rate(make_cfg, monkeypatch):
+def test_gradient_norm_is_the_sgd_step_length_over_its_rate(make_cfg, monkeypatch):
     plain = ("SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.WARMUP_ITERS", 0)
     rate = ("SOLVER.BASE_LR", 0.125, "SOLVER.MAX_ITER", 1, "MODEL.FOCAL.DIAGNOSTICS.PERIOD", 1)
     starts = []
@@ -367,14 +367,14 @@ def test_gradient_norm_is_of_all_parameters_together():
     assert gradient_norm(torch.optim.SGD(parameters, lr=1.0)) == 0
 
 
-def test_off_is_off(make_cfg):
+def test_without_a_period_nothing_is_recorded(make_cfg):
     cfg = make_cfg(*FL)
     train(cfg)
     assert not (Path(cfg.OUTPUT_DIR) / "diagnostics").exists()
     assert not any("diagnostics" in name for line in metrics_of(cfg) for name in line)
 
 
-def test_stock_detector_has_its_gradient_norm_and_a_line_that_says_so(make_cfg, caplog):
+def test_stock_detector_records_only_its_gradient_norm(make_cfg, caplog):
     cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *STOCK, base=RCNN)
     with caplog.at_level("INFO", "focal_plugin"):
         train(cfg)
@@ -383,7 +383,7 @@ def test_stock_detector_has_its_gradient_norm_and_a_line_that_says_so(make_cfg, 
     assert metrics_of(cfg)[-1]["diagnostics/parameter_gradient_norm"] > 0
 
 
-def test_no_test_set_no_snapshots(make_cfg, caplog):
+def test_without_a_test_set_there_are_no_snapshots(make_cfg, caplog):
     cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *FL, "DATASETS.TEST", ())
     with caplog.at_level("INFO", "focal_plugin"):
         train(cfg)

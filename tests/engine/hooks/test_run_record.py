@@ -130,7 +130,7 @@ def test_nothing_in_it_names_the_machine_or_comes_from_environment_variables(
     assert f'"{platform.node()}' not in text
 
 
-def test_the_facts_of_a_data_set_are_those_of_its_json(tiny_shapes):
+def test_the_facts_of_a_dataset_are_those_of_its_json(tiny_shapes):
     facts = describe_dataset("tiny_shapes")
     file = tiny_shapes / "annotations.json"
     content = json.loads(file.read_text())
@@ -186,7 +186,7 @@ def test_a_relative_json_becomes_absolute(small_json, monkeypatch):
     assert describe_dataset("small")["json_file"] == str(small_json)
 
 
-def test_a_built_in_data_set_that_nobody_has_used_is_drawn(tmp_path):
+def test_an_unused_built_in_dataset_is_drawn(tmp_path):
     register_shapes("undrawn", ShapesSpec(images=2, seed=1), tmp_path / "undrawn")
     try:
         assert describe_dataset("undrawn")["images"] == 2
@@ -195,7 +195,7 @@ def test_a_built_in_data_set_that_nobody_has_used_is_drawn(tmp_path):
         MetadataCatalog.remove("undrawn")
 
 
-def test_a_data_set_without_a_json_has_a_name_and_no_facts():
+def test_a_dataset_without_a_json_has_only_a_name():
     DatasetCatalog.register("no_json", list)
     try:
         facts = describe_dataset("no_json")
@@ -228,7 +228,7 @@ def test_the_commit_and_whether_the_checkout_differs_from_it(checkout):
     assert describe_checkout(checkout)["dirty"]
 
 
-def test_a_package_below_somebody_elses_checkout_has_no_commit(checkout):
+def test_a_package_inside_another_checkout_has_no_commit(checkout):
     installed = checkout / "env/site-packages/package"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
@@ -286,7 +286,7 @@ def test_the_first_eight_batches_are_recorded(cfg, tmp_path, iterations, seen):
     assert not trainer.model._forward_pre_hooks
 
 
-def test_what_was_seen_before_a_crash_is_there(cfg, tmp_path):
+def test_batches_before_a_crash_are_recorded(cfg, tmp_path):
     class Crashes(HookBase):
         def before_step(self):
             if self.trainer.iter == 3:
@@ -298,7 +298,7 @@ def test_what_was_seen_before_a_crash_is_there(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_what_evaluation_sees_is_no_batch(cfg, tmp_path, position):
+def test_batches_of_evaluation_are_not_recorded(cfg, tmp_path, position):
     hooks = [RunRecordHook(cfg), EvaluatesAfterEachStep()]
     trainer = ToyTrainer()
     trainer.register_hooks(hooks if position == "after" else hooks[::-1])
@@ -316,7 +316,7 @@ def test_a_resumed_run_writes_its_environment_and_leaves_the_start(cfg, tmp_path
     assert (tmp_path / "run/env.json").exists()
 
 
-def test_a_run_that_starts_once_more_from_the_beginning_writes_both_anew(cfg, tmp_path):
+def test_a_restarted_run_writes_both_files_again(cfg, tmp_path):
     train(cfg, 2)
     train(cfg, 5)
     assert len(read(tmp_path / "run", "start.json")["data"]) == 5
@@ -337,7 +337,7 @@ def test_a_digest_depends_on_the_image_its_pixels_boxes_and_classes(change):
     assert digest_batch([image(), image(2)]) != digest_batch([image(2), image()])
 
 
-def test_a_digest_does_not_depend_on_where_the_images_lie_or_whether_crowds_are_known():
+def test_a_digest_does_not_depend_on_image_folder_or_crowds():
     moved = {**image(), "file_name": "/elsewhere/1.png"}
     assert digest_batch([moved]) == digest_batch([image()])
     assert digest_batch([image(crowds=2)]) == digest_batch([image()])
@@ -381,7 +381,7 @@ def test_the_trainer_records_the_weights_that_it_loaded(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("main", [True, False])
-def test_the_main_process_alone_records(cfg, monkeypatch, main):
+def test_only_the_main_process_records(cfg, monkeypatch, main):
     monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: main)
     trainer = object.__new__(Trainer)
     trainer.cfg, trainer._trainer, trainer.checkpointer = cfg, ToyTrainer(), None

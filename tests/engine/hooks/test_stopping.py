@@ -51,7 +51,7 @@ def test_the_step_is_finished_and_a_checkpoint_saved(tmp_path, number):
     assert torch.load(tmp_path / "model_0000002.pth", weights_only=True)["iteration"] == 2
 
 
-def test_what_the_periodic_checkpoint_has_just_saved_is_not_saved_again(tmp_path):
+def test_a_periodic_checkpoint_is_not_saved_again(tmp_path):
     loop = Loop(tmp_path, {})
 
     def save_and_stop():
@@ -64,7 +64,7 @@ def test_what_the_periodic_checkpoint_has_just_saved_is_not_saved_again(tmp_path
         loop.train(0, 10)
 
 
-def test_a_handler_that_was_there_is_called_too(tmp_path):
+def test_an_existing_handler_is_called_too(tmp_path):
     calls = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: calls.append(number))
     try:
@@ -75,7 +75,7 @@ def test_a_handler_that_was_there_is_called_too(tmp_path):
     assert calls == [signal.SIGUSR1]
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
+def test_an_ignored_signal_stays_ignored(tmp_path):
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         Loop(tmp_path, {2: send(signal.SIGUSR1)}).train(0, 4)

@@ -90,7 +90,7 @@ def place(world_size, local_rank, local_size):
     }
 
 
-def test_one_process_is_this_one():
+def test_a_single_process_is_the_current_one():
     called = []
     for processes in (0, 1):
         launch(lambda *args: called.append((os.getpid(), args)), processes, args=(1, 2))
@@ -98,12 +98,12 @@ def test_one_process_is_this_one():
     assert not torch.distributed.is_initialized()
 
 
-def test_what_one_process_raises_passes_through():
+def test_an_error_of_a_single_process_is_raised():
     with pytest.raises(ValueError, match="no rank likes this"):
         launch(launched.fail_all, 1)
 
 
-def test_two_processes_without_cuda_are_a_group_and_one_machine(tmp_path):
+def test_two_processes_without_cuda_form_a_group_on_one_machine(tmp_path):
     launched.launch_two(launched.tell_place, tmp_path)
     assert places_in(tmp_path) == [place(2, 0, 2), place(2, 1, 2)]
 
@@ -114,7 +114,7 @@ def test_data_workers_of_a_rank_start_as_those_of_one_process(tmp_path):
     assert there == 2 * [multiprocessing.get_start_method()]
 
 
-def test_two_machines_meet_where_they_are_told_to(tmp_path, caplog):
+def test_two_machines_connect_at_the_given_url(tmp_path, caplog):
     meet = f"file://{tmp_path}/meet"
 
     def machine(rank):
@@ -174,7 +174,7 @@ def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_one_shown(c
     assert f"rank {rank} (process " in shown
 
 
-def test_what_all_ranks_raise_is_shown_once(capfd):
+def test_an_error_of_all_ranks_is_shown_once(capfd):
     assert exit_code_of(launched.fail_all) == 1
     assert capfd.readouterr().err.count("ValueError: no rank likes this") == 1
 
@@ -198,9 +198,7 @@ def test_a_rank_that_dies_ends_the_others_and_this_process(capfd, how, value, ex
     assert "Traceback" not in shown
 
 
-def test_a_rank_that_was_killed_is_the_cause_though_another_one_raised_before_it_was_gone(
-    capfd, monkeypatch
-):
+def test_a_killed_rank_is_the_cause_even_if_another_raised_first(capfd, monkeypatch):
     monkeypatch.setattr(ranks, "SETTLE_S", 2.0)
     assert exit_code_of(launched.vanish_slowly) == 137
     assert "rank 1 (process " in capfd.readouterr().err.splitlines()[1]
@@ -215,7 +213,7 @@ def test_after_a_failure_a_rank_that_does_not_end_is_killed(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_request_to_stop_goes_to_the_ranks_which_may_take_their_time(
+def test_a_stop_request_is_forwarded_to_ranks_without_a_time_limit(
     tmp_path, capfd, handlers, number
 ):
     Signals(tmp_path, number).start()
@@ -232,7 +230,7 @@ def test_a_signal_that_this_process_ignores_is_not_passed_on(tmp_path, handlers)
     assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM))
 
 
-def test_a_rank_that_a_scheduler_stops_is_no_failure(tmp_path, handlers):
+def test_a_rank_stopped_by_a_scheduler_is_not_a_failure(tmp_path, handlers):
     """A scheduler signals the ranks, but not this process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Signals(tmp_path, signal.SIGTERM, also_ranks=True).start()
@@ -249,7 +247,7 @@ def test_the_ranks_have_the_grace_only_after_a_second_request(tmp_path, handlers
     assert not handlers
 
 
-def test_handlers_are_back_after_the_end(tmp_path, handlers):
+def test_handlers_are_restored_at_the_end(tmp_path, handlers):
     launched.launch_two(launched.tell_place, tmp_path)
     for number in JOB_SIGNALS:
         os.kill(os.getpid(), number)
@@ -314,7 +312,7 @@ def test_no_rank_outlives_the_process_that_started_it(tmp_path):
     wait_until(lambda: not any(map(is_running, processes)))
 
 
-def test_a_number_that_is_not_torchruns_is_refused(monkeypatch):
+def test_a_number_other_than_torchruns_is_refused(monkeypatch):
     values = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
