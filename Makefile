@@ -1,28 +1,28 @@
-# Everything from a bare machine with Python 3.10 or newer; see `make help`.
+# All commands, on a bare machine with Python 3.10 or newer; see `make help`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-# holds the kind of the installed Detectron2
+# File with the kind of the installed Detectron2
 READY := $(VENV)/.focal_plugin_ready
 SOURCES := focal_plugin focal_plugin_doctor.py tests tools docs examples train_net.py setup.py
 
-# The tests start many processes, which start faster with byte code.
+# The tests start many processes. Byte code makes them start faster.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test unit test-fast bench lint docs coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
-	@echo "make demo       train four arms on the built-in data set and compare them (8 minutes)"
+	@echo "make demo       train four arms on the built-in dataset and compare them (8 minutes)"
 	@echo "make test       lint, build the docs, run every test (4 minutes)"
 	@echo "make unit       run every test"
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
-	@echo "make bench      time the operators beside Detectron2's (5 minutes, on an idle machine)"
-	@echo "make lint       check rules and layout with ruff, and types with mypy"
-	@echo "make coverage   run every test and report the lines and branches that none reaches"
+	@echo "make bench      benchmark the operators against Detectron2's (5 minutes, on an idle machine)"
+	@echo "make lint       check rules and formatting with ruff, and types with mypy"
+	@echo "make coverage   run every test and report uncovered lines and branches"
 	@echo "make docs       build the documentation site in build/docs"
-	@echo "make format     let ruff write the layout"
+	@echo "make format     format the code with ruff"
 	@echo "make clean      remove build results (not $(VENV), datasets/, output/ and runs/)"
 	@echo
 	@echo "PYTHON=$(PYTHON) creates the environment in VENV=$(VENV)."
@@ -30,14 +30,14 @@ help:
 setup: $(READY)
 
 $(READY): pyproject.toml setup.py $(wildcard tools/setup/*.py tools/setup/*.txt focal_plugin/ops/csrc/*.*)
-	@test -n "$(PYTHON)" || { echo "no python3 found: give one with PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no python3 found: set one with PYTHON=..."; exit 1; }
 	$(PYTHON) tools/setup/bootstrap.py --venv $(VENV)
 	@$(BIN)/python -m focal_plugin_doctor --runtime > $@
 
 demo: setup
 	$(BIN)/focal-compare run configs/comparisons/demo.yaml
 
-# Side by side, because some tests wait.
+# In parallel, because some tests wait.
 test: setup
 	$(MAKE) --no-print-directory --jobs 3 lint docs unit
 

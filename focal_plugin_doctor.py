@@ -1,11 +1,11 @@
 """
-The doctor: reports what is installed and what is missing, with the command that fixes it.
+Installation report with missing parts, and the commands that fix them.
 
     focal-plugin doctor
     python -m focal_plugin_doctor
 
-The exit code is 0 if training can work, and 1 if something has to be fixed first. This module is
-outside of the package and needs only the standard library, so it runs where nothing else does.
+The exit code is 0 if training can work, and 1 if something must be fixed first. This module is
+outside the package and requires only the standard library, so it runs in a broken installation.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ BUILD_DETECTRON2 = (
     "pip install --no-build-isolation "
     f"'git+https://github.com/facebookresearch/detectron2@{DETECTRON2_COMMIT}'"
 )
-# Every distribution of Detectron2 occupies the same folder.
+# All distributions of Detectron2 install into the same folder.
 DISTRIBUTIONS = ("detectron2", "sal-detectron2")
 REBUILD_DETECTRON2 = f"pip uninstall -y {' '.join(DISTRIBUTIONS)} && {BUILD_DETECTRON2}"
 PREBUILT_WHEELS = (
     "or a prebuilt wheel (Linux, Windows, macOS) of github.com/MiroPsota/torch_packages_builder: "
     "detectron2==0.6+<commit>pt<torch><cpu|cuXXX>"
 )
-# pip takes an installed 2.x+cpu for 2.x, so only --force-reinstall brings a matching pair.
+# pip accepts an installed 2.x+cpu as 2.x, so only --force-reinstall installs a matching pair.
 TORCH_PAIR = "pip install --force-reinstall torch torchvision"
 
 # detectron2.model_zoo imports pkg_resources, which setuptools 82 removed.
 SETUPTOOLS_LIMIT = "82"
-# This is the first release that the tests compare with pycocotools.
+# First release that the tests compare with pycocotools
 FASTER_COCO_EVAL = "1.8"
 OPERATORS = "C++ operators"
-# Without build isolation, pip builds them against the installed torch.
-BUILD_OPERATORS = "pip install --no-build-isolation -e .  # needs a C++ compiler"
-# import name -> the distribution that provides it
+# Without build isolation, pip builds the operators against the installed torch.
+BUILD_OPERATORS = "pip install --no-build-isolation -e .  # requires a C++ compiler"
+# Import name -> distribution that provides it
 NEEDED = {
     "numpy": "numpy",
     "PIL": "Pillow",
@@ -60,7 +60,7 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``remedy`` is a command, or None if nothing is wrong."""
+    """Line of the report; ``remedy`` is a command, or None if nothing is wrong."""
 
     subject: str
     state: str
@@ -70,9 +70,9 @@ class Finding:
 
 def detectron2_runtime() -> str:
     """
-    Tell the installed Detectron2 by its files, without importing it.
+    Identify the installed Detectron2 by its files, without importing it.
 
-    Its version says nothing: the release of 2021 and today's main branch both say 0.6.
+    Its version is ambiguous: the release of 2021 and today's main branch are both 0.6.
 
     Returns:
         "compiled"; "Python only" (without the C++ extension); "too old" (before release 0.6); or
@@ -87,13 +87,13 @@ def detectron2_runtime() -> str:
 
 
 def has_compiled_ops() -> bool:
-    """Return True if Detectron2 has its C++ extension, and not the placeholder for it."""
+    """Return True if Detectron2 has its C++ extension instead of the placeholder."""
     folder = _detectron2_folder()
     return folder is not None and any(folder.glob("_C*.so"))
 
 
 def has_faster_coco_eval() -> bool:
-    """Return True if faster-coco-eval loads and is at least as new as the tested release."""
+    """Return True if faster-coco-eval can be imported and is not older than the tested release."""
     return _examine_faster_coco_eval().remedy is None
 
 
@@ -114,7 +114,7 @@ def examine() -> list[Finding]:
 @contextlib.contextmanager
 def explain_failed_import() -> Iterator[None]:
     """
-    Turn a failed import of Detectron2 or torch into an error that says what to do.
+    Turn a failed import of Detectron2 or torch into an error with a remedy.
 
     Raises:
         ImportError: with the original failure as its cause.
@@ -125,12 +125,12 @@ def explain_failed_import() -> Iterator[None]:
         runtime = detectron2_runtime()
         if runtime == "none":
             problem = (
-                "focal_plugin needs Detectron2, which is not installed. With torch and a C++ "
+                "focal_plugin requires Detectron2, which is not installed. With torch and a C++ "
                 f"compiler:\n    {BUILD_DETECTRON2}\n{PREBUILT_WHEELS}"
             )
         elif runtime == "too old":
             problem = (
-                "focal_plugin needs Detectron2 0.6 or newer, and an older one is installed. "
+                "focal_plugin requires Detectron2 0.6 or newer, but an older one is installed. "
                 f"With torch and a C++ compiler:\n    {REBUILD_DETECTRON2}"
             )
         else:
@@ -139,7 +139,7 @@ def explain_failed_import() -> Iterator[None]:
 
 
 def focal_plugin_command() -> int:
-    """Run the command `focal-plugin`, whose subcommand `doctor` must not import the package."""
+    """Run the command `focal-plugin`; its subcommand `doctor` must not import the package."""
     if sys.argv[1:2] == ["doctor"]:
         return main(sys.argv[2:])
     from focal_plugin.cli import main as run_command
@@ -150,9 +150,10 @@ def focal_plugin_command() -> int:
 def main(argv: list[str] | None = None) -> int:
     """
     Print the report.
+    Print the report.
 
     Returns:
-        0 if training can work, else 1.
+        0 if training can work, otherwise 1.
     """
     parser = argparse.ArgumentParser(
         prog="focal-plugin doctor",
@@ -189,12 +190,12 @@ def _examine_torch() -> list[Finding]:
     failure = _import_failure("torchvision")
     if failure is None:
         return [*findings, Finding("torchvision", torchvision)]
-    state = f"{torchvision} does not load beside torch {torch} ({failure})"
+    state = f"{torchvision} cannot be imported with torch {torch} ({failure})"
     return [*findings, Finding("torchvision", state, TORCH_PAIR)]
 
 
 def _matching_torchvision(torch: str) -> str:
-    # torchvision 0.(m + 15) belongs to torch 2.m, since torch 2.0
+    # Since torch 2.0, torchvision 0.(m + 15) matches torch 2.m.
     major, minor = torch.split(".")[:2]
     return f"pip install 'torchvision==0.{int(minor) + 15}.*'" if major == "2" else TORCH_PAIR
 
@@ -218,7 +219,7 @@ def _examine_detectron2() -> list[Finding]:
         return [found, Finding("compiled ops", "present")]
     absent = (
         "absent: no rotated boxes, deformable convolution or fast COCO evaluator; "
-        "RetinaNet and R-CNN do not need them"
+        "RetinaNet and R-CNN do not require them"
     )
     ops = Finding("compiled ops", absent, REBUILD_DETECTRON2, optional=True)
     return [found, ops, Finding("", PREBUILT_WHEELS)]
@@ -246,9 +247,9 @@ def _examine_faster_coco_eval() -> Finding:
     name = "faster-coco-eval"
     version, remedy = _version(name), f"pip install '{name}>={FASTER_COCO_EVAL}'"
     if version is None:
-        state = "absent: the same AP takes longer"
+        state = "absent: computing the AP takes longer, with the same result"
     elif _is_below(version, FASTER_COCO_EVAL):
-        state = f"{version} is not used: it is older than what is tested"
+        state = f"{version} is not used: it is older than the tested release"
     elif (failure := _import_failure("faster_coco_eval")) is not None:
         state = f"{version} is not used, because it fails: {failure}"
     else:
@@ -257,14 +258,14 @@ def _examine_faster_coco_eval() -> Finding:
 
 
 def _examine_operators() -> Finding:
-    """Examine the operators of `focal_plugin/ops/csrc`, which `setup.py` builds if it can."""
-    package = importlib.util.find_spec("focal_plugin")  # its parent is not imported
+    """Examine the operators of `focal_plugin/ops/csrc`, which `setup.py` builds if possible."""
+    package = importlib.util.find_spec("focal_plugin")  # does not import the package
     folders = package.submodule_search_locations if package is not None else None
     built = sorted(so for folder in folders or () for so in Path(folder).glob("ops/_C*.so"))
     if not built:
         state = (
-            "not built: PyTorch computes losses and labels of anchors on a CPU instead, several "
-            "times slower"
+            "not built: on a CPU, PyTorch computes losses and anchor labels instead, several times "
+            "slower"
         )
         return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
     if _import_failure("torch") is None:
@@ -289,7 +290,7 @@ def _examine_devices() -> list[Finding]:
         memory_gib = properties.total_memory / 2**30
         findings.append(Finding(f"GPU {index}", f"{properties.name}, {memory_gib:.0f} GiB"))
     if not torch.cuda.is_available():
-        findings.append(Finding("GPU", "none: MODEL.DEVICE auto means cpu"))
+        findings.append(Finding("GPU", "none: MODEL.DEVICE auto selects cpu"))
     return findings
 
 
@@ -310,7 +311,7 @@ def _version(distribution: str) -> str | None:
 def _import_failure(module: str) -> str | None:
     try:
         importlib.import_module(module)
-    except Exception as error:  # a broken binary raises anything: RuntimeError, AttributeError, ...
+    except Exception as error:  # a broken binary raises arbitrary errors
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return None
 

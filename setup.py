@@ -1,4 +1,4 @@
-"""The C++ operators; everything else about the package is in pyproject.toml."""
+"""Build of the C++ operators; the rest of the package is described in pyproject.toml."""
 
 import shutil
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 from setuptools import setup
 
-# Nothing reads floating-point exceptions or errno; without these flags, loops are not vectorized.
+# Nothing reads floating-point exceptions or errno. These flags enable vectorization of loops.
 VECTORIZABLE = ["-fno-trapping-math", "-fno-math-errno"]
 
 
 def extension() -> dict[str, Any]:
     """
-    Return the arguments of `setup` that build the operators, if torch and a compiler are there.
+    Return the arguments of `setup` that build the operators, if torch and a compiler exist.
 
     pip's isolated build environment has no torch, so only `--no-build-isolation` builds them.
     Without the operators, PyTorch does the same work more slowly.
@@ -26,9 +26,9 @@ def extension() -> dict[str, Any]:
     operators = CppExtension(
         "focal_plugin.ops._C",
         sources=sorted(str(file) for file in Path("focal_plugin/ops/csrc").glob("*.cpp")),
-        # The operators promise what is rounded and in which order.
+        # The operators guarantee the order of operations and their rounding.
         extra_compile_args=["-O3", "-g0", "-fopenmp", "-ffp-contract=off", *VECTORIZABLE],
-        extra_link_args=["-fopenmp"],  # PyTorch's own, which is loaded by then
+        extra_link_args=["-fopenmp"],  # PyTorch's library, which is already loaded
         optional=True,  # a failed compilation does not fail the installation
     )
     return {"ext_modules": [operators], "cmdclass": {"build_ext": BuildExtension}}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-Train or evaluate a detector on one machine or several; the same flags as Detectron2's own script.
+Train or evaluate a detector on one or several machines, with the flags of Detectron2's own script.
 
     python train_net.py --help
 """

@@ -1,7 +1,7 @@
 """
 Configuration of the documentation site; `make docs` builds it, without a network.
 
-The pages are written for GitHub. This file makes the same pages right on the site.
+The pages are written for GitHub. This file adapts them to the site.
 """
 
 import gc
@@ -15,7 +15,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-gc.disable()  # a build is short, and a third faster so
+gc.disable()  # makes the short build a third faster
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -38,11 +38,11 @@ html_static_path = ["static"]
 html_css_files = ["tables.css"]
 templates_path: list[str] = []
 
-myst_heading_anchors = 4  # the anchors that GitHub makes
+myst_heading_anchors = 4  # the same anchors as on GitHub
 
-highlight_language = "none"  # a block says its language, as on GitHub
+highlight_language = "none"  # a block names its language, as on GitHub
 default_role = "code"  # `NAME` in a docstring is code, as in Markdown
-autoclass_content = "both"  # what a constructor takes stands under its class
+autoclass_content = "both"  # a class section includes the constructor's arguments
 autodoc_inherit_docstrings = False
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
@@ -54,7 +54,7 @@ napoleon_custom_sections = ["Reported"]
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
 
-# A page of the site -> the file at the top of the repository that it shows.
+# Page of the site -> file at the top of the repository that the page shows
 TOP_FILES = {
     "start": "README.md",
     "contributing": "CONTRIBUTING.md",
@@ -63,7 +63,7 @@ TOP_FILES = {
 
 
 def show_top_file(app: Sphinx, page: str, source: list[str]) -> None:
-    """Fill the page of a top file with that file, and point links to it at its page."""
+    """Fill a page with its top file, and redirect links to that file to the page."""
     if page in TOP_FILES:
         text = (ROOT / TOP_FILES[page]).read_text(encoding="utf-8")
         source[0] = re.sub(r"\]\((?!https?:|#)", "](../", text)
@@ -72,7 +72,7 @@ def show_top_file(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
-    """Build the navigation from the pages that an index lists, one part for each section."""
+    """Build the navigation from the pages listed in an index, one part for each section."""
     if page.rpartition("/")[2] != "index":
         return
     for section in source[0].split("\n## "):
@@ -88,8 +88,8 @@ class LinkOutside(SphinxPostTransform):
     """
     Resolve links that leave docs/.
 
-    A file of the package leads to its section of the API reference. Any other file is offered for
-    download. A folder has no page, so its name stands alone.
+    A link to a file of the package leads to its section of the API reference. Any other file
+    becomes a download. A folder has no page, so its name is plain text.
     """
 
     default_priority = 5  # before MyST resolves its links
@@ -126,7 +126,7 @@ _NO_PARAGRAPH = (" ", "-", "*", "..")
 def mark_formulas(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Make indented blocks literal and escape bars, so that formulas stay as they are."""
+    """Make indented blocks literal and escape bars, so that formulas stay unchanged."""
     out: list[str] = []
     for line in lines:
         opens = line.startswith("    ") and len(out) > 1 and not out[-1]
@@ -135,13 +135,14 @@ def mark_formulas(
             out += ["::", ""]
         out.append(re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", line))
     if what in {"attribute", "data", "property"}:
-        # an escaped line end is nothing; without it, napoleon takes words before a colon for a type
+        # An escaped line end prints nothing. Without it, napoleon parses words before a colon as a
+        # type.
         out.insert(0, "\\")
     lines[:] = out
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the functions above."""
+    """Connect the functions above to Sphinx."""
     app.connect("source-read", show_top_file)
     app.connect("source-read", add_navigation)
     app.connect("autodoc-process-docstring", mark_formulas, priority=400)  # before napoleon

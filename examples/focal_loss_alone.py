@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """
-Use a loss alone: no config, no detector.
+Use a loss without a config or a detector.
 
     python examples/focal_loss_alone.py
 
-Prints what an easy and a hard example cost, and how much of the total the easy ones make up.
+Prints the loss of an easy and a hard example, and the share of all easy examples in the total.
 """
 
 import torch
 
 from focal_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_loss
 
-BACKGROUND = 1  # one class: label 0 is the object, label 1 the background, label -1 is ignored
+BACKGROUND = 1  # with one class, label 0 is the object, 1 the background, and -1 is ignored
 NUM_EASY = 100_000
 
 

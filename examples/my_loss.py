@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """
-Add a loss of your own from outside the package, and train with it by name.
+Add a custom loss from outside the package, and train with it by name.
 
     python examples/my_loss.py [OUTPUT_FOLDER]
 
-Trains two iterations on eight images that it draws first. Copy this file, and put your own formula
-and your own data into it.
+Trains for two iterations on eight generated images. Copy this file, and insert your own formula and
+data.
 """
 
 import sys
@@ -29,7 +29,7 @@ from focal_plugin.registry import configurable
 
 @dataclass(frozen=True)
 class Power(Formula):
-    """(1 - p_t)^power. Write any loss of one logit like this: its value and its slope."""
+    """Formula (1 - p_t)^power. Any loss of one logit has this form: its value and its slope."""
 
     power: float
 
@@ -42,7 +42,7 @@ class Power(Formula):
 
 @CLS_LOSS_REGISTRY.register()
 class SigmoidPowerLoss(ElementwiseLoss):
-    """Sum the formula over all classes of all anchors that are not ignored."""
+    """Sum of the formula over all classes of all anchors that are not ignored."""
 
     config_keys = {"power": "MODEL.FOCAL.CLS_LOSS.POWER"}
 
@@ -56,9 +56,9 @@ class SigmoidPowerLoss(ElementwiseLoss):
 
 
 def config(output: Path) -> CfgNode:
-    """Name the loss in a config of the package, and shrink the training to two iterations."""
+    """Return a config of the package with this loss, limited to two iterations."""
     cfg = get_cfg()
-    cfg.MODEL.FOCAL.CLS_LOSS.POWER = 2.0  # a new key: its default
+    cfg.MODEL.FOCAL.CLS_LOSS.POWER = 2.0  # adds the key with its default
     cfg.merge_from_file(get_config_file("Shapes-Detection/retinanet_small.yaml"))
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SigmoidPowerLoss"
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("my_shapes",)

@@ -1,4 +1,4 @@
-"""What a benchmark of test_benchmarks.py does otherwise in a process of the fork server."""
+"""Settings of a benchmark of test_benchmarks.py that runs in a process of the fork server."""
 
 import ctypes
 import subprocess
@@ -8,14 +8,14 @@ M_TOP_PAD, M_MMAP_THRESHOLD = -2, -3  # malloc.h
 
 
 def give_large_blocks_back() -> None:
-    """Do what the variables of the process that measures memory do where a Python starts."""
+    """Do what the environment variables of the memory measurement do at Python's start."""
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 65536)
     libc.mallopt(M_TOP_PAD, 0)
 
 
 def answer_for_memory(stdout: str) -> None:
-    """Do not start the process that measures memory: it has written ``stdout`` already."""
+    """Replace the start of the process that measures memory: it has already written ``stdout``."""
     run = subprocess.run
 
     def answer(command, **options):

@@ -1,9 +1,8 @@
 """
-Shared fixtures, and the frame of a test session: one thread for each process, one temporary folder,
-one server that forks.
+Shared fixtures and setup of a test session: single-threaded processes, a folder, a fork server.
 
-Importing this file changes the environment before anything imports PyTorch or Detectron2: tests
-neither find a user's data nor leave any behind.
+Importing this file changes the environment before anything imports PyTorch or Detectron2. Tests
+therefore neither find a user's data nor leave any behind.
 """
 
 import atexit
@@ -29,7 +28,7 @@ _FOLDER = "FOCAL_PLUGIN_TESTS_FOLDER"
 
 
 def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # a fork has inherited this
+    if os.getpid() == owner:  # a fork has inherited this handler
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -48,7 +47,7 @@ FORK_SERVER_FILES = (
     "tests/modeling/test_processes.py",
     "tests/test_benchmarks.py",
 )
-"""One worker runs all of them: a second one would need a second server and references."""
+"""Files that one worker runs: a second worker would require its own server and references."""
 PRELOADED = (
     "focal_plugin.engine",
     "pytest",
@@ -66,7 +65,7 @@ PRELOADED = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Start with what takes longest: the files that share the fork server, then the slow ones."""
+    """Start with the slowest tests: the files that share the fork server, then the slow ones."""
     for item in items:
         if "fork_server" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
@@ -79,7 +78,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Keep what is imported by now out of garbage collection, which is slow with so much."""
+    """Exclude imported objects from garbage collection, which is slow with so many."""
     gc.freeze()
     gc.enable()
 
@@ -87,9 +86,10 @@ def pytest_collection_finish():
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """
-    Keep the tests of a file on one worker, and those that share the fork server or the processes of
-    tests/ops, in the order of collection. (The mark `xdist_group` of pytest-xdist 3.8 has no effect
-    with pytest 9.2.)
+    Keep tests of a file on one worker, in the order of collection.
+
+    The same holds for tests that share the fork server or the processes of tests/ops. (The mark
+    `xdist_group` of pytest-xdist 3.8 has no effect with pytest 9.2.)
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -108,12 +108,13 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def fork_server():
     """
-    A process that has imported everything, from which others fork at once: the context
-    "forkserver" of `multiprocessing`.
+    Start a process that has imported everything, from which others fork without delay.
+
+    It is the context "forkserver" of `multiprocessing`.
     """
     environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     before = {name: os.environ.get(name) for name in environment}
-    # a shell's background job ignores Ctrl-C, which would be inherited
+    # A shell's background job ignores Ctrl-C, and the server would inherit that.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     multiprocessing.set_forkserver_preload(list(PRELOADED))
@@ -125,13 +126,13 @@ def fork_server():
         else:
             os.environ[name] = value
     yield
-    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # its own end takes seconds
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # a regular stop takes seconds
     forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="session")
 def tiny_shapes() -> Path:
-    """Twelve images of shapes, registered as "tiny_shapes"; the folder that holds them."""
+    """Draw twelve images of shapes, register them as "tiny_shapes", and return their folder."""
     from focal_plugin.data import ShapesSpec, draw_dataset, register_shapes
 
     folder = Path(DATASET_ROOT) / "tiny_shapes"

@@ -1,4 +1,4 @@
-"""Many cases in one test, where hundreds of tests would cost more than what they do."""
+"""Parametrization in a single test, for cheap cases where hundreds of tests would be slow."""
 
 import functools
 import inspect
@@ -6,13 +6,15 @@ import inspect
 
 def each(names, values):
     """
-    Same interface as `pytest.mark.parametrize`, but all values make one test, which ends at the
-    first that fails and names it. Fixtures are shared by all values, so none of them may change.
+    Run all values of `pytest.mark.parametrize` in one test.
+
+    The test stops at the first value that fails, and names it. All values share the fixtures, so
+    no value may change them.
     """
     names = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     cases = [dict(zip(names, x if len(names) > 1 else [x], strict=True)) for x in values]
     if not cases:
-        raise ValueError(f"there must be a value of {', '.join(names)}")
+        raise ValueError(f"at least one value of {', '.join(names)} is required")
 
     def decorate(test):
         @functools.wraps(test)

@@ -1,6 +1,7 @@
 """
-Processes forked from the server of `tests/conftest.py`: they start in milliseconds where a new
-Python needs seconds to import PyTorch and Detectron2.
+Processes forked from the server of `tests/conftest.py`.
+
+They start in milliseconds, while a new Python takes seconds to import PyTorch and Detectron2.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ PATIENCE_S = 300
 NARROW = {
     "MODEL.FOCAL.SMALL_RESNET.WIDTHS": [8, 12, 16, 24],
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.FPN.OUT_CHANNELS": 32,  # a group norm has 32 groups
+    "MODEL.FPN.OUT_CHANNELS": 32,  # group norm has 32 groups
     "MODEL.RETINANET.NUM_CONVS": 1,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
 }
-"""A small model of configs/Shapes-Detection with few layers, for what no weight decides."""
+"""A small model of configs/Shapes-Detection with few layers, for tests that ignore the weights."""
 
 
 def run_script(
     script: Path, *arguments: Any, prepare: Callable[[], None] | None = None
 ) -> CompletedProcess[str]:
     """
-    Do what `python SCRIPT ARGUMENTS` does in the root of the repository, in a forked process.
+    Run `python SCRIPT ARGUMENTS` in the root of the repository, in a forked process.
 
     Args:
-        prepare: called there before the script runs; importable.
+        prepare: called in that process before the script runs; must be importable.
 
     Returns:
         exit code, stdout and stderr.
@@ -66,7 +67,7 @@ def _run_script(command: list[str], files: list[Path], prepare: Callable[[], Non
 
 
 def redirect_output(stdout: Path, stderr: Path) -> None:
-    """Write what this process and those that it starts print into files."""
+    """Write the output of this process and its children into files."""
     for stream, file in ((sys.stdout, stdout), (sys.stderr, stderr)):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         stream.flush()
@@ -76,11 +77,11 @@ def redirect_output(stdout: Path, stderr: Path) -> None:
 
 
 def behave_like_a_command() -> None:
-    """Give this process what one has that a shell starts: a session, a folder, default signals."""
+    """Give this process the properties of a shell command: session, folder, default signals."""
     os.setsid()
     reset_signals()
     os.chdir(ROOT)
-    multiprocessing.set_start_method("fork", force=True)  # of data workers: the server's is its own
+    multiprocessing.set_start_method("fork", force=True)  # for data workers, unlike the server
 
 
 def reset_signals() -> None:
@@ -91,10 +92,10 @@ def reset_signals() -> None:
 
 def fork_ranks() -> None:
     """
-    Fork the processes of `--num-gpus 2`, which need not import everything again.
+    Fork the processes of `--num-gpus 2`, so that they do not import everything again.
 
-    Each of them waits until all are there. The store of this process looks up who connects, and a
-    fork in the midst of that keeps the lock of the resolver for ever.
+    Each process waits until all exist. The store of this process resolves the names of its clients,
+    and a fork during that call keeps the resolver's lock forever.
     """
     run_rank, watch = ranks._run_rank, ranks._watch
     all_started = multiprocessing.get_context("fork").Event()
@@ -113,7 +114,7 @@ def fork_ranks() -> None:
 
 
 def end_as_python_does(main: Callable[[], Any]) -> None:
-    """Call it; Ctrl-C ends the process by its signal, as it ends Python."""
+    """Call ``main``; Ctrl-C ends the process by its signal, as it ends Python."""
     try:
         main()
     except KeyboardInterrupt:

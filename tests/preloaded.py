@@ -1,4 +1,4 @@
-"""What the fork server of `tests/conftest.py` does once, for all of its processes."""
+"""Initialization of the fork server of `tests/conftest.py`, done once for all its processes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ LATE = (
     "torch.utils.serialization.config",
     "torch.utils.tensorboard",
 )
-"""Modules that a training imports once it runs, where they are installed."""
+"""Modules that a training imports while it runs, if they are installed."""
 
 
 def _look_up(cfg: Any, *keys: str, default: Any = None) -> Any:
     """
-    Same interface as `detectron2.engine.defaults._try_get_key`, but a lookup: that function turns
-    the whole config into YAML and back, three times in each run.
+    Look up a key as `detectron2.engine.defaults._try_get_key` does, but faster.
+
+    That function converts the whole config to YAML and back, three times in each run.
     """
     for key in keys:
         value = cfg
@@ -48,5 +49,5 @@ for name in LATE:
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 PIL.Image.preinit()
-gc.freeze()  # a collection in a forked process would copy all of the server's memory
+gc.freeze()  # a collection in a forked process would copy the whole memory of the server
 defaults._try_get_key = _look_up

@@ -1,4 +1,4 @@
-"""Which part may know which, and that what is public says what it is."""
+"""Allowed imports between the parts of the package, and docstrings of public names."""
 
 import ast
 import re
@@ -57,11 +57,11 @@ ALLOWED = {
     "names": set(),
     "random_state": set(),
 }
-# losses, mining and ops know PyTorch only; what makes them configurable is these two names.
+# losses, mining and ops import only PyTorch, except for these two names for configuration.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
 
 
-def test_the_page_about_the_architecture_has_the_same_floors():
+def test_the_architecture_page_lists_the_same_imports():
     packages = {part for part in ALLOWED if (PACKAGE / part).is_dir()}
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| [^|]*\? \|(.*)\|$", page, re.MULTILINE)
@@ -74,7 +74,7 @@ def part_of(module):
 
 
 def imported_names(module):
-    """Absolute dotted names, `package.module.name` for a from-import."""
+    """Return absolute dotted names, `package.module.name` for a from-import."""
     package = ("focal_plugin", *module.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""That the benchmarks run, and that the page shows what they measure."""
+"""The benchmarks run, and the page shows their measurements."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def commands():
-    """Name -> script and options, of what `make bench` and the page need."""
+    """Return name -> script and options of `make bench` and of the page."""
     run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_all.py"))
     return {**run_all["FAST"], **run_all["SLOW"]}
 
@@ -37,7 +37,7 @@ def test_it_prints_a_table_and_writes_what_it_measured(fork_server, script, tmp_
     options = [*QUICK[script].split(), "--threads", 1, "--json", file]
     command = [TOOLS / "benchmarks" / script, *options]
     prepare = None
-    if script != next(iter(QUICK)):  # which starts a new Python to measure memory, as all do
+    if script != next(iter(QUICK)):  # the first starts a new Python to measure memory
         memory = run_script(*command, "--memory-only", prepare=give_large_blocks_back)
         assert memory.returncode == 0, memory.stderr
         prepare = functools.partial(answer_for_memory, memory.stdout)
@@ -55,7 +55,7 @@ def test_it_prints_a_table_and_writes_what_it_measured(fork_server, script, tmp_
         assert str(next(iter(row.values()))) in done.stdout
 
 
-def test_every_part_of_the_page_is_measured_by_a_script_that_is_there(commands):
+def test_every_part_of_the_page_has_an_existing_script(commands):
     parts = re.findall(r"<!-- ([\w-]+): tools/write_performance\.py -->", PAGE.read_text())
     assert len(parts) > 5
     assert set(parts) <= set(commands)

@@ -1,4 +1,4 @@
-"""tools/check_detectron2_tools.py tells tools that work from those that do not."""
+"""tools/check_detectron2_tools.py distinguishes working tools from broken ones."""
 
 import importlib.util
 
@@ -32,7 +32,7 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def check(monkeypatch):
-    """check(arguments) -> its exit code."""
+    """Return check(arguments), which returns the exit code."""
     file = ROOT / "tools/check_detectron2_tools.py"
     spec = importlib.util.spec_from_file_location("check_detectron2_tools", file)
     module = importlib.util.module_from_spec(spec)
@@ -51,13 +51,13 @@ def check(monkeypatch):
     ("tool", "result"),
     [
         ("visualize_data", "pass"),
-        ("visualize_json_results", "FAIL: it left no 000000.png"),
+        ("visualize_json_results", "FAIL: it did not create 000000.png"),
         ("benchmark", "FAIL: a_module_that_nobody_has is not installed: pip install a_module"),
         ("demo", "FAIL: exit code 1: ValueError: this tool is broken"),
         ("plain_train_net", "FAIL: the checkout has no tools/plain_train_net.py"),
     ],
 )
-def test_the_table_says_what_became_of_a_tool(checkout, check, capsys, tool, result):
+def test_the_table_shows_the_result_of_a_tool(checkout, check, capsys, tool, result):
     code = check(checkout, "--only", tool)
     table = capsys.readouterr().out
     assert f"{tool}.py`" in table
@@ -65,7 +65,7 @@ def test_the_table_says_what_became_of_a_tool(checkout, check, capsys, tool, res
     assert code == (result != "pass")
 
 
-def test_a_folder_that_is_no_checkout_is_refused(tmp_path, check, capsys):
+def test_a_folder_other_than_a_checkout_is_refused(tmp_path, check, capsys):
     with pytest.raises(SystemExit, match="2"):
         check(tmp_path)
-    assert "it is no Detectron2 checkout" in capsys.readouterr().err
+    assert "not a Detectron2 checkout" in capsys.readouterr().err

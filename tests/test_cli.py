@@ -143,7 +143,7 @@ def with_config(data, *keys):
 def test_the_data_sets_of_a_config_are_held_to_what_it_asks_for(write, unregister, capsys):
     assert with_config(write("a.json")) == 1
     said = capsys.readouterr().out
-    assert "MODEL.RETINANET.NUM_CLASSES is 5, but data set 'mine' has 2 classes" in said
+    assert "MODEL.RETINANET.NUM_CLASSES is 5, but dataset 'mine' has 2 classes" in said
 
 
 def test_a_config_can_be_changed(write, unregister, capsys):

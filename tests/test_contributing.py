@@ -13,7 +13,7 @@ from .conftest import ROOT
 pytestmark = pytest.mark.slow
 
 COPIED = ("focal_plugin", "focal_plugin_doctor.py", "configs", "tests", "pyproject.toml")
-# the last path before a block is the file that the block is, or changes
+# The last path before a block is the file that the block contains or changes.
 STEP = re.compile(r"`([\w./-]+\.(?:py|yaml))`:\n\n```(python|yaml|diff)\n(.*?)```", re.DOTALL)
 
 
@@ -35,11 +35,11 @@ def apply(diff, text):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the repository in which the steps are done."""
+    """Copy the repository, and apply the steps in the copy."""
     folder = tmp_path_factory.mktemp("contributing")
     for name in COPIED:
         if (ROOT / name).is_dir():
-            # With byte code: Python still compiles each file that a step changes.
+            # With byte code; Python still compiles each file that a step changes.
             shutil.copytree(ROOT / name, folder / name, symlinks=True)
         elif (ROOT / name).exists():
             shutil.copy(ROOT / name, folder / name)

@@ -21,7 +21,7 @@ from .tools import load_tool
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-# CONTRIBUTING.md names files and keys that its example adds; tests/test_contributing.py has those
+# CONTRIBUTING.md names files and keys that its example adds; tests/test_contributing.py tests them.
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
@@ -30,12 +30,12 @@ def name_of(page):
 
 
 def links_of(page):
-    """Relative links as (file, section), each of which may be empty."""
+    """Return relative links as (file, section), each of which may be empty."""
     return re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
 
 
 def sections_of(page):
-    """The anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -61,7 +61,7 @@ def test_the_index_lists_every_page_once():
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=name_of)
-def test_what_the_api_reference_documents_exists(page):
+def test_names_in_the_api_reference_exist(page):
     text, current = page.read_text(), None
     for directive, name in re.findall(r"^\.\. (\w+):: ([\w.]+)$", text, re.MULTILINE):
         if directive == "currentmodule":
@@ -90,7 +90,7 @@ def test_tests_it_names_exist(page):
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
 
 
-def test_every_key_of_ours_stands_in_the_catalogue():
+def test_the_catalogue_contains_every_added_key():
     catalogue = (ROOT / "docs" / "catalogue.md").read_text()
 
     def keys(node, prefix):
@@ -105,8 +105,8 @@ def test_every_key_of_ours_stands_in_the_catalogue():
 
 
 @pytest.mark.slow
-def test_the_table_of_the_built_in_data_set_is_its_own(monkeypatch):
-    """Drawn without the files that a training reads."""
+def test_the_table_of_the_built_in_dataset_is_current(monkeypatch):
+    """Draw the images without the files that a training reads."""
 
     def images_of(name):
         return [{"annotations": annotations_of(name, i)} for i in range(SPLITS[name].images)]
@@ -122,7 +122,7 @@ def test_the_table_of_the_built_in_data_set_is_its_own(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_catalogue_is_that_of_the_registries(monkeypatch):
+def test_the_catalogue_matches_the_registries(monkeypatch):
     tool = load_tool("write_catalogue")
     monkeypatch.setattr(tool, "load_arms", arms_of)
     monkeypatch.setattr(sys, "argv", ["write_catalogue.py", "--check"])

@@ -1,4 +1,4 @@
-"""The doctor names each fault that occurs in practice, with the command that fixes it."""
+"""The doctor names each common fault, with the command that fixes it."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_this_environment_is_ready(capsys):
         assert f" {subject} " in report
 
 
-def test_the_runtime_is_told_by_features_and_printed_alone(capsys):
+def test_the_runtime_is_detected_by_features_and_printed_alone(capsys):
     from detectron2 import _C
 
     expected = "compiled" if _C.__file__.endswith(".so") else "Python only"
@@ -42,7 +42,7 @@ def test_a_detectron2_before_release_06_is_too_old(monkeypatch, tmp_path):
     assert found.remedy == doctor.REBUILD_DETECTRON2
     assert "before release 0.6" in found.state
     with (
-        pytest.raises(ImportError, match=r"needs Detectron2 0\.6 or newer, and an older one"),
+        pytest.raises(ImportError, match=r"requires Detectron2 0\.6 or newer, but an older one"),
         doctor.explain_failed_import(),
     ):
         raise AttributeError("DenseDetector")
@@ -60,14 +60,14 @@ def test_importing_the_package_without_detectron2_says_how_to_get_it():
     command = [sys.executable, "-S", "-c", "import focal_plugin"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
-    assert "focal_plugin needs Detectron2, which is not installed" in result.stderr
+    assert "focal_plugin requires Detectron2, which is not installed" in result.stderr
     assert doctor.BUILD_DETECTRON2 in result.stderr
     assert "MiroPsota/torch_packages_builder" in result.stderr
     assert "focal-plugin doctor" in result.stderr
 
 
 def test_a_broken_import_says_what_broke_and_names_the_doctor(tmp_path):
-    (tmp_path / "numpy").mkdir()  # which is imported before PyTorch
+    (tmp_path / "numpy").mkdir()  # imported before PyTorch
     (tmp_path / "numpy" / "__init__.py").write_text("raise AttributeError('LINEAR')")
     result = subprocess.run(
         [sys.executable, "-c", "import focal_plugin"],
@@ -88,7 +88,7 @@ def test_versions_are_compared_as_numbers(version, is_fine):
     assert doctor._is_below(version, "1.24") == is_fine
 
 
-def test_a_torchvision_that_does_not_load_beside_torch_is_named(monkeypatch):
+def test_a_torchvision_incompatible_with_torch_is_named(monkeypatch):
     failure = "RuntimeError: operator torchvision::nms does not exist"
     monkeypatch.setattr(
         doctor, "_import_failure", lambda module: failure if module == "torchvision" else None
@@ -108,7 +108,7 @@ def test_the_command_focal_plugin_runs_it_without_detectron2():
 
 
 @pytest.mark.parametrize(("torch", "torchvision"), [("2.11.0", "0.26"), ("2.4.1+cu121", "0.19")])
-def test_a_missing_torchvision_is_asked_for_in_the_version_of_torch(torch, torchvision):
+def test_the_remedy_for_a_missing_torchvision_matches_torch(torch, torchvision):
     assert doctor._matching_torchvision(torch) == f"pip install 'torchvision=={torchvision}.*'"
 
 
@@ -135,12 +135,12 @@ def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
     ("version", "failure", "state"),
     [
         (None, None, "absent"),
-        ("1.6.5", None, "1.6.5 is not used: it is older than what is tested"),
+        ("1.6.5", None, "1.6.5 is not used: it is older than the tested release"),
         ("1.8.0", "ImportError: GLIBC", "1.8.0 is not used, because it fails: ImportError: GLIBC"),
         ("1.10.0", None, "1.10.0"),
     ],
 )
-def test_a_faster_evaluator_is_used_or_what_mends_it_is_remarked(
+def test_a_faster_evaluator_is_used_or_its_fix_is_suggested(
     monkeypatch, capsys, version, failure, state
 ):
     installed, fails = doctor._version, doctor._import_failure
@@ -159,7 +159,7 @@ def test_a_faster_evaluator_is_used_or_what_mends_it_is_remarked(
     assert "Ready to train." in capsys.readouterr().out
 
 
-def test_the_package_asks_for_the_releases_that_the_doctor_asks_for():
+def test_the_package_and_the_doctor_require_the_same_releases():
     text = (ROOT / "pyproject.toml").read_text()
     assert f'fast = ["faster-coco-eval>={doctor.FASTER_COCO_EVAL}"]' in text
     assert f'"setuptools<{doctor.SETUPTOOLS_LIMIT}",' in text
@@ -177,7 +177,7 @@ def test_operators_that_are_missing_or_do_not_load_are_a_remark(monkeypatch, tmp
     )
     assert finding("C++ operators").state.startswith("not built")
     (tmp_path / "ops").mkdir()
-    (tmp_path / "ops" / "_C.cpython.so").write_text("of another PyTorch")
+    (tmp_path / "ops" / "_C.cpython.so").write_text("built for another PyTorch")
     found = finding("C++ operators")
     assert found.state.startswith("_C.cpython.so does not load")
     assert "--no-build-isolation" in found.remedy

@@ -1,4 +1,4 @@
-"""What `each` promises of a test."""
+"""Guarantees of `each` for a test."""
 
 import inspect
 
@@ -17,7 +17,7 @@ def test_all_combinations_are_run(kind, letter, upper, number):
     SEEN.append((number, letter))
 
 
-def test_no_combination_was_left_out():
+def test_no_combination_was_skipped():
     SEEN.clear()
     test_all_combinations_are_run(kind="x")
     assert SEEN == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
@@ -38,7 +38,7 @@ def test_the_case_that_fails_is_named_and_ends_the_test():
 
 
 def test_a_test_without_a_case_or_an_argument_is_refused():
-    with pytest.raises(ValueError, match="there must be a value of number"):
+    with pytest.raises(ValueError, match="at least one value of number is required"):
         each("number", [])
     with pytest.raises(ValueError, match="must have the arguments letter"):
         each("letter", [1])(lambda number: None)

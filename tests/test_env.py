@@ -1,4 +1,4 @@
-"""What Detectron2's own tools get from `DETECTRON2_ENV_MODULE=focal_plugin.env`."""
+"""Effect of `DETECTRON2_ENV_MODULE=focal_plugin.env` on Detectron2's own tools."""
 
 import importlib
 import sys
@@ -27,7 +27,7 @@ def test_detectron2_falls_back_to_pycocotools_by_itself(monkeypatch):
     monkeypatch.setattr(env.defaults, "_C", env.defaults._C.clone())
     monkeypatch.setattr(detectron2, "evaluation", detectron2.evaluation)
     for name in [name for name in sys.modules if name.startswith("detectron2.evaluation")]:
-        monkeypatch.delitem(sys.modules, name)  # it looks for that evaluator once
+        monkeypatch.delitem(sys.modules, name)  # Detectron2 looks for that evaluator once
     env.setup_environment()
     module = importlib.import_module("detectron2.evaluation.coco_evaluation")
     assert module.COCOeval_opt is COCOeval

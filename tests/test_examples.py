@@ -1,4 +1,4 @@
-"""The examples run, and show what they say."""
+"""The examples run, and print what they claim."""
 
 import importlib.util
 import re
@@ -21,7 +21,7 @@ def load(name):
 
 @pytest.fixture
 def registry(monkeypatch):
-    """The registry of losses, which forgets what the test registers."""
+    """Return the registry of losses, and remove the test's registrations afterwards."""
     monkeypatch.setattr(CLS_LOSS_REGISTRY, "_obj_map", dict(CLS_LOSS_REGISTRY))
     return CLS_LOSS_REGISTRY
 

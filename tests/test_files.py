@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes of files."""
 
 import errno
 import fcntl
@@ -27,13 +27,13 @@ def names(folder):
 
 
 def fill(folder, *, name="model.pth"):
-    """What a process leaves that is killed while it writes ``name``."""
+    """Create the remains of a process that was killed while it wrote ``name``."""
     left = folder / f".{name}.{'0123456789abcdef' * 2}.tmp"
     left.write_bytes(b"half of")
     return left
 
 
-def test_a_finished_file_takes_the_place_of_the_old_one(tmp_path):
+def test_a_finished_file_replaces_the_old_one(tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
     with UnfinishedFile(file) as new:
@@ -144,10 +144,10 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     write_text(tmp_path / "file", "text")
     remove_unfinished(tmp_path, "*.pth")
     assert (tmp_path / "file").read_text() == "text"
-    assert left.exists()  # whoever wrote it may be alive
+    assert left.exists()  # its writer may be alive
 
 
-def test_a_file_that_was_removed_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+def test_a_file_removed_before_locking_is_created_again(tmp_path, monkeypatch):
     lock, removed = fcntl.lockf, []
 
     def remove_the_first(stream, operation):
@@ -185,7 +185,7 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_a_folder_can_be_synced_where_the_file_system_knows_no_such_thing(tmp_path, monkeypatch):
+def test_syncing_an_unsupported_folder_is_no_error(tmp_path, monkeypatch):
     def fail_with(number):
         def fail(_):
             raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""Detectron2's LazyConfig: the example of docs/lazy-configs.md, and the parts by arguments."""
+"""Detectron2's LazyConfig: the example of docs/lazy-configs.md, and components by arguments."""
 
 import itertools
 
@@ -38,7 +38,7 @@ EXAMPLE = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
 
 
 def narrow(model):
-    """The same model on a ResNet of one narrow block a stage."""
+    """Return the same model with a ResNet of one narrow block per stage."""
     bottom_up = model.backbone.bottom_up
     bottom_up.stem.update(out_channels=8, norm="BN")
     widths = [8, 16, 24, 16, 24]
@@ -80,7 +80,7 @@ def zoo_mask_rcnn():
 
 
 def load_example(*overrides):
-    """The example, with the least that a test needs changed by `LazyConfig.apply_overrides`."""
+    """Return the example with minimal changes for a test by `LazyConfig.apply_overrides`."""
     cfg = LazyConfig.load(str(EXAMPLE))
     small = [
         "dataloader.train.dataset.names=tiny_shapes",
@@ -98,7 +98,7 @@ def load_example(*overrides):
 
 
 def train(cfg):
-    """As tools/lazyconfig_train_net.py does."""
+    """Train as tools/lazyconfig_train_net.py does."""
     torch.manual_seed(0)
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
@@ -110,7 +110,7 @@ def train(cfg):
     return trainer
 
 
-def test_the_example_has_at_most_twenty_lines_of_its_users():
+def test_the_example_has_at_most_twenty_user_lines():
     lines = [line for line in EXAMPLE.read_text().splitlines() if line and '"""' not in line]
     assert len(lines) <= 20
 
@@ -146,7 +146,7 @@ def test_the_example_survives_its_file(tmp_path):
     assert model.cls_loss.gamma == 1.5
 
 
-def test_without_parts_a_retinanet_is_stocks():
+def test_without_components_a_retinanet_equals_detectron2s():
     batch = toy_batch()
     results = []
     for target in (FocalRetinaNet, RetinaNet):
@@ -161,7 +161,7 @@ def test_without_parts_a_retinanet_is_stocks():
         assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
 
 
-def test_without_parts_the_others_are_those_of_stocks_arguments():
+def test_without_components_the_others_use_detectron2s_arguments():
     retinanet = instantiate(zoo_retinanet(_target_=FocalRetinaNet, smooth_l1_beta=0.1))
     assert (retinanet.cls_loss.alpha, retinanet.cls_loss.gamma) == (0.25, 2.0)
     assert retinanet.box_loss.beta == 0.1

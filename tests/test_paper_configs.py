@@ -1,4 +1,4 @@
-"""configs/RetinaNet-Paper: a file for each row of the tables of arXiv:1708.02002, and no other."""
+"""configs/RetinaNet-Paper: one file per row of the tables of arXiv:1708.02002, and no other."""
 
 import json
 import re
@@ -35,7 +35,7 @@ MINERS = {"OHEM": "OHEMMiner", "OHEM 1:3": "OHEMRatioMiner"}
 
 
 def stem(table, row):
-    """Name of the file that is this row."""
+    """Return the name of the file of this row."""
     method = row.get("loss", row.get("method"))
     if table == "1a":
         name = f"alpha_{row['alpha']:g}"
@@ -55,7 +55,7 @@ def stem(table, row):
 
 
 def said_by_row(row):
-    """What a row of the paper fixes; None is what its method has not."""
+    """Return the settings of a row of the paper; None if its method lacks a setting."""
     method = row.get("loss", row.get("method"))
     loss = LOSSES[method]
     return {
@@ -75,7 +75,7 @@ def said_by_row(row):
 
 
 def said_by_config(cfg):
-    """The same, of a config."""
+    """Return the same settings of a config."""
     name, mining = cfg.MODEL.FOCAL.CLS_LOSS.NAME, cfg.MODEL.FOCAL.MINING
     retinanet, anchors = cfg.MODEL.RETINANET, cfg.MODEL.ANCHOR_GENERATOR
     alpha, mined = retinanet.FOCAL_LOSS_ALPHA, mining.NAME != ""
@@ -114,7 +114,7 @@ def test_a_comparison_has_the_rows_of_its_table_in_their_order(table):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_row_is_one_file_of_its_table_and_a_file_is_one_row(table):
-    """By what is in them, whatever the files are called."""
+    """Files are compared by content, whatever their names."""
     files = [said_by_config(load(file)) for file in FOLDER.glob(f"table{table}_*.yaml")]
     rows = [said_by_row(row) for row in PAPER["tables"][table]["rows"]]
     for row in rows:
@@ -123,14 +123,14 @@ def test_a_row_is_one_file_of_its_table_and_a_file_is_one_row(table):
         assert rows.count(file) == 1, file
 
 
-def test_a_file_says_what_its_row_says():
+def test_a_file_has_the_settings_of_its_row():
     for table, row in ROWS:
         cfg = load(FOLDER / f"{stem(table, row)}.yaml")
         assert said_by_config(cfg) == said_by_row(row), stem(table, row)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_all_rows_have_in_common(file):
+def test_all_rows_share_these_settings(file):
     common, cfg = PAPER["common"], load(file)
     depth = cfg.MODEL.RESNETS.DEPTH
     assert cfg.MODEL.WEIGHTS.endswith(f"ImageNetPretrained/MSRA/R-{depth}.pkl")
@@ -149,7 +149,7 @@ def test_what_all_rows_have_in_common(file):
 
 
 def test_the_anchors_that_are_generated_are_those_of_the_paper():
-    """n sizes an octave apart in n equal steps of the exponent, of areas 32^2 to 512^2 upwards."""
+    """There are n sizes per octave, in equal steps of the exponent, from areas 32^2 to 512^2."""
     grids = {}  # number of scales and of ratios -> one file; the others have the same lists
     for file in FILES:
         cfg = load(file)
@@ -174,7 +174,7 @@ def check_anchors(cfg, scales, ratios):
         torch.testing.assert_close(height / width, expected_ratios.flatten(), rtol=1e-6, atol=0)
 
 
-def test_results_stand_in_the_table_and_not_in_a_config():
+def test_results_are_in_the_table_and_not_in_a_config():
     results = {
         str(row[name]) for _, row in ROWS for name in ("AP", "AP50", "AP75") if row[name] > 1
     }

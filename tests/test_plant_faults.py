@@ -1,4 +1,4 @@
-"""The tool that plants faults: its faults fit this tree, and its verdicts are right."""
+"""The tool that plants faults: its faults match this tree, and its verdicts are right."""
 
 import ast
 import importlib.util
@@ -24,7 +24,7 @@ TOOL = ROOT / "tools" / "plant_faults.py"
 def tool():
     spec = importlib.util.spec_from_file_location("plant_faults", TOOL)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
@@ -32,7 +32,7 @@ def tool():
 
 @pytest.fixture
 def project(tmp_path):
-    """A tree with a package of the same name, whose tests pass."""
+    """Create a tree with a package of the same name, whose tests pass."""
     root = tmp_path / "project"
     files = {
         "focal_plugin/__init__.py": "",
@@ -66,7 +66,7 @@ def project(tmp_path):
 
 
 def start(project, tmp_path, faults, *arguments):
-    """The tool on that project, in a process of its own; its temporary folder is known."""
+    """Start the tool on that project in another process, with a known temporary folder."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     code = f"""
@@ -89,7 +89,7 @@ sys.exit(tool.main(sys.argv[1:]))
     )
 
 
-def test_there_are_sixty_faults_of_sixty_names(tool):
+def test_there_are_sixty_faults_with_unique_names(tool):
     assert len({fault.name for fault in tool.FAULTS}) == len(tool.FAULTS) == 60
 
 
@@ -141,7 +141,7 @@ def test_some_faults_alone_are_planted_and_the_results_of_others_stay(project, t
     others = {name: {"verdict": "missed", "seconds": 1.0, "by": ""} for name in ("b", "a", "gone")}
     file.write_text(json.dumps({"faults": others}))
     faults = [(name, *fault) for name in "ab"]
-    # all that are planted are caught
+    # All planted faults are caught.
     assert start(project, tmp_path, faults, "--only", "a", "--json", file).wait() == 0
     results = json.loads(file.read_text())["faults"]
     assert [(name, result["verdict"]) for name, result in results.items()] == [
@@ -151,7 +151,7 @@ def test_some_faults_alone_are_planted_and_the_results_of_others_stay(project, t
 
 
 @pytest.mark.parametrize("how", ["time limit", signal.SIGINT, signal.SIGTERM])
-def test_however_it_ends_no_process_and_no_folder_is_left(project, tmp_path, how):
+def test_no_process_and_no_folder_is_left_after_any_end(project, tmp_path, how):
     fault = ("slow", "focal_plugin/sums.py", "a + b", "a - b", "tests/slow/test_slow.py")
     limit = 8 if how == "time limit" else 600
     process = start(project, tmp_path, [fault], "--timeout", limit)
@@ -169,7 +169,7 @@ def test_however_it_ends_no_process_and_no_folder_is_left(project, tmp_path, how
 
 
 def is_running(pid):
-    """True if the process lives; one that was killed may still wait to be reaped."""
+    """Return True if the process lives; a killed one may still wait to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -222,10 +222,10 @@ def test_a_comparison_names_each_catch_that_is_lost_or_gained(tool, tmp_path, ca
     assert tool.main(["--compare", before, before]) == 0
 
 
-def test_a_name_that_no_fault_has_is_exit_code_2(tool, capsys):
+def test_an_unknown_fault_is_exit_code_2(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["--only", "mining-ties", "typo"])
-    assert "there is no fault typo" in capsys.readouterr().err
+    assert "no fault is named typo" in capsys.readouterr().err
 
 
 def test_the_list_names_every_fault_with_its_change(tool, capsys):

@@ -1,4 +1,4 @@
-"""Generators that are seeded by what a draw is for, and left as they were found."""
+"""Random generators that are seeded by the purpose of a draw, and restored afterwards."""
 
 import random
 
@@ -10,7 +10,7 @@ from focal_plugin.random_state import generators_kept, seed_all, seed_from, seed
 
 
 def draws():
-    """One of each generator."""
+    """Return one draw from each generator."""
     return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]
 
 
@@ -53,7 +53,7 @@ def test_gpus_are_seeded_too(monkeypatch):
 
 
 def test_no_two_generators_draw_the_same_numbers():
-    """torch, numpy and Python run the same algorithm."""
+    """PyTorch, NumPy and Python run the same algorithm."""
     with seeded(1):
         in_torch = torch.rand(3, dtype=torch.float64).tolist()
         _, in_numpy, in_python = draws()
@@ -76,7 +76,7 @@ def test_generators_are_left_as_they_were_found(scope, fails):
         assert draws() == expected
 
 
-def test_what_is_drawn_is_a_function_of_the_key():
+def test_draws_depend_on_the_key():
     with seeded(1, "a"):
         first = draws()
         with seeded(1, "b"):

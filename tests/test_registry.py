@@ -1,4 +1,4 @@
-"""Place: where the options of a part stand when it serves a second detector."""
+"""Redirection of a component's config keys when it serves a second detector."""
 
 import pytest
 from detectron2.config import CfgNode
@@ -10,7 +10,7 @@ from .each import each
 
 
 class Part(ConfigurableModule):
-    """Has an option in a node, one beside it with a similar name, and one in another tree."""
+    """Component with an option in a node, one beside it with a similar name, and one elsewhere."""
 
     config_keys = {"inner": "A.LOSS.INNER", "similar": "A.LOSS_SCALE", "foreign": "B.FOREIGN"}
 
@@ -62,11 +62,11 @@ def test_the_longest_node_that_has_moved_decides(key, expected):
 
 
 @each("key", ["A.LOSS_SCALE", "A.LOSSES.INNER", "A", "A.NUM", "LOSS.INNER", "X.A.LOSS.INNER"])
-def test_a_key_that_is_not_in_a_moved_node_stays_however_similar_its_name(key):
+def test_a_key_with_a_similar_name_does_not_move(key):
     assert MOVED.key(key) == key
 
 
-def test_a_key_moves_once_though_its_new_place_is_a_node_that_moves():
+def test_a_key_moves_only_once():
     chain = Place(moved={"A": "B", "B": "C"})
     assert chain.key("A.X") == "B.X"
 
@@ -80,7 +80,7 @@ def test_the_options_of_a_part_are_read_at_its_place():
     assert Part(make_cfg(), place=MOVED).options() == (11, 20, 31)
 
 
-def test_a_fixed_value_is_there_whatever_its_key_says():
+def test_a_fixed_value_overrides_its_key():
     cfg = make_cfg()
     assert MOVED.read(cfg, "A.NUM") == 1
     assert DENSE.read(cfg, "A.NUM") == 80
@@ -131,7 +131,7 @@ def test_an_unknown_name_is_an_error_that_names_the_key_of_its_place():
         build_named([("Part", Part), ("Other", Part)], "A.LOSS.NAME", cfg, place=MOVED)
 
 
-def test_a_class_that_knows_no_place_is_built_without_one():
+def test_a_class_without_place_support_is_built():
     class Plain:
         def __init__(self, cfg, extra):
             self.extra = extra

@@ -1,4 +1,4 @@
-"""The files at the top of the repository agree with each other, and with the package."""
+"""The files at the top of the repository agree with each other and with the package."""
 
 import re
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""The set-up tools: their refusals, and the placeholder for compiled ops."""
+"""Setup tools: their refusals, and the placeholder for compiled ops."""
 
 import email
 import importlib.util
@@ -32,7 +32,7 @@ def placeholder():
 
 @pytest.fixture
 def foreign_wheel(tmp_path):
-    """A wheel with a compiled extension for one Python, and metadata like those of the real one."""
+    """Build a wheel with a compiled extension for one Python, and metadata like the real one's."""
     tool = load("install_detectron2_wheel")
     info = "sal_detectron2-0.7.2.dist-info"
     files = {
@@ -78,14 +78,14 @@ def test_the_wheel_becomes_one_for_every_python_with_the_placeholder(foreign_whe
     assert metadata.get_all("Provides-Extra") is None
 
 
-def test_a_missing_compiled_op_is_named_when_it_is_asked_for(placeholder):
+def test_a_missing_compiled_op_is_named_on_use(placeholder):
     with pytest.raises(ImportError, match=r"detectron2\._C\.deform_conv_forward is a compiled op"):
         getattr(placeholder, "deform_conv_forward")  # noqa: B009
     assert not placeholder.has_cuda()
     assert "none" in placeholder.get_compiler_version()
 
 
-def test_probing_for_a_dunder_is_an_ordinary_attribute_error(placeholder):
+def test_a_dunder_lookup_raises_attribute_error(placeholder):
     assert not hasattr(placeholder, "__wrapped__")
 
 
@@ -97,7 +97,7 @@ def test_the_matching_pair_is_pinned_in_one_place():
 
 
 class FakeEnvironment:
-    """Says what it has, and records what is installed into it."""
+    """Fake environment with given modules that records what is installed into it."""
 
     python = "python"
 
@@ -142,7 +142,7 @@ def test_detectron2_comes_from_its_repository_or_else_from_the_wheel(
     assert "opencv-python-headless" in installed[-1]
 
 
-def test_a_pair_that_does_not_load_is_installed_anew(monkeypatch):
+def test_a_broken_torch_pair_is_reinstalled(monkeypatch):
     installed = install(monkeypatch, FakeEnvironment({"torch", "detectron2"}), repository=False)
     assert any("--force-reinstall torch==" in line for line in installed)
 
@@ -153,7 +153,7 @@ def test_detectron2_is_pinned_by_commit_and_by_hash():
     assert re.fullmatch(r"[0-9a-f]{64}", load("install_detectron2_wheel").SHA256)
 
 
-def test_make_tells_its_targets():
+def test_make_lists_its_targets():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("setup", "demo", "test", "lint", "clean"):
         assert f"make {target}" in shown.stdout

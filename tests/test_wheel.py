@@ -1,4 +1,4 @@
-"""An installed wheel is complete: it finds its configs and sweeps, far from the repository."""
+"""An installed wheel is complete: it finds its configs and sweeps outside the repository."""
 
 import json
 import os
@@ -34,7 +34,7 @@ opts: [DATASETS.TRAIN, "('tiny',)", DATASETS.TEST, "('tiny',)", DATALOADER.NUM_W
 
 
 def call(*command, cwd, **environment):
-    """Run a command that sees nothing of the repository."""
+    """Run a command that does not see the repository."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
         list(map(str, command)),
@@ -49,7 +49,7 @@ def call(*command, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, as pip builds it, but without a compiler: operators are tested elsewhere."""
+    """Build the wheel with pip but without a compiler: other tests cover the operators."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     copy.mkdir()
@@ -66,7 +66,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A fresh environment with the wheel; it borrows all other packages from the running one."""
+    """Create an environment with the wheel; other packages come from the running environment."""
     environment = tmp_path_factory.mktemp("installed") / "environment"
     call(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment.parent)
     python = environment / "bin" / "python"
@@ -83,7 +83,7 @@ def configs_in(folder):
     return {str(file.relative_to(folder)) for file in files}
 
 
-def test_the_wheel_holds_every_config_and_the_mark_of_a_typed_package(installed):
+def test_the_wheel_contains_every_config_and_the_typed_marker(installed):
     package = next(installed.glob("lib/python3*/site-packages/focal_plugin"))
     assert configs_in(package / "configs") == configs_in(ROOT / "configs")
     assert (package / "py.typed").exists()
@@ -104,12 +104,12 @@ for copy in ("first", "second"):
             raise
     shutil.copytree("runs", copy)
 """
-"""Run a script twice, importing what it imports once; keep what each of them leaves."""
+"""Script that runs another script twice with one import, and keeps the output of both runs."""
 
 
 @pytest.fixture(scope="module")
 def compared(installed, tiny_shapes, tmp_path_factory):
-    """The folders of a comparison after the installed command, and after the same once more."""
+    """Return the folders of a comparison after the first and the second run of the command."""
     folder = tmp_path_factory.mktemp("compared")
     narrow = ", ".join(f"{key}, {value!r}" for key, value in NARROW.items())
     (folder / "spec.yaml").write_text(SPEC.format(data=tiny_shapes, narrow=narrow))

@@ -1,4 +1,4 @@
-"""Scripts of tools/ as modules."""
+"""Import of the scripts of tools/ as modules."""
 
 import importlib.util
 import sys
@@ -10,6 +10,6 @@ def load_tool(name):
     """Import `tools/NAME.py`."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     tool = importlib.util.module_from_spec(spec)
-    sys.modules[name] = tool  # dataclasses look there for their module
+    sys.modules[name] = tool  # dataclasses look up their module there
     spec.loader.exec_module(tool)
     return tool

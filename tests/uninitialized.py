@@ -1,4 +1,4 @@
-"""Models without initial values, for tests that build one and never run it."""
+"""Models without initial values, for tests that build a model but never run it."""
 
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def uninitialized():
-    """Turn every function of `torch.nn.init`, by which all parts are initialized, into a no-op."""
+    """Turn every function of `torch.nn.init`, which initializes all parts, into a no-op."""
     with pytest.MonkeyPatch.context() as patch:
         for name in dir(nn.init):
             if name.endswith("_") and not name.startswith("_"):

@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
 """
-How often `focal-compare` calls a difference where there is none, and how often it finds one.
+Measure how often `focal-compare` reports a difference that does not exist, and one that does.
 
 An arm compared with itself (an "A/A comparison") has no difference: every "higher" or "lower" is a
-false alarm, and 5 in 100 are allowed. Needs one arm with many seeds: 20, or better 40, so that
---arms 3 can draw four times 10 runs.
+false alarm, and 5 in 100 are allowed. This requires one arm with many seeds: 20, or better 40, so
+that --arms 3 can draw four times 10 runs.
 
     python tools/calibrate_verdicts.py --runs RUNS --output FOLDER
 
-With the annotations that the runs were evaluated on, the bootstrap over images is calibrated too:
+With the annotations of the runs' test set, the bootstrap over images is also calibrated:
 
     python tools/calibrate_verdicts.py --runs RUNS --output FOLDER --ground-truth ANNOTATIONS.json
 
-A/A comparisons are made of
+A/A comparisons consist of
   seeds             2n different runs, paired at random, n against n
   seeds, 3 arms     4n different runs: three "arms", one reference, Holm; any alarm counts
   resampled images  one run on two independent draws of its images, by the paired bootstrap
-  swapped runs      two runs, and each image's detections change sides with probability 1/2
-Power is measured by adding --effects AP to one side of pairs of different runs.
+  swapped runs      two runs; each image's detections change sides with probability 1/2
+To measure power, --effects AP is added to one side of pairs of different runs.
 
-Written to --output: calibration.json, calibration.md, power.png, power.svg. --page fills the table
+The output is calibration.json, calibration.md, power.png and power.svg. --page writes the table and
+the figure into docs/statistics.md.
 and the figure into docs/statistics.md.
 """
 
@@ -58,18 +59,18 @@ from focal_plugin.files import write_json, write_text
 
 CALIBRATION = ("<!-- calibration -->", "<!-- end of calibration -->")
 SEEDS_TABLE = ("<!-- seeds: tools/calibrate_verdicts.py -->", "<!-- end of seeds -->")
-STDS, COMPARISONS = (0.25, 0.5, 1.0, 2.0, 4.0), (1, 3, 7)  # of the table of seeds
+STDS, COMPARISONS = (0.25, 0.5, 1.0, 2.0, 4.0), (1, 3, 7)  # for the table of seeds
 
 
 @dataclass(frozen=True)
 class Pool:
     """
-    The runs of one arm.
+    Runs of one arm.
 
     Attributes:
-        values: AP of those that finished, percent.
-        failed: how many did not.
-        folders: of those that finished.
+        values: AP of the finished runs, percent.
+        failed: number of runs that did not finish.
+        folders: folders of the finished runs.
     """
 
     arm: str
@@ -80,13 +81,13 @@ class Pool:
 
     @property
     def std_of_differences(self) -> float:
-        """Of two different runs: the variances of the two add up."""
+        """Return the standard deviation between two different runs: their variances add up."""
         return float(np.sqrt(2) * np.std(self.values, ddof=1))
 
 
 @dataclass(frozen=True)
 class Rate:
-    """``hits`` of ``trials`` of ``what``, with an exact 95% binomial interval."""
+    """Rate of ``hits`` in ``trials`` of ``what``, with an exact 95% binomial interval."""
 
     what: str
     n: int
@@ -105,20 +106,22 @@ class Rate:
 
 @dataclass(frozen=True)
 class Power:
-    """How often a planted ``effect`` is called "higher", and how often the formula says."""
+    """Measured and predicted rate of "higher" for a planted ``effect``."""
 
     effect: float
     found: Rate
     expected: float
 
 
-# --- what the runs left
+# --- results of the runs
 
 
 def read_pool(folder: Path, arm: str | None, metric: str) -> Pool:
     """
+    Read the runs of one arm.
+
     Raises:
-        FileNotFoundError: no comparison in ``folder``.
+        FileNotFoundError: ``folder`` contains no comparison.
         ValueError: several arms and none chosen, an unknown one, or fewer than two finished runs.
     """
     comparison = Comparison.read(folder)
@@ -127,12 +130,12 @@ def read_pool(folder: Path, arm: str | None, metric: str) -> Pool:
     arm = arm or comparison.arms[0]
     runs = [run for run in comparison.of_role("equal") if run.arm == arm]
     if not runs:
-        raise ValueError(f"there is no arm {arm!r}, only {', '.join(comparison.arms)}")
+        raise ValueError(f"no arm is named {arm!r}; there are {', '.join(comparison.arms)}")
     results = {folder / run.id: Result.read(folder / run.id) for run in runs}
     values = {file: result.ap[metric] for file, result in results.items() if result is not None}
     finished = {file: value for file, value in values.items() if value is not None}
     if len(finished) < 2:
-        raise ValueError(f"{len(finished)} runs of {arm!r} in {folder} have finished: 2 are needed")
+        raise ValueError(f"{len(finished)} runs of {arm!r} in {folder} have finished, 2 required")
     return Pool(arm, metric, tuple(finished.values()), len(runs) - len(finished), tuple(finished))
 
 
@@ -143,11 +146,13 @@ def count_seed_alarms(
     values: Sequence[float], n: int, arms: int, trials: int, generator: np.random.Generator
 ) -> tuple[Rate, Rate] | None:
     """
-    Verdicts on ``arms`` "arms" and a reference that are all the same arm: n runs each, none twice.
+    Count false alarms of ``arms`` "arms" and a reference, which are all the same arm.
+
+    Each has n runs, and no run occurs twice.
 
     Returns:
-        how often any is called different, by the rule and by the sign-flip test alone (without
-        Holm); None if there are too few runs.
+        rates at which any arm is called different, by the rule and by the sign-flip test alone
+        (without Holm); None if there are too few runs.
     """
     if len(values) < (arms + 1) * n:
         return None
@@ -166,8 +171,9 @@ def measure_power(
     pool: Pool, n: int, effect: float, trials: int, generator: np.random.Generator
 ) -> Power:
     """
-    ``effect`` added to one side of n pairs of two different runs; a run may be in several pairs, so
-    that n is not limited by how many runs there are.
+    Measure the power for ``effect``, added to one side of n pairs of two different runs.
+
+    A run may occur in several pairs, so the number of runs does not limit n.
     """
     values, hits = np.asarray(pool.values), 0
     for _ in range(trials):
@@ -185,8 +191,10 @@ def measure_power(
 
 class ResampledImages:
     """
-    An evaluation on as many images, drawn from its own with replacement: what the paired bootstrap
-    asks of an :class:`Evaluation`, with a slot in the place of an image.
+    Evaluation on images drawn with replacement from another evaluation, as many as it has.
+
+    It has the interface of :class:`Evaluation` that the paired bootstrap uses. A slot replaces an
+    image.
     """
 
     def __init__(self, evaluation: Evaluation, drawn: np.ndarray) -> None:
@@ -195,13 +203,13 @@ class ResampledImages:
         self.image_ids = tuple(range(len(drawn)))
 
     def same_ground_truth_as(self, other: ResampledImages) -> bool:
-        """Slot i is compared with slot i, whatever images are in them."""
+        """Return True: slot i is compared with slot i, whatever images they contain."""
         return self.image_ids == other.image_ids
 
     def average_precision(
         self, weights: np.ndarray | None = None, metrics: tuple[str, ...] = METRICS
     ) -> AveragePrecision:
-        """Same interface as :meth:`Evaluation.average_precision`, but the weights are of slots."""
+        """Return the AP as :meth:`Evaluation.average_precision` does, with weights of slots."""
         weights = np.ones(len(self._slots)) if weights is None else np.asarray(weights)
         return self._evaluation.average_precision(weights @ self._slots, metrics)
 
@@ -209,7 +217,7 @@ class ResampledImages:
 def resampled_pairs(
     evaluations: Sequence[Evaluation], trials: int, generator: np.random.Generator
 ) -> Iterator[tuple[ResampledImages, ResampledImages]]:
-    """A run against itself on other images."""
+    """Yield pairs of a run and the same run on other images."""
     for _ in range(trials):
         evaluation = evaluations[int(generator.integers(len(evaluations)))]
         images = len(evaluation.image_ids)
@@ -223,7 +231,7 @@ def swapped_pairs(
     trials: int,
     generator: np.random.Generator,
 ) -> Iterator[tuple[Evaluation, Evaluation]]:
-    """Two runs of which neither is better: each image's detections go to a side at random."""
+    """Yield pairs of two equally good runs: each image's detections go to a random side."""
     images = sorted(
         image["id"] for image in json.loads(ground_truth.read_text(encoding="utf-8"))["images"]
     )
@@ -241,10 +249,10 @@ def count_image_alarms(
     what: str, pairs: Iterator[tuple[Any, Any]], replicates: int, metric: str
 ) -> Rate:
     """
-    How often the 95% interval of the bootstrap excludes 0.
+    Return the rate at which the 95% interval of the bootstrap excludes 0.
 
     Raises:
-        ValueError: there is nothing to find, so that there is no interval.
+        ValueError: the metric is not defined on these images, so there is no interval.
     """
     trials = hits = images = 0
     for a, b in pairs:
@@ -257,11 +265,11 @@ def count_image_alarms(
     return Rate(what, images, trials, hits)
 
 
-# --- what is written
+# --- output
 
 
 def to_table(rates: Sequence[Rate]) -> str:
-    """Markdown."""
+    """Return a Markdown table of the alarm rates."""
     rows = [
         [
             rate.what,
@@ -277,7 +285,7 @@ def to_table(rates: Sequence[Rate]) -> str:
 
 
 def to_seeds_table() -> str:
-    """The seeds that find 1 AP in 8 of 10 comparisons, Markdown."""
+    """Return a Markdown table of the number of seeds that detect 1 AP in 8 of 10 comparisons."""
     rows = [
         [f"{std:g}", *(recommend_seeds(std, comparisons=k).seeds for k in COMPARISONS)]
         for std in STDS
@@ -288,10 +296,10 @@ def to_seeds_table() -> str:
 
 def draw(rates: Sequence[Rate], powers: Sequence[Power], std: float | None) -> plt.Figure:
     """
-    Alarm rates on the left, of each comparison the one with the most trials; power on the right.
+    Draw alarm rates on the left (most trials of each comparison) and power on the right.
 
     Args:
-        std: of the differences between runs; None if there are no ``powers``.
+        std: standard deviation of the differences between runs; None if ``powers`` is empty.
     """
     finest = {(r.what, r.n): r for r in sorted(rates, key=lambda rate: rate.trials)}
     shown = [rate for rate in rates if rate is finest[rate.what, rate.n]]
@@ -337,7 +345,7 @@ def _draw_power(axes: plt.Axes, powers: Sequence[Power], std: float) -> None:
 
 
 def describe_pool(pool: Pool) -> str:
-    """One paragraph: what the calibration was made of."""
+    """Return one paragraph about the runs of the calibration."""
     found = describe(pool.values)
     std = pool.std_of_differences
     return (
@@ -349,10 +357,10 @@ def describe_pool(pool: Pool) -> str:
 
 def fill(page: str, marks: tuple[str, str], content: str) -> str:
     """
-    The page with ``content`` between the marks.
+    Return the page with ``content`` between the marks.
 
     Raises:
-        ValueError: the page has not both of them, once and in this order.
+        ValueError: the page does not contain both marks once and in this order.
     """
     begin, end = marks
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
@@ -362,7 +370,7 @@ def fill(page: str, marks: tuple[str, str], content: str) -> str:
 
 
 def fill_page(page: Path, text: str, figure: Path | None) -> None:
-    """Write the tables into ``page``, and the figure where it will be looked for from there."""
+    """Write the tables into ``page``, and the figure into the folder that the page links to."""
     content = page.read_text(encoding="utf-8")
     if figure:
         link = Path(os.path.relpath(figure, page.resolve().parent)).as_posix()
@@ -379,8 +387,8 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--runs", type=Path, help="folder of a comparison that has many seeds of an arm")
-    add("--arm", help="which one, if it has several")
+    add("--runs", type=Path, help="folder of a comparison with many seeds of one arm")
+    add("--arm", help="arm to use, if there are several")
     add("--metric", default="AP", choices=AVERAGES, help="default: %(default)s")
     add("--seeds", type=int, nargs="+", default=[6, 8, 10], metavar="N", help="n of the A/A tests")
     add(
@@ -389,44 +397,44 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[200, 2000],
         metavar="N",
-        help="how many of each, several to see the precision (default: 200 2000)",
+        help="number of each; several values show the precision (default: 200 2000)",
     )
-    add("--arms", type=int, default=3, help="of the A/A comparisons with Holm (default: 3)")
-    add("--effects", type=float, nargs="+", default=[1.0], metavar="AP", help="to be planted")
+    add("--arms", type=int, default=3, help="arms of the A/A comparisons with Holm (default: 3)")
+    add("--effects", type=float, nargs="+", default=[1.0], metavar="AP", help="planted effects")
     add(
         "--power-seeds",
         type=int,
         nargs="+",
         default=[6, 8, 10, 12, 16, 20, 30],
         metavar="N",
-        help="where the power is measured",
+        help="numbers of seeds for the power",
     )
-    add("--ground-truth", type=Path, help="COCO json; calibrates the bootstrap over images too")
+    add("--ground-truth", type=Path, help="COCO JSON; also calibrates the bootstrap over images")
     add(
         "--detections",
         type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
-        help=f"of runs of one arm, if there is no --runs (which has {DETECTIONS} in each run)",
+        help=f"files of runs of one arm, without --runs (which has {DETECTIONS} in each run)",
     )
     add("--image-comparisons", type=int, default=200, metavar="N", help="default: %(default)s")
     add("--replicates", type=int, default=1000, help="of each bootstrap (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of what is drawn here (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the random draws (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--page", type=Path, help="a page with the marks of docs/statistics.md, to be filled in")
+    add("--page", type=Path, help="page to update, with the marks of docs/statistics.md")
     options = parser.parse_args(args)
     if not options.runs and not (options.detections and options.ground_truth):
-        parser.error("give --runs, or --detections and --ground-truth")
+        parser.error("--runs, or --detections and --ground-truth, are required")
     if options.detections and not options.ground_truth:
-        parser.error("--detections needs --ground-truth")
+        parser.error("--detections requires --ground-truth")
     return options
 
 
 def calibrate_seeds(
     pool: Pool, options: argparse.Namespace, generator: np.random.Generator
 ) -> tuple[list[Rate], list[Power]]:
-    """Alarm rates and power of the verdict."""
+    """Return alarm rates and power of the verdict."""
     rates: list[Rate] = []
     for arms in (1, options.arms):
         for n in options.seeds:
@@ -434,7 +442,7 @@ def calibrate_seeds(
                 found = count_seed_alarms(pool.values, n, arms, trials, generator)
                 if found is None:
                     needed = (arms + 1) * n
-                    print(f"left out: {arms} x {n} seeds need {needed} runs", file=sys.stderr)
+                    print(f"skipped: {arms} x {n} seeds require {needed} runs", file=sys.stderr)
                 elif arms == 1:
                     rates += found
                 else:
@@ -451,7 +459,7 @@ def calibrate_seeds(
 def calibrate_images(
     files: Sequence[Path], options: argparse.Namespace, generator: np.random.Generator
 ) -> list[Rate]:
-    """Alarm rates of the bootstrap; the swapped ones need two runs."""
+    """Return alarm rates of the bootstrap; swapped runs require two runs."""
     truth, trials = options.ground_truth, options.image_comparisons
     detections = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     evaluations = [evaluate(truth, content) for content in detections]
@@ -466,7 +474,7 @@ def calibrate_images(
 
 
 def to_json(pool: Pool | None, rates: list[Rate], powers: list[Power]) -> dict[str, Any]:
-    """Everything that was measured."""
+    """Return all measurements."""
     return {
         "pool": pool
         and {
@@ -511,7 +519,7 @@ def main(args: Sequence[str] | None = None) -> int:
     write_json(options.output / "calibration.json", to_json(pool, rates, powers))
     write_text(options.output / "calibration.md", text + "\n")
     figure = draw(rates, powers, None if pool is None else pool.std_of_differences)
-    plt.rcParams["svg.hashsalt"] = "calibration"  # the same numbers draw the same file
+    plt.rcParams["svg.hashsalt"] = "calibration"  # equal numbers give an equal file
     figure.savefig(options.output / "power.svg", metadata={"Date": None})
     figure.savefig(options.output / "power.png", dpi=110)
     plt.close(figure)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """
-Runs the unmodified tools of a Detectron2 checkout on configs of this package, on the CPU.
+Run the unmodified tools of a Detectron2 checkout on configs of this package, on the CPU.
 
     python tools/check_detectron2_tools.py CHECKOUT
     python tools/check_detectron2_tools.py CHECKOUT --only train_net --only demo
 
-CHECKOUT is a folder with Detectron2's `tools/` and `demo/`; nothing is fetched. The tools run with
+CHECKOUT is a folder with Detectron2's `tools/` and `demo/`; nothing is downloaded. The tools use
 the installed Detectron2 and `DETECTRON2_ENV_MODULE=focal_plugin.env`, on a small version of the
-built-in data set. Prints a table; exit code 1 unless every tool passes.
+built-in dataset. The script prints a table. Its exit code is 1 unless every tool passes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FASTER_RCNN = ROOT / "configs/Shapes-Detection/faster_rcnn_small_roi_fl_sigmoid.
 LAZY = ROOT / "configs/lazy/retinanet_R_50_FPN_shapes.py"
 
 IMAGES = 8
-"""Images in each part of the data set."""
+"""Number of images in each split of the dataset."""
 
 TIMEOUT_S = 900
 
@@ -56,13 +56,13 @@ class Check:
     One run of a tool.
 
     Attributes:
-        name: of the tool, for `--only`.
-        what: the part of it that runs.
+        name: name of the tool, for `--only`.
+        what: the tested part of the tool.
         script: path in the checkout.
-        arguments: of the command line; `{folder}` is the folder of this run, `{data}` that of the
-            data set, `{detections}` a file of detections.
+        arguments: command line; `{folder}` is the folder of this run, `{data}` that of the
+            dataset, `{detections}` a file of detections.
         says: regular expression that its output must match.
-        makes: a file that it must leave in its folder.
+        makes: file that it must create in its folder.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check."""
+    """Result of a check."""
 
     check: Check
     reason: str  # "" if it passed
@@ -90,7 +90,7 @@ def train(script: str, config: Path, *more: str, what: str) -> Check:
 
 
 def with_config(name: str, what: str, config: Path, *arguments: str, says: str) -> Check:
-    """A tool that takes a config of either kind, and writes to the terminal."""
+    """Return a check of a tool that accepts both kinds of config and prints to the terminal."""
     opts = TINY_LAZY if config.suffix == ".py" else TINY
     given = (*arguments, "--config-file", str(config), *opts)
     return Check(name, what, f"tools/{name}.py", given, says)
@@ -102,7 +102,7 @@ ANALYZED = (
     r"Activations for Each Type of Operators:.*\('conv', [\d.]*[1-9].*"
     r"Parameter Count.*cls_score.*Model Structure.*cls_score"
 )
-"""Matches the output of analyze_model where it has counted convolutions."""
+"""Pattern for the output of analyze_model after it has counted convolutions."""
 
 CHECKS = [
     train("train_net", RETINANET, what="RetinaNet"),
@@ -177,16 +177,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("checkout", type=Path, help="folder of Detectron2's repository")
     names = list(dict.fromkeys(check.name for check in CHECKS))
-    parser.add_argument("--only", action="append", choices=names, help="may be given repeatedly")
+    parser.add_argument("--only", action="append", choices=names, help="can be repeated")
     args = parser.parse_args()
     args.checkout = args.checkout.resolve()
     if not (args.checkout / "tools/train_net.py").is_file():
-        parser.error(f"{args.checkout} has no tools/train_net.py: it is no Detectron2 checkout")
+        parser.error(f"{args.checkout} has no tools/train_net.py: not a Detectron2 checkout")
     return args
 
 
 def prepare(folder: Path, checkout: Path) -> None:
-    """Draw the small data set, write detections of it, and link what `demo.py` imports."""
+    """Draw the small dataset, write detections of it, and link the modules of `demo.py`."""
     for name, spec in SPLITS.items():
         draw_dataset(replace(spec, images=IMAGES), data_folder(folder, name))
     annotations = data_folder(folder, "focal_shapes_val") / "annotations.json"
@@ -194,7 +194,7 @@ def prepare(folder: Path, checkout: Path) -> None:
     keys = ("image_id", "category_id", "bbox")
     detections = [{**{key: x[key] for key in keys}, "score": 0.9} for x in objects]
     (folder / "detections.json").write_text(json.dumps(detections))
-    # demo.py of main imports its neighbor by this name, under which Meta's own repository has it
+    # demo.py of main imports its neighbor by this name, from Meta's internal repository.
     package = folder / "python/vision/fair"
     package.mkdir(parents=True)
     (package / "detectron2").symlink_to(checkout)
@@ -236,13 +236,13 @@ def run(check: Check, checkout: Path, folder: Path, number: int) -> Outcome:
             timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(check, f"not done after {TIMEOUT_S} s", TIMEOUT_S)
+        return Outcome(check, f"not finished after {TIMEOUT_S} s", TIMEOUT_S)
     reason = reason_of_failure(check, output, result)
     return Outcome(check, reason, time.monotonic() - start)
 
 
 def reason_of_failure(check: Check, output: Path, result: subprocess.CompletedProcess[str]) -> str:
-    """Return "" if a tool did what it is for."""
+    """Return the reason for a failure, or "" if the tool succeeded."""
     if result.returncode:
         last = result.stderr.strip().splitlines()[-1:] or ["no message"]
         missing = re.match(r"ModuleNotFoundError: No module named '(\w+)'", last[0])
@@ -252,7 +252,7 @@ def reason_of_failure(check: Check, output: Path, result: subprocess.CompletedPr
     if not re.search(check.says, result.stdout + result.stderr):
         return f"its output does not match {check.says!r}"
     if check.makes and not (output / check.makes).is_file():
-        return f"it left no {check.makes}"
+        return f"it did not create {check.makes}"
     return ""
 
 

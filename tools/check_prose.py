@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """
-Check that the documentation reads easily: its mean sentence has fewer than 18 words.
+Check that the documentation reads easily: the mean sentence has fewer than 18 words.
 
     python tools/check_prose.py                  # all pages; exit 1 if one has longer sentences
-    python tools/check_prose.py --longest 10     # show the longest sentences of each page too
+    python tools/check_prose.py --longest 10     # also show the longest sentences of each page
 
-Code, tables, headings, comments and link targets are left out.
+Code, tables, headings, comments and link targets are skipped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from statistics import mean
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/api/*.md")
 MAX_MEAN = 18.0
-"""Words a sentence, on average over a page."""
+"""Limit of the mean number of words per sentence of a page."""
 FEW = 5
-"""Pages with fewer sentences have no meaningful mean."""
+"""Minimum number of sentences of a page for a meaningful mean."""
 
 _LEFT_OUT = (
     re.compile(r"^(```|~~~).*?^\1\s*$", re.DOTALL | re.MULTILINE),  # code, and directives

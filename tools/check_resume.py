@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """
-Kills a training run at random moments, resumes it each time, and compares it with one that was
-not interrupted: weights, optimizer and all else in every checkpoint, and the detections, bit for
-bit.
+Kill a training run at random moments, resume it, and compare it with an uninterrupted run.
+
+The comparison covers the detections and all content of every checkpoint (weights, optimizer and
+everything else), bit for bit.
 
     python tools/check_resume.py FOLDER                  # 100 kills of the laptop recipe
     python tools/check_resume.py FOLDER --kills 20 --num-gpus 2 SOLVER.MAX_ITER 60
 
-Into FOLDER: `reference/`, a log of each attempt, `run_<number>/` of the runs that differ, and
-`kills.json`, a line for each kill. Exit code 1 if anything differs.
+FOLDER receives `reference/`, a log of each attempt, `run_<number>/` of the runs that differ, and
+`kills.json`, with one line per kill. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LAPTOP_RECIPE = ROOT / "configs/Shapes-Detection/retinanet_small.yaml"
 STARTED = re.compile(r"Starting training from iteration (\d+)")
 DETECTIONS = "inference/coco_instances_results.json"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-"""A kill is drawn from these."""
+"""Signals from which a kill is drawn."""
 
 POLL_S = 0.02
 START_S = 300.0
@@ -49,10 +50,12 @@ END_S = 3600.0
 @dataclass(frozen=True)
 class Kill:
     """
+    One kill of a run.
+
     Attributes:
-        start: the iteration at which this attempt began.
-        after_s: how long after that it was killed.
-        exit_code: negative: the signal.
+        start: first iteration of this attempt.
+        after_s: time between start and kill.
+        exit_code: exit code; negative for a signal.
     """
 
     run: int
@@ -65,11 +68,11 @@ class Kill:
 
 class Trial:
     """
-    A run that is killed and resumed until it is done.
+    Run that is killed and resumed until it finishes.
 
     Args:
-        command: of the run, but for its folder.
-        kill_within_s: of its start, an attempt is killed.
+        command: command of the run, without its output folder.
+        kill_within_s: an attempt is killed within this time after its start.
     """
 
     def __init__(
@@ -84,8 +87,9 @@ class Trial:
 
     def attempts(self, enough: Callable[[], bool]) -> Iterator[Kill]:
         """
-        Each kill when it has happened; ends when an attempt came through, as it may where there
-        were ``enough``.
+        Yield each kill after it happens, until an attempt finishes.
+
+        An attempt may finish once there are ``enough`` kills.
         """
         for attempt in range(sys.maxsize):
             number = self._random.choice(SIGNALS)
@@ -116,7 +120,7 @@ class Trial:
 
 
 def start(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    """One thread: equal bits need equal numbers of threads, and several runs share the machine."""
+    """Start a run with one thread: equal bits require equal thread counts, and runs share cores."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with output.open("wb") as stream:
         return subprocess.Popen(
@@ -126,11 +130,13 @@ def start(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
 
 def wait_for_start(process: subprocess.Popen[bytes], output: Path) -> int:
     """
+    Wait until training starts.
+
     Returns:
         the first iteration.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: training does not start.
     """
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -145,7 +151,7 @@ def wait_for_start(process: subprocess.Popen[bytes], output: Path) -> int:
 
 def differences(folder: Path, reference: Path) -> list[str]:
     """
-    What differs in the files that both folders have: checkpoints, and detections.
+    Return the differences in files that both folders have: checkpoints and detections.
 
     Raises:
         FileNotFoundError: the run has no detections.
@@ -160,7 +166,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
 
 
 def unequal(a: Path, b: Path) -> list[str]:
-    """The entries of two checkpoints that are not equal, bit for bit."""
+    """Return the entries of two checkpoints that are not equal bit for bit."""
     first, second = dict(entries(a)), dict(entries(b))
     return [
         name
@@ -170,7 +176,7 @@ def unequal(a: Path, b: Path) -> list[str]:
 
 
 def entries(checkpoint: Path) -> Iterator[tuple[str, Any]]:
-    """Full name and value of all that a checkpoint holds."""
+    """Yield full name and value of everything in a checkpoint."""
     content = torch.load(checkpoint, weights_only=True)
     yield from _flat(content, "")
     yield from _flat(dict(getattr(content["model"], "_metadata", {})), "metadata.")
@@ -188,7 +194,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, tensors bit for bit."""
+    """Return True if two values are equal, tensors bit for bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     return type(a) is type(b) and a == b
@@ -198,26 +204,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="a new one")
+    parser.add_argument("folder", type=Path, help="output folder; must not exist")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--config-file", type=Path, default=LAPTOP_RECIPE)
     parser.add_argument("--num-gpus", type=int, default=1, help="processes of a run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="runs in parallel")
     parser.add_argument(
         "--within",
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="of its start, a run is killed",
+        help="a run is killed within this time after its start",
     )
     parser.add_argument("--period", type=int, default=5, help="iterations between checkpoints")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments; of the run: 1")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills; the runs use seed 1")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
     if args.folder.exists():
-        parser.error(f"{args.folder} exists already")
+        parser.error(f"{args.folder} already exists")
     args.folder.mkdir(parents=True)
-    # in the background of a shell it is ignored, and the runs would inherit that
+    # A shell ignores it for background jobs, and the runs would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = args.folder.absolute()
     command = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
@@ -227,7 +233,7 @@ def main() -> int:
     reference = folder / "reference"
     print("the reference run ...", flush=True)
     if start([*command, "OUTPUT_DIR", str(reference)], folder / "reference.log").wait() != 0:
-        print(f"it failed; see {folder / 'reference.log'}")
+        print(f"the reference run failed; see {folder / 'reference.log'}")
         return 1
     kills, found = kill_runs(args, folder, command, reference)
     content = [asdict(kill) for kill in kills]
@@ -242,7 +248,7 @@ def main() -> int:
 def kill_runs(
     args: argparse.Namespace, folder: Path, command: Sequence[str], reference: Path
 ) -> tuple[list[Kill], list[str]]:
-    """Runs until there were enough kills; each run is finished, and compared."""
+    """Run, finish and compare runs until there are enough kills."""
     kills: list[Kill] = []
     found: list[str] = []
     lock = Lock()

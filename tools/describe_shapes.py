@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """
-Write what is in the built-in data set: `docs/images/shapes.png` and the table of `docs/shapes.md`.
+Document the built-in dataset: write `docs/images/shapes.png` and the table of `docs/shapes.md`.
 
     python tools/describe_shapes.py            # write both
-    python tools/describe_shapes.py --check    # exit 1 if the table in the page is not the data's
+    python tools/describe_shapes.py --check    # exit 1 if the table in the page is outdated
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from focal_plugin.data.shapes.builtin import SPLITS
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "shapes.md", DOCS / "images" / "shapes.png"
 BEGIN, END = "<!-- table: tools/describe_shapes.py -->", "<!-- end of table -->"
-SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of area, pixels
+SMALL, MEDIUM = 32**2, 96**2  # COCO's area limits, pixels
 
 
 def count(name: str) -> dict[str, int]:
-    """Everything that the table says of one split, by the label of its row."""
+    """Return the numbers of one split by row label."""
     images = DatasetCatalog.get(name)
     classes = MetadataCatalog.get(name).thing_classes
     annotations = [annotation for image in images for annotation in image["annotations"]]
@@ -45,7 +45,7 @@ def count(name: str) -> dict[str, int]:
 
 
 def describe() -> str:
-    """The table, as Markdown."""
+    """Return the table as Markdown."""
     columns = {name: count(name) for name in SPLITS}
     labels = next(iter(columns.values()))
     rows = [[label, *(column[label] for column in columns.values())] for label in labels]
@@ -54,15 +54,15 @@ def describe() -> str:
 
 
 def replace_table(page: str) -> str:
-    """The page with today's table between its marks."""
+    """Return the page with the current table between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + describe() + after
 
 
 def draw_samples() -> None:
-    """Sixteen images of the validation split with their annotations."""
-    DatasetCatalog.get("focal_shapes_val")  # draws it
+    """Draw sixteen images of the validation split with their annotations."""
+    DatasetCatalog.get("focal_shapes_val")  # draws the dataset
     metadata = MetadataCatalog.get("focal_shapes_val")
     images = CocoImages(Path(metadata.json_file), Path(metadata.image_root))
     samples = [
@@ -77,7 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
+    parser.add_argument("--check", action="store_true", help="only compare, write nothing")
     check = parser.parse_args().check
     page = PAGE.read_text(encoding="utf-8")
     if check:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plant known faults, one at a time, and report whether the tests catch them."""
+"""Plant known faults one at a time, and report whether the tests catch them."""
 
 from __future__ import annotations
 
@@ -28,55 +28,55 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 
 EPILOG = """
-Each fault changes one line of a copy of the working tree. The tests that should see it run in that
-copy, until the first one fails. The same tests run once without any fault, and must pass.
+Each fault changes one line in a copy of the working tree. The tests that should catch it run in
+that copy until the first failure. The same tests run once without any fault, and must pass.
 
 verdicts:
   caught          a test failed (pytest's exit code 1)
-  hung            no test ended in time, though unfaulted they take less than a quarter of it; it
-                  counts as caught
-  missed          all tests passed: they do not prove what the fault breaks
-  broken          the tests could not run, such as an import error; it proves nothing
-  does not apply  the text to change is not there exactly once: adapt the fault to the new code
-  no baseline     the tests fail without the fault, too
-  timed out       the tests are too slow for --timeout, with the fault or without
+  hung            no test ended in time, although the tests take less than a quarter of the limit
+                  without the fault; counts as caught
+  missed          all tests passed: they do not test what the fault breaks
+  broken          the tests could not run, e.g. because of an import error; proves nothing
+  does not apply  the text to change does not occur exactly once: adapt the fault to the new code
+  no baseline     the tests also fail without the fault
+  timed out       the tests exceed --timeout, with or without the fault
 
 examples:
   tools/plant_faults.py                                    all faults, about 25 minutes
   tools/plant_faults.py --list
-  tools/plant_faults.py --only mining-ties holm-monotone   two of them
+  tools/plant_faults.py --only mining-ties holm-monotone   two faults
   tools/plant_faults.py --json before.json                 before a change of the tests,
   tools/plant_faults.py --json after.json                  and after it;
-  tools/plant_faults.py --compare before.json after.json   then: which catches were lost?
+  tools/plant_faults.py --compare before.json after.json   then compare: lost catches
 
-exit code: 0 every fault is caught; 1 some fault is not, or --compare finds a lost catch; 2 a
-mistake on the command line; 130 interrupted.
+exit code: 0 every fault is caught; 1 some fault is not, or --compare finds a lost catch; 2 invalid
+command line; 130 interrupted.
 """
 
 CAUGHT = ("caught", "hung")
 MARKER = "PLANT_FAULTS_RUN"
-"""Environment variable that all processes of a test run inherit; it holds the folder of the run."""
+"""Environment variable with the folder of a test run, which all its processes inherit."""
 
 POLL_S = 0.1
 SLOW_MODULES = (
     *("torch", "torchvision", "numpy", "scipy.stats", "scipy.special", "matplotlib.pyplot", "cv2"),
     *("pycocotools.coco", "PIL.Image", "fvcore.nn", "omegaconf", "pytest"),
 )
-"""Not Detectron2: the tests say where its data sets are before they import it."""
+"""Modules to import early. Not Detectron2: the tests set its dataset folder before the import."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """
-    Fault that the tests should see.
+    Fault that the tests should catch.
 
     Args:
         name: unique, for reports.
-        file: Python file that holds ``old``. If the code moves, the only other file with it is
-            taken.
+        file: Python file that contains ``old``. If the code moves, the only other file with the
+            text is used.
         old: text that occurs once.
         new: text that replaces it.
-        tests: test files or folders, separated by spaces. If a file is gone, its folder is taken.
+        tests: test files or folders, separated by spaces. If a file is missing, its folder is used.
     """
 
     name: str
@@ -479,7 +479,7 @@ FAULTS = (
         'cell.startswith("=")',
         "tests/compare/report/test_report.py",
     ),
-    # Diagnostics, and what looks before training
+    # Diagnostics, and checks before training
     Fault(
         "negative-is-easy-on-average",
         "focal_plugin/diagnostics/analysis.py",
@@ -538,7 +538,7 @@ class Result:
 
 @dataclass(frozen=True)
 class TestRun:
-    """Exit code of pytest (None: it was ended at the time limit), its time and its output."""
+    """Exit code of pytest (None: ended at the time limit), its time and its output."""
 
     exit_code: int | None
     seconds: float
@@ -554,13 +554,13 @@ class Planter:
     """
     Runner of faulted tests in copies of a tree.
 
-    Each test run is a fork of this process, which has imported what takes long to import. So it
-    must be a process that has imported nothing of the tree, and has no threads.
+    Each test run is a fork of this process, which has imported the slow modules. This process must
+    therefore not import modules of the tree, and must not have threads.
 
     Args:
-        root: the tree, below git.
+        root: the tree, tracked by git.
         scratch: empty folder for the copies.
-        timeout_s: limit of each test run.
+        timeout_s: time limit of each test run.
     """
 
     def __init__(self, root: Path, scratch: Path, *, timeout_s: float) -> None:
@@ -572,7 +572,7 @@ class Planter:
         self._running: list[_Fork] = []
 
     def examine(self, faults: Sequence[Fault], jobs: int) -> Iterator[tuple[Fault, Result]]:
-        """Each fault and its verdict, as soon as it is known; ``jobs`` test runs at a time."""
+        """Yield each fault and its verdict as soon as it is known, with ``jobs`` parallel runs."""
         waiting: list[_Plan] = []
         for fault in faults:
             plan = _Plan.of(self.root, fault)
@@ -633,7 +633,7 @@ class Planter:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A fault, the file that it changes, and the targets that pytest gets."""
+    """A fault, the file that it changes, and the targets of pytest."""
 
     fault: Fault
     file: Path
@@ -646,12 +646,12 @@ class _Plan:
         if file is None:
             return Result("does not apply", by=f"the text occurs {count} times")
         if targets is None:
-            return Result("does not apply", by=f"there is no {fault.tests}")
+            return Result("does not apply", by=f"{fault.tests} does not exist")
         return cls(fault, file, targets)
 
 
 class _Fork:
-    """A test run in a process of its own."""
+    """A test run in its own process."""
 
     def __init__(self, folder: Path, targets: str, plan: _Plan | None, timeout_s: float) -> None:
         self.targets = targets
@@ -669,14 +669,14 @@ class _Fork:
         self._lives = True
 
     def ended(self) -> bool:
-        """True once it has ended, or its time is over."""
+        """Return True if the test run has ended or exceeded its time limit."""
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if pid:
             self._lives, self._exit_code = False, os.waitstatus_to_exitcode(status)
         return not self._lives or time.monotonic() > self._deadline
 
     def finish(self) -> TestRun:
-        """End it if it still runs, and remove its folder and its processes."""
+        """End the test run if it still runs, and remove its folder and its processes."""
         seconds = round(time.monotonic() - self._started, 1)
         if self._lives:
             os.kill(self._pid, signal.SIGKILL)
@@ -689,7 +689,7 @@ class _Fork:
 
 
 def _run_pytest(folder: Path, targets: Sequence[str]) -> NoReturn:
-    """Do what `python -m pytest` does in the copy, and end this process, a fork."""
+    """Run pytest in the copy as `python -m pytest` does, then end this forked process."""
     exit_code = 3
     try:
         os.setsid()
@@ -700,11 +700,11 @@ def _run_pytest(folder: Path, targets: Sequence[str]) -> NoReturn:
         output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        # The package must be the one of the copy, wherever the installed one is.
+        # Use the package of the copy, not the installed one.
         sys.path[0] = tree
         os.environ.update({"PYTHONPATH": tree, "TMPDIR": f"{folder}/tmp", MARKER: str(folder)})
         tempfile.tempdir = None
-        # The options of the tree's own config are left out: they may start more processes.
+        # The options of the tree's own config are skipped: they may start more processes.
         options = ["-q", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-o", "addopts="]
         sys.argv = ["pytest", *options, *targets]
         runpy.run_module("pytest", run_name="__main__", alter_sys=True)
@@ -720,7 +720,7 @@ def _run_pytest(folder: Path, targets: Sequence[str]) -> NoReturn:
 
 
 def judge(run: TestRun, unfaulted: TestRun, *, timeout_s: float) -> Result:
-    """The verdict on a fault, from the test runs with and without it."""
+    """Return the verdict on a fault from the test runs with and without it."""
     if run.exit_code is None:
         hung = unfaulted.seconds <= timeout_s / 4
         verdict, reason = "hung" if hung else "timed out", "the time limit"
@@ -737,8 +737,8 @@ def find_text(root: Path, fault: Fault) -> tuple[Path | None, int]:
     Find the file to change.
 
     Returns:
-        its path below ``root``, or None; and how often the text occurs. The file that the fault
-        names comes first. If it lacks the text, one occurrence in all other files will do.
+        its path below ``root``, or None; and the number of occurrences of the text. The file that
+        the fault names comes first. If it lacks the text, one occurrence in all other files counts.
     """
     count = _count(root / fault.file, fault.old)
     if count:
@@ -750,7 +750,7 @@ def find_text(root: Path, fault: Fault) -> tuple[Path | None, int]:
 
 
 def package_files(root: Path) -> list[Path]:
-    """Python files that faults may change, below ``root``."""
+    """Return the Python files below ``root`` that faults may change."""
     package = (file.relative_to(root) for file in (root / "focal_plugin").rglob("*.py"))
     return [Path("train_net.py"), Path("focal_plugin_doctor.py"), *sorted(package)]
 
@@ -760,7 +760,7 @@ def _count(file: Path, text: str) -> int:
 
 
 def find_targets(root: Path, fault: Fault) -> str | None:
-    """Targets of the fault that exist; for a file that is gone its folder, but never all tests."""
+    """Return existing targets of the fault; a missing file becomes its folder, but never tests/."""
     found = []
     for target in fault.tests.split():
         path = Path(target)
@@ -773,7 +773,7 @@ def find_targets(root: Path, fault: Fault) -> str | None:
 
 
 def copy_tree(root: Path, to: Path) -> None:
-    """Copy what git tracks or would add, as it is in the working tree, and the built extension."""
+    """Copy the built extension, and all files that git tracks or would add."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, check=True, capture_output=True).stdout
     files = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
@@ -785,20 +785,20 @@ def copy_tree(root: Path, to: Path) -> None:
 
 
 def end_processes(folder: Path, session: int) -> None:
-    """End what a test run left behind: processes of its session or with its marker (Linux)."""
+    """End leftover processes of a test run, found by session or by marker (Linux)."""
     marker = f"{MARKER}={folder}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
-            # A forked process shows the environment of its parent's start, without the marker.
+            # A forked process shows the initial environment of its parent, without the marker.
             variables = (process / "environ").read_bytes().split(b"\0")
             if int(fields[3]) == session or marker in variables:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
 def import_slow_modules() -> None:
-    """Import here what each test run would, but nothing that tests set up before its import."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # also: no threads in this process, which is forked
+    """Import slow modules for all test runs, except those that tests configure before importing."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # also prevents threads in this process, which is forked
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in SLOW_MODULES:
@@ -808,10 +808,10 @@ def import_slow_modules() -> None:
 
 def compare_catches(before: dict[str, str], after: dict[str, str]) -> tuple[list[str], list[str]]:
     """
-    Compare two measurements, each the verdict of every fault.
+    Compare two measurements, each with the verdict of every fault.
 
     Returns:
-        the catches that were lost, a fault that was not measured again included, and those gained.
+        the lost catches, including faults that were not measured again, and the gained catches.
     """
     caught = [{name for name, verdict in x.items() if verdict in CAUGHT} for x in (before, after)]
     lost = [name for name in before if name in caught[0] - caught[1]]
@@ -820,7 +820,7 @@ def compare_catches(before: dict[str, str], after: dict[str, str]) -> tuple[list
 
 
 def print_comparison(first: Mapping[str, Result], second: Mapping[str, Result]) -> int:
-    """Print what was lost and gained; the exit code."""
+    """Print lost and gained catches, and return the exit code."""
     before, after = ({name: x.verdict for name, x in of.items()} for of in (first, second))
     lost, gained = compare_catches(before, after)
     for name in lost:
@@ -841,15 +841,15 @@ def list_faults(faults: Sequence[Fault]) -> None:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Parser of the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="tools/plant_faults.py",
-        description=f"{__doc__}\nIt measures what the tests prove, whatever they are called.",
+        description=f"{__doc__}\nIt measures what the tests detect, whatever their names.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="print the faults and their tests")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="plant these faults alone")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="plant only these faults")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="test runs at a time (default: 1)"
     )
@@ -858,39 +858,39 @@ def argument_parser() -> argparse.ArgumentParser:
         type=float,
         default=900.0,
         metavar="S",
-        help="seconds that a test run may take (default: 900)",
+        help="time limit of a test run in seconds (default: 900)",
     )
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="write the results to FILE; with --only, the others in it stay",
+        help="write the results to FILE; with --only, its other results are kept",
     )
     parser.add_argument(
         "--compare",
         type=Path,
         nargs=2,
         metavar=("BEFORE.json", "AFTER.json"),
-        help="say which catches were lost or gained between two results, and plant nothing",
+        help="print the catches lost or gained between two results, and plant nothing",
     )
     return parser
 
 
 def choose(names: Sequence[str] | None) -> list[Fault]:
     """
-    Faults of these names; without names, all.
+    Return the faults with these names; without names, all faults.
 
     Raises:
-        ValueError: a name that no fault has.
+        ValueError: a name is unknown.
     """
     unknown = sorted(set(names or ()) - {fault.name for fault in FAULTS})
     if unknown:
-        raise ValueError(f"there is no fault {', '.join(unknown)}; --list prints all names")
+        raise ValueError(f"no fault is named {', '.join(unknown)}; --list prints all names")
     return [fault for fault in FAULTS if names is None or fault.name in names]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line, and return the exit code."""
     parser = argument_parser()
     args = parser.parse_args(argv)
     if args.compare:
@@ -916,7 +916,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plant_all(
     faults: Sequence[Fault], *, jobs: int, timeout_s: float, json_file: Path | None
 ) -> int:
-    """Plant the faults, print each verdict, write the results; the exit code."""
+    """Plant the faults, print each verdict, write the results, and return the exit code."""
     results: dict[str, Result] = {}
     kept: dict[str, Result] = {}
     if len(faults) < len(FAULTS) and json_file is not None and json_file.exists():
@@ -944,14 +944,14 @@ def plant_all(
 
 
 def write_results(file: Path, results: Mapping[str, Result]) -> None:
-    """Write the results of all faults that there are, in their order, and create the folder."""
+    """Write the results of all existing faults in their order, and create the folder."""
     ordered = {x.name: asdict(results[x.name]) for x in FAULTS if x.name in results}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"faults": ordered}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_results(file: Path) -> dict[str, Result]:
-    """Results in a file that ``--json`` wrote."""
+    """Read the results in a file that ``--json`` wrote."""
     content = json.loads(file.read_text(encoding="utf-8"))
     return {name: Result(**result) for name, result in content["faults"].items()}
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """
-Draw `docs/images/rpn-box-losses.png`: the box losses of three RPNs and their gradients, of one
-coordinate of one anchor, before anything is divided by a number of anchors.
+Draw `docs/images/rpn-box-losses.png`: the box losses of three RPNs and their gradients.
+
+The curves show one coordinate of one anchor, before division by a number of anchors.
 
     python tools/plot_rpn_losses.py
 """
@@ -29,7 +30,7 @@ STD_X, _, STD_W, _ = STYLES["matterport"]["TARGET_STD"]
 
 
 class Curve(NamedTuple):
-    """factor * loss(r / std)."""
+    """Curve of factor * loss(r / std)."""
 
     label: str
     loss: BoxLoss
@@ -38,7 +39,7 @@ class Curve(NamedTuple):
     style: str
 
     def values_and_gradients(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each residual alone, as if the other three coordinates were hit."""
+        """Return value and gradient of each residual, with no error in the other coordinates."""
         r = r.clone().requires_grad_()
         pred = torch.stack([r / self.std, *torch.zeros(3, len(r))], dim=1)
         values = self.factor * self.loss.per_box(pred, torch.zeros_like(pred))
@@ -57,7 +58,7 @@ CURVES = (
 
 
 def draw() -> plt.Figure:
-    """Values on the left, gradients on the right, both logarithmic over the residual."""
+    """Draw values on the left and gradients on the right, log-log over the residual."""
     r = torch.logspace(-2.3, 0.3, 300)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True)
     for curve in CURVES:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """
-Write the generated parts of `docs/shapes-benchmark.md`, and its figures, from finished comparisons.
+Write the generated parts of `docs/shapes-benchmark.md` and its figures from finished comparisons.
 
     focal-compare run configs/comparisons/shapes_benchmark.yaml
     focal-compare run configs/comparisons/shapes_learning_rates.yaml
     python tools/write_benchmark.py runs/shapes_benchmark runs/shapes_learning_rates
 
-Both may be given, or one. What the numbers show is written by hand.
+Pass one or both. The interpretation of the numbers is written by hand.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PARTS: dict[str, dict[str, Make]] = {
         ),
     },
 }
-"""Name of a comparison -> part of the page -> what makes its table."""
+"""Name of a comparison -> part of the page -> function that creates its table."""
 
 
 def main() -> None:
@@ -67,10 +67,10 @@ def main() -> None:
 
 def fill(page: str, part: str, table: Table | None) -> str:
     """
-    The page with the table between the marks of ``part``.
+    Return the page with the table between the marks of ``part``.
 
     Raises:
-        ValueError: the page has no such part, or the runs have not what it is made of.
+        ValueError: the page has no such part, or the runs lack the data for it.
     """
     begin, end = f"<!-- {part}: tools/write_benchmark.py -->", f"<!-- end of {part} -->"
     before, found, rest = page.partition(begin)
@@ -78,12 +78,12 @@ def fill(page: str, part: str, table: Table | None) -> str:
     if not (found and ended):
         raise ValueError(f"{PAGE} has no {begin} ... {end}")
     if table is None:
-        raise ValueError(f"the runs have nothing for {part}")
+        raise ValueError(f"the runs have no data for {part}")
     return f"{before}{begin}\n{markdown_table(table)}\n{end}{after}"
 
 
 def take_over_figures(page: str, folder: Path) -> None:
-    """Those of the report that the page shows."""
+    """Copy the figures of the report that the page shows."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     for figure in sorted((folder / "figures").glob("*.png")):
         if f"images/shapes-benchmark/{figure.name}" in page:

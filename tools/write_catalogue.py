@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """
-Write the generated parts of `docs/catalogue.md` and `docs/rpn-styles.md` from the registries, the
-config and the last measurement.
+Write the generated parts of `docs/catalogue.md` and `docs/rpn-styles.md`.
+
+They come from the registries, the config and the last measurement.
 
     python tools/write_catalogue.py            # write the pages
-    python tools/write_catalogue.py --check    # exit 1 if one is not current
-    python tools/write_catalogue.py --results runs/catalogue    # a new measurement
+    python tools/write_catalogue.py --check    # exit 1 if a page is outdated
+    python tools/write_catalogue.py --results runs/catalogue    # use a new measurement
 
-A component's row is its own docstring: the first sentence, the first indented formula, the first
-arXiv number and the line under `Reported:`.
+The row of a component comes from its docstring: the first sentence, the first indented formula, the
+first arXiv number and the text under `Reported:`.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ NOT_A_CHOICE = {"OUTPUT_DIR", "SEED"}
 @dataclass(frozen=True)
 class Comparison:
     """
-    A file in configs/comparisons.
+    File in configs/comparisons.
 
     Attributes:
-        file: its name.
+        file: name of the file.
         family: family of its arms.
-        prefix: what the names of its arms have before them beside those of other comparisons.
+        prefix: prefix of the arm names in tables with arms of several comparisons.
     """
 
     file: str
@@ -78,16 +79,16 @@ class Comparison:
 
     @property
     def reference(self) -> str:
-        """The arm that an arm is compared with unless it builds on another one."""
+        """Reference of an arm that builds on no other arm."""
         return named_arms.FAMILIES[self.family]
 
     @functools.cached_property
     def arms(self) -> dict[str, ArmSpec]:
-        """Name -> arm, in the order of the spec."""
+        """Arms by name, in the order of the spec."""
         return read_spec(ROOT / "configs" / "comparisons" / self.file).arms
 
     def base(self, name: str) -> str:
-        """The arm that this one is to be compared with; itself for the reference."""
+        """Return the reference of an arm; for the reference itself, return its own name."""
         for full_name in self.arms[name].names[-1:]:
             applied = named_arms.load(full_name.rpartition("/")[2], self.family)
             based_on = applied.reference if applied.name == name else applied.name  # a variant
@@ -104,7 +105,7 @@ COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 @dataclass(frozen=True)
 class Section:
-    """Components of one kind, and the keys by which an arm may be about one of them."""
+    """Components of one kind, and the config keys that select one of them."""
 
     title: str
     name_key: str
@@ -114,7 +115,7 @@ class Section:
 
 
 def named(*components: type) -> dict[str, type]:
-    """Components that are in a registry of Detectron2."""
+    """Return components that are in a registry of Detectron2, by name."""
     return {component.__name__: component for component in components}
 
 
@@ -138,8 +139,8 @@ SECTIONS = {
     "heads": Section(
         "head", "MODEL.FOCAL.HEAD.NAME", dict(RETINANET_HEAD_REGISTRY), ("MODEL.FOCAL.HEAD.",)
     ),
-    "normalisers": Section(
-        "normaliser", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
+    "normalizers": Section(
+        "normalizer", "MODEL.FOCAL.NORMALIZER", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER",)
     ),
     "RPN": Section(
         "proposal generator",
@@ -171,7 +172,7 @@ SECTIONS = {
     ),
 }
 
-# Keys that choose among ways of doing one thing, of which none is a class: key -> values
+# Keys that choose among methods that are not classes: key -> values
 SWITCHES = {
     "MODEL.FOCAL.HEAD.CLASSIFIER": heads.CLASSIFIERS,
     "MODEL.FOCAL.FPN.TOP_BLOCK": backbones.TOP_BLOCKS,
@@ -196,17 +197,17 @@ STOCK_SWITCHES = (
 )
 
 
-# --- what a docstring says
+# --- content of docstrings
 
 
 def sentence(doc: str) -> str:
-    """The first sentence, as one line of Markdown."""
+    """Return the first sentence as one line of Markdown."""
     first = " ".join(doc.split("\n\n")[0].split())
     return plain(re.split(r"(?<=\.) ", first)[0])
 
 
 def formula(doc: str) -> str:
-    """The first indented block, a line each; nothing if there is none."""
+    """Return the first indented block, one entry per line; "" if there is none."""
     block = re.search(r"\n\n((?: {4}.*\n?)+)", doc + "\n")
     if not block or re.match(r" *(Args|Reported):", doc[block.start() :]):
         return ""
@@ -215,24 +216,24 @@ def formula(doc: str) -> str:
 
 
 def paper(doc: str) -> str:
-    """A link to the first paper that is cited."""
+    """Return a link to the first cited paper."""
     found = re.search(r"arXiv:(\d{4}\.\d{5})", doc)
     return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else ""
 
 
 def reported(doc: str) -> str:
-    """What stands under `Reported:`."""
+    """Return the text under `Reported:`."""
     found = re.search(r"^Reported:\n((?: +.*\n?)+)", doc, re.MULTILINE)
     return plain(" ".join(found[1].split())) if found else ""
 
 
 def plain(text: str) -> str:
-    """Without the roles of Sphinx."""
+    """Return a text without the roles of Sphinx."""
     return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
 
 
 def function_of(component: type) -> Any:
-    """The function that a module's docstring says it is one of; itself if there is none."""
+    """Return the function that the docstring of a module names, or the component itself."""
     named = re.match(r"Module of :func:`(\w+)`", inspect.getdoc(component) or "")
     if not named:
         return component
@@ -243,7 +244,7 @@ def function_of(component: type) -> Any:
 
 
 def component_rows(section: Section) -> Iterator[list[str]]:
-    """A row for each component, in the order of registration."""
+    """Yield a row for each component, in the order of registration."""
     for name, component in section.components.items():
         doc, class_doc = (inspect.getdoc(x) or "" for x in (function_of(component), component))
         keys = getattr(component, "config_keys", {}).values()
@@ -259,7 +260,7 @@ def component_rows(section: Section) -> Iterator[list[str]]:
 
 
 def arms_about(section: Section, name: str) -> Iterator[tuple[str, str]]:
-    """Arms that name a component and differ from the reference in nothing beside its section."""
+    """Yield arms that name a component and differ from the reference only in its section."""
     arms = load_arms(section.comparison)
     for arm, cfg in arms.items():
         different = differing_keys(arms[section.comparison.reference], cfg)
@@ -270,20 +271,20 @@ def arms_about(section: Section, name: str) -> Iterator[tuple[str, str]]:
 
 
 def name_of(cfg: Any, section: Section) -> str:
-    """The component that a config names; a box loss may have Detectron2's name."""
+    """Return the component that a config names; a box loss may have Detectron2's name."""
     if section.name_key == "MODEL.FOCAL.BOX_LOSS.NAME" and not cfg.MODEL.FOCAL.BOX_LOSS.NAME:
         return STOCK_BOX_LOSSES[cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE]
     return read(cfg, section.name_key)
 
 
 def component_table(section: Section) -> str:
-    """All components of a section."""
+    """Return a table of all components of a section."""
     header = [section.title, "what it is", "formula", "keys, defaults", "paper", "reported", "AP"]
     return markdown(list(component_rows(section)), header)
 
 
 def switch_table() -> str:
-    """Each value of the switches, with the arms that differ in it alone, and their reference."""
+    """Return each switch value, with the arms that differ only in it, and their reference."""
     comments, rows = dict(commented_keys()), []
     for key in (*SWITCHES, *STOCK_SWITCHES):
         shown = [pair for one in (ONE_STAGE, TWO_STAGE) for pair in arms_that_switch(one, key)]
@@ -297,8 +298,9 @@ def switch_table() -> str:
 
 def arms_that_switch(comparison: Comparison, key: str) -> Iterator[tuple[str, Any]]:
     """
-    ("arm: AP", config) of each arm that differs from its reference in this key alone, after those
-    references. What an RPN's style says counts as said.
+    Yield ("arm: AP", config) of each arm that differs from its reference only in this key.
+
+    The references come first. Values that an RPN's style sets count as set.
     """
     arms = load_arms(comparison)
     alone = [a for a, c in arms.items() if differing_keys(arms[comparison.base(a)], c) == [key]]
@@ -308,7 +310,7 @@ def arms_that_switch(comparison: Comparison, key: str) -> Iterator[tuple[str, An
 
 
 def style_table() -> str:
-    """What the styles of the RPN say for each key, those in which they differ first."""
+    """Return the values of each key in the RPN styles; keys in which they differ come first."""
     keys = sorted(
         next(iter(rpn.STYLES.values())),
         key=lambda key: len({str(style[key]) for style in rpn.STYLES.values()}) == 1,
@@ -322,7 +324,7 @@ def style_table() -> str:
 
 
 def seeds_table() -> str:
-    """AP of each arm of the comparison of styles: every seed, mean and standard deviation."""
+    """Return AP of each arm of the style comparison: every seed, mean, standard deviation."""
     by_arm: dict[str, list[Any]] = {}
     for result in results_of(RPN_STYLES):
         by_arm.setdefault(result["arm"], []).append(result["ap"])
@@ -338,7 +340,7 @@ def seeds_table() -> str:
 
 
 def key_table() -> str:
-    """Every key that the package adds, with the comment that it has in `config.py`."""
+    """Return every key that the package adds, with its comment in `config.py`."""
     rows = [
         [f"`{key}`", "" if key.endswith("*") else default_of(key), comment]
         for key, comment in commented_keys()
@@ -348,8 +350,10 @@ def key_table() -> str:
 
 def commented_keys() -> Iterator[tuple[str, str]]:
     """
-    (full key, comment above it) of each assignment in `config.py`; keys in a row share one. Options
-    that are those of another node are one entry, with that node in place of a comment.
+    Yield (full key, comment above it) of each assignment in `config.py`.
+
+    Consecutive keys share a comment. Options that are copied from another node are one entry, with
+    that node instead of a comment.
     """
     assignment = re.compile(r"(?:(\w+) = )?([\w.]+)\.([A-Z\d_]+) = (.+)")
     owners, comment, fresh = {"cfg.MODEL": "MODEL."}, "", True
@@ -370,7 +374,7 @@ def commented_keys() -> Iterator[tuple[str, str]]:
 
 
 def arm_table(comparison: Comparison) -> str:
-    """AP of each arm, beside the arm that it differs from by what the third column says."""
+    """Return AP of each arm, with its reference and the keys in which they differ."""
     arms, results, rows = load_arms(comparison), measured(comparison), []
     for arm, cfg in arms.items():
         base = comparison.base(arm)
@@ -412,7 +416,7 @@ def arm_table(comparison: Comparison) -> str:
 
 @functools.cache
 def load_arms(comparison: Comparison) -> dict[str, Any]:
-    """Arm -> resolved config, in the order of the comparison."""
+    """Return arm -> resolved config, in the order of the comparison."""
     configs = {}
     for name, arm in comparison.arms.items():
         configs[name] = get_cfg()
@@ -424,36 +428,36 @@ def load_arms(comparison: Comparison) -> dict[str, Any]:
 
 @functools.cache
 def all_results() -> dict[str, Any]:
-    """Name of a comparison's file -> its versions and results."""
+    """Return name of a comparison's file -> its versions and results."""
     return json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
 
 
 def results_of(comparison: Comparison) -> list[dict[str, Any]]:
-    """A comparison's results, arm by arm and seed by seed."""
+    """Return the results of a comparison, by arm and seed."""
     return all_results().get(comparison.file, {}).get("results", [])
 
 
 def measured(comparison: Comparison) -> dict[str, Any]:
-    """Arm -> what it was measured to be, of a comparison with one seed."""
+    """Return arm -> result of a comparison with one seed."""
     return {result["arm"]: result for result in results_of(comparison)}
 
 
 def take_over(folder: Path) -> None:
     """
-    Keep of a finished comparison what the pages show.
+    Store the results of a finished comparison that the pages show.
 
     Raises:
-        ValueError: it is none of the comparisons that they show, or not all of its runs are done.
+        ValueError: no page shows the comparison, or not all of its runs have finished.
     """
     plan = plan_of_runs.Comparison.read(folder)
     file = f"{plan.name}.yaml"
     if file not in {comparison.file for comparison in COMPARISONS}:
-        raise ValueError(f"{folder} is of {plan.name}, which stands in none of the pages")
+        raise ValueError(f"{folder} contains {plan.name}, which no page shows")
     read = [Result.read(folder / run.id) for run in plan.runs]
     results = [result for result in read if result is not None]
     if len(results) < len(read):
         missing = len(read) - len(results)
-        raise ValueError(f"{folder}: {missing} of {len(read)} runs are not done")
+        raise ValueError(f"{folder}: {missing} of {len(read)} runs have not finished")
     kept = [{"arm": r.arm, "seed": r.seed, "ap": r.ap} for r in results]
     content = {**all_results(), file: {"versions": results[0].versions, "results": kept}}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")
@@ -461,7 +465,7 @@ def take_over(folder: Path) -> None:
 
 
 def ap_of(comparison: Comparison, arm: str) -> str:
-    """AP of an arm, with a remark where it is another's, digit by digit."""
+    """Return AP of an arm, with a remark if it equals that of its reference exactly."""
     results, base = measured(comparison), comparison.base(arm)
     if arm not in results:
         return "not measured"
@@ -471,30 +475,30 @@ def ap_of(comparison: Comparison, arm: str) -> str:
 
 
 def code(value: Any) -> str:
-    """A value of a key, as it stands in a config."""
+    """Return the value of a key as it is written in a config."""
     if isinstance(value, float):
         value = f"{value:.4g}"
     return f"`{value}`" if value != "" else '`""`'
 
 
 def percent(value: float | None) -> str:
-    """One digit; COCO has no number where there is nothing to find."""
+    """Return a number with one digit; COCO has no number if there are no objects."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def read(cfg: Any, full_key: str) -> Any:
-    """The value of a key."""
+    """Return the value of a key."""
     return functools.reduce(lambda node, part: node[part], full_key.split("."), cfg)
 
 
 def default_of(full_key: str) -> str:
-    """The default of a key, a float that is a fraction in few digits."""
+    """Return the default of a key; a float that is a fraction has few digits."""
     value = read(get_cfg(), full_key)
     return f"{value:.4g}" if isinstance(value, float) else str(value) or '""'
 
 
 def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """Full keys in which two configs differ, but for where a run goes."""
+    """Return the full keys in which two configs differ, except for the output folder."""
     found = []
     for key, value in one.items():
         if isinstance(value, dict):
@@ -505,7 +509,7 @@ def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
 
 
 def markdown(rows: list[list[str]], header: list[str]) -> str:
-    """A table for GitHub, in which a bar is no border; not padded, so that a change is one line."""
+    """Return a GitHub table with escaped bars, not padded, so that a change affects one line."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [header, ["---"] * len(header), *escaped]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -515,7 +519,7 @@ def markdown(rows: list[list[str]], header: list[str]) -> str:
 
 
 def generated() -> dict[Path, dict[str, str]]:
-    """Page -> mark in it -> what belongs between it and the end mark."""
+    """Return page -> mark in it -> content between it and the end mark."""
     catalogue = {name: component_table(section) for name, section in SECTIONS.items()}
     catalogue["switches"] = switch_table()
     catalogue["keys"] = key_table()
@@ -526,7 +530,7 @@ def generated() -> dict[Path, dict[str, str]]:
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
-    """The page with today's tables between its marks."""
+    """Return the page with the current tables between its marks."""
     for name, table in tables.items():
         begin, end = f"<!-- {name}: tools/write_catalogue.py -->", f"<!-- end of {name} -->"
         before, found, rest = page.partition(begin)
@@ -541,9 +545,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if not current")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
     parser.add_argument(
-        "--results", type=Path, metavar="RUNS_DIR", help="what `focal-compare run` wrote"
+        "--results", type=Path, metavar="RUNS_DIR", help="output folder of `focal-compare run`"
     )
     args = parser.parse_args()
     if args.results:

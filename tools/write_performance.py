@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 r"""
-Write the tables and the figure of `docs/performance.md` from what the benchmarks measured.
+Write the tables and the figure of `docs/performance.md` from the results of the benchmarks.
 
     $ python tools/benchmarks/run_all.py output/bench --slow
     $ python tools/write_performance.py output/bench
 
-A part whose benchmark was not run stays as it is. What the numbers show is written by hand.
+Parts without a new measurement do not change. The interpretation is written by hand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="of run_all.py")
+    parser.add_argument("folder", type=Path, help="output folder of run_all.py")
     measured = {
         file.stem: json.loads(file.read_text(encoding="utf-8"))
         for file in sorted(parser.parse_args().folder.glob("*.json"))
@@ -53,10 +53,10 @@ def main() -> None:
 
 def fill(page: str, part: str, content: str) -> str:
     """
-    The page with ``content`` between the marks of ``part``.
+    Return the page with ``content`` between the marks of ``part``.
 
     Raises:
-        ValueError: the page has a mark and not the other.
+        ValueError: the page has only one of the marks.
     """
     begin, end = f"<!-- {part}: tools/write_performance.py -->", f"<!-- end of {part} -->"
     before, found, rest = page.partition(begin)
@@ -67,7 +67,7 @@ def fill(page: str, part: str, content: str) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; "p20" and "p80" go into the column before them."""
+    """Return a Markdown table; "p20" and "p80" are part of the column before them."""
     columns = [column for column in rows[0] if column not in ("p20", "p80")]
     lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
     for row in rows:
@@ -77,7 +77,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def caption(machine: dict[str, Any]) -> str:
-    """The command, and what it ran on."""
+    """Return the command and the machine."""
     command = machine["command"].split(" --json")[0]
     settings = ", ".join(f"{key}={value}" for key, value in machine["settings"].items())
     return (
@@ -88,7 +88,7 @@ def caption(machine: dict[str, Any]) -> str:
 
 
 def draw(sizes: list[dict[str, Any]]) -> Figure:
-    """Time, memory and share of copy speed of the classification loss against its size."""
+    """Draw time, memory and copy speed share of the classification loss over its size."""
     with plotting.style():
         figure = Figure(figsize=(9.6, 3.1), layout="constrained")
         time, memory, share = figure.subplots(1, 3)

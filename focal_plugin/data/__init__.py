@@ -1,4 +1,4 @@
-"""The built-in data set, and a user's own ones."""
+"""The built-in dataset, and registration and checks of custom datasets."""
 
 from .checks.check_coco import check_coco, drop_impossible_boxes
 from .checks.facts import DATASET_FACTS, describe_dataset

@@ -1,4 +1,4 @@
-"""How many objects of each class a data set has."""
+"""Number of objects per class of a dataset."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from detectron2.data import DatasetCatalog
 
 def count_objects(names: Sequence[str], *, num_classes: int) -> list[int]:
     """
-    Count the objects of registered data sets together; crowd regions are no objects, and background
-    is no class.
+    Count the objects of registered datasets together; crowd regions and background do not count.
 
     Args:
         names: as in `DATASETS.TRAIN`.
@@ -21,8 +20,8 @@ def count_objects(names: Sequence[str], *, num_classes: int) -> list[int]:
         K numbers, by Detectron2's class index.
 
     Raises:
-        KeyError: no data set has that name.
-        ValueError: an annotation's class is outside 0..K-1.
+        KeyError: a dataset is not registered.
+        ValueError: the class of an annotation is outside 0..K-1.
     """
     counts = Counter(
         annotation["category_id"]
@@ -34,6 +33,6 @@ def count_objects(names: Sequence[str], *, num_classes: int) -> list[int]:
     unknown = sorted(counts.keys() - set(range(num_classes)))
     if unknown:
         raise ValueError(
-            f"data sets {names} have classes {unknown}, the model 0..{num_classes - 1}"
+            f"datasets {names} have classes {unknown}, the model has 0..{num_classes - 1}"
         )
     return [counts[index] for index in range(num_classes)]

@@ -1,4 +1,4 @@
-"""A user's own COCO-format data set: `--dataset NAME=annotations.json:image_dir`."""
+"""Registration of custom datasets: `--dataset NAME=annotations.json:image_dir`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_dataset_argument(text: str) -> DatasetArgument:
     Parse `NAME=annotations.json:image_dir`.
 
     Raises:
-        ValueError: the text has another form.
+        ValueError: the text does not have this form.
     """
     name, _, paths = text.partition("=")
     json_file, _, image_root = paths.rpartition(":")
@@ -36,19 +36,19 @@ def parse_dataset_argument(text: str) -> DatasetArgument:
 
 def register_coco_dataset(dataset: DatasetArgument) -> None:
     """
-    Register a COCO-format data set, so that `DATASETS.TRAIN` and `DATASETS.TEST` can name it.
+    Register a COCO-format dataset, so that `DATASETS.TRAIN` and `DATASETS.TEST` can name it.
 
     Raises:
-        FileNotFoundError: the json file or the image directory is not there.
-        ValueError: the name is taken, or the json holds no categories.
+        FileNotFoundError: the JSON file or the image directory does not exist.
+        ValueError: the name is taken, or the JSON has no categories.
     """
     name, json_file, image_root = dataset
     if not json_file.is_file():
-        raise FileNotFoundError(f"--dataset {name}: no file {json_file}")
+        raise FileNotFoundError(f"--dataset {name}: file not found: {json_file}")
     if not image_root.is_dir():
-        raise FileNotFoundError(f"--dataset {name}: no directory {image_root}")
+        raise FileNotFoundError(f"--dataset {name}: directory not found: {image_root}")
     if name in DatasetCatalog.list():
-        raise ValueError(f"--dataset {name}: a data set of that name is registered already")
+        raise ValueError(f"--dataset {name}: a dataset with this name is already registered")
     classes = read_class_names(json_file)
     register_coco_instances(name, {}, str(json_file), str(image_root))
     MetadataCatalog.get(name).thing_classes = classes
@@ -56,16 +56,16 @@ def register_coco_dataset(dataset: DatasetArgument) -> None:
 
 def read_class_names(json_file: Path) -> list[str]:
     """
-    The category names of a COCO json in the order of their ids, which is Detectron2's class order.
+    Return the category names of a COCO JSON in the order of their ids, Detectron2's class order.
 
     Raises:
-        FileNotFoundError: it is not there.
-        DataError: it is not of COCO's form, or has no categories; the message names the file.
+        FileNotFoundError: the file does not exist.
+        DataError: the file is not in COCO format or has no categories; the message names it.
     """
     content = read_content(json_file)
     classes = content.facts.get("classes")
     if not classes:
-        reasons = [f"{json_file} is not a COCO json with categories:"]
+        reasons = [f"{json_file} is not a COCO JSON with categories:"]
         reasons += (f.message for f in content.findings.listed if f.severity == "error")
         raise DataError("\n  ".join(reasons))
     return classes

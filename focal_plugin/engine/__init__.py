@@ -1,4 +1,4 @@
-"""The stock trainer with a COCO evaluator, made reliable, and set up from a command line."""
+"""Detectron2's trainer with a COCO evaluator, fault tolerance and a command line."""
 
 from .checkpoints.checkpointer import Checkpointer, CheckpointError
 from .command_line import argument_parser, checkpoint_options, refusals_in_words, setup

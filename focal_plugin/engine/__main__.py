@@ -1,4 +1,4 @@
-"""`python -m focal_plugin.engine`: `train_net.py` for an installed package."""
+"""Entry point `python -m focal_plugin.engine`: `train_net.py` for an installed package."""
 
 from .train import invoke_main
 

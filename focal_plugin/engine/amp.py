@@ -1,4 +1,4 @@
-"""Mixed precision where Detectron2's trainer has none: in bfloat16, on the CPU too."""
+"""Mixed precision in bfloat16, which Detectron2's trainer lacks. It also works on the CPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from ..checks import check_choice
 
 PRECISIONS = ("", "float16", "bfloat16")
-"""Legal values of `MODEL.FOCAL.AMP.PRECISION`."""
+"""Supported values of `MODEL.FOCAL.AMP.PRECISION`."""
 
 
 def amp_precision(cfg: CfgNode) -> torch.dtype | None:
     """
-    Return the precision of a training step; None without `SOLVER.AMP.ENABLED`.
+    Return the precision of a training step, or None without `SOLVER.AMP.ENABLED`.
 
     Raises:
-        ValueError: `MODEL.FOCAL.AMP.PRECISION` is illegal, or float16 on the CPU.
+        ValueError: `MODEL.FOCAL.AMP.PRECISION` is not supported, or is float16 on the CPU.
     """
     key = "MODEL.FOCAL.AMP.PRECISION"
     name = check_choice(key, cfg.MODEL.FOCAL.AMP.PRECISION, PRECISIONS)
@@ -28,17 +28,17 @@ def amp_precision(cfg: CfgNode) -> torch.dtype | None:
         return None
     on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and name == "float16":
-        raise ValueError(f"{key} must be bfloat16 on the CPU, got float16: it scales no gradients")
+        raise ValueError(f"{key} must be bfloat16 on the CPU (no gradient scaling), got float16")
     return getattr(torch, name or ("bfloat16" if on_cpu else "float16"))
 
 
 class BFloat16Trainer(SimpleTrainer):
     """
-    Same interface as :class:`detectron2.engine.SimpleTrainer`, but the model runs under autocast to
-    bfloat16, on the model's device.
+    Trainer that runs the model under autocast to bfloat16, on the model's device.
 
-    Detectron2's `AMPTrainer` demands CUDA and a gradient scaler. bfloat16 has the range of float32,
-    so that its gradients need no scale.
+    It has the interface of :class:`detectron2.engine.SimpleTrainer`. Detectron2's `AMPTrainer`
+    requires CUDA and a gradient scaler. bfloat16 has the range of float32, so its gradients require
+    no scaling.
     """
 
     def run_step(self) -> None:
@@ -54,7 +54,7 @@ class BFloat16Trainer(SimpleTrainer):
             losses = {"total_loss": losses}
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
-        if hasattr(self, "after_backward"):  # later than release 0.6
+        if hasattr(self, "after_backward"):  # missing in Detectron2 0.6
             self.after_backward()
         self._write_metrics(losses, data_time)
         self.optimizer.step()

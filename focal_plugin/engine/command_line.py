@@ -1,4 +1,4 @@
-"""From the command line to a config that is checked before anything runs."""
+"""Conversion of the command line to a config that is checked before anything runs."""
 
 from __future__ import annotations
 
@@ -38,41 +38,42 @@ from .trainer import Trainer
 EXAMPLES = """
 Examples:
 
-Train a small RetinaNet with focal loss on the built-in data set (two minutes on two cores):
+Train a small RetinaNet with focal loss on the built-in dataset (two minutes on two cores):
     $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml
 
-The same with an arm, into a folder of its own; and with one key changed:
+Apply an arm, into a folder of its own; or change one key:
     $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml --arm ohem
     $ python train_net.py --config-file configs/Shapes-Detection/retinanet_small.yaml \\
         OUTPUT_DIR output/gamma1 MODEL.RETINANET.FOCAL_LOSS_GAMMA 1.0
 
-Go on after an interruption; evaluate what is trained:
+Resume after an interruption; evaluate a trained model:
     $ python train_net.py --config-file FILE --resume
     $ python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
 
-Your own data set in COCO format:
+Custom dataset in COCO format:
     $ python train_net.py --config-file FILE --dataset my_train=train.json:images \\
         --dataset my_val=val.json:images \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.RETINANET.NUM_CLASSES 3
 
-Several GPUs, several machines (without GPUs: processes on the CPU); or under torchrun:
+Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
     $ python train_net.py --config-file FILE --num-gpus 8
     $ torchrun --nproc-per-node 8 train_net.py --config-file FILE
     (machine0)$ python train_net.py --config-file FILE --num-gpus 8 \\
         --num-machines 2 --machine-rank 0 --dist-url tcp://machine0:29500
 
-Exit codes: 0 done; 1 an error; 2 refused, and nothing was written (bad data, a damaged checkpoint,
-another run's); 143 ended by SIGTERM or SIGUSR1 after a checkpoint, --resume goes on.
+Exit codes: 0 success; 1 error; 2 refused before anything was written (bad data, a damaged
+checkpoint or that of another run); 143 ended by SIGTERM or SIGUSR1 after saving a checkpoint, from
+which --resume continues.
 """
 
 REFUSALS = (CheckpointError, DataError, OutputFolderError)
-"""Errors that are about what the user gave, and whose text says all that there is to know."""
+"""Errors in the user's input, whose messages need no traceback."""
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's flags, all of them, and those for data sets, checkpoints and trust."""
+    """Return a parser with Detectron2's flags and those for datasets, checkpoints and trust."""
     parser = default_argument_parser(epilog=EXAMPLES)
-    parser.set_defaults(dist_url="auto")  # a port that is free, not one for each user
+    parser.set_defaults(dist_url="auto")  # a free port instead of one port per user
     parser.add_argument(
         "--arm",
         action="append",
@@ -86,49 +87,49 @@ def argument_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=JSON:IMAGES",
-        help="register a COCO-format data set under NAME; may be given more than once",
+        help="register a COCO-format dataset under NAME; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
         action="store_true",
-        help="with --resume: where the last checkpoint is damaged, take the newest that is not",
+        help="with --resume: if the last checkpoint is damaged, use the newest intact one",
     )
     parser.add_argument(
         "--allow-config-change",
         action="append",
         default=[],
         metavar="KEY",
-        help="with --resume: go on though KEY is another than in the checkpoint, such as "
-        "SOLVER.MAX_ITER to train longer; may be given more than once",
+        help="with --resume: continue although KEY differs from the checkpoint, such as "
+        "SOLVER.MAX_ITER to train longer; can be repeated",
     )
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="read MODEL.WEIGHTS from a .pkl file that is not of the model zoo: only arrays, no "
+        help="read MODEL.WEIGHTS from a .pkl file outside the model zoo: only arrays are read, no "
         "code in it is run",
     )
     parser.add_argument(
         "--allow-unsafe-yaml",
         action="store_true",
-        help="read config files with tags such as !!python/object; code in them is run",
+        help="read config files with tags such as !!python/object; this runs code in them",
     )
     parser.add_argument(
         "--allow-outside-root",
         action="store_true",
-        help="read images that lie outside of the image directory of their data set",
+        help="read images outside the image directory of their dataset",
     )
     parser.add_argument(
         "--dist-timeout",
         type=float,
         default=30.0,
         metavar="MINUTES",
-        help="how long processes wait for each other (default: 30)",
+        help="maximum time that processes wait for each other (default: 30)",
     )
     return parser
 
 
 def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says about checkpoints, for a `Checkpointer`."""
+    """Return the checkpoint options of the command line as keywords of `Checkpointer`."""
     return {
         "allowed_changes": tuple(args.allow_config_change),
         "fall_back": args.resume_fallback,
@@ -139,8 +140,9 @@ def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def refusals_in_words() -> Iterator[None]:
     """
-    What is refused ends the process with its message, without a traceback, and exit code 2. What
-    all processes refuse, the main one tells.
+    End the process with a message and exit code 2, without a traceback, on a refusal.
+
+    If all processes refuse, only the main process prints the message.
     """
     try:
         yield
@@ -152,19 +154,20 @@ def refusals_in_words() -> Iterator[None]:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """
-    Register the data sets, read the config, check both against each other, start the logs. Until
-    the logs, nothing is written but the lock of `OUTPUT_DIR`.
+    Register the datasets, read the config, check both, and start the logs.
+
+    Before the logs start, only the lock of `OUTPUT_DIR` is written.
 
     Returns:
         the frozen config, with a `SEED` >= 0.
 
     Raises:
-        KeyError: an unknown key or data set.
+        KeyError: a key or a dataset is unknown.
         ValueError: `--dataset` has another form, or a config file would run code.
-        DataError: the data cannot be trained on, or have another number of classes than the model.
-        CheckpointError: what is to be resumed from is damaged, or another run's.
-        OutputFolderError: another run writes into `OUTPUT_DIR`, or nobody can.
-        FileNotFoundError: a file that an argument names is not there.
+        DataError: the data has errors, or another number of classes than the model.
+        CheckpointError: the checkpoint to resume from is damaged or belongs to another run.
+        OutputFolderError: another run writes into `OUTPUT_DIR`, or it is not writable.
+        FileNotFoundError: a file that an argument names does not exist.
     """
     for text in args.dataset:
         register_coco_dataset(parse_dataset_argument(text))
@@ -196,7 +199,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def check_resumable(cfg: CfgNode, options: dict[str, Any]) -> None:
     """
-    What is refused when a run is resumed is refused before its logs and its config are written.
+    Raise an error if the run cannot resume, before its logs and its config are written.
 
     Raises:
         CheckpointError: see :meth:`Checkpointer.check_resumable`.
@@ -209,8 +212,9 @@ def check_resumable(cfg: CfgNode, options: dict[str, Any]) -> None:
 
 def settle_seed(cfg: CfgNode, *, resume: bool) -> None:
     """
-    Where `SEED` is negative, draw one for all processes, or take the one that the run which is
-    resumed has drawn: what a run draws at random depends on it, and on nothing else.
+    Replace a negative `SEED` by a drawn one, the same in all processes.
+
+    A resumed run takes the seed that it drew before. All random draws of a run depend only on it.
     """
     if cfg.SEED >= 0:
         return
@@ -218,14 +222,15 @@ def settle_seed(cfg: CfgNode, *, resume: bool) -> None:
     record = Path(cfg.OUTPUT_DIR) / "config.yaml"
     if resume and record.is_file():
         drawn = yaml.safe_load(record.read_text(encoding="utf-8"))["SEED"]
-    cfg.SEED = comm.all_gather(drawn)[0]  # of the main process
+    cfg.SEED = comm.all_gather(drawn)[0]  # the main process's seed
 
 
 def count_samples_per_class(cfg: CfgNode) -> None:
     """
-    Where a classification loss wants to know how many objects of each class the training set has,
-    and the config does not say, count them into its `SAMPLES_PER_CLASS` (for proposals there is
-    one class): the config that a run leaves behind has the numbers that it used.
+    Count the training objects per class if the classification loss requires it.
+
+    The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it; proposals
+    have one class. The saved config of a run therefore contains the numbers that it used.
     """
     key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
     roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -235,7 +240,7 @@ def count_samples_per_class(cfg: CfgNode) -> None:
         (places.ROI_HEADS, roi_classes),
     ]:
         name = place.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
-        loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model says which there are
+        loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model raises the error
         wanted = loss is not None and key in loss.config_keys.values()
         if wanted and not place.read(cfg, key):
             counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)

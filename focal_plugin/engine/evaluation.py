@@ -1,4 +1,4 @@
-"""Detectron2's COCO evaluator, with the AP of boxes from the fastest implementation installed."""
+"""Detectron2's COCO evaluator with the fastest installed implementation of the box AP."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ logger = logging.getLogger(__name__)
 
 def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
     """
-    Whichever it is, the statistics are those of pycocotools; the first one built logs its name.
+    Build the evaluator of a dataset. Its statistics equal those of pycocotools.
+
+    The first evaluator logs the name of its implementation.
 
     Args:
-        dataset_name: registered, in COCO's form or to be converted to it.
-        output_dir: of the detections.
+        dataset_name: registered dataset in COCO format, or convertible to it.
+        output_dir: output folder of the detections.
     """
-    log_first_n(logging.INFO, f"AP of boxes is computed by {evaluator_in_use()}", name=__name__)
+    log_first_n(logging.INFO, f"Box AP is computed by {evaluator_in_use()}", name=__name__)
     if has_faster_coco_eval():
         return FasterCOCOEvaluator(dataset_name, output_dir)
     return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=has_compiled_ops())
 
 
 def evaluator_in_use() -> str:
-    """What computes the AP of boxes in this environment, for logs and records."""
+    """Return the implementation of the box AP in this environment, for logs and records."""
     if has_faster_coco_eval():
         return f"faster-coco-eval {importlib.metadata.version('faster-coco-eval')}"
     return "detectron2, compiled" if has_compiled_ops() else "pycocotools"
@@ -40,9 +42,11 @@ def evaluator_in_use() -> str:
 
 class FasterCOCOEvaluator(COCOEvaluator):
     """
-    Same interface as :class:`detectron2.evaluation.COCOEvaluator`, with its options at their
-    defaults, but the AP of boxes is faster-coco-eval's. Masks and key points, and boxes on data
-    where it would not equal pycocotools, remain the parent's.
+    COCO evaluator whose box AP is computed by faster-coco-eval.
+
+    It has the interface of :class:`detectron2.evaluation.COCOEvaluator` with default options. The
+    parent evaluates masks and keypoints. It also evaluates boxes if faster-coco-eval would not
+    give the result of pycocotools.
     """
 
     def __init__(self, dataset_name: str, output_dir: str) -> None:
@@ -52,8 +56,8 @@ class FasterCOCOEvaluator(COCOEvaluator):
         tasks = super()._tasks_from_predictions(predictions)
         if not agrees_with_pycocotools(self._coco_api, predictions):
             logger.warning(
-                f"{self._metadata.name}: not by faster-coco-eval, because an id is not an integer "
-                ">= 0, or a box, an area or a score not a finite number"
+                f"{self._metadata.name}: faster-coco-eval is not used, because an id is not an "
+                "integer >= 0, or a box, an area or a score is not finite"
             )
             return tasks
         return [task for task in tasks if task != "bbox"]
@@ -61,7 +65,7 @@ class FasterCOCOEvaluator(COCOEvaluator):
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
     ) -> None:
-        # The parent numbers the categories as the data set does, in place, and evaluates its tasks
+        # The parent converts the category ids in place, and evaluates its tasks.
         super()._eval_predictions(predictions, img_ids)
         if not self._do_evaluation or "bbox" in self._results:
             return
@@ -69,14 +73,14 @@ class FasterCOCOEvaluator(COCOEvaluator):
         evaluation = self._evaluate_boxes(detections, img_ids) if detections else None
         names = self._metadata.get("thing_classes")
         self._results["bbox"] = self._derive_coco_results(evaluation, "bbox", class_names=names)
-        self._results.move_to_end("bbox", last=False)  # as the parent has it
+        self._results.move_to_end("bbox", last=False)  # the parent's order
 
     def _evaluate_boxes(self, detections: list[dict[str, Any]], img_ids: list[int] | None) -> Any:
         from faster_coco_eval import COCOeval_faster
 
         self._logger.info(f"Evaluating boxes with {evaluator_in_use()} ...")
         found = self._coco_api.loadRes(detections)
-        # It prints its table, as pycocotools does
+        # It prints its table, as pycocotools does.
         evaluation = COCOeval_faster(self._coco_api, found, "bbox", print_function=print)
         if img_ids is not None:
             evaluation.params.imgIds = img_ids
@@ -86,9 +90,10 @@ class FasterCOCOEvaluator(COCOEvaluator):
 
 def agrees_with_pycocotools(ground_truth: COCO, detections: Iterable[dict[str, Any]]) -> bool:
     """
-    Whether the data are such that faster-coco-eval is known to give what pycocotools gives. Of
-    annotations with a negative id, for one, it never finds any, and of ids that are strings it
-    knows nothing; a box that is not a number pycocotools matches with every object.
+    Return True if faster-coco-eval is known to give the result of pycocotools on this data.
+
+    faster-coco-eval never matches annotations with a negative id, and does not support ids that are
+    strings. pycocotools matches a box with a NaN to every object.
     """
     annotations = ground_truth.anns.values()
     return (

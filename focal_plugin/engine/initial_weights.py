@@ -1,9 +1,9 @@
 """
-How a model starts, chosen by `MODEL.FOCAL.INIT`.
+Initialization of a model, chosen by `MODEL.FOCAL.INIT`.
 
-"by_name" is for comparisons. Drawn one after the other from one generator, the weights of two
-models that differ in one layer differ in all that are built after it, and so do the batches that
-the same generator chooses.
+"by_name" is for comparisons. By default all weights are drawn one after the other from one
+generator. If two models differ in one layer, all layers built after it then differ too, and so do
+the batches, which use the same generator.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from ..checks import check_choice
 from ..random_state import generators_kept
 
 INITS = ("stock", "by_name")
-"""What `MODEL.FOCAL.INIT` may be."""
+"""Supported values of `MODEL.FOCAL.INIT`."""
 
 
 def build_initialized(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn.Module:
     """
-    The model of a config, started as `MODEL.FOCAL.INIT` says.
+    Build the model of a config, initialized as `MODEL.FOCAL.INIT` specifies.
 
         stock:    build(cfg) and nothing else
         by_name:  value = draw(distribution of the module, seed = hash(SEED, name))
 
-    By name, what was done in place to a tensor after its random fill, with numbers, is done again,
-    a constant fill too. Tensors that were made in another way stay as they are; copies of a tensor
-    stay copies of it. The generators of torch, numpy and Python stand afterwards where they stood.
+    With "by_name", operations in place with numbers that followed the random fill of a tensor are
+    repeated, including a constant fill. Other tensors do not change. Copies of a tensor stay
+    copies of it. The generators of PyTorch, NumPy and Python keep their state.
 
     Args:
         cfg: with `MODEL.FOCAL.INIT` and `SEED`.
-        build: such as Detectron2's `build_model`.
+        build: builds the model, such as Detectron2's `build_model`.
 
     Raises:
-        ValueError: `MODEL.FOCAL.INIT` is no such way, or needs a `SEED` and has none.
+        ValueError: `MODEL.FOCAL.INIT` is not supported, or requires a `SEED` that is not set.
     """
     init = check_choice("MODEL.FOCAL.INIT", cfg.MODEL.FOCAL.INIT, INITS)
     if init == "stock":
         return build(cfg)
     if cfg.SEED < 0:
-        raise ValueError(f"MODEL.FOCAL.INIT by_name needs a SEED >= 0, got {cfg.SEED}")
+        raise ValueError(f"MODEL.FOCAL.INIT by_name requires a SEED >= 0, got {cfg.SEED}")
     with generators_kept(cfg.MODEL.DEVICE), RandomFills() as fills:
         model = build(cfg)
     draw_by_name(model, fills, seed=cfg.SEED)
@@ -57,8 +57,9 @@ def build_initialized(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn
 @torch.no_grad()
 def draw_by_name(model: nn.Module, fills: RandomFills, *, seed: int) -> None:
     """
-    Draw every random tensor of ``model`` again, from ``seed`` and its name. One that has two names,
-    or is a copy of another, goes by the first name.
+    Draw every random tensor of ``model`` again, from ``seed`` and its name.
+
+    A tensor with two names, or a copy of another one, uses the first name.
     """
     first_name: dict[object, str] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -71,18 +72,18 @@ def draw_by_name(model: nn.Module, fills: RandomFills, *, seed: int) -> None:
 @dataclass(frozen=True)
 class Fill:
     """
-    How a tensor got its values.
+    Record of how a tensor received its values.
 
     Attributes:
-        calls: (operation, arguments, keywords): a random fill, then what was done to it in place.
-        origin: of the fill; tensors that were copied from each other have the same.
+        calls: (operation, arguments, keywords): a random fill, then operations in place.
+        origin: identity of the fill, shared by tensors that are copies of each other.
     """
 
     calls: tuple[tuple[Any, tuple[Any, ...], dict[str, Any]], ...]
     origin: object
 
     def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """The same again on the CPU, in the shape and type of ``like``, from ``generator``."""
+        """Repeat the fill on the CPU, in the shape and type of ``like``, from ``generator``."""
         values = torch.empty(like.shape, dtype=like.dtype)
         for operation, args, kwargs in self.calls:
             given = {"generator": generator} if _is_random(operation) else {}
@@ -92,16 +93,17 @@ class Fill:
 
 class RandomFills(TorchDispatchMode):
     """
-    While it is entered, remembers of every tensor the random fill that it holds, through operations
-    in place with numbers, through copies and through moves to another device.
+    Context that records the random fill of every tensor.
 
-    `trunc_normal_` counts as one fill, because newer versions of PyTorch draw again and again until
-    all values are inside its bounds.
+    It follows operations in place with numbers, copies, and moves to another device.
+
+    `trunc_normal_` counts as one fill, because newer versions of PyTorch draw repeatedly until all
+    values are inside its bounds.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # The tensor is kept because its address, the key, must not be given to another one.
+        # The tensor is kept so that its address, the key, is not reused.
         self._fills: dict[int, tuple[Tensor, Fill]] = {}
 
     def __enter__(self) -> RandomFills:
@@ -120,7 +122,7 @@ class RandomFills(TorchDispatchMode):
         return tensor
 
     def of(self, tensor: Tensor) -> Fill | None:
-        """None: there is none, or something else was written since."""
+        """Return the fill of a tensor, or None if there is none or the tensor was overwritten."""
         _, fill = self._fills.get(_address(tensor), (None, None))
         return fill if fill is not None and _is_whole(tensor) else None
 
@@ -138,7 +140,7 @@ class RandomFills(TorchDispatchMode):
         return result
 
     def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fill | None:
-        """What the first argument holds after an operation in place."""
+        """Return the fill of the first argument after an operation in place."""
         tensor, *others = args
         if not _is_whole(tensor):
             return None
@@ -162,7 +164,7 @@ class RandomFills(TorchDispatchMode):
 
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.clone.default}
-"""What returns a copy: to another device or type; of a module that is copied deeply."""
+"""Operations that return a copy: to another device or type, or for a deep copy of a module."""
 
 
 def _written_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -183,7 +185,7 @@ def _is_random(func: Any) -> bool:
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """It is no part of a larger tensor."""
+    """Return True if the tensor is not a part of a larger tensor."""
     return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
@@ -193,5 +195,5 @@ def _address(tensor: Tensor) -> int:
 
 def _generator(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    # The CPU generator uses 32 bits of what it is given.
+    # The CPU generator uses 32 bits of its seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))

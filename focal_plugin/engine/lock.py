@@ -1,4 +1,4 @@
-"""Keeps two trainings out of one output folder."""
+"""Lock that prevents two trainings in one output folder."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ LOCK_NAME = ".train.lock"
 
 _HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN}
 # Open files by process and folder. A process loses its lock as soon as it closes any descriptor of
-# the file, so that it is opened once; a forked process has the descriptor, and not the lock
+# the file, so the file is opened once. A forked process has the descriptor, but not the lock.
 _held: dict[tuple[int, Path], int] = {}
 
 
 class OutputFolderError(RuntimeError):
-    """The output folder is in use by another process, or cannot be made or written."""
+    """Error if the output folder is in use by another process, or is not writable."""
 
 
 def hold_output_folder(folder: Path) -> None:
     """
-    Make the folder, and keep it for this process until it ends, however it ends. To be called by
-    the main process only; again for the same folder: nothing happens.
+    Create the folder, and lock it until this process ends for any reason.
 
-    Where the file system has no locks, there is a warning.
+    Only the main process may call this function. Another call for the same folder has no effect. If
+    the file system does not support locks, a warning is logged.
 
     Raises:
-        OutputFolderError: another process holds it, on this machine or, on a network file system,
-            on another one; or it cannot be made or written.
+        OutputFolderError: another process holds the lock, on this machine or, on a network file
+            system, on another machine; or the folder cannot be created or written.
     """
     folder = Path(folder)
     try:
@@ -42,13 +42,13 @@ def hold_output_folder(folder: Path) -> None:
             _held[key] = _open_locked(folder / LOCK_NAME)
     except OSError as error:
         raise OutputFolderError(
-            f"the output folder {folder} cannot be made or written: {error.strerror or error} "
+            f"the output folder {folder} cannot be created or written: {error.strerror or error} "
             f"({error.filename or folder}); choose another OUTPUT_DIR"
         ) from error
 
 
 def _open_locked(file: Path) -> int:
-    """The descriptor of the file, which has the lock and says whose it is."""
+    """Open and lock a file, write the owner into it, and return its descriptor."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         _lock(descriptor, file)
@@ -62,7 +62,7 @@ def _open_locked(file: Path) -> int:
 
 def _lock(descriptor: int, file: Path) -> None:
     try:
-        # a record lock: a forked data worker does not inherit it, and NFS has it
+        # A record lock: NFS supports it, and forked data workers do not inherit it.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _HELD_BY_ANOTHER:
@@ -71,8 +71,8 @@ def _lock(descriptor: int, file: Path) -> None:
                 "stop it, or choose another OUTPUT_DIR"
             ) from None
         logger.warning(
-            f"{file} cannot be locked ({error.strerror}): nothing keeps a second training out of "
-            "this folder"
+            f"{file} cannot be locked ({error.strerror}): a second training could write into this "
+            "folder"
         )
 
 

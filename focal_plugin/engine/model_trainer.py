@@ -1,4 +1,4 @@
-"""What a hook may ask of a trainer that trains a model."""
+"""Type of a trainer that trains a model, for hooks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import nn
 
 class ModelTrainer(TrainerBase):
     """
-    The attributes that all of Detectron2's trainers of a model have, and their base does not
-    declare. It types the `trainer` of hooks; no trainer is an instance of it.
+    Attributes that all Detectron2 trainers of a model have, but their base does not declare.
+
+    It types the `trainer` attribute of hooks; no trainer is an instance of it.
     """
 
     model: nn.Module

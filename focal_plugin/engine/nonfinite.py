@@ -1,10 +1,8 @@
 """
-Losses and gradients that are NaN or infinite, and what becomes of their step:
-`MODEL.FOCAL.NONFINITE`.
+Handling of losses and gradients that are NaN or infinite: `MODEL.FOCAL.NONFINITE`.
 
-Detectron2 looks at the loss only, after the backward pass, in one process. A loss that is finite
-can have a NaN in its gradient; the optimizer then writes it into the weights, and a checkpoint
-keeps it.
+Detectron2 checks only the loss, after the backward pass, in one process. A finite loss can have a
+NaN in its gradient. The optimizer then writes the NaN into the weights, and a checkpoint keeps it.
 """
 
 from __future__ import annotations
@@ -31,31 +29,33 @@ from .wrapping import unwrapped
 logger = logging.getLogger(__name__)
 
 POLICIES = ("raise", "skip", "rollback")
-"""What `MODEL.FOCAL.NONFINITE.POLICY` may be."""
+"""Supported values of `MODEL.FOCAL.NONFINITE.POLICY`."""
 
 REFERENCE_IMAGES = 16
 REFERENCE_LR = {"RetinaNet": 0.01, "FocalRetinaNet": 0.01, "GeneralizedRCNN": 0.02}
-"""Learning rates of Detectron2's own configs, for 16 images a step."""
+"""Learning rates of Detectron2's own configs, for 16 images per step."""
 
 LOGIT_LAYERS = ("cls_score", "objectness_logits")
-"""What Detectron2 calls a layer that scores anchors, or boxes, in all its detectors."""
+"""Detectron2's names for layers that score anchors or boxes."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient was NaN or infinite, and the policy ends the run."""
+    """Error that ends the run because a loss or a gradient is NaN or infinite."""
 
 
 class StepLeftOutError(Exception):
-    """Ends a step before the optimizer's; caught where steps are run."""
+    """Exception that ends a step before the optimizer runs; the trainer catches it."""
 
 
 @dataclass(frozen=True)
 class NonFinitePolicy:
     """
+    Policy for steps with a NaN or an infinity.
+
     Attributes:
         name: "raise", "skip" or "rollback".
-        max_in_a_row: steps that "skip" may leave out one after the other, >= 1.
-        max_rollbacks: how often "rollback" may go back, >= 1.
+        max_in_a_row: maximum number of consecutive steps that "skip" skips, >= 1.
+        max_rollbacks: maximum number of times that "rollback" goes back, >= 1.
     """
 
     name: str = "raise"
@@ -65,8 +65,10 @@ class NonFinitePolicy:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> NonFinitePolicy:
         """
+        Read the policy from a config.
+
         Raises:
-            ValueError: a key of `MODEL.FOCAL.NONFINITE` has no legal value.
+            ValueError: a key of `MODEL.FOCAL.NONFINITE` has an invalid value.
         """
         key, node = "MODEL.FOCAL.NONFINITE", cfg.MODEL.FOCAL.NONFINITE
         return cls(
@@ -78,12 +80,14 @@ class NonFinitePolicy:
 
 class StepGuard:
     """
-    Looks at each step between its backward pass and the optimizer; all processes decide alike.
+    Guard that checks each step between its backward pass and the optimizer.
+
+    All processes take the same decision.
 
     Args:
-        model: as it is trained, in DistributedDataParallel where there are several processes.
-        roll_back: loads the last checkpoint; False if there is none.
-        seed: of the step, for the generators, so that the model can be asked again.
+        model: the trained model, in DistributedDataParallel if there are several processes.
+        roll_back: loads the last checkpoint; returns False if there is none.
+        seed: returns the seed of the step, so that a forward pass can be repeated.
     """
 
     def __init__(
@@ -110,12 +114,14 @@ class StepGuard:
 
     def check(self, losses: Mapping[str, Tensor] | None, *, gradients: bool = True) -> None:
         """
+        Check a step.
+
         Args:
-            losses: of this process; None: the model found by itself that they are not finite.
-            gradients: whether they must be finite, too.
+            losses: losses of this process; None if the model itself raised the error.
+            gradients: also require finite gradients.
 
         Raises:
-            StepLeftOutError: the optimizer must not be called for this step.
+            StepLeftOutError: the optimizer must not run in this step.
             NonFiniteError: training must end.
         """
         bad = losses is None or not all(torch.isfinite(x).all() for x in losses.values())
@@ -130,11 +136,11 @@ class StepGuard:
         raise StepLeftOutError
 
     def state_dict(self) -> dict[str, int]:
-        """What has been left out so far, for a checkpoint."""
+        """Return the counts of skipped steps and rollbacks, for a checkpoint."""
         return {"left_out": self.left_out, "rollbacks": self.rollbacks, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """As :meth:`state_dict` returned it."""
+        """Restore the counts that :meth:`state_dict` returned."""
         self.left_out, self.rollbacks = state["left_out"], state["rollbacks"]
         self._in_a_row = state["in_a_row"]
 
@@ -142,7 +148,7 @@ class StepGuard:
         if not model.training:
             return
         self._batch = inputs[0]
-        if self.policy.name == "skip":  # a forward pass alone changes running statistics
+        if self.policy.name == "skip":  # even a forward pass changes running statistics
             self._buffers_before = [x.clone() for x in model.buffers()]
 
     def _raise(self, losses: Mapping[str, Tensor] | None, why: str = "") -> None:
@@ -150,27 +156,25 @@ class StepGuard:
 
     def _skip(self, losses: Mapping[str, Tensor] | None) -> None:
         if self._in_a_row > self.policy.max_in_a_row:
-            self._raise(losses, f"{self.policy.max_in_a_row} steps in a row were left out before")
+            self._raise(losses, f"the last {self.policy.max_in_a_row} steps were skipped")
         with torch.no_grad():
             for buffer, before in zip(self._model.buffers(), self._buffers_before, strict=True):
                 buffer.copy_(before)
         self.left_out += 1
-        logger.warning(
-            f"Step left out, the {self.left_out}. so far: {self._what_and_where(losses)}"
-        )
+        logger.warning(f"Skipped step ({self.left_out} so far): {self._what_and_where(losses)}")
 
     def _rollback(self, losses: Mapping[str, Tensor] | None) -> None:
         if self.rollbacks == self.policy.max_rollbacks:
-            self._raise(losses, f"training went back to a checkpoint {self.rollbacks} times before")
+            self._raise(losses, f"training already went back {self.rollbacks} times")
         what = self._what_and_where(losses)
         if not self._roll_back():
-            self._raise(losses, "there is no checkpoint yet to go back to")
+            self._raise(losses, "there is no checkpoint to go back to")
         self.rollbacks += 1
         self.left_out += 1
-        logger.warning(f"Back to the last checkpoint, the {self.rollbacks}. time: {what}")
+        logger.warning(f"Went back to the last checkpoint ({self.rollbacks} times so far): {what}")
 
     def _what(self, losses: Mapping[str, Tensor] | None) -> tuple[str, str]:
-        """What is not finite, and the images, of all processes; all must call this."""
+        """Return the nonfinite value and the images of all processes; all must call this."""
         here = (_worst(losses), [_name_of(image) for image in self._batch])
         everywhere = comm.all_gather(here)
         loss = next((text for text, _ in everywhere if text), "a gradient is not finite")
@@ -181,9 +185,9 @@ class StepGuard:
         return "; ".join(self._what(losses))
 
     def _describe(self, losses: Mapping[str, Tensor] | None, why: str) -> str:
-        """Asks the model again, so that the state of the run is of no use afterwards."""
+        """Describe the error. A repeated forward pass makes the state of the run unusable."""
         what, images = self._what(losses)
-        lines = [f"{what}. The weights are as before this step"]
+        lines = [f"{what}. The weights are those before this step"]
         if why:
             lines.append(why)
         lines.append(images)
@@ -197,52 +201,50 @@ class StepGuard:
         lines += self._ask_again()
         lines.append(self._describe_learning_rate())
         if self.policy.name == "raise":
-            lines.append(
-                "MODEL.FOCAL.NONFINITE.POLICY says what else can be done than to end the run"
-            )
+            lines.append("MODEL.FOCAL.NONFINITE.POLICY offers alternatives to ending the run")
         return "\n  ".join(lines)
 
     def _ask_again(self) -> list[str]:
-        """The largest logit, and the first layer that is not finite, of the same batch."""
+        """Repeat the forward pass to find the largest logit and the first nonfinite layer."""
         seed_all(*self._seed())
         with torch.no_grad(), _Watch(self._module) as watch:
             try:
                 self._model(self._batch)
-            except Exception as error:  # such as Detectron2's own, of boxes that are not finite
-                logger.debug("The model, asked again, failed", exc_info=error)
+            except Exception as error:  # such as Detectron2's own, for boxes that are not finite
+                logger.debug("The repeated forward pass failed", exc_info=error)
         lines = []
         if watch.logits:
             layer, largest = max(watch.logits.items(), key=lambda item: _rank(item[1]))
-            lines.append(f"largest |logit|: {largest:g}, of {layer}")
+            lines.append(f"largest |logit|: {largest:g}, in {layer}")
         if watch.first:
-            lines.append(f"first layer whose output is not finite: {watch.first}")
+            lines.append(f"first layer with an output that is not finite: {watch.first}")
         return lines
 
     def _describe_learning_rate(self) -> str:
         images, rate = self._cfg.SOLVER.IMS_PER_BATCH, self._cfg.SOLVER.BASE_LR
-        text = f"learning rate: SOLVER.BASE_LR {rate:g} for {images} images a step"
+        text = f"learning rate: SOLVER.BASE_LR {rate:g} for {images} images per step"
         reference = REFERENCE_LR.get(self._cfg.MODEL.META_ARCHITECTURE)
         if reference is None:
             return text
         scaled = reference * images / REFERENCE_IMAGES
         return (
-            f"{text}; Detectron2's {reference:g} for {REFERENCE_IMAGES} is {scaled:g} for as many, "
-            f"so that yours is {rate / scaled:.3g} times that"
+            f"{text}; Detectron2's {reference:g} for {REFERENCE_IMAGES} images scales to "
+            f"{scaled:g}, so yours is {rate / scaled:.3g} times as high"
         )
 
 
 def gradients_are_finite(model: nn.Module) -> bool:
-    """Of all parameters that have one; one synchronisation with the GPU."""
+    """Return True if all gradients are finite; requires one synchronization with the GPU."""
     gradients = [x.grad for x in model.parameters() if x.grad is not None]
     if not gradients:
         return True
-    # the largest element: a sum of squares may be infinite where all gradients are finite
+    # The largest element: a sum of squares may overflow although all gradients are finite.
     norms = [torch.linalg.vector_norm(x, math.inf) for x in gradients]
     return bool(torch.isfinite(torch.stack(norms)).all())
 
 
 class _Guarded(SimpleTrainer):
-    """What Detectron2's trainers of one step have in common when a guard looks at each step."""
+    """Common part of the guarded trainers."""
 
     guard: StepGuard
     scales_gradients = False
@@ -254,7 +256,7 @@ class _Guarded(SimpleTrainer):
             pass
         except NonFiniteError:
             raise
-        except FloatingPointError:  # raised by the model, in this process alone
+        except FloatingPointError:  # raised by the model, in this process only
             if comm.get_world_size() > 1:
                 raise
             self._check_alone()
@@ -266,7 +268,7 @@ class _Guarded(SimpleTrainer):
             self.optimizer.zero_grad()
 
     def _write_metrics(self, loss_dict: Any, *args: Any, **kwargs: Any) -> None:
-        """Called between the backward pass and the optimizer."""
+        """Check the step; Detectron2 calls this method between backward pass and optimizer."""
         losses = {"total_loss": loss_dict} if isinstance(loss_dict, Tensor) else loss_dict
         self.guard.check(losses, gradients=not self.scales_gradients)
         super()._write_metrics(loss_dict, *args, **kwargs)
@@ -274,15 +276,17 @@ class _Guarded(SimpleTrainer):
 
 class GuardedTrainer(_Guarded):
     """
-    Same interface as :class:`detectron2.engine.SimpleTrainer`, but its ``guard`` looks at each step
-    before the optimizer is called.
+    :class:`detectron2.engine.SimpleTrainer` with a ``guard``.
+
+    The guard checks each step before the optimizer runs.
     """
 
 
 class GuardedAMPTrainer(_Guarded, AMPTrainer):
     """
-    Same interface as :class:`detectron2.engine.AMPTrainer`, but its ``guard`` looks at the losses.
-    The gradients are scaled, and may be infinite: the scaler leaves out such a step by itself.
+    :class:`detectron2.engine.AMPTrainer` with a ``guard`` that checks the losses.
+
+    The gradients are scaled and may be infinite: the scaler itself skips such a step.
     """
 
     scales_gradients = True
@@ -290,13 +294,14 @@ class GuardedAMPTrainer(_Guarded, AMPTrainer):
 
 class GuardedBFloat16Trainer(_Guarded, BFloat16Trainer):
     """
-    Same interface as :class:`~focal_plugin.engine.amp.BFloat16Trainer`, but its ``guard`` looks at
-    each step before the optimizer is called.
+    :class:`~focal_plugin.engine.amp.BFloat16Trainer` with a ``guard``.
+
+    The guard checks each step before the optimizer runs.
     """
 
 
 class _Watch:
-    """While it is entered, looks at what the layers of a model return."""
+    """Context that observes the outputs of a model's layers."""
 
     def __init__(self, model: nn.Module) -> None:
         self.first = ""
@@ -341,12 +346,12 @@ def _is_finite(tensor: Tensor | None) -> bool:
 
 
 def _rank(value: float) -> float:
-    """NaN is larger than anything."""
+    """Return a sort key in which NaN is larger than any number."""
     return math.inf if math.isnan(value) else value
 
 
 def _worst(losses: Mapping[str, Tensor] | None) -> str:
-    """The first loss that is not finite, "" if all are."""
+    """Return the first loss that is not finite, or "" if all are finite."""
     if losses is None:
         return "the model's predictions are not finite"
     bad = (f"{name} is {x.item():g}" for name, x in losses.items() if not _is_finite(x))

@@ -1,4 +1,4 @@
-"""The trainer's entry point: `train_net.py` and `python -m focal_plugin.engine` call it."""
+"""Entry point of the trainer, called by `train_net.py` and `python -m focal_plugin.engine`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def invoke_main() -> None:
-    """Parse the command line, and run :func:`main` in as many processes as it asks for."""
+    """Parse the command line, and run :func:`main` in the requested number of processes."""
     args = argument_parser().parse_args()
     print("Command Line Args:", args)
     launch(

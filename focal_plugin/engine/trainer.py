@@ -1,4 +1,4 @@
-"""Detectron2's default trainer, such that a run can be interrupted anywhere and is not poisoned."""
+"""Detectron2's default trainer with safe interruption and protection against NaNs."""
 
 from __future__ import annotations
 
@@ -37,28 +37,31 @@ from .nonfinite import (
 
 logger = logging.getLogger(__name__)
 
-_STOCK_SAVES_OPTIMIZER = "state_dict" in vars(DefaultTrainer)  # later than release 0.6
+_STOCK_SAVES_OPTIMIZER = "state_dict" in vars(DefaultTrainer)  # not in Detectron2 0.6
 
 
 class Trainer(DefaultTrainer):
     """
-    Same interface as :class:`detectron2.engine.DefaultTrainer`, but every data set is evaluated as
-    COCO boxes, by the fastest implementation installed, and a detector that knows what to do with
-    them is told the crowd regions of its training images. A model starts as `MODEL.FOCAL.INIT`
-    says, and a run records what it was and what it started from.
+    Default trainer with COCO evaluation, exact resumption and protection against NaNs.
 
-    A run that was interrupted and resumed ends as one that was not, bit for bit: what a step draws
-    at random depends on the seed and the number of the step, and a checkpoint holds all the rest.
-    A step whose loss or gradient is not finite never reaches the weights, and SIGTERM and SIGUSR1
-    end a run after a checkpoint. Several processes train on the CPU, too. With `SOLVER.AMP.ENABLED`
-    the precision is `MODEL.FOCAL.AMP.PRECISION`.
+    It has the interface of :class:`detectron2.engine.DefaultTrainer`. Every dataset is evaluated as
+    COCO boxes, by the fastest installed implementation. A detector that supports crowd regions
+    receives those of its training images. `MODEL.FOCAL.INIT` sets the initialization. A run records
+    its environment and its initial state.
+
+    A resumed run ends as an uninterrupted one, bit for bit. The random draws of a step depend on
+    the seed and the number of the step, and a checkpoint holds all other state. A step whose loss
+    or gradient is not finite never changes the weights. SIGTERM and SIGUSR1 end a run after a
+    checkpoint. Several processes can also train on the CPU. With `SOLVER.AMP.ENABLED` the
+    precision is `MODEL.FOCAL.AMP.PRECISION`.
 
     Args:
         cfg: with a `SEED` >= 0.
-        checkpoint_options: of :class:`~focal_plugin.engine.checkpoints.checkpointer.Checkpointer`.
+        checkpoint_options: options of
+            :class:`~focal_plugin.engine.checkpoints.checkpointer.Checkpointer`.
     """
 
-    # The first three are those of the inner trainer
+    # The first three belong to the inner trainer.
     model: nn.Module
     optimizer: torch.optim.Optimizer
     data_loader: Any
@@ -66,11 +69,11 @@ class Trainer(DefaultTrainer):
     _trainer: GuardedTrainer | GuardedAMPTrainer
 
     def __init__(self, cfg: CfgNode, **checkpoint_options: Any) -> None:
-        # Detectron2's constructor step by step: it has no place for another inner trainer and
-        # checkpointer, and ties DistributedDataParallel to a GPU
+        # Detectron2's constructor, step by step: it does not support another inner trainer or
+        # checkpointer, and it ties DistributedDataParallel to a GPU.
         super(DefaultTrainer, self).__init__()
         if cfg.SEED < 0:
-            raise ValueError(f"a Trainer needs a SEED >= 0, got {cfg.SEED}; settle_seed draws one")
+            raise ValueError(f"Trainer requires SEED >= 0, got {cfg.SEED}; settle_seed draws one")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter = 0
@@ -104,11 +107,11 @@ class Trainer(DefaultTrainer):
         ours: list[HookBase] = [DiagnosticsHook(self.cfg, self.model)]
         if comm.is_main_process():
             ours.append(RunRecordHook(self.cfg))
-        # the last of Detectron2's writes what all measured, and a run stops after that
+        # Detectron2's last hook writes all measurements; a run stops after that.
         return [*ours, *self._stock_hooks(), StopHook(self.checkpointer)]
 
     def _stock_hooks(self) -> list[HookBase | None]:
-        """Every process takes part in a checkpoint; Detectron2 has the main one alone save it."""
+        """Return Detectron2's hooks, but let every process take part in a checkpoint."""
         stock = super().build_hooks()
         if not comm.is_main_process():
             evaluation = next(i for i, hook in enumerate(stock) if isinstance(hook, hooks.EvalHook))
@@ -118,10 +121,10 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """
-        Same interface as in the parent.
+        Resume from the last checkpoint, or load the weights of the config.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or another run's.
+            CheckpointError: the checkpoint is damaged or belongs to another run.
         """
         super().resume_or_load(resume)
         self.data_loader.start_batch = self.start_iter
@@ -132,10 +135,10 @@ class Trainer(DefaultTrainer):
 
     def roll_back(self) -> bool:
         """
-        Load weights and optimizer of the last checkpoint, and go on from there.
+        Load weights and optimizer of the last checkpoint, and continue from there.
 
         Returns:
-            whether there is one.
+            True if there is a checkpoint.
         """
         if not self.checkpointer.has_checkpoint():
             return False
@@ -145,7 +148,7 @@ class Trainer(DefaultTrainer):
         return True
 
     def seed_of_step(self) -> tuple[int | str, ...]:
-        """What the random numbers of this step, in this process, depend on."""
+        """Return the seed of the random draws of this step in this process."""
         return self.cfg.SEED, "step", self.iter, comm.get_rank()
 
     def before_step(self) -> None:
@@ -153,7 +156,7 @@ class Trainer(DefaultTrainer):
         super().before_step()
 
     def after_train(self) -> None:
-        """Same interface as in the parent, but a failure is not hidden by those it leads to."""
+        """Call all hooks; an earlier failure is not hidden by an error in a hook."""
         failure = sys.exc_info()[1]
         self.storage.iter = self.iter
         for hook in self._hooks:
@@ -163,7 +166,7 @@ class Trainer(DefaultTrainer):
                 try:
                     hook.after_train()
                 except Exception as error:
-                    logger.warning(f"{type(hook).__name__} could not end in order: {error}")
+                    logger.warning(f"{type(hook).__name__} could not finish: {error}")
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -182,8 +185,8 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         if loses_crowds(cfg):
             logger.warning(
-                f"MODEL.FOCAL.RPN asks for crowd regions, but {cfg.MODEL.ROI_HEADS.NAME} would "
-                "take them for objects: they are not loaded. FocalROIHeads knows them"
+                f"MODEL.FOCAL.RPN uses crowd regions, but {cfg.MODEL.ROI_HEADS.NAME} would treat "
+                "them as objects, so they are not loaded. FocalROIHeads supports them"
             )
         return build_train_loader(cfg, build_train_mapper(cfg, crowds=knows_crowds(cfg)))
 

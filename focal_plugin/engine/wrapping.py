@@ -1,4 +1,4 @@
-"""Wrappers that models have for several devices."""
+"""Wrappers of models for several devices."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """What a wrapper for several devices holds; any other model itself."""
+    """Return the model inside a wrapper for several devices, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel | DataParallel) else model

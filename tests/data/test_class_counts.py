@@ -8,7 +8,7 @@ from focal_plugin.data import count_objects
 
 @pytest.fixture
 def register():
-    """Registers images, each a list of (category_id, iscrowd), as a data set; forgets it after."""
+    """Register images as a dataset, each a list of (category_id, iscrowd); remove it afterwards."""
     names = []
 
     def add(name, images):
@@ -24,15 +24,15 @@ def register():
         DatasetCatalog.remove(name)
 
 
-def test_counts_objects_of_all_data_sets_and_no_crowd(register):
+def test_objects_of_all_datasets_count_and_crowds_do_not(register):
     register("counts_a", [[(0, 0), (2, 0), (2, 0)], []])
     register("counts_b", [[(2, 0), (0, 1)]])
     assert count_objects(["counts_a", "counts_b"], num_classes=4) == [1, 0, 3, 0]
 
 
-def test_a_class_that_the_model_has_not_is_an_error(register):
+def test_a_class_unknown_to_the_model_is_an_error(register):
     register("counts_c", [[(5, 0)]])
-    with pytest.raises(ValueError, match=r"classes \[5\], the model 0\.\.2"):
+    with pytest.raises(ValueError, match=r"classes \[5\], the model has 0\.\.2"):
         count_objects(["counts_c"], num_classes=3)
 
 

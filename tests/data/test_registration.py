@@ -8,7 +8,7 @@ from focal_plugin.data import DataError, parse_dataset_argument, register_coco_d
 
 @pytest.fixture
 def user_data(tmp_path):
-    """A COCO json whose category ids have gaps and are not in order."""
+    """Write a COCO JSON whose category ids are unordered and have gaps."""
     categories = [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 5, "name": "cow"}]
     images = [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}]
     annotation = {"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 1, 4, 4], "area": 16}
@@ -40,7 +40,7 @@ def test_the_name_can_be_used_and_the_stock_loader_reads_it(registered):
 @pytest.mark.parametrize(
     "text", ["name", "name=a.json", "=a.json:dir", "name=:dir", "name=a.json:"]
 )
-def test_another_form_is_an_error_that_states_the_form(text):
+def test_an_invalid_argument_is_an_error_with_the_expected_form(text):
     with pytest.raises(ValueError, match=r"NAME=annotations\.json:image_dir"):
         parse_dataset_argument(text)
 

@@ -1,5 +1,5 @@
 """
-A training script in the shape of Detectron2's own, which knows nothing of focal_plugin.
+Training script like Detectron2's own, without any reference to focal_plugin.
 """
 
 import os

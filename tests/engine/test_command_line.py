@@ -22,7 +22,7 @@ def cfg(tiny_shapes):
     return cfg
 
 
-def test_a_loss_that_wants_class_counts_gets_those_of_the_training_set(cfg):
+def test_a_loss_with_class_counts_gets_those_of_the_training_set(cfg):
     count_samples_per_class(cfg)
     counts = cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS
     assert counts == count_objects(["tiny_shapes"], num_classes=5)
@@ -36,7 +36,7 @@ def test_counts_that_the_config_gives_are_kept(cfg):
     assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == [5, 4, 3, 2, 1]
 
 
-def test_the_losses_of_two_stages_get_theirs_proposals_have_one_class(cfg):
+def test_both_stages_get_class_counts_and_proposals_have_one_class(cfg):
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SigmoidFocalLoss"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
     cfg.MODEL.FOCAL.RPN.CLS_LOSS.NAME = "ClassBalancedFocalLoss"
@@ -49,14 +49,14 @@ def test_the_losses_of_two_stages_get_theirs_proposals_have_one_class(cfg):
 
 
 @pytest.mark.parametrize("name", ["SigmoidFocalLoss", "no such loss"])
-def test_no_other_loss_reads_the_data(cfg, name):
+def test_other_losses_do_not_read_the_data(cfg, name):
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = name
     cfg.DATASETS.TRAIN = ("no such data",)
     count_samples_per_class(cfg)
     assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == []
 
 
-def test_without_counts_the_loss_can_be_built_and_says_what_it_lacks_when_called(cfg):
+def test_without_counts_the_loss_can_be_built_but_not_called(cfg):
     loss = build_cls_loss(cfg)
     with pytest.raises(ValueError, match=r"SAMPLES_PER_CLASS.* must be 5 numbers.* got 0"):
         loss.per_anchor(torch.zeros(1, 5), torch.tensor([0]))
@@ -73,7 +73,7 @@ def test_without_one_a_seed_is_drawn_each_time(cfg, tmp_path):
     drawn = set()
     for _ in range(3):
         cfg.SEED = -1
-        settle_seed(cfg, resume=True)  # there is nothing to resume from
+        settle_seed(cfg, resume=True)  # no checkpoint to resume from
         drawn.add(cfg.SEED)
     assert len(drawn) == 3
     assert min(drawn) >= 0
@@ -90,14 +90,14 @@ def test_a_resumed_run_takes_the_seed_that_it_has_drawn(cfg, tmp_path):
     assert cfg.SEED != 123
 
 
-def test_what_is_refused_ends_in_words(capsys):
+def test_a_refusal_ends_with_a_message(capsys):
     with pytest.raises(SystemExit) as end, refusals_in_words():
         raise CheckpointError("model.pth is empty")
     assert end.value.code == 2
     assert capsys.readouterr().err == "CheckpointError: model.pth is empty\n"
 
 
-def test_what_is_a_fault_of_the_program_keeps_its_traceback():
+def test_an_internal_error_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="oops"), refusals_in_words():
         raise RuntimeError("oops")
 

@@ -1,4 +1,4 @@
-"""faster-coco-eval in Detectron2's evaluator: what pycocotools says, and the parent where not."""
+"""faster-coco-eval in Detectron2's evaluator: equal to pycocotools, otherwise not used."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ needs_faster_coco_eval = pytest.mark.skipif(
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers a ground truth as the data set "cases"; where it lies is the evaluators' affair."""
+    """Register a ground truth as dataset "cases"; its files are not part of the test."""
 
     def register(truth):
         file = tmp_path / "cases.json"
@@ -61,7 +61,7 @@ def register(tmp_path):
 
 
 class Log:
-    """A logger that remembers what it was told."""
+    """Logger that records its messages."""
 
     def __init__(self):
         self.messages = []
@@ -73,7 +73,7 @@ class Log:
 
 
 class Evaluated:
-    """What an evaluator made of the detections, and what it logged, printed and left behind."""
+    """Results of an evaluator, with its log, output and files."""
 
     def __init__(self, evaluator, truth, detections, classes, img_ids=None):
         evaluator._logger = self.log = Log()
@@ -99,7 +99,7 @@ def instances(entries, classes):
 
 
 def both(truth, detections, register, tmp_path, img_ids=None):
-    """The stock evaluator with pycocotools, and ours."""
+    """Return the results of Detectron2's evaluator with pycocotools, and of ours."""
     classes = register(truth)
     (tmp_path / "ours").mkdir()
     stock = COCOEvaluator("cases", output_dir=str(tmp_path / "stock"), use_fast_impl=False)
@@ -135,7 +135,7 @@ def sized(truth, area):
 
 
 def crowded(seed):
-    """Three images, each with more than a hundred detections of the one class, many tied."""
+    """Return three images, each with over a hundred detections of one class, many with ties."""
     truth, _ = random_case(seed, images=3)
     generator = np.random.default_rng(seed)
     boxes = [*generator.uniform(0, 60, (400, 2)).T, *generator.choice([30, 34, 60], (2, 400))]
@@ -181,7 +181,7 @@ CASES = [pytest.param(*case, id=name) for name, *case in cases()]
 
 @needs_faster_coco_eval
 @pytest.mark.parametrize(("truth", "detections"), CASES)
-def test_the_twelve_statistics_and_all_curves_are_pycocotools(truth, detections):
+def test_the_twelve_statistics_and_all_curves_equal_pycocotools(truth, detections):
     expected, found = (
         evaluate(truth, detections) for evaluate in (pycocotools_evaluation, faster_evaluation)
     )
@@ -191,7 +191,7 @@ def test_the_twelve_statistics_and_all_curves_are_pycocotools(truth, detections)
         assert np.abs(found.eval[curve] - expected.eval[curve]).max() <= 1e-12
 
 
-def test_the_cases_have_what_they_are_for():
+def test_the_cases_have_the_intended_properties():
     truth, detections = random_case(11, images=30)
     images = {x["id"] for x in truth["images"]}
     with_objects = {x["image_id"] for x in truth["annotations"]}
@@ -224,7 +224,7 @@ TABLES = ("Preparing results", "Evaluation results for bbox", "Per-category bbox
 
 @needs_faster_coco_eval
 @pytest.mark.parametrize("seed", [1, 2])
-def test_results_files_and_log_are_the_stock_evaluators(register, tmp_path, seed):
+def test_results_files_and_log_equal_those_of_the_stock_evaluator(register, tmp_path, seed):
     stock, ours = both(*random_case(seed), register, tmp_path)
     assert_same(ours.results, stock.results)
     assert {"AP", "AP50", "AP-class 2", "AP-class 41"} <= set(ours.results["bbox"])
@@ -243,7 +243,7 @@ def test_results_files_and_log_are_the_stock_evaluators(register, tmp_path, seed
 
 
 @needs_faster_coco_eval
-def test_it_is_faster_coco_eval_that_computes(register, tmp_path, monkeypatch):
+def test_faster_coco_eval_computes_the_results(register, tmp_path, monkeypatch):
     import faster_coco_eval
 
     class Counts(faster_coco_eval.COCOeval_faster):
@@ -254,7 +254,7 @@ def test_it_is_faster_coco_eval_that_computes(register, tmp_path, monkeypatch):
             super().run()
 
     monkeypatch.setattr(faster_coco_eval, "COCOeval_faster", Counts)
-    monkeypatch.setattr("pycocotools.cocoeval.COCOeval.evaluate", None)  # nor is this called
+    monkeypatch.setattr("pycocotools.cocoeval.COCOeval.evaluate", None)  # must not be called
     classes = register(random_case(1)[0])
     ours = FasterCOCOEvaluator("cases", str(tmp_path))
     Evaluated(ours, *random_case(1), classes)
@@ -262,7 +262,7 @@ def test_it_is_faster_coco_eval_that_computes(register, tmp_path, monkeypatch):
 
 
 @needs_faster_coco_eval
-def test_a_choice_of_images_is_kept_to(register, tmp_path):
+def test_only_the_chosen_images_are_evaluated(register, tmp_path):
     truth, detections = random_case(4)
     images = [image["id"] for image in truth["images"]]
     stock, ours = both(truth, detections, register, tmp_path, img_ids=images[:5])
@@ -293,7 +293,7 @@ def test_images_without_annotations_have_detections_and_no_results(register, tmp
 
 
 @needs_faster_coco_eval
-def test_masks_remain_the_stock_evaluators(register, tmp_path):
+def test_masks_are_evaluated_by_the_stock_evaluator(register, tmp_path):
     truth, _ = random_case(3, images=4)
     detections = []
     for image in truth["images"]:
@@ -312,11 +312,11 @@ def test_masks_remain_the_stock_evaluators(register, tmp_path):
     assert_same(ours.results, stock.results)
 
 
-# Data on which it would not agree
+# Data on which the results would differ
 
 
 def changed(truth, detections, key, value):
-    """The first annotation, or with "images"/"detections" the first of these, is changed."""
+    """Change the first annotation; with "images"/"detections" change the first of those."""
     where, _, name = key.rpartition(".")
     entries = {"": truth["annotations"], "images": truth["images"], "detections": detections}
     entries[where][0] = {**entries[where][0], name: value}
@@ -345,7 +345,7 @@ def changed(truth, detections, key, value):
     ],
     ids=str,
 )
-def test_which_data_it_is_asked_about(key, value, agrees):
+def test_faster_coco_eval_is_used_only_on_supported_data(key, value, agrees):
     truth, detections = changed(*random_case(1), key, value)
     coco = COCO()
     coco.dataset = truth
@@ -356,7 +356,7 @@ def test_which_data_it_is_asked_about(key, value, agrees):
 
 @needs_faster_coco_eval
 @pytest.mark.parametrize("kind", ["negative ids", "names as ids of images"])
-def test_on_other_data_the_stock_evaluator_evaluates_and_it_is_said(
+def test_on_other_data_the_stock_evaluator_is_used_and_logged(
     register, tmp_path, monkeypatch, kind
 ):
     truth, detections = random_case(2)
@@ -370,15 +370,15 @@ def test_on_other_data_the_stock_evaluator_evaluates_and_it_is_said(
             entry["image_id"] = f"{entry['image_id']:03}.png"
     log = Log()
     monkeypatch.setattr(evaluation, "logger", log)
-    monkeypatch.setattr(evaluation, "has_compiled_ops", lambda: False)  # it fails on -1, too
+    monkeypatch.setattr(evaluation, "has_compiled_ops", lambda: False)  # it also fails on -1
     stock, ours = both(truth, detections, register, tmp_path)
     assert stock.results["bbox"]["AP"] > 0
     assert_same(ours.results, stock.results)
     assert len(log.messages) == 1
-    assert log.messages[0].startswith("cases: not by faster-coco-eval")
+    assert log.messages[0].startswith("cases: faster-coco-eval is not used")
 
 
-# Which one is used
+# Choice of the implementation
 
 
 @needs_faster_coco_eval
@@ -406,22 +406,22 @@ def test_without_it_the_evaluator_is_the_stock_one(
 
 
 @pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_faster_coco_eval), False])
-def test_it_is_said_once_which_one_is_used(tiny_shapes, tmp_path, monkeypatch, caplog, installed):
-    # Detectron2 remembers in a global what was logged before
+def test_the_implementation_is_logged_once(tiny_shapes, tmp_path, monkeypatch, caplog, installed):
+    # Detectron2 records logged messages in a global counter.
     monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
     if not installed:
         monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # cannot be imported
     with caplog.at_level(logging.INFO, evaluation.logger.name):
         kinds = {type(build_coco_evaluator("tiny_shapes", str(tmp_path))) for _ in range(2)}
-    said = [x.getMessage() for x in caplog.records if "AP of boxes is " in x.getMessage()]
+    said = [x.getMessage() for x in caplog.records if "Box AP is " in x.getMessage()]
     compiled = "detectron2, compiled" if doctor.has_compiled_ops() else "pycocotools"
     expected = f"faster-coco-eval {version('faster-coco-eval')}" if installed else compiled
-    assert said == [f"AP of boxes is computed by {expected}"]
+    assert said == [f"Box AP is computed by {expected}"]
     assert kinds == {FasterCOCOEvaluator if installed else COCOEvaluator}
 
 
 class FindsHalf(nn.Module):
-    """Every other object, a little to the right of where it is, is what it detects."""
+    """Detector that finds every other object, slightly shifted to the right."""
 
     def __init__(self, truth):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every arm on the built-in data set takes two steps of the optimizer on two small images."""
+"""Two optimizer steps of every arm of the built-in dataset on two small images."""
 
 import pytest
 import torch
@@ -16,14 +16,14 @@ from ..test_configs import FAMILIES
 
 ARMS = {(family, name): arm for family in FAMILIES for name, arm in shapes_arms(family).items()}
 STEPS = 2
-"""A loss with a state has one from the second step on."""
+"""Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two images with objects of several sizes and a crowd each, as Detectron2 reads them."""
+    """Draw two images with a crowd and objects of several sizes, in Detectron2's format."""
     folder = tmp_path_factory.mktemp("images") / "shapes"
     spec = ShapesSpec(images=2, image_size=64, radius=(6, 28), empty=0, crowds=1, seed=2)
     draw_dataset(spec, folder)
@@ -32,11 +32,11 @@ def images(tmp_path_factory):
 
 def load_arm(family, arm):
     cfg = read_arm(ARMS[family, arm], "MODEL.DEVICE", "cpu")
-    if cfg.MODEL.RESNETS.NORM != "GN":  # which needs 32 channels in each layer
+    if cfg.MODEL.RESNETS.NORM != "GN":  # GN requires 32 channels in each layer
         cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
     cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-    cfg.INPUT.RANDOM_FLIP = "none"  # the same images for every arm and every run
-    cfg.SOLVER.BASE_LR = 0.005  # there is no warm-up here
+    cfg.INPUT.RANDOM_FLIP = "none"  # the same images in every arm and run
+    cfg.SOLVER.BASE_LR = 0.005  # without warm-up
     cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]  # train_net.py counts them
     return cfg
 
@@ -48,7 +48,7 @@ def read_batch(cfg, images):
 
 @torch.no_grad()
 def test_the_images_have_an_object_for_each_level(images):
-    """Where a level has none, its gradients say little."""
+    """A level without an object would have uninformative gradients."""
     cfg = load_arm("retinanet", "fl")
     model = build_model(cfg)
     batch = read_batch(cfg, images)
@@ -60,7 +60,7 @@ def test_the_images_have_an_object_for_each_level(images):
 
 
 def losses_of(cfg):
-    """The names of the losses of its architecture."""
+    """Return the names of the losses of the architecture."""
     if cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet":
         return DENSE_LOSSES
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:

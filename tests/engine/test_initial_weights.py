@@ -1,4 +1,4 @@
-"""MODEL.FOCAL.INIT: models of different arms that start alike where they are alike."""
+"""MODEL.FOCAL.INIT: models of different arms have equal initial weights in their common parts."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
 
 ONE_STAGE, TWO_STAGE = "fl", "stock"
-# Arms of another structure -> the tensors whose constant is another one.
+# Arms with another structure -> tensors with another constant
 ARMS = {
     (ONE_STAGE, "p6_maxpool"): set(),
     (ONE_STAGE, "p6_p5"): set(),
@@ -44,7 +44,7 @@ def config_of(arm, *, init="by_name", seed=3):
 
 @functools.cache
 def start_of(arm, *, init="by_name", seed=3):
-    """The state dict of a fresh model."""
+    """Return the state dict of a new model."""
     seed_all_rng(seed)  # as Detectron2's default_setup does
     return Trainer.build_model(config_of(arm, init=init, seed=seed)).state_dict()
 
@@ -59,20 +59,20 @@ def differing(a, b):
 
 @functools.cache
 def random_tensors(arm):
-    """Those that Detectron2 draws: another seed gives other values."""
+    """Return the tensors that Detectron2 draws: another seed changes their values."""
     one, other = (start_of(arm, init="stock", seed=seed) for seed in (3, 4))
     return differing(one, other)
 
 
 @pytest.mark.parametrize(("reference", "arm"), ARMS, ids=lambda arm: arm)
-def test_arms_start_alike_in_every_tensor_that_both_have(reference, arm):
+def test_arms_have_equal_initial_values_in_common_tensors(reference, arm):
     ours, theirs = start_of(reference), start_of(arm)
     assert differing(ours, theirs) == ARMS[reference, arm]
     assert len(random_tensors(reference) & set(shared(ours, theirs))) >= 20
 
 
 @pytest.mark.parametrize("arm", [ONE_STAGE, TWO_STAGE])
-def test_drawn_one_after_the_other_one_more_layer_changes_what_follows(arm):
+def test_without_by_name_one_more_layer_changes_later_ones(arm):
     other = {ONE_STAGE: "p6_res5", TWO_STAGE: "head_conv"}[arm]
     assert differing(start_of(arm, init="stock"), start_of(other, init="stock"))
 
@@ -94,17 +94,17 @@ def test_the_distribution_is_that_of_the_module(arm):
         torch.testing.assert_close(ours[key].std(), stock[key].std(), rtol=0.08, atol=0, msg=key)
         spread = stock[key].std().item()
         assert abs(ours[key].mean().item()) < 5 * spread / stock[key].numel() ** 0.5
-        # the largest of n values: sqrt(3) times the deviation if uniform, far above it if normal
+        # Largest of n values: sqrt(3) standard deviations if uniform, far above if normal.
         uniform, same = (x[key].abs().max() < 2 * x[key].std() for x in (stock, ours))
         assert uniform == same, key
 
 
-def test_tensors_of_the_same_shape_have_values_of_their_own():
+def test_tensors_of_the_same_shape_have_different_values():
     start = start_of(ONE_STAGE)
     assert not torch.equal(start["head.cls_subnet.0.weight"], start["head.bbox_subnet.0.weight"])
 
 
-def test_the_generators_stand_afterwards_where_they_stood():
+def test_the_state_of_the_generators_is_kept():
     seed_all_rng(3)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     Trainer.build_model(config_of(TWO_STAGE))
@@ -113,7 +113,7 @@ def test_the_generators_stand_afterwards_where_they_stood():
     assert random.getstate() == before[2]
 
 
-def test_what_else_draws_while_a_model_is_built_leaves_no_trace():
+def test_other_draws_during_building_have_no_effect():
     def build(cfg):
         np.random.rand()
         random.random()
@@ -125,7 +125,7 @@ def test_what_else_draws_while_a_model_is_built_leaves_no_trace():
 
 
 @pytest.mark.parametrize("arm", [ONE_STAGE, TWO_STAGE])
-def test_stock_is_detectron2s_bit_for_bit_generator_included(arm, monkeypatch):
+def test_stock_equals_detectron2_bit_for_bit_including_the_generator(arm, monkeypatch):
     monkeypatch.setattr(initial_weights, "RandomFills", None)  # calling it would raise
     cfg = config_of(arm, init="stock")
     seed_all_rng(3)
@@ -138,13 +138,13 @@ def test_stock_is_detectron2s_bit_for_bit_generator_included(arm, monkeypatch):
     assert torch.equal(after, torch.get_rng_state())
 
 
-def test_a_way_to_start_that_there_is_not_raises():
+def test_an_unknown_initialization_raises():
     with pytest.raises(ValueError, match=r"MODEL.FOCAL.INIT must be one of 'stock', 'by_name'"):
         Trainer.build_model(config_of(ONE_STAGE, init="by name"))
 
 
 def test_by_name_without_a_seed_raises():
-    with pytest.raises(ValueError, match=r"MODEL.FOCAL.INIT by_name needs a SEED >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"MODEL.FOCAL.INIT by_name requires a SEED >= 0, got -1"):
         Trainer.build_model(config_of(ONE_STAGE, seed=-1))
 
 
@@ -160,7 +160,7 @@ def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, nu
         cfg.INPUT.MIN_SIZE_TRAIN = (48, 56, 64, 72, 80)
         cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
         cfg.OUTPUT_DIR = str(tmp_path / arm)
-        (tmp_path / arm).mkdir()  # as Detectron2's default_setup does, and seeds
+        (tmp_path / arm).mkdir()  # as Detectron2's default_setup does, which also seeds
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg)
         trainer.test = lambda *_: {}
@@ -173,11 +173,11 @@ def test_arms_of_different_models_see_the_same_batches(tiny_shapes, tmp_path, nu
         assert first_batches(arm, diagnostics=1) == reference
 
 
-# Small modules, for what Detectron2's models have none of
+# Small modules for cases that Detectron2's models lack
 
 
 def drawn(build, *, seed=3, position=0):
-    """``build()`` drawn by name; ``position``: where the generator stood."""
+    """Return ``build()`` drawn by name; ``position`` advances the generator before."""
     torch.manual_seed(position)
     with RandomFills() as fills:
         module = build()
@@ -185,13 +185,13 @@ def drawn(build, *, seed=3, position=0):
     return module
 
 
-def test_what_is_done_to_a_random_tensor_in_place_is_done_again():
+def test_operations_in_place_on_a_random_tensor_are_repeated():
     def build():
         module = nn.Linear(64, 64)
         nn.init.trunc_normal_(module.weight, mean=3.0, std=0.5, a=2.5, b=3.5)
         with torch.no_grad():
             module.bias.uniform_(1, 2).mul_(10)
-        module.tail = nn.Parameter(torch.empty(3))  # PyTorch draws the tail in another way
+        module.tail = nn.Parameter(torch.empty(3))  # PyTorch draws the tail by another method
         nn.init.trunc_normal_(module.tail, a=1.0, b=3.0)
         return module
 
@@ -207,7 +207,7 @@ def test_what_is_done_to_a_random_tensor_in_place_is_done_again():
     assert one.bias.max() <= 20
 
 
-def test_constants_after_a_random_fill_stay():
+def test_constants_after_a_random_fill_are_kept():
     def build():
         module = nn.Linear(4, 4)
         nn.init.zeros_(module.weight)
@@ -219,7 +219,7 @@ def test_constants_after_a_random_fill_stay():
     assert (module.bias == -4.6).all()
 
 
-def test_a_part_that_was_written_stays_and_so_does_the_rest_as_drawn():
+def test_a_partly_overwritten_tensor_does_not_change():
     def build():
         return nn.Embedding(5, 3, padding_idx=2)
 
@@ -228,7 +228,7 @@ def test_a_part_that_was_written_stays_and_so_does_the_rest_as_drawn():
     assert torch.equal(drawn(build).weight, stock.weight)
 
 
-def test_what_is_made_from_other_tensors_stays_as_drawn():
+def test_tensors_computed_from_others_do_not_change():
     def build():
         module = nn.Linear(4, 4)
         nn.init.orthogonal_(module.weight)
@@ -246,8 +246,8 @@ def test_what_is_made_from_other_tensors_stays_as_drawn():
     assert not differing(drawn(build).state_dict(), stock)
 
 
-def test_constants_where_a_random_tensor_was_thrown_away_stay():
-    """The memory of one that is gone is given to the next of its size."""
+def test_constants_in_reused_memory_do_not_change():
+    """The memory of a freed tensor is reused by the next one of its size."""
 
     def build():
         module = nn.Module()
@@ -259,7 +259,7 @@ def test_constants_where_a_random_tensor_was_thrown_away_stay():
     assert all((x == 1).all() for x in drawn(build).buffers())
 
 
-def test_a_tensor_of_two_names_goes_by_the_first():
+def test_a_tensor_with_two_names_uses_the_first():
     def tied():
         module = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
         module["b"].weight = module["a"].weight
@@ -296,7 +296,7 @@ def test_a_copy_stays_a_copy(by):
 @pytest.mark.parametrize(
     "place",
     [
-        torch.float64,  # a move, too
+        torch.float64,  # also a move
         pytest.param(
             torch.device("cuda"),
             marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
@@ -310,7 +310,7 @@ def test_a_model_that_was_moved_is_drawn_too(place):
     assert torch.equal(one.bias, other.bias)
 
 
-def test_buffers_are_drawn_and_integers_and_empty_tensors_do_not_disturb():
+def test_buffers_are_drawn_and_integers_and_empty_tensors_are_ignored():
     def build():
         module = nn.BatchNorm1d(3)
         module.register_buffer("noise", torch.empty(8).normal_())

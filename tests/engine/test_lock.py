@@ -28,7 +28,7 @@ except lock.OutputFolderError as error:
 print("held", flush=True)
 sys.stdin.read()
 """
-"""Another process, without the seconds that importing the package takes; it ends when told to."""
+"""Script of another process without the slow package import; it ends when its input closes."""
 
 
 def other_process(folder):
@@ -42,18 +42,18 @@ def other_process(folder):
 
 
 def answer_of(process):
-    """What it says, and how it ends when it is told to."""
+    """Return the output and the error of a process after asking it to end."""
     out, error = process.communicate()
     return out.strip(), error.strip(), process.returncode
 
 
-def test_the_folder_is_made_and_says_whose_it_is(tmp_path):
+def test_the_folder_is_created_with_the_name_of_its_owner(tmp_path):
     folder = tmp_path / "runs" / "a"
     hold_output_folder(folder)
     assert (folder / LOCK_NAME).read_text() == f"{socket.gethostname()} {os.getpid()}\n"
 
 
-def test_the_same_process_may_ask_again_and_still_holds_it(tmp_path):
+def test_the_same_process_may_lock_again(tmp_path):
     hold_output_folder(tmp_path / "x")
     open_files = os.listdir("/proc/self/fd")
     for folder in (tmp_path, tmp_path / "x" / ".."):
@@ -71,13 +71,13 @@ def test_another_process_is_told_the_folder_and_its_owner(tmp_path):
     assert "OUTPUT_DIR" in error
 
 
-def test_two_folders_are_two_trainings(tmp_path):
+def test_two_folders_can_be_locked_at_once(tmp_path):
     hold_output_folder(tmp_path / "a")
     assert answer_of(other_process(tmp_path / "b")) == ("held", "", 0)
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
-def test_the_folder_is_free_when_its_owner_is_gone_however_it_ended(tmp_path, end):
+def test_the_folder_is_free_after_any_end_of_its_owner(tmp_path, end):
     with other_process(tmp_path) as owner:
         assert owner.stdout.readline() == "held\n"
         with pytest.raises(OutputFolderError, match=f"in use by process {owner.pid} on"):
@@ -87,7 +87,7 @@ def test_the_folder_is_free_when_its_owner_is_gone_however_it_ended(tmp_path, en
     assert (tmp_path / LOCK_NAME).read_text().split()[1] == str(os.getpid())
 
 
-def test_a_refused_process_leaves_the_owners_name(tmp_path):
+def test_a_refused_process_does_not_change_the_owners_name(tmp_path):
     hold_output_folder(tmp_path)
     answer_of(other_process(tmp_path))
     assert (tmp_path / LOCK_NAME).read_text().split()[1] == str(os.getpid())
@@ -112,7 +112,7 @@ def test_a_data_worker_that_outlives_the_training_does_not_hold_the_folder(tmp_p
         owner.stdout.close()
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_in_place_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputFolderError, match=re.escape(str(folder))) as error:
@@ -128,7 +128,7 @@ def test_a_folder_without_rights_is_named_with_the_reason(below):
         folder.mkdir()
         Path(name).chmod(0o755)
         folder.chmod(0o555)
-        os.seteuid(65534)  # nobody
+        os.seteuid(65534)  # user "nobody"
         try:
             with pytest.raises(OutputFolderError, match="Permission denied") as error:
                 hold_output_folder(folder / below)

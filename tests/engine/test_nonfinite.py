@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is NaN or infinite, in a training loop of Detectron2's own."""
+"""Steps with a NaN or infinite loss or gradient, in a training loop of Detectron2."""
 
 import math
 
@@ -18,7 +18,7 @@ from focal_plugin.engine.nonfinite import (
 
 
 class NanGradient(torch.autograd.Function):
-    """A loss that is finite, with a gradient that is not, as of a focal loss with gamma .5."""
+    """Loss that is finite, with a gradient that is not, like a focal loss with gamma 0.5."""
 
     @staticmethod
     def forward(ctx, x):
@@ -30,7 +30,7 @@ class NanGradient(torch.autograd.Function):
 
 
 class Detector(nn.Module):
-    """The loss is what the images of the batch say."""
+    """Detector whose loss is stated by the images of the batch."""
 
     def __init__(self):
         super().__init__()
@@ -118,10 +118,10 @@ def test_the_message_says_term_iteration_images_logit_and_learning_rate():
     assert "images: 3 (images/000003.png), 41 (images/000041.png)" in text
     assert "losses: loss_cls inf, loss_box_reg nan" in text
     assert "largest |logit|:" in text
-    assert "of cls_score" in text
+    assert "in cls_score" in text
     # 0.01 / 16 * 2 = 0.00125
-    assert "SOLVER.BASE_LR 0.1 for 2 images a step" in text
-    assert "0.00125 for as many, so that yours is 80 times that" in text
+    assert "SOLVER.BASE_LR 0.1 for 2 images per step" in text
+    assert "scales to 0.00125, so yours is 80 times as high" in text
 
 
 def test_the_message_names_parameters_whose_gradient_is_the_fault():
@@ -135,12 +135,12 @@ def test_the_message_names_the_first_layer_that_is_not_finite():
     trainer = make_trainer([[image(7, math.inf), image(8)]])
     with pytest.raises(NonFiniteError) as caught:
         run(trainer, 1)
-    assert "first layer whose output is not finite: backbone" in str(caught.value)
-    assert "largest |logit|: nan, of cls_score" in str(caught.value)
+    assert "first layer with an output that is not finite: backbone" in str(caught.value)
+    assert "largest |logit|: nan, in cls_score" in str(caught.value)
 
 
 @pytest.mark.parametrize("fault", ["loss", "gradient", "raise"])
-def test_a_step_that_is_skipped_leaves_no_trace(fault):
+def test_a_skipped_step_has_no_effect(fault):
     bad = [image(3, 5.0), image(4, fault=fault)]
     skipping = make_trainer([GOOD, bad, bad, GOOD], "skip")
     storage = run(skipping, 4)
@@ -161,13 +161,13 @@ def test_running_statistics_that_a_bad_image_poisons_are_restored():
 def test_skipping_ends_where_too_many_steps_in_a_row_are_bad():
     bad = [image(3), image(4, fault="loss")]
     trainer = make_trainer([bad, bad, GOOD, bad, bad, bad], "skip", MAX_IN_A_ROW=2)
-    with pytest.raises(NonFiniteError, match="2 steps in a row were left out before"):
+    with pytest.raises(NonFiniteError, match="the last 2 steps were skipped"):
         run(trainer, 6)
     assert trainer.iter == 5
     assert trainer.guard.left_out == 4
 
 
-def test_going_back_is_asked_for_counted_and_bounded():
+def test_rollbacks_are_called_counted_and_limited():
     bad = [image(3), image(4, fault="loss")]
     calls = []
     trainer = make_trainer(
@@ -176,14 +176,14 @@ def test_going_back_is_asked_for_counted_and_bounded():
         roll_back=lambda: calls.append(trainer.iter) or True,
         MAX_ROLLBACKS=2,
     )
-    with pytest.raises(NonFiniteError, match="went back to a checkpoint 2 times before"):
+    with pytest.raises(NonFiniteError, match="training already went back 2 times"):
         run(trainer, 5)
     assert calls == [0, 2]
 
 
-def test_without_a_checkpoint_going_back_ends_the_run():
+def test_without_a_checkpoint_a_rollback_ends_the_run():
     trainer = make_trainer([[image(3), image(4, fault="loss")]], "rollback")
-    with pytest.raises(NonFiniteError, match="no checkpoint yet"):
+    with pytest.raises(NonFiniteError, match="there is no checkpoint to go back to"):
         run(trainer, 1)
 
 
@@ -198,7 +198,7 @@ def test_gradients_whose_squares_overflow_are_finite():
     assert not gradients_are_finite(layer)
 
 
-def test_a_model_that_is_frozen_has_finite_gradients():
+def test_a_frozen_model_has_finite_gradients():
     assert gradients_are_finite(nn.Linear(2, 2))
 
 

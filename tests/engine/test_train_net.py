@@ -1,4 +1,4 @@
-"""train_net.py and a stock training script, as users type them."""
+"""train_net.py and a Detectron2 training script, called as users do."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ITERATIONS = 4
 
 
 def opts(tiny_shapes, output, *more):
-    """Data of twelve images, `--dataset` names them; four iterations on the CPU."""
+    """Return options for a four-iteration CPU training on the twelve images of `--dataset`."""
     return [
         *("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.CHECKPOINT_PERIOD", 2),
         *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)"),
@@ -60,16 +60,16 @@ def test_trains_a_detector_of_two_stages(tiny_shapes, tmp_path):
 
 
 def check_trained(folder, scalars):
-    """To the end, and evaluated; these were logged, among others."""
+    """Check that the training finished and was evaluated, and that it logged these scalars."""
     assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == ITERATIONS - 1
     metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    assert metrics[-1]["iteration"] == ITERATIONS  # the evaluation counts as one more
+    assert metrics[-1]["iteration"] == ITERATIONS  # the evaluation counts as one more iteration
     assert "bbox/AP" in metrics[-1]
     assert {"loss_cls", "loss_box_reg", "bbox/AP", *scalars} <= set().union(*metrics)
 
 
-def test_an_unmodified_script_of_detectron2s_shape_accepts_our_configs(tmp_path):
-    """The variable counts where Detectron2 is imported, so this is a new Python."""
+def test_an_unmodified_detectron2_script_accepts_our_configs(tmp_path):
+    """The variable takes effect when Detectron2 is imported, so this starts a new Python."""
     small = ["SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
     output = ["OUTPUT_DIR", tmp_path, "MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"]
     data = ["DATASETS.TRAIN", "('focal_shapes_val',)"]  # a quarter of the images
@@ -93,16 +93,18 @@ def test_an_unmodified_script_of_detectron2s_shape_accepts_our_configs(tmp_path)
         (["MODEL.RETINANET.FOCAL_LOSS_GAMMA", "-1.0"], "FOCAL_LOSS_GAMMA must be >= 0, got -1"),
     ],
 )
-def test_a_mistake_ends_it_before_the_first_iteration(tiny_shapes, tmp_path, arguments, message):
+def test_an_invalid_command_ends_before_the_first_iteration(
+    tiny_shapes, tmp_path, arguments, message
+):
     failed = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path, *arguments))
     assert failed.returncode != 0
     assert message in failed.stderr.splitlines()[-1]
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_help_teaches_with_examples():
+def test_help_shows_examples():
     shown = train_net("--help")
     assert shown.returncode == 0
     for word in ("--dataset", "--eval-only", "--resume", "--num-gpus", "--dist-url"):
         assert word in shown.stdout
-    assert "Your own data set in COCO format" in shown.stdout  # our examples, not Detectron2's
+    assert "Custom dataset in COCO format" in shown.stdout  # our examples, not Detectron2's

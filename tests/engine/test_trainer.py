@@ -1,4 +1,4 @@
-"""What our trainer does otherwise than Detectron2's; whole runs are in tests/faults."""
+"""Differences of our trainer from Detectron2's; tests/faults contains whole runs."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def cfg(tiny_shapes, tmp_path):
     return cfg
 
 
-def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_path):
+def test_the_compiled_evaluator_is_used_only_if_available(tiny_shapes, tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     evaluator = Trainer.build_evaluator(cfg, "tiny_shapes")
@@ -42,9 +42,9 @@ def test_the_compiled_evaluator_is_asked_for_only_where_it_is(tiny_shapes, tmp_p
     assert evaluator._output_dir == str(tmp_path / "inference")
 
 
-def test_it_needs_a_seed(cfg):
+def test_a_seed_is_required(cfg):
     cfg.SEED = -1
-    with pytest.raises(ValueError, match="needs a SEED >= 0, got -1"):
+    with pytest.raises(ValueError, match="requires SEED >= 0, got -1"):
         Trainer(cfg)
 
 
@@ -52,7 +52,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_its_number_only(cfg):
     class Drawing(HookBase):
         def before_step(self):
             draws[self.trainer.iter] = torch.rand(()).item()
-            torch.rand(self.trainer.iter)  # what else is drawn has no influence on later steps
+            torch.rand(self.trainer.iter)  # other draws do not affect later steps
 
     def run(**changes):
         trainer = Trainer(cfg)
@@ -72,7 +72,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_its_number_only(cfg):
 
 @pytest.fixture
 def release_0_6(monkeypatch):
-    """In that release the trainer's state has no optimizer, and there is no `after_backward`."""
+    """Emulate Detectron2 0.6: the trainer's state has no optimizer; `after_backward` is missing."""
     monkeypatch.delattr(DefaultTrainer, "state_dict")
     monkeypatch.delattr(DefaultTrainer, "load_state_dict")
     monkeypatch.delattr(TrainerBase, "after_backward")
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_release_0_6_holds_momentum_too(cfg, release_0_6):
 
 
 class PoisonedHook(HookBase):
-    """From an iteration on, the weights of the score layer are infinite in the forward pass."""
+    """Hook that makes the weights of the score layer infinite from an iteration on."""
 
     def __init__(self, iteration):
         self.iteration = iteration
@@ -116,7 +116,7 @@ class PoisonedHook(HookBase):
                 self.trainer.model.head.cls_score.bias.fill_(float("inf"))
 
 
-def test_going_back_takes_weights_and_momentum_of_the_last_checkpoint(cfg):
+def test_a_rollback_restores_weights_and_momentum(cfg):
     cfg.MODEL.FOCAL.NONFINITE.POLICY = "rollback"
     trainer = Trainer(cfg)
     trainer.register_hooks([PoisonedHook(2)])
@@ -154,7 +154,7 @@ def train(cfg):
 
 @pytest.mark.parametrize("config", [CONFIG, TWO_STAGE], ids=lambda config: config.stem)
 def test_mixed_precision_on_the_cpu_is_bfloat16(cfg, config):
-    """Convolutions compute in bfloat16; weights, gradients and losses remain in float32."""
+    """Convolutions compute in bfloat16; weights, gradients and losses stay in float32."""
 
     class Watching(HookBase):
         def before_train(self):
@@ -217,9 +217,9 @@ def test_the_precision_depends_on_the_device_and_a_key(cfg, device, name, precis
 
 
 def test_the_log_has_losses_and_the_time_left(cfg, caplog):
-    """Detectron2's CommonMetricPrinter, with the mean over its window."""
+    """Detectron2's CommonMetricPrinter prints the mean over its window."""
     cfg.SOLVER.CHECKPOINT_PERIOD = 1000
-    cfg.SOLVER.MAX_ITER = 21  # it is asked after 20 iterations, and at the end
+    cfg.SOLVER.MAX_ITER = 21  # it prints after 20 iterations, and at the end
     cfg.INPUT.MIN_SIZE_TRAIN = (32,)
     with caplog.at_level("INFO", logger="detectron2.utils.events"):
         trainer = train(cfg)
@@ -232,7 +232,7 @@ def test_the_log_has_losses_and_the_time_left(cfg, caplog):
     assert f"loss_cls: {history.median(20):.4g}" in lines[-1]
 
 
-def test_a_failure_is_not_hidden_by_those_that_it_leads_to(caplog):
+def test_a_failure_is_not_hidden_by_later_failures(caplog):
     class Failing(HookBase):
         def after_train(self):
             raise OSError("the disk is still full")
@@ -255,7 +255,7 @@ def test_a_failure_is_not_hidden_by_those_that_it_leads_to(caplog):
     with pytest.raises(ValueError, match="the first failure"):
         loop.train(0, 1)
     assert ending.ended
-    assert "Failing could not end in order: the disk is still full" in caplog.text
+    assert "Failing could not finish: the disk is still full" in caplog.text
 
 
 def test_a_failure_at_the_end_of_a_good_run_is_raised():

@@ -1,5 +1,6 @@
 """
-What a process of these tests does: it is `python train_net.py ...` with the imports already done.
+Processes of these tests: they run `python train_net.py ...` with all imports already done.
+
 The server that forks such processes imports this file.
 """
 
@@ -28,13 +29,14 @@ import train_net
 
 def run(arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Plant]) -> None:
     """
-    Train in this process, which has all that one has that a shell starts: a session, an output,
-    signals as they are at first, an exit code.
+    Train in this process, which behaves like one that a shell starts.
+
+    It has its own session, output and exit code, and default signal handlers.
 
     Args:
-        arguments: of `train_net.py`.
-        log: gets stdout and stderr.
-        control: where plants and tests tell each other how far they are.
+        arguments: command line of `train_net.py`.
+        log: file for stdout and stderr.
+        control: folder in which plants and tests exchange their progress.
         plants: faults.
     """
     redirect_output(log, log)
@@ -49,8 +51,10 @@ def run_torchrun(
     arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Plant], processes: int
 ) -> None:
     """
-    Train in the processes of a torchrun. They come from a fork server of their own, because a fork
-    of a process with threads, as torchrun has them, may hang.
+    Train in the processes of a torchrun.
+
+    They come from a separate fork server: torchrun has threads, and a fork of a process with
+    threads may hang.
     """
     redirect_output(log, log)
     behave_like_a_command()

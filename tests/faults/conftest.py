@@ -14,7 +14,7 @@ REFERENCES = {
 
 @pytest.fixture(scope="session")
 def runs_in(fork_server, tiny_shapes):
-    """Runs(folder); they are cleaned up at the end of the session."""
+    """Return Runs(folder); its processes end with the session."""
     made = []
 
     def make(folder):
@@ -36,7 +36,7 @@ def runs(runs_in, tmp_path):
 
 @pytest.fixture(scope="session")
 def references(runs_in, tmp_path_factory):
-    """Name -> a run that nothing has interrupted."""
+    """Start the uninterrupted runs; return name -> run."""
     return {
         name: runs_in(tmp_path_factory.mktemp("reference")).start(*how["flags"], **how["keys"])
         for name, how in REFERENCES.items()
@@ -45,13 +45,13 @@ def references(runs_in, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference(references):
-    """Its folder, by its name, once it has ended."""
+    """Return a function from a name to the output folder of the finished uninterrupted run."""
     return lambda name="one process": references[name].succeed().output
 
 
 @pytest.fixture(scope="session")
 def killed(runs_in, tmp_path_factory):
-    """The folder of a run that was killed at iteration 6, with checkpoints of 2 and 5."""
+    """Return the folder of a run killed at iteration 6, with checkpoints of 2 and 5."""
     run = runs_in(tmp_path_factory.mktemp("killed")).start(plants=[hold_at(6)])
     run.held()
     run.kill()
@@ -61,7 +61,9 @@ def killed(runs_in, tmp_path_factory):
 @pytest.fixture(scope="session")
 def in_background():
     """
-    `in_background(function, *arguments)` gives a Future: as many tests as there are cores at once.
+    Return `in_background(function, *arguments)`, which returns a Future.
+
+    As many calls run at once as there are cores.
     """
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield pool.submit

@@ -1,4 +1,4 @@
-"""Faults, and places to wait at, that are put into a process before it trains."""
+"""Faults and breakpoints that are planted into a process before it trains."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PATIENCE_S = 300
 
 
 class Plant(Protocol):
-    """A fault."""
+    """Fault or breakpoint."""
 
     def plant(self, control: Path) -> None:
-        """Put it into this process; it may leave files for the test in ``control``."""
+        """Plant the fault into this process; it may write files for the test into ``control``."""
 
 
 def wrap(place: str, wrapper: Callable[..., Any]) -> None:
@@ -42,7 +42,7 @@ def is_here(rank: int | None) -> bool:
 
 
 def tell(file: Path, content: Any) -> None:
-    """The test never sees half of it."""
+    """Write a file atomically, so that the test never reads a part of it."""
     unfinished = file.with_name(f".{file.name}")
     unfinished.write_text(json.dumps(content))
     unfinished.rename(file)
@@ -50,7 +50,7 @@ def tell(file: Path, content: Any) -> None:
 
 @dataclass(frozen=True)
 class Change:
-    """Gives "module:NAME" another value."""
+    """Plant that changes the value of "module:NAME"."""
 
     place: str
     value: Any
@@ -63,13 +63,13 @@ class Change:
 @dataclass(frozen=True)
 class Hold:
     """
-    Waits before a call until the test lets it go on; `held0` of rank 0 has the id of the process.
+    Plant that waits before a call until the test continues; `held0` has the process id of rank 0.
 
     Args:
         place: "module:Class.method".
-        call: which of its calls, from 1.
-        about: counts only calls with this in one of their arguments.
-        rank: in this process alone.
+        call: number of the call to wait at, from 1.
+        about: count only calls with this text in an argument.
+        rank: wait only in this process.
     """
 
     place: str
@@ -95,13 +95,13 @@ class Hold:
 
 
 def hold_at(iteration: int, **options: Any) -> Hold:
-    """Before that iteration of a run that starts at 0."""
+    """Return a plant that waits before this iteration of a run that starts at 0."""
     return Hold("focal_plugin.engine.trainer:Trainer.before_step", iteration + 1, **options)
 
 
 @dataclass(frozen=True)
 class Raise:
-    """One process raises at the beginning of an iteration."""
+    """Plant that raises in one process at the beginning of an iteration."""
 
     iteration: int
     rank: int
@@ -119,8 +119,9 @@ class Raise:
 @dataclass(frozen=True)
 class NotFinite:
     """
-    The classification loss of one iteration, or its gradient alone, is NaN. `images0` has the files
-    of the images that rank 0 has seen then.
+    Plant that makes the classification loss of one iteration, or only its gradient, NaN.
+
+    `images0` receives the files of the images of rank 0 in that iteration.
 
     Args:
         where: "loss" or "gradient".
@@ -150,7 +151,7 @@ class NotFinite:
 
 @dataclass(frozen=True)
 class Overflow:
-    """A variance of BatchNorm is infinite from an iteration on, which no loss of training shows."""
+    """Plant that makes a BatchNorm variance infinite, which no training loss shows."""
 
     iteration: int
 
@@ -166,7 +167,7 @@ class Overflow:
 
 @dataclass(frozen=True)
 class DrawnSeed:
-    """What a run without a seed draws."""
+    """Plant that sets the drawn seed of a run."""
 
     seed: int
 
@@ -176,7 +177,7 @@ class DrawnSeed:
 
 @dataclass(frozen=True)
 class RecordConnections:
-    """Each attempt to reach another machine is a line of `connections`."""
+    """Plant that writes each connection attempt to another machine into `connections`."""
 
     def plant(self, control: Path) -> None:
         def listen(event, arguments):

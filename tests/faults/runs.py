@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, and what they leave behind."""
+"""Training processes and their output."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ ONE_STAGE = QUICK / "retinanet_small_instant_test.yaml"
 TWO_STAGE = QUICK / "faster_rcnn_small_instant_test.yaml"
 ITERATIONS = 8
 PERIOD = 3
-"""Checkpoints are saved after the iterations 2 and 5, and at the end."""
+"""Checkpoint period: checkpoints follow the iterations 2 and 5, and the end."""
 
 TWO_PROCESSES = ("--num-gpus", 2, "--dist-url", "auto")
-"""With a port of their own: several tests run at once, and so may others of this machine."""
+"""Flags for two processes with a free port, because several tests may run at once."""
 
 PATIENCE_S = 300
-"""For what takes a second; a hang would take for ever."""
+"""Time limit in seconds for operations of about a second; a hang would last forever."""
 SOON_S = 60
-"""What a job has for its end once one of its processes has failed."""
+"""Time in seconds for a job to end after one of its processes has failed."""
 
 COMMON = {
     "DATASETS.TRAIN": "('tiny',)",
@@ -49,7 +49,7 @@ COMMON = {
     "DATALOADER.NUM_WORKERS": 0,
     "MODEL.DEVICE": "cpu",
     **NARROW,
-    # so that there are boxes to compare, but not thousands
+    # This gives boxes to compare, but not thousands.
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 50,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
@@ -58,7 +58,7 @@ COMMON = {
 
 
 _one_at_a_time = threading.Lock()
-"""Starting a process looks after all others, too; an exit code can be asked for once only."""
+"""Lock: starting a process polls all others, and an exit code can be read only once."""
 
 
 def wait_until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> 
 
 
 class Run:
-    """A training that has been started: a process, seen from outside."""
+    """A started training process, seen from outside."""
 
     def __init__(self, process: Any, output: Path, log: Path, control: Path) -> None:
         self.process = process
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def text(self) -> str:
-        """What it has written to stdout and stderr."""
+        """Return the output of stdout and stderr."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
@@ -94,10 +94,10 @@ class Run:
         return _exit_code(self.process) is not None
 
     def wait(self, patience_s: float = PATIENCE_S) -> int:
-        """Its exit code; negative: the number of the signal that it died of."""
+        """Return the exit code; a negative one is the number of the signal that killed it."""
         _join(self.process, patience_s)
         code = _exit_code(self.process)
-        assert code is not None, f"it hangs:\n{self.text[-3000:]}"
+        assert code is not None, f"the process hangs:\n{self.text[-3000:]}"
         return code
 
     def succeed(self) -> Run:
@@ -105,10 +105,10 @@ class Run:
         return self
 
     def held(self, rank: int = 0) -> int:
-        """Waits until it waits; the id of that process."""
+        """Wait until the process reaches its breakpoint, and return its id."""
         file = self._control / f"held{rank}"
         wait_until(lambda: file.exists() or self.ended())
-        assert file.exists(), f"it ended before:\n{self.text[-3000:]}"
+        assert file.exists(), f"the process ended before:\n{self.text[-3000:]}"
         return json.loads(file.read_text())
 
     def go_on(self) -> Run:
@@ -116,7 +116,7 @@ class Run:
         return self
 
     def told(self, name: str) -> Any:
-        """What a plant left, None if nothing."""
+        """Return the content that a plant wrote, or None."""
         file = self._control / name
         return json.loads(file.read_text()) if file.exists() else None
 
@@ -129,7 +129,7 @@ class Run:
         return self
 
     def kill(self) -> Run:
-        """-9, the process alone that trains, or that started those that do."""
+        """Send SIGKILL to the single process that trains or that started the training ones."""
         self.send(signal.SIGKILL).wait()
         return self
 
@@ -144,11 +144,11 @@ class Run:
 
 class Runs:
     """
-    Starts trainings.
+    Starter of trainings.
 
     Args:
-        folder: for their output, unless they are told another one, their logs and signs.
-        images: the folder of a data set with `annotations.json` and `images`, known as "tiny".
+        folder: folder for default outputs, logs and control files.
+        images: folder of a dataset with `annotations.json` and `images`, registered as "tiny".
     """
 
     _context = multiprocessing.get_context("forkserver")
@@ -170,9 +170,11 @@ class Runs:
         **keys: Any,
     ) -> Run:
         """
+        Start a training.
+
         Args:
             flags: such as "--resume".
-            keys: of the config, with __ for the dot: `SOLVER__BASE_LR=1e6`.
+            keys: config keys with __ instead of the dot: `SOLVER__BASE_LR=1e6`.
         """
         arguments = self._arguments(flags, output, config, images, keys)
         return self._start(arguments, output, plants)
@@ -181,7 +183,7 @@ class Runs:
         return self.start("--resume", *flags, **options)
 
     def start_script(self, *flags: Any, **keys: Any) -> Run:
-        """Start a new Python, as a user does: nothing of it is of this suite."""
+        """Start a new Python, as a user does, without any part of this test suite."""
         arguments = self._arguments(flags, None, ONE_STAGE, None, keys)
         log, control = self._files()
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -201,7 +203,7 @@ class Runs:
             run.clean_up()
 
     def start_torchrun(self, processes: int, **keys: Any) -> Run:
-        """Start what `torchrun --standalone --nproc-per-node N train_net.py` does."""
+        """Start the equivalent of `torchrun --standalone --nproc-per-node N train_net.py`."""
         arguments = self._arguments((), None, ONE_STAGE, None, keys)
         return self._start(arguments, None, (), child.run_torchrun, processes)
 
@@ -263,8 +265,9 @@ def _join(process: Any, patience_s: float) -> None:
 
 def differences(a: Path, b: Path) -> list[str]:
     """
-    What is not the same, bit for bit, in the final checkpoints and the predictions of two runs:
-    weights, optimizer, schedule, versions of the layers, boxes.
+    Return what differs bitwise between the final checkpoints and predictions of two runs.
+
+    The comparison covers weights, optimizer, schedule, versions of the layers, and boxes.
     """
     first, second = (_flat_checkpoint(folder / "model_final.pth") for folder in (a, b))
     assert len(first) > 100
@@ -281,7 +284,7 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def not_finite(folder: Path) -> list[str]:
-    """The tensors with a NaN or an infinity in all checkpoints of a folder."""
+    """Return the tensors with a NaN or an infinity in all checkpoints of a folder."""
     return [
         f"{file.name}: {name}"
         for file in sorted(folder.glob("**/*.pth"))
@@ -291,7 +294,7 @@ def not_finite(folder: Path) -> list[str]:
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """All files that a refused run must leave as they are."""
+    """Return all files that a refused run must not change."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*"))

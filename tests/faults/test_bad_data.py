@@ -1,4 +1,4 @@
-"""Data that cannot be trained on are refused, with file, id and number; nothing is written."""
+"""Invalid data is refused with file, id and number, and nothing is written."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from .runs import SOON_S, TWO_PROCESSES
 
 @pytest.fixture
 def images(tiny_shapes, tmp_path):
-    """A copy of the data set, and a way to change its annotations."""
+    """Copy the dataset, and return a way to change its annotations."""
     return Images(shutil.copytree(tiny_shapes, tmp_path / "images"))
 
 
@@ -94,7 +94,7 @@ def test_images_outside_are_read_if_asked_for(runs, images):
 
 
 def cut_off(images):
-    """One image of those that can be decoded in part."""
+    """Truncate one of the images that can be decoded in part."""
     image = images.content["images"][5]
     file = images.path(image)
     os.truncate(file, file.stat().st_size // 2)

@@ -1,4 +1,4 @@
-"""A damaged checkpoint, or another run's, is refused in words, and nothing is overwritten."""
+"""A damaged checkpoint, or that of another run, is refused, and nothing is overwritten."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ LAST = "model_0000005.pth"
 
 
 def flip_a_byte(folder):
-    """In the middle of the file, where the tensors are."""
+    """Flip a byte in the middle of the file, where the tensors are."""
     content = bytearray((folder / LAST).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / LAST).write_bytes(content)
@@ -51,20 +51,20 @@ def name_one_outside(folder):
     (folder / "last_checkpoint").write_text(f"../{LAST}")
 
 
-DAMAGES = {  # what is done to the run, what the message says
+DAMAGES = {  # damage -> parts of the message
     flip_a_byte: [f"{LAST} is damaged: its SHA-256 is"],
     truncate: [f"{LAST} is truncated", "500000 bytes"],
     empty: [f"{LAST} is empty"],
-    replace_by_text: [f"{LAST} is no checkpoint of PyTorch"],
+    replace_by_text: [f"{LAST} is not a PyTorch checkpoint"],
     replace_by_another_trainers: [f"{LAST} was written by another trainer"],
-    remove: ["last_checkpoint names", LAST, "no such file"],
+    remove: ["last_checkpoint names", LAST, "does not exist"],
     name_nothing: ["last_checkpoint is empty"],
     name_one_outside: [f"last_checkpoint names '../{LAST}'", "not a path"],
 }
 
 
 def other_images(folder, *, gone=""):
-    """A copy of the data set with one box moved, or a class less."""
+    """Copy the dataset with one box moved or one class removed."""
 
     def make(images):
         content = json.loads((images / "annotations.json").read_text())
@@ -101,7 +101,7 @@ def classes(folder, images):
     return {"images": changed, "MODEL__RETINANET__NUM_CLASSES": 4}
 
 
-CHANGES = {  # what is another now, how it is listed
+CHANGES = {  # change -> its description
     gamma: ["MODEL.RETINANET.FOCAL_LOSS_GAMMA: 2.0 in the checkpoint, 1.0 now"],
     seed: ["SEED: ", " in the checkpoint, 8 now"],
     data: ["DATASETS.TRAIN[tiny].json_sha256: "],
@@ -114,7 +114,7 @@ CHANGES = {  # what is another now, how it is listed
 
 @pytest.fixture(scope="module")
 def refused(runs_in, tmp_path_factory, killed, tiny_shapes, in_background):
-    """Case -> the run that was to be resumed, and which files it changed."""
+    """Return case -> the refused run, and the files that it changed."""
 
     def resume(case, runs):
         copy_of(killed, runs.output)

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, and a folder that is in use."""
+"""A full or read-only disk, and a folder in use."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ SECOND_SAVE = Hold("focal_plugin.engine.checkpoints.checkpointer:Checkpointer.sa
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small file system of its own."""
+    """Mount a small file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)]
@@ -35,7 +35,7 @@ def write_for_ever(file):
 
 
 def fill(disk, *, leave_kib=0):
-    """With a file, up to a rest."""
+    """Fill the disk with a file, except for a remainder."""
     filler = disk / "filler"
     with pytest.raises(OSError, match="No space left"):
         write_for_ever(filler)

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is NaN never reaches the weights, or a checkpoint."""
+"""A NaN in a loss or a gradient never reaches the weights or a checkpoint."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_a_learning_rate_that_is_much_too_high_ends_the_run(runs):
     assert run.wait() == 1
     message = run.text[run.text.rindex("NonFiniteError: ") :]
     assert "SOLVER.BASE_LR 1e+08" in message
-    # what a comparison tells
+    # The reason that a comparison shows
     reason = explain_failure(1, read_log_tail(run.log, 0))
     assert re.fullmatch(r"loss_\w+ is (nan|inf) at iteration \d", reason)
     assert list(run.output.glob("model_*.pth"))
@@ -74,14 +74,14 @@ def test_steps_left_out_one_after_the_other_come_to_an_end(runs):
         MODEL__FOCAL__NONFINITE__MAX_IN_A_ROW=2,
     )
     assert run.wait() == 1
-    assert "2 steps in a row were left out before" in run.text
+    assert "the last 2 steps were skipped" in run.text
     assert not_finite(run.output) == []
 
 
 def test_a_statistic_that_overflows_is_not_saved(runs):
     run = runs.start(plants=[Overflow(4)])
-    assert run.wait() == 1  # 2 says that nothing was written
-    assert "model_0000005.pth is not saved" in run.last_line
+    assert run.wait() == 1  # 2 would mean that nothing was written
+    assert "model_0000005.pth was not saved" in run.last_line
     assert "norm.running_var are not finite" in run.last_line
     assert (run.output / "last_checkpoint").read_text() == "model_0000002.pth"
     assert not_finite(run.output) == []

@@ -1,4 +1,4 @@
-"""Several processes train as one job: they end together, whichever fails, and none is left over."""
+"""Several processes train as one job: if one fails, all end, and none is left over."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from .runs import SOON_S, TWO_PROCESSES, differences, wait_until
 
 
 def is_alive(pid):
-    """A zombie is not: in a container, nobody may be there to bury it."""
+    """Return True if a process is alive; a zombie is not (a container may never reap it)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

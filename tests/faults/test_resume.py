@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed ends as one that was not: bit for bit, predictions too."""
+"""A resumed run ends like an uninterrupted one, bit for bit, including its predictions."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from .runs import SOON_S, TWO_PROCESSES, TWO_STAGE, checkpoint, differences
 
 FILE = "focal_plugin.files:UnfinishedFile"
 EVALUATOR = "detectron2.evaluation.coco_evaluation:COCOEvaluator.process"
-KILLED = {  # where, from which iteration the run goes on
+KILLED = {  # moment -> breakpoint, and the iteration at which the run resumes
     "before the first checkpoint": (hold_at(1), 0),
     "after a checkpoint": (hold_at(3), 3),
     "between two checkpoints": (hold_at(5), 3),
@@ -35,7 +35,7 @@ def unfinished(folder):
 
 @pytest.fixture(scope="module")
 def killed_and_resumed(runs_in, tmp_path_factory, in_background):
-    """Name of the moment -> what was unfinished then, and the run that was resumed."""
+    """Return moment -> the unfinished files at that time, and the resumed run."""
 
     def kill_and_resume(runs, place):
         run = runs.start(plants=[place])
@@ -104,7 +104,7 @@ def test_killed_twice_and_with_other_workers_it_ends_the_same(runs, reference):
 def test_asked_to_end_it_finishes_the_step_saves_and_goes_on(
     runs, reference, number, group, workers
 ):
-    # on a busy machine two signals arrive at different times
+    # On a busy machine two signals arrive at different times.
     one_request = Change("focal_plugin.engine.processes.stop_requests:SAME_REQUEST_S", 60.0)
     run = runs.start(plants=[hold_at(4), one_request], DATALOADER__NUM_WORKERS=workers)
     run.held()

@@ -1,4 +1,4 @@
-"""Nothing that a file says is run, and nothing is fetched."""
+"""No code in a file is run, and nothing is downloaded."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from .runs import ONE_STAGE
 
 
 class Payload:
-    """Makes a folder when it is unpickled."""
+    """Object that creates a folder when it is unpickled."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -23,7 +23,7 @@ class Payload:
 
 @pytest.fixture
 def proof(tmp_path):
-    """A folder that is there once code was run."""
+    """Return a folder that exists only after code was run."""
     return tmp_path / "code_was_run"
 
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_a_run_resumes_from_runs_no_code(runs, proof):
     run = runs.resume()
     assert run.wait() == 2
     assert not proof.exists()
-    assert "model_0000001.pth holds an object other than a tensor" in run.last_line
+    assert "model_0000001.pth contains an object other than a tensor" in run.last_line
 
 
 def test_a_run_without_weights_asks_nobody(runs):

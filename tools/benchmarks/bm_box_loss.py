@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 r"""
-The box loss of RetinaNet, forward and backward, from what the head's last convolution wrote: ours,
-which encodes and compares the positive anchors alone, against Detectron2's own steps, which encode
-all of them.
+Benchmark of RetinaNet's box loss, forward and backward.
+
+The input is the output of the head's last convolution. Our loss encodes and compares only the
+positive anchors; Detectron2's own steps encode all anchors.
 
     $ python tools/benchmarks/bm_box_loss.py --size 800 1344
 """
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="images (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("H", "W"))
     parser.add_argument(
-        "--positives", type=int, default=200, help="anchors of an image (default: %(default)s)"
+        "--positives", type=int, default=200, help="anchors per image (default: %(default)s)"
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -104,7 +105,7 @@ def stock(
     positives: Tensor,
     gt_boxes: list[Tensor],
 ) -> Tensor:
-    """As in `RetinaNet.forward` and `RetinaNet.losses`."""
+    """Compute the loss as `RetinaNet.forward` and `RetinaNet.losses` do."""
     return _dense_box_regression_loss(
         [*anchors],
         TRANSFORM,
@@ -123,7 +124,7 @@ def ours(
     positives: Tensor,
     gt_boxes: list[Tensor],
 ) -> Tensor:
-    """As in FocalRetinaNet."""
+    """Compute the loss as FocalRetinaNet does."""
     batch = DenseBatch(
         anchors=Boxes.cat(anchors).tensor,
         logits=[],

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 r"""
-What the AP of boxes costs, by each COCO evaluator that is installed.
+Benchmark of the box AP with each installed COCO evaluator.
 
     $ python tools/benchmarks/bm_coco_eval.py --threads 1
 
-From a list of detections to the twelve statistics: reading the detections, matching, accumulating.
-The data are drawn: seven objects an image, a third of the detections near one, no two with the same
-score. Before anything is timed, each evaluator has to say what pycocotools says.
+The time covers the steps from a list of detections to the twelve statistics: reading the
+detections, matching and accumulating. The data is random: seven objects per image, a third of the
+detections near an object, and no two with the same score. Before the measurement, the result of
+each evaluator is checked against pycocotools.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--detections", type=int, default=50_000, help="on all images together")
+    parser.add_argument("--detections", type=int, default=50_000, help="in all images together")
     parser.add_argument("--classes", type=int, nargs="+", default=[80, 5])
     harness.add_arguments(parser, rounds=7)
     args = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def installed_evaluators() -> dict[str, Any]:
-    """Name -> class; pycocotools first."""
+    """Return name -> class of the evaluators; pycocotools comes first."""
     evaluators: dict[str, Any] = {"pycocotools": COCOeval}
     if has_compiled_ops():
         from detectron2.evaluation.fast_eval_api import COCOeval_opt
@@ -95,7 +96,7 @@ def draw(num_images: int, num_detections: int, classes: int) -> tuple[COCO, list
 
 
 def draw_boxes(generator: np.random.Generator, number: int) -> np.ndarray:
-    """(number, 4) x, y, width, height; sizes are even in the logarithm, from 8 to 320 pixels."""
+    """Draw (number, 4) x, y, width, height, with sizes log-uniform from 8 to 320 pixels."""
     sizes = np.exp(generator.uniform(np.log(8), np.log(320), (number, 2)))
     return np.concatenate([generator.uniform(0, IMAGE_SIZE - sizes), sizes], axis=1)
 

@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 r"""
-The classification loss of RetinaNet, forward and backward, from what the head's last convolution
-wrote: ours against Detectron2's own steps, fvcore's and torchvision's.
+Benchmark of RetinaNet's classification loss, forward and backward.
+
+It compares our loss with Detectron2's own steps, fvcore's and torchvision's. The input is the
+output of the head's last convolution.
 
     $ python tools/benchmarks/bm_dense_loss.py --size 800 1344
     $ python tools/benchmarks/bm_dense_loss.py --anchors 20000 --batch 4
 
 With `--anchors` the logits are one tensor (N, R, K), otherwise the five levels of a pyramid in
-NCHW, as they leave the head. `--loss` compares the losses with each other instead, all of them
-ours.
+NCHW, as the head outputs them. `--loss` compares our losses with each other instead.
 
-Columns: bytes per logit are what has to be read and written if nothing is done twice (ours: the
-logits once, their gradient once) or what the operations named would move in memory; "of copy" is
-the speed at which these bytes went by, over that of `torch.empty_like(x).copy_(x)` in the same
-rounds; copies of the logits are the most memory beyond them, gradient included.
+Columns:
+
+* "bytes per logit": for ours, the minimum of reads and writes (the logits once, their gradient
+  once). For others, the memory traffic of the named operations.
+* "of copy": the speed at which these bytes are processed, divided by that of
+  `torch.empty_like(x).copy_(x)` in the same rounds.
+* "copies of the logits": peak memory in addition to the logits, including the gradient.
 """
 
 from __future__ import annotations
@@ -40,10 +44,10 @@ from focal_plugin.ops.extension import has_extension
 ANCHORS_PER_LOCATION = 9
 STRIDES = (8, 16, 32, 64, 128)
 BYTES_PER_LOGIT = {
-    # read, and the gradient written
+    # logits are read, and the gradient is written
     "ours, cpp": 8,
     "ours, eager": 8,
-    # counted over their operations, without what binary_cross_entropy_with_logits does inside
+    # counted over the operations, without those inside binary_cross_entropy_with_logits
     "stock": 448,
     "fvcore, eager": 404,
     # read and write, as the unit of speed
@@ -59,9 +63,9 @@ def main() -> None:
     add_arguments(parser, rounds=7)
     parser.add_argument("--batch", type=int, default=2, help="images (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("H", "W"))
-    parser.add_argument("--anchors", type=int, help="of an image, in one tensor (N, R, K)")
+    parser.add_argument("--anchors", type=int, help="anchors per image, in one tensor (N, R, K)")
     parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
-    parser.add_argument("--channels-last", action="store_true", help="the head writes NHWC")
+    parser.add_argument("--channels-last", action="store_true", help="use NHWC logits")
     parser.add_argument("--loss", action="store_true", help="compare our losses, not code bases")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -99,7 +103,7 @@ def main() -> None:
 
 
 def make_outputs(args: argparse.Namespace) -> list[Tensor]:
-    """Logits around the prior of .01, of each level (N, A * K, Hi, Wi), or (N, R, K)."""
+    """Return logits around the prior of 0.01, per level (N, A * K, Hi, Wi), or (N, R, K)."""
     generator = torch.Generator().manual_seed(0)
     if args.anchors:
         shapes = [(args.batch, args.anchors, args.classes)]
@@ -113,7 +117,7 @@ def make_outputs(args: argparse.Namespace) -> list[Tensor]:
 
 
 def make_labels(outputs: list[Tensor], num_classes: int) -> Tensor:
-    """(N, R): of each image 100 anchors of some class, 2000 ignored, all others background."""
+    """Return labels (N, R): per image 100 positives, 2000 ignored, all others background."""
     generator = torch.Generator().manual_seed(1)
     num_images = len(outputs[0])
     num_anchors = sum(x.numel() for x in outputs) // num_classes // num_images
@@ -127,7 +131,7 @@ def make_labels(outputs: list[Tensor], num_classes: int) -> Tensor:
 
 
 def code_bases(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
-    """All with alpha .25 and gamma 2, divided by 100."""
+    """Return the code bases to compare, all with alpha 0.25, gamma 2 and normalizer 100."""
     steps = functools.partial(stock_steps, outputs, labels, num_classes)
     variants: dict[str, Callable[[], Any]] = {
         "stock": lambda: steps(sigmoid_focal_loss_jit),
@@ -144,7 +148,7 @@ def code_bases(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[
 
 
 def loss_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
-    """Every registered loss of sigmoid logits, at its defaults; focal loss first."""
+    """Return every registered loss of sigmoid logits with default options; focal loss is first."""
     names = ["SigmoidFocalLoss", *sorted(dict(CLS_LOSS_REGISTRY))]
     quality = torch.full(labels.shape, 0.8)
     variants: dict[str, Work] = {}
@@ -175,7 +179,7 @@ def backward(loss: Callable[[], Tensor], outputs: list[Tensor]) -> tuple[Tensor,
 def stock_steps(
     outputs: list[Tensor], labels: Tensor, num_classes: int, focal_loss: Callable[..., Tensor]
 ) -> Tensor:
-    """The classification part of `RetinaNet.forward` and `RetinaNet.losses`, step by step."""
+    """Compute the classification part of `RetinaNet.forward` and `RetinaNet.losses`, by steps."""
     if outputs[0].dim() == 4:
         outputs = [permute_to_N_HWA_K(x, num_classes) for x in outputs]
     valid = labels >= 0
@@ -191,7 +195,7 @@ def ours(
     loss: Any,
     quality: Tensor | None = None,
 ) -> Tensor:
-    """The same, as FocalRetinaNet does it."""
+    """Compute the classification loss as FocalRetinaNet does."""
     num_classes = outputs[0].shape[-1]
     if outputs[0].dim() == 4:
         num_classes = outputs[0].shape[1] // ANCHORS_PER_LOCATION

@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
 r"""
-`bm_dense_loss.py` on a GPU: the classification loss of RetinaNet, forward and backward, from what
-the head's last convolution wrote, in NCHW and in NHWC, in float32 and in bfloat16.
+Benchmark of RetinaNet's classification loss on a GPU, the counterpart of `bm_dense_loss.py`.
+
+It measures forward and backward from the output of the head's last convolution, in NCHW and in
+NHWC, in float32 and in bfloat16.
 
     $ python tools/benchmarks/bm_dense_loss_cuda.py --json output/bench/dense-loss-cuda.json
 
-It needs a CUDA device, and 24 GiB of its memory for what stock does with 16 images; a variant for
-which there is too little is left out.
+It requires a CUDA device. Detectron2's loss requires 24 GiB of its memory for 16 images. A variant
+that does not fit is skipped.
 
-Columns: bytes per logit are what ours reads and writes (the logits once for the loss, and again for
-the gradient, and the gradient); "of copy" is the speed at which these bytes went by, over that of a
-copy of the logits to memory that is there, in the same rounds; copies of the logits are the most
-memory beyond them, gradient included.
+Columns:
+
+* "bytes per logit": reads and writes of ours (the logits once for the loss, and again for the
+  gradient, and the gradient).
+* "of copy": the speed at which these bytes are processed, divided by that of a copy of the logits
+  to allocated memory in the same rounds.
+* "copies of the logits": peak memory in addition to the logits, including the gradient.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from focal_plugin.losses import SigmoidFocalLoss
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OURS = "ours, triton"
-GOAL_MS = {(16, "float32"): 0.95, (16, "bfloat16"): 0.5}  # of an H200, at 800 x 1344
+GOAL_MS = {(16, "float32"): 0.95, (16, "bfloat16"): 0.5}  # for an H200, at 800 x 1344
 GOAL_TIMES_STOCK = 20
 GOAL_COPIES = 1.05
 
@@ -52,7 +57,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(1, "There is no CUDA device here; bm_dense_loss.py measures on a CPU.\n")
+        parser.exit(1, "No CUDA device is available; bm_dense_loss.py measures on a CPU.\n")
 
     rows = []
     for batch, dtype, layout in itertools.product(args.batch, args.dtype, ("NCHW", "NHWC")):
@@ -70,7 +75,7 @@ def main() -> None:
 def make_inputs(
     args: argparse.Namespace, images: int, dtype: str, layout: str
 ) -> tuple[list[Tensor], Tensor]:
-    """What a head wrote, and the labels (N, R), on the GPU."""
+    """Return the outputs of a head and the labels (N, R), on the GPU."""
     options = {**vars(args), "batch": images, "anchors": None, "channels_last": layout == "NHWC"}
     outputs = make_outputs(argparse.Namespace(**options))
     labels = make_labels(outputs, args.classes)
@@ -81,7 +86,7 @@ def make_inputs(
 def measure(
     outputs: list[Tensor], labels: Tensor, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A row for each variant that the GPU's memory is enough for."""
+    """Return a row for each variant that fits into the GPU's memory."""
     variants = make_variants(outputs, labels, args.classes)
     peaks = extra_peaks_mib(variants)
     timings = take_turns({name: variants[name] for name in peaks}, args.rounds)
@@ -113,10 +118,10 @@ def measure(
 
 def make_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
     """
-    All with alpha .25 and gamma 2, divided by 100.
+    Return the variants, all with alpha 0.25, gamma 2 and normalizer 100.
 
     Raises:
-        RuntimeError: their losses are not the same.
+        RuntimeError: their losses differ.
     """
     steps = functools.partial(stock_steps, outputs, labels, num_classes)
     losses: dict[str, Callable[[], Tensor]] = {
@@ -140,8 +145,10 @@ def make_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> di
 
 def extra_peaks_mib(variants: Mapping[str, Work]) -> dict[str, float]:
     """
-    The most memory that tensors took beyond what was there before, in MiB; of those variants only
-    for which the GPU has enough. They are warm then: compiled, and known to the allocator.
+    Return the peak memory in addition to the memory before, in MiB.
+
+    The result contains only variants that fit into the GPU's memory. It also warms them up: they
+    are compiled, and the allocator has their memory.
     """
     peaks = {}
     for name, work in variants.items():
@@ -149,7 +156,7 @@ def extra_peaks_mib(variants: Mapping[str, Work]) -> dict[str, float]:
             for _ in range(3):  # TorchScript compiles in the second and third run
                 work()
         except torch.cuda.OutOfMemoryError:
-            print(f"{name}: the GPU has too little memory")
+            print(f"{name}: not enough GPU memory")
             torch.cuda.empty_cache()
             continue
         torch.cuda.reset_peak_memory_stats()
@@ -160,7 +167,7 @@ def extra_peaks_mib(variants: Mapping[str, Work]) -> dict[str, float]:
 
 
 def take_turns(variants: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of the GPU, between events before and after, of each variant once a round."""
+    """Return GPU times of each variant in ms, one per round, from events before and after."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, work in variants.items():
@@ -176,7 +183,7 @@ def take_turns(variants: Mapping[str, Work], rounds: int) -> dict[str, list[floa
 
 
 def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was reached of what is to be reached, of ours."""
+    """Compare the results of our loss with the goals."""
     goals = []
     for row in rows:
         if row["variant"] != OURS:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 r"""
-What `MODEL.FOCAL.DIAGNOSTICS.PERIOD` costs a training step, and the snapshots of a run.
+Benchmark of `MODEL.FOCAL.DIAGNOSTICS.PERIOD`: extra time of a training step and of the snapshots.
 
     $ python tools/benchmarks/bm_diagnostics.py \
         --config-file configs/Shapes-Detection/retinanet_small.yaml
 
-A step with diagnostics and one without, on the same batch, take turns, so that both see the same
-machine; one in so many of a run is diagnosed. CPU time beside the wall's tells what is due to other
-work on the machine; on a GPU only the wall's means something.
+Steps with and without diagnostics alternate on the same batch, so that other load affects both
+equally. In a run, one step per period has diagnostics. Comparing CPU time with wall time shows the
+effect of other processes. On a GPU, only wall time is meaningful.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from focal_plugin.engine.hooks.fixed_anchors import load_fixed_images, take_snap
 
 
 class Cost(NamedTuple):
-    """Of one step."""
+    """Time of one step."""
 
     wall_ms: float
     cpu_ms: float
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--config-file", type=Path, required=True)
     parser.add_argument("--period", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=60, help="steps of each kind")
+    parser.add_argument("--pairs", type=int, default=60, help="number of steps of each kind")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def main() -> None:
         cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD = args.period
         cfg.DATALOADER.NUM_WORKERS = 0
         trainer = Trainer(cfg)
-        print(f"snapshots, at the start and again at the end: {time_snapshots(trainer):.2f} s")
+        print(f"snapshots, at the start and at the end: {time_snapshots(trainer):.2f} s")
         report(measure(trainer, args.pairs), args.period)
 
 
@@ -63,7 +63,7 @@ def read_config(file: Path, opts: list[Any]) -> CfgNode:
 
 
 def time_snapshots(trainer: Trainer) -> float:
-    """Seconds, loading the images included."""
+    """Return the time of the snapshots in seconds, including loading the images."""
     started = time.perf_counter()
     images = load_fixed_images(trainer.cfg)
     batch_size = trainer.cfg.SOLVER.IMS_PER_BATCH
@@ -72,9 +72,9 @@ def time_snapshots(trainer: Trainer) -> float:
 
 
 def measure(trainer: Trainer, pairs: int) -> dict[bool, list[Cost]]:
-    """The cost of ``pairs`` steps without (False) and with diagnostics (True)."""
+    """Return the cost of ``pairs`` steps without (False) and with diagnostics (True)."""
     cfg = trainer.cfg.clone()
-    cfg.DATASETS.TEST = ()  # no snapshots while steps are measured
+    cfg.DATASETS.TEST = ()  # no snapshots during the measured steps
     hook = DiagnosticsHook(cfg, trainer.model)
     trainer.register_hooks([hook])
     trainer.start_iter = trainer.iter = 0
@@ -87,7 +87,7 @@ def measure(trainer: Trainer, pairs: int) -> dict[bool, list[Cost]]:
             diagnosed = number % 4 in (1, 2)  # off, on, on, off
             trainer.iter = trainer.storage.iter = 20 * period - (1 if diagnosed else 2)
             cost = time_step(trainer, hook, batches[number // 2 % len(batches)])
-            if number >= 0:  # before that it warms up
+            if number >= 0:  # negative numbers are warm-up
                 costs[diagnosed].append(cost)
     return costs
 
@@ -113,7 +113,7 @@ def report(costs: dict[bool, list[Cost]], period: int) -> None:
         step = statistics.median(off)
         extra = statistics.median(b - a for a, b in zip(off, on, strict=True))
         print(
-            f"{clock}, medians of {len(off)}: step {step:.1f}, diagnosing one {extra:.1f} more; "
+            f"{clock}, medians of {len(off)}: step {step:.1f}, with diagnostics {extra:.1f} more; "
             f"once in {period} steps: ratio {1 + extra / step / period:.4f}"
         )
 

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 r"""
-What `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB` gains: images a second of the loader, and a training step.
+Benchmark of `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB`: images per second of the loader, and steps.
 
     $ python tools/benchmarks/bm_image_cache.py
 
-Loaders, without workers: of the built-in data set; of JPEGs of 640x480, drawn for this, resized to
-800 x 1067 and, as Detectron2's baselines do, to one of six sizes. A loader with a cache, which has
-seen every image, and one without take turns, a batch each, so that both see the same machine.
+The loaders have no workers. They load the built-in dataset, and generated JPEGs of 640x480. The
+JPEGs are resized to 800 x 1067 or, as in Detectron2's baselines, to one of six sizes. A loader with
+a cache that contains every image alternates with one without a cache, batch by batch, so that
+other load affects both equally.
 
-Steps: of a config, with so many workers, one trainer with a cache and one without, by turns of ten
-steps. Here too the cache has seen every image.
+The steps use a config and a number of workers. One trainer with a cache and one without alternate
+every ten steps. Here too, the cache contains every image.
 
-CPU time, that of the main process without its workers, tells beside the wall's what is due to other
-work on the machine. Where there is such, OMP_NUM_THREADS=1 keeps threads from waiting busily.
+CPU time covers the main process without its workers. Comparing it with wall time shows the effect
+of other processes. If there are any, OMP_NUM_THREADS=1 avoids busy waiting of threads.
 """
 
 from __future__ import annotations
@@ -46,25 +47,25 @@ LAPTOP = ROOT / "configs" / "Shapes-Detection" / "retinanet_small.yaml"
 BASELINE = ROOT / "configs" / "COCO-Detection" / "retinanet_R_50_FPN_1x.yaml"
 JPEGS = "bm_image_cache_jpegs"
 BOXES = 7
-"""In an image, as in COCO."""
+"""Number of boxes per image, as in COCO."""
 TURN = 10
-"""Steps of one trainer before it is the other's turn."""
+"""Number of steps of one trainer before the other trainer continues."""
 
 
 class Cost(NamedTuple):
-    """Of an image, or of a step."""
+    """Time of an image, or of a step."""
 
     wall_ms: float
     cpu_ms: float
 
 
 class Comparison(NamedTuple):
-    """Medians of what was measured."""
+    """Medians of the measurements."""
 
     what: str
     without: Cost
     cached: Cost
-    filling: Cost | None = None  # the cache's first epoch
+    filling: Cost | None = None  # the first epoch of the cache
 
     def row(self) -> dict[str, Any]:
         filling = self.filling._asdict() if self.filling else {}
@@ -82,12 +83,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", type=Path, default=LAPTOP, help="of the step")
-    parser.add_argument("--mib", type=int, default=1024, help="bound of the cache")
-    parser.add_argument("--batches", type=int, default=40, help="of each loader")
-    parser.add_argument("--jpegs", type=int, default=100, help="how many; 2.4 MiB each, resized")
-    parser.add_argument("--turns", type=int, default=6, help="of ten steps, of each; 0: no steps")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="of the steps")
+    parser.add_argument("--config-file", type=Path, default=LAPTOP, help="config of the steps")
+    parser.add_argument("--mib", type=int, default=1024, help="size limit of the cache")
+    parser.add_argument("--batches", type=int, default=40, help="batches of each loader")
+    parser.add_argument("--jpegs", type=int, default=100, help="number; 2.4 MiB each, resized")
+    parser.add_argument("--turns", type=int, default=6, help="of ten steps each; 0: no steps")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="for the steps")
     harness.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -127,7 +128,7 @@ def measure_loaders(mib: int, batches: int, jpegs: int) -> Iterator[Comparison]:
 
 
 def draw_jpegs(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Noise over blurred noise: files of about 100 kB, as photographs have. Dataset dicts."""
+    """Draw noise over blurred noise, files of about 100 kB as for photographs; return dicts."""
     random = np.random.RandomState(0)
     dicts = []
     for index in range(count):
@@ -153,12 +154,12 @@ def draw_jpegs(folder: Path, count: int) -> list[dict[str, Any]]:
 def measure_loader(
     what: str, config_of: Callable[[int], CfgNode], mib: int, batches: int
 ) -> Comparison:
-    """Of an image."""
+    """Return the cost per image."""
     cfg = config_of(mib)
     epoch = num_images(cfg) // cfg.SOLVER.IMS_PER_BATCH
     loaders = {x: iter(Trainer.build_train_loader(config_of(x))) for x in (0, mib)}
     filling = [time_batch(loaders[mib]) for _ in range(epoch)]
-    for _ in itertools.islice(loaders[mib], epoch):  # because an epoch may end within a batch
+    for _ in itertools.islice(loaders[mib], epoch):  # an epoch may end within a batch
         pass
     costs: dict[int, list[Cost]] = {0: [], mib: []}
     for number in range(batches):
@@ -172,14 +173,14 @@ def num_images(cfg: CfgNode) -> int:
 
 
 def time_batch(loader: Iterator[Sequence[Any]]) -> Cost:
-    """Of an image."""
+    """Return the cost per image."""
     started = Cost(time.perf_counter(), time.process_time())
     batch = next(loader)
     return since(started, len(batch))
 
 
 def since(started: Cost, parts: int = 1) -> Cost:
-    """Of each of ``parts``, since the clocks stood at ``started``, in seconds."""
+    """Return the cost per part since ``started``, in seconds."""
     now = (time.perf_counter(), time.process_time())
     return Cost(*(1e3 * (b - a) / parts for a, b in zip(started, now, strict=True)))
 
@@ -189,7 +190,7 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 
 def measure_steps(file: Path, mib: int, turns: int, workers: int) -> Comparison:
-    """Of a step."""
+    """Return the cost per step."""
     with tempfile.TemporaryDirectory() as folder, EventStorage() as storage:
         trainers = {}
         for x in (0, mib):
@@ -207,7 +208,7 @@ def measure_steps(file: Path, mib: int, turns: int, workers: int) -> Comparison:
 
 
 def fill(trainer: Trainer) -> None:
-    """Two epochs, because one may end within a batch."""
+    """Train for two epochs, because one may end within a batch."""
     loader = trainer._trainer._data_loader_iter
     batches = 2 * num_images(trainer.cfg) // trainer.cfg.SOLVER.IMS_PER_BATCH
     for _ in itertools.islice(loader, batches):
@@ -215,7 +216,7 @@ def fill(trainer: Trainer) -> None:
 
 
 def time_turn(trainer: Trainer) -> list[Cost]:
-    """The first three steps are not counted: they have batches that were loaded while it waited."""
+    """Return the costs of a turn; its first three batches, loaded while it waited, do not count."""
     costs = []
     for _ in range(3 + TURN):
         started = Cost(time.perf_counter(), time.process_time())

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 r"""
-What it costs to find the object of each anchor: ours against Detectron2's matrix of IoUs.
+Benchmark of anchor matching: ours against Detectron2's IoU matrix.
 
     $ python tools/benchmarks/bm_match_anchors.py
     $ python tools/benchmarks/bm_match_anchors.py --objects 1000 --size 1600 2688
 
-Two pieces of work, for one image: "match" gives each anchor an object and a label, which is
-`pairwise_iou` and `Matcher` in Detectron2; "label_anchors" is the method of RetinaNet, which gives
-each anchor the class and the box of its object besides. All variants of a piece give the same bits,
-which is looked at first.
+Two functions are measured, for one image. "match" gives each anchor an object and a label; in
+Detectron2 this is `pairwise_iou` and `Matcher`. "label_anchors" is the method of RetinaNet, which
+also gives each anchor the class and the box of its object. All variants of a function give the same
+bits, which is checked first.
 
-Columns: extra MiB is the most memory beyond what was there before, results included; "beyond
-results" is without these.
+Columns: "extra MiB" is the peak memory in addition to the memory before, including the results;
+"beyond results" excludes the results.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     for num_objects in args.objects:
         objects = make_objects(num_objects, *args.size)
         pieces[f"match, {num_objects} objects"] = matching(objects, Boxes.cat(anchors))
-        pieces[f"label_anchors, {num_objects} objects"] = labelling(objects, anchors)
+        pieces[f"label_anchors, {num_objects} objects"] = labeling(objects, anchors)
     peaks = extra_peaks_mib(
         {
             f"{piece}: {name}": work
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def make_anchors(height: int, width: int) -> list[Boxes]:
-    """RetinaNet's, of five levels: nine at a location."""
+    """Return RetinaNet's anchors on five levels, nine per location."""
     sizes = [[4 * stride * 2 ** (octave / 3) for octave in range(3)] for stride in STRIDES]
     generator = DefaultAnchorGenerator(sizes=sizes, aspect_ratios=[[0.5, 1, 2]], strides=STRIDES)
     shapes = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
@@ -95,7 +95,7 @@ def make_anchors(height: int, width: int) -> list[Boxes]:
 
 
 def make_objects(count: int, height: int, width: int) -> Instances:
-    """Sides of 12 to 400 pixels, as many of each order of magnitude."""
+    """Draw boxes with sides from 12 to 400 pixels, log-uniform."""
     generator = torch.Generator().manual_seed(0)
     size = torch.tensor([width, height])
     center = torch.rand(count, 2, generator=generator) * size
@@ -122,8 +122,8 @@ def matching(objects: Instances, anchors: Boxes) -> dict[str, Work]:
     }
 
 
-def labelling(objects: Instances, anchors: list[Boxes]) -> dict[str, Work]:
-    """All that the method reads of its detector."""
+def labeling(objects: Instances, anchors: list[Boxes]) -> dict[str, Work]:
+    """Return the variants; the stand-in has all attributes that the method reads."""
     stock = SimpleNamespace(
         anchor_matcher=Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True), num_classes=80
     )
@@ -132,7 +132,7 @@ def labelling(objects: Instances, anchors: list[Boxes]) -> dict[str, Work]:
     )
     return {
         "stock": lambda: RetinaNet.label_anchors(stock, anchors, [objects]),
-        # The stand-in has all that the method reads
+        # The stand-in has all attributes that the method reads.
         "ours": lambda: FocalRetinaNet.label_anchors(
             ours,  # type: ignore[arg-type]
             anchors,
@@ -142,7 +142,7 @@ def labelling(objects: Instances, anchors: list[Boxes]) -> dict[str, Work]:
 
 
 def check_equal(works: dict[str, Work]) -> float:
-    """Size of the results in MiB, which are those of all variants."""
+    """Check that all variants give the same results, and return their size in MiB."""
     first, *others = (flatten(work()) for work in works.values())
     for other in others:
         if not all(torch.equal(a, b) for a, b in zip(first, other, strict=True)):
@@ -151,7 +151,7 @@ def check_equal(works: dict[str, Work]) -> float:
 
 
 def flatten(results: Any) -> list[Tensor]:
-    """One image's tensors, without a dimension for images."""
+    """Return the tensors of one image, without an image dimension."""
     return [x[0] if isinstance(x, list) or x.shape[0] == 1 else x for x in results]
 
 

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 r"""
-What it costs that a run can be interrupted anywhere and that no NaN reaches its weights: a training
-step, the loading of a batch, and a checkpoint, beside Detectron2's.
+Benchmark of fault tolerance: a training step, a loaded batch and a checkpoint against Detectron2's.
 
     $ python tools/benchmarks/bm_reliability.py \
         --config-file configs/Shapes-Detection/retinanet_small.yaml
 
-Each kind of work takes turns with Detectron2's in one process; both train the same model, on the
-same batches.
+It measures the cost of safe interruption and of the protection of weights against NaNs. Each
+variant alternates with Detectron2's in one process. Both train the same model on the same batches.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def measure(what: str, works: dict[str, Callable[[], Any]], rounds: int) -> dict
 
 
 def steps(trainer: Trainer, *, policy: str) -> dict[str, Callable[[], Any]]:
-    """A whole step on a batch that is there, metrics included."""
+    """Return whole steps on a loaded batch, including metrics."""
     inner = trainer._trainer
     inner.guard.policy = type(inner.guard.policy)(policy)
     batches = list(itertools.islice(trainer.data_loader, 2))
@@ -91,14 +90,14 @@ def steps(trainer: Trainer, *, policy: str) -> dict[str, Callable[[], Any]]:
 
 
 def loads(cfg: CfgNode) -> dict[str, Callable[[], Any]]:
-    """Read, augmented, and made into a batch."""
+    """Return loads of a batch: images are read, augmented and collated."""
     stock = iter(build_detection_train_loader(cfg, mapper=DatasetMapper(cfg, True)))
     ours = iter(Trainer.build_train_loader(cfg))
     return {STOCK: lambda: next(stock), OURS: lambda: next(ours)}
 
 
 def saves(trainer: Trainer, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Both hold the optimizer; ours is verified, hashed, and on the disk when the call returns."""
+    """Return saves with optimizer; ours also verifies, hashes and syncs to the disk."""
     stock = DetectionCheckpointer(trainer.model, str(folder), trainer=trainer)
     return {
         STOCK: lambda: stock.save("stock"),

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 r"""
-A whole training step of RetinaNet, ours at its default keys against Detectron2's own class.
+Benchmark of a RetinaNet training step: ours with default keys against Detectron2's own class.
 
     $ python tools/benchmarks/bm_training_step.py \
         --config-file configs/Shapes-Detection/retinanet_small.yaml --batch 16 --size 128 128
@@ -9,10 +9,10 @@ A whole training step of RetinaNet, ours at its default keys against Detectron2'
     $ python tools/benchmarks/bm_training_step.py --curve 200 \
         --config-file configs/Shapes-Detection/retinanet_small.yaml
 
-All start from the same weights and take turns on the same images, of noise, with seven objects
-each. With `--curve` they train, each on its own weights, side by side on the config's data set, and
-what is compared are their losses; beside them Detectron2's class from weights that differ by a
-millionth shows how far apart rounding alone takes two runs.
+All models start from the same weights and alternate on the same noise images, with seven objects
+each. With `--curve`, each model trains on the config's dataset, and their losses are compared. For
+reference, a further model of Detectron2's class starts from weights that differ by a millionth. It
+shows how far rounding alone separates two runs.
 """
 
 from __future__ import annotations
@@ -148,14 +148,14 @@ def build(cfg: CfgNode, name: str) -> nn.Module:
 
 
 def still(cfg: CfgNode) -> CfgNode:
-    """Of an optimizer that does its work and moves nothing, so that every step is the same."""
+    """Return a config whose optimizer works but changes nothing, so that all steps are equal."""
     cfg = cfg.clone()
     cfg.SOLVER.BASE_LR = 0.0
     return cfg
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    """The total loss."""
+    """Run one step and return the total loss."""
     loss = sum(model(batch).values())
     optimizer.zero_grad()
     loss.backward()
@@ -188,7 +188,7 @@ def make_batch(num_images: int, height: int, width: int, *, num_classes: int) ->
 
 
 class Parts:
-    """How long two methods of a model take, each time that they are called."""
+    """Timer of two methods of a model, for each call."""
 
     def __init__(self, model: nn.Module) -> None:
         self.times_ms: dict[str, list[float]] = {"label_anchors": [], "losses": []}

@@ -1,7 +1,9 @@
 """
-What all benchmarks here share: variants of one piece of work take turns in one process, so that
-whatever else the machine does falls upon all of them; medians of many rounds; the most memory that
-each needed beyond what was there before; and the machine that it was measured on.
+Common functions of the benchmarks.
+
+Variants of the same work alternate in one process, so that other load affects all of them equally.
+The results are medians of many rounds, the peak memory of each variant in addition to the memory
+before, and a description of the machine.
 """
 
 from __future__ import annotations
@@ -29,28 +31,30 @@ Work = Callable[[], Any]
 
 
 class Timing(NamedTuple):
-    """Of all rounds of one variant."""
+    """Time of all rounds of one variant."""
 
     median_ms: float
     p20_ms: float
     p80_ms: float
-    cpu_ms: float  # of all threads; what the process itself spent, also where others take its cores
+    cpu_ms: float  # all threads of this process; unaffected by other processes on its cores
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, rounds: int | None = None) -> None:
     """
-    The options that every benchmark has.
+    Add the options that every benchmark has.
 
     Args:
-        rounds: the default of `--rounds`, for those that have it.
+        rounds: default of `--rounds`. None: the benchmark has no such option.
     """
     if rounds is not None:
         parser.add_argument(
             "--rounds", type=int, default=rounds, help="of all variants (default: %(default)s)"
         )
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="where to write what was measured as well"
+        "--threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the measurements to FILE"
     )
     parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
 
@@ -60,9 +64,9 @@ def take_turns(variants: Mapping[str, Work], rounds: int, *, warmup: int = 1) ->
     Time each variant once a round.
 
     Args:
-        variants: name -> work; what it returns is dropped outside of the time that is taken.
-        rounds: those that count.
-        warmup: rounds before, which do not.
+        variants: name -> work; results are freed outside the measured time.
+        rounds: number of measured rounds.
+        warmup: number of rounds before the measurement.
     """
     walls: dict[str, list[float]] = {name: [] for name in variants}
     cpus: dict[str, list[float]] = {name: [] for name in variants}
@@ -80,12 +84,11 @@ def take_turns(variants: Mapping[str, Work], rounds: int, *, warmup: int = 1) ->
 
 def extra_peaks_mib(variants: Mapping[str, Work], args: argparse.Namespace) -> dict[str, float]:
     """
-    The most that the process held while a variant worked beyond what it held before, in MiB, by the
-    kernel's own account (Linux).
+    Return the peak memory of each variant in addition to the memory before, in MiB.
 
-    It is measured by the same script in a process of its own, in which every large block is mapped
-    and given back at once: so what the allocator keeps for later is not mistaken for what is in
-    use, and what is in use not hidden in what it kept. In that process this does not return.
+    The kernel reports it (Linux). The same script measures it in another process, in which the
+    allocator maps and releases every large block at once. Cached memory is therefore neither
+    counted as used nor hides used memory. In that process this function does not return.
     """
     if args.memory_only:
         print(json.dumps({name: _extra_peak_mib(work) for name, work in variants.items()}))
@@ -97,7 +100,7 @@ def extra_peaks_mib(variants: Mapping[str, Work], args: argparse.Namespace) -> d
 
 
 def machine() -> dict[str, Any]:
-    """What decides the numbers: processor, threads, versions, allocator."""
+    """Return the facts that affect the times: processor, threads, versions, allocator."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -124,13 +127,13 @@ def machine() -> dict[str, Any]:
 
 def report(rows: list[dict[str, Any]], *, file: Path | None, **facts: Any) -> None:
     """
-    Print a table, and write it with everything around it.
+    Print a table, and write it with all facts to a file.
 
     Args:
-        rows: one a variant; the keys of the first are the columns. A number is rounded for the
-            table only.
-        file: where to; None: nowhere.
-        facts: what else is to be kept.
+        rows: one row per variant; the keys of the first row are the columns. Numbers are rounded
+            only in the table.
+        file: output file. None: write no file.
+        facts: further facts to store.
     """
     about = machine()
     print(
@@ -160,9 +163,9 @@ def _timing(walls: list[float], cpus: list[float]) -> Timing:
 
 
 def _extra_peak_mib(work: Work) -> float:
-    work()  # what is made once stays
+    work()  # memory of one-time initialization stays
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status_mib("VmRSS")
     result = work()
     peak = _status_mib("VmHWM")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 r"""
-Every benchmark of a CPU, one after the other: what `docs/performance.md` shows.
+Run all CPU benchmarks one after the other, for `docs/performance.md`.
 
     $ python tools/benchmarks/run_all.py output/bench
     $ python tools/write_performance.py output/bench
 
-Some four minutes on two cores (`make bench`); with `--slow` also R-50 at 512 px, the COCO
-evaluation and the image cache, some fifteen. Nothing else should run meanwhile.
+This takes about four minutes on two cores (`make bench`). `--slow` adds R-50 at 512 px, the COCO
+evaluation and the image cache, for a total of about fifteen minutes. The machine should be idle.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="for a JSON file of each")
-    parser.add_argument("--slow", action="store_true", help="all of them")
+    parser.add_argument("folder", type=Path, help="output folder, one JSON file per benchmark")
+    parser.add_argument("--slow", action="store_true", help="include the slow benchmarks")
     parser.add_argument("--only", nargs="+", choices=[*FAST, *SLOW], metavar="NAME", default=[])
     args = parser.parse_args()
     chosen = {**FAST, **SLOW} if args.slow or args.only else FAST

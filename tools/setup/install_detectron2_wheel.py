@@ -2,12 +2,12 @@
 """
 Install Detectron2 main of 2024-04 from the wheel `sal-detectron2==0.7.2` into the running Python.
 
-The wheel holds the Python of commit a59f0563 and the model zoo's configs. Its compiled `_C` fits
-only Python 3.10 and an old torch. This script keeps the Python unmodified and replaces `_C` by a
-placeholder, which names a compiled op when something uses it. RetinaNet, Faster, Mask and Cascade
-R-CNN need none of these ops. The result is an ordinary distribution for any Python: `pip list`
-shows it and `pip uninstall sal-detectron2` removes it. torch, setuptools and wheel must be
-installed.
+The wheel contains the Python code of commit a59f0563 and the model zoo's configs. Its compiled `_C`
+supports only Python 3.10 and an old torch. This script keeps the Python code unmodified. It
+replaces `_C` by a placeholder that raises an error with the name of a compiled op when the op is
+used. RetinaNet, Faster, Mask and Cascade R-CNN do not require these ops. The result is an ordinary
+distribution for any Python: `pip list` shows it and `pip uninstall sal-detectron2` removes it.
+torch, setuptools and wheel must be installed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ REQUIREMENT = "sal-detectron2==0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 CONSTRAINTS = Path(__file__).resolve().with_name("constraints.txt")
 
-# pip fetches the wheel for the Python it is tagged with, whatever Python runs here.
+# pip downloads the wheel for its tagged Python, whatever Python runs this script.
 WHEEL_TAGS = ("--python-version", "3.10", "--implementation", "cp", "--abi", "cp310")
-# The local version label tells this installation from the wheel itself.
+# The local version label distinguishes this installation from the wheel itself.
 VERSION = "0.7.2+python.only"
 
-# The metadata forgets two packages, forbids numpy 2 without need, and asks for a code formatter.
+# The metadata lacks two packages, excludes numpy 2 without reason, and requires a code formatter.
 DROPPED_REQUIREMENTS = ("numpy", "black", "dataclasses")
 ADDED_REQUIREMENTS = (
     "numpy",
@@ -49,7 +49,7 @@ Tag: py3-none-any
 PLACEHOLDER = '''"""
 Placeholder for Detectron2's C++ extension, which this installation does not have.
 
-The three functions that describe a build answer. Every other name raises ImportError on use.
+The three functions that describe a build work. Every other name raises ImportError on use.
 """
 
 
@@ -71,8 +71,8 @@ def __getattr__(name):
     raise ImportError(
         f"detectron2._C.{name} is a compiled op, and this Detectron2 was installed without its C++ "
         "extension. RetinaNet and Faster, Mask and Cascade R-CNN run without it. Rotated boxes, "
-        "deformable convolution and the fast COCO evaluator need a compiled Detectron2. With the "
-        "stock evaluator: COCOEvaluator(..., use_fast_impl=False)."
+        "deformable convolution and the fast COCO evaluator require a compiled Detectron2. For the "
+        "standard evaluator: COCOEvaluator(..., use_fast_impl=False)."
     )
 '''
 
@@ -88,7 +88,7 @@ def wheel_tool(*arguments: str | Path) -> None:
 
 
 def download(folder: Path) -> Path:
-    """Fetch the wheel with pip, which refuses a file with another sha256."""
+    """Download the wheel with pip, which rejects a file with another SHA-256."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}\n", encoding="utf-8")
     pip(
@@ -100,10 +100,10 @@ def download(folder: Path) -> Path:
 
 def verify(wheel: Path) -> None:
     """
-    Refuse any file but the known wheel.
+    Exit unless the file is the known wheel.
 
     Raises:
-        SystemExit: the sha256 differs.
+        SystemExit: the SHA-256 differs.
     """
     actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if actual != SHA256:
@@ -111,7 +111,7 @@ def verify(wheel: Path) -> None:
 
 
 def mend_metadata(metadata: Message) -> None:
-    """Set the version label, and require what the Python code imports."""
+    """Set the version label, and require the packages that the Python code imports."""
     required = metadata.get_all("Requires-Dist", [])
     del metadata["Requires-Dist"]
     metadata.replace_header("Version", VERSION)
@@ -130,7 +130,7 @@ def repack(wheel: Path, folder: Path) -> Path:
     for compiled in root.glob("detectron2/_C*.so"):
         compiled.unlink()
     (root / "detectron2" / "_C.py").write_text(PLACEHOLDER, encoding="utf-8")
-    shutil.rmtree(root / "tools")  # would claim the top-level name `tools` in site-packages
+    shutil.rmtree(root / "tools")  # it would be installed as the top-level package `tools`
 
     old_info = next(root.glob("*.dist-info"))
     info = old_info.rename(root / f"sal_detectron2-{VERSION}.dist-info")
@@ -148,7 +148,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--wheel", type=Path, help="the wheel, if it is on disk; default: pip downloads it"
+        "--wheel", type=Path, help="local copy of the wheel; default: pip downloads it"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder_name:

@@ -1,1 +1,1 @@
-"""Find what is wrong with a data set before it trains."""
+"""Checks of a dataset before training."""

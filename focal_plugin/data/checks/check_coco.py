@@ -1,8 +1,8 @@
 """
-What is wrong with a data set, found before the first iteration.
+Check of a COCO dataset before the first iteration.
 
-Detectron2 flips a box of negative width into one at another place, puts the objects of two images
-with one id on one of them, and notices an image that is not there when it is its turn.
+Detectron2 turns a box of negative width into a box at another place. If two images share an id, it
+assigns the objects of both to one of them. It notices a missing image only when it loads it.
 """
 
 from __future__ import annotations
@@ -34,24 +34,23 @@ def check_coco(
     max_json_mib: float | None = None,
 ) -> Report:
     """
-    Apply every rule of :data:`focal_plugin.data.checks.rules.RULES` that is about one COCO json.
+    Apply every rule of :data:`focal_plugin.data.checks.rules.RULES` that concerns one COCO JSON.
 
     Args:
-        json_file: of COCO's form, or meant to be.
-        image_root: the folder that file names are relative to. None: image files are not looked
-            for.
-        allow_outside_root: image files may lie elsewhere.
-        decode_images: decode each image; takes milliseconds for each.
-        max_json_mib: a larger file is an error and is not read. None: any size.
+        json_file: annotation file in COCO format.
+        image_root: folder that file names are relative to. None: image files are not checked.
+        allow_outside_root: allow image files outside ``image_root``.
+        decode_images: decode each image, which takes milliseconds per image.
+        max_json_mib: size limit; a larger file is an error and is not read. None: no limit.
 
     Raises:
-        FileNotFoundError: the file or the folder is not there.
+        FileNotFoundError: the file or the folder does not exist.
     """
     json_file = Path(json_file).absolute()
     if not json_file.is_file():
-        raise FileNotFoundError(f"no file {json_file}")
+        raise FileNotFoundError(f"file not found: {json_file}")
     if image_root is not None and not Path(image_root).is_dir():
-        raise FileNotFoundError(f"{json_file}: no image directory {image_root}")
+        raise FileNotFoundError(f"{json_file}: image directory not found: {image_root}")
     content = read_content(json_file, max_json_mib=max_json_mib)
     found = Findings()
     found.extend(content.findings)

@@ -1,8 +1,8 @@
 """
-What is wrong in the content of a COCO annotation file, whatever its images are.
+Rules for the content of a COCO annotation file. They do not read the images.
 
-The file may hold anything: whatever is used below has first been found to be of its type. Columns
-of plain lists and arrays keep it fast, with the rows in the order of the file.
+The file may hold any JSON. Each value is used only after a check of its type. For speed, the
+annotations are stored in columns (lists and arrays), with rows in the order of the file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LISTS = ("images", "annotations", "categories")
 ID_TYPES = {int, float, str}
 
 EMPTY = 1e-5
-"""Detectron2 leaves out a box whose width or height is not above this."""
+"""Minimum size of a box: Detectron2 drops a box whose width or height is not larger."""
 
 MAX_SIZE = 2**31
-"""A width or height of an image is below this."""
+"""Upper bound of an image's width and height (exclusive)."""
 
 NONE = -1
-"""The row of an image or a category that is not listed."""
+"""Row of an image or a category that is not listed."""
 
 
 class ListedImage(NamedTuple):
-    """What the file says about an image of which it says enough."""
+    """An image with a valid id, file name and size."""
 
     image_id: int | float | str
     file_name: str
@@ -41,11 +41,11 @@ class ListedImage(NamedTuple):
 
 class Content(NamedTuple):
     """
-    What is known of a file after the rules.
+    Result of the rules for one file.
 
     Attributes:
         findings: in the order of the rules.
-        images: those with an id, a file name and a size.
+        images: the images that have an id, a file name and a size.
         facts: counts and classes; see :mod:`focal_plugin.data.checks.facts`.
     """
 
@@ -59,12 +59,12 @@ def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Cont
     Apply all rules.
 
     Args:
-        content: of the JSON.
-        may_repeat_annotations: that ids of annotations are not unique is no error.
+        content: parsed JSON.
+        may_repeat_annotations: accept annotation ids that are not unique.
     """
     found = Findings()
     if not isinstance(content, dict):
-        found.add("json-structure", f"it is {_kind(content)}, not an object")
+        found.add("json-structure", f"the JSON is {_kind(content)}, not an object")
         return Content(found, [], {})
     lists = {key: _objects(content, key, found) for key in LISTS}
     if found.counts["json-structure"]:
@@ -87,7 +87,7 @@ def _objects(content: dict[str, Any], key: str, found: Findings) -> list[dict[st
         return []
     entries = content[key]
     if not isinstance(entries, list):
-        found.add("json-structure", f'{_kind(entries)} instead of a list is "{key}"')
+        found.add("json-structure", f'"{key}" is {_kind(entries)}, not a list')
         return []
     if not entries and key != "annotations":
         found.add(f"no-{key}", f'"{key}" is empty')
@@ -102,7 +102,7 @@ def _objects(content: dict[str, Any], key: str, found: Findings) -> list[dict[st
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     if value is None:
         return "null"
     return names.get(type(value), "a number")
@@ -134,7 +134,7 @@ def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None
 
 
 def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedImage]:
-    """Returns: those that nothing is wrong with."""
+    """Return the images without a finding."""
     ids, wrong_ids = _ids(images, "id")
     names: list[Any] = [image.get("file_name") for image in images]
     sizes: list[tuple[Any, Any]] = [(image.get("width"), image.get("height")) for image in images]
@@ -147,9 +147,9 @@ def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedI
         where = f"image {_shown(images[row].get('id'))} ({_shown(names[row])})"
         return {"message": f"{where}: {message}", "image_id": ids[row]}
 
-    found.add_each("image-id", wrong_ids, lambda row: about(row, f"number {row} of the list"))
+    found.add_each("image-id", wrong_ids, lambda row: about(row, f"entry {row} of the list"))
     found.add_each(
-        "image-file-name", wrong_names, lambda row: about(row, f"number {row} of the list")
+        "image-file-name", wrong_names, lambda row: about(row, f"entry {row} of the list")
     )
     found.add_each(
         "image-size",
@@ -177,9 +177,9 @@ class _Columns(NamedTuple):
     One row for each annotation.
 
     Attributes:
-        ids: None where it is not legal.
-        images: int64, the row of the image; NONE where it is not listed.
-        categories: int64, the row of the category, likewise.
+        ids: None where the id is invalid.
+        images: int64, the row of the image; NONE where the image is not listed.
+        categories: int64, the row of the category; NONE where the category is not listed.
         crowd: bool.
         boxes: (n, 4) float64, [x, y, width, height]; 0 where `malformed`.
         malformed: bool.
@@ -197,7 +197,7 @@ class _Columns(NamedTuple):
     raw_images: list[dict[str, Any]]
 
     def about(self, row: int, message: str) -> dict[str, Any]:
-        """The arguments of `Findings.add`."""
+        """Return the keyword arguments of `Findings.add`."""
         annotation = self.raw[row]
         annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
         where = f"annotation {_shown(annotation_id)} of image {_shown(image_id)}"
@@ -232,7 +232,7 @@ def _check_annotations(
     )
 
     def one_of_list(row: int) -> dict[str, Any]:
-        return columns.about(row, f"number {row} of the list")
+        return columns.about(row, f"entry {row} of the list")
 
     found.add_each("annotation-id", wrong_ids, one_of_list)
     found.add_each("annotation-id-zero", [r for r, x in enumerate(ids) if x == 0], one_of_list)
@@ -260,12 +260,12 @@ def _check_annotations(
 
 
 def _check_boxes(columns: _Columns, images: list[dict[str, Any]], found: Findings) -> None:
-    """Each box is at most one thing: the first of these that it is."""
+    """Report each box under the first rule that it breaks."""
     sizes = np.array(
         [(_size_of(x, "width"), _size_of(x, "height")) for x in images] + [(np.inf,) * 2]
     )
     x0, y0, width, height = columns.boxes.T
-    # the last row, which nothing is outside of, is that of an image that is not listed
+    # The last row belongs to images that are not listed; no box is outside of it.
     image_width, image_height = sizes[columns.images].T
     with np.errstate(invalid="ignore", over="ignore"):
         rules = {
@@ -298,7 +298,7 @@ def _check_objects(
             return
         num_crowds = int(columns.crowd.sum())
         message = (
-            f"{len(images)} images, {len(annotations)} annotations, {num_crowds} of them crowds"
+            f"{len(images)} images, {len(annotations)} annotations ({num_crowds} crowd regions)"
         )
         found.add("no-objects", message)
         return
@@ -337,8 +337,9 @@ def _facts(
 
 def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]:
     """
-    Ids, None where one is illegal, and where that is. Numbers and strings are legal, as far as they
-    can be sorted together.
+    Return the ids and the rows of invalid ids; an invalid id is None.
+
+    Numbers and strings are valid if they can be sorted together.
     """
     ids = [entry.get(key) for entry in entries]
     types = Counter(map(type, ids))
@@ -352,7 +353,7 @@ def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]
 
 
 def _rows_in(entries: list[dict[str, Any]], key: str, others: list[dict[str, Any]]) -> np.ndarray:
-    """For each entry, the row of the one of the others whose id it names under ``key``."""
+    """Return, for each entry, the row in ``others`` whose id the entry names under ``key``."""
     ids = [other.get("id") for other in others]
     rows = {value: row for row, value in enumerate(ids) if isinstance(value, Hashable)}
     rows.pop(None, None)
@@ -363,7 +364,7 @@ def _rows_in(entries: list[dict[str, Any]], key: str, others: list[dict[str, Any
 
 
 def _repeated(values: Sequence[Any]) -> list[tuple[Any, list[int]]]:
-    """Each value, but None, that is there more than once, with all its rows."""
+    """Return each value that occurs more than once, with all its rows; None is skipped."""
     if len(set(values)) == len(values):
         return []
     often = {value for value, n in Counter(values).items() if n > 1 and value is not None}
@@ -375,9 +376,9 @@ def _repeated(values: Sequence[Any]) -> list[tuple[Any, list[int]]]:
 
 
 def _boxes(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 4) float64, 0 where it is no box; and where that is."""
+    """Return the (n, 4) float64 boxes, 0 where malformed, and the mask of malformed boxes."""
     raw = [annotation.get("bbox") for annotation in annotations]
-    # All at once where all are as they should be: a million boxes one by one take seconds
+    # Fast path for valid boxes: a million boxes one by one take seconds.
     boxes = _array_of(raw)
     if boxes is not None:
         return boxes, np.zeros(len(raw), dtype=bool)
@@ -387,7 +388,7 @@ def _boxes(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _array_of(boxes: Sequence[Any]) -> np.ndarray | None:
-    """(n, 4) float64; None if one of them is not 4 numbers."""
+    """Return the boxes as (n, 4) float64, or None if one of them is not 4 numbers."""
     if not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
         return None
     numbers = list(chain.from_iterable(boxes))
@@ -395,7 +396,7 @@ def _array_of(boxes: Sequence[Any]) -> np.ndarray | None:
         return None
     try:
         return np.array(numbers, dtype=np.float64).reshape(-1, 4)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer too large for a float
         return None
 
 
@@ -416,12 +417,12 @@ def _is_size(value: Any) -> TypeGuard[float]:
 
 
 def _size_of(image: dict[str, Any], key: str) -> float:
-    """Infinite where it is not stated, so that nothing is outside."""
+    """Return a stated size, or infinity if it is not stated, so that no box is outside."""
     value = image.get(key)
     return value if _is_size(value) else float("inf")
 
 
 def _shown(value: Any) -> str:
-    """As text of a length that fits into a line."""
+    """Return a value as text that fits into one line."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,4 +1,4 @@
-"""What can be told of a data set that has no COCO json, only Detectron2's dicts."""
+"""Rules for a dataset without a COCO JSON, which consists of Detectron2's dicts only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .findings import Findings, Report
 
 def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Report:
     """
-    The rules about ids of images, image files, boxes and classes.
+    Apply the rules for image ids, image files, boxes and classes.
 
     Args:
         dicts: in Detectron2's standard format.
-        num_classes: classes are below it. None: not known.
+        num_classes: classes must be below it. None: unknown.
     """
     found = Findings()
     _check_images(dicts, found)
@@ -31,17 +31,17 @@ def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Repo
             found.add(rule, f"{_who(image)}: bbox {annotation.get('bbox')}", image_id=_id(image))
         category = annotation.get("category_id")
         if num_classes is not None and category not in range(num_classes):
-            message = f"{_who(image)}: category_id {category}, legal are 0..{num_classes - 1}"
+            message = f"{_who(image)}: category_id {category}, expected 0..{num_classes - 1}"
             found.add("annotation-class", message, image_id=_id(image))
     crowds = sum(bool(annotation.get("iscrowd")) for _, annotation in annotated)
     if len(annotated) == crowds and any("annotations" in image for image in dicts):
-        found.add("no-objects", f"{len(dicts)} images, {crowds} crowds")
+        found.add("no-objects", f"{len(dicts)} images, {crowds} crowd regions")
     return found.report({"images": len(dicts), "annotations": len(annotated), "crowds": crowds})
 
 
 def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
     if not dicts:
-        found.add("no-images", "it is empty")
+        found.add("no-images", "the dataset is empty")
     first: dict[Any, str] = {}
     for image in dicts:
         image_id, file_name = _id(image), str(image.get("file_name"))
@@ -50,12 +50,13 @@ def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
             found.add("image-id-twice", message, image_id=image_id)
         is_local = "file_name" in image and "://" not in file_name
         if is_local and not os.path.isfile(file_name):
-            found.add("image-missing", f"image {image_id}: no file {file_name}", image_id=image_id)
+            message = f"image {image_id}: file not found: {file_name}"
+            found.add("image-missing", message, image_id=image_id)
 
 
 def _fault_of_box(annotation: dict[str, Any]) -> str | None:
     if annotation.get("bbox_mode") not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
-        return None  # such as a rotated one
+        return None  # not supported, such as a rotated box
     given: Any = annotation.get("bbox")
     is_box = isinstance(given, list | tuple | np.ndarray) and len(given) == 4
     if not is_box or not all(isinstance(number, Real) for number in given):
@@ -71,7 +72,7 @@ BOX_FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
     "box-negative": lambda _, size: bool((size < 0).any()),
     "box-empty": lambda _, size: bool((size <= EMPTY).any()),
 }
-"""From a box and its width and height to whether it is that; a box is the first that it is."""
+"""Predicates on a box, its width and its height; the first that is true names the rule."""
 
 
 def _id(image: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What is in the annotation file of a data set: read once, however many ask."""
+"""Facts of the annotation file of a dataset. Each file is read once and cached."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ DATASET_FACTS = (
     "annotations_per_class",
 )
 """
-The facts of a data set. Classes are in the order of the category ids, which is Detectron2's, and
-`category_ids` and `annotations_per_class` in that of the classes; crowds are annotations, and no
-object of a class.
+Names of the facts of a dataset.
+
+Classes are in the order of the category ids, which is Detectron2's order. `category_ids` and
+`annotations_per_class` are in the order of the classes. Crowd regions count as annotations, but not
+as objects of a class.
 """
 
 
 class _Version(NamedTuple):
-    """What tells whether a file has changed."""
+    """Size and time stamp of a file, to detect a change."""
 
     size: int
     mtime_ns: int
@@ -45,11 +47,12 @@ _read: dict[Path, tuple[_Version, Content]] = {}
 
 def describe_dataset(name: str) -> dict[str, Any]:
     """
-    The facts of a registered data set, from its COCO json; None for everything but the name where
-    it has no such file.
+    Return the facts of a registered dataset from its COCO JSON.
+
+    If the dataset has no such file, every value but the name is None.
 
     Raises:
-        FileNotFoundError: the annotation file is not there.
+        FileNotFoundError: the annotation file does not exist.
     """
     json_file = find_json(name)
     if json_file is None:
@@ -59,52 +62,53 @@ def describe_dataset(name: str) -> dict[str, Any]:
 
 
 def facts_of(json_file: Path, image_root: Any, content: Content) -> dict[str, Any]:
-    """All of :data:`DATASET_FACTS`; None for those that the file does not have."""
+    """Return all of :data:`DATASET_FACTS`; a fact that the file does not state is None."""
     known = {"json_file": str(json_file), "image_root": image_root, **content.facts}
     return {key: known.get(key) for key in DATASET_FACTS}
 
 
 def find_json(name: str) -> Path | None:
     """
-    The annotation file of a registered data set; a built-in one that nobody has used yet is drawn.
+    Return the annotation file of a registered dataset. A built-in dataset is drawn on first use.
 
     Returns:
-        an absolute path, or None where the data set has no such file.
+        an absolute path, or None if the dataset has no such file.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the file does not exist.
     """
     given = MetadataCatalog.get(name).get("json_file")
     if not given:
         return None
     json_file = Path(PathManager.get_local_path(given)).absolute()
     if not json_file.exists():
-        with contextlib.suppress(FileNotFoundError):  # said below, with the name of the data set
+        with contextlib.suppress(FileNotFoundError):  # raised below with the dataset's name
             DatasetCatalog.get(name)
     if not json_file.exists():
         raise FileNotFoundError(
-            f"data set {name!r}: no file {json_file}; DETECTRON2_DATASETS names the folder that "
-            "Detectron2's own data sets are in"
+            f"dataset {name!r}: file not found: {json_file}; DETECTRON2_DATASETS sets the folder "
+            "of Detectron2's own datasets"
         )
     return json_file
 
 
 def read_content(json_file: Path, *, max_json_mib: float | None = None) -> Content:
     """
-    Read a COCO annotation file and apply the rules for what is in it. The answer is kept until the
-    file has another size or time.
+    Read a COCO annotation file and apply the rules for its content.
+
+    The result is cached until the size or the time stamp of the file changes.
 
     Args:
-        max_json_mib: a larger file is not read. None: any size.
+        max_json_mib: size limit; a larger file is not read. None: no limit.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the file does not exist.
     """
     json_file = json_file.absolute()
     status = json_file.stat()
     mib = status.st_size / 2**20
     if max_json_mib is not None and mib > max_json_mib:
-        return _refused("json-too-large", f"{mib:.1f} MiB, at most {max_json_mib:g} are read")
+        return _refused("json-too-large", f"{mib:.1f} MiB, the limit is {max_json_mib:g} MiB")
     version = _Version(status.st_size, status.st_mtime_ns)
     if json_file in _read and _read[json_file][0] == version:
         return _read[json_file][1]
@@ -117,14 +121,14 @@ def _read_and_check(json_file: Path) -> Content:
     raw = json_file.read_bytes()
     sha256 = hashlib.sha256(raw).hexdigest()
     try:
-        # a JSON has no cycles, and to look for them takes half of the time of a large one
+        # A JSON has no cycles, and the search for them takes half the time of a large file.
         with garbage_collection_paused():
-            # as text, like pycocotools: json.loads would take bytes of UTF-16 too
+            # Text, as pycocotools reads it: json.loads would also accept bytes in UTF-16.
             text = raw.decode("utf-8")
             del raw
             parsed = json.loads(text)
             del text
-            # Detectron2 knows that these two files of COCO 2014 repeat some annotations
+            # Detectron2 accepts repeated annotations in these two files of COCO 2014.
             content = check_content(parsed, may_repeat_annotations="minival" in json_file.name)
     except (ValueError, RecursionError) as error:
         content = _refused("json-broken", str(error))

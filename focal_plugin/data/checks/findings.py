@@ -1,4 +1,4 @@
-"""What a check finds in a data set, and how that is said."""
+"""Findings of the dataset checks, and their messages."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ...files import write_json
 from .rules import RULES, Severity
 
 LISTED = 20
-"""How many findings of one rule are kept; the others are counted."""
+"""Number of findings kept per rule; further ones are only counted."""
 
 SHOWN = 3
-"""How many findings of one rule a message shows."""
+"""Number of findings per rule that a message shows."""
 
 
 class DataError(ValueError):
-    """A data set that would train wrong, or end the run later; the message says where and why."""
+    """Error in a dataset that would spoil or end a training; the message says where and why."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """
-    One fault, or remark.
+    One finding about a dataset.
 
     Attributes:
         rule: a key of :data:`focal_plugin.data.checks.rules.RULES`.
         severity: "error", "warning" or "note".
-        message: what is there, in one line.
-        image_id: None where it is about no image, or the image has none.
-        annotation_id: likewise.
+        message: the finding in one line.
+        image_id: None if the finding concerns no image, or the image has no id.
+        annotation_id: None if the finding concerns no annotation, or the annotation has no id.
     """
 
     rule: str
@@ -45,27 +45,27 @@ class Finding:
 
 
 def printable(text: str) -> str:
-    """With escapes for what a terminal would take for commands, or could not encode."""
+    """Escape characters that control a terminal or that it cannot encode."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _plain(value: Any) -> int | float | str | None:
-    # NaN is no JSON, and not equal to itself
+    # NaN is not valid JSON and is not equal to itself.
     return value if isinstance(value, int | float | str) and value == value else None
 
 
 @dataclass(frozen=True)
 class Report:
     """
-    What was found in one data set.
+    Findings in one dataset.
 
     Attributes:
-        file: the annotation file; None where a data set has none.
-        image_root: None where the image files were not looked for.
+        file: the annotation file; None if the dataset has none.
+        image_root: None if the image files were not checked.
         facts: the counts and the classes; see :mod:`focal_plugin.data.checks.facts`.
-        findings: the first of each rule.
-        counts: how many there are, by rule; exact.
-        name: as it is registered; empty for a file that is not.
+        findings: the first findings of each rule.
+        counts: exact number of findings per rule.
+        name: name of the registered dataset; empty for a file that is not registered.
     """
 
     file: Path | None
@@ -76,26 +76,28 @@ class Report:
     name: str = ""
 
     def severity_of(self, rule: str) -> Severity:
-        """Of a rule with findings here; it is that of the rule unless it was changed."""
+        """Return the severity of a rule that has findings here, with any override applied."""
         return next(finding.severity for finding in self.findings if finding.rule == rule)
 
     def num(self, severity: Severity) -> int:
-        """How many findings have that severity."""
+        """Return the number of findings of a severity."""
         return sum(n for rule, n in self.counts.items() if self.severity_of(rule) == severity)
 
     def is_bad(self, *, strict: bool = False) -> bool:
-        """Whether there is an error or, where that is ``strict``, a warning."""
+        """Return True if there is an error or, if ``strict``, a warning."""
         return self.num("error") > 0 or (strict and self.num("warning") > 0)
 
     def raise_if_bad(self, *, strict: bool = False) -> None:
         """
+        Raise an error if the report is bad.
+
         Raises:
-            DataError: there is an error or, where that is ``strict``, a warning.
+            DataError: there is an error or, if ``strict``, a warning.
         """
         raise_if_any_is_bad([self], strict=strict)
 
     def with_severity(self, severities: Mapping[str, Severity]) -> Report:
-        """The same with other severities, by rule."""
+        """Return a copy in which ``severities`` override those of the rules."""
         findings = (
             replace(finding, severity=severities.get(finding.rule, finding.severity))
             for finding in self.findings
@@ -103,17 +105,17 @@ class Report:
         return replace(self, findings=tuple(findings))
 
     def with_finding(self, rule: str, message: str) -> Report:
-        """The same with one finding more, about the data set as a whole."""
+        """Return a copy with one more finding about the dataset as a whole."""
         finding = Finding(rule, RULES[rule].severity, printable(message))
         counts = {**self.counts, rule: self.counts.get(rule, 0) + 1}
         return replace(self, findings=(*self.findings, finding), counts=counts)
 
     def title(self) -> str:
-        """The name of the data set, or of its file."""
+        """Return the name of the dataset, or of its file."""
         return self.name or str(self.file)
 
     def summary(self) -> str:
-        """One line: how many images, objects, errors and warnings."""
+        """Return one line with the number of images, objects, errors and warnings."""
         facts = self.facts
         crowds = facts.get("crowds") or 0
         sizes = f"{facts.get('images') or 0} images"
@@ -126,11 +128,11 @@ class Report:
 
     def lines(self, severities: Iterable[Severity], *, shown: int = SHOWN) -> list[str]:
         """
-        By rule: what it is, how many there are, the first ones, and what to do.
+        Return lines for each rule: its meaning, its count, its first findings and the remedy.
 
         Args:
-            severities: of the rules to be told.
-            shown: how many findings of each rule.
+            severities: severities of the rules to include.
+            shown: number of findings per rule.
         """
         wanted = set(severities)
         rules = [rule for rule in self.counts if self.severity_of(rule) in wanted]
@@ -147,7 +149,7 @@ class Report:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for strict JSON."""
+        """Return the whole report as a dict for strict JSON."""
         return {
             "name": self.name,
             "file": None if self.file is None else str(self.file),
@@ -161,7 +163,7 @@ class Report:
 
 
 class Findings:
-    """Collects findings: counts all, keeps the first :data:`LISTED` of each rule."""
+    """Collection that counts all findings and keeps the first :data:`LISTED` of each rule."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -170,7 +172,7 @@ class Findings:
     def add(
         self, rule: str, message: str, *, image_id: Any = None, annotation_id: Any = None
     ) -> None:
-        """One finding; ids that no COCO file may have are left out."""
+        """Add one finding; ids that are not valid in a COCO file are dropped."""
         self.counts[rule] += 1
         if self.counts[rule] <= LISTED:
             ids = (_plain(image_id), _plain(annotation_id))
@@ -183,10 +185,11 @@ class Findings:
         describe: Callable[[int], dict[str, Any]],
     ) -> None:
         """
-        One finding for each position.
+        Add one finding for each position.
 
         Args:
-            describe: from a position to the arguments of :meth:`add`; called for those kept only.
+            describe: maps a position to the arguments of :meth:`add`. It is called only for
+                findings that are kept.
         """
         first = positions[:LISTED]
         for position in first:
@@ -195,7 +198,7 @@ class Findings:
             self.counts[rule] += len(positions) - LISTED
 
     def extend(self, others: Findings) -> None:
-        """All of another collection, of other rules than those in this one."""
+        """Add all findings of another collection, whose rules must not occur in this one."""
         self.counts.update(others.counts)
         self.listed.extend(others.listed)
 
@@ -206,15 +209,17 @@ class Findings:
         file: Path | None = None,
         image_root: Path | None = None,
     ) -> Report:
-        """All that was found until now."""
+        """Return the findings so far as a report."""
         return Report(file, image_root, facts, tuple(self.listed), dict(self.counts))
 
 
 def raise_if_any_is_bad(reports: Iterable[Report], *, strict: bool = False) -> None:
     """
+    Raise an error if one of the reports is bad.
+
     Raises:
-        DataError: one of them has an error or, where that is ``strict``, a warning; the message
-            tells those of all.
+        DataError: a report has an error or, if ``strict``, a warning. The message lists those of
+            all reports.
     """
     severities: tuple[Severity, ...] = ("error", "warning") if strict else ("error",)
     bad = [report for report in reports if report.is_bad(strict=strict)]
@@ -236,10 +241,10 @@ def _plural(number: int, noun: str) -> str:
 
 def write_reports(file: Path, reports: Sequence[Report]) -> None:
     """
-    All of them as one strict JSON.
+    Write all reports as one strict JSON file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     total = {
         "errors": sum(report.num("error") for report in reports),

@@ -1,4 +1,4 @@
-"""Whether the image files of a data set are there, where they may be, and what they should be."""
+"""Checks of the image files of a dataset: existence, location, format and size."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ def check_image_files(
     images: Sequence[ListedImage], image_root: Path, *, allow_outside_root: bool, decode: bool
 ) -> Findings:
     """
+    Check that the image files exist, lie in the image folder and can be decoded.
+
     Args:
-        images: their file names are relative to ``image_root``.
-        allow_outside_root: a file may lie elsewhere, by "..", an absolute name or a link.
-        decode: open and decode each, too; on a terminal with a progress bar.
+        images: images with file names relative to ``image_root``.
+        allow_outside_root: allow files elsewhere, by "..", an absolute name or a link.
+        decode: also open and decode each image; a terminal shows a progress bar.
     """
     found = Findings()
     there = []
@@ -33,7 +35,8 @@ def check_image_files(
             message = f"{_who(image)}: {os.path.realpath(path)}"
             found.add("image-outside-root", message, image_id=image.image_id)
         elif not (_can_be_file(path) and os.path.isfile(path)):
-            found.add("image-missing", f"{_who(image)}: no file {path}", image_id=image.image_id)
+            message = f"{_who(image)}: file not found: {path}"
+            found.add("image-missing", message, image_id=image.image_id)
         else:
             there.append((image, path))
     if decode:
@@ -44,8 +47,10 @@ def check_image_files(
 
 class _Location:
     """
-    Where files are, links followed as by `os.path.realpath`: the folders once, and a file only if
-    it is a link itself. There are many files in few folders.
+    Resolves file names like `os.path.realpath`.
+
+    It resolves each folder once, and a file only if the file is a link: a dataset has many files in
+    few folders.
     """
 
     def __init__(self, image_root: Path) -> None:
@@ -55,8 +60,9 @@ class _Location:
 
     def of(self, file_name: str) -> tuple[str, bool]:
         """
-        The path of a file, and whether it is below the image folder; it is, where it can be no
-        file anyway.
+        Return the path of a file and whether it is below the image folder.
+
+        A name that cannot be a file counts as below it.
         """
         path = os.path.join(self._root, file_name)
         if not _can_be_file(path):
@@ -80,8 +86,8 @@ def _can_be_file(path: str) -> bool:
 
 
 def _decode_all(images: list[tuple[ListedImage, str]]) -> Iterator[tuple[ListedImage, str, str]]:
-    """What is wrong with some, in their order: image, rule and message."""
-    # Decoding does not hold Python's lock
+    """Yield the image, the rule and the message of each finding, in the order of the images."""
+    # Decoding releases the GIL.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         problems = pool.map(_decode, images)
         progress = tqdm(problems, total=len(images), unit="images", disable=None)
@@ -93,14 +99,14 @@ def _decode_all(images: list[tuple[ListedImage, str]]) -> Iterator[tuple[ListedI
 def _decode(image_and_path: tuple[ListedImage, str]) -> tuple[str, str] | None:
     image, path = image_and_path
     try:
-        pixels: Any = read_image(path, format="BGR")  # with the orientation, as in training
-    except Exception as error:  # which ones there are is a matter of each decoder
+        pixels: Any = read_image(path, format="BGR")  # applies the EXIF orientation, as in training
+    except Exception as error:  # each decoder raises its own
         return "image-unreadable", f"{path}: {type(error).__name__}: {error}"
     height, width = pixels.shape[:2]
     if (width, height) == (image.width, image.height):
         return None
     stated = f"{image.width:g} x {image.height:g}"
-    return "image-size-differs", f"{width} x {height} in the file, {stated} stated"
+    return "image-size-differs", f"the file is {width} x {height}, the annotations say {stated}"
 
 
 def _who(image: ListedImage) -> str:

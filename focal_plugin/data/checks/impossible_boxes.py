@@ -1,4 +1,4 @@
-"""Boxes that Detectron2 would turn into other boxes, and train on."""
+"""Removal of invalid boxes, which Detectron2 would silently turn into other boxes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from detectron2.structures import BoxMode
 logger = logging.getLogger(__name__)
 
 NUM_NAMED = 5
-"""How many of the images that lose a box are named in the log."""
+"""Number of images with a dropped box that the log names."""
 
 
 def drop_impossible_boxes(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    Leave out annotations whose box is infinite, or of a negative width or height. Detectron2 would
-    clip the first to the border and swap the corners of the second, which is then a box elsewhere.
-    How many there are is logged. An image that loses all its annotations stays, without objects.
+    Drop annotations whose box is infinite or has a negative width or height.
+
+    Detectron2 would clip an infinite box to the border. It would swap the corners of a negative
+    one, which moves the box. The number of dropped boxes is logged. An image that loses all its
+    annotations is kept, without objects.
 
     Args:
-        dicts: in Detectron2's standard format. Only boxes that are `XYWH_ABS` or `XYXY_ABS` are
-            looked at.
+        dicts: in Detectron2's standard format. Only boxes in `XYWH_ABS` or `XYXY_ABS` are checked.
 
     Returns:
-        a new list. An image that loses nothing is the same dict; no argument is changed.
+        a new list. An image without such a box is the same dict; no argument is changed.
     """
     kept = [_without_impossible(image) for image in dicts]
     changed = [(old, new) for old, new in zip(dicts, kept, strict=True) if old is not new]
@@ -35,7 +36,7 @@ def drop_impossible_boxes(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = ", ".join(str(old.get("file_name")) for old, _ in changed[:NUM_NAMED])
         more = f" and {len(changed) - NUM_NAMED} more" if len(changed) > NUM_NAMED else ""
         logger.warning(
-            f"dropped {num} boxes that are infinite, or of a negative width or height, in "
+            f"dropped {num} boxes that are infinite or have a negative width or height, in "
             f"{len(changed)} images: {names}{more}"
         )
     return kept
@@ -57,5 +58,6 @@ def _is_impossible(annotation: dict[str, Any]) -> bool:
     x, y, width, height = box
     if mode == BoxMode.XYXY_ABS:
         width, height = width - x, height - y
-    # a NaN compares as False: Detectron2 leaves such a box out itself
+    # Comparisons with NaN are False: Detectron2 drops such a box itself.
+
     return width < 0 or height < 0 or any(map(math.isinf, box))

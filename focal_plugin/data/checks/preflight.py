@@ -1,4 +1,4 @@
-"""The data sets of a config, checked against it before anything runs."""
+"""Checks of the datasets of a config before training or evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 KEY = "MODEL.FOCAL.DATA.CHECK"
 CHOICES = ("normal", "strict", "drop")
 
-# Which key of a meta-architecture is its number of classes; those not named have none, or their own
+# Config node with the number of classes, by meta-architecture. Others have none, or their own key.
 NUM_CLASSES_NODE = {
     "FocalRetinaNet": "RETINANET",
     "RetinaNet": "RETINANET",
@@ -30,25 +30,25 @@ NUM_CLASSES_NODE = {
     "PanopticFPN": "ROI_HEADS",
 }
 
-# Other formats with a `json_file`: what COCO's says about it would be wrong
+# Other formats with a `json_file`, to which the rules for COCO do not apply
 OTHER_FORMATS = {"lvis"}
 
 DROPPED: dict[str, Severity] = {"box-negative": "warning", "box-infinite": "warning"}
-"""What `drop_impossible_boxes` drops is no error any more."""
+"""Severities with `MODEL.FOCAL.DATA.CHECK` "drop": what is dropped is no longer an error."""
 
 NUM_NAMED = 10
-"""How many classes a message names."""
+"""Number of classes that a message names."""
 
 
 def check_classes(cfg: CfgNode) -> None:
     """
-    The part of :func:`check_datasets` that reads no file and draws no built-in data set.
+    Check class counts as in :func:`check_datasets`, but read no file and draw no built-in dataset.
 
     Raises:
-        KeyError: no data set has a name that `DATASETS.TRAIN` or `DATASETS.TEST` gives.
-        DataError: the model's number of classes is not that of a data set, as far as that is known
-            without reading it; the message states both. With one class too few, Detectron2 trains
-            the last one as background.
+        KeyError: a name in `DATASETS.TRAIN` or `DATASETS.TEST` is not registered.
+        DataError: the number of classes of the model differs from that of a dataset, as far as
+            known without reading it. The message states both. With one class too few, Detectron2
+            trains the last class as background.
     """
     for name in _names(cfg):
         _check_name(name)
@@ -61,26 +61,27 @@ def check_datasets(
     cfg: CfgNode, *, allow_outside_root: bool = False, training: bool = True
 ) -> list[Report]:
     """
-    Find out before the first iteration what Detectron2 finds after the last one, or never.
-    `MODEL.FOCAL.DATA.CHECK` says what is an error.
+    Check the datasets of a config before the first iteration.
 
-    Called by all processes; the main one reads, the others wait for it.
+    Detectron2 finds such errors after the last iteration, or never. `MODEL.FOCAL.DATA.CHECK` sets
+    which findings are errors. All processes call this function; the main process reads the files
+    and the others wait for it.
 
     Args:
-        cfg: as it will be trained or evaluated.
-        allow_outside_root: image files may lie outside the image folder of their data set.
-        training: False: of data sets for training only, no more is checked than in
-            :func:`check_classes`; to evaluate, they need not be there.
+        cfg: config of the training or evaluation.
+        allow_outside_root: allow image files outside the image folder of their dataset.
+        training: False: datasets used only for training are checked as in :func:`check_classes`,
+            because an evaluation does not require them to exist.
 
     Returns:
-        one report for each data set, in the main process; an empty list in the others. They are
-        not logged, because logs start when all that can be wrong is known: :func:`log_reports`.
+        one report per dataset in the main process; an empty list in the others. The reports are
+        not logged, because logging starts after all checks: see :func:`log_reports`.
 
     Raises:
-        KeyError: no data set has a name that `DATASETS.TRAIN` or `DATASETS.TEST` gives.
-        FileNotFoundError: an annotation file or an image folder is not there.
-        DataError: there is something wrong, with all of it in the message. It is a ValueError.
-        ValueError: `MODEL.FOCAL.DATA.CHECK` is none of its choices.
+        KeyError: a name in `DATASETS.TRAIN` or `DATASETS.TEST` is not registered.
+        FileNotFoundError: an annotation file or an image folder does not exist.
+        DataError: a dataset has errors; the message lists all of them. It is a ValueError.
+        ValueError: `MODEL.FOCAL.DATA.CHECK` is not one of its choices.
     """
     strict = is_strict(cfg)
     reports = []
@@ -97,10 +98,10 @@ def check_datasets(
 
 def is_strict(cfg: CfgNode) -> bool:
     """
-    Whether the config takes warnings for errors.
+    Return True if the config treats warnings as errors.
 
     Raises:
-        ValueError: `MODEL.FOCAL.DATA.CHECK` is none of its choices.
+        ValueError: `MODEL.FOCAL.DATA.CHECK` is not one of its choices.
     """
     mode = cfg.MODEL.FOCAL.DATA.CHECK
     if mode not in CHOICES:
@@ -109,7 +110,7 @@ def is_strict(cfg: CfgNode) -> bool:
 
 
 def log_reports(reports: Iterable[Report]) -> None:
-    """One line for each data set, and its warnings."""
+    """Log one line for each dataset, and its warnings."""
     for report in reports:
         level = logging.WARNING if report.num("warning") else logging.INFO
         logger.log(level, "\n  ".join([report.summary(), *report.lines(["warning"])]))
@@ -123,12 +124,13 @@ def report_datasets(
     max_json_mib: float | None = None,
 ) -> list[Report]:
     """
-    Same interface as :func:`check_coco`, but for the data sets of a config, each once; what is
-    wrong is in the reports and not raised. The severities are those that the config asks for.
+    Return one report for each dataset of a config, without raising on errors.
+
+    The other arguments are those of :func:`check_coco`. Severities follow the config.
 
     Raises:
-        KeyError: no data set has a name that the config gives.
-        FileNotFoundError: an annotation file or an image folder is not there.
+        KeyError: a name in the config is not registered.
+        FileNotFoundError: an annotation file or an image folder does not exist.
     """
     names = _names(cfg)
     for name in names:
@@ -157,8 +159,8 @@ def _check_name(name: str) -> None:
     known = DatasetCatalog.list()
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "--dataset registers one"
-        raise KeyError(f"no data set is named {name!r}; {hint}")
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "register it with --dataset"
+        raise KeyError(f"no dataset is named {name!r}; {hint}")
 
 
 def _report_one(
@@ -183,7 +185,7 @@ def _report_one(
 
 
 def _class_count_problem(cfg: CfgNode, name: str, *, in_file: Sequence[str] | None) -> str | None:
-    """What is wrong with the number of classes of model, metadata and annotation file, if it is."""
+    """Return how the class counts of model, metadata and annotation file differ, or None."""
     node = NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
     known = MetadataCatalog.get(name).get("thing_classes")
     num_known, num_in_file = (None if x is None else len(x) for x in (known, in_file))
@@ -193,7 +195,7 @@ def _class_count_problem(cfg: CfgNode, name: str, *, in_file: Sequence[str] | No
     model = f"MODEL.{node}.NUM_CLASSES is {num_classes}, but " if node else ""
     counts = []
     if known is not None:
-        counts.append(f"data set {name!r} has {num_known} classes: {_listed(known)}")
+        counts.append(f"dataset {name!r} has {num_known} classes: {_listed(known)}")
     if in_file is not None:
         counts.append(f"its annotation file has {num_in_file} categories: {_listed(in_file)}")
     return model + "; ".join(counts)
@@ -204,7 +206,7 @@ def _listed(classes: Sequence[str]) -> str:
 
 
 def _compare_classes(reports: list[Report]) -> list[Report]:
-    """Names at the same place that differ mean that one class is evaluated as another."""
+    """Report datasets with other class names: a class would be evaluated as another one."""
     if not reports or reports[0].facts.get("classes") is None:
         return reports
     first, *others = reports
@@ -219,7 +221,7 @@ def _compare_classes(reports: list[Report]) -> list[Report]:
 
 
 def _for_their_use(cfg: CfgNode, reports: list[Report]) -> list[Report]:
-    """With the severities that follow from what the config does with each data set."""
+    """Return the reports with severities that follow from the use of each dataset."""
     training = [report for report in reports if report.name in cfg.DATASETS.TRAIN]
     without_objects = all(report.counts.get("no-objects") for report in training)
     used = []
@@ -227,7 +229,7 @@ def _for_their_use(cfg: CfgNode, reports: list[Report]) -> list[Report]:
         severities: dict[str, Severity] = {}
         is_tested = report.name in cfg.DATASETS.TEST
         if is_tested:
-            severities["annotation-area"] = "error"  # the evaluation asks for it
+            severities["annotation-area"] = "error"  # required by the evaluation
         elif cfg.MODEL.FOCAL.DATA.CHECK == "drop":
             severities.update(DROPPED)
         if (

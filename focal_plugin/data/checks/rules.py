@@ -1,4 +1,4 @@
-"""What is looked for in a data set, how bad it is, and what to do about it."""
+"""Rules of the dataset checks, with their severity and remedy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ Severity = Literal["error", "warning", "note"]
 
 class Rule(NamedTuple):
     """
+    Rule of the dataset checks.
+
     Attributes:
-        severity: "error": it trains or evaluates wrong, or ends the run later. "warning": it is
-            left out without a word, or likely a mistake. "note": it is as it should be, and good
-            to know.
+        severity: "error": training or evaluation is wrong, or the run ends later. "warning":
+            the data is silently dropped, or is likely a mistake. "note": valid, for information.
         what: what is wrong with each finding.
-        remedy: what to do about it.
+        remedy: how to fix it.
     """
 
     severity: Severity
@@ -26,127 +27,127 @@ RULES = {
     # The file as a whole
     "json-too-large": Rule(
         "error",
-        "the file is larger than what may be read",
-        "give a higher --max-json-mib, if that is the file you mean",
+        "the file is larger than the limit",
+        "raise --max-json-mib if this is the right file",
     ),
     "json-broken": Rule(
         "error",
-        "the file is not a JSON, or cut off",
-        "write or copy it again; `python -m json.tool FILE` finds the place too",
+        "the file is truncated or not valid JSON",
+        "write or copy it again; `python -m json.tool FILE` also finds the position",
     ),
     "json-structure": Rule(
         "error",
-        "the JSON is not of COCO's form",
+        "the JSON is not in COCO format",
         'it must be an object with the lists "images", "annotations" and "categories" of objects',
     ),
     "no-annotations": Rule(
         "warning",
         'the JSON has no "annotations"',
-        "such a file can be predicted on; it can neither be trained on nor evaluated",
+        "such a file supports prediction, but neither training nor evaluation",
     ),
-    "no-images": Rule("error", 'there is nothing in "images"', "list the images"),
-    "no-categories": Rule("error", 'there is nothing in "categories"', "list the classes"),
+    "no-images": Rule("error", '"images" is empty', "list the images"),
+    "no-categories": Rule("error", '"categories" is empty', "list the classes"),
     "no-objects": Rule(
         "warning",
-        "no image has an object: there are no annotations, or crowd regions only",
-        "to train on it all the same, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False",
+        "no image has an object: there are no annotations, or only crowd regions",
+        "to train anyway, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False",
     ),
     # Categories
     "category-malformed": Rule(
         "error",
-        "a category without an id or a name",
-        "give each an integer id, all of one type, and a name",
+        "a category has no id or no name",
+        "give each category an integer id and a name; all ids must have the same type",
     ),
     "category-id-twice": Rule(
-        "error", "two categories have one id", "give each category an id of its own"
+        "error", "two categories share an id", "give each category a unique id"
     ),
     "category-name-twice": Rule(
         "error",
-        "two categories have one name, under which only one of them would be evaluated",
-        "merge them, or name them differently",
+        "two categories share a name; only one of them would be evaluated under it",
+        "merge or rename them",
     ),
     "category-gaps": Rule(
         "note",
         "the ids of the categories are not 1, 2, 3, ...",
-        "nothing: classes are numbered in the order of the ids; a run records both in env.json",
+        "none required: classes are numbered in the order of ids; env.json records both",
     ),
     "num-classes": Rule(
         "error",
-        "the model has another number of classes than the data",
-        "set the NUM_CLASSES of the model, or give the data set that it is for",
+        "the model and the data have different numbers of classes",
+        "set NUM_CLASSES of the model, or use a dataset with that number of classes",
     ),
     "classes-differ": Rule(
         "warning",
-        "its classes are not those of the first data set of the config, or in another order",
-        "class number i of one must be class number i of the other: use the same ids and names",
+        "its classes differ in name or order from those of the first dataset of the config",
+        "class i must be the same class in both: use the same ids and names",
     ),
     # Images
     "image-id": Rule(
         "error",
-        "an image without an id, or with one of another type than the others",
+        "an image has no id, or an id of another type than the other images",
         "give each image an integer id",
     ),
     "image-id-twice": Rule(
         "error",
-        "two images have one id: the objects of both would be put on one of them",
-        "give each image an id of its own, and its annotations that image_id",
+        "two images share an id: the objects of both would be assigned to one of them",
+        "give each image a unique id, and its annotations that image_id",
     ),
     "image-size": Rule(
         "error",
-        "the width or height of an image is missing, or no number between 0 and 2**31",
+        "the width or height of an image is missing or not a number between 0 and 2**31",
         "state the size in pixels",
     ),
-    "image-file-name": Rule("error", "an image without a file name", 'state its "file_name"'),
+    "image-file-name": Rule("error", "an image has no file name", 'state its "file_name"'),
     "image-file-twice": Rule(
         "warning",
-        "one file is several images: it is trained on and evaluated more than once",
+        "several images share a file, which is trained on and evaluated more than once",
         "merge these images and their annotations",
     ),
     "image-without-objects": Rule(
         "note",
-        "an image without objects",
-        "nothing: DATALOADER.FILTER_EMPTY_ANNOTATIONS says whether it is trained on",
+        "an image has no objects",
+        "none required: DATALOADER.FILTER_EMPTY_ANNOTATIONS sets whether it is trained on",
     ),
     "image-missing": Rule(
         "error",
-        "the file of an image is not there",
-        "look at the image folder that was given; file names are relative to it",
+        "the file of an image does not exist",
+        "check the image folder; file names are relative to it",
     ),
     "image-outside-root": Rule(
         "error",
         "the file of an image lies outside the image folder",
-        "give the folder that holds all of them, or --allow-outside-root if you trust the file",
+        "pass a folder that contains all files, or --allow-outside-root if you trust the file",
     ),
     "image-unreadable": Rule(
         "error", "the file of an image cannot be decoded", "replace it, or remove the image"
     ),
     "image-size-differs": Rule(
         "error",
-        "an image has another size than is stated: its boxes may be of a resized one",
-        "state the size of the file, after its EXIF orientation, and make the boxes fit",
+        "an image has a different size than stated: its boxes may belong to a resized image",
+        "state the size of the file after EXIF orientation, and adapt the boxes",
     ),
     # Annotations
     "annotation-id": Rule(
         "error",
-        "an annotation without an id, or with one that is no number",
+        "an annotation has no id, or an id that is not a number",
         "give each annotation an integer id above 0",
     ),
     "annotation-id-twice": Rule(
         "error",
-        "two annotations have one id",
-        "give each annotation an id of its own",
+        "two annotations share an id",
+        "give each annotation a unique id",
     ),
     "annotation-id-zero": Rule(
         "warning",
-        "the evaluation takes a match with an annotation of id 0 for no match",
+        "the evaluation treats a match with an annotation of id 0 as no match",
         "number the annotations from 1",
     ),
     "annotation-image-id": Rule(
-        "error", "an annotation that names no image", 'state the "image_id" of its image'
+        "error", "an annotation names no image", 'state the "image_id" of its image'
     ),
     "annotation-without-image": Rule(
         "warning",
-        "the annotation of an image that is not listed is left out",
+        "an annotation of an image that is not listed is dropped",
         "list the image, or remove the annotation",
     ),
     "annotation-category": Rule(
@@ -156,46 +157,46 @@ RULES = {
     ),
     "annotation-ignore": Rule(
         "error",
-        '"ignore" is set, which Detectron2 refuses to load',
+        '"ignore" is set, which Detectron2 does not load',
         'use "iscrowd": 1, or remove the annotation',
     ),
     "annotation-area": Rule(
         "warning",
-        'no "area" or no "iscrowd": it can be trained on, but the evaluation would fail',
+        'no "area" or no "iscrowd": training works, but the evaluation would fail',
         'add "area": width * height (of the mask, if there is one) and "iscrowd": 0',
     ),
     "box-malformed": Rule(
         "error",
-        "a box that is not 4 numbers, or missing",
+        "a box is missing or does not consist of 4 numbers",
         'state "bbox": [x, y, width, height]',
     ),
     "box-infinite": Rule(
         "error",
-        "a box with an infinite number, which would be clipped to the border of the image",
+        "a box has an infinite number and would be clipped to the border of the image",
         'correct it, or train with MODEL.FOCAL.DATA.CHECK "drop"',
     ),
     "box-negative": Rule(
         "error",
-        "a width or height below 0: the box would be flipped into one at another place",
+        "a box has a negative width or height and would be moved to another place",
         "boxes are [x, y, width, height], not two corners; correct it, or train with "
         'MODEL.FOCAL.DATA.CHECK "drop"',
     ),
     "box-nan": Rule(
-        "warning", "a box with a NaN is left out in training", "correct or remove the annotation"
+        "warning", "a box with a NaN is dropped in training", "correct or remove the annotation"
     ),
     "box-empty": Rule(
         "warning",
-        "a box without area is left out in training",
+        "a box without area is dropped in training",
         "correct or remove the annotation",
     ),
     "box-outside-image": Rule(
         "warning",
-        "a box that lies outside its image is left out in training",
-        "the box, or the stated size of the image, is wrong: correct or remove it",
+        "a box outside its image is dropped in training",
+        "correct the box or the stated size of the image, or remove the annotation",
     ),
     "annotation-class": Rule(
         "error",
-        "the class of an object is not among those of the data set",
+        "the class of an object is not a class of the dataset",
         "number the classes from 0, without the background",
     ),
 }

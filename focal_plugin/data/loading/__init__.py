@@ -1,1 +1,1 @@
-"""Load the batches of a training."""
+"""Loading of training batches."""

@@ -1,9 +1,9 @@
 """
-Crowd regions in the training data.
+Dataset mapper that keeps crowd regions in the training data.
 
-COCO marks a region of many objects, too many to box each, as one annotation with `iscrowd`.
-Detectron2 drops it, so that what lies in it counts as background: wrongly, and hard to get right,
-which is what mining by loss looks for.
+COCO marks a region with too many objects to box as one annotation with `iscrowd`. Detectron2 drops
+it, so that anchors in it count as background. That label is wrong and its loss is high, and
+loss-based mining selects exactly such anchors.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import Any
 from detectron2.data import DatasetMapper
 
 CROWD_LABEL = -1
-"""`gt_classes` of a crowd region: that of "ignored"; no class is negative."""
+"""Label of a crowd region in `gt_classes`, the same as for "ignored"; no class is negative."""
 
 
 class CrowdDatasetMapper(DatasetMapper):
     """
-    Same interface as :class:`detectron2.data.DatasetMapper`, but in training the instances hold
-    the boxes of crowd regions too, with the class :data:`CROWD_LABEL`, among the objects. The
-    images, and the draws of the random generator, are the same.
+    Mapper that adds crowd regions to the training instances.
 
-    Only for detectors that know what a negative class means. Where masks or keypoints are loaded,
-    which crowds have not, they are dropped as in the parent.
+    It has the interface of :class:`detectron2.data.DatasetMapper`. In training, the instances also
+    contain the boxes of crowd regions, with the class :data:`CROWD_LABEL`. The images and the
+    random draws do not change.
+
+    Use it only for detectors that handle a negative class. If masks or keypoints are loaded, which
+    crowd regions do not have, crowd regions are dropped as in the parent.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +37,7 @@ class CrowdDatasetMapper(DatasetMapper):
 
 
 def _keep_crowd(annotation: dict[str, Any]) -> dict[str, Any]:
-    """A crowd as an object of the class CROWD_LABEL; anything else as it is."""
+    """Return a crowd region as an object of class CROWD_LABEL, and other annotations unchanged."""
     if not annotation.get("iscrowd", 0):
         return annotation
     return {**annotation, "iscrowd": 0, "category_id": CROWD_LABEL}

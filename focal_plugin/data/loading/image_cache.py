@@ -1,11 +1,11 @@
 """
-Images of the training set kept in memory: read, decoded and, where each is always resized to one
-size, resized once instead of once an epoch. The pixels, the boxes and the draws of the random
-generator are those of Detectron2's mapper.
+Cache of training images in memory.
 
-Detectron2 reads an image in the middle of its mapper's `__call__`, where a subclass cannot come in
-between. The mapper here states that method for what the detectors of this package are trained on,
-images and boxes; whatever else there is to load, it refuses.
+Each image is read and decoded once instead of once per epoch. If all images are resized to one
+size, they are also resized once. Pixels, boxes and random draws equal those of Detectron2's mapper.
+
+Detectron2 reads an image inside its mapper's `__call__`, which a subclass cannot override in part.
+The mapper here therefore implements that method for images and boxes. It rejects other inputs.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ KEY = "MODEL.FOCAL.DATA.IMAGE_CACHE_MIB"
 
 def build_train_mapper(cfg: CfgNode, *, crowds: bool) -> DatasetMapper:
     """
-    What maps the images of the training set: Detectron2's own mapper where nothing else is asked
-    for.
+    Return the mapper of the training set: Detectron2's own unless an option requires another.
 
     Args:
-        crowds: whether the detector is told the crowd regions.
+        crowds: True if the detector receives crowd regions.
 
     Raises:
-        ValueError: `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB` is no integer >= 0, or more than boxes is
-            loaded with it.
+        ValueError: `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB` is not an integer >= 0, or the config loads
+            more than boxes with a cache.
     """
     if bytes_per_worker(cfg) == 0:
         mapper = CrowdDatasetMapper if crowds else DatasetMapper
@@ -51,11 +50,12 @@ def build_train_mapper(cfg: CfgNode, *, crowds: bool) -> DatasetMapper:
 
 def bytes_per_worker(cfg: CfgNode) -> int:
     """
-    Of `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB`, the share of each worker of a data loader: they are
-    processes, and each has a cache of its own.
+    Return the share of `MODEL.FOCAL.DATA.IMAGE_CACHE_MIB` of each data loader worker, in bytes.
+
+    Workers are processes, and each has its own cache.
 
     Raises:
-        ValueError: it is no integer >= 0.
+        ValueError: the option is not an integer >= 0.
     """
     mib = cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB
     if not isinstance(mib, int) or mib < 0:
@@ -65,7 +65,7 @@ def bytes_per_worker(cfg: CfgNode) -> int:
 
 class CachedImage(NamedTuple):
     """
-    An image as it comes out of the cache.
+    Cached image.
 
     Attributes:
         pixels: (H, W, C), read-only.
@@ -78,14 +78,14 @@ class CachedImage(NamedTuple):
 
 class ImageCache:
     """
-    The first images that fit; they stay, and the others are not kept.
+    Cache of the first images that fit; they are never evicted.
 
-    An epoch asks for each image once, in an order of its own. With room for a share c of them this
-    finds c. To drop what was not used for longest, in favour of the newest, would find
-    c + (1 - c) * ln(1 - c): 15 % where there is room for half.
+    An epoch requests each image once, in a new order. With room for a share c of the images, this
+    cache has a hit rate of c. An LRU cache would have c + (1 - c) * ln(1 - c): 15 % if half of the
+    images fit.
 
     Args:
-        max_bytes: of pixels, >= 0.
+        max_bytes: size limit of all pixels, >= 0.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -98,11 +98,11 @@ class ImageCache:
         return len(self._images)
 
     def get(self, key: Hashable) -> CachedImage | None:
-        """None: it is not kept."""
+        """Return a cached image, or None if it is not cached."""
         return self._images.get(key)
 
     def offer(self, key: Hashable, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        """Keep a copy of a new image, if there is room."""
+        """Store a copy of a new image if it fits."""
         if self.num_bytes + pixels.nbytes > self.max_bytes:
             self._say_that_it_is_full()
             return
@@ -113,23 +113,25 @@ class ImageCache:
 
     def _say_that_it_is_full(self) -> None:
         if not self._full:
-            logger.info(f"{KEY}: full at {len(self)} images, others are read each time")
+            logger.info(f"{KEY}: cache is full with {len(self)} images; others are read each time")
         self._full = True
 
 
 class CachedDatasetMapper(DatasetMapper):
     """
-    Same interface as :class:`detectron2.data.DatasetMapper`, but an image is read once, if there is
-    room for it in an :class:`ImageCache`. What is kept is the image as the file has it, or, where
-    the first augmentation resizes all to one size, as that leaves it.
+    Dataset mapper with an :class:`ImageCache`.
 
-    For training with boxes only. A file that changes later is not read again.
+    It has the interface of :class:`detectron2.data.DatasetMapper`, but reads each cached image only
+    once. It caches the image as read from the file. If the first augmentation resizes all images to
+    one size, it caches the resized image.
+
+    It supports training with boxes only. It does not notice a file that changes later.
 
     Args:
-        max_bytes: of pixels, in each process that this mapper is copied to.
+        max_bytes: size limit of the pixels in each process that holds a copy of this mapper.
 
     Raises:
-        ValueError: masks, keypoints or proposals are to be loaded.
+        ValueError: the config loads masks, keypoints or proposals.
     """
 
     @configurable
@@ -138,7 +140,7 @@ class CachedDatasetMapper(DatasetMapper):
         proposals = self.proposal_topk is not None
         if not is_train or self.use_instance_mask or self.use_keypoint or proposals:
             raise ValueError(
-                f"{KEY} is for training with boxes only: MODEL.MASK_ON, MODEL.KEYPOINT_ON and "
+                f"{KEY} supports training with boxes only: MODEL.MASK_ON, MODEL.KEYPOINT_ON and "
                 "MODEL.LOAD_PROPOSALS must be False"
             )
         self.cache = ImageCache(max_bytes)
@@ -149,7 +151,7 @@ class CachedDatasetMapper(DatasetMapper):
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         if "sem_seg_file_name" in dataset_dict:
-            raise ValueError(f"{KEY} must be 0 where semantic segmentation is loaded")
+            raise ValueError(f"{KEY} must be 0 if semantic segmentation is loaded")
         dataset_dict = copy.deepcopy(dataset_dict)
         image, transforms = self._augment(dataset_dict)
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -159,11 +161,11 @@ class CachedDatasetMapper(DatasetMapper):
         return dataset_dict
 
     def _augment(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, T.TransformList]:
-        """The image, which is nobody else's, and how it was transformed."""
+        """Return the augmented image, as a copy that the caller may change, and its transforms."""
         augs: list[T.Augmentation] = self.augmentations.augs
         fixed = [augs[0]] if augs and _resizes_to_one_size(augs[0]) else []
         pixels, first = self._load(dataset_dict, fixed)
-        aug_input = T.AugInput(pixels.copy())  # an augmentation may write into its image
+        aug_input = T.AugInput(pixels.copy())  # an augmentation may modify its image
         then = T.AugmentationList(augs[len(fixed) :])(aug_input)
         return aug_input.image, first + then
 
@@ -171,15 +173,16 @@ class CachedDatasetMapper(DatasetMapper):
         self, dataset_dict: dict[str, Any], fixed: list[_Resize]
     ) -> tuple[np.ndarray, T.TransformList]:
         """
-        The image after ``fixed``, which do the same to it each time, from memory or from its file;
-        and their transforms.
+        Return the image after ``fixed``, from memory or from its file, and their transforms.
+
+        ``fixed`` are augmentations with the same result each time.
         """
         file = dataset_dict["file_name"]
         resizes = ((x.short_edge_length[0], x.max_size, x.interp) for x in fixed)
         key = (file, self.image_format, *resizes)
         kept = self.cache.get(key)
         if kept is not None:
-            outline = np.broadcast_to(np.uint8(0), kept.size)  # a shape, without the memory
+            outline = np.broadcast_to(np.uint8(0), kept.size)  # shape only, no memory
             utils.check_image_size(dataset_dict, outline)
             return kept.pixels, _draw(fixed, outline)
         image = utils.read_image(file, format=self.image_format)
@@ -191,11 +194,11 @@ class CachedDatasetMapper(DatasetMapper):
 
 
 class CachedCrowdDatasetMapper(CrowdDatasetMapper, CachedDatasetMapper):
-    """A :class:`CrowdDatasetMapper` whose images come from a cache."""
+    """A :class:`CrowdDatasetMapper` with an image cache."""
 
 
 class _Resize(Protocol):
-    """A `ResizeShortestEdge`, with the attributes that its constructor makes of its arguments."""
+    """A `ResizeShortestEdge` with the attributes that its constructor sets from its arguments."""
 
     short_edge_length: Sequence[int]
     max_size: int
@@ -205,19 +208,19 @@ class _Resize(Protocol):
 
 
 def _resizes_to_one_size(aug: T.Augmentation) -> TypeGuard[_Resize]:
-    # the class itself: a subclass may resize in another way
+    # Exact class: a subclass may resize in another way.
     return type(aug) is T.ResizeShortestEdge and len(set(vars(aug)["short_edge_length"])) == 1
 
 
 def _draw(augs: list[_Resize], image: np.ndarray) -> T.TransformList:
-    """Their transforms, drawn as in stock: of equal sizes one is drawn too."""
+    """Return the drawn transforms; as in Detectron2, a size is drawn even if all are equal."""
     return T.TransformList([aug.get_transform(image) for aug in augs])
 
 
 def _transform_boxes(
     annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
 ) -> Instances:
-    """The objects, without crowds and without boxes that are empty."""
+    """Return the objects without crowd regions and empty boxes."""
     unused = ("segmentation", "keypoints")
     objects = [
         utils.transform_instance_annotations(

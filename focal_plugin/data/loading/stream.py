@@ -1,9 +1,8 @@
 """
-The training set as a stream: batch b of a run is a function of the seed and of b alone.
+The training set as a stream: batch b of a run depends only on the seed and on b.
 
-Which image is sample i, and how it is augmented, depends neither on how many processes load images
-nor on what was drawn before. A run that was interrupted goes on at its next batch without reading
-the images of those before.
+The image and the augmentation of sample i depend neither on the number of workers nor on earlier
+draws. A resumed run continues with its next batch and does not read the images of earlier batches.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ from ..checks.check_coco import drop_impossible_boxes
 logger = logging.getLogger(__name__)
 
 UNREADABLE_KEY = "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES"
-# Pillow, on a file that is truncated or no image, raises one of these.
+# Exceptions of Pillow for a file that is truncated or not an image
 UNREADABLE = (OSError, EOFError, SyntaxError, Image.DecompressionBombError)
 REMEDY = (
-    "Repair the file or take it out of the annotations; `focal-plugin check-data --images` finds "
-    f"all such files, and {UNREADABLE_KEY} lets a run replace some of them by others"
+    "Repair the file or remove it from the annotations; `focal-plugin check-data --images` finds "
+    f"all such files, and {UNREADABLE_KEY} lets a run replace some of them"
 )
 LISTED = 20
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
-"""A dataset dict to what the model gets."""
+"""Function from a dataset dict to the model's input."""
 
 
 class MapDataset(Protocol):
-    """Dataset dicts by index: a list, or a PyTorch data set."""
+    """Dataset dicts by index: a list, or a PyTorch dataset."""
 
     def __len__(self) -> int: ...
 
@@ -57,13 +56,14 @@ class MapDataset(Protocol):
 
 
 class ImageReadError(OSError):
-    """An image of the training set cannot be read; the message names its file and its id."""
+    """Error for an unreadable training image; the message names its file and its id."""
 
 
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, Any]]]:
     """
-    Same images, filters, samplers and batches as Detectron2's `build_detection_train_loader`, but
-    as a :class:`TrainLoader`. Boxes that no image can hold are dropped where
+    Build a :class:`TrainLoader` with the batches of Detectron2's `build_detection_train_loader`.
+
+    Images, filters, samplers and batches are the same. Invalid boxes are dropped if
     `MODEL.FOCAL.DATA.CHECK` is "drop".
 
     Args:
@@ -71,17 +71,17 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
         mapper: loads and augments the image of a dataset dict.
 
     Returns:
-        Detectron2's own loader if the data set is a PyTorch `IterableDataset`.
+        Detectron2's own loader if the dataset is a PyTorch `IterableDataset`.
 
     Raises:
-        ValueError: the runtime has no sampler of the name `DATALOADER.SAMPLER_TRAIN`, or images
-            are to be grouped by aspect ratio and have no size.
+        ValueError: Detectron2 has no sampler named `DATALOADER.SAMPLER_TRAIN`, or images without a
+            size are to be grouped by aspect ratio.
     """
     dataset = _load_dataset(cfg)
     if isinstance(dataset, IterableDataset):
         logger.warning(
-            f"{', '.join(cfg.DATASETS.TRAIN)} cannot be indexed: a run that is resumed does not "
-            "see the same images as one that was not interrupted"
+            f"{', '.join(cfg.DATASETS.TRAIN)} cannot be indexed: a resumed run does not see the "
+            "same images as an uninterrupted run"
         )
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
     max_unreadable = check_count(UNREADABLE_KEY, cfg.MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES, low=0)
@@ -97,11 +97,11 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
 
 class Sample(NamedTuple):
     """
-    A sample of the stream.
+    One sample of the stream.
 
     Attributes:
-        mapped: what the model gets; None: neither the image nor one in its place can be read.
-        unreadable: file name -> message, of the images that could not be read.
+        mapped: the model's input. None: neither the image nor a replacement can be read.
+        unreadable: file name -> message, for the images that could not be read.
     """
 
     mapped: dict[str, Any] | None
@@ -110,16 +110,17 @@ class Sample(NamedTuple):
 
 class Samples(Dataset[Sample]):
     """
-    Loads a sample by its number in the stream and the index of its image in the data set. Whatever
-    the mapper draws is a function of the seed and the number.
+    Dataset that loads a sample by its number in the stream and its image index in the dataset.
+
+    The random draws of the mapper depend only on the seed and the number.
 
     Args:
         dataset: dataset dicts by index.
-        mapper: loads and augments the image of one.
+        mapper: loads and augments the image of a dataset dict.
         seed: >= 0.
-        max_unreadable: >= 0. 0: an image that cannot be read is an :class:`ImageReadError`. Else
-            another image, that the seed and the number choose, takes its place, after as many
-            attempts at most.
+        max_unreadable: >= 0. 0: an unreadable image raises :class:`ImageReadError`. Otherwise
+            another image replaces it, chosen by the seed and the number, after at most this many
+            attempts.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Samples(Dataset[Sample]):
         return Sample(None, unreadable)
 
     def _others(self, number: int, index: int) -> list[int]:
-        """What is tried instead of an image: others, all different."""
+        """Return the indices of the replacements to try for an image, all different."""
         draw = random.Random(seed_from(self.seed, "instead", number))
         size = len(self.dataset)
         drawn = draw.sample(range(size), min(self.max_unreadable + 1, size))
@@ -158,14 +159,15 @@ class Samples(Dataset[Sample]):
 
 class Batches:
     """
-    The batches of this process as lists of (number in the stream, index in the data set); endless
-    as the sampler is, and without reading any image.
+    Batches of this process as lists of (number in the stream, index in the dataset).
+
+    They are endless if the sampler is, and iteration reads no image.
 
     Args:
-        sampler: of Detectron2; of n processes, that of process r yields samples r, r + n, ...
+        sampler: Detectron2's sampler. With n processes, process r receives samples r, r + n, ...
         batch_size: images per process, >= 1.
-        wide: of each image, whether it is wider than high. Images of both kinds are then never in
-            one batch; the batches are those of Detectron2's `AspectRatioGroupedDataset`.
+        wide: for each image, True if it is wider than high. A batch then never mixes both kinds,
+            as in Detectron2's `AspectRatioGroupedDataset`.
     """
 
     def __init__(
@@ -189,21 +191,22 @@ class Batches:
 
 class TrainLoader:
     """
-    Iterates over the batches of a run, from :attr:`start_batch` on. Nothing is read, and no worker
-    is started, before the first one is asked for.
+    Iterable over the batches of a run, starting at :attr:`start_batch`.
 
-    The training process draws nothing at random for it, and its generators are left as they are.
-    Workers ignore the signals that end or interrupt a job, which a scheduler sends to all its
-    processes: when they end is up to the training process.
+    It reads no image and starts no worker before the first batch is requested.
+
+    It leaves the random generators of the training process unchanged. Workers ignore the signals
+    that end or interrupt a job, because a scheduler sends them to all processes of the job. The
+    training process decides when its workers end.
 
     Args:
         samples: loads a sample.
-        batches: which samples there are in which batch.
-        num_workers: processes that load, >= 0. 0: the training process does.
+        batches: the samples of each batch.
+        num_workers: number of worker processes, >= 0. 0: the training process loads the images.
 
     Attributes:
-        start_batch: how many batches are left out, by their number; to be set before iterating.
-        unreadable: file name -> message, of the images that could not be read so far.
+        start_batch: number of batches to skip; set it before iterating.
+        unreadable: file name -> message, for the images that could not be read so far.
     """
 
     def __init__(self, samples: Samples, batches: Batches, *, num_workers: int) -> None:
@@ -215,8 +218,10 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """
+        Iterate over the batches.
+
         Raises:
-            ImageReadError: an image cannot be read; or more than `MAX_UNREADABLE_IMAGES` of them.
+            ImageReadError: an image cannot be read, or more than `MAX_UNREADABLE_IMAGES` of them.
         """
         for batch in self._load():
             for sample in batch:
@@ -230,10 +235,10 @@ class TrainLoader:
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
             worker_init_fn=_obey_the_training_process_only,
-            # Without one of its own it would draw from the generator of the training process.
+            # Without its own generator it would draw from that of the training process.
             generator=torch.Generator().manual_seed(self.samples.seed),
         )
-        with _job_signals_blocked():  # and so they are in the workers, from their first moment
+        with _job_signals_blocked():  # workers inherit the blocked signals from their start
             batches = iter(loader)
         return batches
 
@@ -243,19 +248,19 @@ class TrainLoader:
             if file not in self.unreadable:
                 self.unreadable[file] = message
                 logger.warning(
-                    f"{message}; another one takes its place "
-                    f"({len(self.unreadable)} of {allowed} that {UNREADABLE_KEY} allows)"
+                    f"{message}; another image replaces it "
+                    f"({len(self.unreadable)} of {allowed} allowed by {UNREADABLE_KEY})"
                 )
         if sample.mapped is None or len(self.unreadable) > allowed:
             listed = "\n  ".join(list(self.unreadable.values())[:LISTED])
             raise ImageReadError(
                 f"{len(self.unreadable)} images cannot be read, {UNREADABLE_KEY} is {allowed} and "
-                f"the data set has {len(self.samples.dataset)}:\n  {listed}\n{REMEDY}"
+                f"the dataset has {len(self.samples.dataset)} images:\n  {listed}\n{REMEDY}"
             )
 
 
 def _load_dataset(cfg: CfgNode) -> MapDataset | IterableDataset[Any]:
-    """As Detectron2's own train loader does; without impossible boxes, if asked for."""
+    """Load the dataset as Detectron2's train loader does; drop invalid boxes if configured."""
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
@@ -269,19 +274,19 @@ def _load_dataset(cfg: CfgNode) -> MapDataset | IterableDataset[Any]:
 
 
 def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterable[int]:
-    """Detectron2's sampler of the name in the config, and with the seed in the config."""
+    """Build Detectron2's sampler with the name and the seed of the config."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     logger.info(f"Using training sampler {name}")
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset), seed=cfg.SEED)
     if name == "RepeatFactorTrainingSampler":
-        # Detectron2's release 0.6 has no REPEAT_SQRT
+        # Detectron2 0.6 has no REPEAT_SQRT.
         sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
-    with seeded(cfg.SEED, "sampler"):  # those that are left draw their seed
+    with seeded(cfg.SEED, "sampler"):  # the other samplers draw their seed
         return build_detection_train_loader.from_config(cfg, mapper, dataset=dataset)["sampler"]
 
 
@@ -303,7 +308,7 @@ def _wide_images(dataset: MapDataset) -> list[bool]:
         if "width" not in image or "height" not in image:
             raise ValueError(
                 f"image {image.get('image_id')!r}, {_file_name(image)}, has no width and height, "
-                "which DATALOADER.ASPECT_RATIO_GROUPING needs: give them, or set it to False"
+                "which DATALOADER.ASPECT_RATIO_GROUPING requires: add them, or set it to False"
             )
         wide.append(image["width"] > image["height"])
     return wide
@@ -313,8 +318,8 @@ def _file_name(image: dict[str, Any]) -> str:
     return str(image.get("file_name"))
 
 
-# What is sent to all processes of a job. Where there is no sigwaitinfo (macOS), a worker could not
-# tell who sent it, and would not obey the training process either; there they end it.
+# Signals that a scheduler sends to all processes of a job. Without sigwaitinfo (macOS), a worker
+# cannot tell the sender and would ignore the training process too; there these signals end it.
 _JOB_SIGNALS = (
     {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} if hasattr(signal, "sigwaitinfo") else set()
 )
@@ -330,10 +335,10 @@ def _job_signals_blocked() -> Iterator[None]:
 
 
 def _obey_the_training_process_only(worker_id: int) -> None:
-    """In a worker, which has inherited that the signals are blocked if it was forked."""
+    """Set up a worker's signals; a forked worker has inherited the blocked signals."""
     if _JOB_SIGNALS:
         signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
-        # not the parent that the system knows: that may be a fork server
+        # Not os.getppid(), which may be a fork server
         parent = multiprocessing.parent_process()
         assert parent is not None
         threading.Thread(target=_end_when_told, args=(parent.pid,), daemon=True).start()
@@ -341,8 +346,10 @@ def _obey_the_training_process_only(worker_id: int) -> None:
 
 def _end_when_told(training_process: int) -> None:
     """
-    Were SIGTERM ignored, whoever it comes from, then a training process that ends with an error
-    would wait for its workers for ever: it ends them with a SIGTERM, and joins them.
+    End this worker when the training process sends SIGTERM.
+
+    A training process that ends with an error sends SIGTERM to its workers and joins them. If a
+    worker ignored SIGTERM from every sender, the training process would wait forever.
     """
     while True:
         received = signal.sigwaitinfo(_JOB_SIGNALS)

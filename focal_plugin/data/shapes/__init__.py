@@ -1,1 +1,1 @@
-"""Draw the built-in data set of shapes."""
+"""The built-in dataset of shapes."""

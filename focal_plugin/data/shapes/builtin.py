@@ -1,7 +1,7 @@
 """
-Registers `focal_shapes_train` and `focal_shapes_val`, which are drawn when first used.
+Registration of `focal_shapes_train` and `focal_shapes_val`, which are drawn on first use.
 
-They lie in Detectron2's dataset root, `$DETECTRON2_DATASETS` or `./datasets`.
+They are stored in Detectron2's dataset root, `$DETECTRON2_DATASETS` or `./datasets`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SPLITS = {
 
 def register_shapes(name: str, spec: ShapesSpec, folder: Path) -> None:
     """
-    Register ``spec`` as data set ``name``, evaluated by the stock COCO evaluator.
+    Register ``spec`` as dataset ``name``, evaluated by Detectron2's COCO evaluator.
 
     Args:
-        folder: where it is, or will be drawn to at the first use.
+        folder: folder of the dataset, which is drawn there on first use.
     """
     json_file, image_root = str(folder / "annotations.json"), str(folder / "images")
 
@@ -52,7 +52,7 @@ def register_shapes(name: str, spec: ShapesSpec, folder: Path) -> None:
 def register_all() -> None:
     root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
     for name, spec in SPLITS.items():
-        # the version in the path: what another version drew is never taken for this one's
+        # The path contains the version, so that another version's files are never used.
         register_shapes(name, spec, root / f"focal_shapes_v{VERSION}" / name)
 
 

@@ -1,14 +1,13 @@
 """
-The built-in data set: textured images with few objects and many things that only look like one.
+The built-in dataset: textured images with few objects and many look-alikes.
 
 An object is a solid, whole shape of one of five classes, about as wide as high. Outlines, fragments
-and squashed versions of the same shapes, in the same colours and sizes, are drawn beside them and
-not annotated: they are the hard negatives. How many there are of each is the dial of foreground-
-background imbalance (:class:`ShapesSpec`). Which class a shape belongs to is easy to see, by its
-colour; whether it is an object or background is not.
+and squashed versions of the same shapes, in the same colors and sizes, are not annotated: they are
+the hard negatives. The numbers of objects and look-alikes set the foreground-background imbalance
+(:class:`ShapesSpec`). The color reveals the class of a shape. It does not reveal whether the shape
+is an object or background.
 
 The same spec gives the same files, byte by byte, on every machine.
-
     python -m focal_plugin.data.shapes --help
 """
 
@@ -31,10 +30,10 @@ from .png import encode_png
 
 def draw_dataset(spec: ShapesSpec, folder: Path) -> None:
     """
-    Draw a whole data set as `folder/annotations.json` (COCO format) and `folder/images/*.png`.
+    Draw a whole dataset as `folder/annotations.json` (COCO format) and `folder/images/*.png`.
 
-    The folder appears under its name when it is complete, so that an interrupted call leaves
-    nothing behind and two processes that draw at once do not harm each other.
+    The folder appears under its name only when complete. An interrupted call therefore leaves no
+    partial dataset, and two processes may draw at once.
     """
     if folder.exists():
         return
@@ -48,7 +47,7 @@ def draw_dataset(spec: ShapesSpec, folder: Path) -> None:
             _append(coco, file_name, image, annotations)
         text = json.dumps(coco, separators=(",", ":"), sort_keys=True)
         (unfinished / "annotations.json").write_text(text, encoding="utf-8")
-        unfinished.chmod(0o755)  # mkdtemp made it private
+        unfinished.chmod(0o755)  # mkdtemp creates a private folder
         _publish(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -58,7 +57,7 @@ def _publish(unfinished: Path, folder: Path) -> None:
     try:
         os.rename(unfinished, folder)
     except OSError:
-        if not folder.exists():  # otherwise another process was faster, with the same bytes
+        if not folder.exists():  # otherwise another process was faster and wrote the same bytes
             raise
 
 

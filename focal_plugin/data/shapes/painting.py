@@ -1,9 +1,9 @@
 """
-How one image of shapes is painted; see :mod:`focal_plugin.data.shapes.dataset` for what it is for.
+Painting of one image of shapes; see :mod:`focal_plugin.data.shapes.dataset` for the dataset.
 
-Random numbers come from `RandomState.random_sample` alone, whose stream numpy has frozen, and
-pixels from arithmetic that IEEE 754 defines exactly (no sine, no power, no matrix product), so that
-the same spec gives the same pixels on every machine and with every numpy.
+Random numbers come from `RandomState.random_sample` alone, whose stream NumPy has frozen. Pixels
+come from arithmetic that IEEE 754 defines exactly (no sine, no power, no matrix product). The same
+spec therefore gives the same pixels on every machine and with every NumPy.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 
 VERSION = 1
-"""Part of the folder's name; grows whenever the same spec would draw other bytes."""
+"""Version in the folder's name; it increases whenever the same spec would draw other bytes."""
 
 CLASSES = ("disc", "square", "triangle", "plus", "crescent")
 FREQUENCIES = (0.40, 0.26, 0.17, 0.11, 0.06)
-"""Share of each class among the objects: long-tailed."""
+"""Share of each class among the objects, a long-tailed distribution."""
 
 COLORS = ((200, 70, 60), (70, 100, 210), (220, 190, 70), (70, 170, 90), (180, 90, 190))
-"""RGB around which a class varies. Its look-alikes have it too: colour tells which class it would
-be, and only the form tells whether it is an object at all."""
+"""Mean RGB color of each class. Its look-alikes have the same color: the color tells the class, and
+only the form tells whether a shape is an object."""
 COLOR_SPREAD = 40
 
 LOOKALIKES = ("outline", "fragment", "squashed")
 MAX_OBJECT_IOU = 0.1
 CROWD_MEMBERS = (8, 14)
 LARGEST_TURN = 0.2
-"""tan(angle / 2): shapes are turned by up to 22 degrees."""
+"""Largest tan(angle / 2) of a shape: shapes are rotated by up to 22 degrees."""
 SUPERSAMPLING = 2
 FARTHEST_POINT = 1.2
-"""No shape reaches farther than this times its radius: a square's corner, at 0.84 * sqrt(2)."""
+"""Largest extent of a shape in units of its radius: a square's corner is at 0.84 * sqrt(2)."""
 
 # Outward normals of a triangle's sides; 0.866... = sqrt(3) / 2
 TRIANGLE_NORMALS = ((0.0, 1.0), (0.8660254, -0.5), (-0.8660254, -0.5))
@@ -41,17 +41,18 @@ TRIANGLE_NORMALS = ((0.0, 1.0), (0.8660254, -0.5), (-0.8660254, -0.5))
 @dataclass(frozen=True)
 class ShapesSpec:
     """
-    What to draw.
+    Specification of a dataset of shapes.
 
     Args:
         images: number of images.
         image_size: width and height, pixels, at least 32.
-        objects: fewest and most objects in an image that has any.
-        distractors: fewest and most look-alikes in an image; more of them, more imbalance.
-        radius: smallest and largest radius of a shape, pixels; small ones are more frequent.
+        objects: minimum and maximum number of objects in an image that has any.
+        distractors: minimum and maximum number of look-alikes in an image; more of them increase
+            the imbalance.
+        radius: minimum and maximum radius of a shape, pixels; small shapes are more frequent.
         empty: share of images without an object.
-        crowds: share of images with a crowd: a heap of tiny objects under one `iscrowd` box.
-        seed: another seed, other images; in [0, 2**32).
+        crowds: share of images with a crowd: many tiny objects under one `iscrowd` box.
+        seed: random seed, in [0, 2**32).
     """
 
     images: int = 1000
@@ -67,7 +68,7 @@ class ShapesSpec:
         for name in ("objects", "distractors", "radius"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise ValueError(f"{name} must be 0 <= fewest <= most, got {low} and {high}")
+                raise ValueError(f"{name} must satisfy 0 <= min <= max, got {low} and {high}")
         for name in ("empty", "crowds"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -79,12 +80,13 @@ class ShapesSpec:
             )
         if 2 * self.radius[1] >= self.image_size or self.radius[0] < 2:
             raise ValueError(
-                f"radius must be in [2, image_size / 2), got {self.radius} at {self.image_size}"
+                f"radius must be in [2, image_size / 2), got {self.radius} with image_size "
+                f"{self.image_size}"
             )
 
 
 class _Random:
-    """Random numbers from the one frozen stream."""
+    """Random numbers from one frozen stream."""
 
     def __init__(self, *seed: int) -> None:
         self._state = np.random.RandomState(list(seed))
@@ -93,11 +95,11 @@ class _Random:
         return low + (high - low) * self._state.random_sample(size)
 
     def integer(self, low: int, high: int) -> int:
-        """An integer in [low, high], both included."""
+        """Return an integer in [low, high], both included."""
         return low + int(self._state.random_sample() * (high - low + 1))
 
     def choice(self, shares: tuple[float, ...]) -> int:
-        """An index, with these probabilities."""
+        """Return an index drawn with the given probabilities."""
         point, total = self._state.random_sample(), 0.0
         for index, share in enumerate(shares):
             total += share
@@ -108,7 +110,7 @@ class _Random:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A shape at a place: where it is, how it is turned, and which part of it is drawn."""
+    """A shape with its position, rotation and form."""
 
     kind: str  # one of CLASSES
     form: str  # "solid" or one of LOOKALIKES
@@ -121,9 +123,11 @@ class _Shape:
 
     def coverage(self, size: int) -> tuple[slice, slice, np.ndarray]:
         """
+        Compute how much of each pixel the shape covers.
+
         Returns:
-            rows and columns of the image that the shape may touch, and how much of each pixel
-            there it covers, in [0, 1].
+            rows and columns of the image region around the shape, and the coverage of each pixel
+            there, in [0, 1].
         """
         reach = int(self.radius * FARTHEST_POINT) + 2
         x_low, x_high = max(int(self.x) - reach, 0), min(int(self.x) + reach + 1, size)
@@ -163,7 +167,7 @@ _INSIDE = {
 
 def draw_image(spec: ShapesSpec, index: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """
-    Draw image ``index`` of a data set, which does not depend on the other images.
+    Draw image ``index`` of a dataset, which does not depend on the other images.
 
     Returns:
         (H, W, 3) uint8 RGB, and its annotations: "category_id" (from 1), "bbox" (x, y, width,
@@ -186,7 +190,7 @@ def draw_image(spec: ShapesSpec, index: int) -> tuple[np.ndarray, list[dict[str,
 
 
 def _background(random: _Random, size: int) -> np.ndarray:
-    """A colour, a slow texture (a coarse grid, interpolated) and a fine one (noise)."""
+    """Draw a color, a coarse interpolated texture and fine noise."""
     color = random.uniform(60, 190, 3)
     cells = random.integer(3, 9)
     grid = random.uniform(-40, 40, (cells + 1, cells + 1, 3))
@@ -218,7 +222,7 @@ def _random_shape(random: _Random, spec: ShapesSpec, form: str, kind: str | None
 
 
 def _direction(t: float) -> tuple[float, float]:
-    """A point (cosine, sine) of the unit circle without calling either: t = tan(angle / 2)."""
+    """Return (cosine, sine) of an angle from t = tan(angle / 2), without calling either."""
     return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
@@ -227,7 +231,7 @@ def _paint(random: _Random, canvas: np.ndarray, shape: _Shape) -> None:
     beneath = canvas[rows, columns]
     color = np.array(COLORS[CLASSES.index(shape.kind)])
     color = color + random.uniform(-COLOR_SPREAD, COLOR_SPREAD, 3)
-    # a colour too close to the ground is moved away from it: nothing is invisible
+    # Change a color that is too close to the background, so that every shape is visible.
     contrast = color - beneath.mean(axis=(0, 1))
     if np.max(abs(contrast)) < 45:
         color = color + np.where(contrast >= 0, 45, -45)
@@ -236,7 +240,7 @@ def _paint(random: _Random, canvas: np.ndarray, shape: _Shape) -> None:
 
 
 def _box(shape: _Shape, size: int) -> list[int]:
-    """Tight box (x, y, width, height) around the pixels of which half or more is covered."""
+    """Return the tight box (x, y, width, height) around pixels that are at least half covered."""
     rows, columns, coverage = shape.coverage(size)
     y, x = np.nonzero(coverage >= 0.5)
     x_low, y_low = int(x.min()), int(y.min())
@@ -247,7 +251,7 @@ def _box(shape: _Shape, size: int) -> list[int]:
 def _paint_object(
     random: _Random, canvas: np.ndarray, spec: ShapesSpec, annotations: list[dict[str, Any]]
 ) -> None:
-    """Paint one object where it hides no other; an image that is full stays as it is."""
+    """Paint one object where it hides no other; a full image stays unchanged."""
     kind = CLASSES[random.choice(FREQUENCIES)]
     for _ in range(20):
         shape = _random_shape(random, spec, "solid", kind)

@@ -1,4 +1,4 @@
-"""An RGB image as PNG bytes that depend on nothing but its pixels."""
+"""PNG encoder whose bytes depend only on the pixels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LARGEST_STORED_BLOCK = 0xFFFF
 
 def encode_png(image: np.ndarray) -> bytes:
     """
-    Encode without compression (RFC 2083, and "stored" blocks of RFC 1951).
+    Encode an image without compression (RFC 2083, and "stored" blocks of RFC 1951).
 
-    Every library's compressor may produce other bytes in its next version, and a data set that is
-    to be the same file by file on every machine cannot depend on that.
+    A compressor may produce other bytes in its next version. A dataset with identical files on
+    every machine cannot depend on one.
 
     Args:
         image: (H, W, 3), uint8, RGB.
@@ -24,7 +24,7 @@ def encode_png(image: np.ndarray) -> bytes:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     height, width, _ = image.shape
-    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # a leading 0: no filter in this row
+    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # a leading 0: unfiltered row
     rows[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
     return (

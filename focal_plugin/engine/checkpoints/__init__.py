@@ -1,1 +1,1 @@
-"""Save, find and verify checkpoints and weights."""
+"""Saving, selection and verification of checkpoints and weights."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, checked when they are read, and of the run that resumes from them."""
+"""Checkpointer with atomic writes, verified reads and a check that the run is the same."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ __all__ = ["CheckpointError", "Checkpointer"]
 logger = logging.getLogger(__name__)
 
 OUR_KEY = "focal_plugin"
-"""Where a checkpoint says which run it is of, and holds what differs between its processes."""
+"""Key under which a checkpoint stores its run and the state that differs between processes."""
 
 T = TypeVar("T")
 
 
 class Checkpointer(DetectionCheckpointer):
     """
-    Same interface as :class:`detectron2.checkpoint.DetectionCheckpointer`, but a checkpoint is
-    there whole or not at all, is verified when it is read, never holds a NaN or an infinity, and
-    never runs code. A run resumes only from its own, each process with its own buffers (statistics
-    of BatchNorm, running means), also those that are not in the state dict.
+    Checkpointer with atomic writes and verified reads.
 
-    Whatever is wrong is a :class:`CheckpointError`; what cannot be written is an OSError.
+    It has the interface of :class:`detectron2.checkpoint.DetectionCheckpointer`. A checkpoint is
+    written completely or not at all, and is verified when read. It never contains a NaN or an
+    infinity, and never runs code. A run resumes only from its own checkpoints. Each process
+    restores its own buffers (statistics of BatchNorm, running means), including those outside the
+    state dict.
+
+    All errors are a :class:`CheckpointError`, except for failed writes, which are an OSError.
 
     Args:
         model: the model, wrapped or not.
-        save_dir: an existing folder, of a file system that all processes share.
-        identity: what defines the run, from
-            :func:`~focal_plugin.engine.checkpoints.identity.run_identity`. None accepts the
+        save_dir: an existing folder on a file system that all processes share.
+        identity: values that define the run, from
+            :func:`~focal_plugin.engine.checkpoints.identity.run_identity`. None accepts a
             checkpoint of any run, as an evaluation does.
-        allowed_changes: keys of ``identity``, or nodes, that may be others in the checkpoint.
-        fall_back: if the last checkpoint is damaged, resume from the newest older one that is not.
-        trust_pickle: read `.pkl` files that are not of the model zoo; they cannot run code either.
-        checkpointables: what is saved besides the model, by name.
+        allowed_changes: keys of ``identity``, or nodes, that may differ from the checkpoint.
+        fall_back: if the last checkpoint is damaged, resume from the newest older intact one.
+        trust_pickle: read `.pkl` files from outside the model zoo; they cannot run code either.
+        checkpointables: objects saved besides the model, by name.
     """
 
     def __init__(
@@ -64,29 +67,29 @@ class Checkpointer(DetectionCheckpointer):
         self.allowed_changes = tuple(allowed_changes)
         self.fall_back = fall_back
         self.trust_pickle = trust_pickle
-        # Most buffers that are not in the state dict are constants that the config decides, and it
-        # may be allowed to change; only those that training changes belong into a checkpoint.
+        # Most buffers outside the state dict are constants that the config sets, and the config
+        # may be allowed to change. A checkpoint contains only the buffers that training changes.
         in_state = self.model.state_dict()
         self._initial = {name: x for name, x in self._buffers().items() if name not in in_state}
 
     def save(self, name: str, **extra: Any) -> None:
         """
-        Same interface as in the parent, but called by all processes; the main process writes.
+        Save a checkpoint. All processes must call this method; the main process writes.
 
         Raises:
-            CheckpointError: the state is not finite, or could not be loaded again.
-            OSError: such as a full disk. What was saved before is intact.
+            CheckpointError: the state is not finite, or it could not be loaded again.
+            OSError: the write failed, e.g. the disk is full. Earlier checkpoints are intact.
         """
         if not self.save_dir:
             return
         buffers_of_ranks = comm.gather(self._buffers())
-        # No collective below: a process must not wait for one that has failed to write.
+        # No collective below: a process must not wait for one whose write has failed.
         if not comm.is_main_process():
             return
         folder = Path(self.save_dir)
         file = folder / f"{name}.pth"
         if file.name != f"{name}.pth":
-            raise ValueError(f"the name of a checkpoint must be a plain file name, got {name!r}")
+            raise ValueError(f"a checkpoint name must be a plain file name, got {name!r}")
         remove_unfinished_checkpoints(folder)
         logger.info(f"Saving checkpoint to {file}")
         states = {key: state.state_dict() for key, state in self.checkpointables.items()}
@@ -101,11 +104,10 @@ class Checkpointer(DetectionCheckpointer):
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """
-        Same interface as in the parent. Unless ``checkpointables`` is empty, the checkpoint must be
-        of this run.
+        Load a checkpoint. Unless ``checkpointables`` is empty, it must belong to this run.
 
         Raises:
-            CheckpointError: as :meth:`resume_or_load`.
+            CheckpointError: as for :meth:`resume_or_load`.
         """
         if not path:
             logger.info("No checkpoint found. Initializing model from scratch")
@@ -121,12 +123,13 @@ class Checkpointer(DetectionCheckpointer):
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """
-        Same interface as in the parent; the main process decides for all whether there is a
-        checkpoint to resume from, and which.
+        Resume from the last checkpoint, or load ``path``.
+
+        The main process decides for all whether there is a checkpoint to resume from, and which.
 
         Raises:
-            CheckpointError: the file is missing, damaged, no checkpoint or that of another run, or
-                `last_checkpoint` is damaged. No weight has been changed.
+            CheckpointError: the file is missing, damaged, not a checkpoint, or belongs to another
+                run; or `last_checkpoint` is damaged. No weight has changed.
         """
         if self.save_dir and comm.is_main_process():
             remove_unfinished_checkpoints(Path(self.save_dir))
@@ -142,11 +145,13 @@ class Checkpointer(DetectionCheckpointer):
 
     def check_resumable(self) -> None:
         """
-        Find out what can be known without the model, before anything is written: whether there is
-        no checkpoint to resume from, or one that is whole and of this run. The model may be empty.
+        Raise an error if the run cannot resume, as far as known without the model.
+
+        It succeeds if there is no checkpoint, or if the checkpoint is intact and belongs to this
+        run. Nothing is written. The model may be empty.
 
         Raises:
-            CheckpointError: it is not.
+            CheckpointError: the checkpoint is damaged or belongs to another run.
         """
 
         def check() -> None:
@@ -158,27 +163,27 @@ class Checkpointer(DetectionCheckpointer):
         _of_main_process(check)
 
     def has_checkpoint(self) -> bool:
-        """Whether `last_checkpoint` is there, whatever it says."""
+        """Return True if `last_checkpoint` exists, whatever its content."""
         return bool(self.save_dir) and (Path(self.save_dir) / LAST_CHECKPOINT).exists()
 
     def get_checkpoint_file(self) -> str:
         """
-        The file that `last_checkpoint` names; "" if there is none.
+        Return the file that `last_checkpoint` names, or "" if there is none.
 
         Raises:
-            CheckpointError: it names no file of this folder.
+            CheckpointError: it does not name a file of this folder.
         """
         return str(last_file(Path(self.save_dir))) if self.has_checkpoint() else ""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Same interface as in the parent, but all or nothing."""
+        """Write `last_checkpoint` atomically."""
         set_last_file(Path(self.save_dir), last_filename_basename)
 
     def _local_file(self, path: str) -> tuple[Path, str]:
-        """The file, downloaded if need be, and what follows "?" in its address."""
+        """Return the file, downloaded if required, and the query after "?" in its address."""
         address, _, query = (path, "", "") if Path(path).is_file() else path.partition("?")
         if query not in {"", f"{HEURISTICS}=True"}:
-            raise CheckpointError(f"{path}: ?{query} is not known, only ?{HEURISTICS}=True")
+            raise CheckpointError(f"{path}: unknown query ?{query}, expected ?{HEURISTICS}=True")
         return Path(self.path_manager.get_local_path(address)), query
 
     def _load_file(self, f: str) -> dict[str, Any]:
@@ -188,7 +193,7 @@ class Checkpointer(DetectionCheckpointer):
         return read_weights(file, given=given or str(file), trust_pickle=self.trust_pickle)
 
     def _read_last_everywhere(self) -> tuple[Path, dict[str, Any]]:
-        """What each process has read, of the file that the main process has chosen."""
+        """Return the file that the main process chose, with its content as read by each process."""
         content: dict[str, Any] = {}
 
         def choose() -> str:
@@ -206,8 +211,8 @@ class Checkpointer(DetectionCheckpointer):
         for rank, text in enumerate(comm.all_gather(problem)):
             if text:
                 unreadable = CheckpointError(
-                    f"process {rank} cannot read the checkpoint that the main process resumes "
-                    f"from; OUTPUT_DIR must be a folder that all machines share. {text}"
+                    f"process {rank} cannot read the checkpoint from which the main process "
+                    f"resumes; OUTPUT_DIR must be a folder that all machines share. {text}"
                 )
                 unreadable.raised_by_all = True
                 raise unreadable
@@ -220,7 +225,7 @@ class Checkpointer(DetectionCheckpointer):
             return last, self._read(last)
         except CheckpointError as error:
             if not self.fall_back:
-                hint = "--resume-fallback resumes from the newest older one that is whole"
+                hint = "--resume-fallback resumes from the newest older intact checkpoint"
                 raise CheckpointError(f"{error}. {hint}") from error
             damage = error
         try:
@@ -231,28 +236,28 @@ class Checkpointer(DetectionCheckpointer):
         return file, content
 
     def _check_own(self, file: Path, content: Mapping[str, Any]) -> None:
-        """Raise unless this run can go on from the checkpoint; warn of what costs bit-equality."""
+        """Raise unless this run can resume from the checkpoint; warn if bit-equality is lost."""
         if self.identity is None:
             return
         for key, values in self._check_identity(file, content, self.identity).items():
-            logger.warning(f"{key}: {values}; resuming in spite of it")
+            logger.warning(f"{key}: {values}; resuming anyway, as allowed")
         stored = _stored(content)
         self._check_fits(file, content, stored["buffers"])
         others = differences(stored["environment"], self._environment(), "then")
         if others:
             listed = "; ".join(f"{key} {values}" for key, values in others.items())
-            logger.warning(f"The run goes on, but bit-equality is not guaranteed: {listed}")
+            logger.warning(f"The run resumes, but bit-equality is not guaranteed: {listed}")
 
     def _check_identity(
         self, file: Path, content: Mapping[str, Any], identity: Mapping[str, Any]
     ) -> dict[str, str]:
-        """What is different, and may be; raise if it may not."""
+        """Return the allowed differences; raise if there are others."""
         iteration_of(file, content)
         stored = _stored(content)
         if stored["identity"] is None:
             raise CheckpointError(
-                f"{file} was written by another trainer, which did not say what it trained. To "
-                "start from its weights, give it as MODEL.WEIGHTS, without --resume"
+                f"{file} was written by another trainer, which did not record its run. To start "
+                "from its weights, pass it as MODEL.WEIGHTS, without --resume"
             )
         changed = differences(stored["identity"], identity)
         refused = [key for key in changed if not self._may_change(key)]
@@ -260,8 +265,8 @@ class Checkpointer(DetectionCheckpointer):
             lines = "".join(f"\n  {key}: {changed[key]}" for key in refused)
             flags = " ".join(f"--allow-config-change '{key}'" for key in refused)
             raise CheckpointError(
-                f"{file} is of a run that is not this one:{lines}\nGive the run another "
-                f"OUTPUT_DIR, or go on in spite of it with {flags}"
+                f"{file} belongs to another run:{lines}\nSet another OUTPUT_DIR, or resume anyway "
+                f"with {flags}"
             )
         return changed
 
@@ -279,10 +284,10 @@ class Checkpointer(DetectionCheckpointer):
     def _check_fits(
         self, file: Path, content: Mapping[str, Any], buffers: list[dict[str, Tensor]]
     ) -> None:
-        """Raise unless model, buffers and checkpointables are those of the checkpoint."""
+        """Raise unless model, buffers and checkpointables match those of the checkpoint."""
         missing = [key for key in self.checkpointables if key not in content]
         if missing:
-            raise CheckpointError(f"{file} cannot be resumed from: it lacks {', '.join(missing)}")
+            raise CheckpointError(f"cannot resume from {file}: {', '.join(missing)} is missing")
         misfits = differences(_shapes(content["model"]), _shapes(self.model.state_dict()))
         ours = _shapes(dict(self.model.named_buffers()))
         for of_rank in buffers:
@@ -291,9 +296,9 @@ class Checkpointer(DetectionCheckpointer):
         if misfits:
             listed = "".join(f"\n  {name}: {x}" for name, x in list(misfits.items())[:10])
             raise CheckpointError(
-                f"{file} cannot be resumed from: {len(misfits)} tensors do not fit the model:"
-                f"{listed}\nTo start from the weights that do, give it as MODEL.WEIGHTS, without "
-                "--resume"
+                f"cannot resume from {file}: {len(misfits)} tensors do not match the model:"
+                f"{listed}\nTo start from the weights that match, pass it as MODEL.WEIGHTS, "
+                "without --resume"
             )
 
     def _environment(self) -> dict[str, Any]:
@@ -303,7 +308,7 @@ class Checkpointer(DetectionCheckpointer):
     def _restore(
         self, file: Path, content: dict[str, Any], checkpointables: list[str] | None
     ) -> dict[str, Any]:
-        """Load everything; returns what is left of the content."""
+        """Load everything and return the rest of the content."""
         stored = _stored(content)
         content.pop(OUR_KEY, None)
         self._log_incompatible_keys(self._load_model(content))
@@ -313,15 +318,17 @@ class Checkpointer(DetectionCheckpointer):
         for key in filter(content.__contains__, names):
             try:
                 self.checkpointables[key].load_state_dict(content.pop(key))
-            except (KeyError, ValueError) as error:  # of an optimizer with other parameter groups
-                raise CheckpointError(f"{key} in {file} does not fit this run: {error}") from error
+            except (KeyError, ValueError) as error:  # an optimizer with other parameter groups
+                raise CheckpointError(
+                    f"{key} in {file} does not match this run: {error}"
+                ) from error
         return content
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
 
     def _different(self, buffers_of_ranks: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """For each process, the buffers that neither the state dict nor the config tells it."""
+        """Return, for each process, the buffers that state dict and config do not determine."""
         first = buffers_of_ranks[0]
         of_first = {
             name: first[name] for name, x in self._initial.items() if not _equal(first[name], x)
@@ -343,7 +350,7 @@ class Checkpointer(DetectionCheckpointer):
 
 
 def _of_main_process(ask: Callable[[], T]) -> T:
-    """What it returns in the main process, the only one that asks, or the error that it raises."""
+    """Call ``ask`` in the main process only; return its result, or raise its error, in all."""
     answer, problem = None, None
     if comm.is_main_process():
         try:
@@ -358,7 +365,7 @@ def _of_main_process(ask: Callable[[], T]) -> T:
 
 
 def _stored(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What we wrote about the run; empty in a checkpoint of another trainer."""
+    """Return the stored facts of the run; empty for a checkpoint of another trainer."""
     ours = content.get(OUR_KEY)
     ours = ours if isinstance(ours, dict) else {}
     return {"identity": None, "environment": {}, "buffers": [{}], **ours}

@@ -1,4 +1,4 @@
-"""A checkpoint as a file: written whole or not at all, and checked before it is used."""
+"""Checkpoint files: atomic writes, and verification before use."""
 
 from __future__ import annotations
 
@@ -20,49 +20,50 @@ from ...files import UnfinishedFile, digest_of, remove_unfinished, sync_folder
 logger = logging.getLogger(__name__)
 
 FIRST_SAFE_TORCH = (2, 10)
-"""Before it, a file could outwit `weights_only` (CVE-2025-32434, CVE-2026-24747)."""
+"""First PyTorch version without known holes in `weights_only` (CVE-2025-32434, CVE-2026-24747)."""
 
 PLAIN_TYPES = {NoneType, bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size}
-"""What can be loaded with `weights_only`, besides tensors and what holds these."""
+"""Types that `weights_only` loads, besides tensors and containers."""
 
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 class CheckpointError(RuntimeError):
     """
-    A checkpoint that is not saved, or not loaded: which file, why, and what to do.
+    Error when a checkpoint is not saved or loaded; the message names file, reason and remedy.
 
     Attributes:
-        raised_by_all: all processes raise it, so that one of them may tell it for all.
+        raised_by_all: True if all processes raise it, so that one of them reports it for all.
     """
 
     raised_by_all = False
 
 
 def manifest_of(file: Path) -> Path:
-    """The file beside it with its SHA-256, for `sha256sum --check` too."""
+    """Return the manifest of a file, which holds its SHA-256 in the format of `sha256sum`."""
     return file.with_name(f"{file.name}.sha256")
 
 
 def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
     """
-    Write a checkpoint and its manifest; after this both are on the disk.
+    Write a checkpoint and its manifest, and sync both to the disk.
 
     Raises:
-        CheckpointError: a tensor holds a NaN or an infinity, or there is an object that could not
-            be loaded again; the message names it. Nothing has been written.
-        OSError: such as a full disk; it names the file. Nothing is left, older files are intact.
+        CheckpointError: a tensor contains a NaN or an infinity, or an object could not be loaded
+            again; the message names it. Nothing has been written.
+        OSError: the write failed, e.g. the disk is full; the message names the file. No partial
+            file is left, and older files are intact.
     """
     for problem in _problems(content):
-        raise CheckpointError(f"{file} is not saved: {problem}")
+        raise CheckpointError(f"{file} was not saved: {problem}")
     manifest = manifest_of(file)
     with UnfinishedFile(file) as new, UnfinishedFile(manifest) as line:
-        torch.save(content, new)  # type: ignore[arg-type]  # it calls `write` alone
+        torch.save(content, new)  # type: ignore[arg-type]  # it only calls `write`
         new.flush()
         line.write(f"{new.sha256}  {file.name}\n".encode())
         line.flush()
-        # A process may be killed between any two of these: a new file without a manifest counts as
-        # not verified, one with the manifest of the old file would count as damaged.
+        # A process may be killed between any two of these steps. A new file without a manifest
+        # counts as unverified; one with the manifest of the old file would count as damaged.
         manifest.unlink(missing_ok=True)
         new.finish()
         line.finish()
@@ -70,20 +71,21 @@ def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def remove_unfinished_checkpoints(folder: Path) -> None:
-    """Remove what processes that were killed while they saved have left."""
+    """Remove partial files of processes that were killed while saving."""
     for pattern in ("*.pth", "*.pth.sha256", "last_checkpoint"):
         remove_unfinished(folder, pattern)
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """
+    Read a file that `torch.save` wrote. No code in the file is run.
+
     Returns:
-        what is in a file that `torch.save` wrote: a dictionary, tensors on the CPU.
+        its content: a dictionary, with tensors on the CPU.
 
     Raises:
-        CheckpointError: there is no such file; it is empty, cut off, not what was saved, or no
-            checkpoint; or it holds other objects than tensors and plain values. No code in the
-            file is run.
+        CheckpointError: the file does not exist, is empty, truncated, damaged or not a checkpoint;
+            or it contains objects other than tensors and plain values.
     """
     _warn_of_old_torch()
     with open_to_read(file) as stream:
@@ -92,35 +94,37 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         content = _load(file, stream)
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{file} is no checkpoint: it holds a {type(content).__name__}, not a dictionary"
+            f"{file} is not a checkpoint: it contains a {type(content).__name__}, not a dictionary"
         )
     return content
 
 
 def open_to_read(file: Path) -> BinaryIO:
     """
+    Open a file for reading.
+
     Raises:
-        CheckpointError: there is no such file, it cannot be opened, or it is empty.
+        CheckpointError: the file does not exist, cannot be opened, or is empty.
     """
     try:
         stream = file.open("rb")
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: there is no such file") from error
+        raise CheckpointError(f"{file}: file not found") from error
     except OSError as error:
         raise CheckpointError(f"{file} cannot be opened: {error.strerror}") from error
     if not stream.read(1):
         stream.close()
-        raise CheckpointError(f"{file} is empty: whatever wrote it was interrupted, or copied it")
+        raise CheckpointError(f"{file} is empty: writing or copying it was interrupted")
     stream.seek(0)
     return stream
 
 
 def _check_whole(file: Path, stream: BinaryIO) -> None:
-    """A file of `torch.save` is a zip archive, whose table of contents is its end."""
+    """Raise if the file is truncated: a file of `torch.save` is a zip with its index at the end."""
     if stream.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(stream):
         size = stream.seek(0, 2)
         raise CheckpointError(
-            f"{file} is truncated: its end is missing after {size} bytes. Copy it again, or take "
+            f"{file} is truncated: its end is missing after {size} bytes. Copy it again, or use "
             "an older checkpoint"
         )
     stream.seek(0)
@@ -129,14 +133,14 @@ def _check_whole(file: Path, stream: BinaryIO) -> None:
 def _verify(file: Path, stream: BinaryIO) -> None:
     manifest = manifest_of(file)
     if not manifest.is_file():
-        logger.info(f"{file} could not be verified: there is no {manifest.name} beside it")
+        logger.info(f"{file} could not be verified: {manifest.name} does not exist")
         return
     expected = manifest.read_text(encoding="utf-8", errors="replace").partition(" ")[0]
     actual = digest_of(stream)
     if actual != expected:
         raise CheckpointError(
             f"{file} is damaged: its SHA-256 is {actual}, but {manifest.name} says {expected}. "
-            "Copy it again, or take an older checkpoint"
+            "Copy it again, or use an older checkpoint"
         )
 
 
@@ -146,38 +150,38 @@ def _load(file: Path, stream: BinaryIO) -> Any:
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
         if found is None:
-            raise CheckpointError(f"{file} is no checkpoint of PyTorch") from error
+            raise CheckpointError(f"{file} is not a PyTorch checkpoint") from error
         raise CheckpointError(
-            f"{file} holds an object other than a tensor, {found[1]}. It is not loaded, because "
-            "that would run code in the file. Save its weights alone: {'model': state_dict}"
+            f"{file} contains an object other than a tensor, {found[1]}. It is not loaded, because "
+            "that would run code in the file. Save only its weights: {'model': state_dict}"
         ) from error
-    except Exception as error:  # bytes at random raise whatever they like
+    except Exception as error:  # random bytes raise arbitrary errors
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{file} is no checkpoint of PyTorch ({type(error).__name__}: {reason})"
+            f"{file} is not a PyTorch checkpoint ({type(error).__name__}: {reason})"
         ) from error
 
 
-@functools.cache  # one warning is enough
+@functools.cache  # warn only once
 def _warn_of_old_torch() -> None:
-    # TorchVersion gets its comparison with tuples at run time
+    # TorchVersion receives its comparison with tuples at run time.
     if torch.__version__ < FIRST_SAFE_TORCH:  # type: ignore[operator]
         logger.warning(
-            f"PyTorch {torch.__version__} can be made to run code by a checkpoint "
-            "(CVE-2025-32434, CVE-2026-24747): load only those that you trust, or update to "
+            f"A checkpoint can make PyTorch {torch.__version__} run code "
+            "(CVE-2025-32434, CVE-2026-24747): load only trusted checkpoints, or update to "
             f"{'.'.join(map(str, FIRST_SAFE_TORCH))}"
         )
 
 
 def _problems(value: Any, name: str = "") -> Iterator[str]:
-    """Sentences about what must not be in a checkpoint."""
+    """Yield a sentence for each value that a checkpoint must not contain."""
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex():
             bad = value.numel() - int(value.isfinite().sum())
             if bad:
                 yield (
-                    f"{bad} of the {value.numel()} numbers in {name} are not finite. What was "
-                    "saved before is as it was"
+                    f"{bad} of the {value.numel()} numbers in {name} are not finite. Earlier "
+                    "checkpoints are unchanged"
                 )
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -189,6 +193,6 @@ def _problems(value: Any, name: str = "") -> Iterator[str]:
     elif type(value) not in PLAIN_TYPES:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         yield (
-            f"{name} is a {kind}, which could not be loaded again. A state must be of tensors, "
-            "numbers, strings, lists and dictionaries"
+            f"{name} is a {kind}, which could not be loaded again. A state must consist of "
+            "tensors, numbers, strings, lists and dictionaries"
         )

@@ -1,4 +1,4 @@
-"""What makes a run this run: a checkpoint is resumed from only by the run that it is of."""
+"""Identity of a run: a run resumes only from a checkpoint with the same identity."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from ..hooks.run_record import describe_dataset
 
 WITHOUT_INFLUENCE = (
     "OUTPUT_DIR",  # a run may be moved
-    "VERSION",  # of the format of the config
-    "DATALOADER.NUM_WORKERS",  # batches do not depend on who loads them
-    "SOLVER.CHECKPOINT_PERIOD",  # saving changes nothing
-    "VIS_PERIOD",  # nor does drawing
-    "CUDNN_BENCHMARK",  # the last bits: of the environment, as the next one
+    "VERSION",  # version of the config format
+    "DATALOADER.NUM_WORKERS",  # batches do not depend on the workers
+    "SOLVER.CHECKPOINT_PERIOD",  # saving has no effect on the weights
+    "VIS_PERIOD",  # neither has drawing
+    "CUDNN_BENCHMARK",  # affects the last bits only, like the next key; part of the environment
     "MODEL.DEVICE",
-    "MODEL.WEIGHTS",  # not read when a run resumes
-    "TEST",  # evaluation; but see PRECISE_BN
+    "MODEL.WEIGHTS",  # not read by a resumed run
+    "TEST",  # evaluation only, except for PRECISE_BN
     "DATASETS.TEST",
-    "MODEL.FOCAL.DIAGNOSTICS",  # looks on
-    "MODEL.FOCAL.DATA.IMAGE_CACHE_MIB",  # the same pixels, sooner
-    "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES",  # when to give up; what is trained on is the same
-    "MODEL.FOCAL.NONFINITE",  # what to do where a run cannot go on
+    "MODEL.FOCAL.DIAGNOSTICS",  # observes only
+    "MODEL.FOCAL.DATA.IMAGE_CACHE_MIB",  # same pixels, loaded faster
+    "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES",  # limit only; the training data is the same
+    "MODEL.FOCAL.NONFINITE",  # reaction to an error only
 )
-"""Keys, and nodes with all below them, that may change while a run is interrupted."""
+"""Keys, and nodes with all keys below them, that may change when a run resumes."""
 
 PRECISE_BN = ("TEST.PRECISE_BN", "TEST.EVAL_PERIOD")
-"""Where it is on, it changes the statistics of BatchNorm whenever there is an evaluation."""
+"""Keys that matter if PreciseBN is on: each evaluation then changes the BatchNorm statistics."""
 
 
 LONGEST_VALUE = 200
-"""Characters of a value, such as a list of classes, that a message shows."""
+"""Maximum number of characters of a value, such as a list of classes, in a message."""
 
 
 def run_identity(cfg: CfgNode) -> dict[str, Any]:
     """
-    What the weights depend on that a user decides: the config, and the training data.
+    Return the user's choices that determine the weights: the config and the training data.
 
     Returns:
-        full key -> a value that YAML knows (a tuple is a list), of each key that has an influence,
-        `DATASETS.TRAIN[name].json_sha256` and `DATASETS.TRAIN[name].classes` (both None for a data
-        set without annotation file) among them. Keys of evaluation alone have none.
+        full key -> value that YAML supports (a tuple becomes a list), for each key that affects the
+        weights. It includes `DATASETS.TRAIN[name].json_sha256` and `DATASETS.TRAIN[name].classes`,
+        both None for a dataset without annotation file. Keys for evaluation only are left out.
 
     Raises:
-        FileNotFoundError: the annotations of a data set are not there.
+        FileNotFoundError: the annotations of a dataset do not exist.
     """
     exceptions = PRECISE_BN if cfg.TEST.PRECISE_BN.ENABLED else ()
     identity = {
@@ -59,7 +59,7 @@ def run_identity(cfg: CfgNode) -> dict[str, Any]:
         if _below(key, exceptions) or not (_below(key, WITHOUT_INFLUENCE) or key.endswith("_TEST"))
     }
     if identity.get("MODEL.FOCAL.DATA.CHECK") == "strict":
-        identity["MODEL.FOCAL.DATA.CHECK"] = "normal"  # they differ in what they refuse
+        identity["MODEL.FOCAL.DATA.CHECK"] = "normal"  # these differ only in what they reject
     for name in cfg.DATASETS.TRAIN:
         facts = describe_dataset(name)
         for fact in ("json_sha256", "classes"):
@@ -69,13 +69,13 @@ def run_identity(cfg: CfgNode) -> dict[str, Any]:
 
 def environment_identity(device: torch.device | str = "cpu") -> dict[str, Any]:
     """
-    What the last bits of a result depend on.
+    Return the environment, which affects the last bits of a result.
 
     Args:
-        device: where the model is.
+        device: device of the model.
 
     Returns:
-        versions, number of processes and of threads, and the name of the device.
+        versions, numbers of processes and threads, and the name of the device.
     """
     device = torch.device(device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -94,8 +94,10 @@ def differences(
     stored: Mapping[str, Any], ours: Mapping[str, Any], then: str = "in the checkpoint"
 ) -> dict[str, str]:
     """
+    Return the keys whose values differ.
+
     Returns:
-        each key whose values differ -> both in words, such as "2.0 in the checkpoint, 1.0 now".
+        key -> both values as text, such as "2.0 in the checkpoint, 1.0 now".
     """
     keys = [*stored, *(key for key in ours if key not in stored)]
     pairs = {key: (stored.get(key, _ABSENT), ours.get(key, _ABSENT)) for key in keys}
@@ -129,5 +131,5 @@ def _below(key: str, nodes: tuple[str, ...]) -> bool:
 def _own_version() -> str | None:
     try:
         return importlib.metadata.version("focal_plugin")
-    except importlib.metadata.PackageNotFoundError:  # used as a folder on the path
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path, not installed
         return None

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder a run resumes from."""
+"""Selection of the checkpoint of a folder from which a run resumes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from .file import CheckpointError
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
-"""The file that names the last one."""
+"""Name of the file that names the last checkpoint."""
 
 _NUMBER = re.compile(r"model_([0-9]+)\.pth")
 
 
 def last_file(folder: Path) -> Path:
     """
+    Return the file that `last_checkpoint` names.
+
     Raises:
         CheckpointError: `last_checkpoint` does not name a file of the folder.
     """
@@ -31,18 +33,18 @@ def last_file(folder: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{record} cannot be read: {error.strerror}") from error
     if not name:
-        raise CheckpointError(f"{record} is empty: it must hold the name of a checkpoint")
+        raise CheckpointError(f"{record} is empty: it must contain the name of a checkpoint")
     if name in {".", ".."} or "/" in name or "\\" in name:
         raise CheckpointError(
             f"{record} names {name!r}: it must be a file of that folder, not a path"
         )
     if not (folder / name).is_file():
-        raise CheckpointError(f"{record} names {name}, but there is no such file beside it")
+        raise CheckpointError(f"{record} names {name}, which does not exist in that folder")
     return folder / name
 
 
 def set_last_file(folder: Path, name: str) -> None:
-    """All or nothing; after this it is on the disk."""
+    """Write `last_checkpoint` atomically and sync it to the disk."""
     write_text(folder / LAST_CHECKPOINT, name)
     sync_folder(folder)
 
@@ -51,16 +53,16 @@ def newest_whole(
     folder: Path, damaged: Path | None, read: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
     """
-    The checkpoint of the latest iteration that can be read, but none later than the damaged one.
+    Return the newest readable checkpoint that is not newer than the damaged one.
 
     Args:
-        read: what reads a file, or raises a CheckpointError.
+        read: reads a file, or raises a CheckpointError.
 
     Returns:
-        the file, and what is in it.
+        the file and its content.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such checkpoint.
     """
     newest: tuple[Path, dict[str, Any]] | None = None
     newest_iteration = -1
@@ -68,37 +70,37 @@ def newest_whole(
     files = [file for file in folder.glob("model_*.pth") if file != damaged]
     for file in sorted(files, key=_number_of, reverse=True):
         if _number_of(file) < newest_iteration:
-            break  # so are all that follow, and a file may be large
+            break  # all further files are older, and reading a file may take long
         try:
             content = read(file)
             iteration = iteration_of(file, content)
         except CheckpointError as error:
-            logger.warning(f"Not this one either: {error}")
+            logger.warning(f"This checkpoint is not usable either: {error}")
             continue
         if newest_iteration < iteration <= limit:
             newest, newest_iteration = (file, content), iteration
     if newest is None:
-        raise CheckpointError(f"no older checkpoint in {folder} can be resumed from")
+        raise CheckpointError(f"{folder} contains no older checkpoint to resume from")
     return newest
 
 
 def iteration_of(file: Path, content: Mapping[str, Any]) -> int:
     """
-    The iteration after which a checkpoint was saved.
+    Return the iteration after which a checkpoint was saved.
 
     Raises:
-        CheckpointError: it does not say so.
+        CheckpointError: the checkpoint does not state it.
     """
     iteration = content.get("iteration")
     if type(iteration) is not int or iteration < 0:
         raise CheckpointError(
-            f"{file} cannot be resumed from: it does not say of which iteration it is. To start "
-            "from its weights, give it as MODEL.WEIGHTS, without --resume"
+            f"cannot resume from {file}: it does not state its iteration. To start from its "
+            "weights, pass it as MODEL.WEIGHTS, without --resume"
         )
     return iteration
 
 
 def _number_of(file: Path) -> float:
-    """The iteration in its name; infinite for a name such as model_final."""
+    """Return the iteration in a file name; infinity for a name such as model_final."""
     found = _NUMBER.fullmatch(file.name)
     return int(found[1]) if found else math.inf

@@ -1,4 +1,4 @@
-"""Weights in a file of any of the formats that Detectron2 knows."""
+"""Weights in any file format that Detectron2 supports."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from .file import CheckpointError, read_checkpoint
 from .weights_pickle import read_weights_pickle
 
 HEURISTICS = "matching_heuristics"
-"""Tells `DetectionCheckpointer` that names are not those of the model."""
+"""Key that tells `DetectionCheckpointer` that the names differ from those of the model."""
 
 
 def read_weights(file: Path, *, given: str, trust_pickle: bool = False) -> dict[str, Any]:
     """
+    Read weights from a file.
+
     Args:
-        file: `.pkl` (model zoo, Caffe2), `.pyth` (pycls), or else of PyTorch.
-        given: how the user named it, before it was downloaded.
-        trust_pickle: read a `.pkl` file that is not of the model zoo.
+        file: `.pkl` (model zoo, Caffe2), `.pyth` (pycls), or a PyTorch file.
+        given: the user's name for the file, before the download.
+        trust_pickle: read a `.pkl` file from outside the model zoo.
 
     Returns:
-        the content as `DetectionCheckpointer` wants it; under "model" are arrays and tensors only.
+        the content in the form that `DetectionCheckpointer` requires; "model" contains only arrays
+        and tensors.
 
     Raises:
-        CheckpointError: the file is damaged, or not of such a format.
+        CheckpointError: the file is damaged or has another format.
     """
     if file.suffix == ".pkl":
         content = read_weights_pickle(file, given=given, trusted=trust_pickle)
@@ -41,9 +44,9 @@ def read_weights(file: Path, *, given: str, trust_pickle: bool = False) -> dict[
 
 
 def _from_pycls(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """As Detectron2 has it."""
+    """Convert a pycls checkpoint as Detectron2 does."""
     if not isinstance(content.get("model_state"), dict):
-        raise CheckpointError(f"{file} is no checkpoint of pycls: it has no 'model_state'")
+        raise CheckpointError(f"{file} is not a pycls checkpoint: it has no 'model_state'")
     weights = {
         name: weight
         for name, weight in content["model_state"].items()
@@ -54,9 +57,9 @@ def _from_pycls(file: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 def _check_weights(file: Path, weights: Any) -> None:
     if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{file} is no checkpoint: there are no weights in it")
+        raise CheckpointError(f"{file} is not a checkpoint: it contains no weights")
     for name, weight in weights.items():
         if not isinstance(weight, Tensor | np.ndarray):
             raise CheckpointError(
-                f"{file} is no checkpoint: {name} is a {type(weight).__name__}, not a tensor"
+                f"{file} is not a checkpoint: {name} is a {type(weight).__name__}, not a tensor"
             )

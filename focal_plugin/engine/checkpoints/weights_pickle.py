@@ -1,4 +1,4 @@
-"""Weights in a `.pkl` file, as those of the model zoo, read such that no code in it is run."""
+"""Weights in a `.pkl` file, such as those of the model zoo, read without running code in it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _HARMLESS = {
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): codecs.encode,
-    ("__builtin__", "bytes"): bytes,  # how old protocols write b"", an empty array's content
-    # The same functions under their names in NumPy 1 and 2.
+    ("__builtin__", "bytes"): bytes,  # old protocols write b"" this way, for an empty array
+    # The same functions under their names in NumPy 1 and 2
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _RECONSTRUCT for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _FROM_BUFFER for core in ("core", "_core")},
@@ -36,23 +36,25 @@ _HARMLESS = {
 
 def read_weights_pickle(file: Path, *, given: str, trusted: bool) -> dict[str, Any]:
     """
+    Read weights from a `.pkl` file without running code in it.
+
     Args:
-        given: how the user named the file, before it was downloaded.
-        trusted: the user says that it may be read wherever it comes from.
+        given: the user's name for the file, before the download.
+        trusted: True if the user allows to read it regardless of its source.
 
     Returns:
-        weights in the form of a checkpoint: arrays under "model", and what
-        `DetectionCheckpointer` wants to know about them.
+        weights in the form of a checkpoint: arrays under "model", and the hints that
+        `DetectionCheckpointer` requires.
 
     Raises:
-        CheckpointError: the file is not of the model zoo and not trusted, it is not what its name
-            says, or there is anything in it but arrays and plain values.
+        CheckpointError: the file is neither trusted nor from the model zoo, does not match the
+            hash in its name, or contains anything but arrays and plain values.
     """
     hash_in_name = _NAME_WITH_HASH.fullmatch(Path(given).name)
     if not (trusted or hash_in_name or given.startswith(ZOO_SCHEMES)):
         raise CheckpointError(
-            f"{file} is not loaded: a .pkl file may be made to run code, and this one is not of "
-            "Detectron2's model zoo. Add --trust-pickle if you know where it comes from"
+            f"{file} is not loaded: a .pkl file can run code, and this one is not from "
+            "Detectron2's model zoo. Add --trust-pickle if you trust its source"
         )
     with open_to_read(file) as stream:
         if hash_in_name:
@@ -61,19 +63,20 @@ def read_weights_pickle(file: Path, *, given: str, trusted: bool) -> dict[str, A
             content = _ArraysOnly(stream, encoding="latin1").load()
         except _ForbiddenGlobalError as error:
             raise CheckpointError(
-                f"{file} names {error}, which no file of weights needs. It is not loaded"
+                f"{file} names {error}, which a file of weights does not require. It is not loaded"
             ) from error
-        except Exception as error:  # bytes at random raise whatever they like
-            raise CheckpointError(f"{file} is no pickle of weights: {error!r}") from error
+        except Exception as error:  # random bytes raise arbitrary errors
+            raise CheckpointError(f"{file} is not a pickle of weights: {error!r}") from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{file} is no pickle of weights: it holds a {type(content).__name__}, not a dictionary"
+            f"{file} is not a pickle of weights: it contains a {type(content).__name__}, not a "
+            "dictionary"
         )
     return _as_checkpoint(content)
 
 
 class _ForbiddenGlobalError(Exception):
-    """Its text is what the file names."""
+    """Error for a forbidden global; its text is the name in the file."""
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -88,14 +91,14 @@ def _check_hash(file: Path, actual: str, expected: str) -> None:
     if not actual.startswith(expected):
         raise CheckpointError(
             f"{file} is damaged: its MD5 begins with {actual[:6]}, but its name says {expected}. "
-            "Delete it, so that it is downloaded again"
+            "Delete it to download it again"
         )
 
 
 def _as_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
-    """As Detectron2 has it: its own format, or that of Caffe2, weights and momenta by name."""
+    """Convert Detectron2's or Caffe2's format (weights and momenta by name) as Detectron2 does."""
     if "model" in content and "__author__" in content:
         return content
-    content = content.get("blobs", content)  # detectors have them, ImageNet models do not
+    content = content.get("blobs", content)  # present in detectors, missing in ImageNet models
     weights = {name: x for name, x in content.items() if not name.endswith("_momentum")}
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}

@@ -1,1 +1,1 @@
-"""Record and control a training while it runs."""
+"""Hooks that record and control a training."""

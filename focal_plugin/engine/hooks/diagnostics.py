@@ -1,5 +1,7 @@
 """
-Which anchors the loss and the gradient of a run come from: `MODEL.FOCAL.DIAGNOSTICS.PERIOD`.
+Diagnostics of the anchors that contribute to loss and gradient.
+
+`MODEL.FOCAL.DIAGNOSTICS.PERIOD` turns them on.
 """
 
 from __future__ import annotations
@@ -38,22 +40,25 @@ from .fixed_anchors import (
 logger = logging.getLogger(__name__)
 
 NUM_NORMS = 10
-"""Of how many iterations, from the first on, a snapshot has the gradient norm."""
+"""Number of initial iterations whose gradient norm a snapshot contains."""
 
 
 class DiagnosticsHook(HookBase):
     """
-    Records where a detector's dense losses come from; training goes on as without it, bit for bit.
+    Hook that records the anchors that contribute to a detector's dense losses.
 
-    Every `MODEL.FOCAL.DIAGNOSTICS.PERIOD` iterations, into the event storage: what
-    :func:`log_tally` says of each dense part, and `diagnostics/parameter_gradient_norm`, of all
-    parameters together, before clipping. Of the first iteration, a line in the log.
+    It does not change the training, bit for bit.
 
-    Into the folder `diagnostics` of `OUTPUT_DIR`, a :class:`Snapshot` of each dense part on fixed
-    images: `start_<part>.npz` by a run from iteration 0 on, `final_<part>.npz` when it is done.
+    Every `MODEL.FOCAL.DIAGNOSTICS.PERIOD` iterations it writes into the event storage: the scalars
+    of :func:`log_tally` for each dense part, and `diagnostics/parameter_gradient_norm`, the norm of
+    all parameters' gradients together before clipping. It logs one line for the first iteration.
 
-    Where several processes train, each needs this hook, since a loss may sum over processes; the
-    main one alone writes.
+    It writes a :class:`Snapshot` of each dense part on fixed images into the folder `diagnostics`
+    of `OUTPUT_DIR`: `start_<part>.npz` if the run starts at iteration 0, and `final_<part>.npz` at
+    the end.
+
+    With several processes each one requires this hook, because a loss may sum over processes. Only
+    the main process writes.
     """
 
     trainer: ModelTrainer
@@ -76,13 +81,13 @@ class DiagnosticsHook(HookBase):
         self._wrap_optimizer()
         if not self._parts:
             logger.info(
-                "Of this detector, diagnostics have the gradient norm alone: its anchors have a "
-                "loss of Detectron2's"
+                "Diagnostics of this detector contain only the gradient norm: its dense losses are "
+                "Detectron2's"
             )
             return
         self._images = load_fixed_images(self._cfg)
         if not self._images:
-            logger.info("No snapshots: there is no test set with annotations (DATASETS.TEST)")
+            logger.info("No snapshots: DATASETS.TEST has no dataset with annotations")
         elif self.trainer.start_iter == 0:
             self._start = self._snapshots("start")
             for snapshot in self._start.values():
@@ -106,27 +111,29 @@ class DiagnosticsHook(HookBase):
             part.observer = None
         self._unwrap_optimizer()
         self._add_norms()
-        if self._images and self.trainer.iter >= self.trainer.max_iter:  # else it has failed
+        if self._images and self.trainer.iter >= self.trainer.max_iter:  # otherwise it has failed
             self._snapshots("final")
 
     def _is_due(self) -> bool:
-        """At the last of each period: Detectron2 writes then, if its own is the same."""
+        """Return True at the last iteration of a period, when Detectron2 writes its own metrics."""
         return (self.trainer.iter + 1) % self._period == 0
 
     def _wrap_optimizer(self) -> None:
         """
-        Measure before each step of the optimizer: gradients are complete then, the mean over
-        processes and unscaled. Its own hooks come too late, after clipping, in newer Detectron2.
+        Measure the gradient norm before each step of the optimizer.
+
+        There the gradients are complete, averaged over processes and unscaled. In newer versions
+        of Detectron2, the optimizer's own hooks run after clipping.
         """
         optimizer = self.trainer.optimizer
         step = optimizer.step
 
-        @functools.wraps(step)  # schedulers mark the function that they have seen
+        @functools.wraps(step)  # schedulers mark the function that they have wrapped
         def measured_step(*args: Any, **kwargs: Any) -> Any:
             self._measure_norm(optimizer)
             return step(*args, **kwargs)
 
-        # A method is replaced on purpose, as learning rate schedulers do
+        # Replaces a method on purpose, as learning rate schedulers do.
         def unwrap() -> None:
             optimizer.step = step  # type: ignore[method-assign]  # see above
 
@@ -163,7 +170,7 @@ class DiagnosticsHook(HookBase):
         return snapshots
 
     def _add_norms(self) -> None:
-        """To the snapshots of the start, as soon as they are there."""
+        """Add the gradient norms to the start snapshots as soon as they are complete."""
         if not (self._norms and self._start):
             return
         norms, self._norms = np.array(self._norms), []
@@ -177,7 +184,7 @@ class DiagnosticsHook(HookBase):
 
 
 class _Observer:
-    """Of one dense part: stores what a step tells, and describes it if it is the first."""
+    """Observer of one dense part: stores the tallies of a step, and logs the first step."""
 
     def __init__(self, name: str, part: DenseLosses, *, stores: bool) -> None:
         self._name = name
@@ -196,23 +203,25 @@ class _Observer:
         storage = get_event_storage()
         log_tally(storage, prefix, tally, level_names(self._part))
         _put(storage, {f"{prefix}/divisor": divisor_of(self._part, step)})
-        if comm.is_main_process():  # only its writers ever empty the storage of histograms
+        if comm.is_main_process():  # only its writers clear the histograms of the storage
             norms = view.gradient[step.kept_labels >= 0].flatten()
             storage.put_histogram(f"{prefix}/log10_gradient", _log10(norms))
 
 
 def log_tally(storage: EventStorage, prefix: str, tally: Tally, levels: list[str]) -> None:
     """
-    Log, of one batch, in this order: the classification loss of positives and of negatives and the
-    box loss, all divided, together and by level; which share of the negatives is easy, and what
-    they hold of the classification loss and of the sum of gradient norms; that sum, over positives
-    and over negatives.
+    Log the statistics of one batch.
+
+    In this order: the classification loss of positives and of negatives and the box loss, all
+    normalized, in total and by level; the share of easy negatives, and their share of the
+    classification loss and of the sum of gradient norms; that sum over positives and over
+    negatives.
 
     Args:
-        prefix: what the names begin with.
-        levels: the names of the feature levels.
+        prefix: prefix of the names.
+        levels: names of the feature levels.
     """
-    # no name with "loss" in it: Detectron2 prints each of those at every turn
+    # No name contains "loss": Detectron2 prints every such scalar in each log line.
     sums = {"cls_pos": "divided_pos", "cls_neg": "divided_neg", "box": "box_divided"}
     scalars = {name: tally.total(key) for name, key in sums.items()}
     for i, level in enumerate(levels):
@@ -229,31 +238,33 @@ def log_tally(storage: EventStorage, prefix: str, tally: Tally, levels: list[str
 
 def describe_start(snapshot: Snapshot) -> str:
     """
-    One line: what the initial weights make of the loss. With a prior of .01, 100k anchors and 80
-    classes, cross entropy sums to 8e4, focal loss to 6 (arXiv:1708.02002 section 3.3).
+    Return one line about the loss at the initial weights.
+
+    With a prior of 0.01, 100k anchors and 80 classes, cross entropy sums to 8e4 and focal loss to 6
+    (arXiv:1708.02002 section 3.3).
     """
     s = snapshot
     return (
         f"{s.part} at iteration {s.iteration}: {s.num_anchors} anchors ({s.num_pos} positive) of "
         f"{s.num_images} images x {s.num_classes} classes, mean probability "
         f"{s.mean_probability:.3g}: {s.loss} sums to {s.loss_sum:.4g}, {s.loss_neg:.4g} of it from "
-        f"negatives; a step has {s.divided:.4g}. Easy negatives are {s.easy_share:.1%} of them and "
-        f"hold {s.easy_loss_share:.1%} of the loss, {s.easy_gradient_share:.1%} of the gradient"
+        f"negatives; per step it is {s.divided:.4g}. {s.easy_share:.1%} of the negatives are easy "
+        f"and have {s.easy_loss_share:.1%} of the loss, {s.easy_gradient_share:.1%} of the gradient"
     )
 
 
 def describe_first_batch(part: str, tally: Tally) -> str:
-    """One line: the same of the first batch of the run, as far as it is another."""
+    """Return one line about the first batch of the run."""
     return (
-        f"{part}, first batch: {tally.total('num_pos'):.0f} positives hold "
+        f"{part}, first batch: {tally.total('num_pos'):.0f} positives have "
         f"{tally.total('divided_pos'):.4g} of the classification loss of {tally.divided:.4g}, easy "
-        f"negatives {tally.easy_loss_share:.1%} of it and {tally.easy_gradient_share:.1%} of the "
-        f"gradient; the box loss is {tally.total('box_divided'):.4g}"
+        f"negatives have {tally.easy_loss_share:.1%} of it and {tally.easy_gradient_share:.1%} of "
+        f"the gradient; the box loss is {tally.total('box_divided'):.4g}"
     )
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> float:
-    """Of all gradients that the optimizer is about to use, together; 0 if there are none."""
+    """Return the norm of all gradients of the optimizer together; 0 if there are none."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norms = [p.grad.float().norm() for p in parameters if p.grad is not None]
     return torch.stack(norms).norm().item() if norms else 0.0
@@ -265,5 +276,5 @@ def _put(storage: EventStorage, scalars: dict[str, float]) -> None:
 
 
 def _log10(norms: Tensor) -> Tensor:
-    """Clamped to what a histogram can show; a diverged network is left to its loss to show."""
+    """Return log10 of the norms, clamped to the range of the histogram."""
     return norms.nan_to_num(nan=0.0).clamp(1e-12, 1e6).log10()

@@ -1,6 +1,7 @@
 """
-A detector's dense loss on fixed images and a fixed sample of their anchors, and the detector left
-as it was: snapshots of different runs are of the same anchors.
+Dense loss of a detector on fixed images and a fixed sample of their anchors.
+
+The detector stays unchanged, and snapshots of different runs show the same anchors.
 
 Shape shorthand:
     N: number of images
@@ -44,31 +45,31 @@ from ...modeling import knows_crowds
 from ...modeling.dense_losses import DenseLosses, DenseStep
 
 NUM_IMAGES = 32
-"""The first of the test set."""
+"""Number of images, the first of the test set."""
 
 SEED = 1708_02002
-"""Of what is drawn: the sample of anchors, and an RPN's own sample before it."""
+"""Seed of the anchor sample, and of an RPN's own sample before it."""
 
 
 def dense_parts(model: nn.Module) -> dict[str, DenseLosses]:
-    """The parts of a detector, by name, with a dense loss of ours; {} if there is none."""
+    """Return the parts of a detector, by name, that use this package's dense losses."""
     parts = {"retinanet": model, "rpn": getattr(model, "proposal_generator", None)}
     return {name: part for name, part in parts.items() if isinstance(part, DenseLosses)}
 
 
 def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
     """
-    The first images of the first test set, without augmentation, with their annotations.
+    Load the first images of the first test set with their annotations, without augmentation.
 
     Returns:
-        what a model takes in training; [] if there is no test set, or it has no annotations.
+        the model's training input; [] if there is no test set or it has no annotations.
     """
     if not cfg.DATASETS.TEST:
         return []
     mapper_class = CrowdDatasetMapper if knows_crowds(cfg) else DatasetMapper
-    mapper = mapper_class(cfg, is_train=True)  # one that is not for training drops annotations
+    mapper = mapper_class(cfg, is_train=True)  # a mapper for inference drops annotations
     mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
-    with _same_random_state():  # even a resize to one size draws which
+    with _same_random_state():  # even a resize to one size makes a random draw
         images = [
             mapper(copy.deepcopy(x)) for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_IMAGES]
         ]
@@ -76,7 +77,7 @@ def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def view_step(part: DenseLosses, step: DenseStep) -> tuple[AnchorView, Tally]:
-    """What the losses of ``part`` will say of a step, in the state that they are in."""
+    """Return the anchor view and the tally of a step in the current state of the losses."""
     view = view_anchors(
         part.cls_loss,
         step.logits,
@@ -99,7 +100,7 @@ def view_step(part: DenseLosses, step: DenseStep) -> tuple[AnchorView, Tally]:
 
 
 def level_names(part: DenseLosses) -> list[str]:
-    """Of the feature levels, such as "p3"."""
+    """Return the names of the feature levels, such as "p3"."""
     if isinstance(part, RPN):
         return list(part.in_features)
     assert isinstance(part, RetinaNet)
@@ -107,12 +108,12 @@ def level_names(part: DenseLosses) -> list[str]:
 
 
 def divisor_of(part: DenseLosses, step: DenseStep) -> float:
-    """Of the classification loss, the mean over images; 1 if it is normalised already."""
+    """Return the normalizer of the classification loss (mean over images), 1 if it is applied."""
     return 1.0 if part.cls_loss.own_normalizer else step.cls_divisors.mean().item()
 
 
 class _Seen(NamedTuple):
-    """What is kept of one batch."""
+    """Data kept from one batch."""
 
     tally: Tally
     divisor: float
@@ -129,14 +130,15 @@ def take_snapshots(
     batch_size: int,
 ) -> dict[str, Snapshot]:
     """
-    Of each dense part; no weight, buffer, mode, gradient or random generator is changed.
+    Take a snapshot of each dense part.
 
-    Where several processes train, all of them must call this: a loss may sum over processes.
+    No weight, buffer, mode, gradient or random generator changes. With several processes all of
+    them must call this function, because a loss may sum over processes.
 
     Args:
         images: at least one, the same in every run.
-        iteration: how many steps the model has been trained for.
-        batch_size: images of a batch; "divided" numbers are of such a step.
+        iteration: number of training steps of the model so far.
+        batch_size: images per batch; "divided" numbers refer to such a step.
     """
     parts = dense_parts(model)
     seen: dict[str, list[_Seen]] = {name: [] for name in parts}
@@ -161,7 +163,7 @@ def take_snapshots(
 
 
 def _forward(model: nn.Module, batch: Sequence[dict[str, Any]]) -> None:
-    """As in training up to the dense losses, but each module below in evaluation mode."""
+    """Run the model as in training up to the dense losses, with all submodules in eval mode."""
     model.eval()
     if isinstance(model, DenseLosses):
         model.training = True
@@ -260,12 +262,12 @@ def _snapshot(
 
 
 def _num_classes(part: DenseLosses) -> int:
-    """K: an RPN's anchors have one class, "object"."""
+    """Return K; an RPN's anchors have one class, "object"."""
     return part.num_classes if isinstance(part, RetinaNet) else 1
 
 
 def _draw(candidates: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """At most :data:`MAX_SAMPLE` of them, ascending."""
+    """Draw at most :data:`MAX_SAMPLE` of the candidates, in ascending order."""
     if len(candidates) <= MAX_SAMPLE:
         return candidates
     return np.sort(generator.choice(candidates, MAX_SAMPLE, replace=False))
@@ -273,8 +275,10 @@ def _draw(candidates: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.ndarray) -> str:
     """
-    Of image, box (to 1/100 pixel) and label of each anchor of the sample, which ascends; 16 hex
-    digits, however the images are batched.
+    Return a digest of image, box (to 1/100 pixel) and label of each sampled anchor.
+
+    It has 16 hex digits and does not depend on the batching of the images. The sample must be in
+    ascending order.
     """
     digest = hashlib.sha256()
     for image in images:
@@ -294,7 +298,7 @@ def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.
 
 @contextlib.contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Buffers, such as those of normalisers, modes and random generators are put back."""
+    """Restore buffers (such as those of normalizers), modes and random generators on exit."""
     modes = {module: module.training for module in model.modules()}
     buffers: list[tuple[Tensor, Tensor]] = [(x, x.clone()) for x in model.buffers()]
     try:
@@ -309,7 +313,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _same_random_state() -> Iterator[None]:
-    """Python's, NumPy's and PyTorch's generators go on where they were."""
+    """Restore the state of Python's, NumPy's and PyTorch's generators on exit."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:

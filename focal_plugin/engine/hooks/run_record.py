@@ -1,4 +1,4 @@
-"""What a run was, beside its results: `env.json`, and `start.json`, what it started from."""
+"""Record of a run: `env.json` for its environment, `start.json` for its initial state."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from ..wrapping import unwrapped
 ENVIRONMENT_FILE = "env.json"
 START_FILE = "start.json"
 NUM_BATCHES = 8
-"""How many batches `start.json` has a digest of."""
+"""Number of batches with a digest in `start.json`."""
 
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class RunRecordHook(HookBase):
     """
-    Writes two files into `OUTPUT_DIR`; for the main process only.
+    Hook that writes two files into `OUTPUT_DIR`; for the main process only.
 
-    `env.json`: versions, commit, device, seed and the facts of the data sets, by every start.
-    `start.json`: digests of the initial weights and of the first batches, by a run from iteration 0
-    on, not by one that resumes. Two runs are comparable as far as these agree.
+    `env.json` contains versions, commit, device, seed and the facts of the datasets; every start
+    writes it. `start.json` contains digests of the initial weights and of the first batches; only
+    a run from iteration 0 writes it. Two runs are comparable as far as these files agree.
     """
 
     trainer: ModelTrainer
@@ -66,7 +66,7 @@ class RunRecordHook(HookBase):
         self._remove()
 
     def _see(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Called before the model is; evaluation and PreciseBN call it too, between two steps."""
+        """Record a batch before the forward pass; skip those of evaluation and PreciseBN."""
         if not self._in_step:
             return
         self._in_step = False
@@ -87,12 +87,12 @@ class RunRecordHook(HookBase):
 
 def describe_environment(cfg: CfgNode) -> dict[str, Any]:
     """
-    Returns:
-        the content of `env.json`. No environment variables and no name of the machine: the file is
-        made to be shown.
+    Return the content of `env.json`.
+
+    It contains no environment variables and no machine name, so that it can be published.
 
     Raises:
-        FileNotFoundError: the annotations of a data set are not there.
+        FileNotFoundError: the annotations of a dataset do not exist.
     """
     sets = {"train": cfg.DATASETS.TRAIN, "test": cfg.DATASETS.TEST}
     facts = {name: describe_dataset(name) for name in {*sets["train"], *sets["test"]}}
@@ -118,11 +118,11 @@ def describe_environment(cfg: CfgNode) -> dict[str, Any]:
 
 def describe_checkout(folder: Path) -> dict[str, Any] | None:
     """
-    The commit that ``folder`` is of, and whether a file that git knows has changed since.
+    Return the commit of ``folder``, and whether a tracked file has changed since.
 
     Returns:
-        None if git is not there, or does not know the folder, such as where a package is installed
-        below somebody else's checkout.
+        None if git is not installed or does not track the folder, e.g. if a package is installed
+        inside another checkout.
     """
     try:
         _git(folder, "ls-files", "--error-unmatch", "__init__.py")
@@ -134,7 +134,7 @@ def describe_checkout(folder: Path) -> dict[str, Any] | None:
 
 
 def digest_weights(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Shape and digest of each tensor of the state dict."""
+    """Return shape and digest of each tensor of the state dict."""
     return {
         key: {"shape": list(tensor.shape), "sha256": _digest([_bytes(tensor)])}
         for key, tensor in unwrapped(model).state_dict().items()
@@ -143,9 +143,9 @@ def digest_weights(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def digest_batch(batch: list[dict[str, Any]]) -> str:
     """
-    A digest of what a model is given in training: which images, their pixels, and the boxes and
-    classes of the objects. Crowd regions are left out, because detectors that do not know what to
-    do with them are not given any.
+    Return a digest of a training batch: images, pixels, and boxes and classes of the objects.
+
+    Crowd regions are left out, because detectors that do not handle them do not receive them.
     """
     return _digest(part for image in batch for part in _parts_of(image))
 
@@ -161,7 +161,7 @@ def _parts_of(image: dict[str, Any]) -> Iterable[bytes]:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    """16 hexadecimal digits."""
+    """Return 16 hexadecimal digits."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part)
@@ -169,13 +169,13 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    # as uint8, because numpy lacks types such as bfloat16
+    # As uint8, because NumPy lacks types such as bfloat16.
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _version_of(distribution: str) -> str | None:
-    """None where it is not installed: focal_plugin also works as a folder on the path."""
+    """Return a version, or None if not installed: focal_plugin also works from a folder."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -187,6 +187,6 @@ def _device_name(device: torch.device) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # --no-optional-locks: many runs ask at once
+    # --no-optional-locks: many runs may call git at once.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

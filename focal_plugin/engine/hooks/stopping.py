@@ -1,4 +1,4 @@
-"""A run that a scheduler ends: it finishes its step, saves, and can be taken up again."""
+"""Hook that stops a run on a scheduler's signal, with a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ from ..processes.stop_requests import StopRequests
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they end a job."""
+"""Signals that schedulers send before they end a job."""
 
 EXIT_CODE = 128 + signal.SIGTERM
 
 
 class StopHook(HookBase):
     """
-    On SIGTERM or SIGUSR1 the step is finished, a checkpoint saved, and SystemExit(143) raised; all
-    processes do so together, whichever got the signal. A second request ends the process at once.
+    Hook that stops a run on SIGTERM or SIGUSR1.
 
-    The last hook of each process. An evaluation is broken off where one process trains; several
-    finish it first. Signals that are ignored stay so; a handler that was there is called too, and
-    is back in place when training ends. Outside of the main thread, signals cannot be handled.
+    The current step is finished, a checkpoint is saved, and SystemExit(143) is raised. All
+    processes do so together, whichever received the signal. A second request ends the process at
+    once.
+
+    It must be the last hook of each process. A single process interrupts an evaluation; several
+    processes finish it first. Ignored signals stay ignored. An existing handler is called too, and
+    is restored when training ends. Signals can only be handled in the main thread.
     """
 
     trainer: ModelTrainer
@@ -49,7 +52,7 @@ class StopHook(HookBase):
 
     def before_train(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            logger.info("Signals end this run at once: it is not trained in the main thread")
+            logger.info("Signals end this run at once: it does not train in the main thread")
             return
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -83,16 +86,16 @@ class StopHook(HookBase):
             self._stop()
 
     def _stop(self) -> None:
-        """After the step of `trainer.iter`, or after the last step of all."""
+        """Stop after the step of `trainer.iter`, or after the last step."""
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         name = f"model_{iteration:07d}"
         saved = Path(self._checkpointer.get_checkpoint_file()).name
         final = iteration + 1 == self.trainer.max_iter and saved == "model_final.pth"
         if not final and saved != f"{name}.pth":
             self._checkpointer.save(name, iteration=iteration)
-        comm.synchronize()  # rank 0 has saved before any other one ends
+        comm.synchronize()  # rank 0 has saved before another process ends
         reason = self._received.name if self._received else "A signal to another process"
-        logger.info(f"{reason}: ended after iteration {iteration}; --resume goes on")
+        logger.info(f"{reason}: ended after iteration {iteration}; --resume continues the run")
         raise SystemExit(EXIT_CODE)
 
     def _device(self) -> Any:

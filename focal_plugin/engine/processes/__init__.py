@@ -1,1 +1,1 @@
-"""Start, join and stop the processes of a training."""
+"""Start, connection and shutdown of the processes of a training."""

@@ -1,4 +1,4 @@
-"""What the processes of a training job decide together, so that none waits for another in vain."""
+"""Joint decisions of the processes of a training, so that none waits for another in vain."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import distributed
 
 def on_any_process(flag: bool, device: torch.device | str) -> bool:
     """
-    Whether ``flag`` is set in any process; all of them must ask, and get the same answer.
+    Return True if ``flag`` is set in any process; all processes must call this function.
 
     Args:
-        device: one that the processes' backend can send from.
+        device: a device that the processes' backend can send from.
     """
     if comm.get_world_size() == 1:
         return flag

@@ -1,4 +1,4 @@
-"""Starts one process for each GPU, and ends them all when one of them fails."""
+"""Launcher that starts one process for each GPU, and ends all of them when one fails."""
 
 from __future__ import annotations
 
@@ -29,31 +29,33 @@ def launch(
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
     """
-    Same interface as :func:`detectron2.engine.launch`, but:
+    Call ``main_func`` in several processes, with the interface of :func:`detectron2.engine.launch`.
+
+    It differs from Detectron2's function:
 
     - without CUDA the processes train on the CPU, through gloo, and share its cores;
-    - under torchrun, which has started the processes already, they are the ones that train;
+    - under torchrun, the processes that torchrun started do the training;
     - a process that raises or dies ends all others within seconds, and this one with its exit code;
-    - SIGTERM, SIGUSR1 and SIGINT go to all processes, which may take their time to end unless they
-      are asked a second time; and none of them outlives this one.
+    - SIGTERM, SIGUSR1 and SIGINT go to all processes. They may take their time to end, unless they
+      are asked a second time. No process outlives this one.
 
     Args:
-        main_func: called as `main_func(*args)` in each process; importable, and so are ``args``
-            (in one process, anything).
-        num_gpus_per_machine: processes on each machine, each with a GPU of its own where there is
-            CUDA; up to 1 on one machine: ``main_func`` is called in this process.
-        num_machines: >= 1; `launch` is called on each of them.
+        main_func: called as `main_func(*args)` in each process. It and ``args`` must be importable
+            (in one process, anything is allowed).
+        num_gpus_per_machine: processes per machine, each with its own GPU if CUDA is available. 0
+            or 1 on one machine: ``main_func`` is called in this process.
+        num_machines: >= 1; `launch` is called on each machine.
         machine_rank: 0..num_machines - 1.
-        dist_url: where the processes meet, e.g. "tcp://machine0:29500". None, "auto": a free port,
-            on one machine.
-        timeout: after which a process that waits for another one raises.
+        dist_url: meeting point of the processes, e.g. "tcp://machine0:29500". None or "auto": a
+            free port, on one machine only.
+        timeout: maximum time that a process waits for another one before it raises.
 
     Raises:
-        ValueError: more processes than GPUs, several machines without a meeting point, a number
-            that is not legal, or one that is not torchrun's.
-        SystemExit: a process failed, after its traceback was written to stderr: 1 if it raised, its
-            own code if it exited, 128 + the number of the signal that it died of. Or: all were
-            asked to end (143 for SIGTERM).
+        ValueError: there are more processes than GPUs, several machines have no meeting point, a
+            number is invalid, or it differs from torchrun's.
+        SystemExit: a process failed, and its traceback is on stderr. The code is 1 if it raised,
+            its own code if it exited, and 128 + the signal number if a signal killed it. Or all
+            processes were asked to end (143 for SIGTERM).
     """
     place = place_in_environment()
     if place is not None:
@@ -76,10 +78,10 @@ def _places_on(machine_rank: int, local_size: int, num_machines: int) -> list[Pl
 
 
 def _check_agrees_with_torchrun(place: Place, num_gpus_per_machine: int) -> None:
-    if num_gpus_per_machine not in {1, place.local_size}:  # 1: the default of the command line
+    if num_gpus_per_machine not in {1, place.local_size}:  # 1 is the command line's default
         raise ValueError(
-            f"{num_gpus_per_machine} processes for each machine asked for, but torchrun started "
-            f"{place.local_size}: give the number to torchrun (--nproc-per-node) only"
+            f"{num_gpus_per_machine} processes per machine requested, but torchrun started "
+            f"{place.local_size}: pass the number only to torchrun (--nproc-per-node)"
         )
     _check_gpus(place.local_size)
 
@@ -94,29 +96,29 @@ def _check_numbers(num_gpus_per_machine: int, num_machines: int, machine_rank: i
             f"the rank of a machine must be in 0..{num_machines - 1}, got {machine_rank}"
         )
     if num_machines > 1 and num_gpus_per_machine == 0:
-        raise ValueError(f"{num_machines} machines with 0 processes each: ask for 1 or more")
+        raise ValueError(f"{num_machines} machines require 1 or more processes each, got 0")
     _check_gpus(num_gpus_per_machine)
 
 
 def _check_gpus(processes: int) -> None:
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise ValueError(
-            f"{processes} GPUs asked for on this machine, which has {torch.cuda.device_count()}"
+            f"{processes} GPUs requested on this machine, which has {torch.cuda.device_count()}"
         )
 
 
 @contextlib.contextmanager
 def _meeting_point(dist_url: str | None, num_machines: int) -> Iterator[str | int]:
-    """A URL; or the port of a store that this process keeps, so that no port has to be guessed."""
+    """Yield a URL, or the port of a store in this process, so that no port must be guessed."""
     if dist_url not in {None, "auto"}:
         if num_machines > 1 and dist_url.startswith("file://"):
-            logger.warning(f"{dist_url}: file:// is not reliable on several machines, tcp:// is")
+            logger.warning(f"{dist_url}: file:// is not reliable on several machines, use tcp://")
         yield dist_url
         return
     if num_machines > 1:
         raise ValueError(
-            f"{num_machines} machines need a place to meet: give the same --dist-url "
-            f"tcp://HOST:PORT to all, HOST being the machine of rank 0; got {dist_url!r}"
+            f"{num_machines} machines require a meeting point: pass the same --dist-url "
+            f"tcp://HOST:PORT to all, where HOST is the machine of rank 0; got {dist_url!r}"
         )
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     yield store.port

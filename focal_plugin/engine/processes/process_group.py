@@ -1,4 +1,4 @@
-"""The processes that train together: which one this is, and how it joins the others."""
+"""Process group of a training: the rank of this process, and its connection to the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Place:
-    """Which of all processes one is."""
+    """Rank of a process among all processes."""
 
     rank: int
     world_size: int
@@ -30,7 +30,7 @@ class Place:
 
 
 def place_in_environment() -> Place | None:
-    """What torchrun told this process; None if nobody did."""
+    """Return the rank that torchrun set in the environment, or None without torchrun."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names):
         return None
@@ -40,8 +40,10 @@ def place_in_environment() -> Place | None:
 @contextlib.contextmanager
 def process_group(place: Place, meeting_point: str | int, timeout: timedelta) -> Iterator[None]:
     """
-    The processes know each other inside. After an error the group stays as it is: closing it may
-    wait for the others, and would make them fail before this one has said why.
+    Connect the processes inside the context.
+
+    After an error the group stays open. Closing it may wait for the others, and they would fail
+    before this process has reported its error.
     """
     cuda = torch.cuda.is_available()
     if cuda:
@@ -51,7 +53,7 @@ def process_group(place: Place, meeting_point: str | int, timeout: timedelta) ->
     _join("nccl" if cuda else "gloo", place, meeting_point, timeout)
     try:
         _make_local_group(place, timeout)
-        # without it, a collective may run into its timeout while other processes still start
+        # Otherwise a collective may time out while other processes still start.
         comm.synchronize()
         yield
     except SystemExit as end:
@@ -63,11 +65,13 @@ def process_group(place: Place, meeting_point: str | int, timeout: timedelta) ->
 
 def leave_process_group() -> None:
     """
-    Nobody may hold the group any more: a thread of gloo's that lets go of its last tensor while
-    Python ends aborts the process, and it is joined when the group goes.
+    Close the process group.
+
+    No object may hold the group afterwards. If a gloo thread releases its last tensor while Python
+    exits, it aborts the process. Closing the group joins that thread.
     """
     comm._get_global_gloo_group.cache_clear()
-    gc.collect()  # a model in a cycle, with the group in its DistributedDataParallel
+    gc.collect()  # a model in a cycle holds the group in its DistributedDataParallel
     distributed.destroy_process_group()
 
 
@@ -92,18 +96,18 @@ def _join(backend: str, place: Place, meeting_point: str | int, timeout: timedel
             timeout=timeout,
         )
     except Exception:
-        logger.error(f"rank {place.rank} of {place.world_size} cannot meet at {meeting_point}")
+        logger.error(f"rank {place.rank} of {place.world_size} cannot connect to {meeting_point}")
         raise
 
 
 def _make_local_group(place: Place, timeout: timedelta) -> None:
-    """The group of this machine, for Detectron2."""
+    """Create the group of this machine, which Detectron2 uses."""
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.local_size)
         return
-    # Detectron2's release 0.6 lacks that function.
+    # Detectron2 0.6 lacks that function.
     machine = place.rank // place.local_size
-    for first in range(0, place.world_size, place.local_size):  # all processes make all groups
+    for first in range(0, place.world_size, place.local_size):  # all processes create all groups
         ranks = list(range(first, first + place.local_size))
         group = distributed.new_group(ranks, timeout=timeout)
         if first == machine * place.local_size:

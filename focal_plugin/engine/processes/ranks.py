@@ -1,4 +1,4 @@
-"""The processes of a job on this machine: started, watched, and ended when one of them fails."""
+"""Start, supervision and shutdown of the processes of a job on this machine."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from .process_group import Place, process_group
 from .stop_requests import JOB_SIGNALS, STOPPED, StopRequests
 
 START_METHOD: Final = "spawn"
-"""CUDA does not survive a fork."""
+"""Start method of the processes; CUDA does not support fork."""
 GRACE_S = 5.0
-"""What processes have for their end once one of them has failed, or the user insists."""
+"""Seconds for processes to end after one has failed or the user insists."""
 SETTLE_S = 0.5
-"""A process that was killed may be gone only after others miss it."""
+"""Seconds to wait for failed processes: a killed one may be visible only after others miss it."""
 
 _POLL_S = 0.5
-_TEXT_CHARS = 15_000  # fits into a pipe that nobody reads
+_TEXT_CHARS = 15_000  # fits into a pipe without a reader
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _Ending(NamedTuple):
-    """What a process says before it fails, or stops."""
+    """Report of a process before it fails or stops."""
 
-    moment_ns: int  # of a clock that all processes of a machine share
+    moment_ns: int  # from a clock that all processes of a machine share
     exit_code: int
-    text: str  # "": none
+    text: str  # "" for none
 
 
 class _Rank:
-    """A process that trains, seen from the one that started it."""
+    """A training process, from the view of its parent."""
 
     def __init__(self, place: Place, rest: tuple[Any, ...]) -> None:
         context = torch.multiprocessing.get_context(START_METHOD)
@@ -65,7 +65,7 @@ class _Rank:
 
     @property
     def exit_code(self) -> int | None:
-        """As a shell gives it: 128 + number for a signal. None: it has not ended yet."""
+        """Return the exit code of a shell, 128 + number for a signal; None if still running."""
         if self.ending is not None:
             return self.ending.exit_code
         code = self.process.exitcode
@@ -73,27 +73,27 @@ class _Rank:
 
     @property
     def stopped(self) -> bool:
-        """It ended as it was asked to."""
+        """Return True if the process ended on request."""
         return self.ending is not None and self.exit_code in STOPPED and not self.ended_by_us
 
     @property
     def failed(self) -> bool:
-        """It did not end well, and nobody asked it to."""
+        """Return True if the process ended with an error and without a request."""
         return self.exit_code not in {None, 0} and not self.stopped and not self.ended_by_us
 
     def listen(self) -> None:
-        """Take its last words, if they are there."""
+        """Receive the report of the process, if there is one."""
         if self._report is not None and self._report.poll():
-            with contextlib.suppress(EOFError, OSError):  # it had none
+            with contextlib.suppress(EOFError, OSError):  # no report
                 self.ending = self._report.recv()
             self._report = None
 
     def events(self) -> list[Any]:
-        """What becomes ready when it ends, or says that it will."""
+        """Return the objects that become ready when the process ends or reports."""
         return [self.process.sentinel, *([] if self._report is None else [self._report])]
 
     def send(self, number: int) -> None:
-        assert self.process.pid is not None  # it was started
+        assert self.process.pid is not None  # it has started
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
@@ -105,12 +105,12 @@ class _Rank:
         if self.ending is not None or code is None or code >= 0:
             return f"{who} ended with exit code {self.exit_code}"
         name = signal.Signals(-code).name
-        hint = ", as happens where memory runs out" if name == "SIGKILL" else ""
+        hint = ", possibly because memory ran out" if name == "SIGKILL" else ""
         return f"{who} was killed by {name}{hint}"
 
 
 def run_all(places: list[Place], rest: tuple[Any, ...]) -> None:
-    """Start the processes, wait for all, and leave as :func:`launch` says."""
+    """Start the processes, wait for all, and exit as :func:`launch` documents."""
     ranks: list[_Rank] = []
     try:
         with _Forwarding() as forwarding:
@@ -131,7 +131,7 @@ def run_all(places: list[Place], rest: tuple[Any, ...]) -> None:
 def _leave(causes: list[_Rank]) -> NoReturn:
     first, *others = causes
     if not first.stopped:
-        # what others raise is the same again, or that this one is gone
+        # The others raise the same error, or that this process is gone.
         told = [first, *(rank for rank in others if rank.ending is None)]
         sys.stderr.write("".join(f"\n{rank.describe()}\n" for rank in told))
     sys.exit(first.exit_code)
@@ -139,11 +139,10 @@ def _leave(causes: list[_Rank]) -> NoReturn:
 
 def _watch(ranks: list[_Rank], forwarding: _Forwarding) -> list[_Rank]:
     """
-    Wait for all; once one has failed, or the user insists, no longer than the grace.
+    Wait for all processes, but only for the grace period after a failure or a second request.
 
     Returns:
-        the ones that did not end well, for reasons of their own: the one that took the others with
-        it is the first.
+        the processes that failed by themselves; the first one is the cause of the others' failure.
     """
     causes: list[_Rank] = []
     deadline = math.inf
@@ -163,8 +162,10 @@ def _watch(ranks: list[_Rank], forwarding: _Forwarding) -> list[_Rank]:
 
 def _causes(ranks: list[_Rank]) -> list[_Rank]:
     """
-    A process that died without a word took the others with it, unless it was NCCL's watchdog that
-    aborted it; of those that had something to say, the first one did.
+    Sort the processes that ended badly; the first one is the cause.
+
+    A process that died without a report caused the failure of the others, unless NCCL's watchdog
+    aborted it. Among processes with a report, the earliest report is the cause.
     """
 
     def order(rank: _Rank) -> tuple[bool, bool, int]:
@@ -189,11 +190,11 @@ def _end(ranks: list[_Rank], number: int) -> None:
 
 class _Forwarding:
     """
-    While entered, requests to stop go to the processes that train.
+    Context that forwards stop requests to the training processes.
 
     Attributes:
-        requests: how many there were.
-        first: the signal of the first one.
+        requests: counter of the requests.
+        first: signal of the first request.
     """
 
     def __init__(self) -> None:
@@ -204,9 +205,9 @@ class _Forwarding:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _Forwarding:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
             for number in JOB_SIGNALS:
-                # one that is ignored (nohup, a shell's background job) stays so, in the ranks too
+                # An ignored signal (nohup, a shell's background job) stays ignored, also in ranks.
                 if signal.getsignal(number) not in {None, signal.SIG_IGN}:
                     self._previous[number] = signal.signal(number, self._receive)
         return self
@@ -216,7 +217,7 @@ class _Forwarding:
             signal.signal(number, handler)
 
     def begin(self, ranks: list[_Rank]) -> None:
-        """From now on there are processes; what came before goes to them too."""
+        """Forward signals to these processes from now on, including those received before."""
         self._ranks = ranks
         for number in self._waiting:
             self._send(number)
@@ -245,9 +246,10 @@ def _run_rank(
     args: tuple[Any, ...],
 ) -> None:
     """
-    What a process does; how it fails goes to the one that started it. Its data workers start as
-    those of a single process would: by default a process that was spawned spawns its own, each of
-    which imports everything again.
+    Run one process, and report a failure to its parent.
+
+    Its data workers start as in a single process. By default, a spawned process spawns its own
+    workers, each of which imports everything again.
     """
     multiprocessing.set_start_method(workers_start_by, force=True)
     _die_with_parent()
@@ -263,7 +265,7 @@ def _run_rank(
 
 
 def _read_error(error: BaseException) -> tuple[int, str]:
-    """The exit code that Python would end with, and what it would write."""
+    """Return Python's exit code for an error, and the text that Python would print."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT, ""
     if not isinstance(error, SystemExit):
@@ -275,18 +277,19 @@ def _read_error(error: BaseException) -> tuple[int, str]:
 
 def _die_with_parent() -> None:
     """
-    The kernel ends this process when the one that started it is gone, even if it waits for others
-    in compiled code, where Python handles no signal.
+    Ask the kernel to end this process when its parent dies.
+
+    This also works while the process waits in compiled code, where Python handles no signal.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it died before
+    if parent is not None and not parent.is_alive():  # it died earlier
         sys.exit(1)
 
 
 def _interrupt_once() -> None:
-    """Ctrl-C of a terminal arrives twice: it must not interrupt what the first one set off."""
+    """Ignore a second Ctrl-C: a terminal's arrives twice and must not interrupt the shutdown."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
     requests = StopRequests()

@@ -1,4 +1,4 @@
-"""Signals that ask a job to end."""
+"""Signals that request the end of a job."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import signal
 import time
 
 JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What a user, a terminal or a scheduler sends to end a training."""
+"""Signals that a user, a terminal or a scheduler sends to end a training."""
 STOPPED = frozenset(128 + number for number in JOB_SIGNALS)
-"""Exit codes of a process that was asked to end, and did."""
+"""Exit codes of a process that ended on request."""
 SAME_REQUEST_S = 1.0
-"""Signals that are no further apart are one request."""
+"""Maximum distance of signals that count as one request, in seconds."""
 
 
 class StopRequests:
     """
-    Counts how often somebody asked a process to end.
+    Counter of requests to end a process.
 
-    One request arrives as several signals: terminals, schedulers and `timeout` signal every process
-    of a job, and the one that started the others passes it on to them.
+    One request arrives as several signals. Terminals, schedulers and `timeout` signal every process
+    of a job, and the parent process forwards the signal to the others.
 
     Attributes:
         count: requests so far.
@@ -30,7 +30,7 @@ class StopRequests:
         self._last = -math.inf
 
     def is_new(self) -> bool:
-        """To be called by the handler of a signal: whether it is a request of its own."""
+        """Return True if a signal is a new request; signal handlers call this method."""
         now = time.monotonic()
         if now - self._last < SAME_REQUEST_S:
             return False

@@ -301,7 +301,7 @@ def test_other_annotations_are_another_hash_and_another_place_is_not(write, data
 def test_a_model_of_another_number_of_classes_is_refused(write, dataset):
     text = arms("fl") + "seeds: 1\nopts: [DATASETS.TRAIN, [mine], MODEL.RETINANET.NUM_CLASSES, 4]\n"
     message = refused(write, text + dataset)
-    assert "NUM_CLASSES is 4, but data set 'mine' has 5 classes" in message
+    assert "NUM_CLASSES is 4, but dataset 'mine' has 5 classes" in message
 
 
 def test_an_unknown_data_set_is_told_the_nearest(write):
@@ -317,8 +317,8 @@ def test_an_unknown_data_set_is_told_the_nearest(write):
         ("mine: mine.json", ValueError, "annotations.json:image_dir"),
         ("mine: [1]", ValueError, "annotations.json:image_dir"),
         ("a=b: mine.json:images", ValueError, 'no "="'),
-        ("focal_shapes_val: mine.json:images", ValueError, "registered already"),
-        ("mine: bad.json:images", ValueError, "is not a COCO json"),
+        ("focal_shapes_val: mine.json:images", ValueError, "already registered"),
+        ("mine: bad.json:images", ValueError, "is not a COCO JSON"),
     ],
 )
 def test_a_data_set_that_could_not_be_registered_is_refused(

@@ -124,7 +124,7 @@ def test_a_nan_of_numpy_2_reads_like_any_other():
 def test_a_step_that_was_not_finite_is_told_without_its_images():
     tail = (
         "focal_plugin.engine.nonfinite.NonFiniteError: loss_cls is nan at iteration 12; images 7 "
-        "(a at iteration 1.png). The weights are as before this step",
+        "(a at iteration 1.png). The weights are those before this step",
         "  losses: loss_cls nan, loss_box_reg 0.5",
     )
     assert explain_failure(1, tail) == "loss_cls is nan at iteration 12"

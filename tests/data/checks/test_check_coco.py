@@ -1,4 +1,4 @@
-"""What is wrong with a data set: each rule, on a file with that one fault."""
+"""Checks of a COCO dataset: each rule is tested on a file with a single fault."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def annotation(number, image_id=1, **changes):
 
 
 def coco(**changes):
-    """Three images, two annotations on each, two categories; nothing is wrong."""
+    """Return three images, two annotations on each, and two categories, without faults."""
     return {
         "images": [image(1), image(2), image(3)],
         "annotations": [annotation(number, 1 + number % 3) for number in range(1, 7)],
@@ -48,7 +48,7 @@ def coco(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """With the image files of :func:`coco`."""
+    """Create a folder with the image files of :func:`coco`."""
     (tmp_path / "images").mkdir()
     pixels = np.zeros((24, 32, 3), np.uint8)
     for number in (1, 2, 3):
@@ -58,20 +58,20 @@ def folder(tmp_path):
 
 @pytest.fixture
 def check(folder):
-    """Writes a content, an object or a text, into a file, and checks it."""
+    """Write a content (an object or a text) into a file, and check it."""
 
     def check(content, **options):
         text = content if isinstance(content, str) else json.dumps(content)
         file = folder / "annotations.json"
         file.write_text(text)
-        os.utime(file, ns=(0, time.monotonic_ns()))  # two versions within one tick of the clock
+        os.utime(file, ns=(0, time.monotonic_ns()))  # both versions may fall into one clock tick
         return check_coco(file, folder / "images", **options)
 
     return check
 
 
 def only(report, rule):
-    """The findings of a report whose only rule this is."""
+    """Return the findings of a report, which must all belong to this rule."""
     assert report.counts.keys() == {rule}, report.counts
     assert report.counts[rule] >= len(report.findings) > 0
     assert {finding.severity for finding in report.findings} == {RULES[rule].severity}
@@ -79,7 +79,7 @@ def only(report, rule):
 
 
 def with_annotations(*annotations):
-    """:func:`coco` with annotations more."""
+    """Return :func:`coco` with additional annotations."""
     return coco(annotations=[*coco()["annotations"], *annotations])
 
 
@@ -87,10 +87,10 @@ def with_box(*box):
     return with_annotations(annotation(7, 2, bbox=list(box)))
 
 
-# Nothing is wrong
+# Valid files
 
 
-def test_nothing_is_found_where_nothing_is_wrong(check):
+def test_a_valid_file_has_no_findings(check):
     report = check(coco(), decode_images=True)
     assert report.counts == {}
     assert not report.is_bad(strict=True)
@@ -98,7 +98,7 @@ def test_nothing_is_found_where_nothing_is_wrong(check):
     assert report.summary().endswith("3 images, 6 objects, 0 errors, 0 warnings")
 
 
-def test_the_built_in_data_set_has_no_errors_and_no_warnings(tiny_shapes):
+def test_the_built_in_dataset_has_no_errors_and_no_warnings(tiny_shapes):
     report = check_coco(
         tiny_shapes / "annotations.json", tiny_shapes / "images", decode_images=True
     )
@@ -145,7 +145,7 @@ def test_bytes_that_are_not_utf_8_are_an_error(folder):
 @pytest.mark.parametrize(("text", "what"), [("[]", "a list"), ("3", "a number"), ("null", "null")])
 def test_a_json_that_is_no_object_is_an_error(check, text, what):
     (finding,) = only(check(text), "json-structure")
-    assert finding.message == f"it is {what}, not an object"
+    assert finding.message == f"the JSON is {what}, not an object"
 
 
 @pytest.mark.parametrize("key", ["images", "categories"])
@@ -156,7 +156,7 @@ def test_a_missing_list_is_an_error(check, key):
     assert finding.message == f'there is no "{key}"'
 
 
-def test_a_file_to_predict_on_only_has_no_annotations_and_is_a_warning(check):
+def test_a_file_without_annotations_is_a_warning(check):
     content = coco()
     del content["annotations"]
     only(check(content), "no-annotations")
@@ -164,13 +164,13 @@ def test_a_file_to_predict_on_only_has_no_annotations_and_is_a_warning(check):
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 @pytest.mark.parametrize(("value", "what"), [({"1": {}}, "an object"), (None, "null")])
-def test_something_else_than_a_list_is_an_error(check, key, value, what):
+def test_a_value_other_than_a_list_is_an_error(check, key, value, what):
     (finding,) = only(check(coco(**{key: value})), "json-structure")
-    assert finding.message == f'{what} instead of a list is "{key}"'
+    assert finding.message == f'"{key}" is {what}, not a list'
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
-def test_an_entry_that_is_no_object_is_named_by_its_place(check, key):
+def test_an_entry_other_than_an_object_is_named_by_its_position(check, key):
     content = coco()
     content[key].insert(1, [])
     (finding,) = only(check(content), "json-structure")
@@ -179,7 +179,7 @@ def test_an_entry_that_is_no_object_is_named_by_its_place(check, key):
 
 def test_a_file_above_the_limit_is_not_read(check):
     (finding,) = only(check("{" + " " * 2_000_000, max_json_mib=1), "json-too-large")
-    assert finding.message == "1.9 MiB, at most 1 are read"
+    assert finding.message == "1.9 MiB, the limit is 1 MiB"
     only(check("{" + " " * 1_000_000, max_json_mib=1), "json-broken")
 
 
@@ -243,7 +243,7 @@ def test_an_image_without_a_legal_id_is_an_error(check, image_id):
     report = check(content)
     assert report.counts["image-id"] == 1
     assert report.counts.keys() <= {"image-id", "image-without-objects"}
-    assert "number 3 of the list" in report.findings[0].message
+    assert "entry 3 of the list" in report.findings[0].message
 
 
 def test_ids_may_be_strings(check):
@@ -261,7 +261,7 @@ def test_ids_may_be_strings(check):
         *({"height": INF}, {"width": 10**400}, {"width": True}),
     ],
 )
-def test_a_size_that_is_no_number_above_0_is_an_error(check, size):
+def test_an_invalid_size_is_an_error(check, size):
     content = coco(images=[image(1), image(2, **size), image(3)])
     (finding,) = only(check(content), "image-size")
     assert finding.image_id == 2
@@ -306,7 +306,7 @@ def test_a_missing_image_file_is_an_error(check, name):
 
 @pytest.fixture
 def outside(folder):
-    """An image beside the image folder."""
+    """Create an image outside the image folder."""
     file = folder / "outside.png"
     file.write_bytes((folder / "images/1.png").read_bytes())
     return file
@@ -314,7 +314,7 @@ def outside(folder):
 
 @pytest.fixture(params=["..", "deep", "absolute", "link", "linked folder", "missing", "prefix"])
 def name_outside(request, folder, outside):
-    """Names of files that lie outside of the folder of the images."""
+    """Return names of files outside the image folder."""
     (folder / "images/link.png").symlink_to(outside)
     (folder / "images/linked").symlink_to(folder)
     (folder / "images_too").mkdir()
@@ -371,7 +371,7 @@ def test_another_size_than_stated_is_found_where_images_are_opened(check):
     content = coco(images=[image(1), image(2, width=24, height=32), image(3)])
     (finding,) = only(check(content, decode_images=True), "image-size-differs")
     assert finding.image_id == 2
-    assert finding.message.endswith("32 x 24 in the file, 24 x 32 stated")
+    assert finding.message.endswith("the file is 32 x 24, the annotations say 24 x 32")
 
 
 # Annotations
@@ -383,7 +383,7 @@ def test_two_annotations_of_one_id_are_an_error(check):
     assert finding.message == "annotation id 5: on images 3, 1"
 
 
-def test_the_files_of_coco_that_are_known_to_repeat_annotations_may(folder):
+def test_known_coco_files_may_repeat_annotations(folder):
     file = folder / "instances_minival2014.json"
     file.write_text(json.dumps(with_annotations(annotation(5, 1))))
     assert check_coco(file, folder / "images").counts == {}
@@ -392,7 +392,7 @@ def test_the_files_of_coco_that_are_known_to_repeat_annotations_may(folder):
 @pytest.mark.parametrize("annotation_id", [None, [7], "7", False])
 def test_an_annotation_without_a_legal_id_is_an_error(check, annotation_id):
     (finding,) = only(check(with_annotations(annotation(annotation_id))), "annotation-id")
-    assert "number 6 of the list" in finding.message
+    assert "entry 6 of the list" in finding.message
 
 
 def test_an_annotation_of_id_0_is_a_warning(check):
@@ -434,7 +434,7 @@ def test_an_annotation_that_detectron2_refuses_is_an_error(check):
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_what_the_evaluation_asks_for_is_a_warning_where_it_is_missing(check, key):
+def test_keys_required_by_the_evaluation_are_a_warning_if_missing(check, key):
     incomplete = annotation(7)
     del incomplete[key]
     (finding,) = only(check(with_annotations(incomplete)), "annotation-area")
@@ -444,7 +444,7 @@ def test_what_the_evaluation_asks_for_is_a_warning_where_it_is_missing(check, ke
 @pytest.mark.parametrize("annotations", [[], [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]])
 def test_no_object_at_all_is_a_warning(check, annotations):
     (finding,) = only(check(coco(annotations=annotations)), "no-objects")
-    assert f"{len(annotations)} of them crowds" in finding.message
+    assert f"{len(annotations)} annotations ({len(annotations)} crowd regions)" in finding.message
 
 
 # Boxes
@@ -489,7 +489,7 @@ def test_an_infinite_number_is_an_error(check, place, value):
 
 @pytest.mark.parametrize("place", range(4))
 def test_a_nan_is_a_warning(check, place):
-    box = [1.0, -INF, -3.0, 4.0]  # whatever else is wrong with it
+    box = [1.0, -INF, -3.0, 4.0]  # other faults do not matter
     box[place] = NAN
     box_rule(check, with_box(*box), "box-nan")
 
@@ -547,14 +547,14 @@ def test_every_count_is_exact_and_the_first_of_a_rule_are_kept(check):
     assert [finding.annotation_id for finding in found] == list(range(7, 7 + LISTED))
 
 
-def test_findings_made_one_by_one_are_counted_and_kept_likewise(check):
+def test_findings_added_one_by_one_are_counted_and_kept(check):
     images = [image(number, file_name=f"none{number}.png") for number in range(1, 31)]
     report = check(coco(images=images, annotations=[annotation(i, i) for i in range(1, 31)]))
     assert len(only(report, "image-missing")) == LISTED
     assert report.counts["image-missing"] == 30
 
 
-def test_an_error_tells_file_count_first_findings_and_what_to_do(check, folder):
+def test_an_error_states_file_count_first_findings_and_remedy(check, folder):
     report = check(many_negative(50))
     with pytest.raises(DataError) as raised:
         report.raise_if_bad()
@@ -567,14 +567,14 @@ def test_an_error_tells_file_count_first_findings_and_what_to_do(check, folder):
     assert isinstance(raised.value, ValueError)
 
 
-def test_a_warning_is_an_error_where_it_is_strict(check):
+def test_a_warning_is_an_error_if_strict(check):
     report = check(with_box(9, 9, 0, 5))
     report.raise_if_bad()
     with pytest.raises(DataError, match=r"box-empty \(1\)"):
         report.raise_if_bad(strict=True)
 
 
-def test_one_error_tells_about_all_bad_data_sets(check):
+def test_one_error_lists_all_bad_datasets(check):
     bad, good = check(many_negative(1)), check(coco())
     other = check(coco(images=[]))
     with pytest.raises(DataError) as raised:
@@ -584,7 +584,7 @@ def test_one_error_tells_about_all_bad_data_sets(check):
     raise_if_any_is_bad([good])
 
 
-def test_other_severities_are_other_answers(check):
+def test_severities_can_be_overridden(check):
     report = check(many_negative(3)).with_severity({"box-negative": "warning"})
     assert (report.num("error"), report.num("warning")) == (0, 3)
     report.raise_if_bad()
@@ -620,7 +620,7 @@ def test_nothing_in_a_file_reaches_a_terminal_as_a_command(check):
         assert line.isprintable()
 
 
-def test_a_report_of_a_file_that_nothing_is_known_of_can_be_told(check):
+def test_a_report_without_facts_can_be_printed(check):
     report = check("[]")
     assert isinstance(report, Report)
     assert "1 error" in report.summary()
@@ -678,7 +678,7 @@ def test_an_impossible_box_is_dropped_and_counted(box, kind, caplog):
     assert "in 1 images: 2.png" in caplog.text
 
 
-def test_the_argument_stays_as_it_was_and_what_loses_nothing_is_not_copied():
+def test_the_argument_and_unaffected_dicts_do_not_change():
     dicts = [dataset_dict(FINE), dataset_dict([9, 9, -1, 4]), {"file_name": "no annotations"}]
     kept = drop_impossible_boxes(dicts)
     assert [len(x["annotations"]) for x in dicts[:2]] == [1, 1]
@@ -688,30 +688,30 @@ def test_the_argument_stays_as_it_was_and_what_loses_nothing_is_not_copied():
 
 
 @pytest.mark.parametrize("box", [FINE, [0, 0, 0, 0], [NAN, 0, 1, 1], [-5, -5, 3, 3], []])
-def test_what_detectron2_deals_with_itself_is_left(box, caplog):
+def test_boxes_that_detectron2_handles_are_kept(box, caplog):
     dicts = [dataset_dict(box)]
     assert drop_impossible_boxes(dicts) == dicts
     assert caplog.text == ""
 
 
-def test_corners_in_the_wrong_order_are_impossible_and_other_modes_are_left():
+def test_swapped_corners_are_invalid_and_other_modes_are_kept():
     corners = dataset_dict([5, 5, 2, 9], [5, 5, 7, 9], mode=BoxMode.XYXY_ABS)
     assert len(drop_impossible_boxes([corners])[0]["annotations"]) == 1
     rotated = dataset_dict([5, 5, 2, 9, -30], mode=BoxMode.XYWHA_ABS)
     assert drop_impossible_boxes([rotated]) == [rotated]
 
 
-# Data sets without a json
+# Datasets without a JSON
 
 
 @pytest.fixture
 def dicts(folder):
-    """Of two images that are there."""
+    """Return the dicts of two images that exist."""
     files = [dataset_dict(FINE, number=number) for number in (1, 2)]
     return [{**x, "file_name": str(folder / "images" / x["file_name"])} for x in files]
 
 
-def test_nothing_is_found_in_dicts_where_nothing_is_wrong(dicts):
+def test_valid_dicts_have_no_findings(dicts):
     dicts[0]["annotations"] += dataset_dict([1, 2, 3, 4], mode=BoxMode.XYXY_ABS)["annotations"]
     report = check_dicts(dicts, num_classes=1)
     assert report.counts == {}
@@ -738,7 +738,7 @@ def test_a_bad_box_in_dicts_is_found(dicts, box, rule):
 
 
 @pytest.mark.parametrize("category_id", [-1, 1, None])
-def test_a_class_outside_those_of_the_data_set_is_an_error(dicts, category_id):
+def test_a_class_outside_the_dataset_is_an_error(dicts, category_id):
     dicts[1]["annotations"][0]["category_id"] = category_id
     (finding,) = only(check_dicts(dicts, num_classes=1), "annotation-class")
     assert finding.image_id == 2

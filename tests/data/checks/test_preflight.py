@@ -1,4 +1,4 @@
-"""The data sets of a config, checked before anything runs."""
+"""Checks of the datasets of a config before anything runs."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ BOTH_CHECKS = pytest.mark.parametrize("check", [check_classes, check_datasets])
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers data sets of one image and one object, with more boxes or other classes."""
+    """Register datasets of one image and one object, with further boxes or other classes."""
     names = []
 
     def register(name, *boxes, classes=CLASSES, **changes):
@@ -74,7 +74,7 @@ NEGATIVE, INFINITE, EMPTY = [5, 5, -2, 2], [1, 1, math.inf, 2], [1, 1, 0, 2]
 
 @BOTH_CHECKS
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_data_set_that_is_not_there_is_told_the_nearest(check, split):
+def test_an_unknown_dataset_suggests_the_nearest_name(check, split):
     with pytest.raises(KeyError, match="did you mean 'focal_shapes_train'"):
         check(config(**{split: ("focal_shape_train",)}))
 
@@ -112,7 +112,7 @@ def test_model_metadata_and_annotation_file_are_stated_side_by_side(register):
     content["categories"].append({"id": 4, "name": "hen"})
     (folder / "a.json").write_text(json.dumps(content))
     said = (
-        r"NUM_CLASSES is 3, but data set 'user' has 3 classes: dog, cow, cat; "
+        r"NUM_CLASSES is 3, but dataset 'user' has 3 classes: dog, cow, cat; "
         r"its annotation file has 4 categories: dog, cow, cat, hen"
     )
     with pytest.raises(DataError, match=said):
@@ -144,10 +144,10 @@ def test_other_classes_or_another_order_than_in_training_is_a_warning(register, 
     assert "dog, cow, cat" in val.findings[0].message
 
 
-# What is an error, and where
+# Errors, and where they apply
 
 
-def test_each_data_set_is_read_once_and_has_a_report_by_its_name(register):
+def test_each_dataset_is_read_once_and_has_a_report_under_its_name(register):
     register("train")
     register("val")
     reports = check_datasets(config(train=("train", "val"), test=("val",)))
@@ -179,12 +179,12 @@ def test_a_warning_is_an_error_where_the_config_is_strict(register):
         check_datasets(config(train=("user",), check="strict"))
 
 
-def test_an_unknown_kind_of_check_names_those_there_are():
+def test_an_unknown_kind_of_check_lists_the_choices():
     with pytest.raises(ValueError, match=r"DATA\.CHECK must be one of 'normal', 'strict', 'drop'"):
         check_datasets(config(check="lax"))
 
 
-def test_what_the_evaluation_asks_for_must_be_in_test_sets(register):
+def test_keys_required_by_the_evaluation_must_be_in_test_sets(register):
     bare = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}]
     register("user", annotations=bare)
     check_datasets(config(train=("user",)))
@@ -212,15 +212,15 @@ def test_files_outside_the_image_folder_are_read_only_if_allowed(register):
     check_datasets(config(train=("user",)), allow_outside_root=True)
 
 
-def test_annotations_that_are_not_there_are_named_with_their_data_set(register):
+def test_missing_annotations_are_named_with_their_dataset(register):
     folder = register("user")
     (folder / "a.json").unlink()
     for splits in ({"train": ("user",)}, {"test": ("user",)}):
-        with pytest.raises(FileNotFoundError, match=r"'user': no file .*a\.json"):
+        with pytest.raises(FileNotFoundError, match=r"'user': file not found: .*a\.json"):
             check_datasets(config(**splits))
 
 
-def test_to_evaluate_the_training_sets_need_not_be_there(register):
+def test_an_evaluation_does_not_require_the_training_sets(register):
     folder = register("train")
     register("val", NEGATIVE)
     (folder / "a.json").unlink()
@@ -234,7 +234,7 @@ def test_to_evaluate_the_training_sets_need_not_be_there(register):
         check_datasets(config(train=("train",), test=("val",)), training=False)
 
 
-def test_a_data_set_without_a_json_is_loaded_and_checked():
+def test_a_dataset_without_a_json_is_loaded_and_checked():
     image = {"file_name": "nowhere.png", "image_id": 1, "annotations": []}
     DatasetCatalog.register("no_json", lambda: [image])
     try:
@@ -245,12 +245,12 @@ def test_a_data_set_without_a_json_is_loaded_and_checked():
         MetadataCatalog.remove("no_json")
 
 
-def test_another_format_than_cocos_is_not_held_to_its_rules(register):
+def test_other_formats_are_not_checked_by_coco_rules(register):
     folder = register("user")
     del MetadataCatalog.get("user").evaluator_type
     MetadataCatalog.get("user").evaluator_type = "lvis"
     content = json.loads((folder / "a.json").read_text())
-    del content["annotations"][0]["iscrowd"]  # which LVIS does not have
+    del content["annotations"][0]["iscrowd"]  # missing in LVIS
     (folder / "a.json").write_text(json.dumps(content))
     (report,) = check_datasets(config(test=("user",)))
     assert report.counts == {}
@@ -269,7 +269,7 @@ def test_only_the_main_process_reads_and_the_others_wait_for_it(register, monkey
     assert waited == [True]
 
 
-def test_the_log_has_one_line_for_each_data_set_and_its_warnings(register, caplog):
+def test_the_log_has_one_line_for_each_dataset_and_its_warnings(register, caplog):
     register("train")
     register("val", EMPTY, EMPTY)
     with caplog.at_level(logging.INFO):

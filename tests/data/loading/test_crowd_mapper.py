@@ -1,4 +1,4 @@
-"""Crowd regions in the training data: kept, marked, and nothing else changed."""
+"""Crowd regions in the training data: kept and marked, with no other change."""
 
 import copy
 import itertools
@@ -21,7 +21,7 @@ from ...conftest import DATASET_ROOT
 
 @pytest.fixture(scope="module")
 def crowded():
-    """Six images with one crowd in each, as dataset dicts."""
+    """Return six images with one crowd region each, as dataset dicts."""
     folder = Path(DATASET_ROOT) / "crowded_shapes"
     spec = ShapesSpec(images=6, image_size=128, crowds=1.0, empty=0.0, seed=5)
     draw_dataset(spec, folder)
@@ -57,7 +57,7 @@ def test_a_crowd_is_kept_with_a_negative_class_and_its_transformed_box(cfg, crow
         torch.testing.assert_close(crowd.gt_boxes.tensor, expected)
 
 
-def test_objects_and_images_are_the_stock_mappers(cfg, crowded):
+def test_objects_and_images_equal_those_of_the_stock_mapper(cfg, crowded):
     for seed, image in enumerate(crowded):
         ours = mapped(CrowdDatasetMapper(cfg, is_train=True), image, seed)
         stock = mapped(DatasetMapper(cfg, is_train=True), image, seed)
@@ -78,7 +78,7 @@ def test_the_dataset_is_not_changed(cfg, crowded):
 
 
 def test_a_crowds_mask_is_not_read(cfg, crowded):
-    """COCO's crowds have run lengths where objects have polygons."""
+    """COCO's crowd regions have run-length masks where objects have polygons."""
     image = copy.deepcopy(crowded[0])
     for annotation in image["annotations"]:
         if annotation["iscrowd"]:
@@ -103,7 +103,7 @@ def test_an_image_of_nothing_but_a_crowd_has_no_object(cfg, crowded):
     assert instances.gt_classes.tolist() == [CROWD_LABEL]
 
 
-def test_evaluation_is_the_stock_mappers(cfg, crowded):
+def test_evaluation_uses_the_stock_mapper(cfg, crowded):
     ours = CrowdDatasetMapper(cfg, is_train=False)(crowded[0])
     stock = DatasetMapper(cfg, is_train=False)(crowded[0])
     assert torch.equal(ours.pop("image"), stock.pop("image"))
@@ -111,7 +111,7 @@ def test_evaluation_is_the_stock_mappers(cfg, crowded):
 
 
 @pytest.mark.parametrize("key", ["use_instance_mask", "use_keypoint"])
-def test_where_masks_or_keypoints_are_loaded_crowds_are_dropped_as_in_stock(cfg, crowded, key):
+def test_with_masks_or_keypoints_crowds_are_dropped(cfg, crowded, key):
     image = copy.deepcopy(crowded[0])
     for annotation in image["annotations"]:
         annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
@@ -165,7 +165,7 @@ STYLE = "MODEL.FOCAL.RPN.STYLE"
         ([ARCHITECTURE, "ProposalNetwork", RPN, "RPN"], False),
     ],
 )
-def test_the_trainer_shows_crowds_only_where_every_part_knows_them(cfg, opts, knows):
+def test_crowds_are_loaded_only_if_every_component_supports_them(cfg, opts, knows):
     cfg.merge_from_list(opts)
     assert shows_crowds(cfg) == knows
 
@@ -175,13 +175,11 @@ def test_the_trainer_shows_crowds_only_where_every_part_knows_them(cfg, opts, kn
     [
         ("matterport", "StandardROIHeads", True),
         ("matterport", "FocalROIHeads", False),
-        ("tensorpack", "StandardROIHeads", False),  # its threshold takes nothing out
+        ("tensorpack", "StandardROIHeads", False),  # its threshold removes nothing
         ("detectron2", "StandardROIHeads", False),
     ],
 )
-def test_the_trainer_says_so_where_the_rpn_wants_crowds_and_the_heads_do_not(
-    cfg, caplog, style, heads, warned
-):
+def test_the_trainer_warns_if_only_the_rpn_supports_crowds(cfg, caplog, style, heads, warned):
     cfg.merge_from_list(
         [ARCHITECTURE, "GeneralizedRCNN", RPN, "FocalRPN", ROI_HEADS, heads, STYLE, style]
     )

@@ -1,4 +1,4 @@
-"""Images from memory: the same batches as from files, within a bound, and read once."""
+"""Image cache: the same batches as from files, a bounded size, and one read per image."""
 
 import copy
 import itertools
@@ -35,7 +35,7 @@ NUM_IMAGES, SIZE = 12, 128
 
 @pytest.fixture(scope="module")
 def folder():
-    """Twelve images, some with a crowd, registered as "cached_shapes"."""
+    """Register twelve images, some with a crowd region, as "cached_shapes"."""
     folder = Path(DATASET_ROOT) / "cached_shapes"
     spec = ShapesSpec(images=NUM_IMAGES, image_size=SIZE, crowds=0.5, seed=5)
     draw_dataset(spec, folder)
@@ -55,7 +55,7 @@ def cfg(folder):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The names of the images that are opened, as it goes on."""
+    """Return a list that receives the name of each opened image."""
     names, stock = [], PathManager.open
 
     def counting(path, *args, **kwargs):
@@ -67,7 +67,7 @@ def opened(monkeypatch):
 
 
 def epochs(mapper, dicts, count=3):
-    """What the mapper makes of all images, ``count`` times; and where the generator then stands."""
+    """Map all images ``count`` times; return the results and the state of the generator."""
     seed_all_rng(4)
     images = [mapper(copy.deepcopy(x)) for _ in range(count) for x in dicts]
     return images, np.random.random_sample(2).tolist()
@@ -114,13 +114,13 @@ AUGMENTATIONS = {
     "no resize": ["INPUT.MIN_SIZE_TRAIN", (0,)],
     "vertical flip": ["INPUT.RANDOM_FLIP", "vertical"],
     "no flip": ["INPUT.RANDOM_FLIP", "none", "INPUT.MIN_SIZE_TRAIN", (160,)],
-    "grey": ["INPUT.FORMAT", "L", "INPUT.RANDOM_FLIP", "none"],
+    "gray": ["INPUT.FORMAT", "L", "INPUT.RANDOM_FLIP", "none"],
     "RGB": ["INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TRAIN", (160,)],
     "floating": ["INPUT.FORMAT", "YUV-BT.601", "INPUT.MIN_SIZE_TRAIN", (160,)],
 }
 
 
-WITH_CROWDS = ("one size, larger", "several sizes", "a crop", "grey")
+WITH_CROWDS = ("one size, larger", "several sizes", "a crop", "gray")
 
 
 @pytest.mark.slow
@@ -135,10 +135,10 @@ def test_three_epochs_are_those_of_the_mapper_without_a_cache(cfg, opened, name,
     cfg.merge_from_list(AUGMENTATIONS[name])
     dicts = DatasetCatalog.get("cached_shapes")
     assert_same_epochs(cached(cfg, is_train=True), stock(cfg, is_train=True), dicts)
-    assert len(opened) == NUM_IMAGES + 3 * NUM_IMAGES  # one epoch from files; stock, three
+    assert len(opened) == NUM_IMAGES + 3 * NUM_IMAGES  # ours reads one epoch, Detectron2's three
 
 
-def test_crowds_are_still_shown(cfg):
+def test_crowds_are_still_loaded(cfg):
     images, _ = epochs(build_train_mapper(cfg, crowds=True), DatasetCatalog.get("cached_shapes"))
     last = images[-NUM_IMAGES:]
     assert any((image["instances"].gt_classes == CROWD_LABEL).any() for image in last)
@@ -187,7 +187,7 @@ def test_a_wrong_size_in_the_annotations_is_found_from_memory_too(cfg):
 
 
 class Blacken(T.Augmentation):
-    """Writes into the image that it is given, as nothing keeps an augmentation from doing."""
+    """Augmentation that modifies its input image, which nothing prevents."""
 
     def get_transform(self, image):
         image[:] = 0
@@ -196,7 +196,7 @@ class Blacken(T.Augmentation):
 
 @pytest.mark.parametrize("first", [[], [T.ResizeShortestEdge((160,), sample_style="choice")]])
 @pytest.mark.parametrize("image_format", ["BGR", "L"])
-def test_what_is_kept_survives_an_augmentation_or_a_model_that_writes(cfg, first, image_format):
+def test_cached_images_survive_augmentations_and_models_that_modify_them(cfg, first, image_format):
     dicts = DatasetCatalog.get("cached_shapes")
 
     def mapper_of(kind, augmentations, **kwargs):
@@ -222,18 +222,18 @@ def test_another_size_or_format_is_another_image(cfg):
     assert len(mapper.cache) == 8
 
 
-# the bound
+# Size limit
 
 
 @pytest.mark.parametrize(
     ("opts", "fitting"),
     [
         (["INPUT.MIN_SIZE_TRAIN", (256,)], 5),  # resized: 2**20 // (3 * 256**2)
-        (["INPUT.MIN_SIZE_TRAIN", (256, 512)], NUM_IMAGES),  # as in the file: all fit
-        (["INPUT.FORMAT", "YUV-BT.601", "INPUT.MIN_SIZE_TRAIN", (128,)], 2),  # 8 bytes a value
+        (["INPUT.MIN_SIZE_TRAIN", (256, 512)], NUM_IMAGES),  # cached as in the file: all fit
+        (["INPUT.FORMAT", "YUV-BT.601", "INPUT.MIN_SIZE_TRAIN", (128,)], 2),  # 8 bytes per value
     ],
 )
-def test_the_bound_is_kept_and_what_does_not_fit_is_read(cfg, opened, opts, fitting):
+def test_the_size_limit_holds_and_other_images_are_read(cfg, opened, opts, fitting):
     cfg.merge_from_list([*opts, KEY, 1])
     dicts = DatasetCatalog.get("cached_shapes")
     mapper = CachedDatasetMapper(cfg, is_train=True)
@@ -247,7 +247,7 @@ def test_the_bound_is_kept_and_what_does_not_fit_is_read(cfg, opened, opts, fitt
 
 
 def test_no_more_memory_is_held_than_counted(cfg):
-    """A view, such as BGR of RGB, would hold what it is a view of."""
+    """A view, such as BGR of RGB, would keep its whole base in memory."""
     mapper = CachedDatasetMapper(cfg, is_train=True)
     epochs(mapper, DatasetCatalog.get("cached_shapes"), count=1)
     for image in mapper.cache._images.values():
@@ -264,19 +264,19 @@ def test_the_first_that_fit_are_kept():
     assert cache.num_bytes == 100
 
 
-def test_that_it_is_full_is_said_once(caplog):
+def test_a_full_cache_is_logged_once(caplog):
     caplog.set_level("INFO")
     cache = ImageCache(max_bytes=1)
     for key in "abc":
         cache.offer(key, np.zeros((1, 1, 1), np.uint8), (1, 1))
     assert [x.getMessage() for x in caplog.records] == [
-        f"{KEY}: full at 1 images, others are read each time"
+        f"{KEY}: cache is full with 1 images; others are read each time"
     ]
 
 
 @pytest.mark.parametrize("capacity", [20, 50, 80])
-def test_to_keep_the_first_finds_more_than_to_keep_the_last_used(capacity):
-    """The numbers of the class docstring."""
+def test_keeping_the_first_images_has_more_hits_than_lru(capacity):
+    """The class docstring states these numbers."""
     random, share = np.random.RandomState(0), capacity / 100
     order = [image for _ in range(300) for image in random.permutation(100)]
     cache, last_used = ImageCache(max_bytes=capacity), {}
@@ -286,7 +286,7 @@ def test_to_keep_the_first_finds_more_than_to_keep_the_last_used(capacity):
         if cache.get(image) is None:
             cache.offer(image, np.zeros((1, 1, 1), np.uint8), (1, 1))
         found_last_used += last_used.pop(image, False)
-        last_used[image] = True  # a dict has its newest last
+        last_used[image] = True  # the newest key of a dict is the last
         if len(last_used) > capacity:
             del last_used[next(iter(last_used))]
     assert found / len(order) == pytest.approx(share, abs=0.02)
@@ -295,13 +295,13 @@ def test_to_keep_the_first_finds_more_than_to_keep_the_last_used(capacity):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 5])
-def test_the_workers_share_the_bound(cfg, num_workers):
+def test_the_workers_share_the_size_limit(cfg, num_workers):
     cfg.merge_from_list([KEY, 10, "DATALOADER.NUM_WORKERS", num_workers])
     share = CachedDatasetMapper(cfg, is_train=True).cache.max_bytes
     assert share == 10 * 2**20 // max(num_workers, 1)
 
 
-# the trainer
+# Trainer
 
 
 ARCHITECTURES = {
@@ -319,7 +319,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize(("opts", "cached"), ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_the_trainer_caches_where_it_is_asked_to(cfg, opts, cached):
+def test_the_trainer_caches_if_configured(cfg, opts, cached):
     cfg.merge_from_list(opts)
     assert type(Trainer.build_train_loader(cfg).samples.mapper) is cached
     cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB = 0
@@ -336,7 +336,7 @@ def test_by_default_there_is_none():
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("sizes", [(128,), (96, 160)], ids=["one size", "sizes"])
-def test_batches_are_those_without_a_cache_and_files_are_read_once(
+def test_batches_equal_those_without_a_cache_and_files_are_read_once(
     cfg, tmp_path, num_workers, sizes
 ):
     folder = tmp_path / "images_that_go"
@@ -346,7 +346,7 @@ def test_batches_are_those_without_a_cache_and_files_are_read_once(
     register_shapes(name, spec, folder)
     cfg.DATASETS.TRAIN, cfg.INPUT.MIN_SIZE_TRAIN = (name,), sizes
     cfg.DATALOADER.NUM_WORKERS = num_workers
-    count = 36  # batches of 18 epochs: each of two workers has seen each image
+    count = 36  # batches of 18 epochs: each of two workers has loaded each image
 
     ours = iter(Trainer.build_train_loader(cfg))
     cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB = 0
@@ -358,8 +358,8 @@ def test_batches_are_those_without_a_cache_and_files_are_read_once(
         assert_same(mine, theirs)
 
 
-def test_a_loader_that_caches_leaves_the_other_draws_of_the_process_alone(cfg):
-    """What a model draws between two batches is what it draws without a cache."""
+def test_a_cache_does_not_affect_other_random_draws(cfg):
+    """A model's random draws between two batches are the same as without a cache."""
 
     def draws(mib):
         cfg.MODEL.FOCAL.DATA.IMAGE_CACHE_MIB = mib
@@ -370,7 +370,7 @@ def test_a_loader_that_caches_leaves_the_other_draws_of_the_process_alone(cfg):
     assert draws(0) == draws(64)
 
 
-# what it is not for
+# Unsupported uses
 
 
 @pytest.mark.parametrize("mib", [-1, 1.5, "64", None])
@@ -381,28 +381,28 @@ def test_an_illegal_bound_names_the_key(cfg, mib):
 
 
 @pytest.mark.parametrize("mib", ["1.5", "much"])
-def test_a_bound_that_is_no_integer_is_refused_when_it_is_set(cfg, mib):
+def test_a_size_limit_must_be_an_integer(cfg, mib):
     with pytest.raises(ValueError, match=KEY):
         cfg.merge_from_list([KEY, mib])
 
 
 @pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
-def test_where_more_than_boxes_is_loaded_it_raises(cfg, monkeypatch, key):
+def test_inputs_other_than_boxes_are_not_supported(cfg, monkeypatch, key):
     monkeypatch.setattr(
         "detectron2.data.detection_utils.create_keypoint_hflip_indices", lambda _: [0]
     )
     cfg.merge_from_list([key, True])
-    with pytest.raises(ValueError, match=f"{KEY} is for training with boxes only.*{key}"):
+    with pytest.raises(ValueError, match=f"{KEY} supports training with boxes only.*{key}"):
         build_train_mapper(cfg, crowds=False)
 
 
-def test_for_evaluation_it_raises(cfg):
-    with pytest.raises(ValueError, match=f"{KEY} is for training"):
+def test_evaluation_is_not_supported(cfg):
+    with pytest.raises(ValueError, match=f"{KEY} supports training"):
         CachedDatasetMapper(cfg, is_train=False)
 
 
-def test_where_semantic_segmentation_is_loaded_it_raises(cfg):
+def test_semantic_segmentation_is_not_supported(cfg):
     mapper = CachedDatasetMapper(cfg, is_train=True)
     image = {**DatasetCatalog.get("cached_shapes")[0], "sem_seg_file_name": "any.png"}
-    with pytest.raises(ValueError, match=f"{KEY} must be 0 where semantic segmentation"):
+    with pytest.raises(ValueError, match=f"{KEY} must be 0 if semantic segmentation"):
         mapper(image)

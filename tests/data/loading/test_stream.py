@@ -1,4 +1,4 @@
-"""Batch b of a run is a function of the seed and of b, whatever happened before and elsewhere."""
+"""Training stream: batch b of a run depends only on the seed and on b."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ KEY = "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES"
 
 @pytest.fixture
 def dicts():
-    """Ten images, of which three are wider than high, one has two objects and one has none."""
+    """Return ten images: three are wider than high, one has two objects and one has none."""
     objects = [{"bbox": [0, 0, 4, 4], "bbox_mode": 1, "category_id": 0, "iscrowd": 0}]
     return [
         {
@@ -48,7 +48,7 @@ def dicts():
 
 @pytest.fixture
 def cfg(dicts):
-    """Training on these, loaded in the training process."""
+    """Return a config for training on these images, loaded in the training process."""
     cfg = get_cfg()
     cfg.SEED = 3
     cfg.DATASETS.TRAIN = ("ten_images",)
@@ -63,14 +63,14 @@ def cfg(dicts):
 
 @pytest.fixture
 def shapes_cfg(cfg, tiny_shapes):
-    """Training on real images, of several sizes."""
+    """Return a config for training on real images of several sizes."""
     cfg.DATASETS.TRAIN = ("tiny_shapes",)
     cfg.INPUT.MIN_SIZE_TRAIN = (48, 64, 80)
     return cfg
 
 
 def drawing_mapper(image):
-    """Which image it is, and a draw of each generator."""
+    """Return the id of the image, and a draw from each generator."""
     return {
         "image_id": image["image_id"],
         "objects": len(image["annotations"]),
@@ -79,7 +79,7 @@ def drawing_mapper(image):
 
 
 class ReadingMapper:
-    """As `drawing_mapper`, for images of which some cannot be read."""
+    """`drawing_mapper` with some unreadable images."""
 
     def __init__(self, unreadable=(), error=OSError):
         self.unreadable = unreadable
@@ -111,7 +111,7 @@ def flat(batches):
     return list(itertools.chain.from_iterable(batches))
 
 
-# order
+# Order
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_the_number_of_workers_does_not_matter(shapes_cfg, grouping):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("grouping", [False, True])
-def test_to_start_at_a_batch_is_to_leave_out_those_before(cfg, grouping, num_workers):
+def test_starting_at_a_batch_skips_earlier_ones(cfg, grouping, num_workers):
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
     cfg.DATALOADER.NUM_WORKERS = num_workers
     whole = batches_of(cfg, 12)
@@ -162,7 +162,7 @@ def test_a_loader_can_be_iterated_over_again(cfg):
 
 
 @pytest.mark.parametrize("grouping", [False, True])
-def test_what_was_drawn_before_does_not_matter(cfg, grouping):
+def test_earlier_draws_have_no_effect(cfg, grouping):
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
     with generators_kept():
         seed_all(1)
@@ -172,7 +172,7 @@ def test_what_was_drawn_before_does_not_matter(cfg, grouping):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_generators_of_the_training_process_are_left_as_they_are(cfg, num_workers):
+def test_the_generators_of_the_training_process_do_not_change(cfg, num_workers):
     cfg.DATALOADER.NUM_WORKERS = num_workers
 
     def draws():
@@ -223,7 +223,7 @@ def test_two_processes_together_see_what_one_sees(cfg, monkeypatch, sampler):
 
 
 @pytest.mark.parametrize(("rank", "num_processes"), [(0, 1), (1, 2)])
-def test_batches_by_aspect_ratio_are_detectron2s(cfg, dicts, monkeypatch, rank, num_processes):
+def test_batches_by_aspect_ratio_equal_detectron2s(cfg, dicts, monkeypatch, rank, num_processes):
     as_process(monkeypatch, rank, num_processes)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = True
     order = TrainingSampler(NUM_IMAGES, seed=cfg.SEED)
@@ -247,7 +247,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(cfg, monkeypatch, images
         build_train_loader(cfg, drawing_mapper)
 
 
-# which images
+# Choice of images
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(cfg, monkeypatch, images
         ["MODEL.LOAD_PROPOSALS", True, "DATASETS.PROPOSAL_FILES_TRAIN", ("boxes.pkl",)],
     ],
 )
-def test_the_data_set_is_loaded_as_detectron2_loads_it(cfg, dicts, monkeypatch, opts):
+def test_the_dataset_is_loaded_as_by_detectron2(cfg, dicts, monkeypatch, opts):
     cfg.merge_from_list(opts)
     calls = []
 
@@ -297,7 +297,7 @@ def test_impossible_boxes_are_dropped_where_asked_for(cfg, dicts):
     assert objects() == 1
 
 
-# samplers
+# Samplers
 
 
 def test_the_order_is_that_of_detectron2s_sampler_with_the_seed_of_the_config(cfg):
@@ -324,7 +324,7 @@ def test_images_of_rare_classes_are_repeated(cfg, dicts):
         "WeightedCategoryTrainingSampler",
     ],
 )
-def test_samplers_that_draw_their_seed_are_functions_of_that_of_the_config(cfg, name):
+def test_samplers_that_draw_their_seed_depend_on_the_config_seed(cfg, name):
     cfg.DATALOADER.SAMPLER_TRAIN = name
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.7
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = [["ten_images", 2.5]]
@@ -336,14 +336,14 @@ def test_samplers_that_draw_their_seed_are_functions_of_that_of_the_config(cfg, 
     assert ids(batches_of(cfg, 10)) != one
 
 
-def test_a_sampler_that_there_is_not_is_named(cfg):
+def test_an_unknown_sampler_is_named(cfg):
     cfg.DATALOADER.SAMPLER_TRAIN = "NoSuchSampler"
     with pytest.raises(ValueError, match="NoSuchSampler"):
         build_train_loader(cfg, drawing_mapper)
 
 
 class Numbers(IterableDataset):
-    """A data set without indices."""
+    """Dataset without indices."""
 
     def __len__(self):
         return NUM_IMAGES
@@ -352,7 +352,7 @@ class Numbers(IterableDataset):
         return iter([{"image_id": i, "annotations": []} for i in range(NUM_IMAGES)])
 
 
-def test_a_data_set_without_indices_is_detectron2s_matter_with_a_warning(cfg, caplog):
+def test_detectron2_loads_a_dataset_without_indices_with_a_warning(cfg, caplog):
     DatasetCatalog.register("numbers", Numbers)
     cfg.DATASETS.TRAIN = ("numbers",)
     try:
@@ -364,7 +364,7 @@ def test_a_data_set_without_indices_is_detectron2s_matter_with_a_warning(cfg, ca
     assert "numbers cannot be indexed" in caplog.text
 
 
-def test_a_data_set_with_indices_that_is_no_list_is_a_stream_too(cfg, dicts):
+def test_an_indexed_dataset_other_than_a_list_is_a_stream(cfg, dicts):
     class Images(torch.utils.data.Dataset):
         def __len__(self):
             return len(dicts)
@@ -382,7 +382,7 @@ def test_a_data_set_with_indices_that_is_no_list_is_a_stream_too(cfg, dicts):
         DatasetCatalog.remove("indexed")
 
 
-# images that cannot be read
+# Unreadable images
 
 
 def truncate(file):
@@ -394,7 +394,7 @@ def write_text(file):
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, truncate, write_text, Path.touch])
-def test_a_file_that_is_no_image_is_named_with_its_id(
+def test_an_invalid_image_file_is_named_with_its_id(
     shapes_cfg, tiny_shapes, tmp_path, monkeypatch, spoil
 ):
     images = copy.deepcopy(DatasetCatalog.get("tiny_shapes"))
@@ -410,7 +410,7 @@ def test_a_file_that_is_no_image_is_named_with_its_id(
     assert KEY in str(raised.value)
 
 
-def test_an_image_that_a_worker_cannot_read_is_named_with_what_went_wrong(cfg):
+def test_an_image_unreadable_in_a_worker_is_named_with_the_reason(cfg):
     cfg.DATALOADER.NUM_WORKERS = 1
     message = r"(?s)OSError: broken.*direct cause.*image 103, image3.png, cannot be read"
     with pytest.raises(ImageReadError, match=message):
@@ -440,10 +440,10 @@ def test_some_unreadable_images_are_replaced_if_allowed(cfg, caplog, num_workers
     warned = [x.getMessage() for x in caplog.records if "cannot be read" in x.getMessage()]
     assert len(warned) == 2
     assert any("image 103, image3.png, cannot be read: OSError: broken" in x for x in warned)
-    assert any(f"(2 of 2 that {KEY} allows)" in x for x in warned)
+    assert any(f"(2 of 2 allowed by {KEY})" in x for x in warned)
 
 
-def test_what_replaces_an_image_is_a_function_of_the_seed_and_the_batch(cfg):
+def test_replacements_depend_on_the_seed_and_the_batch(cfg):
     cfg.merge_from_list([KEY, 2])
     spoilt = ReadingMapper({103, 106})
     whole = batches_of(cfg, 20, spoilt)
@@ -467,10 +467,10 @@ def test_more_unreadable_images_than_allowed_end_the_run(cfg, num_workers):
         assert f"image 10{index}, image{index}.png" in str(e.value)
 
 
-def test_a_data_set_without_any_readable_image_ends_the_run(cfg):
+def test_a_dataset_without_readable_images_ends_the_run(cfg):
     cfg.merge_from_list([KEY, 100])
     mapper = ReadingMapper({100 + index for index in range(NUM_IMAGES)})
-    with pytest.raises(ImageReadError, match=r"10 images cannot be read.* the data set has 10"):
+    with pytest.raises(ImageReadError, match=r"10 images cannot be read.* the dataset has 10"):
         batches_of(cfg, 1, mapper)
     assert len(mapper.read) == BATCH * NUM_IMAGES
 
@@ -482,12 +482,12 @@ def test_an_illegal_number_of_unreadable_images_names_the_key(cfg, value):
         build_train_loader(cfg, drawing_mapper)
 
 
-# signals
+# Signals
 
 
 @pytest.fixture
 def running(cfg):
-    """A loader that has begun, and its two workers."""
+    """Start a loader, and return it with its two workers."""
     cfg.DATALOADER.NUM_WORKERS = 2
     before = set(multiprocessing.active_children())
     batches = iter(build_train_loader(cfg, drawing_mapper))
@@ -496,7 +496,7 @@ def running(cfg):
     batches.close()
 
 
-def test_workers_survive_what_a_scheduler_sends_to_all_processes(running, cfg):
+def test_workers_survive_signals_of_a_scheduler(running, cfg):
     batches, workers = running
     for name in ("TERM", "USR1", "INT"):
         subprocess.run(["kill", f"-{name}", *(str(x.pid) for x in workers)], check=True)
@@ -506,8 +506,8 @@ def test_workers_survive_what_a_scheduler_sends_to_all_processes(running, cfg):
     assert seen == batches_of(cfg, 10, start=1)
 
 
-def test_workers_end_when_the_training_process_tells_them_to(running):
-    """As it does when it ends with an error: it would wait for them for ever."""
+def test_workers_end_on_a_signal_of_the_training_process(running):
+    """A training process that ends with an error ends its workers first; else it would hang."""
     _, workers = running
     for worker in workers:
         worker.terminate()
@@ -523,7 +523,7 @@ def test_workers_end_with_their_loader(running):
         assert worker.exitcode == 0
 
 
-def test_the_training_process_takes_signals_as_before(running):
+def test_the_training_process_still_receives_signals(running):
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {
         signal.SIGTERM,
         signal.SIGUSR1,

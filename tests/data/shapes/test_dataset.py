@@ -1,4 +1,4 @@
-"""The built-in data set: what it promises about bytes, boxes and imbalance."""
+"""The built-in dataset: guarantees about bytes, boxes and imbalance."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ PINNED = "c16b3d3398d761543f1ea53b2ab3b7cea154ffdcdc4780bd9c41374a65ec9f44"
 
 
 def digest(folder):
-    """One hash over the names and bytes of all files."""
+    """Return one hash of the names and bytes of all files."""
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.is_file():
@@ -40,18 +40,18 @@ def coco(drawn):
 
 
 def test_the_bytes_are_the_same_on_every_machine(drawn):
-    """Another hash means another data set: then `painting.VERSION` must grow."""
+    """Another hash means another dataset: `painting.VERSION` must then increase."""
     assert digest(drawn) == PINNED
 
 
-def test_a_second_drawing_has_the_same_bytes_and_another_seed_has_not(drawn, tmp_path):
+def test_only_the_seed_changes_the_bytes(drawn, tmp_path):
     draw_dataset(SMALL, tmp_path / "again")
     draw_dataset(ShapesSpec(images=40, image_size=96, seed=1), tmp_path / "other")
     assert digest(tmp_path / "again") == digest(drawn)
     assert digest(tmp_path / "other") != digest(drawn)
 
 
-def test_an_image_does_not_depend_on_how_many_there_are():
+def test_an_image_does_not_depend_on_the_number_of_images():
     image, annotations = draw_image(ShapesSpec(images=5), 3)
     same_image, same_annotations = draw_image(ShapesSpec(images=500), 3)
     assert np.array_equal(image, same_image)
@@ -72,7 +72,7 @@ def test_boxes_are_tight_integers_inside_the_image(coco):
 
 
 def test_a_box_encloses_the_pixels_of_its_object_and_no_more():
-    """Same random numbers with and without the object: the difference is the object."""
+    """Both images use the same random numbers, so their difference is the object."""
     checked = 0
     for index in range(30):
         with_one, annotations = draw_image(ShapesSpec(objects=(1, 1), crowds=0, empty=0), index)
@@ -83,7 +83,7 @@ def test_a_box_encloses_the_pixels_of_its_object_and_no_more():
         low = np.array([x_low, y_low])
         high = low + np.array([width, height])
         changed_low, changed_high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()]) + 1
-        # a pixel covered by less than half changes colour, but does not count
+        # A pixel covered by less than half changes its color, but does not count.
         assert (abs(changed_low - low) <= 1).all()
         assert (abs(changed_high - high) <= 1).all()
         checked += 1
@@ -104,7 +104,7 @@ def test_the_default_has_long_tailed_classes_empty_images_and_crowds():
 
 
 @pytest.mark.parametrize(("objects", "distractors"), [((0, 0), (0, 0)), ((2, 2), (30, 30))])
-def test_the_dial_turns(objects, distractors):
+def test_the_options_change_the_imbalance(objects, distractors):
     spec = ShapesSpec(objects=objects, distractors=distractors, empty=0, crowds=0, image_size=256)
     image, annotations = draw_image(spec, 0)
     assert len(annotations) == objects[0]
@@ -143,8 +143,8 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path, monkeypatch):
-    """The second draws all of it while the first encodes an image."""
+def test_two_processes_that_draw_at_once_create_one_dataset(drawn, tmp_path, monkeypatch):
+    """The second process draws everything while the first one encodes an image."""
     folder, encode, calls = tmp_path / "shapes", shapes.encode_png, []
 
     def encode_late(image):
@@ -155,7 +155,7 @@ def test_two_processes_that_draw_at_once_end_with_one_data_set(drawn, tmp_path, 
 
     monkeypatch.setattr(shapes, "encode_png", encode_late)
     draw_dataset(SMALL, folder)
-    assert max(calls) == 2, "both were at work"
+    assert max(calls) == 2, "both processes drew"
     assert len(calls) == 2 * SMALL.images
     assert [file.name for file in tmp_path.iterdir()] == ["shapes"]
     assert digest(folder) == digest(drawn)
@@ -178,7 +178,7 @@ def test_both_splits_are_registered_under_a_folder_with_the_version():
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys):
+def test_the_command_line_draws_with_the_given_options(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
     dials = ["--images", "3", "--radius", "6", "10", "--distractors", "1", "2"]
     options = [*dials, "--image-size", "64"]
@@ -192,4 +192,4 @@ def test_the_command_line_draws_what_the_dials_say(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as end:
         draw_shapes.main()
     assert end.value.code == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

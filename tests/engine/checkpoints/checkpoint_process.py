@@ -15,7 +15,7 @@ from focal_plugin.engine.checkpoints.checkpointer import Checkpointer, Checkpoin
 
 
 class Counting(nn.Module):
-    """Buffers of each kind that a process may have for itself, besides a weight and a constant."""
+    """Module with a weight, a constant, and each kind of buffer that may differ by process."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +25,7 @@ class Counting(nn.Module):
         self.register_buffer("constant", torch.tensor([1.0, 2.0]), persistent=False)
 
     def see(self, number):
-        """As training would, with other data in each process."""
+        """Update the buffers like a training with other data in each process."""
         self.mean.fill_(number)
         self.norm.running_mean.fill_(number)
 
@@ -44,7 +44,7 @@ def make(folder, **options):
 
 
 def own_buffers(folder, number):
-    """Save what each process has seen; what each has that resumes, and that starts from it."""
+    """Save the buffers of each process; return those after resuming, and after a new start."""
     model, checkpointer = make(folder)
     model.see(number)
     checkpointer.save("model_0000009", iteration=9)
@@ -63,7 +63,7 @@ def buffers_that_are_alike(folder):
 
 
 def first_cannot_save(folder):
-    """How long each process takes where the weights of the first are not finite."""
+    """Return the time of each process if the weights of the first are not finite."""
     model, checkpointer = make(folder)
     if comm.is_main_process():
         model.layer.weight.data.fill_(float("nan"))
@@ -76,7 +76,7 @@ def first_cannot_save(folder):
 
 
 def resume(folder, shared):
-    """The error, or what the buffers are; without ``shared`` a process finds nothing there."""
+    """Return the error or the buffers; without ``shared`` one process has no checkpoint."""
     model, checkpointer = make(folder)
     reads = checkpoint.read_weights
     if not shared:

@@ -1,11 +1,11 @@
-"""How a process of a test dies in the middle of what it writes."""
+"""Sudden death of a test process in the middle of its writes."""
 
 import os
 import signal
 
 
 def die_after(operations):
-    """This process dies instead of the next change of a folder or sync of a file after so many."""
+    """Let this process die at the operation (folder change or file sync) after so many others."""
     left = [operations]
 
     def counted(function):

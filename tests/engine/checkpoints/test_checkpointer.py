@@ -1,4 +1,4 @@
-"""Saving, loading and resuming."""
+"""Saving, loading and resuming of checkpoints."""
 
 import copy
 import errno
@@ -38,7 +38,7 @@ def names(folder):
 
 
 def trained(folder, *, steps=1, **options):
-    """A model after some steps, its optimizer, and its checkpointer."""
+    """Train a model for some steps; return it with its optimizer and checkpointer."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -52,7 +52,7 @@ def trained(folder, *, steps=1, **options):
 
 
 def saved(folder, *numbers, **options):
-    """A folder with a checkpoint after each of these iterations; the model that was saved last."""
+    """Save a checkpoint after each of these iterations; return the model of the last one."""
     for number in numbers or (9,):
         model, optimizer, checkpointer = trained(folder, steps=number, **options)
         checkpointer.save(f"model_{number:07d}", iteration=number)
@@ -66,7 +66,7 @@ def resumed_from(folder, **options):
 
 
 def refusal(folder, **options):
-    """The message; nothing must have been loaded."""
+    """Return the error message of a refused checkpoint; nothing may be loaded."""
     model, optimizer, checkpointer = trained(folder, steps=0, **options)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(CheckpointError) as caught:
@@ -83,7 +83,7 @@ def assert_same(first, second):
 
 
 def edit(file, change):
-    """Another content, with the manifest that belongs to it."""
+    """Change the content of a checkpoint, and write the matching manifest."""
     content = torch.load(file, weights_only=True)
     change(content)
     checkpoint_file.write_checkpoint(file, content)
@@ -107,7 +107,7 @@ def test_a_checkpoint_is_three_files_and_the_record_names_it(tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000009.pth"
 
 
-def test_stock_loads_our_checkpoint_and_we_its_weights(tmp_path):
+def test_checkpoints_are_compatible_with_detectron2(tmp_path):
     model, _ = saved(tmp_path)
     other = trained(tmp_path, steps=0)[0]
     DetectionCheckpointer(other).load(str(tmp_path / "model_0000009.pth"))
@@ -139,7 +139,7 @@ def test_loading_nothing_starts_from_scratch(tmp_path):
     assert trained(tmp_path)[2].load("") == {}
 
 
-def test_where_it_resumes_and_what_was_restored_is_logged(tmp_path, caplog):
+def test_the_resumed_file_and_the_restored_parts_are_logged(tmp_path, caplog):
     saved(tmp_path)
     with caplog.at_level(logging.INFO):
         resumed_from(tmp_path)
@@ -280,7 +280,7 @@ def test_a_damaged_record_is_refused_or_fallen_back_from(tmp_path, record):
     assert resumed_from(tmp_path, fall_back=True)[2]["iteration"] == 19
 
 
-def test_where_nothing_is_whole_the_first_reason_is_told(tmp_path):
+def test_without_an_intact_checkpoint_the_first_reason_is_stated(tmp_path):
     saved(tmp_path)
     file = tmp_path / "model_0000009.pth"
     file.write_bytes(b"")
@@ -291,11 +291,11 @@ def test_where_nothing_is_whole_the_first_reason_is_told(tmp_path):
 
 def test_a_missing_file_of_weights_is_named(tmp_path):
     _, _, checkpointer = trained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"missing\.pth: there is no such file"):
+    with pytest.raises(CheckpointError, match=r"missing\.pth: file not found"):
         checkpointer.resume_or_load(str(tmp_path / "missing.pth"), resume=True)
 
 
-# Whose checkpoint it is
+# Ownership of a checkpoint
 
 
 def test_another_config_is_refused_with_both_values_and_the_flag(tmp_path):
@@ -320,14 +320,14 @@ def test_only_what_is_allowed_may_change(tmp_path, allowed, caplog):
     assert "SEED: 1 in the checkpoint, 2 now" in caplog.text
 
 
-def test_the_beginning_of_a_name_allows_no_other(tmp_path):
+def test_a_prefix_of_a_key_does_not_allow_another_key(tmp_path):
     saved(tmp_path, identity={"SEED_OF_DATA": 1})
     assert "SEED_OF_DATA" in refusal(
         tmp_path, identity={"SEED_OF_DATA": 2}, allowed_changes=["SEED"]
     )
 
 
-def test_a_checkpoint_of_another_trainer_is_no_start_of_ours(tmp_path):
+def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
     model, _, _ = trained(tmp_path)
     DetectionCheckpointer(model, str(tmp_path)).save("model_0000009", iteration=9)
     message = refusal(tmp_path)
@@ -338,13 +338,13 @@ def test_a_checkpoint_of_another_trainer_is_no_start_of_ours(tmp_path):
 def test_weights_alone_cannot_be_resumed_from(tmp_path):
     model, _, _ = trained(tmp_path)
     DetectionCheckpointer(model, str(tmp_path)).save("weights")
-    assert "does not say of which iteration" in refusal(tmp_path)
+    assert "does not state its iteration" in refusal(tmp_path)
 
 
 def test_a_checkpoint_without_the_optimizer_cannot_be_resumed_from(tmp_path):
     saved(tmp_path)
     edit(tmp_path / "model_0000009.pth", lambda content: content.pop("optimizer"))
-    assert "it lacks optimizer" in refusal(tmp_path)
+    assert "optimizer is missing" in refusal(tmp_path)
 
 
 def test_a_model_of_another_shape_is_not_resumed(tmp_path):
@@ -356,23 +356,23 @@ def test_a_model_of_another_shape_is_not_resumed(tmp_path):
 
     edit(tmp_path / "model_0000009.pth", cut)
     message = refusal(tmp_path)
-    assert "2 tensors do not fit" in message
+    assert "2 tensors do not match" in message
     assert "0.weight: (5, 3) in the checkpoint, (4, 3) now" in message
     assert "0.bias: absent in the checkpoint, (4,) now" in message
 
 
-def test_an_optimizer_that_does_not_fit_is_an_error_of_the_checkpoint(tmp_path):
+def test_an_optimizer_that_does_not_match_is_an_error(tmp_path):
     saved(tmp_path)
 
     def change(content):
         content["optimizer"]["param_groups"][0]["params"].pop()
 
     edit(tmp_path / "model_0000009.pth", change)
-    with pytest.raises(CheckpointError, match=r"optimizer in .* does not fit"):
+    with pytest.raises(CheckpointError, match=r"optimizer in .* does not match"):
         resumed_from(tmp_path)
 
 
-def test_without_an_identity_every_run_is_as_good(tmp_path):
+def test_without_an_identity_a_checkpoint_of_any_run_is_accepted(tmp_path):
     model, _ = saved(tmp_path)
     other, _, checkpointer = trained(tmp_path, steps=0, identity=None)
     checkpointer.resume_or_load("", resume=True)
@@ -422,13 +422,13 @@ def test_a_buffer_that_is_not_in_the_state_is_restored_if_training_changed_it(tm
     model.see(5.0)
     checkpointer.save("model_0000009", iteration=9)
     resumed, checkpointer = make(tmp_path)
-    resumed.constant.fill_(3.0)  # as another, allowed config would
+    resumed.constant.fill_(3.0)  # as another, allowed config would do
     checkpointer.resume_or_load("", resume=True)
     assert resumed.seen() == [5.0, 5.0]
     assert resumed.constant.tolist() == [3.0, 3.0]
 
 
-def test_what_was_restored_is_saved_again(tmp_path):
+def test_restored_buffers_are_saved_again(tmp_path):
     model, checkpointer = make(tmp_path)
     model.see(5.0)
     checkpointer.save("model_0000009", iteration=9)
@@ -466,7 +466,7 @@ def test_two_processes_keep_their_own_and_fail_together(fork_server, tmp_path):
         },
         processes,
     )
-    # each resumes with its own; where only weights are wanted, all have those of the first
+    # Each process resumes with its own buffers. If only weights are loaded, all have the first's.
     assert results["own"] == [([5.0, 5.0], [100.0, 5.0]), ([7.0, 7.0], [100.0, 5.0])]
     stored = torch.load(alike / "model_0000009.pth", weights_only=True)["focal_plugin"]["buffers"]
     assert [list(of_process) for of_process in stored] == [["mean"], []]
@@ -493,11 +493,11 @@ def test_a_zoo_pickle_and_the_query_for_name_matching_are_loaded(tmp_path):
     torch.save({"model": {"0.weight": torch.full((4, 3), 3.0)}}, tmp_path / "model.pth")
     checkpointer.load(f"{tmp_path / 'model.pth'}?matching_heuristics=True", checkpointables=[])
     assert model[0].weight.unique().tolist() == [3.0]
-    with pytest.raises(CheckpointError, match=r"\?other=1 is not known"):
+    with pytest.raises(CheckpointError, match=r"unknown query \?other=1"):
         checkpointer.load(f"{tmp_path / 'model.pth'}?other=1", checkpointables=[])
 
 
-def test_a_pickle_needs_trust(tmp_path):
+def test_a_pickle_requires_trust(tmp_path):
     (tmp_path / "model.pkl").write_bytes(b"\x80\x02}.")
     with pytest.raises(CheckpointError, match="--trust-pickle"):
         trained(tmp_path)[2].load(str(tmp_path / "model.pkl"))

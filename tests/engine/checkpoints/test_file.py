@@ -1,4 +1,4 @@
-"""Checkpoints as files: whole, verified, and without code."""
+"""Checkpoint files: atomic, verified, and without code."""
 
 import errno
 import fractions
@@ -74,21 +74,21 @@ def test_only_the_checkpoint_and_its_manifest_are_left(file):
     assert names(file.parent) == [file.name, f"{file.name}.sha256"]
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
-    assert "there is no such file" in message_of(tmp_path / "model.pth")
+def test_a_missing_file_is_reported(tmp_path):
+    assert "file not found" in message_of(tmp_path / "model.pth")
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
+def test_a_folder_is_not_a_checkpoint(tmp_path):
     assert "cannot be opened" in message_of(tmp_path)
 
 
-def test_an_empty_file_is_said_to_be_empty(file):
+def test_an_empty_file_is_reported(file):
     file.write_bytes(b"")
     assert "is empty" in message_of(file)
 
 
 @pytest.mark.parametrize("verified", [True, False])
-def test_a_truncated_file_is_said_to_be_truncated(file, verified):
+def test_a_truncated_file_is_reported(file, verified):
     if not verified:
         manifest_of(file).unlink()
     content = file.read_bytes()
@@ -113,33 +113,33 @@ def test_a_flipped_byte_of_a_tensor_is_named_with_both_digests(file):
     assert f"{file.name}.sha256 says {written}" in message
 
 
-def test_a_file_without_manifest_is_read_and_said_to_be_unverified(file, caplog):
+def test_a_file_without_manifest_is_read_and_logged_as_unverified(file, caplog):
     manifest_of(file).unlink()
     with caplog.at_level(logging.INFO, "focal_plugin"):
         read_checkpoint(file)
     assert f"{file} could not be verified" in caplog.text
 
 
-def test_a_verified_file_is_not_said_to_be_unverified(file, caplog):
+def test_a_verified_file_is_not_logged_as_unverified(file, caplog):
     with caplog.at_level(logging.INFO, "focal_plugin"):
         read_checkpoint(file)
     assert "verified" not in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"no checkpoint", b"\x80\x04.", b"\0" * 100])
-def test_a_foreign_file_is_no_checkpoint(tmp_path, content):
+def test_a_foreign_file_is_not_a_checkpoint(tmp_path, content):
     file = tmp_path / "notes.pth"
     file.write_bytes(content)
-    assert "is no checkpoint of PyTorch" in message_of(file)
+    assert "is not a PyTorch checkpoint" in message_of(file)
 
 
-def test_a_tensor_alone_is_no_checkpoint(tmp_path):
+def test_a_tensor_alone_is_not_a_checkpoint(tmp_path):
     torch.save(torch.ones(2), tmp_path / "tensor.pth")
-    assert "it holds a Tensor, not a dictionary" in message_of(tmp_path / "tensor.pth")
+    assert "it contains a Tensor, not a dictionary" in message_of(tmp_path / "tensor.pth")
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, proof):
         self.proof = proof
@@ -171,7 +171,7 @@ def test_a_tensor_that_is_not_finite_is_never_written(tmp_path, value, dtype):
     with pytest.raises(CheckpointError) as caught:
         write_checkpoint(tmp_path / "model.pth", content)
     text = str(caught.value)
-    assert f"{tmp_path / 'model.pth'} is not saved: 1 of the 4 numbers" in text
+    assert f"{tmp_path / 'model.pth'} was not saved: 1 of the 4 numbers" in text
     assert "trainer.optimizer.state[0].momentum_buffer" in text
     assert names(tmp_path) == []
 
@@ -242,19 +242,19 @@ def test_a_file_too_large_for_the_limit_is_an_error_that_keeps_the_reason(file):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of 1 MiB."""
+    """Create a folder on a disk of 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this user may not mount a small disk")
+        pytest.skip("this user cannot mount a small disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_keeps_the_old_checkpoint_and_nothing_half(small_disk):
+def test_a_full_disk_keeps_the_old_checkpoint_and_no_partial_file(small_disk):
     file = small_disk / "model.pth"
     write_checkpoint(file, CONTENT)
     for path in (file, small_disk / "model_0000019.pth"):
@@ -266,7 +266,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_nothing_half(small_disk):
     read_checkpoint(file)
 
 
-def test_old_pytorch_is_warned_of_once(file, caplog, monkeypatch):
+def test_old_pytorch_causes_one_warning(file, caplog, monkeypatch):
     warn = checkpoint_file._warn_of_old_torch
     for version, warnings in ((torch.__version__, 0), (TorchVersion("2.9.1"), 1)):
         monkeypatch.setattr(torch, "__version__", version)

@@ -1,4 +1,4 @@
-"""What makes a run the same run."""
+"""Identity of a run."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ from focal_plugin.engine.checkpoints.identity import (
     run_identity,
 )
 
-# key -> another value than the default
+# key -> a value that differs from the default
 CHANGES_NOTHING = {
     "OUTPUT_DIR": "elsewhere",
     "VERSION": 3,
@@ -74,13 +74,13 @@ def keys_of(cfg, prefix=""):
 
 
 @pytest.mark.parametrize("key", CHANGES_NOTHING)
-def test_a_key_without_influence_makes_no_other_run(key):
+def test_a_key_without_influence_keeps_the_identity(key):
     changed = with_keys({key: CHANGES_NOTHING[key]})
     assert run_identity(changed) == run_identity(get_cfg())
 
 
 @pytest.mark.parametrize("key", CHANGES_THE_RESULT)
-def test_a_key_with_influence_makes_another_run(key):
+def test_a_key_with_influence_changes_the_identity(key):
     changed = run_identity(with_keys({key: CHANGES_THE_RESULT[key]}))
     assert key in differences(run_identity(get_cfg()), changed)
 
@@ -98,13 +98,13 @@ def test_every_exception_is_a_key_or_a_node():
         assert any(key == name or key.startswith(f"{name}.") for key in keys), name
 
 
-def test_values_are_such_that_yaml_and_checkpoints_know():
+def test_yaml_and_checkpoints_support_all_values():
     identity = run_identity(get_cfg())
     assert yaml.safe_load(yaml.safe_dump(identity)) == identity
     assert identity["SOLVER.STEPS"] == [30000]
 
 
-def test_the_training_data_are_part_of_it_and_the_test_data_are_not(tiny_shapes):
+def test_the_identity_contains_the_training_data_only(tiny_shapes):
     data = ("tiny_shapes",)
     identity = run_identity(with_keys({"DATASETS.TRAIN": data, "DATASETS.TEST": data}))
     json_file = MetadataCatalog.get("tiny_shapes").json_file
@@ -146,7 +146,7 @@ def test_differences_tell_both_values_and_what_is_absent():
     }
 
 
-def test_a_long_value_is_cut():
+def test_a_long_value_is_truncated():
     [text] = differences({"classes": ["a"] * 1000}, {"classes": []}).values()
     assert len(text) < 300
     assert "..." in text

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder is the last, and which is the next best."""
+"""Selection of the last checkpoint of a folder, and of a replacement."""
 
 import logging
 
@@ -38,26 +38,26 @@ def test_the_last_file_is_the_one_that_was_set(tmp_path):
     file = save(tmp_path, "model_0000009.pth", 9)
     set_last_file(tmp_path, file.name)
     assert last_file(tmp_path) == file
-    assert (tmp_path / LAST_CHECKPOINT).read_bytes() == b"model_0000009.pth"  # stock's form
+    assert (tmp_path / LAST_CHECKPOINT).read_bytes() == b"model_0000009.pth"  # Detectron2's format
 
 
-def test_a_line_break_at_the_end_of_the_record_is_no_part_of_the_name(tmp_path):
+def test_a_line_break_at_the_end_of_the_record_is_ignored(tmp_path):
     file = save(tmp_path, "model_0000009.pth", 9)
     (tmp_path / LAST_CHECKPOINT).write_text("model_0000009.pth\n")
     assert last_file(tmp_path) == file
 
 
 @pytest.mark.parametrize("record", ["", " \n"])
-def test_an_empty_record_is_said_to_be_empty(tmp_path, record):
+def test_an_empty_record_is_reported(tmp_path, record):
     assert "is empty" in refusal(tmp_path, record)
 
 
 def test_a_record_of_a_missing_file_names_it(tmp_path):
-    assert "names model_0000009.pth, but there is no" in refusal(tmp_path, "model_0000009.pth")
+    assert "names model_0000009.pth, which does not exist" in refusal(tmp_path, "model_0000009.pth")
 
 
 @pytest.mark.parametrize("name", ["../other/model.pth", "/etc/model.pth", "a/b.pth", "..", "a\\b"])
-def test_a_record_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+def test_a_record_of_a_file_outside_the_folder_is_refused(tmp_path, name):
     folder = tmp_path / "run"
     (tmp_path / "other").mkdir()
     folder.mkdir()
@@ -104,16 +104,16 @@ def test_older_files_are_not_read_once_one_is_whole(tmp_path):
     assert read == [files[2]]
 
 
-def test_without_a_whole_checkpoint_there_is_nothing_to_fall_back_to(tmp_path):
+def test_without_an_intact_checkpoint_fallback_fails(tmp_path):
     last = damage(save(tmp_path, "model_0000009.pth", 9))
     torch.save({"model": {}}, tmp_path / "model_weights.pth")
-    with pytest.raises(CheckpointError, match=r"no older checkpoint in .* can be resumed from"):
+    with pytest.raises(CheckpointError, match=r"contains no older checkpoint to resume from"):
         newest_whole(tmp_path, last, read_checkpoint)
 
 
 @pytest.mark.parametrize(
     "content", [{}, {"iteration": "9"}, {"iteration": -1}, {"iteration": True}]
 )
-def test_a_checkpoint_that_does_not_say_its_iteration_is_refused(tmp_path, content):
-    with pytest.raises(CheckpointError, match="does not say of which iteration"):
+def test_a_checkpoint_without_an_iteration_is_refused(tmp_path, content):
+    with pytest.raises(CheckpointError, match="does not state its iteration"):
         iteration_of(tmp_path / "model.pth", content)

@@ -1,4 +1,4 @@
-"""Weights of every format that Detectron2 knows, without code."""
+"""Weights in every format that Detectron2 supports, read without running code."""
 
 import hashlib
 import pickle
@@ -21,7 +21,7 @@ def dump(folder, content=ZOO, name="model.pkl", protocol=2):
 
 
 def named_by_hash(folder, content=ZOO):
-    """As the model zoo names its files."""
+    """Write a file with the naming scheme of the model zoo."""
     digest = hashlib.md5(pickle.dumps(content, protocol=2)).hexdigest()
     return dump(folder, content, f"model_final_{digest[:6]}.pkl")
 
@@ -61,7 +61,7 @@ def test_arrays_of_either_numpy_are_read(tmp_path, core):
 
 
 def test_strings_and_arrays_of_python_2_are_read(tmp_path):
-    # what Python 2 with protocol 2 writes for {"blobs": {"w": an int8 array of 200 and 1}}
+    # Output of Python 2 with protocol 2 for {"blobs": {"w": an int8 array of 200 and 1}}
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02i1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
@@ -72,7 +72,7 @@ def test_strings_and_arrays_of_python_2_are_read(tmp_path):
     assert got["model"]["w"].tolist() == [-56, 1]
 
 
-def test_a_pickle_of_unknown_origin_needs_trust(tmp_path):
+def test_a_pickle_of_unknown_origin_requires_trust(tmp_path):
     file = dump(tmp_path)
     with pytest.raises(CheckpointError, match="--trust-pickle"):
         read(file)
@@ -99,7 +99,7 @@ def test_a_name_with_another_hash_is_damage_whoever_trusts_it(tmp_path, trusted,
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.reduced = function, arguments
@@ -126,7 +126,7 @@ def test_code_is_never_run_wherever_a_pickle_is_from(tmp_path, where, protocol):
     "name",
     ["os system", "builtins eval", "numpy.testing runstring", "torch._utils _rebuild_tensor"],
 )
-def test_any_global_but_those_of_arrays_is_named(tmp_path, name):
+def test_any_global_except_those_of_arrays_is_named(tmp_path, name):
     file = tmp_path / "model.pkl"
     file.write_bytes(b"c" + name.replace(" ", "\n").encode() + b"\n.")
     with pytest.raises(CheckpointError, match=name.replace(" ", r"\.")):
@@ -134,9 +134,9 @@ def test_any_global_but_those_of_arrays_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x02}", b"\x80\x02]."])
-def test_a_file_that_is_no_pickle_of_weights_is_refused(tmp_path, content):
+def test_an_invalid_pickle_of_weights_is_refused(tmp_path, content):
     (tmp_path / "model.pkl").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is empty|no pickle of weights"):
+    with pytest.raises(CheckpointError, match=r"is empty|not a pickle of weights"):
         read(tmp_path / "model.pkl", trusted=True)
 
 
@@ -159,7 +159,7 @@ def test_pycls_files_are_matched_by_name(tmp_path):
         read(tmp_path / "model.pyth")
 
 
-def test_a_state_dict_alone_is_a_model(tmp_path):
+def test_a_bare_state_dict_is_a_model(tmp_path):
     torch.save({"weight": torch.ones(1)}, tmp_path / "model.pth")
     assert list(read(tmp_path / "model.pth")["model"]) == ["weight"]
 
@@ -167,14 +167,14 @@ def test_a_state_dict_alone_is_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "no weights in it"),
-        ({"model": {}}, "no weights in it"),
-        ({"model": [torch.ones(1)]}, "no weights in it"),
+        ({}, "it contains no weights"),
+        ({"model": {}}, "it contains no weights"),
+        ({"model": [torch.ones(1)]}, "it contains no weights"),
         ({"model": {"a": torch.ones(1), "b": 1.0}}, "b is a float, not a tensor"),
         ({"epoch": 3}, "epoch is a int, not a tensor"),
     ],
 )
-def test_a_dictionary_without_weights_is_no_checkpoint(tmp_path, content, message):
+def test_a_dictionary_without_weights_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=message):
         read(tmp_path / "model.pth")

@@ -1,4 +1,4 @@
-"""What test_diagnostics.py runs in two processes that come from the fork server."""
+"""Functions that test_diagnostics.py runs in two processes of the fork server."""
 
 import torch
 from detectron2.modeling import build_model
@@ -9,7 +9,7 @@ from focal_plugin.engine.hooks.fixed_anchors import take_snapshots
 
 
 def snapshot_after_a_step(cfg, images):
-    """The snapshot of a RetinaNet whose loss has learned from its first batch."""
+    """Return the snapshot of a RetinaNet whose loss has learned from its first batch."""
     torch.manual_seed(0)
     model = build_model(cfg)
     model.cls_loss.update(torch.zeros(1, 4, 5), torch.zeros(1, 4, dtype=torch.int64))

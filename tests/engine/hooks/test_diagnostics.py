@@ -69,7 +69,7 @@ SETTINGS = (
 
 @pytest.fixture
 def make_cfg(tiny_shapes, tmp_path):
-    """A config of an arm, with an output folder of its own."""
+    """Return a config of an arm, with its own output folder."""
 
     def make(*opts, base=RETINANET, name="run"):
         return narrow_cfg(base, *SETTINGS, "OUTPUT_DIR", str(tmp_path / name), *opts)
@@ -88,7 +88,7 @@ def snapshots_of(cfg, **changes):
 
 
 class Training(Trainer):
-    """Without the evaluation at the end, which has nothing to do with this."""
+    """Trainer without the final evaluation, which is not tested here."""
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -96,7 +96,7 @@ class Training(Trainer):
 
 
 def train(cfg):
-    """The trainer when it is done."""
+    """Train, and return the trainer."""
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(3)
@@ -117,7 +117,7 @@ def test_observed_losses_are_those_that_are_trained_on(arm, make_cfg):
     model = model_of(cfg).train()
     batch = load_fixed_images(cfg)[:4]
     optimizer = build_optimizer(cfg, model)
-    for _ in range(3):  # a loss with a state differs from the second step on
+    for _ in range(3):  # a stateful loss differs from the second step on
         tallies = []
         model.observer = lambda step, into=tallies: into.append(view_step(model, step)[1])
         with EventStorage():
@@ -143,7 +143,7 @@ def test_observed_gradient_is_that_of_the_logits(make_cfg):
 
 
 @pytest.mark.parametrize("arm", ["fl", "ghm", "efl", "ohem"])
-def test_training_with_diagnostics_is_training_without_bit_for_bit(arm, make_cfg):
+def test_diagnostics_do_not_change_training_bit_for_bit(arm, make_cfg):
     trained = []
     for period in (0, 2):
         opts = ("MODEL.FOCAL.DIAGNOSTICS.PERIOD", period, *ARMS[arm])
@@ -175,7 +175,7 @@ def read_snapshot_of(cfg, name):
 def test_taking_a_snapshot_leaves_the_model_as_it_was(make_cfg):
     cfg = make_cfg(*GHM)
     model = model_of(cfg).train()
-    model.backbone.bottom_up.eval()  # a part that somebody froze
+    model.backbone.bottom_up.eval()  # a frozen part
     with EventStorage():
         sum(model(load_fixed_images(cfg)[:4]).values()).backward()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -237,7 +237,7 @@ def test_snapshot_is_the_same_whatever_the_generators_and_augmentation(make_cfg)
 
 
 def test_images_of_a_batch_do_not_see_each_other(make_cfg):
-    # as in evaluation: a batch norm in training would mix them
+    # As in evaluation: a batch norm in training mode would mix the images.
     snapshots = [snapshots_of(make_cfg(*CE), batch_size=n)["retinanet"] for n in (3, 4)]
     np.testing.assert_allclose(snapshots[0].sample_neg, snapshots[1].sample_neg, rtol=1e-3)
     assert snapshots[0].anchors_digest == snapshots[1].anchors_digest
@@ -340,7 +340,7 @@ def test_gradient_norm_is_measured_before_clipping_and_once(make_cfg):
     assert norms[0][0] == norms[1][0] > 1e-1  # the first step is the same
 
 
-def test_gradient_norm_is_the_length_of_a_plain_step_over_its_rate(make_cfg, monkeypatch):
+def test_gradient_norm_is_the_sgd_step_length_over_its_rate(make_cfg, monkeypatch):
     plain = ("SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.WARMUP_ITERS", 0)
     rate = ("SOLVER.BASE_LR", 0.125, "SOLVER.MAX_ITER", 1, "MODEL.FOCAL.DIAGNOSTICS.PERIOD", 1)
     starts = []
@@ -367,27 +367,27 @@ def test_gradient_norm_is_of_all_parameters_together():
     assert gradient_norm(torch.optim.SGD(parameters, lr=1.0)) == 0
 
 
-def test_off_is_off(make_cfg):
+def test_without_a_period_nothing_is_recorded(make_cfg):
     cfg = make_cfg(*FL)
     train(cfg)
     assert not (Path(cfg.OUTPUT_DIR) / "diagnostics").exists()
     assert not any("diagnostics" in name for line in metrics_of(cfg) for name in line)
 
 
-def test_stock_detector_has_its_gradient_norm_and_a_line_that_says_so(make_cfg, caplog):
+def test_stock_detector_records_only_its_gradient_norm(make_cfg, caplog):
     cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *STOCK, base=RCNN)
     with caplog.at_level("INFO", "focal_plugin"):
         train(cfg)
-    assert "a loss of Detectron2's" in caplog.text
+    assert "its dense losses are Detectron2's" in caplog.text
     assert not (Path(cfg.OUTPUT_DIR) / "diagnostics").exists()
     assert metrics_of(cfg)[-1]["diagnostics/parameter_gradient_norm"] > 0
 
 
-def test_no_test_set_no_snapshots(make_cfg, caplog):
+def test_without_a_test_set_there_are_no_snapshots(make_cfg, caplog):
     cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *FL, "DATASETS.TEST", ())
     with caplog.at_level("INFO", "focal_plugin"):
         train(cfg)
-    assert "no test set" in caplog.text
+    assert "DATASETS.TEST has no dataset" in caplog.text
     assert not (Path(cfg.OUTPUT_DIR) / "diagnostics").exists()
 
 

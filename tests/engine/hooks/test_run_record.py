@@ -1,4 +1,4 @@
-"""What a run writes about itself: env.json and start.json."""
+"""Record of a run: env.json and start.json."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def read(folder, name):
 
 
 def image(number=1, *, shift=0.0, box=(1.0, 2.0, 30.0, 40.0), label=3, crowds=0):
-    """As a mapper returns it."""
+    """Return an image as a mapper does."""
     instances = Instances((32, 48))
     instances.gt_boxes = Boxes(torch.tensor([box] * (1 + crowds)))
     instances.gt_classes = torch.tensor([label] + [CROWD_LABEL] * crowds)
@@ -64,7 +64,7 @@ class ToyModel(nn.Module):
 
 
 class ToyTrainer(TrainerBase):
-    """Calls its model with image number i in iteration i."""
+    """Trainer that calls its model with image number i in iteration i."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class ToyTrainer(TrainerBase):
 class EvaluatesAfterEachStep(HookBase):
     def after_step(self):
         self.trainer.model.eval()([image(-1)])
-        self.trainer.model.train()([image(-2)])  # as PreciseBN
+        self.trainer.model.train()([image(-2)])  # as PreciseBN does
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def cfg(tiny_shapes, tmp_path):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("tiny_shapes",), ("tiny_shapes",)
     cfg.MODEL.DEVICE = "cpu"
     cfg.SEED = 5
-    (tmp_path / "run").mkdir()  # Detectron2's default_setup does it
+    (tmp_path / "run").mkdir()  # as Detectron2's default_setup does
     cfg.OUTPUT_DIR = str(tmp_path / "run")
     return cfg
 
@@ -130,7 +130,7 @@ def test_nothing_in_it_names_the_machine_or_comes_from_environment_variables(
     assert f'"{platform.node()}' not in text
 
 
-def test_the_facts_of_a_data_set_are_those_of_its_json(tiny_shapes):
+def test_the_facts_of_a_dataset_are_those_of_its_json(tiny_shapes):
     facts = describe_dataset("tiny_shapes")
     file = tiny_shapes / "annotations.json"
     content = json.loads(file.read_text())
@@ -146,7 +146,7 @@ def test_the_facts_of_a_data_set_are_those_of_its_json(tiny_shapes):
 
 @pytest.fixture
 def small_json(tmp_path):
-    """A data set whose categories are in no order, with a crowd and a gap in the ids."""
+    """Register a dataset with unordered categories, a gap in their ids, and a crowd region."""
     content = {
         "images": [{"id": 1, "file_name": "1.png", "width": 8, "height": 8}],
         "categories": [{"id": 7, "name": "zebra"}, {"id": 2, "name": "apple"}],
@@ -186,7 +186,7 @@ def test_a_relative_json_becomes_absolute(small_json, monkeypatch):
     assert describe_dataset("small")["json_file"] == str(small_json)
 
 
-def test_a_built_in_data_set_that_nobody_has_used_is_drawn(tmp_path):
+def test_an_unused_built_in_dataset_is_drawn(tmp_path):
     register_shapes("undrawn", ShapesSpec(images=2, seed=1), tmp_path / "undrawn")
     try:
         assert describe_dataset("undrawn")["images"] == 2
@@ -195,7 +195,7 @@ def test_a_built_in_data_set_that_nobody_has_used_is_drawn(tmp_path):
         MetadataCatalog.remove("undrawn")
 
 
-def test_a_data_set_without_a_json_has_a_name_and_no_facts():
+def test_a_dataset_without_a_json_has_only_a_name():
     DatasetCatalog.register("no_json", list)
     try:
         facts = describe_dataset("no_json")
@@ -207,7 +207,7 @@ def test_a_data_set_without_a_json_has_a_name_and_no_facts():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A git repository with a package in it."""
+    """Create a git repository with a package in it."""
     package = tmp_path / "checkout/package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -222,13 +222,13 @@ def test_the_commit_and_whether_the_checkout_differs_from_it(checkout):
         ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
     assert describe_checkout(checkout) == {"commit": head.stdout.strip(), "dirty": False}
-    (checkout.parent / "output.txt").write_text("no part of it")
+    (checkout.parent / "output.txt").write_text("not tracked")
     assert not describe_checkout(checkout)["dirty"]
     (checkout / "__init__.py").write_text("changed = True")
     assert describe_checkout(checkout)["dirty"]
 
 
-def test_a_package_below_somebody_elses_checkout_has_no_commit(checkout):
+def test_a_package_inside_another_checkout_has_no_commit(checkout):
     installed = checkout / "env/site-packages/package"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
@@ -286,7 +286,7 @@ def test_the_first_eight_batches_are_recorded(cfg, tmp_path, iterations, seen):
     assert not trainer.model._forward_pre_hooks
 
 
-def test_what_was_seen_before_a_crash_is_there(cfg, tmp_path):
+def test_batches_before_a_crash_are_recorded(cfg, tmp_path):
     class Crashes(HookBase):
         def before_step(self):
             if self.trainer.iter == 3:
@@ -298,7 +298,7 @@ def test_what_was_seen_before_a_crash_is_there(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_what_evaluation_sees_is_no_batch(cfg, tmp_path, position):
+def test_batches_of_evaluation_are_not_recorded(cfg, tmp_path, position):
     hooks = [RunRecordHook(cfg), EvaluatesAfterEachStep()]
     trainer = ToyTrainer()
     trainer.register_hooks(hooks if position == "after" else hooks[::-1])
@@ -316,7 +316,7 @@ def test_a_resumed_run_writes_its_environment_and_leaves_the_start(cfg, tmp_path
     assert (tmp_path / "run/env.json").exists()
 
 
-def test_a_run_that_starts_once_more_from_the_beginning_writes_both_anew(cfg, tmp_path):
+def test_a_restarted_run_writes_both_files_again(cfg, tmp_path):
     train(cfg, 2)
     train(cfg, 5)
     assert len(read(tmp_path / "run", "start.json")["data"]) == 5
@@ -337,7 +337,7 @@ def test_a_digest_depends_on_the_image_its_pixels_boxes_and_classes(change):
     assert digest_batch([image(), image(2)]) != digest_batch([image(2), image()])
 
 
-def test_a_digest_does_not_depend_on_where_the_images_lie_or_whether_crowds_are_known():
+def test_a_digest_does_not_depend_on_image_folder_or_crowds():
     moved = {**image(), "file_name": "/elsewhere/1.png"}
     assert digest_batch([moved]) == digest_batch([image()])
     assert digest_batch([image(crowds=2)]) == digest_batch([image()])
@@ -381,7 +381,7 @@ def test_the_trainer_records_the_weights_that_it_loaded(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("main", [True, False])
-def test_the_main_process_alone_records(cfg, monkeypatch, main):
+def test_only_the_main_process_records(cfg, monkeypatch, main):
     monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: main)
     trainer = object.__new__(Trainer)
     trainer.cfg, trainer._trainer, trainer.checkpointer = cfg, ToyTrainer(), None

@@ -1,4 +1,4 @@
-"""What a signal does to a training loop; real processes get real signals in tests/faults."""
+"""Effect of a signal on a training loop; tests/faults sends signals to real processes."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from focal_plugin.engine.trainer import Trainer
 
 
 class Loop(TrainerBase):
-    """Does nothing in its steps but what it is told to."""
+    """Trainer whose steps only run the given actions."""
 
     after_train = Trainer.after_train
 
@@ -51,7 +51,7 @@ def test_the_step_is_finished_and_a_checkpoint_saved(tmp_path, number):
     assert torch.load(tmp_path / "model_0000002.pth", weights_only=True)["iteration"] == 2
 
 
-def test_what_the_periodic_checkpoint_has_just_saved_is_not_saved_again(tmp_path):
+def test_a_periodic_checkpoint_is_not_saved_again(tmp_path):
     loop = Loop(tmp_path, {})
 
     def save_and_stop():
@@ -64,7 +64,7 @@ def test_what_the_periodic_checkpoint_has_just_saved_is_not_saved_again(tmp_path
         loop.train(0, 10)
 
 
-def test_a_handler_that_was_there_is_called_too(tmp_path):
+def test_an_existing_handler_is_called_too(tmp_path):
     calls = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: calls.append(number))
     try:
@@ -75,7 +75,7 @@ def test_a_handler_that_was_there_is_called_too(tmp_path):
     assert calls == [signal.SIGUSR1]
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
+def test_an_ignored_signal_stays_ignored(tmp_path):
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         Loop(tmp_path, {2: send(signal.SIGUSR1)}).train(0, 4)
@@ -115,7 +115,7 @@ def test_an_evaluation_is_broken_off_and_the_step_before_it_saved(tmp_path):
         loop.model(torch.zeros(1, 1))
         send(signal.SIGTERM)()
         loop.model(torch.zeros(1, 1))
-        raise AssertionError("it went on")
+        raise AssertionError("the evaluation continued")
 
     loop.actions = {2: evaluate}
     with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """
-What test_launch.py runs in its processes; the fork server of `tests/conftest.py`, from which they
-come, imports this file.
+Functions that test_launch.py runs in its processes.
+
+The fork server of `tests/conftest.py`, from which the processes come, imports this file.
 """
 
 import json
@@ -20,11 +21,11 @@ from focal_plugin.engine.processes.launch import launch
 from ...forked import fork_ranks
 
 LONG_S = 40
-"""Longer than any test waits; but one that fails has an end."""
+"""Seconds longer than any test waits, but finite, so that a failing test ends."""
 
 
 def tell_place(folder):
-    """A file for each rank, with its place and what it has from the others."""
+    """Write a file for each rank, with its place and the values received from the others."""
     total = torch.tensor(float(comm.get_rank() + 1))
     distributed.all_reduce(total)
     place = {
@@ -42,16 +43,16 @@ def tell_start_method(folder):
 
 
 def fail(rank, how, value):
-    """One rank fails while the others wait for it."""
+    """Let one rank fail while the others wait for it."""
     if comm.get_rank() == rank:
-        time.sleep(0.1)  # they do wait
+        time.sleep(0.1)  # until the others wait
         ways = {"raise": _raise, "exit": sys.exit, "_exit": os._exit, "signal": _signal_itself}
         ways[how](value)
     distributed.barrier()
 
 
 def fail_all():
-    """As a config that is illegal does."""
+    """Fail in all ranks, as an invalid config does."""
     raise ValueError("no rank likes this")
 
 
@@ -65,7 +66,7 @@ def _signal_itself(number):
 
 
 def vanish_slowly():
-    """A killed process that frees a GPU is gone a while after its connections are."""
+    """Disappear like a killed process that frees a GPU, a while after its connections close."""
     distributed.barrier()
     if comm.get_rank() == 0:
         raise ConnectionError("rank 1 hung up")
@@ -74,7 +75,7 @@ def vanish_slowly():
 
 
 def fail_beside_a_deaf_one(folder):
-    """Rank 0 does not listen to SIGTERM."""
+    """Fail in rank 1, while rank 0 ignores SIGTERM."""
     if comm.get_rank() == 0:
         signal.signal(signal.SIGTERM, lambda *_: (folder / "asked").touch())
         distributed.barrier()
@@ -84,7 +85,7 @@ def fail_beside_a_deaf_one(folder):
 
 
 def end_slowly(folder, seconds):
-    """As the trainer does: rank 0 saves after the others have nothing more to do."""
+    """End like the trainer: rank 0 saves after the others have finished."""
     received = []
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: received.append(number))
@@ -99,7 +100,7 @@ def end_slowly(folder, seconds):
 
 
 def be_deaf(folder):
-    """Both ranks hear what asks them to stop, and go on."""
+    """Continue in both ranks after a request to stop."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: None)
     ready(folder)
@@ -107,7 +108,7 @@ def be_deaf(folder):
 
 
 def clean_up_when_interrupted(folder):
-    """Whoever interrupts the cleaning up is remembered."""
+    """Clean up after an interruption, and record further interruptions."""
     try:
         ready(folder)
         sleep()
@@ -126,17 +127,17 @@ def sleep():
 
 
 def wait_for_one_another(folder):
-    """In compiled code, where Python handles no signal."""
+    """Wait in compiled code, where Python handles no signal."""
     ready(folder)
     distributed.recv(torch.zeros(1), src=1 - comm.get_rank())
 
 
 def launch_two(function, *arguments, **options):
-    """The way that train_net.py does, on a free port."""
+    """Launch two processes as train_net.py does, on a free port."""
     launch(function, 2, dist_url="auto", args=arguments, timeout=timedelta(seconds=60), **options)
 
 
 def launch_two_forked(function, *arguments):
-    """In a process of its own, which has imported everything."""
+    """Launch two processes from a process that has imported everything."""
     fork_ranks()
     launch_two(function, *arguments)

@@ -18,12 +18,12 @@ from focal_plugin.engine.processes.stop_requests import JOB_SIGNALS, SAME_REQUES
 from . import launched
 
 SOON_S = 30
-"""For what takes a second at most; a hang takes longer."""
+"""Time limit in seconds for operations of at most a second; a hang takes longer."""
 
 
 @pytest.fixture(autouse=True)
 def quick_start(fork_server, monkeypatch):
-    """As few seconds as possible: there are many tests that start processes."""
+    """Start processes as fast as possible, because many tests do."""
     monkeypatch.setattr(ranks, "START_METHOD", "forkserver")
     monkeypatch.setattr(ranks, "GRACE_S", 0.5)
     monkeypatch.setattr(ranks, "SETTLE_S", 0.2)
@@ -32,7 +32,7 @@ def quick_start(fork_server, monkeypatch):
 
 @pytest.fixture
 def handlers():
-    """Our own for all signals, so that what `launch` does not catch does not end the tests."""
+    """Install handlers for all signals, so that a signal that `launch` misses ends no test."""
     received = []
     before = {
         number: signal.signal(number, lambda number, _: received.append(number))
@@ -52,7 +52,7 @@ def exit_code_of(function, *arguments):
 
 
 class Signals(threading.Thread):
-    """Sends them once both ranks are ready, a pause after each; to us only, or to the ranks too."""
+    """Thread that sends signals once both ranks are ready, to this process or to the ranks too."""
 
     def __init__(self, folder, *numbers, pause=0.0, also_ranks=False):
         super().__init__(daemon=True)
@@ -90,7 +90,7 @@ def place(world_size, local_rank, local_size):
     }
 
 
-def test_one_process_is_this_one():
+def test_a_single_process_is_the_current_one():
     called = []
     for processes in (0, 1):
         launch(lambda *args: called.append((os.getpid(), args)), processes, args=(1, 2))
@@ -98,12 +98,12 @@ def test_one_process_is_this_one():
     assert not torch.distributed.is_initialized()
 
 
-def test_what_one_process_raises_passes_through():
+def test_an_error_of_a_single_process_is_raised():
     with pytest.raises(ValueError, match="no rank likes this"):
         launch(launched.fail_all, 1)
 
 
-def test_two_processes_without_cuda_are_a_group_and_one_machine(tmp_path):
+def test_two_processes_without_cuda_form_a_group_on_one_machine(tmp_path):
     launched.launch_two(launched.tell_place, tmp_path)
     assert places_in(tmp_path) == [place(2, 0, 2), place(2, 1, 2)]
 
@@ -114,7 +114,7 @@ def test_data_workers_of_a_rank_start_as_those_of_one_process(tmp_path):
     assert there == 2 * [multiprocessing.get_start_method()]
 
 
-def test_two_machines_meet_where_they_are_told_to(tmp_path, caplog):
+def test_two_machines_connect_at_the_given_url(tmp_path, caplog):
     meet = f"file://{tmp_path}/meet"
 
     def machine(rank):
@@ -130,7 +130,7 @@ def test_two_machines_meet_where_they_are_told_to(tmp_path, caplog):
 
 @pytest.mark.parametrize("url", [None, "auto"])
 def test_several_machines_without_a_meeting_point_are_refused(url):
-    with pytest.raises(ValueError, match=r"2 machines need a place to meet: .* --dist-url"):
+    with pytest.raises(ValueError, match=r"2 machines require a meeting point: .* --dist-url"):
         launch(launched.fail_all, 1, 2, dist_url=url)
 
 
@@ -140,7 +140,7 @@ def test_several_machines_without_a_meeting_point_are_refused(url):
         ((-1, 1, 0), "number of GPUs must be >= 0, got -1"),
         ((1, 0, 0), "number of machines must be >= 1, got 0"),
         ((1, 2, 2), "rank of a machine must be in 0..1, got 2"),
-        ((0, 2, 0), "2 machines with 0 processes each"),
+        ((0, 2, 0), "2 machines require 1 or more processes each"),
     ],
 )
 def test_numbers_of_processes_and_machines_are_checked(numbers, message):
@@ -152,7 +152,7 @@ def test_numbers_of_processes_and_machines_are_checked(numbers, message):
 def test_more_processes_than_gpus_are_refused_with_both_numbers(monkeypatch, processes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match=f"{processes} GPUs asked for .* which has 2"):
+    with pytest.raises(ValueError, match=f"{processes} GPUs requested .* which has 2"):
         launch(launched.fail_all, processes)
 
 
@@ -167,14 +167,14 @@ def test_a_rank_that_waits_longer_than_the_timeout_raises(capfd, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_one_shown(capfd, rank):
-    assert exit_code_of(launched.fail, rank, "raise", "cannot go on") == 1
+    assert exit_code_of(launched.fail, rank, "raise", "cannot continue") == 1
     shown = capfd.readouterr().err
     assert shown.count("Traceback (most recent call last)") == 1
-    assert shown.count("ValueError: cannot go on") == 1
+    assert shown.count("ValueError: cannot continue") == 1
     assert f"rank {rank} (process " in shown
 
 
-def test_what_all_ranks_raise_is_shown_once(capfd):
+def test_an_error_of_all_ranks_is_shown_once(capfd):
     assert exit_code_of(launched.fail_all) == 1
     assert capfd.readouterr().err.count("ValueError: no rank likes this") == 1
 
@@ -185,7 +185,7 @@ def test_what_all_ranks_raise_is_shown_once(capfd):
         ("exit", 3, 3, "ended with exit code 3"),
         ("exit", "the lock is gone", 1, "failed:\nthe lock is gone"),
         ("_exit", 7, 7, "ended with exit code 7"),
-        ("signal", signal.SIGKILL, 137, "was killed by SIGKILL, as happens where memory runs out"),
+        ("signal", signal.SIGKILL, 137, "was killed by SIGKILL, possibly because memory ran out"),
         ("signal", signal.SIGSEGV, 139, "was killed by SIGSEGV"),
         ("signal", signal.SIGTERM, 143, "was killed by SIGTERM"),
     ],
@@ -198,9 +198,7 @@ def test_a_rank_that_dies_ends_the_others_and_this_process(capfd, how, value, ex
     assert "Traceback" not in shown
 
 
-def test_a_rank_that_was_killed_is_the_cause_though_another_one_raised_before_it_was_gone(
-    capfd, monkeypatch
-):
+def test_a_killed_rank_is_the_cause_even_if_another_raised_first(capfd, monkeypatch):
     monkeypatch.setattr(ranks, "SETTLE_S", 2.0)
     assert exit_code_of(launched.vanish_slowly) == 137
     assert "rank 1 (process " in capfd.readouterr().err.splitlines()[1]
@@ -215,7 +213,7 @@ def test_after_a_failure_a_rank_that_does_not_end_is_killed(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_request_to_stop_goes_to_the_ranks_which_may_take_their_time(
+def test_a_stop_request_is_forwarded_to_ranks_without_a_time_limit(
     tmp_path, capfd, handlers, number
 ):
     Signals(tmp_path, number).start()
@@ -232,8 +230,8 @@ def test_a_signal_that_this_process_ignores_is_not_passed_on(tmp_path, handlers)
     assert (tmp_path / "saved").read_text() == str(int(signal.SIGTERM))
 
 
-def test_a_rank_that_a_scheduler_stops_is_no_failure(tmp_path, handlers):
-    """It signals the ranks, and not this process."""
+def test_a_rank_stopped_by_a_scheduler_is_not_a_failure(tmp_path, handlers):
+    """A scheduler signals the ranks, but not this process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Signals(tmp_path, signal.SIGTERM, also_ranks=True).start()
     assert exit_code_of(launched.end_slowly, tmp_path, 3 * ranks.GRACE_S) == 143
@@ -249,7 +247,7 @@ def test_the_ranks_have_the_grace_only_after_a_second_request(tmp_path, handlers
     assert not handlers
 
 
-def test_handlers_are_back_after_the_end(tmp_path, handlers):
+def test_handlers_are_restored_at_the_end(tmp_path, handlers):
     launched.launch_two(launched.tell_place, tmp_path)
     for number in JOB_SIGNALS:
         os.kill(os.getpid(), number)
@@ -257,7 +255,7 @@ def test_handlers_are_back_after_the_end(tmp_path, handlers):
 
 
 def test_ctrl_c_of_a_terminal_interrupts_every_rank_once(tmp_path, capfd, handlers):
-    """It goes to the ranks and to this process, which passes it on."""
+    """A terminal signals the ranks and this process, which forwards the signal."""
     Signals(tmp_path, signal.SIGINT, also_ranks=True).start()
     assert exit_code_of(launched.clean_up_when_interrupted, tmp_path) == 130
     assert (tmp_path / "clean0").exists()
@@ -295,7 +293,7 @@ def is_running(process):
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"  # in a container, nobody may be there to bury it
+    return state != "Z"  # a container may have no process that reaps it
 
 
 def test_no_rank_outlives_the_process_that_started_it(tmp_path):
@@ -306,7 +304,7 @@ def test_no_rank_outlives_the_process_that_started_it(tmp_path):
     files = [tmp_path / f"ready{rank}" for rank in range(2)]
     try:
         wait_until(lambda: all(file.exists() and file.read_text() for file in files))
-        time.sleep(0.2)  # until they wait for one another
+        time.sleep(0.2)  # until the ranks wait for each other
     finally:
         parent.kill()
         parent.join()
@@ -314,9 +312,9 @@ def test_no_rank_outlives_the_process_that_started_it(tmp_path):
     wait_until(lambda: not any(map(is_running, processes)))
 
 
-def test_a_number_that_is_not_torchruns_is_refused(monkeypatch):
+def test_a_number_other_than_torchruns_is_refused(monkeypatch):
     values = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(ValueError, match=r"4 processes for each machine .* torchrun started 2"):
+    with pytest.raises(ValueError, match=r"4 processes per machine .* torchrun started 2"):
         launch(launched.fail_all, 4)
