@@ -8,7 +8,7 @@ import pytest
 
 from focal_plugin import arms, get_cfg
 from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
-from focal_plugin.config import FocalCfgNode
+from focal_plugin.config_node import FocalCfgNode
 
 from .conftest import ROOT
 

@@ -9,6 +9,9 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 
 from focal_plugin import add_focal_config, get_cfg
 from focal_plugin.config import resolve_device
+from focal_plugin.config_node import RENAMED, _full_keys
+
+from .each import each
 
 
 def test_only_the_focal_node_and_the_device_are_added_to_detectron2s_config():
@@ -21,9 +24,9 @@ def test_only_the_focal_node_and_the_device_are_added_to_detectron2s_config():
 def test_adding_the_node_twice_changes_nothing():
     cfg = get_detectron2_cfg()
     add_focal_config(cfg)
-    cfg.MODEL.FOCAL.NORMALIZER = "batch"
+    cfg.MODEL.FOCAL.NORMALIZER.NAME = "batch"
     add_focal_config(cfg)
-    assert cfg.MODEL.FOCAL.NORMALIZER == "batch"
+    assert cfg.MODEL.FOCAL.NORMALIZER.NAME == "batch"
 
 
 def test_detectron2s_own_config_is_left_alone():
@@ -48,14 +51,39 @@ def test_auto_is_the_device_there_is():
     ],
 )
 def test_an_unknown_key_is_told_the_nearest(tmp_path, unknown, nearest):
-    with pytest.raises(KeyError, match=f"{unknown}; did you mean {nearest}"):
+    with pytest.raises(KeyError, match=f"{unknown}; did you mean '{nearest}'"):
         get_cfg().merge_from_list([unknown, "x"])
     nested = "x"
     for part in reversed(unknown.split(".")):
         nested = CfgNode({part: nested})
     (tmp_path / "typo.yaml").write_text(nested.dump())
-    with pytest.raises(KeyError, match=f"{unknown}; did you mean {nearest}"):
+    with pytest.raises(KeyError, match=f"{unknown}; did you mean '{nearest}'"):
         get_cfg().merge_from_file(str(tmp_path / "typo.yaml"))
+
+
+@each(
+    ("old", "new"),
+    [
+        *RENAMED.items(),
+        ("MODEL.FOCAL.NORMALIZER", "MODEL.FOCAL.NORMALIZER.NAME"),
+        ("MODEL.FOCAL.RPN.CLS_LOSS.EQL_MU", "MODEL.FOCAL.RPN.CLS_LOSS.EQLV2_MU"),
+    ],
+)
+def test_an_old_key_names_the_new_one(old, new, tmp_path):
+    message = re.escape(f"config key {old} is now {new}")
+    cfg = get_cfg()
+    if old != "MODEL.FOCAL.NORMALIZER":  # a node, so yacs refuses a value by itself
+        with pytest.raises(KeyError, match=message):
+            cfg.merge_from_list([old, "1"])
+        known = dict(_full_keys(cfg))
+        assert new in known
+        assert old not in known
+    nested = "ema"
+    for part in reversed(old.split(".")):
+        nested = CfgNode({part: nested})
+    (tmp_path / "old.yaml").write_text(nested.dump())
+    with pytest.raises(KeyError, match=message):
+        get_cfg().merge_from_file(str(tmp_path / "old.yaml"))
 
 
 def test_other_errors_of_a_merge_pass_through():
@@ -65,7 +93,7 @@ def test_other_errors_of_a_merge_pass_through():
 
 def test_the_node_survives_dump_and_load(tmp_path):
     cfg = get_cfg()
-    cfg.MODEL.FOCAL.NORMALIZER = "per_image"
+    cfg.MODEL.FOCAL.NORMALIZER.NAME = "per_image"
     (tmp_path / "config.yaml").write_text(cfg.dump())
     loaded = get_cfg()
     loaded.merge_from_file(str(tmp_path / "config.yaml"))

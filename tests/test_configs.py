@@ -242,5 +242,5 @@ def test_an_arm_has_the_papers_best_numbers(base, arm, name, alpha):
     assert name == cfg.MODEL.FOCAL.CLS_LOSS.NAME
     assert alpha == cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
     assert cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA == 2.0
-    assert cfg.MODEL.FOCAL.CLS_LOSS.BETA == 1.0
+    assert cfg.MODEL.FOCAL.CLS_LOSS.FL_STAR_BETA == 1.0
     assert cfg.MODEL.RETINANET.PRIOR_PROB == 0.01

@@ -87,7 +87,7 @@ def said_by_config(cfg):
         "loss": name,
         "alpha": None if alpha == -1 else alpha,
         "gamma": None if name == CROSS_ENTROPY else retinanet.FOCAL_LOSS_GAMMA,
-        "beta": cfg.MODEL.FOCAL.CLS_LOSS.BETA if name == FOCAL_STAR else None,
+        "beta": cfg.MODEL.FOCAL.CLS_LOSS.FL_STAR_BETA if name == FOCAL_STAR else None,
         "miner": mining.NAME or None,
         "num_keep": mining.NUM_KEEP if mined else None,
         "nms_thresh": mining.NMS_THRESH if mined else None,

@@ -9,7 +9,6 @@ Shape shorthand:
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import re
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss
+from ..names import did_you_mean
 
 ONE_CLASS: dict[str, Any] = {"num_classes": 1, "samples_per_class": (1,)}
 """Options that a curve sets itself, for losses that have them: there is one class."""
@@ -150,6 +150,5 @@ def _literal(value: str) -> Any:
 
 
 def _unknown(kind: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(name, known, cutoff=0.4)
     return f"no {kind} {name!r}{hint}. Available: {', '.join(sorted(known)) or 'none'}"

@@ -77,9 +77,9 @@ class EqualizationLossV2(ClassificationLoss):
     stateful = True
     config_keys = {
         "num_classes": "MODEL.RETINANET.NUM_CLASSES",
-        "gamma": "MODEL.FOCAL.CLS_LOSS.EQL_GAMMA",
-        "mu": "MODEL.FOCAL.CLS_LOSS.EQL_MU",
-        "alpha": "MODEL.FOCAL.CLS_LOSS.EQL_ALPHA",
+        "gamma": "MODEL.FOCAL.CLS_LOSS.EQLV2_GAMMA",
+        "mu": "MODEL.FOCAL.CLS_LOSS.EQLV2_MU",
+        "alpha": "MODEL.FOCAL.CLS_LOSS.EQLV2_ALPHA",
     }
 
     @configurable

@@ -64,7 +64,7 @@ class SigmoidFocalStarLoss(ElementwiseLoss):
     config_keys = {
         "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
         "gamma": "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
-        "beta": "MODEL.FOCAL.CLS_LOSS.BETA",
+        "beta": "MODEL.FOCAL.CLS_LOSS.FL_STAR_BETA",
     }
 
     @configurable

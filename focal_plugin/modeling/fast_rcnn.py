@@ -65,7 +65,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     config_keys: ClassVar[dict[str, str]] = {
         "cls_normalizer": "MODEL.FOCAL.ROI_HEADS.NORMALIZER",
-        "cls_weight": "MODEL.FOCAL.ROI_HEADS.CLS_WEIGHT",
+        "cls_weight": "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT",
         "prior_prob": "MODEL.FOCAL.ROI_HEADS.PRIOR_PROB",
     }
 
@@ -133,7 +133,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
             "box_loss": build_box_loss(cfg, ROI_HEADS),
             "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
-            "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_WEIGHT,
+            "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT,
             "prior_prob": cfg.MODEL.FOCAL.ROI_HEADS.PRIOR_PROB,
         }
 

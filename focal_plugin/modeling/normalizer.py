@@ -1,5 +1,5 @@
 """
-Divisors of a summed dense loss: `MODEL.FOCAL.NORMALIZER`.
+Divisors of a summed dense loss: `MODEL.FOCAL.NORMALIZER.NAME`.
 
 Both losses of RetinaNet, classification and box, are sums over anchors. Division by a number of
 positive anchors makes them comparable between images. The choice of this number (of the batch, of
@@ -87,8 +87,8 @@ class EMANormalizer(Normalizer):
     """
 
     config_keys = {
-        "init": "MODEL.FOCAL.NORMALIZER_INIT",
-        "momentum": "MODEL.FOCAL.NORMALIZER_MOMENTUM",
+        "init": "MODEL.FOCAL.NORMALIZER.INIT",
+        "momentum": "MODEL.FOCAL.NORMALIZER.MOMENTUM",
     }
 
     @configurable
@@ -175,7 +175,7 @@ class PerImageNormalizer(Normalizer):
 class FixedNormalizer(Normalizer):
     """Constant divisor of the whole batch."""
 
-    config_keys = {"value": "MODEL.FOCAL.NORMALIZER_VALUE"}
+    config_keys = {"value": "MODEL.FOCAL.NORMALIZER.VALUE"}
 
     @configurable
     def __init__(self, *, value: float = 100.0) -> None:
@@ -251,7 +251,7 @@ def build_normalizer(
     cfg: CfgNode, normalizers: Mapping[str, type[Normalizer]] = NORMALIZERS, place: Place = DENSE
 ) -> Normalizer:
     """
-    Build the normalizer that `MODEL.FOCAL.NORMALIZER` names.
+    Build the normalizer that `MODEL.FOCAL.NORMALIZER.NAME` names.
 
     Args:
         normalizers: name -> class of the available normalizers.
@@ -261,7 +261,7 @@ def build_normalizer(
         KeyError: no normalizer has that name; the message lists the available names.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER", cfg, place=place)
+    return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER.NAME", cfg, place=place)
 
 
 def _at_least_one(count: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ _STOCK: Mapping[str, Any] = {
     "LOW_QUALITY": "on",
     "MATCHED": "all",
     "CROWD": "background",
-    "SAMPLING": "random",
+    "MINING.NAME": "random",
     "PRECISION_RECALL": False,
 }
 
@@ -86,7 +86,7 @@ MATCHED = ("all", "inside")
 """Legal values of `MODEL.FOCAL.RPN.MATCHED`."""
 
 SAMPLING = ("random", "all")
-"""Legal values of `MODEL.FOCAL.RPN.SAMPLING`, besides the name of a miner."""
+"""Legal values of `MODEL.FOCAL.RPN.MINING.NAME`, besides the name of a miner."""
 
 METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 
@@ -169,9 +169,9 @@ class FocalRPN(DenseLosses, RPN):
         cfg = with_style(cfg)
         rpn = cfg.MODEL.FOCAL.RPN
         ret = super().from_config(cfg, input_shape)
-        weights = {"loss_rpn_cls": "CLS_WEIGHT", "loss_rpn_loc": "LOC_WEIGHT"}
-        for loss, key in weights.items():
-            ret["loss_weight"][loss] *= check_option(f"MODEL.FOCAL.RPN.{key}", rpn[key], low=0)
+        for loss, node in {"loss_rpn_cls": "CLS_LOSS", "loss_rpn_loc": "BOX_LOSS"}.items():
+            key = f"MODEL.FOCAL.RPN.{node}.WEIGHT"
+            ret["loss_weight"][loss] *= check_option(key, rpn[node].WEIGHT, low=0)
         if rpn.TARGET_STD:
             ret["box2box_transform"] = _transform_of_std(rpn.TARGET_STD)
         return {
@@ -365,8 +365,8 @@ def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
 
 
 def _sampling(cfg: CfgNode) -> str | Miner:
-    sampling: str = cfg.MODEL.FOCAL.RPN.SAMPLING
-    check_choice("MODEL.FOCAL.RPN.SAMPLING", sampling, (*SAMPLING, *dict(MINER_REGISTRY)))
+    sampling: str = cfg.MODEL.FOCAL.RPN.MINING.NAME
+    check_choice("MODEL.FOCAL.RPN.MINING.NAME", sampling, (*SAMPLING, *dict(MINER_REGISTRY)))
     if sampling in SAMPLING:
         return sampling
     miner = build_miner(cfg, places.RPN)

@@ -117,7 +117,7 @@ def test_runs_of_other_configs_are_mentioned_and_left(trained, tmp_path, capsys)
     [
         (["run", "none.yaml"], "none.yaml"),
         (["report", "nowhere"], "holds no comparison"),
-        (["explain", "SigmoidFocalLos"], "did you mean SigmoidFocalLoss"),
+        (["explain", "SigmoidFocalLos"], "did you mean 'SigmoidFocalLoss'"),
     ],
 )
 def test_a_mistake_is_exit_code_2_and_one_line(arguments, message, tmp_path, monkeypatch, capsys):

@@ -51,7 +51,7 @@ def test_losses_with_the_same_curve_share_a_line():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["SigmoidFocalLos"], "did you mean SigmoidFocalLoss"),
+        (["SigmoidFocalLos"], "did you mean 'SigmoidFocalLoss'"),
         (["GHMLoss"], "GHMLoss has no curve"),
         (["--output", "figure.docx"], "must end in .png or .svg, got figure.docx"),
         ([f"SigmoidFocalLoss:gamma={i}" for i in range(40)], "at most 35 losses"),

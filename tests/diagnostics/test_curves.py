@@ -75,8 +75,8 @@ def test_options_are_literals_and_lists_keep_their_commas():
 @each(
     ("text", "message"),
     [
-        ("SigmoidFocalLos", "did you mean SigmoidFocalLoss.*AsymmetricLoss, .*VarifocalLoss"),
-        ("SigmoidFocalLoss:gama=2", "no option 'gama' .did you mean gamma"),
+        ("SigmoidFocalLos", "did you mean 'SigmoidFocalLoss'.*AsymmetricLoss, .*VarifocalLoss"),
+        ("SigmoidFocalLoss:gama=2", "no option 'gama'; did you mean 'gamma'"),
         ("SigmoidFocalLoss:gamma", "option=value, got 'gamma'"),
         ("SigmoidFocalLoss:gamma=-1", "gamma must be >= 0, got -1"),
         ("SigmoidFocalLoss:gamma=two", "gamma must be a number, got 'two'"),

@@ -89,7 +89,7 @@ def test_an_unmodified_detectron2_script_accepts_our_configs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MODEL.FOCAL.NORMALISER", "ema"], "did you mean MODEL.FOCAL.NORMALIZER"),
+        (["MODEL.FOCAL.NORMALISER", "ema"], "did you mean 'MODEL.FOCAL.NORMALIZER'"),
         (["MODEL.RETINANET.FOCAL_LOSS_GAMMA", "-1.0"], "FOCAL_LOSS_GAMMA must be >= 0, got -1"),
     ],
 )

@@ -192,7 +192,7 @@ def test_every_classification_loss_is_summed_and_divided_by_what_it_says(name, n
         f"{KEYS}.CLS_LOSS.NAME", name,
         f"{KEYS}.CLS_LOSS.SAMPLES_PER_CLASS", [1000, 100, 50, 10, 1],
         f"{KEYS}.NORMALIZER", normalizer,
-        f"{KEYS}.CLS_WEIGHT", 3.0,
+        f"{KEYS}.CLS_LOSS.WEIGHT", 3.0,
     )  # fmt: skip
     predictions = random_predictions()
     losses, _ = losses_of(layers, predictions)
@@ -477,9 +477,9 @@ def _two_rois():
         ("PRIOR_PROB", 1.0),
         ("PRIOR_PROB", float("nan")),
         ("NORMALIZER", "positives"),
-        ("CLS_WEIGHT", -1.0),
-        ("CLS_WEIGHT", float("inf")),
-        ("CLS_WEIGHT", float("nan")),
+        ("CLS_LOSS.WEIGHT", -1.0),
+        ("CLS_LOSS.WEIGHT", float("inf")),
+        ("CLS_LOSS.WEIGHT", float("nan")),
     ],
 )
 def test_an_illegal_option_names_its_full_key(key, value):

@@ -331,7 +331,7 @@ def test_rpn_labels_and_samples_anchors_as_stock_with_this_matcher(boundary, par
 @pytest.mark.parametrize("mode", LOW_QUALITY)
 def test_rpn_matches_anchors_inside_as_if_there_were_no_others(mode, parting):
     anchors, gt_instances = scene()
-    keys = ["MATCHED", "inside", "SAMPLING", "all", "LOW_QUALITY", mode]
+    keys = ["MATCHED", "inside", "MINING.NAME", "all", "LOW_QUALITY", mode]
     keys[::2] = [f"MODEL.FOCAL.RPN.{key}" for key in keys[::2]]
     rpn = make_rpn(*keys)
     all_labels, all_boxes = rpn.label_and_sample_anchors(anchors, gt_instances)

@@ -66,7 +66,7 @@ def test_fixed_is_its_value():
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_each_is_built_by_its_name_and_gives_positive_float32_divisors(name):
     cfg = get_cfg()
-    cfg.MODEL.FOCAL.NORMALIZER = name
+    cfg.MODEL.FOCAL.NORMALIZER.NAME = name
     normalizer = build_normalizer(cfg)
     assert type(normalizer) is NORMALIZERS[name]
     divisors = normalizer(torch.zeros(4, dtype=torch.int64))
@@ -78,30 +78,30 @@ def test_each_is_built_by_its_name_and_gives_positive_float32_divisors(name):
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("ema", "MODEL.FOCAL.NORMALIZER_MOMENTUM", 1.0),
-        ("ema", "MODEL.FOCAL.NORMALIZER_MOMENTUM", -0.1),
-        ("ema", "MODEL.FOCAL.NORMALIZER_INIT", 0.0),
-        ("fixed", "MODEL.FOCAL.NORMALIZER_VALUE", -1.0),
-        ("fixed", "MODEL.FOCAL.NORMALIZER_VALUE", float("nan")),
+        ("ema", "MODEL.FOCAL.NORMALIZER.MOMENTUM", 1.0),
+        ("ema", "MODEL.FOCAL.NORMALIZER.MOMENTUM", -0.1),
+        ("ema", "MODEL.FOCAL.NORMALIZER.INIT", 0.0),
+        ("fixed", "MODEL.FOCAL.NORMALIZER.VALUE", -1.0),
+        ("fixed", "MODEL.FOCAL.NORMALIZER.VALUE", float("nan")),
     ],
 )
 def test_an_illegal_value_is_an_error_that_names_its_key(name, key, value):
     cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.FOCAL.NORMALIZER", name, key, value])
+    cfg.merge_from_list(["MODEL.FOCAL.NORMALIZER.NAME", name, key, value])
     with pytest.raises(ValueError, match=key.replace(".", r"\.")):
         build_normalizer(cfg)
 
 
 def test_options_are_read_from_their_keys():
     cfg = get_cfg()
-    cfg.MODEL.FOCAL.NORMALIZER_INIT = 10.0
-    cfg.MODEL.FOCAL.NORMALIZER_MOMENTUM = 0.5
+    cfg.MODEL.FOCAL.NORMALIZER.INIT = 10.0
+    cfg.MODEL.FOCAL.NORMALIZER.MOMENTUM = 0.5
     torch.testing.assert_close(build_normalizer(cfg)(NUM_POS), torch.tensor([38.0]))
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     cfg = get_cfg()
-    cfg.MODEL.FOCAL.NORMALIZER = "emma"
+    cfg.MODEL.FOCAL.NORMALIZER.NAME = "emma"
     with pytest.raises(
         KeyError, match=r"MODEL\.FOCAL\.NORMALIZER.*batch, ema, ema_global, fixed, global"
     ):
@@ -155,8 +155,8 @@ def test_a_mean_of_nothing_divides_by_one():
 @pytest.mark.parametrize("name", ["batch_size", "mean"])
 def test_those_of_an_rpn_are_none_of_a_dense_detectors(name):
     cfg = get_cfg()
-    cfg.MODEL.FOCAL.NORMALIZER = name
-    with pytest.raises(KeyError, match=r"MODEL\.FOCAL\.NORMALIZER = "):
+    cfg.MODEL.FOCAL.NORMALIZER.NAME = name
+    with pytest.raises(KeyError, match=r"MODEL\.FOCAL\.NORMALIZER\.NAME = "):
         build_normalizer(cfg)
 
 
@@ -170,8 +170,8 @@ def test_an_unknown_name_for_an_rpn_is_an_error_that_names_its_key_and_lists_the
     ("name", "key", "value"),
     [
         ("batch_size", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 0),
-        ("fixed", "MODEL.FOCAL.NORMALIZER_VALUE", 0.0),
-        ("ema", "MODEL.FOCAL.NORMALIZER_MOMENTUM", 1.0),
+        ("fixed", "MODEL.FOCAL.NORMALIZER.VALUE", 0.0),
+        ("ema", "MODEL.FOCAL.NORMALIZER.MOMENTUM", 1.0),
     ],
 )
 def test_an_illegal_option_of_an_rpns_names_the_key_it_is_read_from(name, key, value):

@@ -58,7 +58,7 @@ HALVES = {
 BATCHES = {name: _images(first + second) for name, (first, second) in HALVES.items()}
 
 NORMALIZERS = {
-    name: _cfg("MODEL.FOCAL.NORMALIZER", name, "MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidFocalLoss")
+    name: _cfg("MODEL.FOCAL.NORMALIZER.NAME", name, "MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidFocalLoss")
     for name in ("batch", "global")
 }
 GHM = _cfg("MODEL.FOCAL.CLS_LOSS.NAME", "GHMLoss", "MODEL.FOCAL.BOX_LOSS.NAME", "GHMBoxLoss")

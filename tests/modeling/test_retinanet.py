@@ -155,7 +155,7 @@ def test_stock_keys_reach_the_loss(opts, expected):
 def test_the_named_loss_is_the_one_that_is_summed(batch):
     """Recompute the cross entropy from the head's own outputs and labels."""
     opts = ["MODEL.FOCAL.CLS_LOSS.NAME", "SigmoidCrossEntropyLoss"]
-    opts += ["MODEL.RETINANET.FOCAL_LOSS_ALPHA", 0.75, "MODEL.FOCAL.NORMALIZER", "fixed"]
+    opts += ["MODEL.RETINANET.FOCAL_LOSS_ALPHA", 0.75, "MODEL.FOCAL.NORMALIZER.NAME", "fixed"]
     model = toy_model(*opts)
     logits, labels = _capture(model, batch)
     expected = sigmoid_cross_entropy_loss(torch.cat(logits, 1), labels, alpha=0.75) / 100
@@ -163,7 +163,7 @@ def test_the_named_loss_is_the_one_that_is_summed(batch):
 
 
 def test_per_image_divides_each_image_by_its_own_positives(batch):
-    model = toy_model("MODEL.FOCAL.NORMALIZER", "per_image")
+    model = toy_model("MODEL.FOCAL.NORMALIZER.NAME", "per_image")
     logits, labels = _capture(model, batch)
     expected = sum(
         sigmoid_focal_loss(torch.cat(logits, 1)[i], labels[i])
@@ -177,8 +177,10 @@ def test_per_image_box_loss_is_the_mean_of_single_images(batch):
     """The single images have one size, because padding changes the anchors."""
     batch = [batch[0], {**batch[0], "image": batch[0]["image"].flip(0)}]
     batch[1]["instances"] = batch[0]["instances"][:1]
-    together = losses_of(toy_model("MODEL.FOCAL.NORMALIZER", "per_image"), batch)
-    alone = [losses_of(toy_model("MODEL.FOCAL.NORMALIZER", "batch"), [image]) for image in batch]
+    together = losses_of(toy_model("MODEL.FOCAL.NORMALIZER.NAME", "per_image"), batch)
+    alone = [
+        losses_of(toy_model("MODEL.FOCAL.NORMALIZER.NAME", "batch"), [image]) for image in batch
+    ]
     for name, loss in together.items():
         torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2)
 
@@ -233,7 +235,7 @@ class _MeanLoss(ClassificationLoss):
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_attributes_of_the_loss_decide_on_division_and_on_levels(normalizer, batch):
-    model = toy_model("MODEL.FOCAL.NORMALIZER", normalizer)
+    model = toy_model("MODEL.FOCAL.NORMALIZER.NAME", normalizer)
     model.cls_loss = _MeanLoss()
     logits, labels = _capture(model, batch)
     loss = losses_of(model, batch)["loss_cls"]

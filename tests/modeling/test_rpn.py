@@ -395,7 +395,7 @@ def label(rpn, anchors, objects, crowds, image_size=(30, 40)):
 
 
 def label_all(*opts):
-    return make_rpn(KEY + "SAMPLING", "all", *opts)
+    return make_rpn(KEY + "MINING.NAME", "all", *opts)
 
 
 @pytest.mark.parametrize("crowd_thresh", [None, 0.7, 0.4])
@@ -701,7 +701,7 @@ def test_matterports_box_loss_is_tensorpacks_times_480_over_the_positives(num_po
 @each("sampling", ["random", "all"])
 @pytest.mark.parametrize("name", CLS_LOSSES)
 def test_every_classification_loss_trains_a_step(name, sampling):
-    rpn = make_rpn(*cls_loss(name), KEY + "SAMPLING", sampling)
+    rpn = make_rpn(*cls_loss(name), KEY + "MINING.NAME", sampling)
     assert type(rpn.cls_loss) is CLS_LOSS_REGISTRY.get(name)
     _, losses, gradients, logged, _ = step(rpn, make_inputs())
     assert losses["loss_rpn_cls"] > 0
@@ -718,7 +718,7 @@ def test_there_are_fifteen_classification_losses():
 @each("sampling", ["random", "all"])
 @pytest.mark.parametrize("name", BOX_LOSSES)
 def test_every_box_loss_trains_a_step(name, sampling):
-    rpn = make_rpn(KEY + "BOX_LOSS.NAME", name, KEY + "SAMPLING", sampling)
+    rpn = make_rpn(KEY + "BOX_LOSS.NAME", name, KEY + "MINING.NAME", sampling)
     assert type(rpn.box_loss) is BOX_LOSS_REGISTRY.get(name)
     _, losses, gradients, _, _ = step(rpn, make_inputs())
     assert losses["loss_rpn_loc"] > 0
@@ -738,7 +738,12 @@ def test_the_gradient_of_an_anchor_that_is_ignored_is_zero(name, kind):
 
 @each(
     "opts",
-    [[], style("tensorpack"), style("matterport"), *([KEY + "SAMPLING", name] for name in MINERS)],
+    [
+        [],
+        style("tensorpack"),
+        style("matterport"),
+        *([KEY + "MINING.NAME", name] for name in MINERS),
+    ],
 )
 def test_nan_in_what_is_ignored_leaks_nowhere(opts):
     """They are the logits of ignored anchors, and deltas and boxes of anchors without an object."""
@@ -770,7 +775,7 @@ def test_a_miner_keeps_its_quota_of_each_image(name, kind):
     """
     batch_size = 60
     case = make_case(kind)
-    opts = [KEY + "SAMPLING", name, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", batch_size]
+    opts = [KEY + "MINING.NAME", name, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", batch_size]
     rpn = make_rpn(*opts)
     result = run(rpn, case)
     kept = result.cls_gradient != 0
@@ -793,7 +798,7 @@ def test_a_miner_keeps_its_quota_of_each_image(name, kind):
 @pytest.mark.parametrize("num_keep", [16, 60])
 def test_ohem_keeps_what_its_function_keeps_of_the_same_losses(boxes, num_keep):
     case = make_case()
-    opts = [KEY + "SAMPLING", "OHEMMiner", KEY + "MINING.NMS_BOXES", boxes]
+    opts = [KEY + "MINING.NAME", "OHEMMiner", KEY + "MINING.NMS_BOXES", boxes]
     opts += ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", num_keep, KEY + "MINING.NMS_THRESH", 0.6]
     rpn = make_rpn(*opts)
     result = run(rpn, case)
@@ -821,13 +826,13 @@ def test_ohem_keeps_what_its_function_keeps_of_the_same_losses(boxes, num_keep):
 def test_only_random_sampling_touches_the_random_generator(name):
     inputs = make_inputs()
     start = torch.manual_seed(5).get_state()
-    assert torch.equal(step(make_rpn(KEY + "SAMPLING", name), inputs)[4], start)
-    assert not torch.equal(step(make_rpn(KEY + "SAMPLING", "random"), inputs)[4], start)
+    assert torch.equal(step(make_rpn(KEY + "MINING.NAME", name), inputs)[4], start)
+    assert not torch.equal(step(make_rpn(KEY + "MINING.NAME", "random"), inputs)[4], start)
 
 
 def test_all_anchors_that_have_a_label_count():
     images, features, instances = make_inputs()
-    rpn = make_rpn(KEY + "SAMPLING", "all", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 1)
+    rpn = make_rpn(KEY + "MINING.NAME", "all", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 1)
     anchors = rpn.anchor_generator(list(features.values()))
     labels, _ = rpn.label_and_sample_anchors(anchors, instances)
     labels = torch.stack(labels)
@@ -867,7 +872,7 @@ def test_every_normalizer_divides_by_its_number(name, kind):
 
 def test_a_mined_mean_is_that_of_what_is_kept():
     case = make_case()
-    opts = [KEY + "SAMPLING", "TopKMiner", KEY + "NORMALIZER", "mean"]
+    opts = [KEY + "MINING.NAME", "TopKMiner", KEY + "NORMALIZER", "mean"]
     result = run(make_rpn(*opts, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 40), case)
     logits, positive = torch.cat(case.logits, 1).double(), case.labels == 1
     losses = reference.binary_cross_entropy(logits, positive.double())
@@ -984,7 +989,7 @@ BACK_TO_STOCK = [
     ("LOW_QUALITY", "on", {"low_quality"}),
     ("MATCHED", "all", {"inside"}),
     ("CROWD", "background", {"crowd"}),
-    ("SAMPLING", "random", set()),
+    ("MINING.NAME", "random", set()),
     ("PRECISION_RECALL", False, {"precision_recall"}),
 ]
 
@@ -1019,7 +1024,13 @@ def test_stocks_own_keys_are_of_use_under_every_style():
     ],
 )
 def test_an_option_is_read_from_the_rpns_key(key, value, read):
-    opts = [*cls_loss("SigmoidFocalLoss"), KEY + "CROWD", "ignore", KEY + "SAMPLING", "OHEMMiner"]
+    opts = [
+        *cls_loss("SigmoidFocalLoss"),
+        KEY + "CROWD",
+        "ignore",
+        KEY + "MINING.NAME",
+        "OHEMMiner",
+    ]
     assert read(make_rpn(*opts)) != value
     assert read(make_rpn(*opts, KEY + key, value)) == value
 
@@ -1035,11 +1046,11 @@ def test_an_alpha_of_none_is_that_of_the_loss_and_minus_one_is_off():
 
 def test_the_keys_of_the_dense_detector_change_nothing():
     opts = ["MODEL.RETINANET.FOCAL_LOSS_GAMMA", 5.0, "MODEL.RETINANET.FOCAL_LOSS_ALPHA", 0.9]
-    opts += ["MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING", 0.3, "MODEL.FOCAL.NORMALIZER", "fixed"]
+    opts += ["MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING", 0.3, "MODEL.FOCAL.NORMALIZER.NAME", "fixed"]
     opts += ["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.9, "MODEL.FOCAL.MINING.NAME", "TopKMiner"]
     opts += ["MODEL.FOCAL.BOX_LOSS.NAME", "GIoULoss", "MODEL.RETINANET.NUM_CLASSES", 7]
     opts += ["MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", "off"]
-    for more in ([], cls_loss("SigmoidFocalLoss"), [KEY + "SAMPLING", "OHEMRatioMiner"]):
+    for more in ([], cls_loss("SigmoidFocalLoss"), [KEY + "MINING.NAME", "OHEMRatioMiner"]):
         case = make_case()
         assert_same(run(make_rpn(*opts, *more), case), run(make_rpn(*more), case), 0)
 
@@ -1071,8 +1082,8 @@ def test_a_config_shares_no_list_with_the_styles():
 def test_each_weight_scales_exactly_one_loss(name):
     case = make_case()
     plain = run(make_rpn(*style(name)), case)
-    cls = run(make_rpn(*style(name), KEY + "CLS_WEIGHT", 4.0), case)
-    loc = run(make_rpn(*style(name), KEY + "LOC_WEIGHT", 0.25), case)
+    cls = run(make_rpn(*style(name), KEY + "CLS_LOSS.WEIGHT", 4.0), case)
+    loc = run(make_rpn(*style(name), KEY + "BOX_LOSS.WEIGHT", 0.25), case)
     assert_same(cls, multiply(plain, cls=4.0), 0)
     assert_same(loc, multiply(plain, loc=0.25), 0)
 
@@ -1081,20 +1092,20 @@ def test_the_weights_multiply_those_of_stock():
     case = make_case()
     plain = run(make_rpn(), case)
     opts = ["MODEL.RPN.LOSS_WEIGHT", 0.5, "MODEL.RPN.BBOX_REG_LOSS_WEIGHT", 3.0]
-    opts += [KEY + "CLS_WEIGHT", 4.0, KEY + "LOC_WEIGHT", 2.0]
+    opts += [KEY + "CLS_LOSS.WEIGHT", 4.0, KEY + "BOX_LOSS.WEIGHT", 2.0]
     assert_same(run(make_rpn(*opts), case), multiply(plain, cls=2.0, loc=3.0))
 
 
 @pytest.mark.parametrize("name", STYLE_NAMES)
 def test_the_logged_ratio_is_that_of_the_returned_losses(name):
     case = make_case()
-    weights = [KEY + "CLS_WEIGHT", 3.0, KEY + "LOC_WEIGHT", 0.5]
+    weights = [KEY + "CLS_LOSS.WEIGHT", 3.0, KEY + "BOX_LOSS.WEIGHT", 0.5]
     for opts in ([], weights):
         result = run(make_rpn(*style(name), *opts), case)
         assert result.logged["rpn/loc_to_cls_ratio"] == pytest.approx(result.loc / result.cls)
 
 
-@pytest.mark.parametrize("opts", [[], [KEY + "CLS_WEIGHT", 0.0]])
+@pytest.mark.parametrize("opts", [[], [KEY + "CLS_LOSS.WEIGHT", 0.0]])
 def test_no_ratio_is_logged_where_there_is_no_objectness_loss(opts):
     case = make_case("mixed" if opts else "none_sampled")
     assert "rpn/loc_to_cls_ratio" not in run(make_rpn(*opts), case).logged
@@ -1151,7 +1162,7 @@ def test_only_tensorpack_logs_precision_and_recall(name):
         ("CROWD_THRESH", -0.7),
         ("CROWD_THRESH", NAN),
         ("MATCHED", "outside"),
-        ("SAMPLING", "hard"),
+        ("MINING.NAME", "hard"),
         ("LOW_QUALITY", "best"),
         ("TARGET_STD", [0.1, 0.1, 0.2]),
         ("TARGET_STD", [0.1, 0.1, 0.2, 0.0]),
@@ -1159,12 +1170,12 @@ def test_only_tensorpack_logs_precision_and_recall(name):
         ("TARGET_STD", [NAN, 0.1, 0.2, 0.2]),
         ("TARGET_STD", [0.1, 0.1, 0.2, NAN]),
         ("TARGET_STD", [0.1, 0.1, 0.2, INF]),
-        ("CLS_WEIGHT", -1.0),
-        ("CLS_WEIGHT", NAN),
-        ("CLS_WEIGHT", INF),
-        ("LOC_WEIGHT", -1.0),
-        ("LOC_WEIGHT", NAN),
-        ("LOC_WEIGHT", INF),
+        ("CLS_LOSS.WEIGHT", -1.0),
+        ("CLS_LOSS.WEIGHT", NAN),
+        ("CLS_LOSS.WEIGHT", INF),
+        ("BOX_LOSS.WEIGHT", -1.0),
+        ("BOX_LOSS.WEIGHT", NAN),
+        ("BOX_LOSS.WEIGHT", INF),
         ("CLS_LOSS.GAMMA", -1.0),
         ("CLS_LOSS.ALPHA", 1.5),
         ("CLS_LOSS.LABEL_SMOOTHING", -0.5),
@@ -1175,7 +1186,7 @@ def test_only_tensorpack_logs_precision_and_recall(name):
 )
 def test_an_illegal_value_is_an_error_that_names_its_full_key(key, value):
     opts = [*cls_loss("SigmoidFocalLoss"), KEY + "BOX_LOSS.NAME", "HuberLoss"]
-    opts += [KEY + "SAMPLING", "OHEMMiner"] if key.startswith("MINING") else []
+    opts += [KEY + "MINING.NAME", "OHEMMiner"] if key.startswith("MINING") else []
     opts += [KEY + "CROWD", "ignore"] if key.startswith("CROWD_") else []
     with pytest.raises(ValueError, match=rf"^{(KEY + key).replace('.', '[.]')} must be "):
         make_rpn(*opts, KEY + key, value)
@@ -1239,7 +1250,13 @@ def test_half_precision_has_float32_losses_whatever_the_parts(box_loss, sampling
     case = case._replace(
         logits=[x.half() for x in case.logits], deltas=[x.half() for x in case.deltas]
     )
-    opts = [*cls_loss("VarifocalLoss"), KEY + "BOX_LOSS.NAME", box_loss, KEY + "SAMPLING", sampling]
+    opts = [
+        *cls_loss("VarifocalLoss"),
+        KEY + "BOX_LOSS.NAME",
+        box_loss,
+        KEY + "MINING.NAME",
+        sampling,
+    ]
     for loss in run(make_rpn(*opts), case).losses.values():
         assert loss.dtype == torch.float32
         assert loss.isfinite()

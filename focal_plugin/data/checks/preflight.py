@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from ...names import did_you_mean
 from .check_coco import check_coco, check_dicts
 from .facts import find_json
 from .findings import DataError, Report, raise_if_any_is_bad
@@ -158,9 +158,8 @@ def _names(cfg: CfgNode) -> list[str]:
 def _check_name(name: str) -> None:
     known = DatasetCatalog.list()
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "register it with --dataset"
-        raise KeyError(f"no dataset is named {name!r}; {hint}")
+        hint = did_you_mean(name, known) or "; register it with --dataset"
+        raise KeyError(f"no dataset is named {name!r}{hint}")
 
 
 def _report_one(

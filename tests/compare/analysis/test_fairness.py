@@ -81,7 +81,7 @@ def test_a_key_that_one_config_has_not_is_a_difference():
     del without.MODEL.FOCAL["NORMALIZER"]
     (difference,) = config_differences({"a": with_it, "b": without})
     assert (difference.key, difference.values) == (
-        "MODEL.FOCAL.NORMALIZER",
+        "MODEL.FOCAL.NORMALIZER.NAME",
         {"a": "ema", "b": ABSENT},
     )
 

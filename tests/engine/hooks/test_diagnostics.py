@@ -41,7 +41,7 @@ SOFTMAX = (
     "MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss",
 )  # fmt: skip
 OHEM = ("MODEL.FOCAL.MINING.NAME", "OHEMMiner", "MODEL.FOCAL.MINING.DIVIDE_BY", "kept", *CE)
-PER_IMAGE = ("MODEL.FOCAL.NORMALIZER", "per_image", *FL)
+PER_IMAGE = ("MODEL.FOCAL.NORMALIZER.NAME", "per_image", *FL)
 GHM_BOX = ("MODEL.FOCAL.BOX_LOSS.NAME", "GHMBoxLoss", *FL)
 ARMS = {
     "ce": CE,
@@ -310,7 +310,7 @@ def test_sample_is_limited_and_drawn_from_all_images(make_cfg, monkeypatch):
 
 
 def test_a_run_leaves_scalars_and_two_snapshots(make_cfg):
-    cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *FL, "MODEL.FOCAL.NORMALIZER", "batch")
+    cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *FL, "MODEL.FOCAL.NORMALIZER.NAME", "batch")
     train(cfg)
     start, final = (read_snapshot_of(cfg, f"{when}_retinanet") for when in ("start", "final"))
     assert (start.iteration, final.iteration) == (0, 4)
