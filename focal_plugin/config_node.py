@@ -58,7 +58,7 @@ class FocalCfgNode(CfgNode):
         have them only with ``allow_unsafe``.
 
         Raises:
-            ValueError: the file, or a file it is based on, has such a tag, is a URL, or is no config.
+            ValueError: the file, or a base of it, has such a tag, is a URL, or is no config.
         """
         _refuse_address(cfg_filename, "a config file")
         try:

@@ -9,8 +9,8 @@ from .conftest import ROOT
 PACKAGE = ROOT / "focal_plugin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# A part may import the parts on its right. Modules that are no package are below all packages. `focal_plugin_doctor` is outside and
-# imports none of them.
+# A part may import the parts on its right. Modules that are no package are below all packages.
+# `focal_plugin_doctor` is outside and imports none of them.
 ALLOWED = {
     "compare": {
         "arms",
