@@ -96,7 +96,7 @@ def test_sums_are_those_of_loops_over_every_logit():
     assert EASY_PROBABILITY == 0.1
 
 
-def test_shares_are_of_both_sides_together():
+def test_shares_are_relative_to_positives_and_negatives():
     logits, labels = batch()
     tally = tally_of(SigmoidCrossEntropyLoss(), logits, labels, labels)
     sums = {name: x.sum() for name, x in brute_force(logits, labels, labels, 7.0).items()}
@@ -133,7 +133,7 @@ def test_histogram_counts_each_logit_once_by_whether_the_label_names_it():
     assert (tally.histogram_pos + tally.histogram_neg).sum() == (labels >= 0).sum() * K
 
 
-def test_first_bin_has_the_zeros_and_the_last_what_is_beyond():
+def test_the_first_bin_has_the_zeros_and_the_last_all_larger_norms():
     logits = [torch.tensor([[[0.0] * K, [-100.0] * K]] * 2)]
     labels = torch.full((2, 2), K)
     kept = labels.clone()
@@ -247,7 +247,7 @@ def test_half_precision_does_not_underflow():
 @pytest.mark.parametrize(
     "cls_loss", [GHMLoss(), EqualizedFocalLoss(num_classes=K), EqualizationLossV2(num_classes=K)]
 )
-def test_looking_at_a_loss_changes_nothing(cls_loss):
+def test_an_analysis_does_not_change_the_loss(cls_loss):
     logits, labels = batch()
     logits = [x.requires_grad_() for x in logits]
     cls_loss.train()

@@ -19,7 +19,7 @@ def snapshot(**changes):
     return replace(Snapshot(**values), **changes)
 
 
-def test_what_is_written_is_read_again_with_its_types(tmp_path):
+def test_a_snapshot_is_read_as_it_was_written(tmp_path):
     file = tmp_path / "missing" / "start_rpn.npz"
     write_snapshot(file, snapshot())
     again = read_snapshot(file)

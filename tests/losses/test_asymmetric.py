@@ -67,7 +67,7 @@ def test_a_positive_below_the_clip_keeps_its_loss():
 
 
 @pytest.mark.parametrize("gamma_neg", [0.0, 0.5, 4.0])
-def test_the_hardest_negative_costs_a_finite_minus_log_of_the_clip(gamma_neg):
+def test_the_hardest_negative_has_the_loss_minus_log_of_the_clip(gamma_neg):
     """p_m ends at 1 - clip: a wrong label costs 3 at clip .05, and has no gradient."""
     logits = torch.tensor([[30.0]], requires_grad=True)
     loss = asymmetric_loss(logits, torch.tensor([1]), gamma_neg=gamma_neg, clip=0.05)
@@ -93,7 +93,7 @@ def test_has_a_gradient_where_a_masked_power_has_nan(gamma_neg):
     assert gradient[-1] > 0
 
 
-def test_a_lost_positive_is_pulled_where_a_clamped_logarithm_lets_go():
+def test_a_hard_positive_has_a_gradient_where_a_clamped_logarithm_has_none():
     logits = torch.tensor([[-25.0]], requires_grad=True)
     p = torch.sigmoid(logits)
     clamped = -(1 - p) * p.clamp(min=1e-8).log()

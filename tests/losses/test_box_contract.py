@@ -60,7 +60,7 @@ def test_module_and_function_have_the_same_options_and_defaults(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_says_what_it_compares(name):
+def test_the_attribute_says_what_it_compares(name):
     assert BOX_LOSS_CLASSES[name].on_boxes == (name in ON_BOXES)
 
 
@@ -100,7 +100,7 @@ def test_a_step_against_the_gradient_lowers_it(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_boxes_give_zero_with_a_graph(name):
+def test_no_boxes_give_a_differentiable_zero(name):
     pred = torch.zeros(0, 4, requires_grad=True)
     value = BOX_LOSS_CLASSES[name]()(pred, torch.zeros(0, 4))
     value.backward()
@@ -141,7 +141,7 @@ def test_an_upstream_gradient_scales_the_gradient(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_inputs_are_left_as_they_are(name):
+def test_inputs_are_not_modified(name):
     pred, target = pair_of(name)
     pred_before, target_before = pred.detach().clone(), target.clone()
     BOX_LOSS_CLASSES[name]()(pred, target).backward()
@@ -150,7 +150,7 @@ def test_inputs_are_left_as_they_are(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shapes_that_do_not_fit_are_an_error(name):
+def test_mismatched_shapes_are_an_error(name):
     for pred, target in (((3, 4), (2, 4)), ((3, 5), (3, 5)), ((4,), (4,))):
         with pytest.raises(ValueError, match=r"\(V, 4\)"):
             BOX_LOSS_CLASSES[name]()(torch.zeros(pred), torch.zeros(target))
@@ -195,7 +195,7 @@ def test_an_illegal_option_is_refused_by_function_module_and_config(name, option
 
 
 @pytest.mark.parametrize(("stock", "name"), STOCK_BOX_LOSSES.items())
-def test_without_a_name_detectron2s_own_key_chooses(stock, name):
+def test_without_a_name_detectron2s_own_key_names_the_loss(stock, name):
     cfg = get_cfg()
     cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = stock
     assert type(build_box_loss(cfg)).__name__ == name

@@ -65,13 +65,13 @@ def test_classes_beyond_the_effective_number_are_equal():
     assert weights.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_class_without_samples_is_weighed_as_one_with_a_single_one():
+def test_a_class_without_samples_has_the_weight_of_a_class_with_one():
     assert torch.equal(
         effective_number_weights([100, 0], 0.999), effective_number_weights([100, 1], 0.999)
     )
 
 
-def test_the_label_weighs_all_logits_of_its_anchor_and_background_weighs_one():
+def test_the_label_weights_all_logits_of_its_anchor_and_background_has_weight_one():
     logits, labels = random_batch()
     loss = ClassBalancedFocalLoss(samples_per_class=SAMPLES)
     plain = ClassBalancedFocalLoss(samples_per_class=[1] * K)
@@ -81,7 +81,7 @@ def test_the_label_weighs_all_logits_of_its_anchor_and_background_weighs_one():
     torch.testing.assert_close(ratio[keep], weights[labels[keep]])
 
 
-def test_rarer_is_heavier():
+def test_rarer_classes_have_larger_weights():
     weights = effective_number_weights(SAMPLES, 0.999)
     assert (weights.diff() > 0).all()
     assert weights[-1] / weights[0] == pytest.approx(1000 * (1 - math.exp(-1)), rel=1e-3)

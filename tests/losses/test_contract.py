@@ -81,7 +81,7 @@ def test_leading_shape_does_not_matter(loss, random_batch):
     torch.testing.assert_close(folded, loss(logits, labels))
 
 
-def test_a_single_anchor_without_a_leading_shape_will_do(loss, columns):
+def test_a_single_anchor_without_a_leading_shape_works(loss, columns):
     logits, label = torch.linspace(-1, 1, columns), torch.tensor(1)
     expected = loss(logits[None], label[None])
     torch.testing.assert_close(loss.train()(logits, label), expected)
@@ -103,7 +103,7 @@ def test_value_and_gradient_are_finite_at_extreme_logits(name, columns, magnitud
         assert logits.grad.isfinite().all(), gamma
 
 
-def test_no_anchors_give_zero_with_a_graph(loss, columns):
+def test_no_anchors_give_a_differentiable_zero(loss, columns):
     for shape in ((0,), (2, 0)):
         logits = torch.zeros(*shape, columns, requires_grad=True)
         value = loss(logits, torch.zeros(shape, dtype=torch.int64))
@@ -113,7 +113,7 @@ def test_no_anchors_give_zero_with_a_graph(loss, columns):
         assert logits.grad.shape == logits.shape
 
 
-def test_ignored_anchors_give_zero_with_a_zero_gradient(loss, columns):
+def test_ignored_anchors_give_a_loss_and_a_gradient_of_zero(loss, columns):
     logits = torch.randn(7, columns, requires_grad=True)
     value = loss(logits, torch.full((7,), -1))
     value.backward()
@@ -121,7 +121,7 @@ def test_ignored_anchors_give_zero_with_a_zero_gradient(loss, columns):
     assert (logits.grad == 0).all()
 
 
-def test_an_ignored_row_leaks_nowhere(loss, random_batch):
+def test_an_ignored_row_does_not_leak(loss, random_batch):
     logits, labels = random_batch()
     clean = loss(logits, labels)
     clean.backward()
@@ -174,7 +174,7 @@ def test_an_upstream_gradient_scales_the_gradient(loss, random_batch):
     torch.testing.assert_close(thrice, 3 * once)
 
 
-def test_inputs_are_left_as_they_are(loss, random_batch):
+def test_inputs_are_not_modified(loss, random_batch):
     logits, labels = random_batch()
     logits_before, labels_before = logits.detach().clone(), labels.clone()
     loss(logits, labels).backward()
@@ -188,7 +188,7 @@ def test_a_label_out_of_range_is_an_error_that_states_the_range(loss, columns):
             loss(torch.zeros(3, columns), torch.tensor(labels))
 
 
-def test_shapes_that_do_not_fit_are_an_error(loss, columns):
+def test_mismatched_shapes_are_an_error(loss, columns):
     with pytest.raises(ValueError, match=rf"\(4, {columns}\) and \(3,\)"):
         loss(torch.zeros(4, columns), torch.zeros(3, dtype=torch.int64))
 

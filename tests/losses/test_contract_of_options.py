@@ -87,7 +87,7 @@ def test_alpha_minus_one_is_off_as_in_detectron2(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
 @each("quality", [None, torch.zeros(3), torch.full((200,), 1.5), torch.full((200,), -0.1)])
-def test_a_quality_that_is_none_is_refused(name, quality):
+def test_an_illegal_quality_is_refused(name, quality):
     with pytest.raises(ValueError, match="quality must be"):
         LOSS_CLASSES[name]()(*batch_for(name), quality=quality)
 
@@ -98,7 +98,7 @@ def test_the_quality_of_a_diverged_box_shows_in_the_loss_not_in_an_error(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])
-def test_the_quality_of_background_and_ignored_anchors_leaks_nowhere(name):
+def test_the_quality_of_background_and_ignored_anchors_does_not_leak(name):
     logits, labels = batch_for(name)
     has_class = (labels >= 0) & (labels < logits.shape[1])
     poisoned = torch.where(has_class, 0.8, NAN).requires_grad_()
@@ -112,7 +112,7 @@ STATEFUL = [name for name in NAMES if LOSS_CLASSES[name].stateful]
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_a_step_of_training_moves_its_state_and_nothing_else_does(name):
+def test_only_a_training_step_changes_the_state(name):
     loss = make(name)
     logits, labels = batch_for(name)
     before = {key: buffer.clone() for key, buffer in loss.state_dict().items()}
@@ -126,7 +126,7 @@ def test_a_step_of_training_moves_its_state_and_nothing_else_does(name):
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_its_state_travels_in_the_state_dict_and_decides_what_comes_next(name):
+def test_the_state_dict_determines_the_next_steps(name):
     logits, labels = batch_for(name)
     trained, resumed, fresh = (make(name).train() for _ in range(3))
     trained(logits, labels)

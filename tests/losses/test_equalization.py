@@ -28,7 +28,7 @@ def test_a_threshold_of_zero_is_cross_entropy():
 
 
 @pytest.mark.parametrize(("label", "pushes_the_rare_down"), [(0, False), (K, True)])
-def test_only_background_pushes_a_rare_class_down(label, pushes_the_rare_down):
+def test_only_background_suppresses_a_rare_class(label, pushes_the_rare_down):
     logits = torch.zeros(1, K, requires_grad=True)
     labels = torch.tensor([label])
     equalization_loss(logits, labels, samples_per_class=SAMPLES, threshold=0.05).backward()

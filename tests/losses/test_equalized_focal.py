@@ -49,13 +49,13 @@ def test_balanced_classes_make_it_focal_loss(alpha, gamma):
         torch.testing.assert_close(loss, focal)
 
 
-def test_gamma_grows_with_what_is_missing_of_the_ratio():
+def test_gamma_grows_as_the_ratio_falls():
     loss = EqualizedFocalLoss(num_classes=4, gamma=2.0, scale=8.0)
     loss.gradients.add(torch.tensor([0.0, 1.0, 5.0, 70.0]), torch.tensor([3.0, 2.0, 5.0, 10.0]))
     assert loss.gamma_of_classes.tolist() == [10.0, 6.0, 2.0, 2.0]
 
 
-def test_a_class_of_larger_gamma_is_weighed_more_where_it_is_wrong():
+def test_a_class_of_larger_gamma_has_more_weight_where_it_is_wrong():
     """(gamma_j / gamma) compensates the exponent's reduction of a hard example."""
     logits, label = torch.full((1, K), -8.0), torch.tensor([0])
     focal = sigmoid_focal_loss(logits, label, alpha=1.0)

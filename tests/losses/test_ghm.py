@@ -131,7 +131,7 @@ def test_a_bin_that_is_empty_in_a_step_keeps_its_mean():
     torch.testing.assert_close(density.mean, torch.tensor([6.0, 4.0]))  # (6 + 2 * 3) / 3
 
 
-def test_per_anchor_moves_no_state_and_update_does():
+def test_update_changes_the_state_and_per_anchor_does_not():
     logits, labels = random_batch()
     loss = GHMLoss()
     loss.per_anchor(logits, labels)
@@ -140,7 +140,7 @@ def test_per_anchor_moves_no_state_and_update_does():
     assert loss.density.mean.sum().item() == pytest.approx((labels >= 0).sum().item() * K)
 
 
-def test_evaluation_moves_no_state():
+def test_evaluation_does_not_change_the_state():
     loss = GHMLoss().eval()
     loss(*random_batch())
     assert (loss.density.mean == 0).all()

@@ -67,7 +67,7 @@ def test_the_first_step_has_the_weights_of_momentum_zero_and_later_ones_remember
     assert not torch.isclose(loss(*second), ghm_box_loss(*second), rtol=1e-3)
 
 
-def test_per_box_moves_no_state_and_a_step_does():
+def test_a_step_changes_the_state_and_per_box_does_not():
     pred, target = delta_pair()
     loss = GHMBoxLoss()
     loss.per_box(pred, target)
@@ -77,7 +77,7 @@ def test_per_box_moves_no_state_and_a_step_does():
     assert loss.density.mean.sum().item() == pred.numel()
 
 
-def test_a_step_without_boxes_leaves_the_state_as_it_is():
+def test_a_step_without_boxes_does_not_change_the_state():
     loss = GHMBoxLoss()
     loss(*delta_pair())
     before = {name: buffer.clone() for name, buffer in loss.state_dict().items()}

@@ -56,7 +56,7 @@ def test_background_has_no_positive_and_an_ignored_anchor_has_neither_part():
     assert ((split.negative > 0) == (labels >= 0)).all()
 
 
-def test_the_positive_is_told_the_class_of_its_logit():
+def test_the_positive_receives_the_class_of_its_logit():
     logits, labels = random_batch()
     weights = torch.arange(1.0, K + 1)
     split = one_vs_rest(logits, labels, positive=lambda x, c: weights[c], negative=torch.zeros_like)
@@ -97,7 +97,7 @@ class _LargeTensors(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("combine", [one_vs_rest, sum_per_class])
-def test_no_one_hot_target_is_made(combine):
+def test_no_one_hot_target_is_created(combine):
     """The only (R, K) tensors are the logits, their loss, and both with masked rows or columns."""
     logits, labels = random_batch()
     with _LargeTensors(logits.numel()) as made:

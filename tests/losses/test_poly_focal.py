@@ -45,7 +45,7 @@ def test_gamma_zero_without_alpha_is_poly_1_cross_entropy():
     assert_value_and_gradient_match(poly, expected, logits)
 
 
-def test_alpha_leaves_the_added_term_alone():
+def test_alpha_does_not_weight_the_added_term():
     logits, labels = random_batch()
     terms = [
         poly_focal_loss(logits, labels, alpha=alpha, epsilon=1.0)

@@ -62,7 +62,7 @@ def test_beta_zero_is_cross_entropy_with_soft_targets():
 
 @each("quality", [0.1, 0.5, 0.8])
 @each("beta", [1.5, 2.0, 5.0])
-def test_a_positive_is_done_where_its_score_is_its_quality(beta, quality):
+def test_a_positive_has_no_loss_where_its_score_is_its_quality(beta, quality):
     """The minimum is 0. Cross entropy with a soft target has a minimum above 0."""
     target = torch.tensor(quality, dtype=torch.float64)
     x = (torch.logit(target) + torch.tensor([-0.1, 0.0, 0.1])).requires_grad_()

@@ -86,7 +86,7 @@ def test_gamma_zero_is_cross_entropy():
 
 
 @pytest.mark.parametrize(("probability", "weight"), [(0.5, 1 / 4), (0.9, 1 / 100)])
-def test_gamma_two_weighs_a_well_classified_example_as_in_section_3_2(probability, weight):
+def test_gamma_two_weights_a_well_classified_example_as_in_section_3_2(probability, weight):
     logits = torch.tensor([[math.log(probability / (1 - probability))]])
     label = torch.tensor([0])
     focal = sigmoid_focal_loss(logits, label, alpha=None, gamma=2.0)
@@ -207,7 +207,7 @@ CLASS_ALPHA = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 @each("gamma", GAMMAS)
-def test_an_alpha_of_each_class_weighs_its_own_logit_in_float64(gamma):
+def test_a_class_alpha_weights_its_own_logit_in_float64(gamma):
     logits, labels = random_batch()
     reference = reference_sum(
         lambda p_t, x_t: -((1 - p_t) ** gamma) * p_t.log(),
@@ -234,10 +234,10 @@ def test_equal_alphas_are_one_alpha(alpha):
     torch.testing.assert_close(loss, sigmoid_focal_loss(logits, labels, alpha=alpha))
 
 
-def test_as_many_alphas_as_classes_or_an_error():
+def test_the_number_of_alphas_must_be_that_of_classes():
     with pytest.raises(ValueError, match=f"class_alpha .*must be {K} numbers.* got 2"):
         sigmoid_focal_loss(*random_batch(), class_alpha=[0.25, 0.75])
 
 
-def test_the_weights_of_the_classes_are_no_part_of_a_checkpoint():
+def test_the_weights_of_the_classes_are_not_in_a_checkpoint():
     assert SigmoidFocalLoss(class_alpha=CLASS_ALPHA).state_dict() == {}

@@ -39,14 +39,14 @@ def test_below_the_margin_the_gradient_is_p_times_one_minus_p_toward_the_label()
     torch.testing.assert_close(gradient, expected)
 
 
-def test_at_margin_one_an_anchor_pays_its_distance_from_the_targets():
+def test_at_margin_one_the_loss_is_the_distance_from_the_targets():
     logits, labels = random_batch()
     keep = labels >= 0
     distance = (one_hot(labels) - torch.sigmoid(logits).double())[keep].abs().sum()
     torch.testing.assert_close(sigmoid_hinge_loss(logits, labels).double(), distance)
 
 
-def test_the_most_wrong_example_costs_the_margin_and_has_no_gradient_left():
+def test_the_most_wrong_example_has_the_margin_as_loss_and_no_gradient():
     """This makes it unstable: cross entropy has its largest gradient there."""
     logits = torch.full((1, K), -30.0, requires_grad=True)
     label = torch.tensor([2])

@@ -102,7 +102,7 @@ CLASS_ALPHA = [0.0, 0.25, 0.5, 0.75, 1.0, 0.1]
 
 
 @each("gamma", GAMMAS)
-def test_an_alpha_of_each_class_weighs_the_anchors_of_that_class_in_float64(gamma):
+def test_a_class_alpha_weights_the_anchors_of_its_class_in_float64(gamma):
     logits, labels = random_batch(columns=K + 1, scale=3.0)
     weights = torch.tensor(CLASS_ALPHA, dtype=torch.float64)[labels[labels >= 0]]
     x = logits.double()[labels >= 0]
@@ -128,7 +128,7 @@ def test_equal_alphas_and_their_complement_for_background_are_one_alpha(alpha):
 
 
 @pytest.mark.parametrize("count", [K, K + 2])
-def test_as_many_alphas_as_classes_and_one_for_background_or_an_error(count):
+def test_the_number_of_alphas_must_be_that_of_classes_and_background(count):
     logits, labels = random_batch(columns=K + 1)
     message = f"must be {K + 1} numbers.* got {count}"
     with pytest.raises(ValueError, match=f"class_alpha {message}"):
@@ -137,5 +137,5 @@ def test_as_many_alphas_as_classes_and_one_for_background_or_an_error(count):
         SoftmaxFocalLoss(class_alpha=[0.5] * count)(logits, labels)
 
 
-def test_the_weights_of_the_classes_are_no_part_of_a_checkpoint():
+def test_the_weights_of_the_classes_are_not_in_a_checkpoint():
     assert SoftmaxFocalLoss(class_alpha=CLASS_ALPHA).state_dict() == {}

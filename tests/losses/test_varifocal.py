@@ -60,7 +60,7 @@ def test_a_positive_that_misses_its_object_counts_as_background():
     assert_value_and_gradient_match(missed, expected, logits)
 
 
-def test_a_positive_is_weighed_by_its_quality_and_pulled_toward_it():
+def test_a_positive_is_weighted_by_its_quality_and_moves_toward_it():
     """Its gradient is q (p - q)."""
     quality = torch.tensor([0.2, 0.5, 0.9])
     logits = torch.zeros(3, 1, requires_grad=True)
@@ -69,7 +69,7 @@ def test_a_positive_is_weighed_by_its_quality_and_pulled_toward_it():
     torch.testing.assert_close(gradient.squeeze(-1), quality * (0.5 - quality))
 
 
-def test_alpha_and_gamma_are_the_negatives_alone():
+def test_alpha_and_gamma_affect_only_the_negatives():
     logits, labels = random_batch()
     quality = random_quality(labels).clamp(min=0.1)
     plain, weighed = (

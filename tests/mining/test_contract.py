@@ -75,7 +75,7 @@ def test_the_module_has_the_defaults_of_its_function(name):
 @each("scope", ["image", "batch"])
 @each("garbage", [float("nan"), float("inf"), -float("inf"), 1e30])
 @pytest.mark.parametrize("name", NAMES)
-def test_ignored_anchors_are_never_kept_and_matter_to_nobody(name, garbage, scope):
+def test_ignored_anchors_are_never_kept_and_have_no_effect(name, garbage, scope):
     loss, labels, boxes = random_batch()
     expected = mine(name, loss, labels, boxes, scope=scope)
     ignored = labels == -1
@@ -107,7 +107,7 @@ def test_no_anchor_and_no_image_give_an_empty_mask(name, shape, scope):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_function_takes_no_anchor(name):
+def test_the_function_accepts_zero_anchors(name):
     keep = call_function(name, torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, 4))
     assert keep.shape == (0,)
     assert keep.dtype == torch.bool
@@ -115,7 +115,7 @@ def test_the_function_takes_no_anchor(name):
 
 @each("num_classes", [None, K])
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"TopKMiner"}))
-def test_the_background_is_the_largest_label_present_where_nobody_says(name, num_classes):
+def test_the_background_defaults_to_the_largest_label_present(name, num_classes):
     batch = random_batch()
     expected = mine(name, *batch)
     assert torch.equal(MINER_CLASSES[name](num_classes=num_classes)(*batch), expected)
@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_is_kept_so_that_the_trainer_sees_it(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_random_state_is_left_alone_and_no_graph_is_made(name):
+def test_the_random_state_does_not_change_and_no_graph_is_built(name):
     loss, labels, boxes = random_batch()
     loss, boxes = loss.requires_grad_(), boxes.requires_grad_()
     state = torch.get_rng_state()
@@ -204,7 +204,7 @@ def test_gradients_are_off_while_it_selects(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_arguments_are_left_as_they_are(name):
+def test_arguments_are_not_modified(name):
     batch = random_batch()
     copies = [x.clone() for x in batch]
     mine(name, *batch)
@@ -236,7 +236,7 @@ def test_labels_may_be_narrow_integers(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_inputs_that_do_not_fit_are_refused(name):
+def test_mismatched_inputs_are_refused(name):
     loss, labels, boxes = random_batch()
     with pytest.raises(ValueError, match=r"\(3, 119\)"):
         mine(name, loss[:, 1:], labels, boxes)
@@ -251,14 +251,14 @@ def test_inputs_that_do_not_fit_are_refused(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if MINER_CLASSES[name].needs_boxes])
-def test_a_miner_that_needs_boxes_does_not_do_without(name):
+def test_a_miner_that_needs_boxes_requires_them(name):
     loss, labels, _ = random_batch()
     with pytest.raises(ValueError, match="boxes"):
         mine(name, loss, labels, None)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not MINER_CLASSES[name].needs_boxes])
-def test_a_miner_that_needs_no_boxes_does_not_look_at_them(name):
+def test_a_miner_that_needs_no_boxes_ignores_them(name):
     loss, labels, boxes = random_batch()
     assert torch.equal(mine(name, loss, labels, None), mine(name, loss, labels, boxes))
 

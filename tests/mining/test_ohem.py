@@ -40,7 +40,7 @@ def test_no_two_kept_anchors_overlap_more_than_the_threshold(nms_thresh, nms_per
     assert iou[rivals].max() <= nms_thresh
 
 
-def test_an_anchor_that_is_gone_has_a_neighbor_of_higher_loss():
+def test_a_suppressed_anchor_has_a_neighbor_of_higher_loss():
     loss, labels, boxes = one_image()
     keep = ohem_keep_mask(loss, labels, boxes, num_keep=1000)
     gone = ~keep & (labels != -1)
@@ -50,7 +50,7 @@ def test_an_anchor_that_is_gone_has_a_neighbor_of_higher_loss():
     assert ((iou > 0.5) & harder).any(dim=1).all()
 
 
-def test_suppression_knows_nothing_of_other_images():
+def test_suppression_is_independent_of_other_images():
     loss, labels, boxes = random_batch(num_images=1)
     twice = [x.repeat(2, *[1] * (x.dim() - 1)) for x in (loss, labels, boxes)]
     for scope in ("image", "batch"):
@@ -81,7 +81,7 @@ def test_only_the_hardest_enter_the_suppression():
         (50, 1, (1, 0)),
     ],
 )
-def test_one_to_three_keeps_so_many(num_pos, num_keep, expected):
+def test_one_to_three_keeps_the_expected_numbers(num_pos, num_keep, expected):
     labels = torch.where(torch.arange(100) < num_pos, 0, K)
     loss = torch.rand(100, generator=torch.Generator().manual_seed(0))
     keep = ohem_keep_mask(loss, labels, FAR_APART, num_keep=num_keep, neg_pos_ratio=3)
@@ -104,7 +104,7 @@ def test_the_ratio_is_never_exceeded(neg_pos_ratio, scope):
 
 
 @pytest.mark.parametrize("negatives", [0, 3, 5, 30])
-def test_an_image_without_positives_keeps_the_hardest_negatives_it_is_told_to(negatives):
+def test_an_image_without_positives_keeps_the_configured_number_of_negatives(negatives):
     loss = torch.arange(100.0)
     labels = torch.full((100,), K)
     options = {"num_keep": 20, "neg_pos_ratio": 3.0, "empty_image_negatives": negatives}
@@ -127,7 +127,7 @@ def test_positives_that_are_all_suppressed_count_as_none():
     assert apart.nonzero().squeeze(1).tolist() == [0, 97, 98, 99]
 
 
-def test_a_batch_without_positives_keeps_so_many_negatives_an_image():
+def test_a_batch_without_positives_keeps_that_number_of_negatives_per_image():
     loss, labels, boxes = random_batch()
     labels = labels.clamp(min=0).masked_fill(labels >= 0, K)
     labels[labels != K] = -1

@@ -15,7 +15,7 @@ def test_highest_is_the_head_of_a_stable_sort(count):
     assert torch.equal(keep.nonzero().squeeze(1), expected)
 
 
-def test_candidates_at_minus_infinity_come_before_what_is_no_candidate():
+def test_candidates_at_minus_infinity_come_before_other_anchors():
     loss = torch.full((6,), -float("inf"))
     candidates = torch.tensor([False, False, True, True, False, True])
     keep = highest(loss, candidates, 2)

@@ -26,7 +26,7 @@ def test_the_ratio_is_that_of_each_image(neg_pos_ratio):
 
 
 @pytest.mark.parametrize("negatives", [0, 3, 500])
-def test_an_image_without_positives_keeps_the_hardest_negatives_it_is_told_to(negatives):
+def test_an_image_without_positives_keeps_the_configured_number_of_negatives(negatives):
     loss = torch.arange(100.0)
     labels = torch.full((100,), K)
     keep = ssd_keep_mask(loss, labels, num_classes=K, empty_image_negatives=negatives)
@@ -34,7 +34,7 @@ def test_an_image_without_positives_keeps_the_hardest_negatives_it_is_told_to(ne
     assert keep.nonzero().squeeze(1).tolist() == list(range(100 - expected, 100))
 
 
-def test_of_a_batch_the_positives_of_one_image_pay_for_the_negatives_of_another():
+def test_in_a_batch_the_positives_of_one_image_add_negatives_of_another():
     loss = torch.arange(20.0).view(2, 10)
     labels = torch.full((2, 10), K)
     labels[0, :2] = 0
@@ -46,7 +46,7 @@ def test_of_a_batch_the_positives_of_one_image_pay_for_the_negatives_of_another(
     assert empty.sum(dim=1).tolist() == [0, 6]
 
 
-def test_a_positive_is_no_negative_however_hard():
+def test_a_hard_positive_is_not_a_negative():
     loss = torch.tensor([9.0, 8.0, 7.0, 3.0, 2.0, 1.0, 0.5])
     labels = torch.tensor([0, -1, 1, K, K, K, K])
     keep = ssd_keep_mask(loss, labels, num_classes=K, neg_pos_ratio=1.0)

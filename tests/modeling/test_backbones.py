@@ -162,7 +162,7 @@ def test_p6_is_made_of_p5_after_its_norm(top_block):
 
 @pytest.mark.parametrize("num_levels", [1, 2])
 @pytest.mark.parametrize("top_block", TOP_BLOCKS)
-def test_every_parameter_has_a_part_in_some_level(cfg, top_block, num_levels):
+def test_every_parameter_contributes_to_some_level(cfg, top_block, num_levels):
     cfg.merge_from_list([TOP_BLOCK, top_block, TOP_LEVELS, num_levels])
     torch.manual_seed(0)
     backbone = build_backbone(cfg)
@@ -224,7 +224,7 @@ def test_the_small_config_has_no_top_block(cfg):
 @pytest.mark.parametrize(
     ("top_block", "source"), [("res5", "res4"), ("p5", "p4"), ("maxpool", "p4")]
 )
-def test_the_top_block_stands_on_the_last_stage_wherever_that_is(
+def test_the_top_block_is_on_the_last_stage_of_the_config(
     cfg, top_block, source, num_levels, above
 ):
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]

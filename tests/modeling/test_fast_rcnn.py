@@ -153,7 +153,7 @@ def test_inference_is_stocks():
 
 
 @pytest.mark.parametrize("federated", [False, True])
-def test_the_sigmoid_and_federated_losses_of_stock_are_left_alone(federated):
+def test_the_sigmoid_and_federated_losses_of_stock_are_unchanged(federated):
     options = {"use_sigmoid_ce": True, "use_fed_loss": federated, "fed_loss_num_classes": K + 1}
     options["get_fed_loss_cls_weights"] = lambda: torch.ones(K)
     predictions = random_predictions()
@@ -165,7 +165,7 @@ def test_the_sigmoid_and_federated_losses_of_stock_are_left_alone(federated):
     assert torch.equal(results[0][1], results[1][1])
 
 
-def test_of_the_federated_loss_each_roi_has_that_of_all_classes_and_nothing_is_drawn():
+def test_the_federated_loss_of_each_roi_is_over_all_classes_without_sampling():
     options = {"use_sigmoid_ce": True, "use_fed_loss": True, "fed_loss_num_classes": 2}
     layers = make(**options, get_fed_loss_cls_weights=lambda: torch.ones(K))
     scores, deltas = random_predictions()
@@ -347,7 +347,7 @@ def test_the_losses_of_all_rois_sum_to_the_loss_times_their_number(cls_loss, agn
     assert (per_roi["loss_box_reg"][HAS_OBJECT] > 0).all()
 
 
-def test_the_loss_of_a_roi_is_that_of_it_alone():
+def test_the_loss_of_a_roi_does_not_depend_on_other_rois():
     """The loss of a RoI is not a mean over all RoIs."""
     layers = make()
     scores, deltas = random_predictions()
@@ -356,7 +356,7 @@ def test_the_loss_of_a_roi_is_that_of_it_alone():
     torch.testing.assert_close(per_roi, torch.tensor(expected))
 
 
-def test_ranking_moves_no_state():
+def test_ranking_does_not_change_the_state():
     layers = make(cls_loss=EqualizationLossV2(num_classes=K)).train()
     before = copy.deepcopy(layers.state_dict())
     layers.losses_per_roi(random_predictions(), random_proposals())
@@ -368,7 +368,7 @@ def test_ranking_moves_no_state():
 
 @each("proposals", [[], random_proposals()[1:2]])
 @each("cls_loss", MIXED.values())
-def test_no_roi_gives_zero_with_a_graph(cls_loss, proposals):
+def test_no_roi_gives_a_differentiable_zero(cls_loss, proposals):
     layers = make(cls_loss=cls_loss, cls_normalizer="foreground" if cls_loss else "rois")
     predictions = random_predictions(num_rois=0)
     losses, _ = losses_of(layers, predictions, proposals)
@@ -443,7 +443,7 @@ def test_with_a_sigmoid_loss_a_roi_is_background_unless_some_class_is_above_a_ha
 
 @pytest.mark.parametrize("prior", [0.01, 0.3])
 @pytest.mark.parametrize("cls_loss", [None, SoftmaxFocalLoss()])
-def test_a_fresh_softmax_head_answers_some_object_with_the_prior(cls_loss, prior):
+def test_a_new_softmax_head_predicts_some_object_with_the_prior(cls_loss, prior):
     layers = make(cls_loss=cls_loss, prior_prob=prior)
     (probs,) = layers.predict_probs(layers(torch.zeros(2, 8)), _two_rois())
     torch.testing.assert_close(probs[:, :K].sum(1), torch.full((2,), prior))
@@ -451,7 +451,7 @@ def test_a_fresh_softmax_head_answers_some_object_with_the_prior(cls_loss, prior
 
 
 @pytest.mark.parametrize("prior", [0.01, 0.3])
-def test_a_fresh_sigmoid_head_answers_each_class_with_the_prior(prior):
+def test_a_new_sigmoid_head_predicts_each_class_with_the_prior(prior):
     layers = make(cls_loss=SigmoidFocalLoss(), prior_prob=prior)
     assert layers.cls_score.bias[0].item() == pytest.approx(-math.log((1 - prior) / prior))
     (probs,) = layers.predict_probs(layers(torch.zeros(2, 8)), _two_rois())

@@ -53,7 +53,7 @@ def make_classifier(kind, **options):
 # The registry
 
 
-def test_the_registry_has_detectron2s_own_head_as_it_is():
+def test_the_registry_has_detectron2s_own_head_unchanged():
     assert RETINANET_HEAD_REGISTRY.get("RetinaNetHead") is RetinaNetHead
     cfg = toy_cfg(*SMALL, "MODEL.FOCAL.HEAD.NAME", "RetinaNetHead")
     assert type(build_retinanet_head(cfg, SHAPES)) is RetinaNetHead
@@ -65,7 +65,7 @@ def test_builds_the_head_that_the_config_names(head):
     assert type(build_retinanet_head(cfg, SHAPES)) is head
 
 
-def test_an_unknown_head_is_told_the_registered_ones():
+def test_an_unknown_head_is_an_error_that_lists_the_registered_ones():
     with pytest.raises(KeyError, match=r"MODEL\.FOCAL\.HEAD\.NAME = 'Head'.*FocalRetinaNetHead"):
         build_retinanet_head(toy_cfg("MODEL.FOCAL.HEAD.NAME", "Head"), SHAPES)
 
@@ -153,7 +153,7 @@ def test_every_parameter_gets_a_gradient(head, classifier, softmax):
 
 @each("prior", [0.01, 0.2])
 @pytest.mark.parametrize(("classifier", "softmax"), VARIANTS)
-def test_a_fresh_head_answers_the_prior(prior, classifier, softmax):
+def test_a_new_head_predicts_the_prior(prior, classifier, softmax):
     """A random filter with 256 channels has a cosine of about .02, which the scale makes .4."""
     shapes = [ShapeSpec(channels=256, stride=shape.stride) for shape in SHAPES]
     options = {"classifier": classifier, "softmax": softmax, "prior_prob": prior}

@@ -121,7 +121,7 @@ def test_an_illegal_mode_is_an_error_that_names_its_key():
         build_anchor_matcher(toy_cfg(key, "best"))
 
 
-def test_split_crowds_parts_objects_from_regions_and_keeps_their_order():
+def test_split_crowds_separates_objects_from_regions_and_keeps_their_order():
     boxes = torch.arange(16.0).view(4, 4)
     classes = torch.tensor([3, -1, 0, -1])
     instances = Instances((20, 20), gt_boxes=Boxes(boxes), gt_classes=classes)
@@ -169,7 +169,7 @@ CROWD = Boxes(torch.tensor([[0.0, 0.0, 40.0, 50.0]]))
     ],
 )
 @each("background", [0, 7])
-def test_a_crowd_rule_takes_the_background_by_its_overlap(
+def test_a_crowd_rule_excludes_the_background_by_its_overlap(
     rule, taken_if_background, taken_if_not, label, background
 ):
     labels = torch.full((5,), label, dtype=torch.int8)
@@ -178,7 +178,7 @@ def test_a_crowd_rule_takes_the_background_by_its_overlap(
     assert labels.tolist() == [-1 if x else label for x in taken]
 
 
-def test_a_rule_that_takes_positives_takes_every_label():
+def test_a_rule_for_positives_excludes_every_label():
     labels = torch.tensor([1, 0, 1, 0, 1])
     rule = CROWD_RULES["tensorpack"]._replace(threshold=0.6)
     rule.apply_(labels, SHARES, CROWD, background=0)
@@ -197,7 +197,7 @@ def test_the_largest_overlap_with_any_crowd_decides(rule):
 
 
 @pytest.mark.parametrize("rule", ["ignore", "tensorpack", "matterport"])
-def test_without_a_crowd_or_an_anchor_nothing_is_taken(rule):
+def test_without_a_crowd_or_an_anchor_nothing_is_excluded(rule):
     nothing = Boxes(torch.zeros(0, 4))
     labels = torch.tensor([0, 1, -1, 0, 0])
     CROWD_RULES[rule].apply_(labels, SHARES, nothing, background=0)
@@ -362,7 +362,7 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_what_would_wait_for_a_gpu_is_found():
+def test_a_synchronization_with_a_gpu_is_detected():
     _, gt_instances = scene()
     with NoWaiting(), pytest.raises(AssertionError):
         split_crowds(gt_instances[0])
@@ -370,7 +370,7 @@ def test_what_would_wait_for_a_gpu_is_found():
 
 @pytest.mark.parametrize("ignores_crowds", [False, True])
 @pytest.mark.parametrize("mode", LOW_QUALITY)
-def test_labeling_never_waits_for_a_gpu(mode, ignores_crowds, monkeypatch):
+def test_labeling_never_synchronizes_with_a_gpu(mode, ignores_crowds, monkeypatch):
     monkeypatch.setattr(matcher_module, "split_crowds", void_crowds)
     monkeypatch.setattr(
         implementations, "has_extension", lambda: False
@@ -388,7 +388,7 @@ class PickyMatcher(AnchorMatcher):
 
 
 @pytest.mark.parametrize("kind", [PickyMatcher, Matcher])
-def test_another_matcher_is_given_the_matrix(kind):
+def test_another_matcher_receives_the_matrix(kind):
     anchors, gt_instances = scene()
     option = {"allow_low_quality_matches": True} if kind is Matcher else {}
     matcher = kind(THRESHOLDS, LABELS, **option)
@@ -400,7 +400,7 @@ def test_another_matcher_is_given_the_matrix(kind):
         assert_equal_lists((match.idxs, match.labels), (idxs, labels))
 
 
-def test_boxes_of_another_kind_are_given_the_matrix(monkeypatch):
+def test_boxes_of_another_type_use_the_matrix(monkeypatch):
     class OtherBoxes(Boxes):
         pass
 
@@ -437,7 +437,7 @@ def test_void_crowds_of_instances_without_classes_finds_none():
 
 
 @pytest.mark.parametrize("rule", ["ignore", "matterport"])
-def test_a_rule_takes_the_same_of_many_crowds_as_of_each(rule):
+def test_a_rule_excludes_the_same_anchors_for_many_crowds_as_for_each(rule):
     """There are more crowds than CROWDS_AT_ONCE."""
     generator = torch.Generator().manual_seed(0)
     anchors, crowds = (Boxes(integer_boxes(generator, count, 9)) for count in (200, 20))

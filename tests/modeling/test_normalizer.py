@@ -35,7 +35,7 @@ def test_ema_divisor_does_not_change_when_the_mean_moves_on():
     torch.testing.assert_close(first, torch.tensor([96.6]))
 
 
-def test_ema_travels_with_the_state_dict_but_is_no_entry_of_it():
+def test_ema_is_in_the_metadata_of_the_state_dict_but_not_in_its_entries():
     trained, resumed = EMANormalizer(), EMANormalizer()
     trained(NUM_POS)
     assert list(trained.state_dict()) == []
@@ -43,7 +43,7 @@ def test_ema_travels_with_the_state_dict_but_is_no_entry_of_it():
     assert torch.equal(resumed.mean, trained.mean)
 
 
-def test_ema_is_left_alone_by_a_state_dict_without_it():
+def test_a_state_dict_without_the_ema_does_not_change_it():
     normalizer = EMANormalizer()
     normalizer(NUM_POS)
     normalizer.load_state_dict({})
@@ -55,7 +55,7 @@ def test_batch_is_the_sum_and_at_least_one():
     assert BatchNormalizer()(torch.zeros(3).long()).tolist() == [1.0]
 
 
-def test_per_image_is_a_mean_over_images_of_each_ones_own():
+def test_per_image_is_a_mean_over_the_images():
     assert PerImageNormalizer()(NUM_POS).tolist() == [150.0, 3.0, 48.0]
 
 
@@ -115,7 +115,7 @@ COUNTS = {"num_counted": torch.tensor([256, 0, 200]), "num_boxes": torch.tensor(
 
 
 @pytest.mark.parametrize("name", [name for name in RPN_NORMALIZERS if name != "mean"])
-def test_all_but_the_mean_divide_both_losses_by_the_same(name):
+def test_all_normalizers_but_the_mean_have_equal_divisors(name):
     ours, alone = build_rpn_normalizer(name), build_rpn_normalizer(name)
     cls, box = ours.of_both_losses(NUM_POS, **COUNTS)
     assert torch.equal(cls, box)
@@ -123,14 +123,14 @@ def test_all_but_the_mean_divide_both_losses_by_the_same(name):
 
 
 @pytest.mark.parametrize("name", ["ema", "ema_global"])
-def test_a_running_mean_moves_once_for_both_losses(name):
+def test_a_running_mean_updates_once_for_both_losses(name):
     normalizer = build_rpn_normalizer(name)
     normalizer.of_both_losses(NUM_POS, **COUNTS)
     torch.testing.assert_close(normalizer.mean, torch.tensor(96.6))
 
 
 @pytest.mark.parametrize("size", [1, 64, 256])
-def test_batch_size_is_a_constant_for_each_image_whatever_there_is(size):
+def test_batch_size_is_a_constant_for_each_image(size):
     normalizer = build_rpn_normalizer("batch_size", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", size)
     assert type(normalizer) is SampleSizeNormalizer
     assert normalizer(NUM_POS).tolist() == [3.0 * size]
@@ -153,7 +153,7 @@ def test_a_mean_of_nothing_divides_by_one():
 
 
 @pytest.mark.parametrize("name", ["batch_size", "mean"])
-def test_those_of_an_rpn_are_none_of_a_dense_detectors(name):
+def test_normalizers_of_an_rpn_are_not_available_to_a_dense_detector(name):
     cfg = get_cfg()
     cfg.MODEL.FOCAL.NORMALIZER.NAME = name
     with pytest.raises(KeyError, match=r"MODEL\.FOCAL\.NORMALIZER\.NAME = "):

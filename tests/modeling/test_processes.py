@@ -184,7 +184,7 @@ def test_ema_global_is_the_running_mean_of_the_mean_over_processes(both):
     assert both["ema_global"] == [pytest.approx(expected, rel=1e-6)] * 2
 
 
-def test_ema_is_of_each_process_alone(both):
+def test_each_process_has_its_own_ema(both):
     for rank, of_rank in enumerate(both["ema"]):
         mean, expected = 100.0, []
         for num_pos in NUM_POS[rank]:

@@ -133,7 +133,7 @@ def test_the_class_score_bias_is_the_prior():
     )
 
 
-def test_the_first_loss_of_a_fresh_model_is_small_with_the_prior_and_huge_without(batch):
+def test_the_first_loss_of_a_new_model_is_small_with_the_prior_and_huge_without(batch):
     fresh = losses_of(toy_model(), batch)["loss_cls"]
     without = losses_of(toy_model("MODEL.RETINANET.PRIOR_PROB", 0.5), batch)["loss_cls"]
     assert fresh < 3

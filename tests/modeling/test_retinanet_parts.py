@@ -145,7 +145,7 @@ class LargestBoxMiner(Miner):
         return candidates
 
 
-def test_a_miner_of_ones_own_gets_the_decoded_boxes(batch):
+def test_a_custom_miner_receives_the_decoded_boxes(batch):
     model = tiny_model(*CROSS_ENTROPY, *FIXED)
     model.miner = LargestBoxMiner(num_classes=80)
     assert losses_of(model, batch)["loss_cls"].isfinite()
@@ -271,7 +271,7 @@ def test_a_softmax_loss_brings_its_head_and_sums_over_its_k_plus_1_logits(batch)
     torch.testing.assert_close(given["losses"]["loss_cls"], expected)
 
 
-def test_a_fresh_softmax_head_gives_background_all_but_the_prior(batch):
+def test_a_new_softmax_head_gives_background_all_but_the_prior(batch):
     model = softmax_model()
     torch.nn.init.zeros_(model.head.cls_score.weight)  # features have no effect
     background = raw_logits(model, batch).softmax(-1)[..., -1]
@@ -303,7 +303,7 @@ def test_a_softmax_detector_scores_by_softmax(batch):
         ["MODEL.FOCAL.HEAD.NAME", "RetinaNetHead"],
     ],
 )
-def test_whatever_the_head_all_else_starts_as_in_stock_at_the_same_seed(opts):
+def test_all_other_layers_start_as_in_stock_for_every_head(opts):
     torch.manual_seed(3)
     stock = build_model(toy_cfg("MODEL.META_ARCHITECTURE", "RetinaNet"))
     drawn_after_stock = torch.rand(4)
@@ -410,7 +410,7 @@ def test_an_illegal_weight_names_its_key(part, weight):
         tiny_model(f"MODEL.FOCAL.{part}.WEIGHT", weight)
 
 
-def test_a_weight_of_no_loss_is_refused():
+def test_a_weight_of_an_unknown_loss_is_refused():
     explicit = FocalRetinaNet.from_config(toy_cfg())
     with pytest.raises(ValueError, match=r"\['loss_box'\]"):
         FocalRetinaNet(**{**explicit, "loss_weight": {"loss_box": 2.0}})
@@ -424,7 +424,7 @@ def test_an_illegal_prior_names_its_key(head, prior):
 
 
 @pytest.mark.parametrize("normalizer", ["ema", "per_image"])
-def test_a_loss_in_evaluation_mode_learns_nothing(normalizer, batch):
+def test_a_loss_in_evaluation_mode_does_not_change_its_state(normalizer, batch):
     opts = [LOSS, "EqualizedFocalLoss", NORMALIZER, normalizer]
     model = tiny_model(*opts)
     model.cls_loss.eval()
@@ -433,7 +433,7 @@ def test_a_loss_in_evaluation_mode_learns_nothing(normalizer, batch):
 
 
 @pytest.mark.parametrize("normalizer", ["ema", "per_image"])
-def test_a_stateful_loss_moves_once_a_step_and_not_in_evaluation(normalizer, batch):
+def test_a_stateful_loss_updates_once_per_step_and_not_in_evaluation(normalizer, batch):
     model = tiny_model(LOSS, "EqualizedFocalLoss", NORMALIZER, normalizer)
     given = arguments_of_losses(model, batch)
     once = model.cls_loss.gradients.negative.clone()

@@ -58,7 +58,7 @@ def test_initial_weights_and_state_dict_keys_are_stocks(pair):
 
 
 @pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
-def test_what_is_built_after_the_box_head_starts_as_in_stock(name):
+def test_layers_built_after_the_box_head_start_as_in_stock(name):
     built = []
     for heads in (name, STOCK_OF[name.replace("OHEM", "Focal")]):
         model = tiny_rcnn(*opts_of(heads), "MODEL.MASK_ON", True)
@@ -248,7 +248,7 @@ def test_a_checkpoint_of_the_zoos_model_loads_with_every_key(config, opts, tmp_p
     assert_loads_every_key(ours, stock, tmp_path, caplog)
 
 
-def test_mining_wants_a_predictor_that_knows_the_loss_of_each_roi():
+def test_mining_requires_a_predictor_with_a_loss_of_each_roi():
     cfg = tiny_rcnn_cfg(*opts_of("OHEMROIHeads"))
     shapes = {f"p{i}": ShapeSpec(channels=32, stride=2**i) for i in range(3, 6)}
     explicit = OHEMROIHeads.from_config(cfg, shapes)
@@ -465,7 +465,7 @@ def test_rois_that_are_neither_object_nor_background_are_left_out():
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_what_is_logged_are_the_survivors_once_a_step():
+def test_the_survivors_are_logged_once_per_step():
     heads = make_heads()
     with EventStorage() as storage:
         features, proposals, targets = random_scene()
@@ -480,7 +480,7 @@ def test_what_is_logged_are_the_survivors_once_a_step():
 
 
 @pytest.mark.parametrize("name", OHEM)
-def test_without_suppression_and_with_room_for_all_it_is_training_on_all(name):
+def test_without_suppression_and_with_a_large_quota_it_trains_on_all(name):
     opts = [f"{KEYS}.MINING.NMS_THRESH", 1.0, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 1000]
     mined = run(make_heads(name, *opts), *random_scene())
     unmined = run(make_heads(name, f"{KEYS}.MINING.NAME", ""), *random_scene())
@@ -579,7 +579,7 @@ def _with_noisy_head(name):
 
 
 @pytest.mark.parametrize("name", OHEM)
-def test_the_pass_that_ranks_leaves_norms_modes_and_random_numbers_alone(name, monkeypatch):
+def test_the_ranking_pass_does_not_change_norms_modes_or_random_numbers(name, monkeypatch):
     heads, head = _with_noisy_head(name)
     states, layers = [], layers_of(heads)[0]
     original = layers.losses_per_roi
@@ -617,7 +617,7 @@ def test_modes_are_restored_when_ranking_fails(name, monkeypatch):
     assert {module: module.training for module in heads.modules()} == modes
 
 
-def test_a_loss_with_state_moves_once_a_step():
+def test_a_stateful_loss_updates_once_per_step():
     heads = make_heads("OHEMROIHeads", f"{KEYS}.CLS_LOSS.NAME", "EqualizationLossV2")
     alone = copy.deepcopy(heads.box_predictor.cls_loss)
     given = []

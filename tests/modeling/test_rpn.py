@@ -244,7 +244,7 @@ def test_a_step_at_the_default_keys_is_stocks(name, with_objects):
     assert found[0][1] == {}
 
 
-def test_what_stock_does_not_log_is_the_ratio_of_the_losses_alone():
+def test_only_the_ratio_of_the_losses_is_logged_beyond_stock():
     inputs = make_inputs()
     ours, stock = step(make_rpn(), inputs)[3], step(make_rpn(kind="RPN"), inputs)[3]
     assert ours.keys() - stock.keys() == {"rpn/loc_to_cls_ratio"}
@@ -278,7 +278,7 @@ def test_the_gradient_of_every_parameter_of_a_faster_rcnn_is_stocks():
 
 
 @pytest.mark.parametrize("name", STYLE_NAMES)
-def test_no_style_has_a_weight_or_a_buffer_that_stock_has_not(name):
+def test_no_style_has_a_weight_or_a_buffer_that_stock_lacks(name):
     assert list(make_rpn(*style(name)).state_dict()) == list(make_rpn(kind="RPN").state_dict())
 
 
@@ -462,7 +462,7 @@ NO_BOXES = np.zeros((0, 4))
     ],
 )
 @each("with_object", [True, False])
-def test_inside_takes_an_anchor_on_the_border_and_none_across_it(box, inside, with_object):
+def test_inside_includes_an_anchor_on_the_border_and_none_across_it(box, inside, with_object):
     rpn = label_all(KEY + "MATCHED", "inside")
     anchor = np.array([box, [10, 10, 14, 14]], dtype=float)
     labels, _ = label(rpn, anchor, anchor[:1] if with_object else NO_BOXES, NO_BOXES)
@@ -510,13 +510,13 @@ TOUCHING = np.array([[10.1, 20, 20.1, 30]], dtype=float)  # 1 % of it in the cro
         ("matterport", 0.1, [1, -1, 0, -1, 0, 0]),
     ],
 )
-def test_crowds_take_what_the_rule_says(rule, threshold, expected):
+def test_crowds_exclude_the_anchors_of_the_rule(rule, threshold, expected):
     rpn = label_all(KEY + "CROWD", rule, KEY + "CROWD_THRESH", threshold)
     labels, _ = label(rpn, np.concatenate([ANCHORS, TOUCHING]), OBJECT, CROWD)
     assert labels.tolist() == expected
 
 
-def test_tensorpacks_crowds_take_only_what_exceeds_the_threshold():
+def test_tensorpacks_crowds_exclude_only_overlaps_above_the_threshold():
     """A share of 1, which is the largest possible, does not exceed 1."""
     rpn = label_all(KEY + "CROWD", "tensorpack", KEY + "CROWD_THRESH", 1.0)
     labels, _ = label(rpn, ANCHORS, OBJECT, CROWD)
@@ -555,7 +555,7 @@ def test_the_crowd_rule_of_a_config_is_that_of_its_model(opts, expected):
 
 
 @pytest.mark.parametrize("rule", ["ignore", "tensorpack", "matterport"])
-def test_anchors_are_sampled_after_the_crowds_took_theirs(rule):
+def test_anchors_are_sampled_after_the_crowd_rule(rule):
     """A crowd has 60 of the 100 background anchors, and the 20 samples are from the others."""
     anchors = np.concatenate([np.tile(ANCHORS[[2]], (40, 1)), np.tile(ANCHORS[[3]], (60, 1))])
     opts = [KEY + "CROWD", rule, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 20]
@@ -616,7 +616,7 @@ def test_stock_with_a_beta_of_one_ninth_has_tensorpacks_losses():
 
 
 @pytest.mark.parametrize("std", [0.1, 0.2, 2.0])
-def test_to_divide_the_targets_by_their_deviation_is_a_break_there_and_a_scale(std):
+def test_dividing_the_targets_by_their_deviation_moves_the_break_and_scales_the_loss(std):
     """SL1_1(r / std) = SL1_std(r) / std; the deltas of the head are divided by std."""
     case = make_case()
     divided = case._replace(deltas=[x / std for x in case.deltas])
@@ -745,7 +745,7 @@ def test_the_gradient_of_an_anchor_that_is_ignored_is_zero(name, kind):
         *([KEY + "MINING.NAME", name] for name in MINERS),
     ],
 )
-def test_nan_in_what_is_ignored_leaks_nowhere(opts):
+def test_a_nan_in_ignored_anchors_does_not_leak(opts):
     """They are the logits of ignored anchors, and deltas and boxes of anchors without an object."""
     case = make_case()
     sizes = [len(x) for x in case.anchors]
@@ -961,7 +961,7 @@ def test_a_key_of_a_style_alone_is_exactly_its_difference_from_stock(case):
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
-def test_a_style_is_stock_and_all_of_its_keys(name):
+def test_a_style_equals_stock_with_all_of_its_keys(name):
     """They are equal in components, labels and losses."""
     keys = [x for key, value in DIFFERENCES[name] for x in (KEY + key, value)]
     styled, explicit = make_rpn(*style(name)), make_rpn(*keys)
@@ -1003,7 +1003,7 @@ def test_a_key_overrides_its_style_and_nothing_else(name, case):
     assert describe(make_rpn(*style(name), KEY + key, value)) == expected
 
 
-def test_stocks_own_keys_are_of_use_under_every_style():
+def test_stocks_own_keys_apply_under_every_style():
     for name in STYLE_NAMES:
         opts = ["MODEL.RPN.IOU_THRESHOLDS", [0.2, 0.6], "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 32]
         rpn = make_rpn(*style(name), *opts, "MODEL.RPN.POSITIVE_FRACTION", 0.25)
@@ -1132,7 +1132,7 @@ def test_precision_and_recall_of_each_level_are_counts():
     assert logged.keys() - others == names
 
 
-def test_a_metric_with_nothing_to_divide_by_is_not_logged():
+def test_a_metric_with_a_denominator_of_zero_is_not_logged():
     case = make_case("no_positives")
     case = case._replace(logits=[torch.full_like(x, -5.0) for x in case.logits])
     logged = run(make_rpn(*style("tensorpack")), case).logged

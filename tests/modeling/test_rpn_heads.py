@@ -91,7 +91,7 @@ def test_heads_draw_as_many_random_numbers_as_stock():
 @pytest.mark.parametrize("head", HEADS)
 @each("conv_dims", CONV_DIMS)
 @pytest.mark.parametrize("norm", ["", "GN"])
-def test_whatever_the_keys_the_shared_layers_begin_with_stocks_values(head, conv_dims, norm):
+def test_the_shared_layers_start_with_stocks_values_for_all_keys(head, conv_dims, norm):
     opts = ["MODEL.RPN.CONV_DIMS", conv_dims]
     stock = make_head(StandardRPNHead, *opts).state_dict()
     keys = ["MODEL.FOCAL.RPN.NORM", norm, "MODEL.FOCAL.RPN.PRIOR_PROB", 0.01]
@@ -116,7 +116,7 @@ def test_the_weights_of_a_stock_head_load_strictly():
 
 @pytest.mark.parametrize("head", HEADS)
 @each("prior_prob", [1e-4, 0.01, 0.5, 0.9])
-def test_a_fresh_head_answers_the_prior_where_features_are_zero(head, prior_prob):
+def test_a_new_head_predicts_the_prior_where_features_are_zero(head, prior_prob):
     head = make_head(head, "MODEL.FOCAL.RPN.PRIOR_PROB", prior_prob)
     logits, _ = head([torch.zeros(1, C, 2, 2)])
     expected = torch.full((1, A, 2, 2), prior_prob)
@@ -139,7 +139,7 @@ def test_an_unknown_norm_is_an_error_that_names_its_key(head):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("conv_dims", CONV_DIMS)
-def test_a_norm_stands_between_each_convolution_without_bias_and_its_relu(head, conv_dims):
+def test_a_norm_is_between_each_convolution_without_bias_and_its_relu(head, conv_dims):
     """Compute the normalized map from the weights only."""
     head = make_head(head, "MODEL.RPN.CONV_DIMS", conv_dims, "MODEL.FOCAL.RPN.NORM", "GN")
     hidden = features = make_features()[0]

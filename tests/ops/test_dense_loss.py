@@ -130,7 +130,7 @@ def check_against_float64(name, layout, impl):
 @every_implementation
 @pytest.mark.parametrize("num_classes", [1, 3, 16, 17, 80])
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-def test_any_size_will_do(layout, num_classes, impl):
+def test_every_size_works(layout, num_classes, impl):
     # the last size takes several chunks, of which the last one is not full
     many = (2, 71, 67, 1) if num_classes == 80 else (2, 13, 11, 1)
     for anchors in ((1, 1, 1, 1), (2, 1, 1, 3), (1, 33, 1, 2), many):
@@ -145,7 +145,7 @@ def test_any_size_will_do(layout, num_classes, impl):
 
 @every_implementation
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0,)])
-def test_no_anchors_give_zero_with_a_graph(shape, impl):
+def test_no_anchors_give_a_differentiable_zero(shape, impl):
     logits = torch.zeros(*shape, K, requires_grad=True)
     labels = torch.zeros(shape, dtype=torch.int64)
     loss = dense_loss(logits, labels, FOCAL, impl=impl)
@@ -172,7 +172,7 @@ def test_several_levels_are_one_sum(impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
+def test_the_gradient_has_the_memory_layout_of_the_logits(layout, impl):
     """The gradient also reaches a convolution's output without a copy."""
     seen = []
     logits, labels, _ = batch(layout, (2, 8, 6, 3))
@@ -186,7 +186,7 @@ def test_the_gradient_lies_in_memory_as_the_logits_do(layout, impl):
 @every_implementation
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["focal", "quality", "alpha for each class"])
-def test_few_that_count_are_computed_as_if_there_were_no_others(name, layout, impl):
+def test_a_few_valid_anchors_give_the_same_result_as_alone(name, layout, impl):
     """Mining leaves such batches."""
     logits, labels, quality = batch(layout, (2, 33, 41, 3))
     every_fiftieth = (torch.arange(labels.numel()) % 50 == 0).view(labels.shape)
@@ -209,7 +209,7 @@ def test_few_that_count_are_computed_as_if_there_were_no_others(name, layout, im
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
 @pytest.mark.parametrize("name", ["focal", "varifocal", "focal 1.7, smoothed"])
-def test_what_is_ignored_leaks_nowhere(name, layout, impl):
+def test_ignored_anchors_do_not_leak(name, layout, impl):
     logits, labels, quality = batch(layout)
     results = []
     for bad in (0.0, math.nan, math.inf):
@@ -227,7 +227,7 @@ def test_what_is_ignored_leaks_nowhere(name, layout, impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-def test_a_nan_that_counts_is_shown(layout, impl):
+def test_a_nan_propagates(layout, impl):
     for label in (0, 1, K):  # its own logit, another's, the background's
         logits, labels, _ = batch(layout)
         labels[0, 0, 0, 0] = label
@@ -374,7 +374,7 @@ def test_gradients_accumulate_in_a_leaf(impl):
 
 
 @every_implementation
-def test_used_twice_it_counts_twice(impl):
+def test_a_loss_used_twice_counts_twice(impl):
     logits, labels, quality = batch()
     logits.requires_grad_()
     _, expected = reference(logits, labels, quality, FOCAL)
@@ -384,7 +384,7 @@ def test_used_twice_it_counts_twice(impl):
 
 
 @every_implementation
-def test_inputs_are_left_as_they_are(impl):
+def test_inputs_are_not_modified(impl):
     logits, labels, quality = batch()
     copies = [x.clone() for x in (logits, labels, quality)]
     logits.requires_grad_()
@@ -396,7 +396,7 @@ def test_inputs_are_left_as_they_are(impl):
 
 
 @every_implementation
-def test_it_says_that_it_cannot_be_differentiated_twice(impl):
+def test_a_second_derivative_is_an_error(impl):
     logits, labels, _ = batch()
     logits.requires_grad_()
     loss = dense_loss(logits, labels, FOCAL, impl=impl)
@@ -406,7 +406,7 @@ def test_it_says_that_it_cannot_be_differentiated_twice(impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
+def test_the_number_of_threads_does_not_change_the_bits(layout, impl):
     logits, labels, _ = batch(layout, (2, 61, 47, 3), 17)  # several chunks of "eager"
     logits.requires_grad_()
 
@@ -427,7 +427,7 @@ def test_the_number_of_threads_does_not_show_in_the_bits(layout, impl):
         assert all(map(torch.equal, results[0], other))
 
 
-def test_a_formula_of_ones_own_is_used_without_a_kernel():
+def test_a_custom_formula_is_used_without_a_kernel():
     """A new loss consists of two formulas."""
 
     class Linear(Formula):
@@ -456,7 +456,7 @@ def test_an_implementation_that_does_not_exist_is_refused():
 
 @needs_extension
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_auto_falls_back_where_cpp_cannot_be_had(dtype):
+def test_auto_falls_back_where_cpp_is_not_available(dtype):
     logits, labels, _ = batch(dtype=dtype)
     with pytest.raises(ValueError, match=f"float32 and bfloat16, got {dtype}"):
         dense_loss(logits, labels, FOCAL, impl="cpp")
@@ -465,7 +465,7 @@ def test_auto_falls_back_where_cpp_cannot_be_had(dtype):
 
 
 @needs_extension
-def test_auto_is_cpp_where_it_can_be_had():
+def test_auto_is_cpp_where_it_is_available():
     logits, labels, _ = batch(anchors=(2, 30, 30, 3))
     logits.requires_grad_()
     losses = [dense_loss(logits, labels, FOCAL, impl=impl) for impl in ("auto", "cpp")]

@@ -136,7 +136,7 @@ def test_every_formula_equals_eager(name, layout, interpreter):
     assert_equals_eager(actual, block, TERMS[name], factor)
 
 
-def test_every_formula_with_a_kernel_is_among_them():
+def test_the_cases_cover_every_formula_with_a_kernel():
     def kernels(formula):
         yield formula.kernel
         for kind in formula.__subclasses__():
@@ -154,14 +154,14 @@ def test_every_formula_with_a_kernel_is_among_them():
         *[(1, 80, 5), (1, 80, 130), (5, 80, 1), (33, 80, 1)],
     ],
 )
-def test_any_size_will_do(shape, interpreter):
+def test_every_size_works(shape, interpreter):
     block, factor = make_block(shape), torch.tensor(-2.0)
     actual = interpreter(triton_loss.evaluate, block, FOCAL, factor)
     assert_equals_eager(actual, block, FOCAL, factor)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 5), (2, 0, 5), (2, 3, 0)])
-def test_nothing_costs_nothing(shape):
+def test_an_empty_block_has_no_loss(shape):
     block = make_block(shape)
     loss, gradient = triton_loss.evaluate(block, FOCAL, torch.tensor(1.0))
     assert loss.shape == block.labels.shape
@@ -182,7 +182,7 @@ def test_half_precision_is_computed_in_float32(dtype, layout, interpreter):
 
 
 @layouts
-def test_each_anchor_can_have_a_factor_of_its_own(layout, interpreter):
+def test_each_anchor_can_have_its_own_factor(layout, interpreter):
     block = make_block(of_layout(layout))
     factor = torch.linspace(-3, 3, block.labels.numel()).view(block.labels.shape)
     actual = interpreter(triton_loss.evaluate, block, FOCAL, factor)
@@ -190,14 +190,14 @@ def test_each_anchor_can_have_a_factor_of_its_own(layout, interpreter):
 
 
 @layouts
-def test_without_a_factor_there_is_the_loss_alone(layout, interpreter):
+def test_without_a_factor_there_is_only_the_loss(layout, interpreter):
     block = make_block(of_layout(layout))
     assert_equals_eager(interpreter(triton_loss.evaluate, block, FOCAL, None), block, FOCAL, None)
 
 
 @layouts
 @pytest.mark.parametrize("num_classes", [3, 16])
-def test_each_class_can_have_weights_of_its_own(num_classes, layout, interpreter):
+def test_each_class_can_have_its_own_weights(num_classes, layout, interpreter):
     block, factor = make_block(of_layout(layout, num_classes)), torch.tensor(1.0)
     of_positives = torch.linspace(0.1, 0.9, num_classes)
     terms = Terms(Focal(2.0), CrossEntropy(), of_positives, of_positives.flip(0) ** 2)
@@ -241,7 +241,7 @@ def test_the_gradient_is_exact_to_the_last_bits(interpreter):
 
 
 @layouts
-def test_a_nan_that_counts_is_shown(layout, interpreter):
+def test_a_nan_propagates(layout, interpreter):
     shape = of_layout(layout)
     for label in (0, 1, 3):  # its own logit, another's, the background's
         block = make_block(shape)
@@ -273,7 +273,7 @@ def test_gradients_that_would_be_subnormal_are_zero(layout, interpreter):
     assert (gradient[:, 0][~flushed[:, 0]] < 0).all()
 
 
-def test_autograd_reaches_it(interpreter):
+def test_autograd_works(interpreter):
     """The input is a pyramid's levels in a convolution's layout, with an upstream gradient."""
     torch.testing.assert_close(*interpreter(_loss_and_gradients), **TOLERANCE[torch.float32])
 
@@ -291,7 +291,7 @@ def _loss_and_gradients():
     return results
 
 
-def test_auto_leaves_the_interpreter_alone(interpreter):
+def test_auto_does_not_use_the_interpreter(interpreter):
     assert interpreter(_chosen, "triton") == triton_loss.__name__
     assert interpreter(_chosen, "auto") != triton_loss.__name__
 
@@ -308,7 +308,7 @@ def _chosen(impl):
         (torch.float32, Terms(Formula(), CrossEntropy()), "Formula is not one of its formulas"),
     ],
 )
-def test_it_says_why_it_cannot_be_had(dtype, terms, reason, monkeypatch):
+def test_the_error_says_why_triton_is_not_available(dtype, terms, reason, monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     block = make_block((1, 3, 5), dtype)
@@ -324,7 +324,7 @@ def test_it_says_why_it_cannot_be_had(dtype, terms, reason, monkeypatch):
         ((8, 0), "gcc", None),
     ],
 )
-def test_it_says_what_a_gpu_lacks(capability, compiler, reason, monkeypatch):
+def test_the_error_says_what_a_gpu_lacks(capability, compiler, reason, monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.delenv("CC", raising=False)
@@ -335,7 +335,7 @@ def test_it_says_what_a_gpu_lacks(capability, compiler, reason, monkeypatch):
     assert answer is None if reason is None else reason in answer
 
 
-def test_without_triton_the_package_does_its_work(without_triton):
+def test_the_package_works_without_triton(without_triton):
     """TorchVision imports Triton if it is installed, so the test hides it."""
     assert without_triton(_value_of, "auto") == pytest.approx(_value_of("auto"))
     assert not without_triton(is_imported, "focal_plugin.ops.dense_loss_triton_kernel")
@@ -379,7 +379,7 @@ def test_sixteen_bytes_are_loaded_at_once(shape, dtype, compile_only):
 
 
 @pytest.mark.parametrize("rows", [False, True])
-def test_tiles_fit_what_they_are_for(rows):
+def test_tiles_fit_the_logits(rows):
     for num_anchors in (1, 5, 77, 273, 1050, 4200, 16800):
         for num_classes in (1, 3, 20, 80, 365, 1203):
             block_t, block_k = triton_loss.tile_of(num_anchors, num_classes, rows)
@@ -404,8 +404,8 @@ def test_on_a_gpu_it_equals_eager(name, layout):
 
 @needs_gpu
 @layouts
-def test_on_a_gpu_a_nan_that_counts_is_shown(layout):
-    test_a_nan_that_counts_is_shown(
+def test_on_a_gpu_a_nan_propagates(layout):
+    test_a_nan_propagates(
         layout, lambda function, block, *args: function(_to_gpu(block), *map(_to_gpu, args))
     )
 
@@ -441,7 +441,7 @@ def _gpu_levels():
 
 
 @needs_gpu
-def test_on_a_gpu_nothing_waits_for_it():
+def test_on_a_gpu_there_is_no_synchronization():
     outputs, views, labels = _gpu_levels()
     loss = SigmoidFocalLoss(impl="triton")
     scale = torch.tensor(0.01, device="cuda")
@@ -472,7 +472,7 @@ def test_on_a_gpu_a_hundred_runs_give_the_same_bits():
 
 @needs_gpu
 @layouts
-def test_on_a_gpu_there_can_be_more_logits_than_int32_counts(layout):
+def test_on_a_gpu_there_can_be_more_logits_than_int32_can_count(layout):
     shape = (2**31 // 80 + 100, 80, 1) if layout == "rows" else (1, 2, 2**30 + 100)
     if torch.cuda.mem_get_info()[0] < 20 * 2**30:
         pytest.skip("it requires 20 GiB of GPU memory")

@@ -168,7 +168,7 @@ CASES = {
 }
 
 
-def test_the_cases_hold_what_is_hard():
+def test_the_cases_include_the_hard_ones():
     """They have ties between objects and anchors of several chunks, and IoUs on a threshold."""
     objects, anchors = case("integers")
     ious = pairwise_iou(Boxes(objects[0]), Boxes(anchors))
@@ -196,7 +196,7 @@ def test_indices_and_labels_are_detectron2s(name, impl):
 
 @cpp_and_eager
 @pytest.mark.parametrize("bands", BANDS.values(), ids=BANDS)
-def test_any_bands_of_iou_are_detectron2s(bands, impl):
+def test_all_bands_of_iou_are_detectron2s(bands, impl):
     for low_quality in LOW_QUALITY:
         assert_as_detectron2(*case("integers"), low_quality=low_quality, bands=bands, impl=impl)
 
@@ -279,7 +279,7 @@ def test_an_object_that_barely_reaches_a_chunk_has_its_outermost_anchor(box, imp
 
 
 @cpp_and_eager
-def test_an_iou_that_float32_cannot_hold_is_none(impl):
+def test_an_iou_that_overflows_float32_is_no_overlap(impl):
     """Detectron2's IoU is NaN there, and its matcher stops."""
     boxes = torch.tensor([[0.0, 0.0, 1e20, 1e20]])
     assert pairwise_iou(Boxes(boxes), Boxes(boxes)).isnan().all()
@@ -288,7 +288,7 @@ def test_an_iou_that_float32_cannot_hold_is_none(impl):
 
 
 @cpp_and_eager
-def test_strided_boxes_are_read_as_they_are(impl):
+def test_strided_boxes_are_read_correctly(impl):
     objects, anchors = case("random")
     objects = [boxes.repeat(1, 2)[:, :4] for boxes in objects]
     assert not anchors.t().contiguous().t().is_contiguous()
@@ -325,21 +325,21 @@ def test_auto_is_the_extension_where_it_is_built(monkeypatch):
     assert_as_detectron2(*case("random"), impl="auto")
 
 
-def test_auto_falls_back_and_what_is_asked_for_does_not(monkeypatch):
+def test_auto_falls_back_and_a_requested_implementation_does_not(monkeypatch):
     monkeypatch.setattr(implementations, "has_extension", lambda: False)
     assert_as_detectron2(*case("random"), impl="auto")
     with pytest.raises(ValueError, match="impl='cpp' is not available: the extension is not built"):
         assert_as_detectron2(*case("random"), impl="cpp")
 
 
-def test_auto_leaves_tritons_interpreter_alone(monkeypatch):
+def test_auto_does_not_use_tritons_interpreter(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(implementations, "has_extension", lambda: False)
     monkeypatch.setattr(match_anchors_triton, "match", None)
     assert_as_detectron2(*case("random"), impl="auto")
 
 
-def test_triton_is_for_a_gpu(monkeypatch):
+def test_triton_requires_a_gpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="impl='triton' is not available: "):
         assert_as_detectron2(*case("random"), impl="triton")
@@ -366,7 +366,7 @@ BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         ({"labels": [0, 2, 1]}, r"labels must be 3 of -1, 0 and 1, got \[0, 2, 1\]"),
     ],
 )
-def test_what_is_illegal_is_an_error(change, message):
+def test_illegal_input_is_an_error(change, message):
     legal = {"gt_boxes": [BOX], "anchors": BOX, "thresholds": [0.4, 0.5], "labels": [0, -1, 1]}
     with pytest.raises(ValueError, match=message):
         match_anchors(**{**legal, **change})
@@ -403,7 +403,7 @@ def extra_mib(impl):
 @pytest.mark.parametrize(
     ("impl", "limit_mib"), [pytest.param("cpp", 2, marks=needs_extension), ("eager", 12)]
 )
-def test_memory_is_far_from_that_of_all_pairs(impl, limit_mib, without_triton):
+def test_memory_is_far_below_that_of_all_pairs(impl, limit_mib, without_triton):
     """The IoUs of 201,600 anchors and 100 objects take 77 MiB per copy."""
     assert without_triton(extra_mib, impl) < limit_mib
 
@@ -436,7 +436,7 @@ def test_kernels_give_every_bit_of_detectron2s_ious(interpreter):
 
 
 @pytest.mark.parametrize("name", ["no objects", "no anchors", "no images"])
-def test_kernels_give_background_where_there_is_nothing_to_do(name, interpreter):
+def test_kernels_return_background_for_empty_inputs(name, interpreter):
     interpreter(assert_as_detectron2, *case(name), impl="triton")
 
 
@@ -472,7 +472,7 @@ def test_code_for_a_gpu_rounds_as_detectron2(tmp_path, monkeypatch):
         assert "div.full" not in code
 
 
-def test_without_triton_the_operation_does_its_work(without_triton):
+def test_the_operation_works_without_triton(without_triton):
     """The import of the operation imports no kernel, because Triton is not installed."""
     without_triton(assert_as_detectron2, *case("random"), impl="auto")
     assert not without_triton(is_imported, "focal_plugin.ops.match_anchors_triton_kernel")
