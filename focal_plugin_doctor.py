@@ -138,15 +138,6 @@ def explain_failed_import() -> Iterator[None]:
         raise ImportError(f"{problem}\nFor a full report: focal-plugin doctor") from error
 
 
-def focal_plugin_command() -> int:
-    """Run the command `focal-plugin`; its subcommand `doctor` must not import the package."""
-    if sys.argv[1:2] == ["doctor"]:
-        return main(sys.argv[2:])
-    from focal_plugin.cli import main as run_command
-
-    return run_command()
-
-
 def main(argv: list[str] | None = None) -> int:
     """
     Print the report.

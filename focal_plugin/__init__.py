@@ -4,6 +4,8 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
     from focal_plugin import get_cfg
 """
 
+from importlib.metadata import version
+
 from focal_plugin_doctor import explain_failed_import
 
 from .garbage_collection import garbage_collection_paused
@@ -14,7 +16,10 @@ with explain_failed_import(), garbage_collection_paused():
     from .config import add_focal_config, get_cfg
     from .config_file import get_config_file
 
+__version__ = version("focal_plugin")
+
 __all__ = [
+    "__version__",
     "add_focal_config",
     "arms",
     "data",

@@ -12,7 +12,10 @@ from .conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-COPIED = ("focal_plugin", "focal_plugin_doctor.py", "configs", "tests", "pyproject.toml")
+COPIED = (
+    *("focal_plugin", "focal_plugin_commands.py", "focal_plugin_doctor.py"),
+    *("configs", "tests", "pyproject.toml"),
+)
 # The last path before a block is the file that the block contains or changes.
 STEP = re.compile(r"`([\w./-]+\.(?:py|yaml))`:\n\n```(python|yaml|diff)\n(.*?)```", re.DOTALL)
 

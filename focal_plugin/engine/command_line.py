@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from .. import arms
+from .. import __version__, arms
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
 from ..data import (
@@ -73,6 +73,7 @@ REFUSALS = (CheckpointError, DataError, OutputFolderError)
 def argument_parser() -> argparse.ArgumentParser:
     """Return a parser with Detectron2's flags and those for datasets, checkpoints and trust."""
     parser = default_argument_parser(epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"focal_plugin {__version__}")
     parser.set_defaults(dist_url="auto")  # a free port instead of one port per user
     parser.add_argument(
         "--arm",

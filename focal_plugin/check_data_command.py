@@ -1,0 +1,122 @@
+"""Command `focal-plugin check-data`: find faults in datasets before training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from focal_plugin_commands import message_of
+
+from .config import get_cfg
+from .config_file import find_config_file
+from .data import (
+    DataError,
+    Report,
+    check_coco,
+    is_strict,
+    parse_dataset_argument,
+    register_coco_dataset,
+    report_datasets,
+    write_reports,
+)
+from .data.checks.rules import Severity
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+def main(args: argparse.Namespace) -> int:
+    """
+    Check the datasets and print the findings.
+
+    Returns:
+        0 if there are no errors; 1 for errors in the data; 2 for a mistake in the command.
+    """
+    try:
+        return _check_data(args)
+    except KeyboardInterrupt:
+        print("\nfocal-plugin: interrupted", file=sys.stderr)
+        return 130
+    except DataError as error:
+        print(f"focal-plugin: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        print(f"focal-plugin: {message_of(error)}", file=sys.stderr)
+        return 2
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    reports, strict = _of_config(args) if args.config_file else (_of_files(args), args.strict)
+    for report in reports:
+        print("\n".join(_text(report)), end="\n\n")
+    if args.report is not None:
+        write_reports(args.report, reports)
+        print(f"All findings: {args.report}")
+    bad = [report.title() for report in reports if report.is_bad(strict=strict)]
+    print(f"To be mended: {', '.join(bad)}" if bad else "Ready to train.")
+    return 1 if bad else 0
+
+
+def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
+    """Return the reports, and whether warnings are errors, which the config may say too."""
+    if args.num_classes is not None:
+        raise ValueError("--num-classes is the config's where there is a --config-file")
+    for text in args.dataset:
+        register_coco_dataset(parse_dataset_argument(text))
+    cfg = get_cfg()
+    cfg.merge_from_file(str(find_config_file(args.config_file)))
+    cfg.merge_from_list(args.given)
+    strict = args.strict or is_strict(cfg)
+    reports = report_datasets(
+        cfg,
+        allow_outside_root=args.allow_outside_root,
+        decode_images=args.images,
+        max_json_mib=args.max_json_mib,
+    )
+    return reports, strict
+
+
+def _of_files(args: argparse.Namespace) -> list[Report]:
+    datasets = [parse_dataset_argument(text) for text in args.dataset]
+    files = [("", *_parse_files(text)) for text in args.given]
+    if not (datasets or files):
+        raise ValueError("nothing to check: give JSON:IMAGES or --config-file FILE")
+    reports = []
+    for name, json_file, image_root in (*files, *datasets):
+        report = check_coco(
+            json_file,
+            image_root,
+            allow_outside_root=args.allow_outside_root,
+            decode_images=args.images,
+            max_json_mib=args.max_json_mib,
+        )
+        reports.append(_with_num_classes(replace(report, name=name), args.num_classes))
+    return reports
+
+
+def _parse_files(text: str) -> tuple[Path, Path]:
+    json_file, _, image_root = text.rpartition(":")
+    if not (json_file and image_root):
+        raise ValueError(f"a data set is given as JSON:IMAGES, got {text!r}")
+    return Path(json_file).expanduser(), Path(image_root).expanduser()
+
+
+def _with_num_classes(report: Report, num_classes: int | None) -> Report:
+    classes = report.facts["classes"]
+    if num_classes is None or classes is None or len(classes) == num_classes:
+        return report
+    message = f"--num-classes is {num_classes}, the file has {len(classes)} categories"
+    return report.with_finding("num-classes", message)
+
+
+def _text(report: Report) -> list[str]:
+    table = [
+        f"  {severity:<8} {number:>9}  {rule}"
+        for severity in SEVERITIES
+        for rule, number in report.counts.items()
+        if report.severity_of(rule) == severity
+    ]
+    details = [line for severity in SEVERITIES for line in report.lines([severity])]
+    return [report.summary(), *table, *([""] if details else []), *details]
+

@@ -1,0 +1,50 @@
+"""Command `focal-compare arms`: list the named arms, or show some of them."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import groupby
+
+from .. import arms
+
+
+def main(args: argparse.Namespace) -> int:
+    """
+    Print the arms.
+
+    Returns:
+        0.
+
+    Raises:
+        KeyError: there is no arm of a name, or both families have it.
+    """
+    if args.names:
+        print("\n\n".join(_details(arms.load(name, args.family)) for name in args.names))
+    else:
+        for family in arms.FAMILIES if args.family is None else (args.family,):
+            print(_listing(family))
+    return 0
+
+
+def _listing(family: str) -> str:
+    """Return one line per arm, below the heading of its group."""
+    reference = arms.FAMILIES[family]
+    found = list(arms.load_all(family))
+    width = max(len(arm.name) for arm in found)
+    order = {group: i for i, group in enumerate(dict.fromkeys(arm.group for arm in found))}
+    lines = [f"{family} (reference: {reference})"]
+    for group, members in groupby(sorted(found, key=lambda a: order[a.group]), lambda a: a.group):
+        lines += ["", f"  {group}"]
+        lines += [f"    {arm.name:<{width}}  {arm.about}" for arm in members]
+    return "\n".join([*lines, ""])
+
+
+def _details(arm: arms.Arm) -> str:
+    lines = [f"{arm.family}/{arm.name}: {arm.about}"]
+    if arm.paper:
+        lines.append(f"  paper: {arm.paper}")
+    if arm.reference is not None:
+        lines.append(f"  compared with: {arm.reference}")
+    lines += [f"  requires {', '.join(names)} in {key}" for key, names in arm.requires.items()]
+    lines += [f"  {key} {value!r}" for key, value in arm.all_changes.items()]
+    return "\n".join(lines)
