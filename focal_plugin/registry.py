@@ -74,8 +74,8 @@ class ConfigurableModule(nn.Module):
     Module whose constructor arguments come from config keys that it declares itself.
 
     A subclass with options decorates its `__init__` with `@configurable` and takes keyword
-    arguments only. A module built from a config keeps the default of an argument that is not in
-    :attr:`config_keys`, or whose value in the config is None.
+    arguments only. An argument keeps its default in a module built from a config if it is not in
+    :attr:`config_keys`, or if the value of its key is None.
     """
 
     config_keys: ClassVar[dict[str, str]] = {}

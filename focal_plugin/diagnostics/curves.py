@@ -1,6 +1,8 @@
 """
-Loss and gradient of one binary logit, without training: Figure 1 of the focal loss paper, as a
-function of x_t as in its appendix A (arXiv:1708.02002).
+Loss and gradient of one binary logit, without training.
+
+The curves are those of Figure 1 of the focal loss paper (arXiv:1708.02002), as a function of x_t,
+the variable of its appendix A.
 
 Shape shorthand:
     P: points of a curve

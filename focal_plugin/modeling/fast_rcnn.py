@@ -54,8 +54,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         sigmoid:  b_k = -log((1 - pi) / pi)         for each class k
         softmax:  b_K = log(K * (1 - pi) / pi)      for the background
 
-    The prior initializes the biases so that a new box head predicts "some object" with probability
-    pi, as in arXiv:1708.02002 section 3.3. At the default keys these are the stock layers, which
+    With these biases, a new box head predicts "some object" with probability pi. The prior is that
+    of arXiv:1708.02002 section 3.3. At the default keys these are the stock layers, which
     load stock checkpoints. With a sigmoid loss, `cls_score` keeps its K+1 columns, and the last one
     is unused.
 

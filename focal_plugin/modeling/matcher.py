@@ -36,15 +36,15 @@ class AnchorMatcher(Matcher):
     """
     Detectron2's `Matcher` with a choice of low-quality matches.
 
-    The choice applies to an anchor that is the best one for some object (ties included), but whose
-    IoU is below the threshold of a positive:
+    The choice applies to the best anchors of an object (ties included) whose IoU is below the
+    threshold of a positive:
 
         "on"       positive, whatever its IoU                                     (stock)
         "clobber"  positive, unless its own best IoU is below the lowest threshold
         "off"      labeled by its IoU, like any other anchor
 
     "clobber" is the behavior of the original Detectron and of tensorpack, which write the
-    background label last (the rule itself is in arXiv:1506.01497 section 3.1.2).
+    background label last. The rule itself is in arXiv:1506.01497 section 3.1.2.
 
     Note:
         An object that overlaps no anchor makes no anchor positive. In the stock matcher, it makes

@@ -303,7 +303,7 @@ def _chosen(impl):
 @pytest.mark.parametrize(
     ("dtype", "terms", "reason"),
     [
-        (torch.float32, FOCAL, "for tensors on a GPU, got cpu"),
+        (torch.float32, FOCAL, "requires tensors on a GPU, got cpu"),
         (torch.float64, FOCAL, "got torch.float64"),
         (torch.float32, Terms(Formula(), CrossEntropy()), "Formula is not one of its formulas"),
     ],
