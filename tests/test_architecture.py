@@ -10,8 +10,8 @@ PACKAGE = ROOT / "focal_plugin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import the parts on its right. `registry`, `checks`, `config`, `config_file`, `files`,
-# `garbage_collection` and `random_state` are below all. `focal_plugin_doctor` is outside and
-# imports none of them.
+# `garbage_collection`, `random_state` and `run_folder` are below all. `focal_plugin_doctor` is
+# outside and imports none of them.
 ALLOWED = {
     "compare": {
         "data",
@@ -22,6 +22,7 @@ ALLOWED = {
         "config_file",
         "checks",
         "files",
+        "run_folder",
     },
     "engine": {
         "modeling",
@@ -35,6 +36,7 @@ ALLOWED = {
         "config_file",
         "files",
         "random_state",
+        "run_folder",
     },
     "cli": {"config", "config_file", "data"},
     "modeling": {"ops", "losses", "mining", "modeling", "registry", "checks"},
@@ -52,6 +54,7 @@ ALLOWED = {
     "files": set(),
     "garbage_collection": set(),
     "random_state": set(),
+    "run_folder": set(),
 }
 # losses, mining and ops know PyTorch only; what makes them configurable is these two names.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}

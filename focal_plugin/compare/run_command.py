@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..config_file import find_config_file
+from ..run_folder import STATUS_FILE
 from .analysis.tuning import best_factors
 from .plan.comparison import Comparison
 from .plan.spec import best_runs, load_spec
@@ -164,7 +165,7 @@ def _plan_of(comparison: Comparison, output: Path) -> str:
 def _mention_others(comparison: Comparison, output: Path) -> None:
     """Folders of runs that an earlier version of the spec, or of its configs, has left."""
     own = {run.id for run in comparison.runs}
-    folders = [f for f in sorted(output.iterdir()) if (f / "status.json").exists()]
+    folders = [f for f in sorted(output.iterdir()) if (f / STATUS_FILE).exists()]
     others = [folder.name for folder in folders if folder.name not in own]
     if others and not comparison.lr_factors:
         print(

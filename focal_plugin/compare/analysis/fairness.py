@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-START_FILE = "start.json"
+from ...run_folder import START_FILE
+
 ABSENT = "(no such key)"
 NAMES_SHOWN = 5
 

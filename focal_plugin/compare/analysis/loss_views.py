@@ -9,11 +9,11 @@ import numpy as np
 
 from ...diagnostics.cdf import cumulative_loss
 from ...diagnostics.snapshot import Snapshot, read_snapshot
+from ...run_folder import MOMENTS, snapshot_files
 from ..plan.comparison import Comparison
 from ..runs.run_folder import RunRecord
 from .scores import Spread
 
-MOMENTS = ("start", "final")
 AUDIT = (
     "loss_pos",
     "loss_neg",
@@ -125,7 +125,7 @@ def _on_other_anchors(arm: dict[int, Snapshot], reference: dict[int, Snapshot]) 
 
 
 def _read(record: RunRecord, moment: str, problems: list[str]) -> Iterable[Snapshot]:
-    for file in sorted((record.folder / "diagnostics").glob(f"{moment}_*.npz")):
+    for file in snapshot_files(record.folder, moment):
         try:
             yield read_snapshot(file)
         except ValueError as error:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...run_folder import GRADIENT_NORM_KEY
 from ..runs.run_folder import RunRecord
 from .scores import Spread, spread
 
 LOSS_PREFIXES = ("total_loss", "loss_")
 AP_KEY = "bbox/AP"
-GRADIENT_NORM_KEY = "diagnostics/parameter_gradient_norm"
 
 
 @dataclass(frozen=True)

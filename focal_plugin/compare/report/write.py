@@ -15,10 +15,10 @@ import jinja2
 from markupsafe import Markup
 
 from ...files import write_all
+from ...run_folder import DETECTIONS_FILE, MOMENTS
 from ..analysis.detection_analysis import REPLICATES
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary, summarize
-from ..runs.run_folder import DETECTIONS
 from . import tables
 from .cells import plain
 from .csv_tables import csv_files
@@ -123,7 +123,9 @@ def _draw_images(summary: Summary, folder: Path) -> Grid | None:
     choice = summary.detections.choice
     if choice is None:
         return None
-    return draw_grid(choice, {arm: folder / id_ / DETECTIONS for arm, id_ in choice.runs.items()})
+    return draw_grid(
+        choice, {arm: folder / id_ / DETECTIONS_FILE for arm, id_ in choice.runs.items()}
+    )
 
 
 def _inline(drawing: Drawing, source: str) -> Figure:
@@ -201,7 +203,7 @@ def _tables(summary: Summary) -> dict[str, Table]:
     found += [
         tables.audit_table(summary, part, moment)
         for part in summary.losses.parts
-        for moment in ("start", "final")
+        for moment in MOMENTS
     ]
     return {table.name: table for table in found if table is not None}
 

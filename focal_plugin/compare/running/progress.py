@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...run_folder import METRICS_FILE
 from ..plan.comparison import Run
-from ..runs.result import METRICS_FILE
 
 READ_S = 1.0
 LOG_EVERY_S = 30.0

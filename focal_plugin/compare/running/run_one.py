@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+from ...run_folder import ENVIRONMENT_FILE, RESULT_FILE, TRAIN_LOG_FILE
 from ..plan.comparison import Run
 from ..runs.result import (
-    ENVIRONMENT_FILE,
-    RESULT_FILE,
     Result,
     read_average_precision,
     read_iteration_s,
@@ -29,7 +28,6 @@ from .failure import explain_failure, read_log_tail
 from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 
 TRAINER = ("-m", "focal_plugin.engine")
-LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
 """How a trainer ends that a scheduler told to: it has saved a checkpoint, and is no failure."""
@@ -115,7 +113,7 @@ def _train(
         return Urgency.KILL if claim.lost.is_set() else urgency()
 
     running = Status("running", attempts=before.attempts + 1)
-    log = task.folder / LOG_FILE
+    log = task.folder / TRAIN_LOG_FILE
     try:
         with _trainer_gone(task.folder, asked) as lock, log.open("ab") as output:
             if asked() is not Urgency.GO_ON:

@@ -10,12 +10,11 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ...run_folder import CONFIG_FILE, DETECTIONS_FILE, ENVIRONMENT_FILE
 from ..analysis.fairness import read_config, read_start
 from ..plan.comparison import Comparison, Run
-from .result import ENVIRONMENT_FILE, Result, read_metrics
+from .result import Result, read_metrics
 from .status import Status
-
-DETECTIONS = Path("inference", "coco_instances_results.json")
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,14 @@ class RunRecord:
     def config(self) -> CfgNode | None:
         """`config.yaml` as Detectron2 wrote it, resolved."""
         try:
-            return read_config(self.folder / "config.yaml")
+            return read_config(self.folder / CONFIG_FILE)
         except (FileNotFoundError, ValueError):
             return None
 
     @property
     def detections(self) -> Path | None:
         """The file of its detections, if the run is done and it is there."""
-        file = self.folder / DETECTIONS
+        file = self.folder / DETECTIONS_FILE
         return file if self.result is not None and file.is_file() else None
 
 

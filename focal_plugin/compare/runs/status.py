@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...files import write_json
+from ...run_folder import STATUS_FILE
 
-STATUS_FILE = "status.json"
 STATES = ("pending", "running", "done", "failed")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...files import UnfinishedFile, digest_of, remove_unfinished, sync_folder
+from ...run_folder import LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
 
 def remove_unfinished_checkpoints(folder: Path) -> None:
     """Remove what processes that were killed while they saved have left."""
-    for pattern in ("*.pth", "*.pth.sha256", "last_checkpoint"):
+    for pattern in ("*.pth", "*.pth.sha256", LAST_CHECKPOINT):
         remove_unfinished(folder, pattern)
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...files import sync_folder, write_text
+from ...run_folder import LAST_CHECKPOINT
 from .file import CheckpointError
 
 logger = logging.getLogger(__name__)
-
-LAST_CHECKPOINT = "last_checkpoint"
-"""The file that names the last one."""
 
 _NUMBER = re.compile(r"model_([0-9]+)\.pth")
 
