@@ -19,8 +19,8 @@ from .report.tables import terminal_table
 from .report.write import write_report
 from .running.engines import Options
 from .running.engines.base import ENGINES
-from .running.run_one import read_status
 from .running.runner import SweepInterruptedError, run_all
+from .runs.run_folder import read_run_folders
 from .runs.status import Status
 
 DESCRIPTION = """
@@ -132,7 +132,9 @@ def _train(
     )
     statuses = run_all(comparison.runs, output, options)
     if comparison.lr_factors:
-        best = best_runs(args.spec, comparison, best_factors(comparison, output))
+        best = best_runs(
+            args.spec, comparison, best_factors(comparison, read_run_folders(comparison, output))
+        )
         comparison = comparison.with_runs(best)
         comparison.write(output)
         statuses += run_all(best, output, options)
@@ -151,7 +153,7 @@ def _count_failures(comparison: Comparison, statuses: list[Status]) -> int:
 
 
 def _plan_of(comparison: Comparison, output: Path) -> str:
-    states = {run: read_status(output / run.id).state for run in comparison.runs}
+    states = {run: Status.read(output / run.id).state for run in comparison.runs}
     todo = [run for run, state in states.items() if state != "done"]
     lines = [f"{output / run.id}  {run.iterations} iterations" for run in todo]
     total = sum(run.iterations for run in todo)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from ...run_folder import START_FILE
+from ..runs.start import Start
 
 ABSENT = "(no such key)"
 NAMES_SHOWN = 5
@@ -90,22 +87,6 @@ def is_loss_key(key: str) -> bool:
     return key.startswith(LOSS_KEYS) and key not in LAYER_KEYS
 
 
-def read_config(file: Path) -> CfgNode:
-    """
-    The `config.yaml` that a run left, as it is there: a key that this version has not stays.
-
-    Raises:
-        ValueError: it is not safe YAML, or no mapping.
-    """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not safe YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is no config: it holds no mapping")
-    return CfgNode(content)
-
-
 @dataclass(frozen=True)
 class SharedStart:
     """
@@ -173,12 +154,12 @@ class SharedStart:
         return f"They saw other data: batch {number} of the {self.batches} recorded is another one."
 
 
-def shared_start(starts: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, SharedStart]:
+def shared_start(starts: Mapping[str, Start], reference: str) -> dict[str, SharedStart]:
     """
     Compare how the runs of one seed started.
 
     Args:
-        starts: arm -> its `start.json`, see :func:`read_start`; of the runs that have one.
+        starts: arm -> its start, for the runs that recorded one.
 
     Returns:
         arm -> what it shares with the reference, for each arm but that; {} where the reference's
@@ -193,20 +174,12 @@ def shared_start(starts: Mapping[str, Mapping[str, Any]], reference: str) -> dic
     }
 
 
-def read_start(folder: Path) -> dict[str, Any] | None:
-    """What a run recorded as its training began; None if it did not come so far."""
-    file = folder / START_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-
-
-def _compare(
-    arm: str, start: Mapping[str, Any], reference: str, other: Mapping[str, Any]
-) -> SharedStart:
-    weights, other_weights = start["weights"], other["weights"]
+def _compare(arm: str, start: Start, reference: str, other: Start) -> SharedStart:
+    weights, other_weights = start.weights, other.weights
     both = [name for name in weights if name in other_weights]
-    same_shape = [n for n in both if weights[n]["shape"] == other_weights[n]["shape"]]
-    equal = [n for n in same_shape if weights[n]["sha256"] == other_weights[n]["sha256"]]
-    batches = list(zip(start["data"], other["data"], strict=False))  # one may have begun later
+    same_shape = [n for n in both if weights[n].shape == other_weights[n].shape]
+    equal = [n for n in same_shape if weights[n].sha256 == other_weights[n].sha256]
+    batches = list(zip(start.data, other.data, strict=False))  # one may have begun later
     return SharedStart(
         arm=arm,
         reference=reference,

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...diagnostics.cdf import cumulative_loss
 from ...diagnostics.snapshot import Snapshot, read_snapshot
-from ...run_folder import MOMENTS, snapshot_files
+from ...run_folder import MOMENTS
 from ..plan.comparison import Comparison
-from ..runs.run_folder import RunRecord
+from ..runs.run_folder import RunFolder
 from .scores import Spread
 
 AUDIT = (
@@ -89,7 +89,7 @@ class LossViews:
         return sorted({view.part for view in self.views})
 
 
-def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -> LossViews:
+def loss_views(comparison: Comparison, folders: Mapping[str, list[RunFolder]]) -> LossViews:
     """All snapshots of all runs, those that failed too; no views where diagnostics were off."""
     views: list[LossView] = []
     problems: list[str] = []
@@ -99,9 +99,9 @@ def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -
         first = [comparison.reference]
         for arm in first + [arm for arm in comparison.arms if arm not in first]:
             by_part: dict[str, dict[int, Snapshot]] = {}
-            for record in records[arm]:
-                for snapshot in _read(record, moment, problems):
-                    by_part.setdefault(snapshot.part, {})[record.run.seed] = snapshot
+            for folder in folders[arm]:
+                for snapshot in _read(folder, moment, problems):
+                    by_part.setdefault(snapshot.part, {})[folder.run.seed] = snapshot
             views += [_view(arm, moment, by_part[part]) for part in sorted(by_part)]
             reference = reference or by_part
             for part in by_part:
@@ -124,12 +124,12 @@ def _on_other_anchors(arm: dict[int, Snapshot], reference: dict[int, Snapshot]) 
     return any(arm[seed].anchors_digest != reference[seed].anchors_digest for seed in both)
 
 
-def _read(record: RunRecord, moment: str, problems: list[str]) -> Iterable[Snapshot]:
-    for file in snapshot_files(record.folder, moment):
+def _read(folder: RunFolder, moment: str, problems: list[str]) -> Iterable[Snapshot]:
+    for file in folder.snapshots(moment):
         try:
             yield read_snapshot(file)
         except ValueError as error:
-            problems.append(f"{record.run.name}: {error}")
+            problems.append(f"{folder.run.name}: {error}")
 
 
 def _view(arm: str, moment: str, by_seed: dict[int, Snapshot]) -> LossView:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.run_folder import RunRecord
+from ..runs.environment import Environment, RecordedData
+from ..runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -62,21 +63,20 @@ class Provenance:
     sentences: tuple[str, ...]
 
 
-def provenance(records: Iterable[RunRecord]) -> Provenance:
+def provenance(folders: Iterable[RunFolder]) -> Provenance:
     """Of all runs that were started, whatever became of them."""
-    environments = [record.env for record in records if record.env is not None]
+    environments = [folder.environment for folder in folders if folder.environment is not None]
     facts = tuple(_facts(environments))
     datasets = tuple(dict.fromkeys(d for env in environments for d in _datasets(env)))
     return Provenance(facts, datasets, len(environments), tuple(_sentences(facts, datasets)))
 
 
-def _facts(environments: list[dict[str, Any]]) -> Iterable[Fact]:
-    packages = dict.fromkeys(name for env in environments for name in env.get("versions", {}))
-    for name in packages:
-        yield _fact(name, (env.get("versions", {}).get(name) for env in environments))
-    yield _fact("commit", (_commit(env.get("git")) for env in environments))
+def _facts(environments: list[Environment]) -> Iterable[Fact]:
+    for name in dict.fromkeys(name for env in environments for name in env.versions):
+        yield _fact(name, (env.versions.get(name) for env in environments))
+    yield _fact("commit", map(_commit, environments))
     for name in ("platform", "device", "threads"):
-        yield _fact(name, (env.get(name) for env in environments))
+        yield _fact(name, (getattr(env, name) for env in environments))
 
 
 def _fact(name: str, values: Iterable[Any]) -> Fact:
@@ -84,24 +84,28 @@ def _fact(name: str, values: Iterable[Any]) -> Fact:
     return Fact(name, dict(counts.most_common()))
 
 
-def _commit(git: dict[str, Any] | None) -> str:
-    if git is None:
+def _commit(environment: Environment) -> str:
+    if environment.commit is None:
         return "no repository"
-    return git["commit"][:12] + (" with uncommitted changes" if git["dirty"] else "")
+    return environment.commit[:12] + (" with uncommitted changes" if environment.dirty else "")
 
 
-def _datasets(env: dict[str, Any]) -> Iterable[DataSet]:
-    for use in ("train", "test"):
-        for data in env.get("datasets", {}).get(use, []):
-            yield DataSet(
-                use=use,
-                name=data["name"],
-                sha256=data["json_sha256"],
-                images=data["images"],
-                annotations=data["annotations"],
-                crowds=data["crowds"],
-                classes=None if data["classes"] is None else len(data["classes"]),
-            )
+def _datasets(environment: Environment) -> Iterable[DataSet]:
+    for use, recorded in (("train", environment.train), ("test", environment.test)):
+        for data in recorded:
+            yield _dataset(use, data)
+
+
+def _dataset(use: str, data: RecordedData) -> DataSet:
+    return DataSet(
+        use=use,
+        name=data.name,
+        sha256=data.json_sha256,
+        images=data.images,
+        annotations=data.annotations,
+        crowds=data.crowds,
+        classes=None if data.classes is None else len(data.classes),
+    )
 
 
 def _sentences(facts: tuple[Fact, ...], datasets: tuple[DataSet, ...]) -> Iterable[str]:

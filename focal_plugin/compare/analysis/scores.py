@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..plan.comparison import Comparison
 from ..runs.result import AVERAGES
-from ..runs.run_folder import RunRecord
+from ..runs.run_folder import RunFolder
 from ..runs.status import STATES
 from .statistics import PairedDifference, describe, paired_difference, verdicts
 
@@ -161,45 +159,41 @@ class Standing:
 
 def standing(
     comparison: Comparison,
-    records: Mapping[str, list[RunRecord]],
+    folders: Mapping[str, list[RunFolder]],
     *,
     role: str = "equal",
     lr_factors: Mapping[str, float | None] | None = None,
 ) -> Standing:
     """
     Args:
-        records: arm -> its runs, one a seed.
+        folders: arm -> its runs, one a seed.
         lr_factors: arm -> that of its runs; None: 1 for all.
     """
     factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
-    arms = tuple(_arm_scores(arm, records[arm], factors[arm]) for arm in comparison.arms)
+    arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
     return Standing(role, arms, _verdicts(arms, comparison.reference))
 
 
-def spread(records: Iterable[RunRecord], value: Callable[[RunRecord], Value]) -> Spread:
+def spread(folders: Iterable[RunFolder], value: Callable[[RunFolder], Value]) -> Spread:
     """A quantity of the runs that are done."""
-    done = [record for record in records if record.result is not None]
-    return Spread.of({record.run.seed: value(record) for record in done})
+    done = [folder for folder in folders if folder.result is not None]
+    return Spread.of({folder.run.seed: value(folder) for folder in done})
 
 
-def average_precision(record: RunRecord, metric: str) -> Value:
+def average_precision(folder: RunFolder, metric: str) -> Value:
     """What Detectron2's evaluator said, percent, of a run that is done."""
-    value = record.finished.ap.get(metric)
+    value = folder.finished.ap.get(metric)
     if value is not None:
         return value
-    if record.finished.ap["AP"] is not None:
+    if folder.finished.ap["AP"] is not None:
         return NO_GROUND_TRUTH
-    return NO_PREDICTIONS if _detected_nothing(record.detections) else NOT_EVALUATED
+    return NO_PREDICTIONS if folder.detected_nothing else NOT_EVALUATED
 
 
-def _detected_nothing(detections: Path | None) -> bool:
-    return detections is not None and json.loads(detections.read_text(encoding="utf-8")) == []
-
-
-def _arm_scores(arm: str, records: list[RunRecord], lr_factor: float | None) -> ArmScores:
-    states = {state: sum(r.state == state for r in records) for state in STATES}
+def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> ArmScores:
+    states = {state: sum(r.state == state for r in folders) for state in STATES}
     metrics = {
-        metric: spread(records, functools.partial(average_precision, metric=metric))
+        metric: spread(folders, functools.partial(average_precision, metric=metric))
         for metric in AVERAGES
     }
     return ArmScores(arm, lr_factor, states, metrics)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..plan.comparison import Comparison
 from ..report.cells import are, count_text
-from ..runs.run_folder import RunRecord, read_records
+from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyse_detections
 from .fairness import Difference, config_differences, shared_start
@@ -161,12 +161,12 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         FileNotFoundError: there is no comparison in it.
     """
     comparison = Comparison.read(folder)
-    records = read_records(comparison, folder)
-    by_arm = _by_arm(comparison, records, "equal")
+    folders = read_run_folders(comparison, folder)
+    by_arm = _by_arm(comparison, folders, "equal")
     equal = standing(comparison, by_arm)
     shown = _most_different(comparison, equal)
     spread = _spread_of_differences(equal)
-    tuned = tune(comparison, folder)
+    tuned = tune(comparison, folders)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -174,38 +174,38 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         seeds=comparison.seeds,
         shown=shown,
         iterations=tuple(sorted({run.iterations for run in comparison.runs})),
-        states={state: sum(r.state == state for r in records) for state in STATES},
-        runs=tuple(map(_run_row, records)),
+        states={state: sum(r.state == state for r in folders) for state in STATES},
+        runs=tuple(map(_run_row, folders)),
         equal=equal,
-        best=_at_best(comparison, records, tuned),
+        best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
         detections=analyse_detections(comparison, by_arm, shown, replicates=replicates),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
         losses=loss_views(comparison, by_arm),
         fairness=_fairness(comparison, by_arm),
-        provenance=provenance(records),
+        provenance=provenance(folders),
         spread_of_differences=spread,
         recommendations=_recommendations(spread, len(comparison.arms) - 1),
     )
 
 
 def _by_arm(
-    comparison: Comparison, records: list[RunRecord], role: str
-) -> dict[str, list[RunRecord]]:
+    comparison: Comparison, folders: list[RunFolder], role: str
+) -> dict[str, list[RunFolder]]:
     return {
-        arm: [r for r in records if r.run.role == role and r.run.arm == arm]
+        arm: [r for r in folders if r.run.role == role and r.run.arm == arm]
         for arm in comparison.arms
     }
 
 
 def _at_best(
-    comparison: Comparison, records: list[RunRecord], tuned: Mapping[str, Tuned]
+    comparison: Comparison, folders: list[RunFolder], tuned: Mapping[str, Tuned]
 ) -> Standing | None:
     if not tuned:
         return None
     factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
-    equal, best = (_by_arm(comparison, records, role) for role in ("equal", "best"))
+    equal, best = (_by_arm(comparison, folders, role) for role in ("equal", "best"))
     by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
     # a trial finished since the best runs were planned may move the best factor
     planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}
@@ -224,28 +224,28 @@ def _tuning(comparison: Comparison, tuned: dict[str, Tuned]) -> Tuning | None:
     )
 
 
-def _run_row(record: RunRecord) -> RunRow:
-    run, status, result, env = record.run, record.status, record.result, record.env or {}
-    failed = record.state == "failed"
-    done = [line["iteration"] + 1 for line in record.metrics]
+def _run_row(folder: RunFolder) -> RunRow:
+    run, status, result, environment = folder.run, folder.status, folder.result, folder.environment
+    failed = folder.state == "failed"
+    done = [line["iteration"] + 1 for line in folder.metrics]
     return RunRow(
         id=run.id,
         arm=run.arm,
         seed=run.seed,
         role=run.role,
         lr_factor=run.lr_factor,
-        state=record.state,
+        state=folder.state,
         reason=status.reason if failed else None,
         exit_code=status.exit_code if failed else None,
         log_tail=status.log_tail if failed else (),
         restarts=status.restarts,
         iterations=run.iterations,
         iterations_done=min(max(done, default=0), run.iterations),
-        ap={} if result is None else {m: average_precision(record, m) for m in AVERAGES},
+        ap={} if result is None else {m: average_precision(folder, m) for m in AVERAGES},
         iteration_s=None if result is None else result.iteration_s,
         peak_memory_mib=None if result is None else result.peak_memory_mib,
-        device=env.get("device"),
-        threads=env.get("threads"),
+        device=environment.device if environment else None,
+        threads=environment.threads if environment else None,
     )
 
 
@@ -258,7 +258,7 @@ def _most_different(comparison: Comparison, equal: Standing) -> tuple[str, ...]:
     return (comparison.reference, *sorted(others, key=lambda arm: -size(arm)))
 
 
-def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> Fairness:
+def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> Fairness:
     configs = {}
     for arm in comparison.arms:
         config = next((r.config for r in by_arm[arm] if r.config is not None), None)
@@ -270,7 +270,7 @@ def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> 
     return Fairness(differences, starts, tuple(sentences))
 
 
-def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> dict[str, StartOfArm]:
+def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> dict[str, StartOfArm]:
     shared: dict[str, list[Any]] = {}
     for seed in comparison.seeds:
         of_seed = [r for arm in comparison.arms for r in by_arm[arm] if r.run.seed == seed]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     by_iteration: dict[int, dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            metrics = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for metrics in parse_metrics(file.read_bytes()):
         by_iteration.setdefault(metrics["iteration"], {}).update(metrics)
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
+
+
+def parse_metrics(content: bytes) -> Iterator[dict[str, Any]]:
+    """
+    Yield the valid lines of `metrics.json`: JSON objects with an integer `iteration`.
+
+    A killed run may leave a broken line, which the next attempt continues. It is skipped.
+    """
+    for line in content.splitlines():
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(metrics, dict) and isinstance(metrics.get("iteration"), int):
+            yield metrics
 
 
 def read_average_precision(
