@@ -52,6 +52,7 @@ from focal_plugin.compare.analysis.detections.bootstrap import bootstrap_differe
 from focal_plugin.compare.analysis.power import paired_t_power, recommend_seeds
 from focal_plugin.compare.analysis.statistics import ALPHA, describe, verdicts
 from focal_plugin.compare.plan.comparison import Comparison
+from focal_plugin.compare.report.sentences import recommendation_sentence
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.files import write_json, write_text
 from focal_plugin.run_folder import DETECTIONS_FILE
@@ -343,7 +344,8 @@ def describe_pool(pool: Pool) -> str:
     return (
         f"{found.n} runs of {pool.arm}: {pool.metric} {found.mean:.1f}, standard deviation "
         f"{found.std:.2f} between seeds ({pool.failed} more did not finish). Two different runs "
-        f"differ with a standard deviation of {std:.2f}. {recommend_seeds(std).sentence}"
+        f"differ with a standard deviation of {std:.2f}. "
+        f"{recommendation_sentence(recommend_seeds(std), std)}"
     )
 
 

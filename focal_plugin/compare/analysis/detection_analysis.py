@@ -20,6 +20,7 @@ from .detections.bootstrap import Resampled, difference_of, resample
 from .detections.coco_json import read_ground_truth
 from .detections.disagreement import best_threshold, most_different_images
 from .detections.error_types import ERROR_TYPES, error_types
+from .problem import Problem, ProblemKind
 from .scores import NO_GROUND_TRUTH, NO_PREDICTIONS, NOT_EVALUATED, Spread, Value
 
 PR_IOUS = (0.5, 0.75)
@@ -124,14 +125,14 @@ class DetectionAnalysis:
         classes: the most frequent of the training data first.
         images: how many the runs were evaluated on; 0 if nothing could be evaluated again.
         arms: arm -> what its detections say.
-        problems: sentences on what could not be evaluated, and why.
+        problems: what could not be evaluated, and why.
     """
 
     classes: tuple[ClassOfData, ...]
     images: int
     arms: dict[str, ArmDetections]
     choice: ImageChoice | None
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
 
 def analyse_detections(
@@ -169,14 +170,14 @@ def analyse_detections(
 
 
 def _evaluate(
-    data: RecordedData, folders: Mapping[str, list[RunFolder]], problems: list[str]
+    data: RecordedData, folders: Mapping[str, list[RunFolder]], problems: list[Problem]
 ) -> dict[str, dict[int, Evaluation]]:
     """Arm -> seed -> evaluation of its detections, all against the ground truth as read once."""
     evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in folders}
     try:
         ground_truth = read_ground_truth(Path(data.json_file or ""))
     except ValueError as error:
-        problems.append(f"No run could be evaluated again: {error}")
+        problems.append(Problem(ProblemKind.GROUND_TRUTH_BROKEN, detail=str(error)))
         return evaluations
     for arm, of_arm in folders.items():
         for folder in of_arm:
@@ -185,7 +186,8 @@ def _evaluate(
             try:
                 found = evaluate(ground_truth, folder.detections)
             except (ValueError, FileNotFoundError) as error:
-                problems.append(f"{folder.run.name} could not be evaluated again: {error}")
+                name = folder.run.name
+                problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (name,), str(error)))
                 continue
             evaluations[arm][folder.run.seed] = found
     return evaluations
@@ -207,26 +209,23 @@ def _train_data(folders: Mapping[str, list[RunFolder]]) -> tuple[RecordedData, .
 
 def _ground_truth(
     folders: Mapping[str, list[RunFolder]],
-) -> tuple[RecordedData | None, list[str]]:
+) -> tuple[RecordedData | None, list[Problem]]:
     """The data set of the first run that is done, if its file is still what it was."""
     done = [r for of_arm in folders.values() for r in of_arm if r.detections is not None]
     recorded = [data for data in map(_test_data, done) if data and data.json_file]
     if not done:
-        return None, ["No run is done: there are no detections to look at."]
+        return None, [Problem(ProblemKind.NO_RUN_DONE)]
     if not recorded:
-        return None, ["No run recorded a COCO json that it was evaluated on."]
+        return None, [Problem(ProblemKind.NO_DATA_RECORDED)]
     # runs of several machines name the same data by several paths
     data = next((data for data in recorded if Path(data.json_file or "").is_file()), recorded[0])
     file = Path(data.json_file or "")
     if not file.is_file():
-        return None, [f"The ground truth {file} is not on this machine."]
+        return None, [Problem(ProblemKind.GROUND_TRUTH_MISSING, detail=str(file))]
     if sha256_of(file) != data.json_sha256:
-        return None, [f"The ground truth {file} was changed since the runs were evaluated on it."]
-    others = [r.run.name for r in done if not _is_on(r, data)]
-    if others:
-        names = ", ".join(others)
-        return data, [f"Evaluated on other data than the rest, and left out here: {names}."]
-    return data, []
+        return None, [Problem(ProblemKind.GROUND_TRUTH_CHANGED, detail=str(file))]
+    others = tuple(folder.run.name for folder in done if not _is_on(folder, data))
+    return data, [Problem(ProblemKind.OTHER_DATA, others)] if others else []
 
 
 def _classes(

@@ -11,7 +11,6 @@ from detectron2.config import CfgNode
 from ..runs.start import Start
 
 ABSENT = "(no such key)"
-NAMES_SHOWN = 5
 
 # What the arms of a comparison of losses are meant to differ in: the loss itself, which anchors or
 # RoIs it is of, what it is divided by and multiplied by, and what the model answers at first. By
@@ -122,37 +121,6 @@ class SharedStart:
         """Whether what was recorded of both, which is something, is the same."""
         return self.batches > 0 and self.first_other_batch is None
 
-    def sentences(self) -> list[str]:
-        """For people: the weights, what there is nothing to compare with, the data."""
-        return [*self._on_weights(), self._on_data()]
-
-    def _on_weights(self) -> Iterator[str]:
-        comparable = self.equal + len(self.other_values)
-        pair = f"{self.arm} and {self.reference}"
-        if not comparable:
-            yield f"{pair} have no tensor of the same name and shape."
-        elif self.same_weights:
-            yield f"{pair} start from the same weights: {comparable} tensors, bit by bit."
-        else:
-            yield (
-                f"{pair} start from other values in {len(self.other_values)} of {comparable} "
-                f"tensors: {_names(self.other_values)}."
-            )
-        if self.other_shape:
-            yield f"Of another shape: {_names(self.other_shape)}."
-        if self.only_arm:
-            yield f"In {self.arm} alone: {_names(self.only_arm)}."
-        if self.only_reference:
-            yield f"In {self.reference} alone: {_names(self.only_reference)}."
-
-    def _on_data(self) -> str:
-        if not self.batches:
-            return "No batch was recorded of both: whether they saw the same data is not known."
-        if self.first_other_batch is None:
-            return f"They saw the same data: the first {self.batches} batches are equal."
-        number = self.first_other_batch + 1
-        return f"They saw other data: batch {number} of the {self.batches} recorded is another one."
-
 
 def shared_start(starts: Mapping[str, Start], reference: str) -> dict[str, SharedStart]:
     """
@@ -204,8 +172,3 @@ def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _with_lists(value: Any) -> Any:
     return [_with_lists(x) for x in value] if isinstance(value, list | tuple) else value
-
-
-def _names(names: tuple[str, ...]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -54,13 +54,11 @@ class Provenance:
         facts: versions, commit, platform, device, threads.
         datasets: one for each content that a run has recorded under a name.
         recorded: how many runs recorded anything.
-        sentences: on all that differs between runs.
     """
 
     facts: tuple[Fact, ...]
     datasets: tuple[DataSet, ...]
     recorded: int
-    sentences: tuple[str, ...]
 
 
 def provenance(folders: Iterable[RunFolder]) -> Provenance:
@@ -68,7 +66,7 @@ def provenance(folders: Iterable[RunFolder]) -> Provenance:
     environments = [folder.environment for folder in folders if folder.environment is not None]
     facts = tuple(_facts(environments))
     datasets = tuple(dict.fromkeys(d for env in environments for d in _datasets(env)))
-    return Provenance(facts, datasets, len(environments), tuple(_sentences(facts, datasets)))
+    return Provenance(facts, datasets, len(environments))
 
 
 def _facts(environments: list[Environment]) -> Iterable[Fact]:
@@ -106,15 +104,3 @@ def _dataset(use: str, data: RecordedData) -> DataSet:
         crowds=data.crowds,
         classes=None if data.classes is None else len(data.classes),
     )
-
-
-def _sentences(facts: tuple[Fact, ...], datasets: tuple[DataSet, ...]) -> Iterable[str]:
-    for fact in facts:
-        if fact.differs:
-            found = ", ".join(f"{value} ({count})" for value, count in fact.values.items())
-            yield f"Not all runs were made with the same {fact.name}: {found}."
-    for use in ("train", "test"):
-        contents = {(data.name, data.sha256) for data in datasets if data.use == use}
-        names = [name for name, _ in contents]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"The annotations of {name} ({use}) changed while the runs were made."

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..plan.comparison import Comparison
 from ..runs.result import AVERAGES
 from ..runs.run_folder import RunFolder
 from ..runs.status import STATES
-from .statistics import PairedDifference, describe, paired_difference, verdicts
+from .statistics import (
+    Flaw,
+    FlawKind,
+    PairedDifference,
+    Verdict,
+    describe,
+    paired_difference,
+    verdicts,
+)
 
 NO_PREDICTIONS = "no predictions"
 NO_GROUND_TRUTH = "no ground truth"
@@ -98,41 +106,20 @@ class ArmScores:
         return {seed: v for seed, v in found.items() if not isinstance(v, str)}
 
     @property
-    def flaw(self) -> str | None:
-        """Why no verdict may be given, None if there is no reason."""
-        if self.lr_factor is None:
-            return "its runs at its best learning rate are not planned yet"
-        failed, to_come = self.states["failed"], self.planned - self.states["done"]
+    def flaw(self) -> Flaw | None:
+        """Reason why the arm gets no verdict, or None."""
+        failed, unfinished = self.states["failed"], self.planned - self.states["done"]
         unknown = self.metrics["AP"].without - self.empty
+        if self.lr_factor is None:
+            return Flaw(FlawKind.NOT_PLANNED, self.planned, self.planned)
         if failed:
-            return f"{failed} of its {self.planned} runs failed"
+            return Flaw(FlawKind.FAILED, failed, self.planned)
         if unknown:
-            return f"{unknown} of its {self.planned} runs left no AP"
-        if to_come == self.planned:
-            return "none of its runs is done"
-        if to_come:
-            be = "is" if to_come == 1 else "are"
-            return f"{to_come} of its {self.planned} runs {be} still to come"
+            return Flaw(FlawKind.NO_AP, unknown, self.planned)
+        if unfinished:
+            kind = FlawKind.NONE_DONE if unfinished == self.planned else FlawKind.UNFINISHED
+            return Flaw(kind, unfinished, self.planned)
         return None
-
-
-@dataclass(frozen=True)
-class ArmVerdict:
-    """
-    Attributes:
-        decision: one of :data:`~..statistics.DECISIONS`.
-        difference: of AP, percent, over the seeds that both have so far; None if there are none.
-        p: of the t test after Holm over the arms; None where nothing can be decided.
-        flaw: why no verdict is given, see :attr:`ArmScores.flaw`, or None.
-        sentence: all that in English.
-    """
-
-    arm: str
-    decision: str
-    difference: PairedDifference | None
-    p: float | None
-    flaw: str | None
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -147,12 +134,12 @@ class Standing:
 
     role: str
     arms: tuple[ArmScores, ...]
-    verdicts: tuple[ArmVerdict, ...]
+    verdicts: tuple[Verdict, ...]
 
     def arm(self, name: str) -> ArmScores:
         return next(scores for scores in self.arms if scores.arm == name)
 
-    def verdict(self, arm: str) -> ArmVerdict | None:
+    def verdict(self, arm: str) -> Verdict | None:
         """None for the reference."""
         return next((verdict for verdict in self.verdicts if verdict.arm == arm), None)
 
@@ -199,7 +186,7 @@ def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> 
     return ArmScores(arm, lr_factor, states, metrics)
 
 
-def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, ...]:
+def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[Verdict, ...]:
     """
     An arm with a flaw, or against a reference with one, keeps its place in Holm's correction (its
     runs are planned) but gets no p: what failed may not be left out of a mean without changing it,
@@ -210,39 +197,15 @@ def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, 
     judged = {name: {} if scores.flaw else scores.judged for name, scores in by_name.items()}
     given = verdicts({reference: against.judged, **judged}, reference)
     found = []
-    decided: tuple[str, PairedDifference | None, float | None, str | None, str]
     for verdict in given:
         scores = by_name[verdict.arm]
-        flaw = scores.flaw or (against.flaw and f"of the reference {reference}, {against.flaw}")
-        empty = _on_empty(scores) + _on_empty(against)
-        if flaw is None:
-            sentence = verdict.sentence + empty
-            decided = (verdict.decision, verdict.difference, verdict.p, None, sentence)
-        else:
-            difference = _so_far(scores, against)
-            sentence = _withheld(verdict.arm, reference, flaw, difference) + empty
-            decided = ("undecided", difference, None, flaw, sentence)
-        found.append(ArmVerdict(verdict.arm, *decided))
+        flaw = scores.flaw or (against.flaw and replace(against.flaw, of_reference=True))
+        if flaw is not None:
+            verdict = Verdict(verdict.arm, "undecided", _so_far(scores, against), None, flaw)
+        found.append(verdict)
     return tuple(found)
-
-
-def _on_empty(scores: ArmScores) -> str:
-    if not scores.empty:
-        return ""
-    return (
-        f" {scores.empty} of the {scores.planned} runs of {scores.arm} detected nothing, which "
-        f"counts as an AP of 0 here."
-    )
 
 
 def _so_far(arm: ArmScores, reference: ArmScores) -> PairedDifference | None:
     values, others = arm.judged, reference.judged
     return paired_difference(values, others) if values.keys() & others.keys() else None
-
-
-def _withheld(arm: str, reference: str, flaw: str, difference: PairedDifference | None) -> str:
-    sentence = f"{arm}: no verdict, as {flaw}."
-    if difference is None:
-        return sentence
-    seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
-    return f"{sentence} So far, with {seeds}, it is {difference.mean:+.1f} AP from {reference}."

@@ -10,6 +10,7 @@ from ..analysis.loss_views import AUDIT
 from ..analysis.scores import Spread
 from ..analysis.summary import Summary
 from ..runs.result import AVERAGES
+from .sentences import flaw_text, standing_sentences
 
 Cell = str | int | float | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -85,7 +86,8 @@ def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
     head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
     yield [*head, "seeds", "p_t", "p_holm", "p_sign_flip", "withheld_because", "sentence"]
     for standing in filter(None, (summary.equal, summary.best)):
-        for verdict in standing.verdicts:
+        sentences = standing_sentences(standing, summary.reference)
+        for verdict, sentence in zip(standing.verdicts, sentences, strict=True):
             found = verdict.difference
             low, high = (found and found.interval) or (None, None)
             yield [
@@ -93,8 +95,8 @@ def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
                 *((found.mean, found.std, low, high, found.n, found.t_p) if found else [None] * 6),
                 verdict.p,
                 found.sign_flip_p if found else None,
-                verdict.flaw,
-                verdict.sentence,
+                None if verdict.flaw is None else flaw_text(verdict.flaw, summary.reference),
+                sentence,
             ]
 
 

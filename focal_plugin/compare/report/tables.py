@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from ..analysis.detection_analysis import ERROR_TYPES
-from ..analysis.scores import NO_GROUND_TRUTH, ArmVerdict, Standing
-from ..analysis.statistics import fewest_seeds, format_p
+from ..analysis.scores import NO_GROUND_TRUTH, Standing
+from ..analysis.statistics import Verdict, fewest_seeds
 from ..analysis.summary import Summary
 from ..analysis.training import Cost
 from ..runs.result import AVERAGES
 from .cells import (
     NOTHING,
-    are,
     compact_text,
     count_text,
     duration_text,
     interval_text,
-    listed,
     number_text,
+    p_text,
     percent_text,
     plain,
     runs_text,
@@ -32,6 +31,7 @@ from .cells import (
     spread_text,
     value_text,
 )
+from .sentences import standing_sentences
 
 EMPTY = " A run that detected nothing has no AP to be averaged; in the difference it counts as 0."
 
@@ -170,7 +170,7 @@ def image_table(summary: Summary) -> Table | None:
                     signed(images.difference),
                     interval_text(images.interval),
                     f"{images.standard_error:.2f}",
-                    format_p(images.p),
+                    p_text(images.p),
                     str(len(images.seeds)),
                 )
             )
@@ -386,27 +386,6 @@ def data_table(summary: Summary) -> Table | None:
     return Table("data", header, tuple(rows), left=3)
 
 
-def headline(summary: Summary, standing: Standing) -> str:
-    """The verdicts in one sentence or two."""
-    arms: dict[str, list[str]] = {}
-    for verdict in standing.verdicts:
-        arms.setdefault(verdict.decision, []).append(plain(verdict.arm))
-    reference = plain(summary.reference)
-    said = []
-    for decision, word in (("higher", "above"), ("lower", "below")):
-        if decision in arms:
-            said.append(f"{listed(arms[decision])} {are(arms[decision])} {word} {reference}")
-    for decision, word in (
-        ("no difference shown", f"no difference to {reference} is shown for"),
-        ("undecided", "undecided:"),
-    ):
-        if decision in arms:
-            said.append(f"{word if said else word[0].upper() + word[1:]} {listed(arms[decision])}")
-    if not said:
-        return "There is one arm only, and nothing to compare it with."
-    return f"{'; '.join(said)}."
-
-
 def rates_title(standing: Standing) -> str:
     """Which of the two verdicts of a comparison that tunes learning rates."""
     best = standing.role == "best"
@@ -423,7 +402,7 @@ def terminal_table(summary: Summary) -> str:
         if summary.best is not None:
             parts.append(f"{rates_title(standing)}:")
         parts.append(_aligned(table, table.rows, table.header, "simple"))
-        parts.append("\n".join(plain(verdict.sentence) for verdict in standing.verdicts))
+        parts.append("\n".join(map(plain, standing_sentences(standing, summary.reference))))
     states = summary.states
     if not summary.complete:
         left = len(summary.runs) - states["done"]
@@ -459,13 +438,13 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(plain(text), quote=False))
 
 
-def _difference_cells(verdict: ArmVerdict | None) -> tuple[str, str, str, str]:
+def _difference_cells(verdict: Verdict | None) -> tuple[str, str, str, str]:
     if verdict is None or verdict.difference is None:
         return (NOTHING,) * 4
     difference = verdict.difference
-    p = NOTHING if verdict.p is None else format_p(verdict.p)
+    p = NOTHING if verdict.p is None else p_text(verdict.p)
     interval = interval_text(difference.interval)
-    return signed(difference.mean), interval, p, format_p(difference.sign_flip_p)
+    return signed(difference.mean), interval, p, p_text(difference.sign_flip_p)
 
 
 def _relative(cost: Cost, reference: Cost) -> str:

@@ -19,10 +19,11 @@ from ...run_folder import DETECTIONS_FILE, MOMENTS
 from ..analysis.detection_analysis import REPLICATES
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary, summarize
-from . import tables
+from . import sentences, tables
 from .cells import plain
 from .csv_tables import csv_files
 from .figures import Drawing, draw_all
+from .json_content import json_content
 from .plotting import inline_svg, png, svg
 from .qualitative import Grid, draw_grid
 from .tables import Table, markdown_table, markdown_text
@@ -60,7 +61,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class VerdictSection:
     """A standing as the page shows it."""
 
     title: str
@@ -99,7 +100,7 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
     for name, text in csv_files(summary).items():
         files[f"tables/{name}"] = text.encode()
     files[MARKDOWN] = _markdown(summary, drawings, grid).encode()
-    content = {**summary.as_data(), "files": sorted(files)}
+    content = {**json_content(summary), "files": sorted(files)}
     files[JSON] = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
     files[HTML] = _page(summary, inlined, grid).encode()
     outdated = _figures_of(folder / JSON) - files.keys()
@@ -157,6 +158,7 @@ def _page(summary: Summary, figures: Mapping[str, Figure], grid: Grid | None) ->
         summary=summary,
         verdicts=_verdicts(summary, figures),
         many_sentences=MANY_SENTENCES,
+        sentences=sentences,
         figures=figures,
         tables=_tables(summary),
         grid=None if grid is None else _grid(grid, summary),
@@ -164,15 +166,17 @@ def _page(summary: Summary, figures: Mapping[str, Figure], grid: Grid | None) ->
     )
 
 
-def _verdicts(summary: Summary, figures: Mapping[str, Figure]) -> list[Verdicts]:
+def _verdicts(summary: Summary, figures: Mapping[str, Figure]) -> list[VerdictSection]:
     shown = []
     for standing, name in ((summary.equal, "forest"), (summary.best, "forest-best")):
         if standing is not None:
             shown.append(
-                Verdicts(
+                VerdictSection(
                     title=_title(summary, standing),
-                    headline=tables.headline(summary, standing),
-                    sentences=tuple(plain(v.sentence) for v in standing.verdicts),
+                    headline=sentences.headline(standing, summary.reference),
+                    sentences=tuple(
+                        map(plain, sentences.standing_sentences(standing, summary.reference))
+                    ),
                     table=tables.verdict_table(summary, standing),
                     figure=figures.get(name),
                 )
@@ -232,9 +236,9 @@ def _markdown(summary: Summary, drawings: list[Drawing], grid: Grid | None) -> s
         title = _title(summary, standing)
         table = tables.verdict_table(summary, standing)
         blocks += [f"## Verdict{': ' + title[0].lower() + title[1:] if title else ''}"]
-        blocks += [markdown_text(tables.headline(summary, standing))]
+        blocks += [markdown_text(sentences.headline(standing, summary.reference))]
         blocks += [markdown_table(table), f"*{table.caption}*"]
-        blocks += ["\n".join(f"- {markdown_text(v.sentence)}" for v in standing.verdicts)]
+        blocks += [_markdown_list(sentences.standing_sentences(standing, summary.reference))]
     titles = {
         "images": "Other test images",
         "tuning": "Learning rates tried",
@@ -253,14 +257,14 @@ def _markdown(summary: Summary, drawings: list[Drawing], grid: Grid | None) -> s
         if name in found:
             blocks += [f"## {title}", markdown_table(found[name])]
             blocks += [f"*{found[name].caption}*"] if found[name].caption else []
-    sentences = [
-        *(recommendation.sentence for recommendation in summary.recommendations),
-        *summary.fairness.sentences,
-        *summary.provenance.sentences,
-        *summary.detections.problems,
-        *summary.losses.problems,
+    notes = [
+        *sentences.recommendation_sentences(summary),
+        *sentences.fairness_sentences(summary),
+        *sentences.provenance_sentences(summary.provenance),
+        *sentences.problem_sentences(summary.detections.problems, summary.reference),
+        *sentences.problem_sentences(summary.losses.problems, summary.reference),
     ]
-    blocks += ["## Notes", "\n".join(f"- {markdown_text(sentence)}" for sentence in sentences)]
+    blocks += ["## Notes", _markdown_list(notes)]
     blocks += ["## Figures"]
     for drawing in drawings:
         title = markdown_text(drawing.title)
@@ -271,6 +275,10 @@ def _markdown(summary: Summary, drawings: list[Drawing], grid: Grid | None) -> s
         blocks += ["![Images on which the arms differ most](figures/images.png)"]
         blocks += [f"**Images on which the arms differ most.** From left to right: {columns}."]
     return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(item)}" for item in items)
 
 
 def _markdown_state(summary: Summary) -> str:

@@ -35,9 +35,10 @@ class RecordedData:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> RecordedData:
         """Return the facts in an entry of `env.json`; unknown keys are ignored."""
-        known = {key: facts.get(key) for key in cls.__dataclass_fields__}
+        known: dict[str, Any] = {key: facts.get(key) for key in cls.__dataclass_fields__}
         name = str(known.pop("name"))
-        return cls(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+        return cls(name, **known)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from focal_plugin.compare.report import write as report
 from focal_plugin.compare.report.cells import plain, signed, spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
 from focal_plugin.compare.report.drawing import Drawing
+from focal_plugin.compare.report.sentences import headline
 from focal_plugin.compare.report.tables import (
-    headline,
     markdown_text,
     terminal_table,
     verdict_table,
@@ -265,7 +265,7 @@ def test_the_verdicts_are_told_in_a_sentence(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "GHM": FakeArm(0.1), "X": FakeArm(0.51)}
     write_comparison(tmp_path, {**arms, "Y": FakeArm(0.9, {1: "failed"})}, (1, 2, 3, 4, 5, 6))
     summary = summarize(tmp_path, replicates=0)
-    assert headline(summary, summary.equal) == (
+    assert headline(summary.equal, summary.reference) == (
         "FL is above CE; GHM is below CE; no difference to CE is shown for X; undecided: Y."
     )
     table = verdict_table(summary, summary.equal)
