@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .analysis.detection_analysis import REPLICATES
 from .analysis.summary import Summary
-from .report.tables import terminal_table
+from .report.terminal import terminal_report
 from .report.write import write_report
 
 NOT_ALL_DONE = 3
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     if args.replicates < 0 or args.replicates == 1:
         raise ValueError(f"--replicates must be 0, or at least 2, got {args.replicates}")
     files = write_report(args.runs, replicates=args.replicates)
-    print(terminal_table(files.summary))
+    print(terminal_report(files.summary))
     print(f"\nThe report: {files.html}")
     if args.strict and not files.summary.complete:
         print(f"focal-compare: {_not_done(files.summary)}", file=sys.stderr)

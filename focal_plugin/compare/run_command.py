@@ -15,7 +15,7 @@ from ..run_folder import STATUS_FILE
 from .analysis.tuning import best_factors
 from .plan.comparison import Comparison
 from .plan.spec import best_runs, load_spec
-from .report.tables import terminal_table
+from .report.terminal import terminal_report
 from .report.write import write_report
 from .running.engines import Options
 from .running.engines.base import ENGINES
@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
         )
         return interruption.exit_code
     files = write_report(output)
-    print(f"\n{terminal_table(files.summary)}\n")
+    print(f"\n{terminal_report(files.summary)}\n")
     print(f"The report: {files.html}")
     return _count_failures(comparison, statuses)
 

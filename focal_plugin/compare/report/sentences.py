@@ -19,9 +19,14 @@ from ..analysis.statistics import (
     smallest_sign_flip_p,
 )
 from ..analysis.summary import EFFECTS, Summary
+from ..analysis.training import LOSS_PREFIXES
 from .cells import are, count_text, listed, p_text, plain
 
 NAMES_SHOWN = 5
+AP_SOURCE = (
+    "AP is that of Detectron2's evaluator. The numbers on classes, recall, errors and images come "
+    "from the same detections, by pycocotools."
+)
 
 
 def headline(standing: Standing, reference: str) -> str:
@@ -106,6 +111,48 @@ def flaw_text(flaw: Flaw, reference: str) -> str:
         FlawKind.UNFINISHED: f"{count} {be} still to come",
     }[flaw.kind]
     return f"of the reference {reference}, {text}" if flaw.of_reference else text
+
+
+def spread_lead(summary: Summary) -> str:
+    """Return how much the differences to the reference vary between seeds."""
+    if summary.spread_of_differences is None:
+        return "Not known yet: no arm has two seeds in common with the reference."
+    return (
+        f"Between seeds, the differences to {summary.reference} have a standard deviation of "
+        f"{summary.spread_of_differences:.2g} AP, pooled over the arms. It is itself an estimate, "
+        f"and a rough one from few seeds."
+    )
+
+
+def training_lead(summary: Summary) -> str:
+    """Return a note if there are no curves."""
+    has_losses = any(key.startswith(LOSS_PREFIXES) for c in summary.curves.values() for key in c)
+    return "" if has_losses else "No run has logged a loss yet."
+
+
+def anchors_lead(summary: Summary) -> str:
+    """Return a note if there are no snapshots."""
+    if summary.losses.parts:
+        return ""
+    return (
+        "There is no view of single anchors: diagnostics of the loss were off, or no run has come "
+        "so far."
+    )
+
+
+def cost_lead(summary: Summary) -> str:
+    """Return a note if no run is done."""
+    return "" if summary.has_results else "No run is done."
+
+
+def fairness_lead(summary: Summary) -> str:
+    """Return what the chapter on fairness is about."""
+    return "Causes of a difference other than what the arms are compared for."
+
+
+def versions_lead(summary: Summary) -> str:
+    """Return a note if no run recorded its versions."""
+    return "" if summary.provenance.recorded else "No run has recorded its versions."
 
 
 def recommendation_sentences(summary: Summary) -> list[str]:

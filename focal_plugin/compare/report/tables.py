@@ -1,14 +1,13 @@
-"""The tables of a report for people: on the page, in Markdown and on the terminal."""
+"""Tables of a report for people: on the page, in Markdown and on the terminal."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from ...run_folder import MOMENTS
 from ..analysis.detection_analysis import ERROR_TYPES
 from ..analysis.scores import NO_GROUND_TRUTH, Standing
 from ..analysis.statistics import Verdict, fewest_seeds
@@ -31,7 +30,6 @@ from .cells import (
     spread_text,
     value_text,
 )
-from .sentences import standing_sentences
 
 EMPTY = " A run that detected nothing has no AP to be averaged; in the difference it counts as 0."
 
@@ -328,6 +326,12 @@ def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
     )
 
 
+def audit_tables(summary: Summary) -> list[Table]:
+    """Return the audits of all dense parts, before and after training."""
+    made = (audit_table(summary, p, m) for p in summary.losses.parts for m in MOMENTS)
+    return [table for table in made if table is not None]
+
+
 def run_table(summary: Summary) -> Table:
     """Every run of the comparison, whatever became of it."""
     roles = {"equal": "", "tuning": "trial", "best": "best lr"}
@@ -386,56 +390,10 @@ def data_table(summary: Summary) -> Table | None:
     return Table("data", header, tuple(rows), left=3)
 
 
-def rates_title(standing: Standing) -> str:
-    """Which of the two verdicts of a comparison that tunes learning rates."""
-    best = standing.role == "best"
-    return "At each arm's best learning rate" if best else "At the same learning rate for all"
-
-
-def terminal_table(summary: Summary) -> str:
-    """The verdicts, and what is not done, as it ends `focal-compare run`."""
-    parts = []
-    for standing in (summary.equal, summary.best):
-        if standing is None:
-            continue
-        table = verdict_table(summary, standing)
-        if summary.best is not None:
-            parts.append(f"{rates_title(standing)}:")
-        parts.append(_aligned(table, table.rows, table.header, "simple"))
-        parts.append("\n".join(map(plain, standing_sentences(standing, summary.reference))))
-    states = summary.states
-    if not summary.complete:
-        left = len(summary.runs) - states["done"]
-        parts.append(
-            f"{left} of {count_text(len(summary.runs), 'run')} not done: "
-            f"{states['failed']} failed, "
-            f"{states['running']} running, {states['pending']} to come."
-        )
-    parts += [
-        f"failed: {plain(run.arm)} seed {run.seed}: {plain(run.reason or 'no reason recorded')}"
-        for run in summary.runs
-        if run.state == "failed"
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def markdown_table(table: Table) -> str:
-    """GitHub's; names in it are text, never markup."""
-    header = [markdown_text(cell) for cell in table.header]
-    rows = [[markdown_text(cell) for cell in row] for row in table.rows]
-    return _aligned(table, rows, header, "github")
-
-
-def _aligned(
-    table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], layout: str
-) -> str:
+def aligned(table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], layout: str) -> str:
+    """Return a table as text, in a layout of `tabulate`; numbers are aligned right."""
     align = ["left" if table.is_text(i) else "right" for i in range(len(header))]
     return tabulate(rows, header, layout, colalign=align, disable_numparse=True)
-
-
-def markdown_text(text: str) -> str:
-    """``text`` in Markdown as it is: no tags, no links, no cells."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(plain(text), quote=False))
 
 
 def _difference_cells(verdict: Verdict | None) -> tuple[str, str, str, str]:
