@@ -1,4 +1,4 @@
-"""`focal-compare run`: train what is not finished, tune learning rates if asked, and report."""
+"""Command `focal-compare run`: trains unfinished runs, tunes learning rates, and reports."""
 
 from __future__ import annotations
 
@@ -24,61 +24,62 @@ from .runs.run_folder import read_run_folders
 from .runs.status import Status
 
 DESCRIPTION = """
-Train every arm of a comparison with every seed, each in a process of its own, and report. What is
-done already is not trained again; what was interrupted goes on.
+Train every arm of a comparison with every seed, each run in its own process, and report. Runs that
+are done are not trained again; interrupted runs resume.
 """
 
 EPILOG = """
-a spec is a YAML file; all but arms and seeds can be left out:
-  base: ../Shapes-Detection/Base-RetinaNet-Small.yaml   # relative to the spec, as all files
+a spec is a YAML file; only arms and seeds are required:
+  base: ../Shapes-Detection/Base-RetinaNet-Small.yaml   # all paths are relative to the spec
   arms:
     CE: ../Shapes-Detection/retinanet_small_ce.yaml     # a config file,
     FL: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 2.0]         # KEY, VALUE, ... on top of base,
     OHEM: {config: ohem.yaml, opts: [SEED, 2]}          # or both
-  seeds: 6                          # 1 to 6, or a list; fewer than 6 cannot decide anything
-  reference: CE                     # what the others are compared with; default: the first arm
-  opts: [SOLVER.BASE_LR, 0.01]      # of all arms
+  seeds: 6                          # 1 to 6, or a list; fewer than 6 give no verdict
+  reference: CE                     # arm to compare with; default: the first arm
+  opts: [SOLVER.BASE_LR, 0.01]      # for all arms
   budget: {iterations: 400, total_iterations: 20000}
   datasets: {my_train: train.json:images, my_val: val.json:images}
-  learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tune each arm's; reported apart
+  learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tuned per arm; reported apart
 
 examples:
   focal-compare run configs/comparisons/demo.yaml
-  focal-compare run spec.yaml --dry-run                 # what it would train, and what differs
-  focal-compare run spec.yaml --jobs 4                  # four at a time; default: one for each GPU
-  focal-compare run spec.yaml --retry-failed            # what failed is left alone otherwise
+  focal-compare run spec.yaml --dry-run                 # show the runs, train nothing
+  focal-compare run spec.yaml --jobs 4                  # four at a time; default: one per GPU
+  focal-compare run spec.yaml --retry-failed            # failed runs are skipped by default
   focal-compare run spec.yaml --engine ray --address auto --gpus-per-run 1
   focal-compare run spec.yaml --engine slurm --slurm slurm_partition=gpu timeout_min=240
 
-Ctrl-C leaves everything such that the same command goes on. Several of them, also on several
-machines that share the folder, divide the runs among themselves.
+After Ctrl-C, the same command resumes. Several commands divide the runs among themselves, also on
+several machines that share the folder.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `focal-compare run`."""
+    """Add the arguments of `focal-compare run`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see below")
     parser.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be trained")
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="train again what has failed before"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="list the runs, train nothing")
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     parser.add_argument(
         "--engine",
         choices=list(ENGINES),
         default="local",
-        help="who carries the runs: processes of this machine (default), Ray, or Slurm",
+        help="where the runs train: processes of this machine (default), Ray, or Slurm",
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at a time; default: one for each GPU, or one"
+        "--jobs", type=int, metavar="N", help="runs at a time; default: one per GPU, or one"
     )
     parser.add_argument(
-        "--gpus-per-run", type=float, metavar="N", help="default: 1 if there is one; .5: two share"
+        "--gpus-per-run",
+        type=float,
+        metavar="N",
+        help="default: 1 if available; .5: two runs share one",
     )
     parser.add_argument(
-        "--cpus-per-run", type=int, metavar="N", help="default: the processors divided by --jobs"
+        "--cpus-per-run", type=int, metavar="N", help="default: processors divided by --jobs"
     )
     parser.add_argument("--address", help="of a Ray cluster; default: Ray on this machine")
     parser.add_argument(
@@ -92,8 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """
+    Train the runs of a spec and report.
+
     Returns:
-        0 if all runs are done; 1 if one is not; 128 and its number after a signal.
+        0 if all runs are done; 1 if one is not; 128 plus the signal number after a signal.
     """
     output = args.output or Path("runs") / args.spec.stem
     args.spec = find_config_file(str(args.spec))
@@ -107,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
         comparison, statuses = _train(args, comparison, output)
     except SweepInterruptedError as interruption:
         print(
-            f"\nInterrupted. What is finished stays in {output}; the same command goes on there.",
+            f"\nInterrupted. Finished runs stay in {output}; the same command resumes there.",
             file=sys.stderr,
         )
         return interruption.exit_code
@@ -120,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
 def _train(
     args: argparse.Namespace, comparison: Comparison, output: Path
 ) -> tuple[Comparison, list[Status]]:
-    """All runs; those at the best learning rates are known when the trials are done."""
+    """Train all runs; the runs at the best learning rates are known after the trials."""
     options = Options(
         engine=args.engine,
         jobs=args.jobs,
@@ -160,18 +163,18 @@ def _plan_of(comparison: Comparison, output: Path) -> str:
     counted = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
     lines.append(f"{len(comparison.runs)} runs: {counted}; {total} iterations to train at most")
     if comparison.lr_factors:
-        lines.append("then each arm at its best learning rate, unless that is the one it has")
+        lines.append("then each arm at its best learning rate, unless that is its own")
     return "\n".join(lines)
 
 
 def _mention_others(comparison: Comparison, output: Path) -> None:
-    """Folders of runs that an earlier version of the spec, or of its configs, has left."""
+    """Print how many folders belong to runs of an earlier version of the spec or its configs."""
     own = {run.id for run in comparison.runs}
     folders = [f for f in sorted(output.iterdir()) if (f / STATUS_FILE).exists()]
     others = [folder.name for folder in folders if folder.name not in own]
     if others and not comparison.lr_factors:
         print(
-            f"{output} holds {len(others)} run(s) of other configs, which are left alone: "
+            f"{output} holds {len(others)} run(s) of other configs, which are not changed: "
             f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
             file=sys.stderr,
         )
@@ -179,13 +182,15 @@ def _mention_others(comparison: Comparison, output: Path) -> None:
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:
     """
+    Parse `KEY=VALUE` pairs; the values are YAML.
+
     Raises:
-        ValueError: one is not `KEY=VALUE`.
+        ValueError: a pair is not `KEY=VALUE`.
     """
     parameters = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise ValueError(f"--slurm wants KEY=VALUE, got {pair!r}")
+            raise ValueError(f"--slurm expects KEY=VALUE, got {pair!r}")
         parameters[key] = yaml.safe_load(value)
     return parameters

@@ -86,7 +86,7 @@ def test_a_signal_is_its_exit_code_and_says_that_it_goes_on(tmp_path, monkeypatc
     monkeypatch.setattr(run_command, "run_all", interrupted)
     arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
     assert cli.main(arguments) == 143
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_the_runs_and_leaves_nothing(tmp_path, capsys):
@@ -107,7 +107,7 @@ def test_runs_of_other_configs_are_mentioned_and_left(trained, tmp_path, capsys)
     capsys.readouterr()
     spec = write_spec(tmp_path, opts=["SOLVER.BASE_LR", 0.01])
     assert cli.main(["run", str(spec), *arguments]) == 0
-    assert "4 run(s) of other configs, which are left alone" in capsys.readouterr().err
+    assert "4 run(s) of other configs, which are not changed" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*-seed*"))) == 8
 
 
