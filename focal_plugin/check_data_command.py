@@ -119,4 +119,3 @@ def _text(report: Report) -> list[str]:
     ]
     details = [line for severity in SEVERITIES for line in report.lines([severity])]
     return [report.summary(), *table, *([""] if details else []), *details]
-

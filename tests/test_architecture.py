@@ -22,6 +22,7 @@ ALLOWED = {
         "config_file",
         "checks",
         "files",
+        "run_folder",
     },
     "engine": {
         "arms",
@@ -36,8 +37,9 @@ ALLOWED = {
         "config_file",
         "files",
         "random_state",
+        "run_folder",
     },
-    "cli": {"config", "config_file", "data"},
+    "check_data_command": {"config", "config_file", "data"},
     "modeling": {"ops", "losses", "mining", "modeling", "registry", "checks"},
     "data": {"data", "checks", "files", "garbage_collection", "names", "random_state"},
     "diagnostics": {"losses", "mining", "diagnostics", "names"},
@@ -56,6 +58,7 @@ ALLOWED = {
     "garbage_collection": set(),
     "names": set(),
     "random_state": set(),
+    "run_folder": set(),
 }
 # losses, mining and ops import only PyTorch, except for these two names for configuration.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
@@ -96,6 +99,124 @@ def test_a_part_imports_only_what_it_may_know():
             if pieces[0] == "detectron2":
                 assert part not in {"losses", "mining", "ops"}, f"{module} imports {name}"
                 assert part != "registry" or name in DETECTRON2_IN_REGISTRY, name
+
+
+def name_of(module):
+    """Return the dotted name of a file; a package has the name of its folder."""
+    parts = ("focal_plugin", *module.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(module): module for module in MODULES}
+
+
+def imports_at_module_level(tree):
+    """Yield the import statements that run when the module is imported."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports_at_module_level(ast.Module(node.orelse, []))
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            yield from imports_at_module_level(ast.Module(inner, []))
+
+
+def modules_that_run(name, source):
+    """
+    Return the modules of the package that an import of module ``name`` imports first.
+
+    Importing a module also runs the `__init__` of every package that it lies in. A package that
+    ``name`` lies in itself is running already, so it counts only if a name is taken from it.
+    """
+    is_package = NAMES[name].name == "__init__.py"
+    package = name if is_package else name.rpartition(".")[0]
+    found = set()
+    for node in imports_at_module_level(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        else:
+            levels = package.split(".")
+            base = levels[: len(levels) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            members = [f"{stem}.{alias.name}" for alias in node.names]
+            targets = [member if member in NAMES else stem for member in members]
+        for target in filter(NAMES.__contains__, targets):
+            found.add(target)
+            parts = target.split(".")
+            around = {".".join(parts[:i]) for i in range(1, len(parts))}
+            found |= {p for p in around if p != name and not name.startswith(f"{p}.")}
+    return found - {name}
+
+
+def circle_in(graph):
+    """Return the modules of one import circle, or None."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return None
+        path.append(name)
+        for target in sorted(graph[name]):
+            circle = visit(target)
+            if circle:
+                return circle
+        path.pop()
+        done.add(name)
+        return None
+
+    return next(filter(None, map(visit, sorted(graph))), None)
+
+
+def import_graph(**changed):
+    """Return module -> modules that it imports; ``changed`` replaces the source of modules."""
+    sources = {name: module.read_text() for name, module in NAMES.items()} | changed
+    return {name: modules_that_run(name, source) for name, source in sources.items()}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle_in(import_graph()) is None
+
+
+def test_a_circle_is_found():
+    low = NAMES["focal_plugin.compare.runs.status"].read_text()
+    planted = low + "\nfrom ..analysis.summary import Summary\n"
+    circle = circle_in(import_graph(**{"focal_plugin.compare.runs.status": planted}))
+    assert {"focal_plugin.compare.runs.status", "focal_plugin.compare.analysis.summary"} <= {
+        *circle
+    }
+
+
+# A room of `compare` may import the rooms on its right; the commands import all of them.
+ROOMS = {
+    "plan": set(),
+    "runs": {"plan"},
+    "running": {"plan", "runs"},
+    "analysis": {"plan", "runs"},
+    "report": {"plan", "runs", "analysis"},
+}
+
+
+def rooms_of(name):
+    """Return the room of a module of `compare`; "" for the commands."""
+    parts = name.split(".")
+    return parts[2] if len(parts) > 2 and parts[2] in ROOMS else ""
+
+
+def test_a_room_of_compare_imports_only_the_rooms_below_it():
+    assert {path.name for path in (PACKAGE / "compare").iterdir() if path.is_dir()} - {
+        "__pycache__"
+    } == set(ROOMS)
+    for name, module in NAMES.items():
+        if not name.startswith("focal_plugin.compare."):
+            continue
+        room = rooms_of(name)
+        for target in imported_names(module):
+            if target.startswith("focal_plugin.compare") and room:
+                allowed = ROOMS[room] | {room}
+                assert rooms_of(target) in allowed, f"{name} imports {target}"
 
 
 def test_every_module_public_class_and_public_function_has_a_docstring():

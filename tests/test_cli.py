@@ -1,14 +1,19 @@
 """focal-plugin as it is typed."""
 
 import json
-from importlib.metadata import entry_points
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+import focal_plugin_commands as commands
 import focal_plugin_doctor as doctor
-from focal_plugin import cli
+from focal_plugin import __version__
+from focal_plugin.compare.analysis.detection_analysis import REPLICATES
+from focal_plugin.compare.running.engines.base import ENGINES
 from focal_plugin.data.shapes.png import encode_png
 
 from .conftest import ROOT
@@ -52,7 +57,7 @@ NEGATIVE, EMPTY = [5, 5, -2, 2], [1, 1, 0, 2]
 
 
 def run(*arguments):
-    return cli.main(["check-data", *map(str, arguments)])
+    return commands.focal_plugin(["check-data", *map(str, arguments)])
 
 
 def test_a_good_data_set_is_exit_code_0_and_a_line(write, capsys):
@@ -202,19 +207,65 @@ def test_help_teaches_by_examples(capsys):
 
 
 def test_every_line_of_the_examples_is_one_that_the_parser_takes():
-    lines = cli.EXAMPLES.replace("\\\n", " ").splitlines()
-    commands = [line.split()[1:] for line in lines if line.startswith("  focal-plugin ")]
-    assert len(commands) == 5
-    for command in commands:
-        cli._parser().parse_args(command)
+    lines = commands.CHECK_DATA_DESCRIPTION.replace("\\\n", " ").splitlines()
+    examples = [line.split()[1:] for line in lines if line.startswith("  focal-plugin ")]
+    assert len(examples) == 5
+    for example in examples:
+        commands._plugin_parser().parse_args(example)
+
+
+def test_every_example_of_focal_compare_is_one_that_the_parser_takes():
+    texts = commands.COMPARE_EXAMPLES + commands.RUN_EPILOG + commands.EXPLAIN_EPILOG
+    lines = [line.partition("  #")[0] for line in texts.splitlines()]
+    examples = [line.split()[1:] for line in lines if line.startswith("  focal-compare ")]
+    assert len(examples) > 10
+    for example in examples:
+        commands._compare_parser().parse_args(example)
+
+
+def test_defaults_and_choices_of_the_parser_are_those_of_the_package():
+    assert commands.REPLICATES == REPLICATES
+    assert tuple(ENGINES) == commands.ENGINES
+    assert {name: f"{name}_command" for name in commands.COMPARE_COMMANDS} == {
+        name: command.module.rpartition(".")[2]
+        for name, command in commands.COMPARE_COMMANDS.items()
+    }
 
 
 def test_the_doctor_is_the_doctor(capsys):
-    assert cli.main(["doctor", "--runtime"]) == 0
+    assert commands.focal_plugin(["doctor", "--runtime"]) == 0
     assert capsys.readouterr().out.strip() == doctor.detectron2_runtime()
 
 
-def test_it_is_installed_under_its_name():
-    (command,) = entry_points(group="console_scripts", name="focal-plugin")
-    assert command.value == "focal_plugin_doctor:focal_plugin_command"
+@pytest.mark.parametrize("name", ["focal-compare", "focal-plugin"])
+def test_it_is_installed_under_its_name(name):
+    (command,) = entry_points(group="console_scripts", name=name)
+    assert command.value == f"focal_plugin_commands:{name.replace('-', '_')}"
     assert command.load()
+
+
+@pytest.mark.parametrize("run", [commands.focal_compare, commands.focal_plugin])
+def test_the_version_is_that_of_the_distribution(run, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.split()[1] == __version__ == version("focal_plugin")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["run", "--help"], 0), (["rum"], 2), (["report", "--stict", "runs"], 2)],
+)
+def test_help_and_a_typo_import_no_package(arguments, code):
+    """A new Python answers without PyTorch, whose import takes seconds."""
+    script = f"""
+import sys
+import focal_plugin_commands as commands
+try:
+    commands.focal_compare({arguments})
+except SystemExit as end:
+    heavy = [name for name in ("focal_plugin", "numpy", "torch") if name in sys.modules]
+    sys.exit(f"imported {{heavy}}" if heavy else end.code)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code, done.stderr

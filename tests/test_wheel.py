@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from focal_plugin.compare.running.run_one import read_status
 from focal_plugin.compare.runs.result import Result
 from focal_plugin.compare.runs.status import Status
 
@@ -137,7 +136,7 @@ def test_a_finished_run_leaves_its_result_its_status_and_its_diagnostics(compare
     assert result.iteration_s > 0
     assert result.peak_memory_mib > 100
     assert {"torch", "detectron2", "focal_plugin"} <= set(result.versions)
-    assert read_status(run) == Status("done", attempts=1)
+    assert Status.read(run) == Status("done", attempts=1)
     assert (run / "diagnostics" / "final_retinanet.npz").exists()
 
 

@@ -53,9 +53,10 @@ from focal_plugin.compare.analysis.detections.bootstrap import bootstrap_differe
 from focal_plugin.compare.analysis.power import paired_t_power, recommend_seeds
 from focal_plugin.compare.analysis.statistics import ALPHA, describe, verdicts
 from focal_plugin.compare.plan.comparison import Comparison
+from focal_plugin.compare.report.sentences import recommendation_sentence
 from focal_plugin.compare.runs.result import AVERAGES, Result
-from focal_plugin.compare.runs.run_folder import DETECTIONS
 from focal_plugin.files import write_json, write_text
+from focal_plugin.run_folder import DETECTIONS_FILE
 
 CALIBRATION = ("<!-- calibration -->", "<!-- end of calibration -->")
 SEEDS_TABLE = ("<!-- seeds: tools/calibrate_verdicts.py -->", "<!-- end of seeds -->")
@@ -351,7 +352,8 @@ def describe_pool(pool: Pool) -> str:
     return (
         f"{found.n} runs of {pool.arm}: {pool.metric} {found.mean:.1f}, standard deviation "
         f"{found.std:.2f} between seeds ({pool.failed} more did not finish). Two different runs "
-        f"differ with a standard deviation of {std:.2f}. {recommend_seeds(std).sentence}"
+        f"differ with a standard deviation of {std:.2f}. "
+        f"{recommendation_sentence(recommend_seeds(std), std)}"
     )
 
 
@@ -416,7 +418,7 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="FILE",
-        help=f"files of runs of one arm, without --runs (which has {DETECTIONS} in each run)",
+        help=f"files of runs of one arm, without --runs (which has {DETECTIONS_FILE} in each run)",
     )
     add("--image-comparisons", type=int, default=200, metavar="N", help="default: %(default)s")
     add("--replicates", type=int, default=1000, help="of each bootstrap (default: %(default)s)")
@@ -508,7 +510,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.runs:
             pool = read_pool(options.runs, options.arm, options.metric)
             rates, powers = calibrate_seeds(pool, options, generator)
-            files = files or [folder / DETECTIONS for folder in pool.folders]
+            files = files or [folder / DETECTIONS_FILE for folder in pool.folders]
         if options.ground_truth:
             rates += calibrate_images(files, options, generator)
     except (FileNotFoundError, ValueError) as error:

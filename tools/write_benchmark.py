@@ -18,7 +18,8 @@ from pathlib import Path
 
 from focal_plugin.compare.analysis.summary import Summary
 from focal_plugin.compare.report import tables
-from focal_plugin.compare.report.tables import Table, markdown_table
+from focal_plugin.compare.report.markdown import markdown_table
+from focal_plugin.compare.report.tables import Table
 from focal_plugin.compare.report.write import write_report
 from focal_plugin.files import write_text
 

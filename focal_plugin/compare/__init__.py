@@ -1,5 +1,6 @@
 """
-Arms x seeds: spec -> runs -> table and pictures.
+Comparison of arms over several seeds: from a spec to runs, and from runs to a report.
 
-Starts runs as processes and reads the files they write; never opens a checkpoint.
+The package starts runs as processes and reads the files that they write. It never opens a
+checkpoint.
 """

@@ -1,5 +1,5 @@
 """
-`focal-compare explain`: what losses do to an easy and to a hard anchor, without training.
+Command `focal-compare explain`: draws losses for easy and hard anchors, without training.
 """
 
 from __future__ import annotations
@@ -19,67 +19,30 @@ from matplotlib.lines import Line2D
 from ..diagnostics.curves import Curve, trace_loss
 from ..files import write_text
 
-DEFAULT_LOSSES = (
-    "SigmoidCrossEntropyLoss",
-    "SigmoidFocalLoss:gamma=0.5,alpha=None",
-    "SigmoidFocalLoss:gamma=2,alpha=None",
-    "SigmoidFocalLoss",
-    "SigmoidFocalStarLoss",
-    "SigmoidHingeLoss",
-)
 X_T = np.linspace(-6, 6, 481)
 FORMATS = (".png", ".svg")
 LOSS_LIMIT = 6.2
-"""Of the axis: cross entropy at x_t = -6; a loss above it leaves the picture."""
+"""Upper limit of the loss axis, cross entropy at x_t = -6; larger losses are cut off."""
 
-# Okabe and Ito's, told apart by people of every colour vision; yellow is too light for a line.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+# Palette of Okabe and Ito for color-blind readers, without yellow, which is too light for a line
+COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 MARKERS = ("", "o", "s", "^", "D")
-
-DESCRIPTION = """
-Draw loss and |gradient| of any registered classification losses against x_t = y * x, with x the
-logit and y = +-1 the truth: Figure 1 of the focal loss paper. Nothing is trained.
-"""
-
-EPILOG = """
-examples:
-  focal-compare explain
-  focal-compare explain SigmoidCrossEntropyLoss SigmoidFocalLoss:gamma=0.5,alpha=None --output a.svg
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What :func:`main` takes."""
-    parser.description = DESCRIPTION
-    parser.epilog = EPILOG
-    parser.add_argument(
-        "losses",
-        nargs="*",
-        default=DEFAULT_LOSSES,
-        metavar="NAME[:option=value,...]",
-        help=f"registered losses; default: {' '.join(DEFAULT_LOSSES)}",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("losses.png"),
-        metavar="FIGURE",
-        help="a .png or .svg; the curves are written beside it as .csv (default: losses.png)",
-    )
 
 
 def main(args: argparse.Namespace) -> int:
     """
+    Write the figure and its curves.
+
     Returns:
         0.
 
     Raises:
-        ValueError: a loss, an option of one or the format of the figure is not known.
+        ValueError: a loss, one of its options or the format of the figure is unknown.
     """
     if args.output.suffix.lower() not in FORMATS:
         raise ValueError(f"--output must end in {' or '.join(FORMATS)}, got {args.output}")
     curves = [trace_loss(text, X_T) for text in dict.fromkeys(args.losses)]
-    if len(curves) > (most := len(COLOURS) * len(MARKERS)):
+    if len(curves) > (most := len(COLORS) * len(MARKERS)):
         raise ValueError(f"at most {most} losses can be told apart, got {len(curves)}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw_curves(curves, args.output)
@@ -90,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def curves_as_csv(curves: Sequence[Curve]) -> str:
-    """One line for each loss, side and point."""
+    """Return the curves as CSV, one line per loss, side and point."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "side", "x_t", "loss", "gradient"])
@@ -103,22 +66,24 @@ def curves_as_csv(curves: Sequence[Curve]) -> str:
 
 def draw_curves(curves: Sequence[Curve], file: Path) -> None:
     """
-    Two panels, loss and |gradient|; dashed where negatives have another curve. Losses with the same
-    curves share a line, which would hide them otherwise.
+    Draw two panels, loss and |gradient|.
+
+    A dashed line shows the negatives if their curve differs. Losses with equal curves share one
+    line, because one would hide the other.
     """
     groups = _same_curves(curves)
-    height = 4.6 + 0.15 * (len(curves) + 1)  # the legend has two columns, not always full ones
+    height = 4.6 + 0.15 * (len(curves) + 1)  # the legend has two columns
     figure = Figure(figsize=(11, height), layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, gradient_axes = figure.subplots(1, 2)
     for i, (curve, *others) in enumerate(groups):
         label = "\n= ".join([curve.name, *(other.name for other in others)])
         style = {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i // len(COLOURS)],
+            "color": COLORS[i % len(COLORS)],
+            "marker": MARKERS[i // len(COLORS)],
             "markevery": (i * 7 % 40, 40),
             "markersize": 5,
-            "linewidth": 2.4 if i < len(COLOURS) else 1.2,  # shows what is under it
+            "linewidth": 2.4 if i < len(COLORS) else 1.2,  # shows the line under it
         }
         for axes, values in ((loss_axes, "loss"), (gradient_axes, "gradient")):
             axes.plot(curve.x_t, getattr(curve.positive, values), label=label, **style)
@@ -162,5 +127,5 @@ def _add_legend(figure: Figure, axes: Axes, *, dashed: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if dashed:
         handles.append(Line2D([], [], color="0.4", linestyle="--", linewidth=2))
-        labels.append("the same of negatives, where they differ")
+        labels.append("negatives, if their curve differs")
     figure.legend(handles, labels, loc="outside lower center", ncol=2, frameon=False)

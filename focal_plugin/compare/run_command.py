@@ -1,4 +1,4 @@
-"""`focal-compare run`: train what is not finished, tune learning rates if asked, and report."""
+"""Command `focal-compare run`: trains unfinished runs, tunes learning rates, and reports."""
 
 from __future__ import annotations
 
@@ -11,88 +11,24 @@ from typing import Any
 import yaml
 
 from ..config_file import find_config_file
+from ..run_folder import STATUS_FILE
 from .analysis.tuning import best_factors
 from .plan.comparison import Comparison
 from .plan.spec import best_runs, load_spec
-from .report.tables import terminal_table
+from .report.terminal import terminal_report
 from .report.write import write_report
 from .running.engines import Options
-from .running.engines.base import ENGINES
-from .running.run_one import read_status
 from .running.runner import SweepInterruptedError, run_all
+from .runs.run_folder import read_run_folders
 from .runs.status import Status
-
-DESCRIPTION = """
-Train every arm of a comparison with every seed, each in a process of its own, and report. What is
-done already is not trained again; what was interrupted goes on.
-"""
-
-EPILOG = """
-a spec is a YAML file; all but arms and seeds can be left out:
-  base: ../Shapes-Detection/retinanet_small.yaml   # relative to the spec, as all files
-  arms:
-    CE: ../Shapes-Detection/retinanet_small_ce.yaml     # a config file,
-    FL: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 2.0]         # KEY, VALUE, ... on top of base,
-    OHEM: {config: ohem.yaml, opts: [SEED, 2]}          # or both
-  seeds: 6                          # 1 to 6, or a list; fewer than 6 cannot decide anything
-  reference: CE                     # what the others are compared with; default: the first arm
-  opts: [SOLVER.BASE_LR, 0.01]      # of all arms
-  budget: {iterations: 400, total_iterations: 20000}
-  datasets: {my_train: train.json:images, my_val: val.json:images}
-  learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tune each arm's; reported apart
-
-examples:
-  focal-compare run configs/comparisons/demo.yaml
-  focal-compare run spec.yaml --dry-run                 # what it would train, and what differs
-  focal-compare run spec.yaml --jobs 4                  # four at a time; default: one for each GPU
-  focal-compare run spec.yaml --retry-failed            # what failed is left alone otherwise
-  focal-compare run spec.yaml --engine ray --address auto --gpus-per-run 1
-  focal-compare run spec.yaml --engine slurm --slurm slurm_partition=gpu timeout_min=240
-
-Ctrl-C leaves everything such that the same command goes on. Several of them, also on several
-machines that share the folder, divide the runs among themselves.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `focal-compare run`."""
-    parser.description = DESCRIPTION
-    parser.epilog = EPILOG
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see below")
-    parser.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be trained")
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="train again what has failed before"
-    )
-    parser.add_argument(
-        "--engine",
-        choices=list(ENGINES),
-        default="local",
-        help="who carries the runs: processes of this machine (default), Ray, or Slurm",
-    )
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at a time; default: one for each GPU, or one"
-    )
-    parser.add_argument(
-        "--gpus-per-run", type=float, metavar="N", help="default: 1 if there is one; .5: two share"
-    )
-    parser.add_argument(
-        "--cpus-per-run", type=int, metavar="N", help="default: the processors divided by --jobs"
-    )
-    parser.add_argument("--address", help="of a Ray cluster; default: Ray on this machine")
-    parser.add_argument(
-        "--slurm",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="parameters of submitit's executor",
-    )
 
 
 def main(args: argparse.Namespace) -> int:
     """
+    Train the runs of a spec and report.
+
     Returns:
-        0 if all runs are done; 1 if one is not; 128 and its number after a signal.
+        0 if all runs are done; 1 if one is not; 128 plus the signal number after a signal.
     """
     output = args.output or Path("runs") / args.spec.stem
     args.spec = find_config_file(str(args.spec))
@@ -106,12 +42,12 @@ def main(args: argparse.Namespace) -> int:
         comparison, statuses = _train(args, comparison, output)
     except SweepInterruptedError as interruption:
         print(
-            f"\nInterrupted. What is finished stays in {output}; the same command goes on there.",
+            f"\nInterrupted. Finished runs stay in {output}; the same command resumes there.",
             file=sys.stderr,
         )
         return interruption.exit_code
     files = write_report(output)
-    print(f"\n{terminal_table(files.summary)}\n")
+    print(f"\n{terminal_report(files.summary)}\n")
     print(f"The report: {files.html}")
     return _count_failures(comparison, statuses)
 
@@ -119,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
 def _train(
     args: argparse.Namespace, comparison: Comparison, output: Path
 ) -> tuple[Comparison, list[Status]]:
-    """All runs; those at the best learning rates are known when the trials are done."""
+    """Train all runs; the runs at the best learning rates are known after the trials."""
     options = Options(
         engine=args.engine,
         jobs=args.jobs,
@@ -131,7 +67,9 @@ def _train(
     )
     statuses = run_all(comparison.runs, output, options)
     if comparison.lr_factors:
-        best = best_runs(args.spec, comparison, best_factors(comparison, output))
+        best = best_runs(
+            args.spec, comparison, best_factors(comparison, read_run_folders(comparison, output))
+        )
         comparison = comparison.with_runs(best)
         comparison.write(output)
         statuses += run_all(best, output, options)
@@ -150,25 +88,25 @@ def _count_failures(comparison: Comparison, statuses: list[Status]) -> int:
 
 
 def _plan_of(comparison: Comparison, output: Path) -> str:
-    states = {run: read_status(output / run.id).state for run in comparison.runs}
+    states = {run: Status.read(output / run.id).state for run in comparison.runs}
     todo = [run for run, state in states.items() if state != "done"]
     lines = [f"{output / run.id}  {run.iterations} iterations" for run in todo]
     total = sum(run.iterations for run in todo)
     counted = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
     lines.append(f"{len(comparison.runs)} runs: {counted}; {total} iterations to train at most")
     if comparison.lr_factors:
-        lines.append("then each arm at its best learning rate, unless that is the one it has")
+        lines.append("then each arm at its best learning rate, unless that is its own")
     return "\n".join(lines)
 
 
 def _mention_others(comparison: Comparison, output: Path) -> None:
-    """Folders of runs that an earlier version of the spec, or of its configs, has left."""
+    """Print how many folders belong to runs of an earlier version of the spec or its configs."""
     own = {run.id for run in comparison.runs}
-    folders = [f for f in sorted(output.iterdir()) if (f / "status.json").exists()]
+    folders = [f for f in sorted(output.iterdir()) if (f / STATUS_FILE).exists()]
     others = [folder.name for folder in folders if folder.name not in own]
     if others and not comparison.lr_factors:
         print(
-            f"{output} holds {len(others)} run(s) of other configs, which are left alone: "
+            f"{output} holds {len(others)} run(s) of other configs, which are not changed: "
             f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
             file=sys.stderr,
         )
@@ -176,13 +114,15 @@ def _mention_others(comparison: Comparison, output: Path) -> None:
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:
     """
+    Parse `KEY=VALUE` pairs; the values are YAML.
+
     Raises:
-        ValueError: one is not `KEY=VALUE`.
+        ValueError: a pair is not `KEY=VALUE`.
     """
     parameters = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise ValueError(f"--slurm wants KEY=VALUE, got {pair!r}")
+            raise ValueError(f"--slurm expects KEY=VALUE, got {pair!r}")
         parameters[key] = yaml.safe_load(value)
     return parameters

@@ -30,6 +30,7 @@ from ..data import (
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import places
 from ..registry import DENSE
+from ..run_folder import CONFIG_FILE
 from .checkpoints.checkpointer import Checkpointer, CheckpointError
 from .checkpoints.identity import run_identity
 from .lock import OutputFolderError, hold_output_folder
@@ -220,7 +221,7 @@ def settle_seed(cfg: CfgNode, *, resume: bool) -> None:
     if cfg.SEED >= 0:
         return
     drawn = comm.shared_random_seed()
-    record = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    record = Path(cfg.OUTPUT_DIR) / CONFIG_FILE
     if resume and record.is_file():
         drawn = yaml.safe_load(record.read_text(encoding="utf-8"))["SEED"]
     cfg.SEED = comm.all_gather(drawn)[0]  # the main process's seed

@@ -20,6 +20,7 @@ from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
 from ..modeling import knows_crowds, loses_crowds
 from ..random_state import seed_all
+from ..run_folder import DETECTIONS_FOLDER
 from .amp import amp_precision
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -194,5 +195,5 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / DETECTIONS_FOLDER)
         return build_coco_evaluator(dataset_name, folder)

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from focal_plugin.compare import cli, run_command
+import focal_plugin_commands as commands
+from focal_plugin.compare import run_command
 from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.running.runner import SweepInterruptedError
 from focal_plugin.compare.runs.result import AVERAGES, Result
@@ -46,7 +47,7 @@ def trained(monkeypatch):
 
 def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
     output = tmp_path / "out"
-    assert cli.main(["run", str(write_spec(tmp_path)), "--output", str(output)]) == 0
+    assert commands.focal_compare(["run", str(write_spec(tmp_path)), "--output", str(output)]) == 0
     said = capsys.readouterr().out
     assert str(output / "report.html") in said
     assert (output / "report.html").exists()
@@ -57,7 +58,7 @@ def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
 def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tmp_path, capsys):
     output = tmp_path / "out"
     spec = write_spec(tmp_path, learning_rates=LEARNING_RATES)
-    assert cli.main(["run", str(spec), "--output", str(output)]) == 0
+    assert commands.focal_compare(["run", str(spec), "--output", str(output)]) == 0
     first, second = trained
     assert first[4:] == [
         *("CE lr x 0.5 seed 101", "CE lr x 2 seed 101"),
@@ -76,7 +77,7 @@ def test_a_run_that_failed_is_exit_code_1_with_its_reason(tmp_path, monkeypatch,
     failed = Status("failed", reason="loss became NaN")
     monkeypatch.setattr(run_command, "run_all", lambda runs, *_: [failed for _ in runs])
     arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
-    assert cli.main(arguments) == 1
+    assert commands.focal_compare(arguments) == 1
     assert "CE seed 1 failed: loss became NaN" in capsys.readouterr().err
 
 
@@ -86,13 +87,18 @@ def test_a_signal_is_its_exit_code_and_says_that_it_goes_on(tmp_path, monkeypatc
 
     monkeypatch.setattr(run_command, "run_all", interrupted)
     arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
-    assert cli.main(arguments) == 143
-    assert "the same command goes on" in capsys.readouterr().err
+    assert commands.focal_compare(arguments) == 143
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_the_runs_and_leaves_nothing(tmp_path, capsys):
     output = tmp_path / "out"
-    assert cli.main(["run", str(write_spec(tmp_path)), "--output", str(output), "--dry-run"]) == 0
+    assert (
+        commands.focal_compare(
+            ["run", str(write_spec(tmp_path)), "--output", str(output), "--dry-run"]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert said.count("400 iterations") == 4
     assert "4 runs: 4 pending; 1600 iterations" in said
@@ -102,13 +108,13 @@ def test_a_dry_run_shows_the_runs_and_leaves_nothing(tmp_path, capsys):
 def test_runs_of_other_configs_are_mentioned_and_left(trained, tmp_path, capsys):
     arguments = ["--output", str(tmp_path / "out")]
     spec = write_spec(tmp_path)
-    assert cli.main(["run", str(spec), *arguments]) == 0
+    assert commands.focal_compare(["run", str(spec), *arguments]) == 0
     for folder in (tmp_path / "out").glob("*-seed*"):
         Status("done", attempts=1).write(folder)
     capsys.readouterr()
     spec = write_spec(tmp_path, opts=["SOLVER.BASE_LR", 0.01])
-    assert cli.main(["run", str(spec), *arguments]) == 0
-    assert "4 run(s) of other configs, which are left alone" in capsys.readouterr().err
+    assert commands.focal_compare(["run", str(spec), *arguments]) == 0
+    assert "4 run(s) of other configs, which are not changed" in capsys.readouterr().err
     assert len(list((tmp_path / "out").glob("*-seed*"))) == 8
 
 
@@ -122,7 +128,7 @@ def test_runs_of_other_configs_are_mentioned_and_left(trained, tmp_path, capsys)
 )
 def test_a_mistake_is_exit_code_2_and_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(arguments) == 2
+    assert commands.focal_compare(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -137,9 +143,11 @@ def test_parameters_of_slurm_are_yaml_and_others_an_error(tmp_path, monkeypatch,
 
     monkeypatch.setattr(run_command, "run_all", train)
     arguments = ["run", str(write_spec(tmp_path)), "--output", str(tmp_path / "out")]
-    cli.main([*arguments, "--engine", "slurm", "--slurm", "slurm_partition=gpu", "timeout_min=240"])
+    commands.focal_compare(
+        [*arguments, "--engine", "slurm", "--slurm", "slurm_partition=gpu", "timeout_min=240"]
+    )
     assert seen[0].slurm == {"slurm_partition": "gpu", "timeout_min": 240}
-    assert cli.main([*arguments, "--slurm", "partition"]) == 2
+    assert commands.focal_compare([*arguments, "--slurm", "partition"]) == 2
     assert "KEY=VALUE" in capsys.readouterr().err
 
 
@@ -151,5 +159,5 @@ def test_help_teaches_each_command(capsys):
         (["explain", "--help"], "NAME[:option=value"),
     ):
         with pytest.raises(SystemExit):
-            cli.main(arguments)
+            commands.focal_compare(arguments)
         assert example in capsys.readouterr().out

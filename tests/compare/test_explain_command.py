@@ -4,12 +4,13 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from focal_plugin.compare import cli, explain_command
+import focal_plugin_commands as commands
+from focal_plugin.compare import explain_command
 
 
 @pytest.fixture
 def run():
-    return lambda *argv: cli.main(["explain", *argv])
+    return lambda *argv: commands.focal_compare(["explain", *argv])
 
 
 def test_draws_a_png_with_the_curves_beside_it(run, tmp_path, capsys):
@@ -21,8 +22,8 @@ def test_draws_a_png_with_the_curves_beside_it(run, tmp_path, capsys):
     width, height = struct.unpack(">II", header[16:])
     assert width > height > 500
     rows = list(csv.DictReader(file.with_suffix(".csv").open()))
-    assert {row["name"] for row in rows} == set(explain_command.DEFAULT_LOSSES)
-    assert len(rows) == len(explain_command.DEFAULT_LOSSES) * 2 * len(explain_command.X_T)
+    assert {row["name"] for row in rows} == set(commands.DEFAULT_LOSSES)
+    assert len(rows) == len(commands.DEFAULT_LOSSES) * 2 * len(explain_command.X_T)
     entropy = [r for r in rows if r["name"] == "SigmoidCrossEntropyLoss" and r["x_t"] == "0"]
     assert [(r["side"], r["loss"], r["gradient"]) for r in entropy] == [
         ("positive", "0.693147", "0.5"),

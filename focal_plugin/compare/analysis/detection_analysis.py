@@ -13,12 +13,14 @@ import numpy as np
 
 from ...files import sha256_of
 from ..plan.comparison import Comparison
-from ..runs.run_folder import RunRecord
+from ..runs.environment import RecordedData
+from ..runs.run_folder import RunFolder
 from .detections.average_precision import Evaluation, evaluate
 from .detections.bootstrap import Resampled, difference_of, resample
 from .detections.coco_json import read_ground_truth
 from .detections.disagreement import best_threshold, most_different_images
 from .detections.error_types import ERROR_TYPES, error_types
+from .problem import Problem, ProblemKind
 from .scores import NO_GROUND_TRUTH, NO_PREDICTIONS, NOT_EVALUATED, Spread, Value
 
 PR_IOUS = (0.5, 0.75)
@@ -123,19 +125,19 @@ class DetectionAnalysis:
         classes: the most frequent of the training data first.
         images: how many the runs were evaluated on; 0 if nothing could be evaluated again.
         arms: arm -> what its detections say.
-        problems: sentences on what could not be evaluated, and why.
+        problems: what could not be evaluated, and why.
     """
 
     classes: tuple[ClassOfData, ...]
     images: int
     arms: dict[str, ArmDetections]
     choice: ImageChoice | None
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
 
 def analyse_detections(
     comparison: Comparison,
-    records: Mapping[str, list[RunRecord]],
+    folders: Mapping[str, list[RunFolder]],
     shown: Iterable[str],
     *,
     replicates: int = REPLICATES,
@@ -144,102 +146,96 @@ def analyse_detections(
     Evaluate every run that is done once more, against the ground truth that it was evaluated on.
 
     Args:
-        records: arm -> its runs, one a seed.
+        folders: arm -> its runs, one a seed.
         shown: the arms of the images, the most interesting first.
         replicates: resamples of the images; 0: none.
     """
-    data, problems = _ground_truth(records)
+    data, problems = _ground_truth(folders)
     evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in comparison.arms}
     if data is not None:
-        done = {arm: [r for r in records[arm] if r.detections] for arm in comparison.arms}
+        done = {arm: [r for r in folders[arm] if r.detections] for arm in comparison.arms}
         evaluations = _evaluate(data, done, problems)
     first = next((e for of_arm in evaluations.values() for e in of_arm.values()), None)
     if first is None or data is None:
-        arms = {arm: _not_evaluated(arm, records[arm]) for arm in comparison.arms}
+        arms = {arm: _not_evaluated(arm, folders[arm]) for arm in comparison.arms}
         return DetectionAnalysis((), 0, arms, None, tuple(problems))
-    classes, order = _classes(first, _train_data(records))
+    classes, order = _classes(first, _train_data(folders))
     images = _image_differences(evaluations, comparison.reference, replicates)
     arms = {
-        arm: _of_arm(arm, records[arm], evaluations[arm], order, images.get(arm))
+        arm: _of_arm(arm, folders[arm], evaluations[arm], order, images.get(arm))
         for arm in comparison.arms
     }
-    choice = _choose_images(evaluations, records, [*shown], data)
+    choice = _choose_images(evaluations, folders, [*shown], data)
     return DetectionAnalysis(classes, len(first.image_ids), arms, choice, tuple(problems))
 
 
 def _evaluate(
-    data: dict[str, Any], records: Mapping[str, list[RunRecord]], problems: list[str]
+    data: RecordedData, folders: Mapping[str, list[RunFolder]], problems: list[Problem]
 ) -> dict[str, dict[int, Evaluation]]:
     """Arm -> seed -> evaluation of its detections, all against the ground truth as read once."""
-    evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in records}
+    evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in folders}
     try:
-        ground_truth = read_ground_truth(Path(data["json_file"]))
+        ground_truth = read_ground_truth(Path(data.json_file or ""))
     except ValueError as error:
-        problems.append(f"No run could be evaluated again: {error}")
+        problems.append(Problem(ProblemKind.GROUND_TRUTH_BROKEN, detail=str(error)))
         return evaluations
-    for arm, of_arm in records.items():
-        for record in of_arm:
-            if record.detections is None or not _is_on(record, data):
+    for arm, of_arm in folders.items():
+        for folder in of_arm:
+            if folder.detections is None or not _is_on(folder, data):
                 continue
             try:
-                found = evaluate(ground_truth, record.detections)
+                found = evaluate(ground_truth, folder.detections)
             except (ValueError, FileNotFoundError) as error:
-                problems.append(f"{record.run.name} could not be evaluated again: {error}")
+                name = folder.run.name
+                problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (name,), str(error)))
                 continue
-            evaluations[arm][record.run.seed] = found
+            evaluations[arm][folder.run.seed] = found
     return evaluations
 
 
-def _test_data(record: RunRecord) -> dict[str, Any] | None:
-    sets = (record.env or {}).get("datasets", {}).get("test", [])
-    return sets[0] if sets else None
+def _test_data(folder: RunFolder) -> RecordedData | None:
+    return folder.environment.test[0] if folder.environment and folder.environment.test else None
 
 
-def _is_on(record: RunRecord, data: dict[str, Any]) -> bool:
-    own = _test_data(record)
-    return own is not None and own["json_sha256"] == data["json_sha256"]
+def _is_on(folder: RunFolder, data: RecordedData) -> bool:
+    own = _test_data(folder)
+    return own is not None and own.json_sha256 == data.json_sha256
 
 
-def _train_data(records: Mapping[str, list[RunRecord]]) -> list[dict[str, Any]]:
-    for of_arm in records.values():
-        for record in of_arm:
-            if record.env is not None:
-                return record.env.get("datasets", {}).get("train", [])
-    return []
+def _train_data(folders: Mapping[str, list[RunFolder]]) -> tuple[RecordedData, ...]:
+    found = [f.environment for of_arm in folders.values() for f in of_arm if f.environment]
+    return found[0].train if found else ()
 
 
 def _ground_truth(
-    records: Mapping[str, list[RunRecord]],
-) -> tuple[dict[str, Any] | None, list[str]]:
+    folders: Mapping[str, list[RunFolder]],
+) -> tuple[RecordedData | None, list[Problem]]:
     """The data set of the first run that is done, if its file is still what it was."""
-    done = [r for of_arm in records.values() for r in of_arm if r.detections is not None]
-    recorded = [data for data in map(_test_data, done) if data and data["json_file"]]
+    done = [r for of_arm in folders.values() for r in of_arm if r.detections is not None]
+    recorded = [data for data in map(_test_data, done) if data and data.json_file]
     if not done:
-        return None, ["No run is done: there are no detections to look at."]
+        return None, [Problem(ProblemKind.NO_RUN_DONE)]
     if not recorded:
-        return None, ["No run recorded a COCO json that it was evaluated on."]
+        return None, [Problem(ProblemKind.NO_DATA_RECORDED)]
     # runs of several machines name the same data by several paths
-    data = next((data for data in recorded if Path(data["json_file"]).is_file()), recorded[0])
-    file = Path(data["json_file"])
+    data = next((data for data in recorded if Path(data.json_file or "").is_file()), recorded[0])
+    file = Path(data.json_file or "")
     if not file.is_file():
-        return None, [f"The ground truth {file} is not on this machine."]
-    if sha256_of(file) != data["json_sha256"]:
-        return None, [f"The ground truth {file} was changed since the runs were evaluated on it."]
-    others = [r.run.name for r in done if not _is_on(r, data)]
-    if others:
-        names = ", ".join(others)
-        return data, [f"Evaluated on other data than the rest, and left out here: {names}."]
-    return data, []
+        return None, [Problem(ProblemKind.GROUND_TRUTH_MISSING, detail=str(file))]
+    if sha256_of(file) != data.json_sha256:
+        return None, [Problem(ProblemKind.GROUND_TRUTH_CHANGED, detail=str(file))]
+    others = tuple(folder.run.name for folder in done if not _is_on(folder, data))
+    return data, [Problem(ProblemKind.OTHER_DATA, others)] if others else []
 
 
 def _classes(
-    evaluation: Evaluation, train: list[dict[str, Any]]
+    evaluation: Evaluation, train: Iterable[RecordedData]
 ) -> tuple[tuple[ClassOfData, ...], list[int]]:
     """The classes and their places in the evaluation, the most frequent of the training first."""
     trained: Counter[str] = Counter()
-    train = [data for data in train if data["classes"] is not None]
-    for data in train:
-        trained.update(dict(zip(data["classes"], data["annotations_per_class"], strict=True)))
+    counted = [d for d in train if d.classes is not None and d.annotations_per_class is not None]
+    for data in counted:
+        trained.update(dict(zip(data.classes or (), data.annotations_per_class or (), strict=True)))
     names = Counter(evaluation.class_names)
     classes = []
     for place, id_ in enumerate(evaluation.category_ids):
@@ -247,7 +243,7 @@ def _classes(
         unique = names[name] == 1
         label = name if unique else f"{name} (id {id_})"
         # names that stand for two classes cannot be counted by name
-        count = trained[name] if unique and train else None
+        count = trained[name] if unique and counted else None
         classes.append(ClassOfData(id_, label, count, int(evaluation.objects_per_class[place])))
     order = sorted(
         range(len(classes)),
@@ -256,19 +252,19 @@ def _classes(
     return tuple(classes[i] for i in order), order
 
 
-def _not_evaluated(arm: str, records: list[RunRecord]) -> ArmDetections:
-    nothing = Spread.of({r.run.seed: NOT_EVALUATED for r in records if r.result is not None})
+def _not_evaluated(arm: str, folders: list[RunFolder]) -> ArmDetections:
+    nothing = Spread.of({r.run.seed: NOT_EVALUATED for r in folders if r.result is not None})
     return ArmDetections(arm, nothing, (), {}, dict.fromkeys(ERROR_TYPES, nothing), None)
 
 
 def _of_arm(
     arm: str,
-    records: list[RunRecord],
+    folders: list[RunFolder],
     evaluations: dict[int, Evaluation],
     order: list[int],
     images: ImageDifference | None,
 ) -> ArmDetections:
-    seeds = [record.run.seed for record in records if record.result is not None]
+    seeds = [folder.run.seed for folder in folders if folder.result is not None]
     averages = {seed: e.average_precision(metrics=("AP", "AR")) for seed, e in evaluations.items()}
     costs = {seed: error_types(e).cost for seed, e in evaluations.items()}
 
@@ -351,26 +347,26 @@ def _image_difference(
 
 def _choose_images(
     evaluations: dict[str, dict[int, Evaluation]],
-    records: Mapping[str, list[RunRecord]],
+    folders: Mapping[str, list[RunFolder]],
     shown: list[str],
-    data: dict[str, Any],
+    data: RecordedData,
 ) -> ImageChoice | None:
     """Of the first seed that most of the shown arms have, as long as that is two of them."""
     arms = [arm for arm in shown if any(e.has_detections for e in evaluations[arm].values())]
     arms = arms[:IMAGE_ARMS]
     seeds = Counter(seed for arm in arms for seed in evaluations[arm])
-    if not seeds or not Path(data["image_root"]).is_dir():
+    if not seeds or not Path(data.image_root or "").is_dir():
         return None
     seed = max(sorted(seeds), key=seeds.__getitem__)
     chosen = {arm: evaluations[arm][seed] for arm in arms if seed in evaluations[arm]}
     if len(chosen) < 2:
         return None
-    runs = {r.run.arm: r.run.id for arm in chosen for r in records[arm] if r.run.seed == seed}
+    runs = {r.run.arm: r.run.id for arm in chosen for r in folders[arm] if r.run.seed == seed}
     return ImageChoice(
         seed=seed,
         runs=runs,
         thresholds={arm: float(best_threshold(e)) for arm, e in chosen.items()},
         image_ids=tuple(map(int, most_different_images(chosen, IMAGES))),
-        json_file=data["json_file"],
-        image_root=data["image_root"],
+        json_file=data.json_file or "",
+        image_root=data.image_root or "",
     )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-START_FILE = "start.json"
+from ..runs.start import Start
+
 ABSENT = "(no such key)"
-NAMES_SHOWN = 5
 
 # What the arms of a comparison of losses are meant to differ in: the loss itself, which anchors or
 # RoIs it is of, what it is divided by and multiplied by, and what the model answers at first. By
@@ -89,22 +86,6 @@ def is_loss_key(key: str) -> bool:
     return key.startswith(LOSS_KEYS) and key not in LAYER_KEYS
 
 
-def read_config(file: Path) -> CfgNode:
-    """
-    The `config.yaml` that a run left, as it is there: a key that this version has not stays.
-
-    Raises:
-        ValueError: it is not safe YAML, or no mapping.
-    """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not safe YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is no config: it holds no mapping")
-    return CfgNode(content)
-
-
 @dataclass(frozen=True)
 class SharedStart:
     """
@@ -140,44 +121,13 @@ class SharedStart:
         """Whether what was recorded of both, which is something, is the same."""
         return self.batches > 0 and self.first_other_batch is None
 
-    def sentences(self) -> list[str]:
-        """For people: the weights, what there is nothing to compare with, the data."""
-        return [*self._on_weights(), self._on_data()]
 
-    def _on_weights(self) -> Iterator[str]:
-        comparable = self.equal + len(self.other_values)
-        pair = f"{self.arm} and {self.reference}"
-        if not comparable:
-            yield f"{pair} have no tensor of the same name and shape."
-        elif self.same_weights:
-            yield f"{pair} start from the same weights: {comparable} tensors, bit by bit."
-        else:
-            yield (
-                f"{pair} start from other values in {len(self.other_values)} of {comparable} "
-                f"tensors: {_names(self.other_values)}."
-            )
-        if self.other_shape:
-            yield f"Of another shape: {_names(self.other_shape)}."
-        if self.only_arm:
-            yield f"In {self.arm} alone: {_names(self.only_arm)}."
-        if self.only_reference:
-            yield f"In {self.reference} alone: {_names(self.only_reference)}."
-
-    def _on_data(self) -> str:
-        if not self.batches:
-            return "No batch was recorded of both: whether they saw the same data is not known."
-        if self.first_other_batch is None:
-            return f"They saw the same data: the first {self.batches} batches are equal."
-        number = self.first_other_batch + 1
-        return f"They saw other data: batch {number} of the {self.batches} recorded is another one."
-
-
-def shared_start(starts: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, SharedStart]:
+def shared_start(starts: Mapping[str, Start], reference: str) -> dict[str, SharedStart]:
     """
     Compare how the runs of one seed started.
 
     Args:
-        starts: arm -> its `start.json`, see :func:`read_start`; of the runs that have one.
+        starts: arm -> its start, for the runs that recorded one.
 
     Returns:
         arm -> what it shares with the reference, for each arm but that; {} where the reference's
@@ -192,20 +142,12 @@ def shared_start(starts: Mapping[str, Mapping[str, Any]], reference: str) -> dic
     }
 
 
-def read_start(folder: Path) -> dict[str, Any] | None:
-    """What a run recorded as its training began; None if it did not come so far."""
-    file = folder / START_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-
-
-def _compare(
-    arm: str, start: Mapping[str, Any], reference: str, other: Mapping[str, Any]
-) -> SharedStart:
-    weights, other_weights = start["weights"], other["weights"]
+def _compare(arm: str, start: Start, reference: str, other: Start) -> SharedStart:
+    weights, other_weights = start.weights, other.weights
     both = [name for name in weights if name in other_weights]
-    same_shape = [n for n in both if weights[n]["shape"] == other_weights[n]["shape"]]
-    equal = [n for n in same_shape if weights[n]["sha256"] == other_weights[n]["sha256"]]
-    batches = list(zip(start["data"], other["data"], strict=False))  # one may have begun later
+    same_shape = [n for n in both if weights[n].shape == other_weights[n].shape]
+    equal = [n for n in same_shape if weights[n].sha256 == other_weights[n].sha256]
+    batches = list(zip(start.data, other.data, strict=False))  # one may have begun later
     return SharedStart(
         arm=arm,
         reference=reference,
@@ -230,8 +172,3 @@ def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _with_lists(value: Any) -> Any:
     return [_with_lists(x) for x in value] if isinstance(value, list | tuple) else value
-
-
-def _names(names: tuple[str, ...]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -9,11 +9,12 @@ import numpy as np
 
 from ...diagnostics.cdf import cumulative_loss
 from ...diagnostics.snapshot import Snapshot, read_snapshot
+from ...run_folder import MOMENTS
 from ..plan.comparison import Comparison
-from ..runs.run_folder import RunRecord
+from ..runs.run_folder import RunFolder
+from .problem import Problem, ProblemKind
 from .scores import Spread
 
-MOMENTS = ("start", "final")
 AUDIT = (
     "loss_pos",
     "loss_neg",
@@ -75,11 +76,11 @@ class LossViews:
     """
     Attributes:
         views: in the order of the arms; those of the start first.
-        problems: sentences on what could not be read, or not be compared.
+        problems: what could not be read, or not be compared.
     """
 
     views: tuple[LossView, ...]
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
     def of(self, part: str, moment: str) -> list[LossView]:
         return [v for v in self.views if (v.part, v.moment) == (part, moment)]
@@ -89,19 +90,19 @@ class LossViews:
         return sorted({view.part for view in self.views})
 
 
-def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -> LossViews:
+def loss_views(comparison: Comparison, folders: Mapping[str, list[RunFolder]]) -> LossViews:
     """All snapshots of all runs, those that failed too; no views where diagnostics were off."""
     views: list[LossView] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     others: dict[str, set[str]] = {}
     for moment in MOMENTS:
         reference: dict[str, dict[int, Snapshot]] = {}
         first = [comparison.reference]
         for arm in first + [arm for arm in comparison.arms if arm not in first]:
             by_part: dict[str, dict[int, Snapshot]] = {}
-            for record in records[arm]:
-                for snapshot in _read(record, moment, problems):
-                    by_part.setdefault(snapshot.part, {})[record.run.seed] = snapshot
+            for folder in folders[arm]:
+                for snapshot in _read(folder, moment, problems):
+                    by_part.setdefault(snapshot.part, {})[folder.run.seed] = snapshot
             views += [_view(arm, moment, by_part[part]) for part in sorted(by_part)]
             reference = reference or by_part
             for part in by_part:
@@ -109,12 +110,9 @@ def loss_views(comparison: Comparison, records: Mapping[str, list[RunRecord]]) -
                     others.setdefault(part, set()).add(arm)
     order = {arm: place for place, arm in enumerate(comparison.arms)}
     views.sort(key=lambda view: (MOMENTS.index(view.moment), order[view.arm]))
-    in_order = {part: sorted(arms, key=order.__getitem__) for part, arms in others.items()}
     problems += [
-        f"In {part}, not all anchors or labels of {', '.join(arms)} are "
-        f"those of {comparison.reference}, as where mining leaves out anchors in crowd regions: "
-        f"what differs in their curves is not the loss alone."
-        for part, arms in in_order.items()
+        Problem(ProblemKind.OTHER_ANCHORS, tuple(sorted(arms, key=order.__getitem__)), part)
+        for part, arms in others.items()
     ]
     return LossViews(tuple(views), tuple(problems))
 
@@ -124,12 +122,13 @@ def _on_other_anchors(arm: dict[int, Snapshot], reference: dict[int, Snapshot]) 
     return any(arm[seed].anchors_digest != reference[seed].anchors_digest for seed in both)
 
 
-def _read(record: RunRecord, moment: str, problems: list[str]) -> Iterable[Snapshot]:
-    for file in sorted((record.folder / "diagnostics").glob(f"{moment}_*.npz")):
+def _read(folder: RunFolder, moment: str, problems: list[Problem]) -> Iterable[Snapshot]:
+    for file in folder.snapshots(moment):
         try:
             yield read_snapshot(file)
         except ValueError as error:
-            problems.append(f"{record.run.name}: {error}")
+            name = folder.run.name
+            problems.append(Problem(ProblemKind.SNAPSHOT_BROKEN, (name,), str(error)))
 
 
 def _view(arm: str, moment: str, by_seed: dict[int, Snapshot]) -> LossView:

@@ -9,6 +9,7 @@ from scipy import special
 
 from .statistics import ALPHA, fewest_seeds
 
+POWER = 0.8
 MAX_SEEDS = 1000
 
 
@@ -18,12 +19,10 @@ class Recommendation:
     Attributes:
         seeds: the fewest with the wanted power; None if that is more than :data:`MAX_SEEDS`.
         power: with that many.
-        sentence: the same in English.
     """
 
     seeds: int | None
     power: float
-    sentence: str
 
 
 def paired_t_power(
@@ -62,7 +61,7 @@ def paired_t_power(
 def recommend_seeds(
     std_of_differences: float,
     effect: float = 1.0,
-    power: float = 0.8,
+    power: float = POWER,
     comparisons: int = 1,
     alpha: float = ALPHA,
 ) -> Recommendation:
@@ -86,11 +85,6 @@ def recommend_seeds(
     counts = np.arange(fewest_seeds(alpha), MAX_SEEDS + 1)
     powers = paired_t_power(counts, effect, std_of_differences, alpha=alpha / comparisons)
     enough = np.flatnonzero(powers >= power)
-    goal = f"To find a difference of {effect:g} AP in {10 * power:g} of 10 comparisons"
-    against = f"{comparisons} arms against one reference; " if comparisons > 1 else ""
-    given = f"({against}from seed to seed the difference varies by {std_of_differences:.2g} AP)"
     if not len(enough):
-        sentence = f"{goal} not even {MAX_SEEDS} seeds are enough {given}."
-        return Recommendation(None, float(powers[-1]), sentence)
-    seeds, reached = int(counts[enough[0]]), float(powers[enough[0]])
-    return Recommendation(seeds, reached, f"{goal} take {seeds} seeds {given}.")
+        return Recommendation(None, float(powers[-1]))
+    return Recommendation(int(counts[enough[0]]), float(powers[enough[0]]))

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.run_folder import RunRecord
+from ..runs.environment import Environment, RecordedData
+from ..runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -53,30 +54,27 @@ class Provenance:
         facts: versions, commit, platform, device, threads.
         datasets: one for each content that a run has recorded under a name.
         recorded: how many runs recorded anything.
-        sentences: on all that differs between runs.
     """
 
     facts: tuple[Fact, ...]
     datasets: tuple[DataSet, ...]
     recorded: int
-    sentences: tuple[str, ...]
 
 
-def provenance(records: Iterable[RunRecord]) -> Provenance:
+def provenance(folders: Iterable[RunFolder]) -> Provenance:
     """Of all runs that were started, whatever became of them."""
-    environments = [record.env for record in records if record.env is not None]
+    environments = [folder.environment for folder in folders if folder.environment is not None]
     facts = tuple(_facts(environments))
     datasets = tuple(dict.fromkeys(d for env in environments for d in _datasets(env)))
-    return Provenance(facts, datasets, len(environments), tuple(_sentences(facts, datasets)))
+    return Provenance(facts, datasets, len(environments))
 
 
-def _facts(environments: list[dict[str, Any]]) -> Iterable[Fact]:
-    packages = dict.fromkeys(name for env in environments for name in env.get("versions", {}))
-    for name in packages:
-        yield _fact(name, (env.get("versions", {}).get(name) for env in environments))
-    yield _fact("commit", (_commit(env.get("git")) for env in environments))
+def _facts(environments: list[Environment]) -> Iterable[Fact]:
+    for name in dict.fromkeys(name for env in environments for name in env.versions):
+        yield _fact(name, (env.versions.get(name) for env in environments))
+    yield _fact("commit", map(_commit, environments))
     for name in ("platform", "device", "threads"):
-        yield _fact(name, (env.get(name) for env in environments))
+        yield _fact(name, (getattr(env, name) for env in environments))
 
 
 def _fact(name: str, values: Iterable[Any]) -> Fact:
@@ -84,33 +82,25 @@ def _fact(name: str, values: Iterable[Any]) -> Fact:
     return Fact(name, dict(counts.most_common()))
 
 
-def _commit(git: dict[str, Any] | None) -> str:
-    if git is None:
+def _commit(environment: Environment) -> str:
+    if environment.commit is None:
         return "no repository"
-    return git["commit"][:12] + (" with uncommitted changes" if git["dirty"] else "")
+    return environment.commit[:12] + (" with uncommitted changes" if environment.dirty else "")
 
 
-def _datasets(env: dict[str, Any]) -> Iterable[DataSet]:
-    for use in ("train", "test"):
-        for data in env.get("datasets", {}).get(use, []):
-            yield DataSet(
-                use=use,
-                name=data["name"],
-                sha256=data["json_sha256"],
-                images=data["images"],
-                annotations=data["annotations"],
-                crowds=data["crowds"],
-                classes=None if data["classes"] is None else len(data["classes"]),
-            )
+def _datasets(environment: Environment) -> Iterable[DataSet]:
+    for use, recorded in (("train", environment.train), ("test", environment.test)):
+        for data in recorded:
+            yield _dataset(use, data)
 
 
-def _sentences(facts: tuple[Fact, ...], datasets: tuple[DataSet, ...]) -> Iterable[str]:
-    for fact in facts:
-        if fact.differs:
-            found = ", ".join(f"{value} ({count})" for value, count in fact.values.items())
-            yield f"Not all runs were made with the same {fact.name}: {found}."
-    for use in ("train", "test"):
-        contents = {(data.name, data.sha256) for data in datasets if data.use == use}
-        names = [name for name, _ in contents]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"The annotations of {name} ({use}) changed while the runs were made."
+def _dataset(use: str, data: RecordedData) -> DataSet:
+    return DataSet(
+        use=use,
+        name=data.name,
+        sha256=data.json_sha256,
+        images=data.images,
+        annotations=data.annotations,
+        crowds=data.crowds,
+        classes=None if data.classes is None else len(data.classes),
+    )

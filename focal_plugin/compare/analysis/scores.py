@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from ..plan.comparison import Comparison
 from ..runs.result import AVERAGES
-from ..runs.run_folder import RunRecord
+from ..runs.run_folder import RunFolder
 from ..runs.status import STATES
-from .statistics import PairedDifference, describe, paired_difference, verdicts
+from .statistics import (
+    Flaw,
+    FlawKind,
+    PairedDifference,
+    Verdict,
+    describe,
+    paired_difference,
+    verdicts,
+)
 
 NO_PREDICTIONS = "no predictions"
 NO_GROUND_TRUTH = "no ground truth"
@@ -100,41 +106,20 @@ class ArmScores:
         return {seed: v for seed, v in found.items() if not isinstance(v, str)}
 
     @property
-    def flaw(self) -> str | None:
-        """Why no verdict may be given, None if there is no reason."""
-        if self.lr_factor is None:
-            return "its runs at its best learning rate are not planned yet"
-        failed, to_come = self.states["failed"], self.planned - self.states["done"]
+    def flaw(self) -> Flaw | None:
+        """Reason why the arm gets no verdict, or None."""
+        failed, unfinished = self.states["failed"], self.planned - self.states["done"]
         unknown = self.metrics["AP"].without - self.empty
+        if self.lr_factor is None:
+            return Flaw(FlawKind.NOT_PLANNED, self.planned, self.planned)
         if failed:
-            return f"{failed} of its {self.planned} runs failed"
+            return Flaw(FlawKind.FAILED, failed, self.planned)
         if unknown:
-            return f"{unknown} of its {self.planned} runs left no AP"
-        if to_come == self.planned:
-            return "none of its runs is done"
-        if to_come:
-            be = "is" if to_come == 1 else "are"
-            return f"{to_come} of its {self.planned} runs {be} still to come"
+            return Flaw(FlawKind.NO_AP, unknown, self.planned)
+        if unfinished:
+            kind = FlawKind.NONE_DONE if unfinished == self.planned else FlawKind.UNFINISHED
+            return Flaw(kind, unfinished, self.planned)
         return None
-
-
-@dataclass(frozen=True)
-class ArmVerdict:
-    """
-    Attributes:
-        decision: one of :data:`~..statistics.DECISIONS`.
-        difference: of AP, percent, over the seeds that both have so far; None if there are none.
-        p: of the t test after Holm over the arms; None where nothing can be decided.
-        flaw: why no verdict is given, see :attr:`ArmScores.flaw`, or None.
-        sentence: all that in English.
-    """
-
-    arm: str
-    decision: str
-    difference: PairedDifference | None
-    p: float | None
-    flaw: str | None
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -149,63 +134,59 @@ class Standing:
 
     role: str
     arms: tuple[ArmScores, ...]
-    verdicts: tuple[ArmVerdict, ...]
+    verdicts: tuple[Verdict, ...]
 
     def arm(self, name: str) -> ArmScores:
         return next(scores for scores in self.arms if scores.arm == name)
 
-    def verdict(self, arm: str) -> ArmVerdict | None:
+    def verdict(self, arm: str) -> Verdict | None:
         """None for the reference."""
         return next((verdict for verdict in self.verdicts if verdict.arm == arm), None)
 
 
 def standing(
     comparison: Comparison,
-    records: Mapping[str, list[RunRecord]],
+    folders: Mapping[str, list[RunFolder]],
     *,
     role: str = "equal",
     lr_factors: Mapping[str, float | None] | None = None,
 ) -> Standing:
     """
     Args:
-        records: arm -> its runs, one a seed.
+        folders: arm -> its runs, one a seed.
         lr_factors: arm -> that of its runs; None: 1 for all.
     """
     factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
-    arms = tuple(_arm_scores(arm, records[arm], factors[arm]) for arm in comparison.arms)
+    arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
     return Standing(role, arms, _verdicts(arms, comparison.reference))
 
 
-def spread(records: Iterable[RunRecord], value: Callable[[RunRecord], Value]) -> Spread:
+def spread(folders: Iterable[RunFolder], value: Callable[[RunFolder], Value]) -> Spread:
     """A quantity of the runs that are done."""
-    done = [record for record in records if record.result is not None]
-    return Spread.of({record.run.seed: value(record) for record in done})
+    done = [folder for folder in folders if folder.result is not None]
+    return Spread.of({folder.run.seed: value(folder) for folder in done})
 
 
-def average_precision(record: RunRecord, metric: str) -> Value:
+def average_precision(folder: RunFolder, metric: str) -> Value:
     """What Detectron2's evaluator said, percent, of a run that is done."""
-    value = record.finished.ap.get(metric)
+    value = folder.finished.ap.get(metric)
     if value is not None:
         return value
-    if record.finished.ap["AP"] is not None:
+    if folder.finished.ap["AP"] is not None:
         return NO_GROUND_TRUTH
-    return NO_PREDICTIONS if _detected_nothing(record.detections) else NOT_EVALUATED
+    return NO_PREDICTIONS if folder.detected_nothing else NOT_EVALUATED
 
 
-def _detected_nothing(detections: Path | None) -> bool:
-    return detections is not None and json.loads(detections.read_text(encoding="utf-8")) == []
-
-
-def _arm_scores(arm: str, records: list[RunRecord], lr_factor: float | None) -> ArmScores:
-    states = {state: sum(r.state == state for r in records) for state in STATES}
+def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> ArmScores:
+    states = {state: sum(r.state == state for r in folders) for state in STATES}
     metrics = {
-        metric: spread(records, functools.partial(average_precision, metric=metric))
+        metric: spread(folders, functools.partial(average_precision, metric=metric))
         for metric in AVERAGES
     }
     return ArmScores(arm, lr_factor, states, metrics)
 
 
-def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, ...]:
+def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[Verdict, ...]:
     """
     An arm with a flaw, or against a reference with one, keeps its place in Holm's correction (its
     runs are planned) but gets no p: what failed may not be left out of a mean without changing it,
@@ -216,39 +197,15 @@ def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[ArmVerdict, 
     judged = {name: {} if scores.flaw else scores.judged for name, scores in by_name.items()}
     given = verdicts({reference: against.judged, **judged}, reference)
     found = []
-    decided: tuple[str, PairedDifference | None, float | None, str | None, str]
     for verdict in given:
         scores = by_name[verdict.arm]
-        flaw = scores.flaw or (against.flaw and f"of the reference {reference}, {against.flaw}")
-        empty = _on_empty(scores) + _on_empty(against)
-        if flaw is None:
-            sentence = verdict.sentence + empty
-            decided = (verdict.decision, verdict.difference, verdict.p, None, sentence)
-        else:
-            difference = _so_far(scores, against)
-            sentence = _withheld(verdict.arm, reference, flaw, difference) + empty
-            decided = ("undecided", difference, None, flaw, sentence)
-        found.append(ArmVerdict(verdict.arm, *decided))
+        flaw = scores.flaw or (against.flaw and replace(against.flaw, of_reference=True))
+        if flaw is not None:
+            verdict = Verdict(verdict.arm, "undecided", _so_far(scores, against), None, flaw)
+        found.append(verdict)
     return tuple(found)
-
-
-def _on_empty(scores: ArmScores) -> str:
-    if not scores.empty:
-        return ""
-    return (
-        f" {scores.empty} of the {scores.planned} runs of {scores.arm} detected nothing, which "
-        f"counts as an AP of 0 here."
-    )
 
 
 def _so_far(arm: ArmScores, reference: ArmScores) -> PairedDifference | None:
     values, others = arm.judged, reference.judged
     return paired_difference(values, others) if values.keys() & others.keys() else None
-
-
-def _withheld(arm: str, reference: str, flaw: str, difference: PairedDifference | None) -> str:
-    sentence = f"{arm}: no verdict, as {flaw}."
-    if difference is None:
-        return sentence
-    seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
-    return f"{sentence} So far, with {seeds}, it is {difference.mean:+.1f} AP from {reference}."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 from scipy import special
@@ -71,26 +72,51 @@ class PairedDifference:
         return None if self.interval is None else max(abs(limit) for limit in self.interval)
 
 
+class FlawKind(Enum):
+    """Reasons why an arm gets no verdict."""
+
+    NOT_PLANNED = auto()
+    FAILED = auto()
+    NO_AP = auto()
+    NONE_DONE = auto()
+    UNFINISHED = auto()
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """
+    Reason why an arm gets no verdict.
+
+    Attributes:
+        runs: number of runs that the reason applies to.
+        planned: number of runs of the arm.
+        of_reference: True if the runs are those of the reference.
+    """
+
+    kind: FlawKind
+    runs: int
+    planned: int
+    of_reference: bool = False
+
+
 @dataclass(frozen=True)
 class Verdict:
     """
-    What may be said of one arm against the reference.
+    Verdict on one arm against the reference.
 
     Attributes:
         arm: its name.
-        reference: that of the other.
-        decision: one of :data:`DECISIONS`, of the arm.
-        difference: None if they have no seed in common.
-        p: of the t test after Holm over all arms; None where nothing can be decided.
-        sentence: the same in English, with the numbers.
+        decision: one of :data:`DECISIONS`, from the arm's side.
+        difference: None if the two have no seed in common.
+        p: p-value of the t test after Holm over all arms; None if nothing can be decided.
+        flaw: reason why the verdict is withheld, or None.
     """
 
     arm: str
-    reference: str
     decision: str
     difference: PairedDifference | None
     p: float | None
-    sentence: str
+    flaw: Flaw | None = None
 
 
 def describe(values: Iterable[float]) -> Description:
@@ -221,8 +247,6 @@ def verdicts(
     results: Mapping[str, Mapping[int, float]],
     reference: str,
     alpha: float = ALPHA,
-    *,
-    metric: str = "AP",
 ) -> list[Verdict]:
     """
     Every other arm against the reference.
@@ -234,7 +258,6 @@ def verdicts(
         results: arm -> seed -> value, percent, of the runs that finished.
         reference: one of them.
         alpha: how often, if no arm differs from the reference, any may be said to.
-        metric: what the values are called in the sentences.
 
     Returns:
         in the order of ``results``.
@@ -251,20 +274,10 @@ def verdicts(
     p_values = holm(
         [d.t_p if d and yes else None for d, yes in zip(differences, decidable, strict=True)]
     )
-    found = []
-    for arm, difference, p in zip(arms, differences, p_values, strict=True):
-        decision = _decide(difference, p, alpha)
-        sentence = _sentence(arm, reference, difference, p, len(arms), alpha, metric)
-        found.append(Verdict(arm, reference, decision, difference, p, sentence))
-    return found
-
-
-def format_p(p: float) -> str:
-    """For people: ".25", ".031", ".0004", "1"; nothing finer than "< .0001" is believed."""
-    if p < 0.0001:
-        return "< .0001"
-    digits = 2 if p >= 0.1 else 3 if p >= 0.01 else 4
-    return f"{p:.{digits}f}".removeprefix("0").replace("1.00", "1")
+    return [
+        Verdict(arm, _decide(difference, p, alpha), difference, p)
+        for arm, difference, p in zip(arms, differences, p_values, strict=True)
+    ]
 
 
 def _finite(items: Iterable[tuple[object, float | None]], of: str) -> list[float]:
@@ -313,61 +326,3 @@ def _decide(difference: PairedDifference | None, p: float | None, alpha: float) 
     if p > alpha:
         return "no difference shown"
     return "higher" if difference.mean > 0 else "lower"
-
-
-def _sentence(
-    arm: str,
-    reference: str,
-    difference: PairedDifference | None,
-    p: float | None,
-    arms: int,
-    alpha: float,
-    metric: str,
-) -> str:
-    if difference is None:
-        return f"{arm} and {reference} have no seed that finished in both: nothing can be compared."
-    seen = _seen(arm, reference, difference, metric)
-    seeds = _seeds(difference.n)
-    if difference.interval is None:
-        return f"{seen} ({seeds}). {_too_few(difference.n, alpha)}"
-    digits = _digits(difference)
-    low, high = difference.interval
-    numbers = f"{1 - alpha:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds}"
-    if p is None:
-        return f"{seen} ({numbers}). {_too_few(difference.n, alpha)}"
-    shown = format_p(p) if p < 0.0001 else f"= {format_p(p)}"
-    numbers += f", p {shown}" + (f" after Holm over {arms} arms" if arms > 1 else "")
-    if p <= alpha:
-        return f"{seen} ({numbers})."
-    return (
-        f"{seen} ({numbers}): no difference shown. A difference of more than "
-        f"{difference.largest:.{digits}f} {metric} is excluded."
-    )
-
-
-def _seen(arm: str, reference: str, difference: PairedDifference, metric: str) -> str:
-    size = f"{abs(difference.mean):.{_digits(difference)}f}"
-    if float(size) == 0:
-        return f"{arm} is level with {reference}"
-    return f"{arm} is {size} {metric} {'above' if difference.mean > 0 else 'below'} {reference}"
-
-
-def _too_few(n: int, alpha: float) -> str:
-    enough = fewest_seeds(alpha)
-    return (
-        f"{_seeds(n).capitalize()} cannot decide: the smallest p that an exact sign-flip test can "
-        f"reach with {n} is {format_p(smallest_sign_flip_p(n))}; {enough} reach "
-        f"{format_p(smallest_sign_flip_p(enough))}."
-    )
-
-
-def _seeds(n: int) -> str:
-    return "1 seed" if n == 1 else f"{n} seeds"
-
-
-def _digits(difference: PairedDifference) -> int:
-    """A second digit where the interval is narrow enough to mean it."""
-    if difference.interval is None:
-        return 1
-    low, high = difference.interval
-    return 1 if high - low >= 2 else 2

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..plan.comparison import Comparison
-from ..report.cells import are, count_text
-from ..runs.run_folder import RunRecord, read_records
+from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyse_detections
-from .fairness import Difference, config_differences, shared_start
+from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
 from .provenance import Provenance, provenance
@@ -63,7 +59,7 @@ class StartOfArm:
         same_weights, same_data: for how many of them they were the same.
         tensors: that could be compared, with the first of the seeds.
         batches: likewise.
-        sentences: of the first seed, or of the first where something was not the same.
+        example: the first seed at which something differed, else the first seed.
     """
 
     seeds: int
@@ -71,21 +67,21 @@ class StartOfArm:
     same_data: int
     tensors: int
     batches: int
-    sentences: tuple[str, ...]
+    example: SharedStart
 
 
 @dataclass(frozen=True)
 class Fairness:
     """
     Attributes:
-        differences: config keys in which arms differ.
+        configured: arms with a run that left a config.
+        differences: config keys in which these arms differ.
         starts: arm -> what it shared with the reference.
-        sentences: what follows from both.
     """
 
+    configured: tuple[str, ...]
     differences: tuple[Difference, ...]
     starts: dict[str, StartOfArm]
-    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -144,10 +140,6 @@ class Summary:
     def has_results(self) -> bool:
         return self.states["done"] > 0
 
-    def as_data(self) -> dict[str, Any]:
-        """For JSON: no NaN in it, which is no JSON, and no infinity."""
-        return _finite(asdict(self))
-
 
 def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     """
@@ -161,12 +153,12 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         FileNotFoundError: there is no comparison in it.
     """
     comparison = Comparison.read(folder)
-    records = read_records(comparison, folder)
-    by_arm = _by_arm(comparison, records, "equal")
+    folders = read_run_folders(comparison, folder)
+    by_arm = _by_arm(comparison, folders, "equal")
     equal = standing(comparison, by_arm)
     shown = _most_different(comparison, equal)
     spread = _spread_of_differences(equal)
-    tuned = tune(comparison, folder)
+    tuned = tune(comparison, folders)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -174,38 +166,38 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         seeds=comparison.seeds,
         shown=shown,
         iterations=tuple(sorted({run.iterations for run in comparison.runs})),
-        states={state: sum(r.state == state for r in records) for state in STATES},
-        runs=tuple(map(_run_row, records)),
+        states={state: sum(r.state == state for r in folders) for state in STATES},
+        runs=tuple(map(_run_row, folders)),
         equal=equal,
-        best=_at_best(comparison, records, tuned),
+        best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
         detections=analyse_detections(comparison, by_arm, shown, replicates=replicates),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
         losses=loss_views(comparison, by_arm),
         fairness=_fairness(comparison, by_arm),
-        provenance=provenance(records),
+        provenance=provenance(folders),
         spread_of_differences=spread,
         recommendations=_recommendations(spread, len(comparison.arms) - 1),
     )
 
 
 def _by_arm(
-    comparison: Comparison, records: list[RunRecord], role: str
-) -> dict[str, list[RunRecord]]:
+    comparison: Comparison, folders: list[RunFolder], role: str
+) -> dict[str, list[RunFolder]]:
     return {
-        arm: [r for r in records if r.run.role == role and r.run.arm == arm]
+        arm: [r for r in folders if r.run.role == role and r.run.arm == arm]
         for arm in comparison.arms
     }
 
 
 def _at_best(
-    comparison: Comparison, records: list[RunRecord], tuned: Mapping[str, Tuned]
+    comparison: Comparison, folders: list[RunFolder], tuned: Mapping[str, Tuned]
 ) -> Standing | None:
     if not tuned:
         return None
     factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
-    equal, best = (_by_arm(comparison, records, role) for role in ("equal", "best"))
+    equal, best = (_by_arm(comparison, folders, role) for role in ("equal", "best"))
     by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
     # a trial finished since the best runs were planned may move the best factor
     planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}
@@ -224,28 +216,28 @@ def _tuning(comparison: Comparison, tuned: dict[str, Tuned]) -> Tuning | None:
     )
 
 
-def _run_row(record: RunRecord) -> RunRow:
-    run, status, result, env = record.run, record.status, record.result, record.env or {}
-    failed = record.state == "failed"
-    done = [line["iteration"] + 1 for line in record.metrics]
+def _run_row(folder: RunFolder) -> RunRow:
+    run, status, result, environment = folder.run, folder.status, folder.result, folder.environment
+    failed = folder.state == "failed"
+    done = [line["iteration"] + 1 for line in folder.metrics]
     return RunRow(
         id=run.id,
         arm=run.arm,
         seed=run.seed,
         role=run.role,
         lr_factor=run.lr_factor,
-        state=record.state,
+        state=folder.state,
         reason=status.reason if failed else None,
         exit_code=status.exit_code if failed else None,
         log_tail=status.log_tail if failed else (),
         restarts=status.restarts,
         iterations=run.iterations,
         iterations_done=min(max(done, default=0), run.iterations),
-        ap={} if result is None else {m: average_precision(record, m) for m in AVERAGES},
+        ap={} if result is None else {m: average_precision(folder, m) for m in AVERAGES},
         iteration_s=None if result is None else result.iteration_s,
         peak_memory_mib=None if result is None else result.peak_memory_mib,
-        device=env.get("device"),
-        threads=env.get("threads"),
+        device=environment.device if environment else None,
+        threads=environment.threads if environment else None,
     )
 
 
@@ -258,20 +250,18 @@ def _most_different(comparison: Comparison, equal: Standing) -> tuple[str, ...]:
     return (comparison.reference, *sorted(others, key=lambda arm: -size(arm)))
 
 
-def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> Fairness:
+def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> Fairness:
     configs = {}
     for arm in comparison.arms:
         config = next((r.config for r in by_arm[arm] if r.config is not None), None)
         if config is not None:
             configs[arm] = config
     differences = tuple(d for d in config_differences(configs) if d.key not in _NOT_COMPARED)
-    starts = _starts(comparison, by_arm)
-    sentences = [*_on_configs(comparison, configs, differences), *_on_starts(comparison, starts)]
-    return Fairness(differences, starts, tuple(sentences))
+    return Fairness(tuple(configs), differences, _starts(comparison, by_arm))
 
 
-def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> dict[str, StartOfArm]:
-    shared: dict[str, list[Any]] = {}
+def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> dict[str, StartOfArm]:
+    shared: dict[str, list[SharedStart]] = {}
     for seed in comparison.seeds:
         of_seed = [r for arm in comparison.arms for r in by_arm[arm] if r.run.seed == seed]
         starts = {r.run.arm: r.start for r in of_seed if r.start is not None}
@@ -286,54 +276,9 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunRecord]]) -> di
             same_data=sum(s.same_data for s in of_arm),
             tensors=of_arm[0].equal + len(of_arm[0].other_values),
             batches=of_arm[0].batches,
-            sentences=tuple(first.sentences()),
+            example=first,
         )
     return found
-
-
-def _on_configs(
-    comparison: Comparison, configs: Mapping[str, Any], differences: tuple[Difference, ...]
-) -> list[str]:
-    if len(configs) < 2:
-        return ["Fewer than two arms have started: their configs cannot be compared yet."]
-    sentences = []
-    if len(configs) < len(comparison.arms):
-        missing = ", ".join(arm for arm in comparison.arms if arm not in configs)
-        sentences.append(f"Not started yet, and not in this comparison of configs: {missing}.")
-    others = [d.key for d in differences if not d.is_loss]
-    if not differences:
-        sentences.append("The configs of all arms are the same.")
-    elif not others:
-        sentences.append(
-            f"The arms differ in {count_text(len(differences), 'config key')}, "
-            "all of them of the loss."
-        )
-    else:
-        sentences.append(
-            f"The arms differ in {count_text(len(differences), 'config key')}, of which "
-            f"{len(others)} {are(others)} not of the loss, and may be what makes the "
-            f"difference: {', '.join(others)}."
-        )
-    return sentences
-
-
-def _on_starts(comparison: Comparison, starts: Mapping[str, StartOfArm]) -> list[str]:
-    if not starts:
-        return ["No two runs recorded how they started: whether that was alike is not known."]
-    sentences = []
-    for what, key in (("start weights", "same_weights"), ("data", "same_data")):
-        other = [arm for arm, start in starts.items() if getattr(start, key) < start.seeds]
-        if other:
-            sentences.append(
-                f"Not the same {what} as {comparison.reference} with the same seed: "
-                f"{', '.join(other)}."
-            )
-        else:
-            sentences.append(
-                f"With the same seed, all arms have the same {what} as {comparison.reference}, as "
-                f"far as both have recorded it."
-            )
-    return sentences
 
 
 def _spread_of_differences(equal: Standing) -> float | None:
@@ -353,13 +298,3 @@ def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommenda
     if spread is None:
         return ()
     return tuple(recommend_seeds(spread, effect, comparisons=comparisons) for effect in EFFECTS)
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    if isinstance(content, float | np.floating) and not math.isfinite(content):
-        return None
-    return content

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runs.run_folder import RunRecord
+from ...run_folder import GRADIENT_NORM_KEY
+from ..runs.run_folder import RunFolder
 from .scores import Spread, spread
 
 LOSS_PREFIXES = ("total_loss", "loss_")
 AP_KEY = "bbox/AP"
-GRADIENT_NORM_KEY = "diagnostics/parameter_gradient_norm"
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,26 @@ class Cost:
     training_s: Spread
 
 
-def curves(records: Iterable[RunRecord]) -> dict[str, Curve]:
+def curves(folders: Iterable[RunFolder]) -> dict[str, Curve]:
     """
     Of every loss, of AP and of the gradient norm, by its key in `metrics.json`; all runs that wrote
     something are in them, those that failed too.
     """
     series: dict[str, dict[int, list[float]]] = {}
-    for record in records:
-        for line in record.metrics:
+    for folder in folders:
+        for line in folder.metrics:
             for key, value in line.items():
                 if _is_drawn(key) and isinstance(value, int | float) and math.isfinite(value):
                     series.setdefault(key, {}).setdefault(line["iteration"], []).append(value)
     return {key: _curve(series[key]) for key in sorted(series, key=_curve_order)}
 
 
-def cost(records: list[RunRecord]) -> Cost:
+def cost(folders: list[RunFolder]) -> Cost:
     """Of the runs that are done."""
     return Cost(
-        spread(records, lambda record: record.finished.iteration_s),
-        spread(records, lambda record: record.finished.peak_memory_mib),
-        spread(records, lambda record: record.finished.iteration_s * record.finished.iterations),
+        spread(folders, lambda folder: folder.finished.iteration_s),
+        spread(folders, lambda folder: folder.finished.peak_memory_mib),
+        spread(folders, lambda folder: folder.finished.iteration_s * folder.finished.iterations),
     )
 
 

@@ -8,12 +8,12 @@ all arms, and what holds at each arm's own, are two questions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 from ..plan.comparison import Comparison
-from ..runs.result import Result
+from ..runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Tuned:
     at_edge: bool
 
 
-def tune(comparison: Comparison, folder: Path) -> dict[str, Tuned]:
+def tune(comparison: Comparison, folders: Sequence[RunFolder]) -> dict[str, Tuned]:
     """Arm -> what its trials say; {} for a comparison that tunes nothing."""
     if not comparison.lr_factors:
         return {}
-    return {arm: _tune_arm(comparison, folder, arm) for arm in comparison.arms}
+    return {arm: _tune_arm(comparison, folders, arm) for arm in comparison.arms}
 
 
-def best_factors(comparison: Comparison, folder: Path) -> dict[str, float]:
+def best_factors(comparison: Comparison, folders: Sequence[RunFolder]) -> dict[str, float]:
     """Arm -> its best factor, for the arms that have one."""
-    tuned = tune(comparison, folder)
+    tuned = tune(comparison, folders)
     return {arm: of_arm.best for arm, of_arm in tuned.items() if of_arm.best is not None}
 
 
-def _tune_arm(comparison: Comparison, folder: Path, arm: str) -> Tuned:
+def _tune_arm(comparison: Comparison, folders: Sequence[RunFolder], arm: str) -> Tuned:
     trials: dict[float, list[float | None]] = {factor: [] for factor in comparison.lr_factors}
-    for run in comparison.of_role("tuning"):
-        if run.arm == arm:
-            result = Result.read(folder / run.id)
-            trials[run.lr_factor].append(None if result is None else result.ap["AP"] or 0.0)
+    for folder in folders:
+        if folder.run.role == "tuning" and folder.run.arm == arm:
+            result = folder.result
+            trials[folder.run.lr_factor].append(None if result is None else result.ap["AP"] or 0.0)
     ap = {factor: _mean_of_all(values) for factor, values in trials.items()}
     finished = [factor for factor in ap if ap[factor] is not None]
     if not finished:

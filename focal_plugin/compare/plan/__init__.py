@@ -1,1 +1,1 @@
-"""Turn a spec into the runs of a comparison."""
+"""Plan of a comparison: from its spec to its runs."""

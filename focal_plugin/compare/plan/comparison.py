@@ -1,4 +1,4 @@
-"""What a comparison consists of: runs, each an arm with a seed, and the file that lists them."""
+"""Runs of a comparison, each one arm with one seed, and the file that lists them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ...files import write_json
 PLAN_FILE = "comparison.json"
 ROLES = ("equal", "tuning", "best")
 """
-Why there is a run: it is one of the arms as they stand, all at the same learning rate; it tries a
-learning rate for its arm; or it trains its arm at the best rate of those tried.
+Purposes of a run. "equal" runs train every arm at its own learning rate. "tuning" runs try other
+learning rates for an arm. "best" runs train an arm at the best of these.
 """
 
 
@@ -26,14 +26,15 @@ class Run:
 
     Attributes:
         arm: its name, any text.
-        seed: of weights and of data.
+        seed: seed of the weights and of the data.
         config_file: absolute path.
-        opts: KEY, VALUE, ... on top of it, the seed among them; all but OUTPUT_DIR.
+        opts: KEY, VALUE, ... on top of the file, including the seed, without OUTPUT_DIR.
         datasets: `NAME=JSON:IMAGES` for `train_net.py --dataset`.
-        config_hash: of the resolved config and of the annotations of ``datasets``, hexadecimal.
+        config_hash: hash of the resolved config and of the annotations of ``datasets``,
+            hexadecimal.
         iterations: `SOLVER.MAX_ITER`.
         role: one of :data:`ROLES`.
-        lr_factor: what the learning rate of the arm was multiplied by.
+        lr_factor: factor of the learning rate of the arm.
     """
 
     arm: str
@@ -48,12 +49,12 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The name of the folder: safe whatever the arm is called, another for another config."""
+        """Name of the folder. It is safe for any arm name, and differs for another config."""
         return f"{slug(self.arm)}-seed{self.seed}-{self.config_hash[:8]}"
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for people: arm, learning rate factor unless it is 1, and seed."""
         rate = "" if self.lr_factor == 1.0 else f" lr x {self.lr_factor:g}"
         return f"{self.arm}{rate} seed {self.seed}"
 
@@ -64,13 +65,13 @@ class Comparison:
     All runs of a comparison.
 
     Attributes:
-        name: that of the spec file.
-        arms: their names, in the order of the spec.
-        reference: the arm that the others are compared with.
-        seeds: in the order of the spec.
-        runs: those of role "equal", then "tuning", then, as soon as they are known, "best" (an arm
-            that is best at factor 1 has none: its "equal" runs are its best ones).
-        lr_factors: the grid of learning rates, () if none is tuned.
+        name: name of the spec file.
+        arms: names, in the order of the spec.
+        reference: arm that the others are compared with.
+        seeds: seeds, in the order of the spec.
+        runs: runs of role "equal", then "tuning", then "best" once they are known. An arm that is
+            best at factor 1 has no "best" runs, because its "equal" runs are its best ones.
+        lr_factors: grid of learning rate factors, () without tuning.
     """
 
     name: str
@@ -81,26 +82,29 @@ class Comparison:
     lr_factors: tuple[float, ...] = ()
 
     def of_role(self, role: str) -> tuple[Run, ...]:
+        """Return the runs of one of :data:`ROLES`."""
         return tuple(run for run in self.runs if run.role == role)
 
     def with_runs(self, runs: tuple[Run, ...]) -> Comparison:
-        """The same with ``runs`` at the end."""
+        """Return a copy with ``runs`` at the end."""
         return replace(self, runs=(*self.runs, *runs))
 
     def write(self, folder: Path) -> None:
-        """As `comparison.json`, which is all that a report needs to know of the spec."""
+        """Write `comparison.json`, which holds all that a report requires of the spec."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PLAN_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Comparison:
         """
+        Read `comparison.json`.
+
         Raises:
-            FileNotFoundError: ``folder`` has no comparison in it.
+            FileNotFoundError: ``folder`` contains no comparison.
         """
         file = folder / PLAN_FILE
         if not file.exists():
-            raise FileNotFoundError(f"{folder} holds no comparison: there is no {PLAN_FILE} in it")
+            raise FileNotFoundError(f"{folder} holds no comparison: it has no {PLAN_FILE}")
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         runs = tuple(Run(**_with_tuples(run)) for run in content.pop("runs"))
         return cls(**_with_tuples(content), runs=runs)
@@ -108,8 +112,9 @@ class Comparison:
 
 def slug(name: str) -> str:
     """
-    ``name`` as part of a file's name: letters, digits and `. _ -`, no leading dot, at most 64; one
-    that had to be changed ends with a hash, so that two names never become the same.
+    Return ``name`` as part of a file name: letters, digits and `. _ -`, no leading dot, at most 64.
+
+    A name that has to change ends with a hash, so that two names never become equal.
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:64]
     if plain == name:

@@ -1,4 +1,4 @@
-"""From a comparison's YAML file to the runs that it consists of, each with its resolved config."""
+"""Runs of a spec, each with its resolved config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
 
 def load_spec(file: Path) -> Comparison:
     """
-    Read a spec and resolve the config of every run, so that a mistake shows before anything runs.
+    Read a spec and resolve the config of every run, so that errors show before anything runs.
 
     The file is YAML::
 
@@ -35,28 +35,28 @@ def load_spec(file: Path) -> Comparison:
           OHEM 64: {arm: ohem, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # or several of these
         seeds: 6                            # 1 to 6; or a list
         reference: CE                       # default: the first arm
-        opts: [SOLVER.BASE_LR, 0.01]        # of all arms
+        opts: [SOLVER.BASE_LR, 0.01]        # for all arms
         budget:
-          iterations: 400                   # of each run; its STEPS and WARMUP_ITERS scale with it
-          total_iterations: 20000           # of all runs together; more is an error
-        datasets: {my_val: val.json:images}          # registered in each run; opts may name them
-        learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tune each arm's
+          iterations: 400                   # per run; STEPS and WARMUP_ITERS scale with it
+          total_iterations: 20000           # all runs together; more is an error
+        datasets: {my_val: val.json:images}          # registered in each run; for use in opts
+        learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
 
-    A `MODEL.DEVICE` that no arm sets is decided where a run starts, and has no part in the hash of
-    its config: a comparison planned on a machine without GPU is the same on one that has some.
+    If no arm sets `MODEL.DEVICE`, a run chooses the device when it starts, and the device is not
+    part of the config hash. So a comparison that is planned without a GPU is the same with GPUs.
 
     Returns:
-        the runs of role "equal", seed by seed so that what is finished early can be compared, then
-        those of role "tuning".
+        The comparison with its runs of role "equal", seed by seed, so that the arms can be compared
+        early, then those of role "tuning".
 
     Raises:
-        ValueError: the file has another form, two arms have the same config, or the runs need more
-            iterations than they may take.
+        ValueError: the spec is malformed, two arms have the same config, or the runs require more
+            iterations than the budget allows.
         KeyError: a key of the spec or of a config, an arm, or a data set does not exist; the
-            message has the nearest one.
-        FileNotFoundError: a file that is named is not there.
+            message has the closest match.
+        FileNotFoundError: a file that the spec names does not exist.
     """
     with _naming(str(file)):
         spec = read_spec(file)
@@ -81,28 +81,30 @@ def load_spec(file: Path) -> Comparison:
 
 def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> tuple[Run, ...]:
     """
-    The runs of each arm at its best learning rate.
+    Return the runs of each arm at its best learning rate.
 
     Args:
-        file: the spec that ``comparison`` is of.
-        best: arm -> the best of ``comparison.lr_factors``; an arm of which no trial ended is not
-            in it.
+        file: spec of ``comparison``.
+        best: arm -> best of ``comparison.lr_factors``; without the arms that have no finished
+            trial.
 
     Returns:
-        runs of role "best", seed by seed; none for an arm that is best at factor 1, whose "equal"
-        runs are its best ones.
+        Runs of role "best", seed by seed. An arm that is best at factor 1 has none, because its
+        "equal" runs are its best ones.
 
     Raises:
-        ValueError: the spec is not what it was, or a factor is not one of the grid.
-        KeyError: ``best`` has an arm that the comparison has not.
+        ValueError: the spec has changed, or a factor is not in the grid.
+        KeyError: ``best`` has an arm that is not in the comparison.
     """
     planned = tuple(run for run in comparison.runs if run.role != "best")
     if load_spec(file).runs != planned:
-        raise ValueError(f"{file}: the spec, or a config of it, was changed since it was started")
+        raise ValueError(
+            f"{file}: the spec or one of its configs has changed since the comparison started"
+        )
     check_names(best, comparison.arms, "arm")
     for arm, factor in best.items():
         if factor not in comparison.lr_factors:
-            raise ValueError(f"arm {arm!r}: {factor} is none of {comparison.lr_factors}")
+            raise ValueError(f"arm {arm!r}: {factor} is not one of {comparison.lr_factors}")
     with _naming(str(file)):
         runs = _Runs(read_spec(file))
         return tuple(
@@ -114,7 +116,7 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
 
 
 class _Runs:
-    """Makes the runs of a spec; each arm's config is resolved once."""
+    """Factory of the runs of a spec; it resolves the config of each arm once."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
@@ -146,7 +148,7 @@ class _Runs:
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
-        """Of what decides the result: neither the folder of a run nor a path of a data set."""
+        """Return the hash of all that affects the result, without folders and data set paths."""
         config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
         config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
         content = json.dumps([config, self._annotations], sort_keys=True)
@@ -161,7 +163,7 @@ class _Runs:
 
 
 def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
-    """An arm's options, all but those in which its runs differ, and what they make of its file."""
+    """Return the options that all runs of an arm share, and the config with them."""
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "auto"
     cfg.merge_from_file(str(arm.config_file))
@@ -191,9 +193,10 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
 
 def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
     """
-    The options that make a schedule as long as ``iterations``: `SOLVER.STEPS` and `WARMUP_ITERS` in
-    proportion, rounded, at least 1 (no warm-up stays none); steps that meet become one, and one
-    that meets the end is left out, where Detectron2 would refuse it.
+    Return the options that scale a schedule to ``iterations``.
+
+    `SOLVER.STEPS` and `WARMUP_ITERS` scale in proportion, rounded, at least 1; a warm-up of 0 stays
+    0. Equal steps become one. A step at the end is dropped, because Detectron2 rejects it.
     """
     solver, factor = cfg.SOLVER, iterations / cfg.SOLVER.MAX_ITER
     scaled = dict.fromkeys(max(1, round(step * factor)) for step in solver.STEPS)
@@ -207,7 +210,7 @@ def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
 
 
 def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
-    """Each arm's best learning rate may be another than its own, and is then trained again."""
+    """Raise an error if the budget is too small; with tuning, each arm may train twice."""
     if spec.total_iterations is None:
         return
     once, tune = (sum(run.iterations for run in runs) for runs in (equal, tuning))
@@ -222,7 +225,7 @@ def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
 
 @contextlib.contextmanager
 def _registered(datasets: tuple[DatasetArgument, ...]) -> Iterator[None]:
-    """Registered meanwhile, so that what a run would find wrong with them is found before it."""
+    """Register data sets temporarily, so that errors in them show before any run."""
     added = []
     try:
         for dataset in datasets:
@@ -242,8 +245,8 @@ def _is_registered(dataset: DatasetArgument) -> bool:
     return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
 
 
-# What a config file of another form raises: where it is empty or a list, Detectron2 stumbles over
-# its type, and a _BASE_ that leads back to itself is a RecursionError
+# Errors of a malformed config file: Detectron2 does not check for an empty file or a list, and a
+# _BASE_ that refers to itself is a RecursionError
 _WRONG_FORM = (
     ValueError,
     TypeError,
@@ -256,7 +259,7 @@ _WRONG_FORM = (
 
 @contextlib.contextmanager
 def _naming(place: str) -> Iterator[None]:
-    """Puts the place in front of an error's message; what YAML or yacs raise becomes ValueError."""
+    """Prefix errors with a place; errors of YAML and yacs become ValueError."""
     try:
         yield
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""What a comparison's YAML file says, checked for its form; no config is read here."""
+"""Content of a spec file, checked for its form; no config is read here."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ INITIAL_WEIGHTS = ("by_name", "stock")
 DIAGNOSTICS_PERIOD = 20
 MAX_ARM_NAME = 80
 MAX_SEED = 2**31 - 1
-# Config key -> how a spec says it, so that no option can contradict the spec
+# Config key -> where the spec sets it, so that no option can contradict the spec
 NOT_AN_OPTION = {
-    "SEED": "the key seeds says it",
-    "OUTPUT_DIR": "each run has a folder of its own",
-    "MODEL.FOCAL.INIT": "the key initial_weights says it",
-    "MODEL.FOCAL.DIAGNOSTICS.PERIOD": "the key diagnostics says it",
+    "SEED": "use the key seeds",
+    "OUTPUT_DIR": "each run has its own folder",
+    "MODEL.FOCAL.INIT": "use the key initial_weights",
+    "MODEL.FOCAL.DIAGNOSTICS.PERIOD": "use the key diagnostics",
 }
 
 
@@ -63,12 +63,14 @@ class ArmSpec:
 @dataclass(frozen=True)
 class Spec:
     """
+    Content of a spec.
+
     Attributes:
-        iterations: `SOLVER.MAX_ITER` of every arm; None: as each arm has it.
-        total_iterations: what all runs together may take; None: whatever they need.
-        lr_factors: what each arm's learning rate is multiplied by, () if none is tuned.
-        lr_seeds: those of the runs that tune.
-        diagnostics: a look every so many iterations, 0: none.
+        iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
+        total_iterations: upper limit for all runs together; None for no limit.
+        lr_factors: factors of the learning rate to try for each arm, () without tuning.
+        lr_seeds: seeds of the tuning runs.
+        diagnostics: period of the diagnostics in iterations; 0 turns them off.
     """
 
     arms: dict[str, ArmSpec]
@@ -86,15 +88,15 @@ class Spec:
 
 def read_spec(file: Path) -> Spec:
     """
-    Read a spec; every path in it is relative to it.
+    Read a spec; every path in it is relative to the file.
 
     Raises:
-        ValueError: it is not safe YAML, has a key twice, or a value that is not as it must be.
-        KeyError: a key that does not exist, or a reference that is no arm.
-        FileNotFoundError: the spec, or a file that it names, is not there.
+        ValueError: the file is not safe YAML, has a duplicate key, or has an illegal value.
+        KeyError: a key does not exist, or the reference is not an arm.
+        FileNotFoundError: the spec, or a file that it names, does not exist.
     """
     if not file.is_file():
-        raise FileNotFoundError("there is no such file")
+        raise FileNotFoundError("no such file")
     content = _load_yaml(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"must be a mapping with {', '.join(KEYS)}")
@@ -124,19 +126,21 @@ def read_spec(file: Path) -> Spec:
 
 def check_names(given: Iterable[Any], known: Iterable[str], what: str) -> None:
     """
+    Raise an error if a name is unknown.
+
     Raises:
-        KeyError: one of those given is not known; the message has the nearest that is.
+        KeyError: a name is unknown; the message has the closest known one.
     """
     known = list(known)
     for name in given:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there is {', '.join(known)}"
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
             raise KeyError(f"no {what} is named {name!r}; {hint}")
 
 
 class _Loader(yaml.SafeLoader):
-    """Data only, and no key twice in a mapping, of which YAML would keep the last."""
+    """Safe loader that rejects duplicate keys; YAML itself keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
@@ -147,7 +151,7 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 line = key_node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(
-                    problem=f"line {line}: the key {key!r} stands twice in a mapping"
+                    problem=f"line {line}: duplicate key {key!r} in a mapping"
                 )
             seen.append(key)
         return super().construct_mapping(node, deep)
@@ -199,10 +203,10 @@ def _listed(entries: list[Any]) -> dict[Any, Any]:
 
 def _arm_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"arm {name!r}: a name is a text; put it in quotes")
+        raise ValueError(f"arm {name!r}: a name must be text; put it in quotes")
     if not name.strip() or len(name) > MAX_ARM_NAME or not name.isprintable():
         raise ValueError(
-            f"arm {name!r}: a name is 1 to {MAX_ARM_NAME} characters, none of them a control "
+            f"arm {name!r}: a name must have 1 to {MAX_ARM_NAME} characters and no control "
             "character"
         )
     return name
@@ -247,23 +251,23 @@ def _config_file(text: Any, folder: Path, place: str) -> Path:
 
 
 def _opts(opts: Any, place: str) -> tuple[str, ...]:
-    """KEY, VALUE, ... as they would stand on a command line."""
+    """Return KEY, VALUE, ... in the form of a command line."""
     if not isinstance(opts, list) or len(opts) % 2:
         raise ValueError(f"{place}: options must be a list [KEY, VALUE, ...], got {opts!r}")
     keys, values = opts[::2], opts[1::2]
     for key in keys:
         if not isinstance(key, str):
-            raise ValueError(f"{place}: options must be [KEY, VALUE, ...], but {key!r} is no key")
+            raise ValueError(f"{place}: options must be [KEY, VALUE, ...], got the key {key!r}")
         if key in NOT_AN_OPTION:
             raise ValueError(f"{place}: {key} is not an option: {NOT_AN_OPTION[key]}")
         if keys.count(key) > 1:
-            raise ValueError(f"{place}: {key} stands twice among the options")
+            raise ValueError(f"{place}: {key} is given twice")
     pairs = zip(keys, values, strict=True)
     return tuple(part for key, value in pairs for part in (key, _value(value, f"{place}: {key}")))
 
 
 def _value(value: Any, place: str) -> str:
-    """A text stands for itself, so that "(320, 380)" is a tuple; all else as Python writes it."""
+    """Return text unchanged, so that "(320, 380)" is a tuple, and the repr of anything else."""
     if isinstance(value, str):
         return value
     _check_plain(value, place)
@@ -275,20 +279,20 @@ def _check_plain(value: Any, place: str) -> None:
         for element in value:
             _check_plain(element, place)
     elif value is not None and not isinstance(value, str | bool | int | float):
-        raise ValueError(f"{place} must be a number, a text, true, false, null or a list of these")
+        raise ValueError(f"{place} must be a number, text, true, false, null or a list of these")
 
 
 def _refuse_contradictions(
     arms: dict[str, ArmSpec], opts: tuple[str, ...], *, fixed_iterations: bool
 ) -> None:
-    """An option that is said in two places is a mistake in one of them."""
+    """Raise an error if an option is given in two places."""
     for name, arm in arms.items():
         twice = set(arm.opts[::2]) & set(opts[::2])
         if twice:
-            raise ValueError(f"arm {name!r}: {min(twice)} stands in opts, for all arms, already")
+            raise ValueError(f"arm {name!r}: {min(twice)} is already in opts, for all arms")
     everywhere = {*opts[::2]}.union(*(arm.opts[::2] for arm in arms.values()))
     if fixed_iterations and "SOLVER.MAX_ITER" in everywhere:
-        raise ValueError("SOLVER.MAX_ITER is not an option beside iterations of budget")
+        raise ValueError("SOLVER.MAX_ITER cannot be combined with iterations of budget")
 
 
 def _reference(content: dict[str, Any], arms: dict[str, ArmSpec]) -> str:
@@ -311,7 +315,7 @@ def _optional_count(section: dict[str, Any], name: str) -> int | None:
 
 
 def _integer(value: Any, place: str, least: int) -> int:
-    if type(value) is not int or value < least:  # True is an int, and not meant
+    if type(value) is not int or value < least:  # excludes True, which is an int
         raise ValueError(f"{place} must be an integer >= {least}, got {value!r}")
     return value
 
@@ -320,19 +324,19 @@ def _seeds(seeds: Any, place: str) -> tuple[int, ...]:
     if type(seeds) is int:
         return tuple(range(1, _integer(seeds, place, 1) + 1))
     if not isinstance(seeds, list) or not seeds:
-        raise ValueError(f"{place} must be a list of integers, or how many, got {seeds!r}")
+        raise ValueError(f"{place} must be a list of integers or their number, got {seeds!r}")
     for seed in seeds:
         if _integer(seed, place, 0) > MAX_SEED:
             raise ValueError(f"{place} must be at most {MAX_SEED}, got {seed}")
         if seeds.count(seed) > 1:
-            raise ValueError(f"{place}: {seed} stands twice")
+            raise ValueError(f"{place}: {seed} is given twice")
     return tuple(seeds)
 
 
 def _learning_rates(
     content: dict[str, Any], seeds: tuple[int, ...]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """The factors, and the seeds of the runs that tune; both () if none is tuned."""
+    """Return the factors and the seeds of the tuning runs; both are () without tuning."""
     section = _section(content, "learning_rates", LEARNING_RATE_KEYS)
     if "learning_rates" not in content:
         return (), ()
@@ -342,13 +346,13 @@ def _learning_rates(
     if not isinstance(factors, list) or not factors or not all(map(_is_factor, factors)):
         raise ValueError(f"learning_rates: factors must be numbers > 0, got {factors!r}")
     if len(set(factors)) < len(factors):
-        raise ValueError(f"learning_rates: a factor stands twice in {factors}")
+        raise ValueError(f"learning_rates: duplicate factor in {factors}")
     tuning_seeds = _seeds(section["seeds"], "learning_rates: seeds")
     both = set(tuning_seeds) & set(seeds)
     if both:
         raise ValueError(
-            f"learning_rates: seed {min(both)} is one of seeds: a rate that is chosen by the runs "
-            "that are compared makes its arm look better than it is"
+            f"learning_rates: seed {min(both)} is one of seeds: a rate that is chosen on the "
+            "compared runs makes its arm look better than it is"
         )
     return tuple(map(float, factors)), tuning_seeds
 
@@ -375,12 +379,14 @@ def _dataset(name: Any, text: Any, folder: Path) -> DatasetArgument:
         raise FileNotFoundError(f"{place}: no directory {image_root}")
     dataset = DatasetArgument(name, json_file, image_root)
     if parse_dataset_argument(as_argument(dataset)) != dataset:
-        raise ValueError(f'{place}: a name must have no "=" in it, an image directory no ":"')
+        raise ValueError(
+            f'{place}: a name must not contain "=", and an image directory must not contain ":"'
+        )
     return dataset
 
 
 def as_argument(dataset: DatasetArgument) -> str:
-    """As `train_net.py --dataset` takes it."""
+    """Return a data set in the form of `train_net.py --dataset`."""
     return f"{dataset.name}={dataset.json_file}:{dataset.image_root}"
 
 

@@ -80,6 +80,14 @@ def percent_text(value: float | None) -> str:
     return "not finite" if value is None else f"{100 * value:.3g}%"
 
 
+def p_text(p: float) -> str:
+    """Return ".25", ".031", ".0004" or "1"; values below .0001 become "< .0001"."""
+    if p < 0.0001:
+        return "< .0001"
+    digits = 2 if p >= 0.1 else 3 if p >= 0.01 else 4
+    return f"{p:.{digits}f}".removeprefix("0").replace("1.00", "1")
+
+
 def share_text(part: int, whole: int) -> str:
     """`2 of 3 seeds`."""
     return f"{part} of {count_text(whole, 'seed')}"

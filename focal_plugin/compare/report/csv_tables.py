@@ -10,26 +10,11 @@ from ..analysis.loss_views import AUDIT
 from ..analysis.scores import Spread
 from ..analysis.summary import Summary
 from ..runs.result import AVERAGES
+from .sentences import flaw_text, standing_sentences
 
 Cell = str | int | float | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SPREAD = ("mean", "std", "n", "state")
-
-
-def csv_files(summary: Summary) -> dict[str, str]:
-    """Name of the file -> its content."""
-    tables = {
-        "runs.csv": _csv_runs(summary),
-        "arms.csv": _csv_arms(summary),
-        "differences.csv": _csv_differences(summary),
-        "per_class.csv": _csv_classes(summary),
-        "error_types.csv": _csv_errors(summary),
-        "images.csv": _csv_images(summary),
-        "curves.csv": _csv_curves(summary),
-        "configs.csv": _csv_configs(summary),
-        "loss_audit.csv": _csv_audit(summary),
-    }
-    return {name: csv_text(rows) for name, rows in tables.items()}
 
 
 def csv_text(rows: Iterable[Iterable[Cell]]) -> str:
@@ -50,7 +35,7 @@ def _csv_cell(cell: Cell) -> Cell:
     return cell
 
 
-def _csv_runs(summary: Summary) -> Iterable[list[Cell]]:
+def run_rows(summary: Summary) -> Iterable[list[Cell]]:
     fields = ("id", "arm", "role", "lr_factor", "seed", "state", "exit_code", "reason", "restarts")
     more = ("iterations", "iterations_done", "iteration_s", "peak_memory_mib", "device", "threads")
     yield [*fields, *AVERAGES, *more]
@@ -62,7 +47,7 @@ def _csv_runs(summary: Summary) -> Iterable[list[Cell]]:
         ]
 
 
-def _csv_arms(summary: Summary) -> Iterable[list[Cell]]:
+def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["learning_rates", "arm", "lr_factor", "quantity", *_SPREAD, "planned", "failed"]
     for standing in filter(None, (summary.equal, summary.best)):
         for scores in standing.arms:
@@ -81,11 +66,12 @@ def _csv_arms(summary: Summary) -> Iterable[list[Cell]]:
                     yield [*head, name, *_spread_cells(spread), *counts]
 
 
-def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
+def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
     head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
     yield [*head, "seeds", "p_t", "p_holm", "p_sign_flip", "withheld_because", "sentence"]
     for standing in filter(None, (summary.equal, summary.best)):
-        for verdict in standing.verdicts:
+        sentences = standing_sentences(standing, summary.reference)
+        for verdict, sentence in zip(standing.verdicts, sentences, strict=True):
             found = verdict.difference
             low, high = (found and found.interval) or (None, None)
             yield [
@@ -93,12 +79,12 @@ def _csv_differences(summary: Summary) -> Iterable[list[Cell]]:
                 *((found.mean, found.std, low, high, found.n, found.t_p) if found else [None] * 6),
                 verdict.p,
                 found.sign_flip_p if found else None,
-                verdict.flaw,
-                verdict.sentence,
+                None if verdict.flaw is None else flaw_text(verdict.flaw, summary.reference),
+                sentence,
             ]
 
 
-def _csv_classes(summary: Summary) -> Iterable[list[Cell]]:
+def class_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["class", "category_id", "train_objects", "test_objects", "arm", *_SPREAD]
     for i, data in enumerate(summary.detections.classes):
         head: list[Cell] = [data.label, data.category_id, data.train_objects, data.val_objects]
@@ -106,14 +92,14 @@ def _csv_classes(summary: Summary) -> Iterable[list[Cell]]:
             yield [*head, arm, *_spread_cells(found.per_class[i])]
 
 
-def _csv_errors(summary: Summary) -> Iterable[list[Cell]]:
+def error_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["arm", "error", *_SPREAD]
     for arm, found in summary.detections.arms.items():
         for kind, spread in found.errors.items():
             yield [arm, kind, *_spread_cells(spread)]
 
 
-def _csv_images(summary: Summary) -> Iterable[list[Cell]]:
+def image_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["arm", "reference", "difference", "low", "high", "standard_error", "p", "seeds"]
     for arm, found in summary.detections.arms.items():
         if found.images is not None:
@@ -122,7 +108,7 @@ def _csv_images(summary: Summary) -> Iterable[list[Cell]]:
             yield [arm, summary.reference, *numbers, len(images.seeds)]
 
 
-def _csv_curves(summary: Summary) -> Iterable[list[Cell]]:
+def curve_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["arm", "quantity", "iteration", "mean", "low", "high", "runs"]
     for arm, of_arm in summary.curves.items():
         for key, c in of_arm.items():
@@ -131,7 +117,7 @@ def _csv_curves(summary: Summary) -> Iterable[list[Cell]]:
                 yield [arm, key, *point]
 
 
-def _csv_configs(summary: Summary) -> Iterable[list[Cell]]:
+def config_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["key", "part_of_the_loss", "arm", "value"]
     for difference in summary.fairness.differences:
         for arm, value in difference.values.items():
@@ -140,7 +126,7 @@ def _csv_configs(summary: Summary) -> Iterable[list[Cell]]:
             yield [difference.key, str(difference.is_loss), arm, cell]
 
 
-def _csv_audit(summary: Summary) -> Iterable[list[Cell]]:
+def audit_rows(summary: Summary) -> Iterable[list[Cell]]:
     yield ["arm", "part", "moment", "iteration", "loss", "options", "miner", "quantity", *_SPREAD]
     for view in summary.losses.views:
         head: list[Cell] = [view.arm, view.part, view.moment]

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..analysis.detection_analysis import ERROR_TYPES
-from ..analysis.scores import ArmVerdict, Spread, Standing
-from ..analysis.statistics import PairedDifference
+from ..analysis.scores import Spread, Standing
+from ..analysis.statistics import PairedDifference, Verdict
 from ..analysis.summary import Summary
 from . import captions
 from .cells import plain, signed
@@ -95,7 +95,7 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
 
 
 def _forest_row(
-    axes: Axes, row: int, verdict: ArmVerdict, difference: PairedDifference, look: ArmStyle
+    axes: Axes, row: int, verdict: Verdict, difference: PairedDifference, look: ArmStyle
 ) -> None:
     values = np.array(difference.differences)
     axes.plot(values, np.full(len(values), row - 0.24), "o", color=look.color, ms=3, alpha=0.6)

@@ -1,29 +1,27 @@
-"""The tables of a report for people: on the page, in Markdown and on the terminal."""
+"""Tables of a report for people: on the page, in Markdown and on the terminal."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from ...run_folder import MOMENTS
 from ..analysis.detection_analysis import ERROR_TYPES
-from ..analysis.scores import NO_GROUND_TRUTH, ArmVerdict, Standing
-from ..analysis.statistics import fewest_seeds, format_p
+from ..analysis.scores import NO_GROUND_TRUTH, Standing
+from ..analysis.statistics import Verdict, fewest_seeds
 from ..analysis.summary import Summary
 from ..analysis.training import Cost
 from ..runs.result import AVERAGES
 from .cells import (
     NOTHING,
-    are,
     compact_text,
     count_text,
     duration_text,
     interval_text,
-    listed,
     number_text,
+    p_text,
     percent_text,
     plain,
     runs_text,
@@ -170,7 +168,7 @@ def image_table(summary: Summary) -> Table | None:
                     signed(images.difference),
                     interval_text(images.interval),
                     f"{images.standard_error:.2f}",
-                    format_p(images.p),
+                    p_text(images.p),
                     str(len(images.seeds)),
                 )
             )
@@ -328,6 +326,12 @@ def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
     )
 
 
+def audit_tables(summary: Summary) -> list[Table]:
+    """Return the audits of all dense parts, before and after training."""
+    made = (audit_table(summary, p, m) for p in summary.losses.parts for m in MOMENTS)
+    return [table for table in made if table is not None]
+
+
 def run_table(summary: Summary) -> Table:
     """Every run of the comparison, whatever became of it."""
     roles = {"equal": "", "tuning": "trial", "best": "best lr"}
@@ -386,86 +390,19 @@ def data_table(summary: Summary) -> Table | None:
     return Table("data", header, tuple(rows), left=3)
 
 
-def headline(summary: Summary, standing: Standing) -> str:
-    """The verdicts in one sentence or two."""
-    arms: dict[str, list[str]] = {}
-    for verdict in standing.verdicts:
-        arms.setdefault(verdict.decision, []).append(plain(verdict.arm))
-    reference = plain(summary.reference)
-    said = []
-    for decision, word in (("higher", "above"), ("lower", "below")):
-        if decision in arms:
-            said.append(f"{listed(arms[decision])} {are(arms[decision])} {word} {reference}")
-    for decision, word in (
-        ("no difference shown", f"no difference to {reference} is shown for"),
-        ("undecided", "undecided:"),
-    ):
-        if decision in arms:
-            said.append(f"{word if said else word[0].upper() + word[1:]} {listed(arms[decision])}")
-    if not said:
-        return "There is one arm only, and nothing to compare it with."
-    return f"{'; '.join(said)}."
-
-
-def rates_title(standing: Standing) -> str:
-    """Which of the two verdicts of a comparison that tunes learning rates."""
-    best = standing.role == "best"
-    return "At each arm's best learning rate" if best else "At the same learning rate for all"
-
-
-def terminal_table(summary: Summary) -> str:
-    """The verdicts, and what is not done, as it ends `focal-compare run`."""
-    parts = []
-    for standing in (summary.equal, summary.best):
-        if standing is None:
-            continue
-        table = verdict_table(summary, standing)
-        if summary.best is not None:
-            parts.append(f"{rates_title(standing)}:")
-        parts.append(_aligned(table, table.rows, table.header, "simple"))
-        parts.append("\n".join(plain(verdict.sentence) for verdict in standing.verdicts))
-    states = summary.states
-    if not summary.complete:
-        left = len(summary.runs) - states["done"]
-        parts.append(
-            f"{left} of {count_text(len(summary.runs), 'run')} not done: "
-            f"{states['failed']} failed, "
-            f"{states['running']} running, {states['pending']} to come."
-        )
-    parts += [
-        f"failed: {plain(run.arm)} seed {run.seed}: {plain(run.reason or 'no reason recorded')}"
-        for run in summary.runs
-        if run.state == "failed"
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def markdown_table(table: Table) -> str:
-    """GitHub's; names in it are text, never markup."""
-    header = [markdown_text(cell) for cell in table.header]
-    rows = [[markdown_text(cell) for cell in row] for row in table.rows]
-    return _aligned(table, rows, header, "github")
-
-
-def _aligned(
-    table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], layout: str
-) -> str:
+def aligned(table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], layout: str) -> str:
+    """Return a table as text, in a layout of `tabulate`; numbers are aligned right."""
     align = ["left" if table.is_text(i) else "right" for i in range(len(header))]
     return tabulate(rows, header, layout, colalign=align, disable_numparse=True)
 
 
-def markdown_text(text: str) -> str:
-    """``text`` in Markdown as it is: no tags, no links, no cells."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(plain(text), quote=False))
-
-
-def _difference_cells(verdict: ArmVerdict | None) -> tuple[str, str, str, str]:
+def _difference_cells(verdict: Verdict | None) -> tuple[str, str, str, str]:
     if verdict is None or verdict.difference is None:
         return (NOTHING,) * 4
     difference = verdict.difference
-    p = NOTHING if verdict.p is None else format_p(verdict.p)
+    p = NOTHING if verdict.p is None else p_text(verdict.p)
     interval = interval_text(difference.interval)
-    return signed(difference.mean), interval, p, format_p(difference.sign_flip_p)
+    return signed(difference.mean), interval, p, p_text(difference.sign_flip_p)
 
 
 def _relative(cost: Cost, reference: Cost) -> str:

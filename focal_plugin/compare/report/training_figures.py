@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...run_folder import GRADIENT_NORM_KEY, MOMENTS
 from ..analysis.loss_views import SHARES, LossView
 from ..analysis.summary import Summary
-from ..analysis.training import AP_KEY, GRADIENT_NORM_KEY, Curve
+from ..analysis.training import AP_KEY, Curve
 from . import captions
 from .drawing import (
     WIDTH,
@@ -135,7 +136,7 @@ def draw_gradient_histogram(
     summary: Summary, part: str, styles: Mapping[str, ArmStyle]
 ) -> Drawing | None:
     """Before training and after; None where there is nothing."""
-    panels = [(moment, summary.losses.of(part, moment)) for moment in ("start", "final")]
+    panels = [(moment, summary.losses.of(part, moment)) for moment in MOMENTS]
     panels = [(m, [v for v in views if v.gradient_edges]) for m, views in panels]
     panels = [(moment, views) for moment, views in panels if views]
     if not panels:

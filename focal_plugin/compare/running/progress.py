@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -12,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from ...run_folder import METRICS_FILE
 from ..plan.comparison import Run
-from ..runs.result import METRICS_FILE
+from ..runs.result import parse_metrics
 
 READ_S = 1.0
 LOG_EVERY_S = 30.0
@@ -59,18 +59,12 @@ class MetricsReader:
             return
         whole = new[: new.rfind(b"\n") + 1]
         self._position += len(whole)
-        for line in whole.splitlines():
-            try:
-                self._take(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
-
-    def _take(self, metrics: dict[str, Any]) -> None:
-        # an attempt that was resumed starts from its last checkpoint, so that this may decrease
-        self.iteration = int(metrics["iteration"]) + 1
-        self.loss = metrics.get("total_loss", self.loss)
-        self.iteration_s = metrics.get("time", self.iteration_s)
-        self.ap = metrics.get("bbox/AP", self.ap)
+        for metrics in parse_metrics(whole):
+            # A resumed attempt starts from its last checkpoint, so the iteration may decrease
+            self.iteration = metrics["iteration"] + 1
+            self.loss = metrics.get("total_loss", self.loss)
+            self.iteration_s = metrics.get("time", self.iteration_s)
+            self.ap = metrics.get("bbox/AP", self.ap)
 
 
 class Progress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import signal
 import sys
 import time
@@ -13,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+from ...run_folder import TRAIN_LOG_FILE
 from ..plan.comparison import Run
+from ..runs.environment import Environment
 from ..runs.result import (
-    ENVIRONMENT_FILE,
-    RESULT_FILE,
     Result,
     read_average_precision,
     read_iteration_s,
@@ -29,7 +28,6 @@ from .failure import explain_failure, read_log_tail
 from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 
 TRAINER = ("-m", "focal_plugin.engine")
-LOG_FILE = "train.log"
 LOCK_FILE = ".lock"
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
 """How a trainer ends that a scheduler told to: it has saved a checkpoint, and is no failure."""
@@ -81,27 +79,19 @@ def run_one(
         done; failed; pending if ``urgency`` stopped it; or running, with the owner as its reason,
         where somebody else has it.
     """
-    status = read_status(task.folder)
+    status = Status.read(task.folder)
     if task.is_settled(status) or urgency() is not Urgency.GO_ON:
         return status
     task.folder.mkdir(parents=True, exist_ok=True)
     try:
         claim = take(task.folder, stale=task.stale, lease=task.lease)
     except HeldError as error:
-        return replace(read_status(task.folder), state="running", reason=str(error))
+        return replace(Status.read(task.folder), state="running", reason=str(error))
     with claim:
-        status = read_status(task.folder)  # somebody may have finished it meanwhile
+        status = Status.read(task.folder)  # somebody may have finished it meanwhile
         if task.is_settled(status):
             return status
         return _train(task, claim, status, environment, urgency)
-
-
-def read_status(folder: Path) -> Status:
-    """As :meth:`Status.read`, but a run with a result is done whatever its status says."""
-    status = Status.read(folder)
-    if (folder / RESULT_FILE).exists():
-        return Status("done", attempts=status.attempts)
-    return status
 
 
 def _train(
@@ -115,7 +105,7 @@ def _train(
         return Urgency.KILL if claim.lost.is_set() else urgency()
 
     running = Status("running", attempts=before.attempts + 1)
-    log = task.folder / LOG_FILE
+    log = task.folder / TRAIN_LOG_FILE
     try:
         with _trainer_gone(task.folder, asked) as lock, log.open("ab") as output:
             if asked() is not Urgency.GO_ON:
@@ -195,8 +185,10 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
     """
     metrics = read_metrics(folder)
     ap, ap_per_class = read_average_precision(metrics)
-    environment = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-    classes = environment["datasets"]["test"][0]["classes"]
+    environment = Environment.read(folder)
+    if not environment.test or environment.test[0].classes is None:
+        raise ValueError("env.json has no classes of the test set")
+    classes = environment.test[0].classes
     gpu_memory_mib = read_peak_gpu_memory_mib(folder)
     return Result(
         arm=run.arm,
@@ -207,5 +199,5 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
         iteration_s=read_iteration_s(metrics),
         peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,
         config_hash=run.config_hash,
-        versions=environment["versions"],
+        versions=environment.versions,
     )

@@ -19,7 +19,7 @@ from .claim import Observer
 from .engines import Engine, Handle, Options, make_engine
 from .failure import DISK_FULL
 from .progress import Progress, RunState
-from .run_one import Task, read_status
+from .run_one import Task
 from .trainer_process import Urgency
 
 POLL_S = 0.2
@@ -72,7 +72,7 @@ def run_all(
     folder = folder.absolute()
     tasks = [_task(run, folder, options) for run in runs]
     progress = Progress([(task.run, task.folder) for task in tasks], stream or sys.stderr)
-    statuses = [read_status(task.folder) for task in tasks]
+    statuses = [Status.read(task.folder) for task in tasks]
     if all(task.is_settled(status) for task, status in zip(tasks, statuses, strict=True)):
         progress.update([RunState(status.state, status.reason or "") for status in statuses])
         progress.close()
@@ -96,7 +96,7 @@ def _task(run: Run, folder: Path, options: Options) -> Task:
         run=run,
         folder=own,
         directory=Path.cwd(),
-        retry=read_status(own).attempts if options.retry_failed else None,
+        retry=Status.read(own).attempts if options.retry_failed else None,
         lease=options.lease,
         trainer=options.trainer,
     )
@@ -171,7 +171,7 @@ class _Sweep:
         unfinished = not all(entry.settled for entry in self._entries)
         if unfinished and self._interrupts.number is not None:
             raise SweepInterruptedError(self._interrupts.number)
-        return [entry.settled or read_status(entry.task.folder) for entry in self._entries]
+        return [entry.settled or Status.read(entry.task.folder) for entry in self._entries]
 
     def _urgency(self) -> Urgency:
         return max(self._interrupts.urgency, Urgency.STOP if self._disk_full else Urgency.GO_ON)
@@ -216,7 +216,7 @@ class _Sweep:
         for entry in self._entries:
             if entry.settled:
                 continue
-            status = read_status(entry.task.folder)
+            status = Status.read(entry.task.folder)
             if entry.handle:
                 if status.attempts > entry.attempts and status.state != "pending":
                     entry.state = RunState(status.state, status.reason or "")

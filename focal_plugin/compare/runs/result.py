@@ -6,16 +6,15 @@ import json
 import math
 import re
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...files import write_json
+from ...run_folder import LOG_FILE, METRICS_FILE, RESULT_FILE
 
 AVERAGES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-RESULT_FILE = "result.json"
-METRICS_FILE = "metrics.json"
-ENVIRONMENT_FILE = "env.json"
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     by_iteration: dict[int, dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            metrics = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for metrics in parse_metrics(file.read_bytes()):
         by_iteration.setdefault(metrics["iteration"], {}).update(metrics)
     return [by_iteration[iteration] for iteration in sorted(by_iteration)]
+
+
+def parse_metrics(content: bytes) -> Iterator[dict[str, Any]]:
+    """
+    Yield the valid lines of `metrics.json`: JSON objects with an integer `iteration`.
+
+    A killed run may leave a broken line, which the next attempt continues. It is skipped.
+    """
+    for line in content.splitlines():
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(metrics, dict) and isinstance(metrics.get("iteration"), int):
+            yield metrics
 
 
 def read_average_precision(
@@ -82,7 +92,7 @@ def read_average_precision(
     """
     evaluated = [line for line in metrics if "bbox/AP" in line]
     if not evaluated:
-        raise ValueError("no evaluation in metrics.json")
+        raise ValueError(f"no evaluation in {METRICS_FILE}")
     last, prefix = evaluated[-1], "bbox/AP-"
     per_class = {k[len(prefix) :]: _number(v) for k, v in last.items() if k.startswith(prefix)}
     return {name: _number(last.get(f"bbox/{name}")) for name in AVERAGES}, per_class
@@ -95,7 +105,7 @@ def read_iteration_s(metrics: list[dict[str, Any]]) -> float:
 
 def read_peak_gpu_memory_mib(folder: Path) -> float | None:
     """The largest `max_mem` of the log, or None for a run on the CPU."""
-    log = folder / "log.txt"
+    log = folder / LOG_FILE
     found = re.findall(r"max_mem: (\d+)M", log.read_text(encoding="utf-8")) if log.exists() else []
     return max(map(float, found), default=0.0) or None  # a run on the CPU of a GPU machine logs 0
 

@@ -8,89 +8,117 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
 
-from ..analysis.fairness import read_config, read_start
+from ...run_folder import CONFIG_FILE, DETECTIONS_FILE, snapshot_files
 from ..plan.comparison import Comparison, Run
-from .result import ENVIRONMENT_FILE, Result, read_metrics
+from .environment import Environment
+from .result import Result, read_metrics
+from .start import Start
 from .status import Status
-
-DETECTIONS = Path("inference", "coco_instances_results.json")
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunFolder:
     """
-    One run and its folder; a file that is missing or broken is None, as a run may be at work on it.
+    Files of one run, in any state. Each file is read at most once, when it is first asked for.
+
+    A file that is missing or broken is None, because a run may be writing it.
 
     Attributes:
-        folder: of the run, there or not.
-        status: as its file says.
-        result: None unless it is done.
+        run: the run of the plan.
+        path: the folder, which may not exist.
+        status: content of `status.json`.
+        result: content of `result.json`; None unless the run is done.
     """
 
     run: Run
-    folder: Path
+    path: Path
     status: Status
     result: Result | None
 
+    @classmethod
+    def read(cls, run: Run, path: Path) -> RunFolder:
+        """Read status and result of a run; the other files are read on demand."""
+        return cls(run, path, Status.read(path), Result.read(path))
+
     @property
     def finished(self) -> Result:
-        """The result of a run that is done."""
+        """Result of a run that is done."""
         assert self.result is not None
         return self.result
 
     @property
     def state(self) -> str:
-        """One of :data:`~..status.STATES`; done is what has a result, whatever its status says."""
+        """One of :data:`~.status.STATES`. A run is done if and only if it has a result."""
         if self.result is not None:
             return "done"
         return "pending" if self.status.state == "done" else self.status.state
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        return read_metrics(self.folder)
+        """Lines of `metrics.json`, see :func:`~.result.read_metrics`."""
+        return read_metrics(self.path)
 
     @cached_property
-    def env(self) -> dict[str, Any] | None:
-        """`env.json`: versions, device, threads, data sets."""
-        return _read_json(self.folder / ENVIRONMENT_FILE)
-
-    @cached_property
-    def start(self) -> dict[str, Any] | None:
-        """`start.json`: digests of the weights and of the first batches."""
+    def environment(self) -> Environment | None:
+        """Content of `env.json`: versions, device, threads, data sets."""
         try:
-            return read_start(self.folder)
-        except json.JSONDecodeError:
+            return Environment.read(self.path)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @cached_property
+    def start(self) -> Start | None:
+        """Content of `start.json`: digests of the weights and of the first batches."""
+        try:
+            return Start.read(self.path)
+        except ValueError:
             return None
 
     @cached_property
     def config(self) -> CfgNode | None:
-        """`config.yaml` as Detectron2 wrote it, resolved."""
+        """Resolved config of the run, from `config.yaml`."""
         try:
-            return read_config(self.folder / "config.yaml")
+            return read_config(self.path / CONFIG_FILE)
         except (FileNotFoundError, ValueError):
             return None
 
     @property
     def detections(self) -> Path | None:
-        """The file of its detections, if the run is done and it is there."""
-        file = self.folder / DETECTIONS
+        """File of the detections; None if the run is not done or the file does not exist."""
+        file = self.path / DETECTIONS_FILE
         return file if self.result is not None and file.is_file() else None
 
+    @cached_property
+    def detected_nothing(self) -> bool:
+        """True if the file of the detections exists and is an empty list."""
+        file = self.detections
+        return file is not None and json.loads(file.read_text(encoding="utf-8")) == []
 
-def read_records(comparison: Comparison, folder: Path) -> list[RunRecord]:
-    """One for each run, in the order of the comparison."""
-    return [_read_record(run, folder / run.id) for run in comparison.runs]
+    def snapshots(self, moment: str) -> list[Path]:
+        """Return the snapshot files of one of :data:`~focal_plugin.run_folder.MOMENTS`."""
+        return snapshot_files(self.path, moment)
 
 
-def _read_record(run: Run, folder: Path) -> RunRecord:
-    return RunRecord(run, folder, Status.read(folder), Result.read(folder))
+def read_run_folders(comparison: Comparison, folder: Path) -> list[RunFolder]:
+    """Return one :class:`RunFolder` per run, in the order of the comparison."""
+    return [RunFolder.read(run, folder / run.id) for run in comparison.runs]
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def read_config(file: Path) -> CfgNode:
+    """
+    Read the `config.yaml` of a run. A key that this version does not have is kept.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not safe YAML, or not a mapping.
+    """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return content if isinstance(content, dict) else None
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not safe YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is not a config: it holds no mapping")
+    return CfgNode(content)

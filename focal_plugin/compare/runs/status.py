@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...files import write_json
+from ...run_folder import RESULT_FILE, STATUS_FILE
 
-STATUS_FILE = "status.json"
 STATES = ("pending", "running", "done", "failed")
 
 
@@ -38,9 +38,14 @@ class Status:
 
     @classmethod
     def read(cls, folder: Path) -> Status:
-        """A run that nobody started is pending."""
+        """
+        Read the status of a run.
+
+        A run that nobody started is pending. A run with a result is done, whatever its status file
+        says, because a process may die between writing the two files.
+        """
         file = folder / STATUS_FILE
-        if not file.exists():
-            return cls()
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return cls(**{**content, "log_tail": tuple(content["log_tail"])})
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if (folder / RESULT_FILE).exists():
+            return cls("done", attempts=content.get("attempts", 0))
+        return cls(**{**content, "log_tail": tuple(content.get("log_tail", ()))})

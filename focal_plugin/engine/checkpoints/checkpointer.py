@@ -12,9 +12,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ...run_folder import LAST_CHECKPOINT
 from .file import CheckpointError, remove_unfinished_checkpoints, write_checkpoint
 from .identity import differences, environment_identity
-from .last import LAST_CHECKPOINT, iteration_of, last_file, newest_whole, set_last_file
+from .last import iteration_of, last_file, newest_whole, set_last_file
 from .weights import HEURISTICS, read_weights
 
 __all__ = ["CheckpointError", "Checkpointer"]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...files import UnfinishedFile, digest_of, remove_unfinished, sync_folder
+from ...run_folder import LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
 
 def remove_unfinished_checkpoints(folder: Path) -> None:
     """Remove partial files of processes that were killed while saving."""
-    for pattern in ("*.pth", "*.pth.sha256", "last_checkpoint"):
+    for pattern in ("*.pth", "*.pth.sha256", LAST_CHECKPOINT):
         remove_unfinished(folder, pattern)
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...files import sync_folder, write_text
+from ...run_folder import LAST_CHECKPOINT
 from .file import CheckpointError
 
 logger = logging.getLogger(__name__)
-
-LAST_CHECKPOINT = "last_checkpoint"
-"""Name of the file that names the last checkpoint."""
 
 _NUMBER = re.compile(r"model_([0-9]+)\.pth")
 

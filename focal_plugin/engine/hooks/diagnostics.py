@@ -26,6 +26,7 @@ from ...checks import check_count
 from ...diagnostics.analysis import AnchorView, Tally
 from ...diagnostics.snapshot import Snapshot, write_snapshot
 from ...modeling.dense_losses import DenseLosses, DenseStep
+from ...run_folder import GRADIENT_NORM_KEY, snapshot_file
 from ..model_trainer import ModelTrainer
 from ..wrapping import unwrapped
 from .fixed_anchors import (
@@ -67,7 +68,7 @@ class DiagnosticsHook(HookBase):
         key = "MODEL.FOCAL.DIAGNOSTICS.PERIOD"
         self._period = check_count(key, cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD, low=0)
         self._cfg = cfg
-        self._folder = Path(cfg.OUTPUT_DIR) / "diagnostics"
+        self._folder = Path(cfg.OUTPUT_DIR)
         self._model = unwrapped(model)
         self._parts = dense_parts(self._model) if self._period else {}
         self._images: list[dict[str, Any]] = []
@@ -147,7 +148,7 @@ class DiagnosticsHook(HookBase):
         if self.trainer.iter < NUM_NORMS:
             self._norms.append(norm)
         if self._is_due():
-            _put(get_event_storage(), {"diagnostics/parameter_gradient_norm": norm})
+            _put(get_event_storage(), {GRADIENT_NORM_KEY: norm})
 
     def _snapshots(self, when: str) -> dict[str, Snapshot]:
         started = time.perf_counter()
@@ -180,7 +181,7 @@ class DiagnosticsHook(HookBase):
 
     def _write(self, when: str, snapshot: Snapshot) -> None:
         if comm.is_main_process():
-            write_snapshot(self._folder / f"{when}_{snapshot.part}.npz", snapshot)
+            write_snapshot(snapshot_file(self._folder, when, snapshot.part), snapshot)
 
 
 class _Observer:

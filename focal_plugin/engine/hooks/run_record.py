@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from ...data import describe_dataset
 from ...files import write_json
+from ...run_folder import ENVIRONMENT_FILE, START_FILE
 from ..evaluation import evaluator_in_use
 from ..model_trainer import ModelTrainer
 from ..wrapping import unwrapped
 
-ENVIRONMENT_FILE = "env.json"
-START_FILE = "start.json"
 NUM_BATCHES = 8
 """Number of batches with a digest in `start.json`."""
 

@@ -17,12 +17,12 @@ from focal_plugin.compare.report import write as report
 from focal_plugin.compare.report.cells import plain, signed, spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
 from focal_plugin.compare.report.drawing import Drawing
+from focal_plugin.compare.report.markdown import markdown_text
+from focal_plugin.compare.report.sentences import headline
 from focal_plugin.compare.report.tables import (
-    headline,
-    markdown_text,
-    terminal_table,
     verdict_table,
 )
+from focal_plugin.compare.report.terminal import terminal_report
 from focal_plugin.compare.report.write import ReportFiles, write_report
 
 from ..fake_comparison import FakeArm, write_comparison
@@ -180,7 +180,7 @@ def test_all_formats_say_what_failed_and_what_is_missing(hostile, page):
     for text in (
         "".join(page.text),
         hostile.markdown.read_text(encoding="utf-8"),
-        terminal_table(hostile.summary),
+        terminal_report(hostile.summary),
     ):
         assert "Loss became infinite" in text
         assert "1 of its 2 runs failed" in text
@@ -241,7 +241,7 @@ def test_a_comparison_of_which_nothing_is_done_has_a_report(tmp_path):
     assert "Not finished." in text
     assert "No run is done." in text
     assert files.figures == ()
-    assert "4 of 4 runs not done" in terminal_table(files.summary)
+    assert "4 of 4 runs not done" in terminal_report(files.summary)
 
 
 def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):
@@ -258,14 +258,14 @@ def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):
         assert said in text
     assert {"forest.svg", "forest-best.svg"} <= {p.name for p in files.figures}
     assert "x 2 (at the edge of the grid)" in text
-    assert "At each arm's best learning rate:" in terminal_table(files.summary)
+    assert "At each arm's best learning rate:" in terminal_report(files.summary)
 
 
 def test_the_verdicts_are_told_in_a_sentence(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "GHM": FakeArm(0.1), "X": FakeArm(0.51)}
     write_comparison(tmp_path, {**arms, "Y": FakeArm(0.9, {1: "failed"})}, (1, 2, 3, 4, 5, 6))
     summary = summarize(tmp_path, replicates=0)
-    assert headline(summary, summary.equal) == (
+    assert headline(summary.equal, summary.reference) == (
         "FL is above CE; GHM is below CE; no difference to CE is shown for X; undecided: Y."
     )
     table = verdict_table(summary, summary.equal)

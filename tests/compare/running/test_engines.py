@@ -13,9 +13,9 @@ from focal_plugin.compare.running import runner
 from focal_plugin.compare.running.engines import Options, make_engine
 from focal_plugin.compare.running.engines.remote import StopFile, allowed_variables
 from focal_plugin.compare.running.engines.resources import divide, visible_gpus
-from focal_plugin.compare.running.run_one import read_status
 from focal_plugin.compare.running.runner import run_all
 from focal_plugin.compare.running.trainer_process import Urgency
+from focal_plugin.compare.runs.status import Status
 
 from .fakes import (
     PATIENCE_S,
@@ -185,7 +185,7 @@ def check_all_finished_once(process, runs, folder):
     assert process.exitcode == 0
     for run in runs:
         own = folder / run.id
-        assert read_status(own).state == "done"
+        assert Status.read(own).state == "done"
         # an iteration between which and its checkpoint a trainer was killed is done again
         assert len(lines_of(own / "iterations")) <= run.iterations + 1
 
@@ -211,7 +211,7 @@ def test_ray_finishes_all_runs_though_a_worker_is_killed(seldom, tmp_path, monke
     trainer, worker = trainer_and_parent(midway)
     os.kill(worker, signal.SIGKILL)
     check_all_finished_once(process, runs, folder)
-    assert read_status(midway).attempts == 2
+    assert Status.read(midway).attempts == 2
     assert not os.path.exists(f"/proc/{trainer}")
 
 
@@ -235,7 +235,7 @@ def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(
     wait_until(lambda: len(lines_of(own / "iterations")) > before, process)
     os.kill(trainer_and_parent(own)[1], signal.SIGUSR2)
     check_all_finished_once(process, [run], tmp_path)
-    assert read_status(own).attempts == 3
+    assert Status.read(own).attempts == 3
     # told to stop, it went on exactly where it was
     *_, first = lines_of(own / "iterations")[before : before + 1]
     assert lines_of(own / "iterations")[before:] == [str(i) for i in range(int(first), 60)]

@@ -13,7 +13,7 @@ from focal_plugin.compare.running import run_one as run_one_module
 from focal_plugin.compare.running import trainer_process
 from focal_plugin.compare.running.claim import read_newest, take
 from focal_plugin.compare.running.failure import explain_failure
-from focal_plugin.compare.running.run_one import read_status, run_one
+from focal_plugin.compare.running.run_one import run_one
 from focal_plugin.compare.running.trainer_process import Urgency
 from focal_plugin.compare.runs.result import Result
 from focal_plugin.compare.runs.status import Status
@@ -50,7 +50,7 @@ def written(task):
 def test_a_finished_run_has_a_result_and_is_not_trained_again(tmp_path):
     task = fake_task(tmp_path)
     for _ in range(2):
-        assert train(task) == read_status(task.folder) == Status("done", attempts=1)
+        assert train(task) == Status.read(task.folder) == Status("done", attempts=1)
     result = Result.read(task.folder)
     assert (result.arm, result.seed, result.iterations) == ("CE", 1, 5)
     assert (result.ap["AP"], result.ap["AP75"]) == (20.0, None)
@@ -80,7 +80,7 @@ def test_a_failure_has_a_reason_an_exit_code_and_the_last_lines(
     assert (status.state, status.exit_code, status.attempts) == ("failed", exit_code, 1)
     assert status.reason.endswith(reason)
     assert "iteration 2" in status.log_tail
-    assert read_status(task.folder) == status
+    assert Status.read(task.folder) == status
     assert Result.read(task.folder) is None
 
 
@@ -138,7 +138,7 @@ def test_at_most_fifty_lines_of_a_long_log_are_kept(tmp_path):
 def test_a_stopped_run_is_pending_and_goes_on_from_its_checkpoint(tmp_path):
     task = fake_task(tmp_path, fake_run(steps=60, step_s=0.05))
     stopped = train_until(task, lambda: len(lines_of(task.folder / "iterations")) > 3)
-    assert stopped == read_status(task.folder) == Status("pending", attempts=1)
+    assert stopped == Status.read(task.folder) == Status("pending", attempts=1)
     assert not is_alive(trainers(task.folder)[-1])
     assert read_newest(task.folder).released
     assert train(task) == Status("done", attempts=2)
@@ -229,7 +229,7 @@ def test_who_loses_his_claim_stops_his_trainer_and_writes_nothing(tmp_path):
     status = train(task)
     thread.join()
     assert (status.state, status.reason) == ("running", "another machine took it over")
-    assert read_status(task.folder).reason == "written by the new owner"
+    assert Status.read(task.folder).reason == "written by the new owner"
     assert lines_of(task.folder / "finishes") == []
     assert not is_alive(trainers(task.folder)[-1])
 
@@ -250,7 +250,7 @@ def test_the_trainer_dies_with_whoever_started_it_and_another_one_goes_on(tmp_pa
     os.kill(owner.pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(trainers(task.folder)[0]))
     owner.join()
-    assert read_status(task.folder).state == "running"
+    assert Status.read(task.folder).state == "running"
     assert train(task) == Status("done", attempts=2)
     assert len(lines_of(task.folder / "finishes")) == 1
 
@@ -265,7 +265,7 @@ def test_no_trainer_starts_while_one_is_left_over(tmp_path):
         time.sleep(0.5)
         assert trainers(task.folder) == []
     thread.join()
-    assert read_status(task.folder).state == "done"
+    assert Status.read(task.folder).state == "done"
 
 
 def test_a_trainer_gets_arguments_environment_and_folder_as_they_are(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 
 from focal_plugin.compare.running import runner
 from focal_plugin.compare.running.claim import read_newest
-from focal_plugin.compare.running.run_one import read_status
 from focal_plugin.compare.running.runner import run_all
 from focal_plugin.compare.runs.status import Status
 
@@ -33,7 +32,7 @@ def some_runs(count, **more):
 
 
 def states(runs, folder):
-    return [read_status(folder / run.id).state for run in runs]
+    return [Status.read(folder / run.id).state for run in runs]
 
 
 def check_finished_once(runs, folder, restarts=0):
@@ -45,7 +44,7 @@ def check_finished_once(runs, folder, restarts=0):
     assert sum(starts.values()) <= len(runs) + restarts
     for run in runs:
         own = folder / run.id
-        assert read_status(own).state == "done"
+        assert Status.read(own).state == "done"
         assert 1 <= len(lines_of(own / "finishes")) <= starts[run]
         assert len(lines_of(own / "iterations")) <= run.iterations + starts[run] - 1
 

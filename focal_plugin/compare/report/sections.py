@@ -1,0 +1,233 @@
+"""Sections of a report: their order, titles and content, the same for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from ..analysis.scores import Standing
+from ..analysis.summary import Summary
+from . import csv_tables, sentences, tables
+from .csv_tables import Cell
+from .tables import Table
+
+CHAPTERS = {
+    "verdict": "Verdict",
+    "certainty": "Certainty",
+    "sources": "Sources of the differences",
+    "training": "Training",
+    "cost": "Cost",
+    "fairness": "Fairness",
+    "provenance": "Provenance",
+}
+"""Id of a chapter -> its title, in the order of the report."""
+
+Rows = Callable[[Summary], Iterable[Iterable[Cell]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    One section of a report. Everything but its place and title is optional.
+
+    Attributes:
+        chapter: one of :data:`CHAPTERS`.
+        title: heading; "" for none.
+        table: function that makes the table, or several tables.
+        figures: names of figures; `*` stands for any text.
+        sentences: function that makes the list of sentences.
+        lead: function that makes the paragraph before everything else; "" for none.
+        csv: CSV file -> function that makes its rows.
+        standing: function that returns the standing that the section is about. Without a standing
+            there is no section, and with only one of two its title is left out.
+    """
+
+    name: str
+    chapter: str
+    title: str = ""
+    table: Callable[[Summary], Table | list[Table] | None] = lambda summary: None
+    figures: tuple[str, ...] = ()
+    sentences: Callable[[Summary], list[str]] = lambda summary: []
+    lead: Callable[[Summary], str] = lambda summary: ""
+    csv: tuple[tuple[str, Rows], ...] = ()
+    standing: Callable[[Summary], Standing | None] | None = None
+
+
+def _about(
+    name: str, title: str, figure: str, standing: Callable[[Summary], Standing | None], **more: Rows
+) -> Section:
+    """Return the section of the verdicts at one choice of learning rates."""
+
+    def of(summary: Summary) -> Standing:
+        found = standing(summary)
+        assert found is not None  # `contents` leaves the section out otherwise
+        return found
+
+    return Section(
+        name=name,
+        chapter="verdict",
+        title=title,
+        lead=lambda summary: sentences.headline(of(summary), summary.reference),
+        table=lambda summary: tables.verdict_table(summary, of(summary)),
+        sentences=lambda summary: sentences.standing_sentences(of(summary), summary.reference),
+        figures=(figure,),
+        csv=tuple((f"{file}.csv", rows) for file, rows in more.items()),
+        standing=standing,
+    )
+
+
+SECTIONS = (
+    _about(
+        "verdicts",
+        "At the same learning rate for all",
+        "forest",
+        lambda summary: summary.equal,
+        arms=csv_tables.arm_rows,
+        differences=csv_tables.difference_rows,
+    ),
+    _about(
+        "verdicts-best",
+        "At each arm's best learning rate",
+        "forest-best",
+        lambda summary: summary.best,
+    ),
+    Section("tuning", "verdict", "Tuning of the learning rates", tables.tuning_table),
+    Section(
+        "seeds",
+        "certainty",
+        "Number of seeds to find a difference",
+        lead=sentences.spread_lead,
+        sentences=sentences.recommendation_sentences,
+    ),
+    Section(
+        "images",
+        "certainty",
+        "Other test images",
+        tables.image_table,
+        csv=(("images.csv", csv_tables.image_rows),),
+    ),
+    Section(
+        "averages",
+        "sources",
+        "Averages",
+        tables.averages_table,
+        ("ap-by-size",),
+        lambda summary: sentences.problem_sentences(summary.detections.problems, summary.reference),
+    ),
+    Section(
+        "classes",
+        "sources",
+        "Classes",
+        tables.class_table,
+        ("ap-by-class",),
+        csv=(("per_class.csv", csv_tables.class_rows),),
+    ),
+    Section(
+        "errors",
+        "sources",
+        "Error types",
+        tables.error_table,
+        ("error-types",),
+        csv=(("error_types.csv", csv_tables.error_rows),),
+    ),
+    Section("curves", "sources", "Precision and recall", figures=("precision-recall",)),
+    Section("pictures", "sources", "Images on which the arms differ most"),
+    Section(
+        "losses",
+        "training",
+        "Losses and gradients",
+        figures=("training", "gradient-norms"),
+        lead=sentences.training_lead,
+        csv=(("curves.csv", csv_tables.curve_rows),),
+    ),
+    Section(
+        "anchors",
+        "training",
+        "Loss of single anchors",
+        tables.audit_tables,
+        ("loss-cdf-*", "gradient-histogram-*"),
+        lambda summary: sentences.problem_sentences(summary.losses.problems, summary.reference),
+        sentences.anchors_lead,
+        csv=(("loss_audit.csv", csv_tables.audit_rows),),
+    ),
+    Section("costs", "cost", "", tables.cost_table, ("cost",), lead=sentences.cost_lead),
+    Section(
+        "fairness",
+        "fairness",
+        lead=sentences.fairness_lead,
+        sentences=sentences.fairness_sentences,
+    ),
+    Section(
+        "configs",
+        "fairness",
+        "Config keys in which arms differ",
+        tables.config_table,
+        csv=(("configs.csv", csv_tables.config_rows),),
+    ),
+    Section("starts", "fairness", "Start of training", tables.start_table),
+    Section(
+        "versions",
+        "provenance",
+        "Versions",
+        tables.fact_table,
+        sentences=lambda summary: sentences.provenance_sentences(summary.provenance),
+        lead=sentences.versions_lead,
+    ),
+    Section("data", "provenance", "Data sets", tables.data_table),
+    Section(
+        "runs",
+        "provenance",
+        "All runs",
+        tables.run_table,
+        lead=lambda summary: sentences.AP_SOURCE,
+        csv=(("runs.csv", csv_tables.run_rows),),
+    ),
+)
+"""All sections, in the order of the report."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """
+    Content of one section for one summary.
+
+    Attributes:
+        figures: names of the figures that were drawn.
+    """
+
+    section: Section
+    title: str
+    lead: str
+    sentences: list[str]
+    tables: list[Table]
+    figures: list[str]
+
+
+def contents(
+    summary: Summary, figures: Collection[str] = (), more: Collection[str] = ()
+) -> list[Content]:
+    """
+    Return the sections that have any content, in the order of the report.
+
+    Args:
+        figures: names of the figures that were drawn.
+        more: names of sections that the writer adds content of its own to.
+    """
+    found = []
+    for section in SECTIONS:
+        if section.standing is not None and section.standing(summary) is None:
+            continue
+        made = section.table(summary)
+        content = Content(
+            section=section,
+            title="" if section.standing and summary.best is None else section.title,
+            lead=section.lead(summary),
+            sentences=section.sentences(summary),
+            tables=made if isinstance(made, list) else [made] if made else [],
+            figures=[name for p in section.figures for name in figures if fnmatch(name, p)],
+        )
+        has_own = content.lead or content.sentences or content.tables or content.figures
+        if has_own or section.name in more:
+            found.append(content)
+    return found

@@ -1,0 +1,351 @@
+"""Sentences of a report, made from the numbers of the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..analysis.fairness import SharedStart
+from ..analysis.power import MAX_SEEDS, POWER, Recommendation
+from ..analysis.problem import Problem, ProblemKind
+from ..analysis.provenance import Provenance
+from ..analysis.scores import ArmScores, Standing
+from ..analysis.statistics import (
+    ALPHA,
+    Flaw,
+    FlawKind,
+    PairedDifference,
+    Verdict,
+    fewest_seeds,
+    smallest_sign_flip_p,
+)
+from ..analysis.summary import EFFECTS, Summary
+from ..analysis.training import LOSS_PREFIXES
+from .cells import are, count_text, listed, p_text, plain
+
+NAMES_SHOWN = 5
+AP_SOURCE = (
+    "AP is that of Detectron2's evaluator. The numbers on classes, recall, errors and images come "
+    "from the same detections, by pycocotools."
+)
+
+
+def headline(standing: Standing, reference: str) -> str:
+    """Return all verdicts in one sentence."""
+    arms: dict[str, list[str]] = {}
+    for verdict in standing.verdicts:
+        arms.setdefault(verdict.decision, []).append(plain(verdict.arm))
+    reference = plain(reference)
+    said = []
+    for decision, word in (("higher", "above"), ("lower", "below")):
+        if decision in arms:
+            said.append(f"{listed(arms[decision])} {are(arms[decision])} {word} {reference}")
+    for decision, word in (
+        ("no difference shown", f"no difference to {reference} is shown for"),
+        ("undecided", "undecided:"),
+    ):
+        if decision in arms:
+            said.append(f"{word if said else word[0].upper() + word[1:]} {listed(arms[decision])}")
+    if not said:
+        return "There is one arm only, and nothing to compare it with."
+    return f"{'; '.join(said)}."
+
+
+def standing_sentences(standing: Standing, reference: str) -> list[str]:
+    """Return one text per verdict, with its numbers or the reason why it is withheld."""
+    against = standing.arm(reference)
+    found = []
+    for verdict in standing.verdicts:
+        if verdict.flaw is None:
+            text = verdict_sentence(verdict, reference, arms=len(standing.verdicts))
+        else:
+            text = _withheld(verdict, verdict.flaw, reference)
+        empty = (_on_empty(scores) for scores in (standing.arm(verdict.arm), against))
+        found.append(text + "".join(empty))
+    return found
+
+
+def verdict_sentence(
+    verdict: Verdict, reference: str, *, arms: int = 1, alpha: float = ALPHA, metric: str = "AP"
+) -> str:
+    """
+    Return a verdict in words, with its difference, interval and p-value.
+
+    Args:
+        verdict: a verdict that is not withheld.
+        reference: name of the reference.
+        arms: number of arms that Holm's correction covers.
+        alpha: significance level of the verdict.
+        metric: name of the values.
+    """
+    arm, difference, p = verdict.arm, verdict.difference, verdict.p
+    if difference is None:
+        return f"{arm} and {reference} have no seed that finished in both: nothing can be compared."
+    seen = _seen(arm, reference, difference, metric)
+    seeds = count_text(difference.n, "seed")
+    if difference.interval is None:
+        return f"{seen} ({seeds}). {_too_few(difference.n, alpha)}"
+    digits = _digits(difference)
+    low, high = difference.interval
+    numbers = f"{1 - alpha:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds}"
+    if p is None:
+        return f"{seen} ({numbers}). {_too_few(difference.n, alpha)}"
+    shown = p_text(p) if p < 0.0001 else f"= {p_text(p)}"
+    numbers += f", p {shown}" + (f" after Holm over {arms} arms" if arms > 1 else "")
+    if p <= alpha:
+        return f"{seen} ({numbers})."
+    return (
+        f"{seen} ({numbers}): no difference shown. A difference of more than "
+        f"{difference.largest:.{digits}f} {metric} is excluded."
+    )
+
+
+def flaw_text(flaw: Flaw, reference: str) -> str:
+    """Return the reason why a verdict is withheld, as the end of a sentence."""
+    count = f"{flaw.runs} of its {flaw.planned} runs"
+    be = "is" if flaw.runs == 1 else "are"
+    text = {
+        FlawKind.NOT_PLANNED: "its runs at its best learning rate are not planned yet",
+        FlawKind.FAILED: f"{count} failed",
+        FlawKind.NO_AP: f"{count} left no AP",
+        FlawKind.NONE_DONE: "none of its runs is done",
+        FlawKind.UNFINISHED: f"{count} {be} still to come",
+    }[flaw.kind]
+    return f"of the reference {reference}, {text}" if flaw.of_reference else text
+
+
+def spread_lead(summary: Summary) -> str:
+    """Return how much the differences to the reference vary between seeds."""
+    if summary.spread_of_differences is None:
+        return "Not known yet: no arm has two seeds in common with the reference."
+    return (
+        f"Between seeds, the differences to {summary.reference} have a standard deviation of "
+        f"{summary.spread_of_differences:.2g} AP, pooled over the arms. It is itself an estimate, "
+        f"and a rough one from few seeds."
+    )
+
+
+def training_lead(summary: Summary) -> str:
+    """Return a note if there are no curves."""
+    has_losses = any(key.startswith(LOSS_PREFIXES) for c in summary.curves.values() for key in c)
+    return "" if has_losses else "No run has logged a loss yet."
+
+
+def anchors_lead(summary: Summary) -> str:
+    """Return a note if there are no snapshots."""
+    if summary.losses.parts:
+        return ""
+    return (
+        "There is no view of single anchors: diagnostics of the loss were off, or no run has come "
+        "so far."
+    )
+
+
+def cost_lead(summary: Summary) -> str:
+    """Return a note if no run is done."""
+    return "" if summary.has_results else "No run is done."
+
+
+def fairness_lead(summary: Summary) -> str:
+    """Return what the chapter on fairness is about."""
+    return "Causes of a difference other than what the arms are compared for."
+
+
+def versions_lead(summary: Summary) -> str:
+    """Return a note if no run recorded its versions."""
+    return "" if summary.provenance.recorded else "No run has recorded its versions."
+
+
+def recommendation_sentences(summary: Summary) -> list[str]:
+    """Return how many seeds each of :data:`~..analysis.summary.EFFECTS` takes."""
+    std, comparisons = summary.spread_of_differences, len(summary.arms) - 1
+    return [
+        recommendation_sentence(found, std or 0.0, effect=effect, comparisons=comparisons)
+        for found, effect in zip(summary.recommendations, EFFECTS, strict=False)
+    ]
+
+
+def recommendation_sentence(
+    found: Recommendation,
+    std_of_differences: float,
+    *,
+    effect: float = 1.0,
+    power: float = POWER,
+    comparisons: int = 1,
+) -> str:
+    """
+    Return how many seeds an effect takes.
+
+    The other arguments are those of :func:`~..analysis.power.recommend_seeds`, which made
+    ``found``.
+    """
+    goal = f"To find a difference of {effect:g} AP in {10 * power:g} of 10 comparisons"
+    against = f"{comparisons} arms against one reference; " if comparisons > 1 else ""
+    given = f"({against}from seed to seed the difference varies by {std_of_differences:.2g} AP)"
+    if found.seeds is None:
+        return f"{goal} not even {MAX_SEEDS} seeds are enough {given}."
+    return f"{goal} take {found.seeds} seeds {given}."
+
+
+def fairness_sentences(summary: Summary) -> list[str]:
+    """Return what the arms differ in besides the loss, and how their runs started."""
+    return [*_on_configs(summary), *_on_starts(summary)]
+
+
+def start_sentences(start: SharedStart) -> list[str]:
+    """Return what two runs shared as training began: weights first, then data."""
+    return [*_on_weights(start), _on_data(start)]
+
+
+def provenance_sentences(provenance: Provenance) -> list[str]:
+    """Return every version, machine or data set that is not the same for all runs."""
+    found = []
+    for fact in provenance.facts:
+        if fact.differs:
+            values = ", ".join(f"{value} ({count})" for value, count in fact.values.items())
+            found.append(f"Not all runs were made with the same {fact.name}: {values}.")
+    for use in ("train", "test"):
+        contents = {(d.name, d.sha256) for d in provenance.datasets if d.use == use}
+        names = [name for name, _ in contents]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            found.append(f"The annotations of {name} ({use}) changed while the runs were made.")
+    return found
+
+
+def problem_sentences(problems: Iterable[Problem], reference: str) -> list[str]:
+    """Return one sentence per problem."""
+    return [_problem_sentence(problem, reference) for problem in problems]
+
+
+def _problem_sentence(problem: Problem, reference: str) -> str:
+    names, detail = ", ".join(problem.names), problem.detail
+    return {
+        ProblemKind.NO_RUN_DONE: "No run is done: there are no detections to look at.",
+        ProblemKind.NO_DATA_RECORDED: "No run recorded a COCO json that it was evaluated on.",
+        ProblemKind.GROUND_TRUTH_MISSING: f"The ground truth {detail} is not on this machine.",
+        ProblemKind.GROUND_TRUTH_CHANGED: (
+            f"The ground truth {detail} was changed since the runs were evaluated on it."
+        ),
+        ProblemKind.GROUND_TRUTH_BROKEN: f"No run could be evaluated again: {detail}",
+        ProblemKind.OTHER_DATA: (
+            f"Evaluated on other data than the rest, and left out here: {names}."
+        ),
+        ProblemKind.DETECTIONS_BROKEN: f"{names} could not be evaluated again: {detail}",
+        ProblemKind.SNAPSHOT_BROKEN: f"{names}: {detail}",
+        ProblemKind.OTHER_ANCHORS: (
+            f"In {detail}, not all anchors or labels of {names} are "
+            f"those of {reference}, as where mining leaves out anchors in crowd regions: "
+            f"what differs in their curves is not the loss alone."
+        ),
+    }[problem.kind]
+
+
+def _withheld(verdict: Verdict, flaw: Flaw, reference: str) -> str:
+    text = f"{verdict.arm}: no verdict, as {flaw_text(flaw, reference)}."
+    if verdict.difference is None:
+        return text
+    seeds = count_text(verdict.difference.n, "seed")
+    return f"{text} So far, with {seeds}, it is {verdict.difference.mean:+.1f} AP from {reference}."
+
+
+def _on_empty(scores: ArmScores) -> str:
+    if not scores.empty:
+        return ""
+    return (
+        f" {scores.empty} of the {scores.planned} runs of {scores.arm} detected nothing, which "
+        f"counts as an AP of 0 here."
+    )
+
+
+def _seen(arm: str, reference: str, difference: PairedDifference, metric: str) -> str:
+    size = f"{abs(difference.mean):.{_digits(difference)}f}"
+    if float(size) == 0:
+        return f"{arm} is level with {reference}"
+    return f"{arm} is {size} {metric} {'above' if difference.mean > 0 else 'below'} {reference}"
+
+
+def _too_few(n: int, alpha: float) -> str:
+    enough = fewest_seeds(alpha)
+    return (
+        f"{count_text(n, 'seed')} cannot decide: the smallest p that an exact sign-flip test can "
+        f"reach with {n} is {p_text(smallest_sign_flip_p(n))}; {enough} reach "
+        f"{p_text(smallest_sign_flip_p(enough))}."
+    )
+
+
+def _digits(difference: PairedDifference) -> int:
+    """Return 2 decimals if the interval is narrow enough for the second one to mean something."""
+    if difference.interval is None:
+        return 1
+    low, high = difference.interval
+    return 1 if high - low >= 2 else 2
+
+
+def _on_configs(summary: Summary) -> Iterator[str]:
+    configured, differences = summary.fairness.configured, summary.fairness.differences
+    if len(configured) < 2:
+        yield "Fewer than two arms have started: their configs cannot be compared yet."
+        return
+    missing = [arm for arm in summary.arms if arm not in configured]
+    if missing:
+        yield f"Not started yet, and not in this comparison of configs: {', '.join(missing)}."
+    others = [difference.key for difference in differences if not difference.is_loss]
+    keys = count_text(len(differences), "config key")
+    if not differences:
+        yield "The configs of all arms are the same."
+    elif not others:
+        yield f"The arms differ in {keys}, all of them of the loss."
+    else:
+        yield (
+            f"The arms differ in {keys}, of which {len(others)} {are(others)} not of the loss, and "
+            f"may be what makes the difference: {', '.join(others)}."
+        )
+
+
+def _on_starts(summary: Summary) -> Iterator[str]:
+    starts, reference = summary.fairness.starts, summary.reference
+    if not starts:
+        yield "No two runs recorded how they started: whether that was alike is not known."
+        return
+    for what, key in (("start weights", "same_weights"), ("data", "same_data")):
+        other = [arm for arm, start in starts.items() if getattr(start, key) < start.seeds]
+        if other:
+            yield f"Not the same {what} as {reference} with the same seed: {', '.join(other)}."
+        else:
+            yield (
+                f"With the same seed, all arms have the same {what} as {reference}, as far as both "
+                f"have recorded it."
+            )
+
+
+def _on_weights(start: SharedStart) -> Iterator[str]:
+    comparable = start.equal + len(start.other_values)
+    pair = f"{start.arm} and {start.reference}"
+    if not comparable:
+        yield f"{pair} have no tensor of the same name and shape."
+    elif start.same_weights:
+        yield f"{pair} start from the same weights: {comparable} tensors, bit by bit."
+    else:
+        yield (
+            f"{pair} start from other values in {len(start.other_values)} of {comparable} "
+            f"tensors: {_names(start.other_values)}."
+        )
+    if start.other_shape:
+        yield f"Of another shape: {_names(start.other_shape)}."
+    if start.only_arm:
+        yield f"In {start.arm} alone: {_names(start.only_arm)}."
+    if start.only_reference:
+        yield f"In {start.reference} alone: {_names(start.only_reference)}."
+
+
+def _on_data(start: SharedStart) -> str:
+    if not start.batches:
+        return "No batch was recorded of both: whether they saw the same data is not known."
+    if start.first_other_batch is None:
+        return f"They saw the same data: the first {start.batches} batches are equal."
+    number = start.first_other_batch + 1
+    return f"They saw other data: batch {number} of the {start.batches} recorded is another one."
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

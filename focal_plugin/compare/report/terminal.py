@@ -1,0 +1,32 @@
+"""Report of a comparison on the terminal: the verdicts, and the runs that are not done."""
+
+from __future__ import annotations
+
+from ..analysis.summary import Summary
+from .cells import count_text, plain
+from .sections import contents
+from .tables import aligned
+
+
+def terminal_report(summary: Summary) -> str:
+    """Return the verdicts with their sentences, then the states of unfinished runs."""
+    parts = []
+    for content in contents(summary):
+        if content.section.standing is not None:
+            parts += [f"{content.title}:"] if content.title else []
+            parts += [aligned(t, t.rows, t.header, "simple") for t in content.tables]
+            parts += ["\n".join(map(plain, content.sentences))]
+    states = summary.states
+    if not summary.complete:
+        left = len(summary.runs) - states["done"]
+        parts.append(
+            f"{left} of {count_text(len(summary.runs), 'run')} not done: "
+            f"{states['failed']} failed, "
+            f"{states['running']} running, {states['pending']} to come."
+        )
+    parts += [
+        f"failed: {plain(run.arm)} seed {run.seed}: {plain(run.reason or 'no reason recorded')}"
+        for run in summary.runs
+        if run.state == "failed"
+    ]
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,159 @@
+"""Tests of the sentences of a report, word by word."""
+
+from focal_plugin.compare.analysis.fairness import SharedStart
+from focal_plugin.compare.analysis.power import recommend_seeds
+from focal_plugin.compare.analysis.problem import Problem, ProblemKind
+from focal_plugin.compare.analysis.statistics import Flaw, FlawKind, verdicts
+from focal_plugin.compare.report.cells import p_text
+from focal_plugin.compare.report.sentences import (
+    flaw_text,
+    problem_sentences,
+    recommendation_sentence,
+    start_sentences,
+    verdict_sentence,
+)
+
+from ...each import each
+from ..analysis.test_statistics import arm, compare_with_zero, spread
+
+
+@each(
+    ("difference", "others", "sentence"),
+    [
+        (
+            arm(5.3, 3.7, 5.9, 4.4, 6.9, 4.4),
+            6,
+            "FL is 5.1 AP above CE (95% interval 3.9 to 6.3, 6 seeds, p = .0009 after Holm over 7 "
+            "arms).",
+        ),
+        (
+            spread(-0.3, size=0.1),
+            0,
+            "FL is 0.30 AP below CE (95% interval -0.50 to -0.10, 8 seeds, p = .010).",
+        ),
+        (
+            spread(0.2),
+            0,
+            "FL is 0.2 AP above CE (95% interval -0.8 to 1.2, 8 seeds, p = .66): no difference "
+            "shown. A difference of more than 1.2 AP is excluded.",
+        ),
+        (
+            spread(0.0),
+            0,
+            "FL is level with CE (95% interval -1.0 to 1.0, 8 seeds, p = 1): no difference shown. "
+            "A difference of more than 1.0 AP is excluded.",
+        ),
+        (
+            spread(3.0, n=3),
+            0,
+            "FL is 3.0 AP above CE (95% interval 1.8 to 4.2, 3 seeds). 3 seeds cannot decide: the "
+            "smallest p that an exact sign-flip test can reach with 3 is .25; 6 reach .031.",
+        ),
+        (
+            arm(2.0),
+            0,
+            "FL is 2.0 AP above CE (1 seed). 1 seed cannot decide: the smallest p that an exact "
+            "sign-flip test can reach with 1 is 1; 6 reach .031.",
+        ),
+    ],
+)
+def test_verdict_sentences(difference, others, sentence):
+    verdict = compare_with_zero(difference, others)
+    assert verdict_sentence(verdict, "CE", arms=others + 1) == sentence
+
+
+def test_arms_without_a_common_seed_cannot_be_compared():
+    (verdict,) = verdicts({"CE": arm(1.0), "OHEM": {}}, "CE")
+    assert verdict_sentence(verdict, "CE") == (
+        "OHEM and CE have no seed that finished in both: nothing can be compared."
+    )
+
+
+def test_the_metric_is_named_in_the_sentence():
+    (verdict,) = verdicts({"FL": spread(3.0), "CE": spread(0.0)}, "CE")
+    sentence = verdict_sentence(verdict, "CE", metric="AP50")
+    assert sentence.startswith("FL is 3.00 AP50 above CE")
+
+
+@each(
+    ("flaw", "text"),
+    [
+        (Flaw(FlawKind.FAILED, 1, 7), "1 of its 7 runs failed"),
+        (Flaw(FlawKind.NO_AP, 2, 7), "2 of its 7 runs left no AP"),
+        (Flaw(FlawKind.NONE_DONE, 7, 7), "none of its runs is done"),
+        (Flaw(FlawKind.UNFINISHED, 1, 7), "1 of its 7 runs is still to come"),
+        (Flaw(FlawKind.UNFINISHED, 2, 7), "2 of its 7 runs are still to come"),
+        (
+            Flaw(FlawKind.NOT_PLANNED, 7, 7),
+            "its runs at its best learning rate are not planned yet",
+        ),
+        (
+            Flaw(FlawKind.FAILED, 1, 7, of_reference=True),
+            "of the reference CE, 1 of its 7 runs failed",
+        ),
+    ],
+)
+def test_every_flaw_has_a_text(flaw, text):
+    assert flaw_text(flaw, "CE") == text
+
+
+@each("kind", list(ProblemKind))
+def test_every_problem_has_a_sentence(kind):
+    (sentence,) = problem_sentences([Problem(kind, ("FL seed 2",), "detail")], "CE")
+    assert len(sentence) > 15
+
+
+def test_the_recommendation_is_a_sentence():
+    assert recommendation_sentence(recommend_seeds(1.0), 1.0) == (
+        "To find a difference of 1 AP in 8 of 10 comparisons take 10 seeds "
+        "(from seed to seed the difference varies by 1 AP)."
+    )
+    found = recommend_seeds(0.5, comparisons=7, power=0.9)
+    assert recommendation_sentence(found, 0.5, power=0.9, comparisons=7) == (
+        "To find a difference of 1 AP in 9 of 10 comparisons take 8 seeds "
+        "(7 arms against one reference; from seed to seed the difference varies by 0.5 AP)."
+    )
+    sentence = recommendation_sentence(recommend_seeds(100.0), 100.0)
+    assert "not even 1000 seeds are enough" in sentence
+
+
+@each(
+    ("start", "said"),
+    [
+        (
+            SharedStart("FL", "CE", 3, (), (), (), (), 2, None),
+            [
+                "FL and CE start from the same weights: 3 tensors, bit by bit.",
+                "They saw the same data: the first 2 batches are equal.",
+            ],
+        ),
+        (
+            SharedStart("FL", "CE", 2, ("b",), ("head",), ("new",), ("old",), 2, 1),
+            [
+                "FL and CE start from other values in 1 of 3 tensors: b.",
+                "Of another shape: head.",
+                "In FL alone: new.",
+                "In CE alone: old.",
+                "They saw other data: batch 2 of the 2 recorded is another one.",
+            ],
+        ),
+        (
+            SharedStart("FL", "CE", 0, (), (), tuple(f"n{i}" for i in range(9)), (), 0, None),
+            [
+                "FL and CE have no tensor of the same name and shape.",
+                "In FL alone: n0, n1, n2, n3, n4 and 4 more.",
+                "No batch was recorded of both: whether they saw the same data is not known.",
+            ],
+        ),
+    ],
+)
+def test_start_sentences(start, said):
+    assert start_sentences(start) == said
+
+
+@each(
+    ("p", "text"),
+    [(1.0, "1"), (0.999, "1"), (0.25, ".25"), (0.03125, ".031"), (4e-4, ".0004"), (0, "< .0001")],
+)
+def test_p_values_for_people(p, text):
+    assert p_text(p) == text
