@@ -131,7 +131,7 @@ def test_a_truncated_file_is_an_error_in_the_data(write, tmp_path, capsys):
     assert "json-broken" in capsys.readouterr().out
     assert run("--dataset", f"mine={data}") == 1
     assert run("--config-file", CONFIG, "--dataset", f"mine={data}") == 1
-    assert "a.json is not a COCO json" in capsys.readouterr().err
+    assert "a.json is not a COCO JSON" in capsys.readouterr().err
 
 
 def test_a_data_set_can_have_a_name_without_a_config(write, capsys):
@@ -169,7 +169,7 @@ def test_a_config_can_be_strict(write, unregister, key, exit_code):
     [
         ([], "give JSON:IMAGES or --config-file"),
         (["a.json"], "is given as JSON:IMAGES, got 'a.json'"),
-        (["nowhere/a.json:images"], "no file"),
+        (["nowhere/a.json:images"], "file not found"),
         (["--dataset", "a.json:images"], "NAME=annotations.json:image_dir"),
         (["--config-file", "none.yaml"], "none.yaml"),
         (["--config-file", str(CONFIG), "DATASETS.TRAIN", "('coco_2017_trian',)"], "did you mean"),

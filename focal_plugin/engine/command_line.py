@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from .. import __version__, arms
+from .. import arms
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
 from ..data import (
@@ -74,7 +75,9 @@ REFUSALS = (CheckpointError, DataError, OutputFolderError)
 def argument_parser() -> argparse.ArgumentParser:
     """Return a parser with Detectron2's flags and those for datasets, checkpoints and trust."""
     parser = default_argument_parser(epilog=EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"focal_plugin {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"focal_plugin {version('focal_plugin')}"
+    )
     parser.set_defaults(dist_url="auto")  # a free port instead of one port per user
     parser.add_argument(
         "--arm",

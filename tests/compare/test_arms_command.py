@@ -8,8 +8,8 @@ def test_every_arm_has_a_line_below_the_heading_of_its_group(capsys):
     assert commands.focal_compare(["arms"]) == 0
     text = capsys.readouterr().out
     for arm in arms.load_all():
-        (line,) = [x for x in text.splitlines() if x.split()[:1] == [arm.name] and arm.about in x]
-        assert line.startswith("    ")
+        lines = [line.split(maxsplit=1) for line in text.splitlines()]
+        assert [arm.name, arm.about] in lines
         assert f"\n  {arm.group}\n" in text
 
 

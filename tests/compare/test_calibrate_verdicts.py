@@ -99,7 +99,7 @@ def test_with_several_arms_one_must_be_chosen(tool, tmp_path):
     with pytest.raises(ValueError, match="--arm: FL, CE"):
         tool.read_pool(folder, None, "AP")
     assert tool.read_pool(folder, "CE", "AP").arm == "CE"
-    with pytest.raises(ValueError, match="no arm 'OHEM'"):
+    with pytest.raises(ValueError, match="no arm is named 'OHEM'"):
         tool.read_pool(folder, "OHEM", "AP")
 
 
@@ -279,7 +279,7 @@ def test_one_command_writes_numbers_table_figures_and_page(tool, tmp_path, capsy
 def test_what_cannot_be_drawn_is_said(tool, tmp_path, capsys):
     folder = write_comparison(tmp_path / "runs", [30.0, 31.0, 32.5])
     assert run(tool, tmp_path, "--runs", folder) == 0
-    assert "left out: 1 x 6 seeds need 12 runs" in capsys.readouterr().err
+    assert "skipped: 1 x 6 seeds require 12 runs" in capsys.readouterr().err
 
 
 def test_one_run_alone_calibrates_the_bootstrap(tool, tmp_path):

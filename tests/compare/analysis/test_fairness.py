@@ -1,6 +1,6 @@
 from detectron2.config import CfgNode
 
-from focal_plugin import get_cfg
+from focal_plugin import arms, get_cfg
 from focal_plugin.compare.analysis.fairness import (
     ABSENT,
     LAYER_KEYS,
@@ -20,7 +20,8 @@ SHAPES = ROOT / "configs" / "Shapes-Detection"
 
 def arm(name, *opts):
     cfg = get_cfg()
-    cfg.merge_from_file(str(SHAPES / f"retinanet_small_{name}.yaml"))
+    cfg.merge_from_file(str(SHAPES / "retinanet_small.yaml"))
+    arms.apply(cfg, name)
     cfg.merge_from_list(list(opts))
     return cfg
 
@@ -73,7 +74,7 @@ def test_the_folder_of_a_run_is_no_difference():
 
 def test_a_key_that_one_config_has_not_is_a_difference():
     with_it, without = arm("fl"), arm("fl")
-    del without.MODEL.FOCAL["NORMALIZER"]
+    del without.MODEL.FOCAL.NORMALIZER["NAME"]
     (difference,) = config_differences({"a": with_it, "b": without})
     assert (difference.key, difference.values) == (
         "MODEL.FOCAL.NORMALIZER.NAME",

@@ -462,7 +462,7 @@ def test_another_form_is_an_error_that_says_what_is_wrong(write, text, message):
         (arms("ce", "fl") + "seeds: 1\nreference: fll", "did you mean 'fl'?"),
         (
             f"{BASE}arms: {{a: [], b: [SOLVER.MAX_ITERS, 1]}}\nseeds: 1",
-            "arm 'b': Non-existent config key: SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?",
+            "arm 'b': Non-existent config key: SOLVER.MAX_ITERS; did you mean 'SOLVER.MAX_ITER'?",
         ),
         (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITERS, 1]", "opts: Non-existent config key"),
     ],
@@ -475,7 +475,7 @@ def test_a_typo_in_an_arms_file_names_the_arm_and_the_nearest_key(write):
     write("MODEL:\n  RETINANET:\n    PRIOR_PROP: 0.1\n", "arm.yaml")
     message = refused(write, "arms: {my arm: arm.yaml}\nseeds: 1", KeyError)
     assert "arm 'my arm'" in message
-    assert "did you mean MODEL.RETINANET.PRIOR_PROB?" in message
+    assert "did you mean 'MODEL.RETINANET.PRIOR_PROB'?" in message
 
 
 def test_two_arms_of_the_same_config_are_refused_by_name(write):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
+import focal_plugin_commands as commands
 from focal_plugin.compare import report_command
 from focal_plugin.compare.analysis.scores import NO_PREDICTIONS, Spread
 from focal_plugin.compare.analysis.summary import summarize
@@ -296,10 +297,8 @@ def test_strict_asks_for_all_runs(tmp_path, capsys, monkeypatch, strict, state, 
     write_comparison(
         tmp_path, {"CE": FakeArm(), "FL": FakeArm(without={2: state} if state else {})}
     )
-    parser = argparse.ArgumentParser()
-    report_command.add_arguments(parser)
-    args = parser.parse_args([str(tmp_path), "--replicates", "0", *["--strict"] * strict])
-    assert report_command.main(args) == code
+    arguments = ["report", str(tmp_path), "--replicates", "0", *["--strict"] * strict]
+    assert commands.focal_compare(arguments) == code
     out, err = capsys.readouterr()
     assert "undecided" in out
     assert ("1 of 4 runs are not done" in err) == (code == 3)

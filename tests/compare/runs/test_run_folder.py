@@ -20,7 +20,7 @@ RUN = Run("CE", 1, "/config.yaml", (), (), "f" * 64, 3)
 
 def resolved(*opts):
     cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/retinanet_small_fl.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs/Shapes-Detection/retinanet_small.yaml"))
     cfg.merge_from_list(list(opts))
     return cfg
 
