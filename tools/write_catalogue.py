@@ -31,7 +31,8 @@ from focal_plugin import arms as named_arms
 from focal_plugin import config, get_cfg, losses, mining
 from focal_plugin.compare.plan import comparison as plan_of_runs
 from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
-from focal_plugin.compare.runs.result import Result
+from focal_plugin.compare.runs.result import AVERAGES
+from focal_plugin.compare.runs.run_folder import read_run_folders
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
@@ -453,13 +454,20 @@ def take_over(folder: Path) -> None:
     file = f"{plan.name}.yaml"
     if file not in {comparison.file for comparison in COMPARISONS}:
         raise ValueError(f"{folder} contains {plan.name}, which no page shows")
-    read = [Result.read(folder / run.id) for run in plan.runs]
-    results = [result for result in read if result is not None]
-    if len(results) < len(read):
-        missing = len(read) - len(results)
-        raise ValueError(f"{folder}: {missing} of {len(read)} runs have not finished")
-    kept = [{"arm": r.arm, "seed": r.seed, "ap": r.ap} for r in results]
-    content = {**all_results(), file: {"versions": results[0].versions, "results": kept}}
+    runs = read_run_folders(plan, folder)
+    missing = sum(run.state not in {"done", "failed"} for run in runs)
+    if missing:
+        raise ValueError(f"{folder}: {missing} of {len(runs)} runs have not finished")
+    kept: list[dict[str, Any]] = []
+    for run in runs:
+        one: dict[str, Any] = {"arm": run.run.arm, "seed": run.run.seed}
+        if run.result is None:
+            one |= {"ap": dict.fromkeys(AVERAGES), "failed": run.status.reason}
+        else:
+            one["ap"] = run.result.ap
+        kept.append(one)
+    versions = next(run.result.versions for run in runs if run.result is not None)
+    content = {**all_results(), file: {"versions": versions, "results": kept}}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")
     all_results.cache_clear()
 
@@ -470,6 +478,8 @@ def ap_of(comparison: Comparison, arm: str) -> str:
     if arm not in results:
         return "not measured"
     ap = results[arm]["ap"]
+    if "failed" in results[arm]:
+        return f"failed: {results[arm]['failed']}"
     same = arm != base and ap == results.get(base, {}).get("ap")
     return percent(ap["AP"]) + (f" (exactly {base}'s)" if same else "")
 
