@@ -1,1 +1,1 @@
-"""Runs, trained as processes on one machine or many: claimed, watched, taken up again."""
+"""Training of the runs as processes, on one machine or on several that share a folder."""

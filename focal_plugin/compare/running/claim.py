@@ -1,11 +1,13 @@
 """
-One owner for each run folder, on any number of machines that share it.
+Claims: at most one owner per run folder, on any number of machines that share it.
 
-A claim is a file `claim.<generation>` in the folder. Whoever exclusively created the newest
-generation is the owner, and nobody else writes that file; none is ever deleted. The next generation
-may be created once the newest is released, or stale: however many try, exactly one wins. The owner
-counts a number up in its file; a claim is stale where that number has stood still for a while by
-the *observer's* monotonic clock, so that neither a wrong clock nor the jump of one matters.
+A claim is a file `claim.<generation>` in the folder. The command that creates the newest generation
+owns the folder. Only the owner writes that file, and no claim file is ever deleted.
+
+The next generation may be created once the newest one is released or stale. The file is created
+exclusively, so exactly one command wins. The owner regularly increments a counter in its file, its
+heartbeat. A claim is stale if an observer sees no increment for some time. The observer measures
+the time with its own monotonic clock, so wrong or adjusted system clocks do no harm.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ EXPIRY_S = 60.0
 @dataclass(frozen=True)
 class Lease:
     """
+    Timing of claims.
+
     Attributes:
-        beat_s: how often an owner shows that it lives.
-        expiry_s: how long it must not have done so to lose its claim. More than a network file
-            system may keep a directory in its cache, and many times ``beat_s``.
+        beat_s: seconds between two heartbeats of an owner.
+        expiry_s: seconds without a heartbeat after which a claim is stale. It must exceed the time
+            that a network file system caches a directory, and be many times ``beat_s``.
     """
 
     beat_s: float = BEAT_S
@@ -47,12 +51,12 @@ LEASE = Lease()
 @dataclass(frozen=True)
 class Holder:
     """
-    What a claim file says.
+    Content of a claim file.
 
     Attributes:
-        machine: where process ids mean the same: this start of this computer, and its container.
-        started: when the process began, so that another one with its id is not taken for it.
-        beat: what the owner counts up; -1 while the file is being written.
+        machine: scope of the process id: boot of the computer, and container.
+        started: start time of the process, which tells it from a later one with the same id.
+        beat: counter of the heartbeat; -1 while the file is being written.
     """
 
     generation: int
@@ -68,7 +72,7 @@ class Holder:
 
 
 class HeldError(RuntimeError):
-    """The folder has an owner already; ``holder`` is it."""
+    """Error for a folder that already has an owner, ``holder``."""
 
     def __init__(self, holder: Holder) -> None:
         super().__init__(f"held by {holder}")
@@ -77,8 +81,10 @@ class HeldError(RuntimeError):
 
 class Claim:
     """
-    A folder that is ours until this is released, or lost: :attr:`lost` is set as soon as somebody
-    else took the folder over, or we could not show for :attr:`Lease.expiry_s` that we live.
+    Ownership of a folder until it is released or lost.
+
+    :attr:`lost` is set as soon as another command takes the folder over, or if no heartbeat could
+    be written for :attr:`Lease.expiry_s`.
     """
 
     def __init__(self, folder: Path, holder: Holder, lease: Lease) -> None:
@@ -91,13 +97,13 @@ class Claim:
         self._thread.start()
 
     def is_ours(self) -> bool:
-        """Asks the folder, not what the last heartbeat found."""
+        """Return True if the folder has no newer claim; this reads the folder."""
         if not self.lost.is_set() and _newest_generation(self._folder) > self._holder.generation:
             self.lost.set()
         return not self.lost.is_set()
 
     def release(self) -> None:
-        """Let anybody have it, at once."""
+        """Release the folder, so that any command can take it at once."""
         self._ended.set()
         self._thread.join()
         if self.is_ours():
@@ -123,7 +129,7 @@ class Claim:
                 self._holder = replace(self._holder, beat=self._holder.beat + 1)
                 self._write(self._holder)
                 written = time.monotonic()
-            except OSError:  # perhaps the file system comes back
+            except OSError:  # the file system may come back
                 if time.monotonic() - written > self._lease.expiry_s:
                     self.lost.set()
                     return
@@ -133,7 +139,7 @@ class Claim:
 
 
 class Observer:
-    """Watches the claims of one folder, without taking any; asked again and again."""
+    """Observer of the claims of one folder; it is polled, and takes no claim itself."""
 
     def __init__(self, folder: Path, lease: Lease = LEASE) -> None:
         self._folder = folder
@@ -142,14 +148,14 @@ class Observer:
         self._since = 0.0
 
     def holder(self) -> Holder | None:
-        """The owner, or None if anybody may take the folder."""
+        """Return the owner, or None if any command may take the folder."""
         newest = read_newest(self._folder)
         if newest is None or newest.released or self._is_stale(newest):
             return None
         return newest
 
     def stale_generation(self) -> int | None:
-        """What :func:`take` may replace on any machine though it was not released."""
+        """Return the generation that :func:`take` may replace because it is stale, or None."""
         newest = read_newest(self._folder)
         if newest is None or newest.released or not self._is_stale(newest):
             return None
@@ -164,16 +170,17 @@ class Observer:
 
 def take(folder: Path, *, stale: int | None = None, lease: Lease = LEASE) -> Claim:
     """
-    Own ``folder``, which must be there, if nobody does.
+    Claim ``folder``, which must exist.
 
     Args:
-        stale: the generation that an :class:`Observer` found to be stale.
+        stale: generation that an :class:`Observer` found to be stale.
 
     Raises:
-        HeldError: somebody owns it, or was faster.
+        HeldError: another command owns the folder, or has just claimed it.
     """
     newest = read_newest(folder)
-    if newest is not None and newest.generation != stale and not _is_over(newest):
+    is_free = newest is None or newest.released or newest.generation == stale
+    if newest is not None and not is_free and not _is_dead(newest):
         raise HeldError(newest)
     holder = _myself(newest.generation + 1 if newest else 1)
     file = _file(folder, holder.generation)
@@ -186,14 +193,14 @@ def take(folder: Path, *, stale: int | None = None, lease: Lease = LEASE) -> Cla
 
 
 def read_newest(folder: Path) -> Holder | None:
-    """The newest claim, released or not; None if there never was one."""
+    """Return the newest claim, released or not; None if there never was one."""
     generation = _newest_generation(folder)
     if generation == 0:
         return None
     try:
         content = json.loads(_file(folder, generation).read_text(encoding="utf-8"))
         return Holder(generation=generation, **content)
-    except (json.JSONDecodeError, TypeError):  # just created, or its owner died creating it
+    except (json.JSONDecodeError, TypeError):  # just created, or its owner died while creating it
         return Holder(generation=generation)
 
 
@@ -215,12 +222,8 @@ def _content(holder: Holder) -> dict[str, Any]:
     return content
 
 
-def _is_over(holder: Holder) -> bool:
-    return holder.released or _is_dead(holder)
-
-
 def _is_dead(holder: Holder) -> bool:
-    """Whether it is a process of this machine that is not there any more."""
+    """Return True if the owner was a process of this machine that no longer exists."""
     here = _machine()
     if not here or holder.machine != here:
         return False
@@ -233,7 +236,7 @@ def _myself(generation: int) -> Holder:
 
 
 def _machine() -> str:
-    """Empty where the system does not tell (other than Linux)."""
+    """Return the boot id and the process namespace; "" if the system is not Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -242,11 +245,11 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process began, in ticks since the start of the machine; None if it is gone."""
+    """Return the start time of a process, in ticks since boot; None if it does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # what is before may hold spaces
+    fields = stat.rpartition(")")[2].split()  # the command name before it may contain spaces
     state, started = fields[0], fields[19]
     return None if state in "ZX" else started

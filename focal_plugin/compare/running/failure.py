@@ -1,4 +1,4 @@
-"""Why a trainer ended, in one line for people, from what it wrote last."""
+"""Reason why a trainer failed, in one line, from the end of its log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_SPACE = re.compile(
 
 
 def read_log_tail(log: Path, start: int) -> tuple[str, ...]:
-    """The last lines of ``log``, but none of those before byte ``start``."""
+    """Return the last lines of ``log`` after byte ``start``."""
     with log.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(start, size - LOG_TAIL_BYTES))
@@ -31,8 +31,9 @@ def read_log_tail(log: Path, start: int) -> tuple[str, ...]:
 
 def explain_failure(exit_code: int, tail: tuple[str, ...]) -> str:
     """
-    The one line: what the trainer raised last, or what ended it. A full disk comes first, because
-    the exception it ends with is often another one's.
+    Return the reason in one line: the last exception, or the signal or exit code.
+
+    A full disk has priority, because it often causes a different exception later.
     """
     full = next((line for line in reversed(tail) if NO_SPACE.search(line)), None)
     if full is not None:
@@ -50,7 +51,7 @@ def explain_failure(exit_code: int, tail: tuple[str, ...]) -> str:
             return _shortened(tail[number])
     if exit_code < 0:
         return _name_of_signal(-exit_code)
-    last = next((line for line in reversed(tail) if line.strip()), "nothing written")
+    last = next((line for line in reversed(tail) if line.strip()), "no output")
     return _shortened(f"exit code {exit_code}: {last.strip()}")
 
 
@@ -59,7 +60,7 @@ def _name_of_signal(number: int) -> str:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+    hint = ", possibly out of memory" if name == "SIGKILL" else ""
     return f"ended by {name}{hint}"
 
 

@@ -1,4 +1,4 @@
-"""How far the runs of a sweep are, on a terminal or in a log file."""
+"""Progress of the runs of a sweep, on a terminal or in a log file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ READ_S = 1.0
 LOG_EVERY_S = 30.0
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 ORDER = ("running", "elsewhere", "failed", "waiting", "done")
-"""What is shown first where there is no room for all."""
+"""States in the order of priority if the terminal has too few lines for all runs."""
 
 
 @dataclass(frozen=True)
 class RunState:
     """
+    State of a run as a person sees it.
+
     Attributes:
-        name: "waiting", "running", "elsewhere" (somebody else trains it), "done" or "failed".
-        detail: who has it, or why it failed.
+        name: "waiting", "running", "elsewhere" (another command trains it), "done" or "failed".
+        detail: owner of the run, or reason of the failure.
     """
 
     name: str
@@ -37,7 +39,7 @@ class RunState:
 
 
 class MetricsReader:
-    """The newest numbers of a `metrics.json` that grows; what was read is not read again."""
+    """Reader of the newest numbers of a growing `metrics.json`; it reads each line once."""
 
     def __init__(self, folder: Path) -> None:
         self.iteration = 0
@@ -48,10 +50,10 @@ class MetricsReader:
         self._position = 0
 
     def read(self) -> None:
-        """A line that is cut off is read once it is whole, or left out if it never will be."""
+        """Read the new lines. A truncated line is read once it is complete, or never."""
         try:
             with self._file.open("rb") as stream:
-                if stream.seek(0, 2) < self._position:  # another file than it was
+                if stream.seek(0, 2) < self._position:  # the file was replaced
                     self._position = 0
                 stream.seek(self._position)
                 new = stream.read()
@@ -69,8 +71,10 @@ class MetricsReader:
 
 class Progress:
     """
-    One line per run and one for all: drawn in place on a terminal; elsewhere a line for each change
-    of state, and one per running run every half minute.
+    Display of one line per run and one total.
+
+    On a terminal the lines are redrawn in place. Elsewhere every change of state is a line, and
+    every running run prints a line each half minute.
     """
 
     def __init__(self, runs: Sequence[tuple[Run, Path]], stream: TextIO) -> None:
@@ -84,12 +88,12 @@ class Progress:
         self._width = max((_width(_plain(run.name)) for run in self._runs), default=0)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._erase()
         self._print([_plain(text)])
 
     def update(self, states: Sequence[RunState]) -> None:
-        """Called often; shows something when it is time to."""
+        """Take over the states, and print if something changed or enough time has passed."""
         now = time.monotonic()
         changed = {i for i, state in enumerate(states) if state != self._states[i]}
         self._states = list(states)
@@ -111,14 +115,14 @@ class Progress:
             self._print(map(self._line, sorted(changed)))
 
     def close(self) -> None:
-        """The last state stays on the screen."""
+        """Draw the last states, which stay on the screen."""
         if self._terminal and self._drawn:
             self._erase()
             self._draw()
             self._drawn = 0
 
     def _draw(self) -> None:
-        """Cut to the size of the terminal, because what was wrapped could not be erased."""
+        """Draw lines cut to the terminal size, because wrapped lines could not be erased."""
         columns, rows = shutil.get_terminal_size()
         room = max(1, rows - 2)
         shown = sorted(range(len(self._runs)), key=lambda i: ORDER.index(self._states[i].name))
@@ -177,8 +181,10 @@ class Progress:
 
     def _seconds_left(self) -> float | None:
         """
-        By the seconds of an iteration of the runs that have said it, of their mean for the others,
-        and as many at a time as now; evaluations are left out. None if nothing is known.
+        Return the estimated seconds to the end, without evaluations; None if nothing is known.
+
+        The estimate uses the logged iteration time of each run, the mean of these for the other
+        runs, and the number of runs that train now.
         """
         known = [r.iteration_s for r in self._readers if r.iteration_s is not None]
         at_a_time = sum(state.name in ("running", "elsewhere") for state in self._states)
@@ -195,7 +201,7 @@ class Progress:
     def _iterations(self, index: int) -> int:
         if self._states[index].name == "done":
             return self._runs[index].iterations
-        # The evaluation after training counts as one more iteration.
+        # The evaluation after training counts as one more iteration
         return min(self._readers[index].iteration, self._runs[index].iterations)
 
 
@@ -208,7 +214,7 @@ def _time(seconds: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names and messages come from files; a terminal obeys some characters."""
+    """Replace control characters, which a terminal would execute."""
     return CONTROL.sub("?", text)
 
 

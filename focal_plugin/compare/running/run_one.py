@@ -1,4 +1,4 @@
-"""Trains one run, on whatever machine this is called; what all engines call."""
+"""Training of one run on this machine; all engines call it."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 TRAINER = ("-m", "focal_plugin.engine")
 LOCK_FILE = ".lock"
 STOPPED_BY_SIGNAL = 128 + signal.SIGTERM
-"""How a trainer ends that a scheduler told to: it has saved a checkpoint, and is no failure."""
+"""Exit code of a trainer that a scheduler stopped; it has saved a checkpoint and not failed."""
 
 
 @dataclass(frozen=True)
 class Task:
     """
-    A run to be trained, as it is sent to another machine.
+    Run to train, in the form that is sent to other machines.
 
     Attributes:
-        folder: of this run; absolute.
-        directory: in which its trainer starts, because data set paths may be relative to it.
-        num_gpus: of the machine on which it trains; 0 and 1 are the same to a trainer.
-        retry: train although it has failed, if it has not been tried more often than this.
+        folder: folder of the run; absolute.
+        directory: working directory of the trainer; data set paths may be relative to it.
+        num_gpus: number of GPUs; 0 and 1 are the same to a trainer.
+        retry: train a failed run again if it has at most this many attempts; None for never.
         stale: see :func:`~focal_plugin.compare.running.claim.take`.
-        trainer: arguments with which Python starts it: a module or a script.
+        trainer: arguments of Python that start the trainer: a module or a script.
     """
 
     run: Run
@@ -57,7 +57,7 @@ class Task:
     trainer: tuple[str, ...] = TRAINER
 
     def is_settled(self, status: Status) -> bool:
-        """Whether there is nothing to do (any more)."""
+        """Return True if the run needs no training."""
         retried = self.retry is not None and status.attempts <= self.retry
         return status.state == "done" or (status.state == "failed" and not retried)
 
@@ -69,15 +69,15 @@ def run_one(
     urgency: Callable[[], Urgency] = lambda: Urgency.GO_ON,
 ) -> Status:
     """
-    Train it, from its last checkpoint on, unless that is done or being done.
+    Train a run from its last checkpoint on, unless it is done or another command trains it.
 
     Args:
-        environment: all variables of the trainer.
-        urgency: asked all the time.
+        environment: all environment variables of the trainer.
+        urgency: function that is polled while the trainer runs.
 
     Returns:
-        done; failed; pending if ``urgency`` stopped it; or running, with the owner as its reason,
-        where somebody else has it.
+        Status "done" or "failed"; "pending" if ``urgency`` stopped the run; or "running", with the
+        owner as its reason, if another command trains it.
     """
     status = Status.read(task.folder)
     if task.is_settled(status) or urgency() is not Urgency.GO_ON:
@@ -88,7 +88,7 @@ def run_one(
     except HeldError as error:
         return replace(Status.read(task.folder), state="running", reason=str(error))
     with claim:
-        status = Status.read(task.folder)  # somebody may have finished it meanwhile
+        status = Status.read(task.folder)  # another command may have finished it meanwhile
         if task.is_settled(status):
             return status
         return _train(task, claim, status, environment, urgency)
@@ -125,7 +125,7 @@ def _train(
             replace(running, state="pending").write(task.folder)
         raise
     if not claim.is_ours():
-        return replace(running, reason="another machine took it over")
+        return replace(running, reason="another command took it over")
     status = _conclude(task, running, ended, read_log_tail(log, start))
     status.write(task.folder)
     return status
@@ -144,8 +144,10 @@ def _command(task: Task) -> list[str]:
 @contextlib.contextmanager
 def _trainer_gone(folder: Path, urgency: Callable[[], Urgency]) -> Iterator[TextIO]:
     """
-    A lock that a trainer inherits and holds until it has ended, even where its parent was killed:
-    whoever claims its folder waits here. Where the file system has no locks, the claim has to do.
+    Wait for a leftover trainer of the folder, then yield a lock for the new one.
+
+    A trainer inherits the lock and holds it until it ends, even if its parent was killed. Without
+    support for locks in the file system, the claim alone protects the folder.
     """
     with (folder / LOCK_FILE).open("w", encoding="utf-8") as lock:
         while urgency() is Urgency.GO_ON:
@@ -165,7 +167,7 @@ def _conclude(task: Task, running: Status, ended: Ended, tail: tuple[str, ...]) 
         try:
             collect(task.run, task.folder, ended.peak_rss_mib).write(task.folder)
         except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = f"it ended well, but left no result: {error}"
+            reason = f"the trainer succeeded but left no result: {error}"
             return replace(running, state="failed", reason=reason, exit_code=0, log_tail=tail)
         return replace(running, state="done")
     if ended.stopped or ended.exit_code == STOPPED_BY_SIGNAL:
@@ -176,12 +178,11 @@ def _conclude(task: Task, running: Status, ended: Ended, tail: tuple[str, ...]) 
 
 def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
     """
-    What a trainer left behind.
+    Return the result of a finished trainer from the files that it left.
 
     Raises:
-        FileNotFoundError: there is no `env.json`.
-        KeyError: it lacks something.
-        ValueError: there is no evaluation.
+        FileNotFoundError: `env.json` does not exist.
+        ValueError: it names no classes, or there was no evaluation.
     """
     metrics = read_metrics(folder)
     ap, ap_per_class = read_average_precision(metrics)

@@ -1,4 +1,4 @@
-"""Trains the runs of a comparison, and takes up where it, or another one beside it, stopped."""
+"""Sweep over the runs of a comparison; it resumes, and shares the runs with other sweeps."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from .trainer_process import Urgency
 
 POLL_S = 0.2
 LOOK_S = 1.0
-"""How often the folders of runs are looked into that somebody else trains."""
+"""Seconds between two looks into the folders of unsettled runs."""
 
 MAX_LOST = 3
-"""How often a run may be lost on its way, its machine with it, before it counts as failed."""
+"""Number of losses in transit, such as by a dead machine, after which a run has failed."""
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_KEYSTROKE_S = 0.5
 STOPPING = {
-    Urgency.STOP: "stopping what runs; Ctrl-C again ends it at once",
-    Urgency.KILL: "ending what runs",
+    Urgency.STOP: "stopping the running trainers; press Ctrl-C again to kill them",
+    Urgency.KILL: "killing the running trainers",
 }
 
 
 class SweepInterruptedError(Exception):
-    """A signal ended the sweep; everything is left such that it can be taken up again."""
+    """Error for a sweep that a signal ended; the same command resumes it."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"interrupted by {number.name}")
@@ -53,19 +53,21 @@ def run_all(
     stream: TextIO | None = None,
 ) -> list[Status]:
     """
-    Train what is not finished; one run's failure does not keep the others from running, unless it
-    is a full disk. Runs that another sweep trains are waited for, and taken over where it died.
+    Train the unfinished runs.
+
+    A failed run does not stop the others, unless the disk is full. The sweep waits for runs that
+    another sweep trains, and takes them over if the other sweep dies.
 
     Args:
-        folder: of the comparison; each run has one in it.
-        stream: for the progress, default: standard error.
+        folder: folder of the comparison, with one subfolder per run.
+        stream: output of the progress, default: standard error.
 
     Returns:
-        a status for each run. All of them are done or failed, but where the disk is full.
+        One status per run. Every run is done or failed, unless the disk is full.
 
     Raises:
         SweepInterruptedError: on Ctrl-C, SIGTERM or SIGHUP, after all running processes have ended.
-        ValueError: the options ask for what the machine has not.
+        ValueError: the options exceed what the machine has.
         ImportError: the engine is not installed.
     """
     options = options or Options()
@@ -81,7 +83,8 @@ def run_all(
         engine = make_engine(options, folder)
     except KeyboardInterrupt as error:
         raise SweepInterruptedError(signal.SIGINT) from error
-    with _interrupts() as interrupts:  # after the engine was made: Ray takes some for itself
+    # After the engine is made, because Ray installs signal handlers
+    with _interrupts() as interrupts:
         try:
             progress.note(f"{options.engine}: {engine.description}")
             return _Sweep(tasks, engine, progress, interrupts).run()
@@ -104,19 +107,19 @@ def _task(run: Run, folder: Path, options: Options) -> Task:
 
 @dataclass
 class _Entry:
-    """A run, and what the sweep knows of it."""
+    """Run of a sweep with its state."""
 
     task: Task
     observer: Observer
     state: RunState
     handle: Handle | None = None
     settled: Status | None = None
-    attempts: int = 0  # when it was submitted
+    attempts: int = 0  # attempts at the time of submission
     lost: int = 0
 
 
 class _Interrupts:
-    """What signals have asked for."""
+    """Urgency that the received signals ask for."""
 
     def __init__(self) -> None:
         self.number: signal.Signals | None = None
@@ -125,8 +128,10 @@ class _Interrupts:
 
     def receive(self, number: int, _: object) -> None:
         """
-        A second one is a wish to end at once, but not SIGHUP, which the kernel and a shell both
-        send, nor what comes so soon that it is the same keystroke.
+        Handle a signal: the first one stops the sweep, a second one kills it.
+
+        A SIGHUP does not count as the second one, because the kernel and a shell both send it. Nor
+        does a signal that comes so soon that it belongs to the same keystroke.
         """
         if self.number is None:
             self.number, self.urgency = signal.Signals(number), Urgency.STOP
@@ -177,7 +182,7 @@ class _Sweep:
         return max(self._interrupts.urgency, Urgency.STOP if self._disk_full else Urgency.GO_ON)
 
     def _receive(self) -> None:
-        """What came back from the engine."""
+        """Take over the results of the engine."""
         for entry in self._entries:
             if entry.handle is None or not entry.handle.done():
                 continue
@@ -193,11 +198,11 @@ class _Sweep:
             if entry.task.is_settled(status):
                 self._settle(entry, status)
             elif status.state == "pending" and self._urgency() is Urgency.GO_ON:
-                self._lose(entry, "it came back untrained")
+                self._lose(entry, "it was returned untrained")
 
     def _lose(self, entry: _Entry, reason: str) -> None:
         entry.lost += 1
-        self._progress.note(f"{entry.task.run.name}: lost on its way ({reason})")
+        self._progress.note(f"{entry.task.run.name}: lost in transit ({reason})")
         if entry.lost == MAX_LOST:
             self._settle(entry, Status("failed", f"lost {MAX_LOST} times; {reason}"))
 
@@ -208,7 +213,7 @@ class _Sweep:
         self._disk_full |= status.state == "failed" and reason.startswith(DISK_FULL)
 
     def _look(self) -> None:
-        """Into the folder of each run that is not settled; what nobody has is submitted."""
+        """Look into the folders of the unsettled runs, and submit the runs without an owner."""
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
@@ -240,8 +245,10 @@ class _Sweep:
 @contextlib.contextmanager
 def _interrupts() -> Iterator[_Interrupts]:
     """
-    Signals are taken note of, and do nothing else, but for those that are ignored already: `nohup`
-    and a shell's background mean it. Only the main thread can do so.
+    Record signals instead of ending the process.
+
+    Signals that are already ignored, as under `nohup` or in the background of a shell, stay
+    ignored. Only the main thread can install handlers.
     """
     interrupts = _Interrupts()
     previous = {}

@@ -1,4 +1,4 @@
-"""A trainer as a process that does not outlive the one that started it."""
+"""Trainer as a process that does not outlive its parent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import IO, NamedTuple
 STARTER = Path(__file__).with_name("die_with_parent.py")
 POLL_S = 0.2
 STOP_S = 30.0
-"""What a trainer is given to finish its step and save a checkpoint."""
+"""Seconds that a trainer has to finish its step and save a checkpoint."""
 
 
 class Urgency(IntEnum):
-    """What is asked of something that runs."""
+    """Request to something that runs."""
 
     GO_ON = 0
     STOP = 1
@@ -29,10 +29,12 @@ class Urgency(IntEnum):
 
 class Ended(NamedTuple):
     """
+    End of a process.
+
     Attributes:
-        exit_code: negative: the signal that ended it.
-        peak_rss_mib: the largest resident set.
-        stopped: it was asked to.
+        exit_code: exit code; negative for the signal that ended the process.
+        peak_rss_mib: largest resident set.
+        stopped: True if the process was asked to stop.
     """
 
     exit_code: int
@@ -42,9 +44,10 @@ class Ended(NamedTuple):
 
 class TrainerProcess:
     """
-    A command in a session of its own, so that Ctrl-C reaches its parent alone, which passes it on.
+    Command in its own session, so that Ctrl-C reaches only its parent, which passes it on.
 
-    The thread that made this must be the one that waits for it: the process ends when it does.
+    The thread that creates this object must also wait for it, because the process ends with that
+    thread.
     """
 
     def __init__(
@@ -57,10 +60,12 @@ class TrainerProcess:
         keep_open: Sequence[int],
     ) -> None:
         """
+        Start the process.
+
         Args:
-            output: for standard output and standard error.
-            folder: in which it starts.
-            keep_open: file descriptors that it inherits.
+            output: file for standard output and standard error.
+            folder: working directory.
+            keep_open: file descriptors that the process inherits.
         """
         starter = [sys.executable, "-I", "-S", str(STARTER), str(os.getpid())]
         self._process = subprocess.Popen(
@@ -76,9 +81,10 @@ class TrainerProcess:
 
     def wait(self, urgency: Callable[[], Urgency]) -> Ended:
         """
-        Until it has ended, by itself or because ``urgency`` said so: SIGTERM first, on which it
-        saves a checkpoint, SIGKILL after half a minute or as soon as that is what is asked for. Any
-        exception stops it, too.
+        Wait until the process has ended, by itself or on request of ``urgency``.
+
+        A request sends SIGTERM, on which the trainer saves a checkpoint. SIGKILL follows after half
+        a minute, or as soon as ``urgency`` asks for it. Any exception also stops the process.
         """
         asked: float | None = None
         try:
@@ -100,7 +106,7 @@ class TrainerProcess:
         if not pid:
             return None
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        self._signal(signal.SIGKILL)  # whatever it has left running, such as data workers
+        self._signal(signal.SIGKILL)  # ends leftover processes, such as data workers
         return Ended(self._process.returncode, usage.ru_maxrss / 1024, stopped)
 
     def _end(self) -> None:

@@ -1,1 +1,1 @@
-"""Read what the runs of a comparison left behind."""
+"""Readers of the files that the runs of a comparison leave."""

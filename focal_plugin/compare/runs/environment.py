@@ -1,4 +1,4 @@
-"""Content of the `env.json` of a run: what it was made with."""
+"""Content of the `env.json` of a run: versions, machine and data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read without loading a model."""
+"""Result of a run, and the readers of the files that it is made from."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ AVERAGES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 @dataclass(frozen=True)
 class Result:
     """
-    A finished run.
+    Result of a finished run.
 
     Attributes:
-        ap: the COCO averages, percent; None where the data has no such objects.
+        ap: COCO averages, percent; None if the data has no such objects.
         ap_per_class: class name -> AP, percent, in the order of the classes.
-        iteration_s: median seconds of an iteration, data loading included.
-        peak_memory_mib: GPU memory where there is a GPU, else the largest resident set.
-        config_hash: that of the :class:`~focal_plugin.compare.plan.comparison.Run`.
+        iteration_s: median seconds per iteration, including data loading.
+        peak_memory_mib: peak GPU memory; without a GPU, the largest resident set.
+        config_hash: hash of the :class:`~focal_plugin.compare.plan.comparison.Run`.
     """
 
     arm: str
@@ -41,21 +41,21 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """All or nothing: a result file that is there is complete."""
+        """Write `result.json` atomically: a file that exists is complete."""
         write_json(folder / RESULT_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Result | None:
-        """The result in ``folder``, or None if the run is not finished."""
+        """Read `result.json`; return None if the run is not finished."""
         file = folder / RESULT_FILE
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
-    The lines of `metrics.json`, without what a resumed run did a second time.
+    Read `metrics.json`: one entry per iteration, in order; a resumed run overwrites its entries.
 
-    A line cut off at the end (the run is writing it, or was killed) is left out.
+    A truncated line at the end is skipped, because the run is writing it or was killed.
     """
     file = folder / METRICS_FILE
     if not file.exists():
@@ -85,7 +85,7 @@ def read_average_precision(
     metrics: list[dict[str, Any]],
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """
-    The last evaluation: the COCO averages, and AP by class (in no particular order).
+    Return the last evaluation: the COCO averages, and AP by class in no particular order.
 
     Raises:
         ValueError: the run has not been evaluated.
@@ -99,17 +99,17 @@ def read_average_precision(
 
 
 def read_iteration_s(metrics: list[dict[str, Any]]) -> float:
-    """Median over the run of what the trainer logged (itself a median of 20 iterations)."""
+    """Return the median of the logged iteration times; each is a median of 20 iterations."""
     return statistics.median(line["time"] for line in metrics if "time" in line)
 
 
 def read_peak_gpu_memory_mib(folder: Path) -> float | None:
-    """The largest `max_mem` of the log, or None for a run on the CPU."""
+    """Return the largest `max_mem` of the log, or None for a run on the CPU."""
     log = folder / LOG_FILE
     found = re.findall(r"max_mem: (\d+)M", log.read_text(encoding="utf-8")) if log.exists() else []
     return max(map(float, found), default=0.0) or None  # a run on the CPU of a GPU machine logs 0
 
 
 def _number(value: float | None) -> float | None:
-    """NaN, which COCO gives where there is nothing to find, is not valid JSON."""
+    """Return None for NaN, which COCO reports if there are no objects and JSON does not allow."""
     return None if value is None or math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""What the runs of a comparison left in their folders, whatever state they are in."""
+"""Folders of the runs of a comparison, in any state."""
 
 from __future__ import annotations
 

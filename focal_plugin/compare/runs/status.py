@@ -1,4 +1,4 @@
-"""Where a run stands, in a file of its folder."""
+"""State of a run, in a file of its folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ STATES = ("pending", "running", "done", "failed")
 @dataclass(frozen=True)
 class Status:
     """
+    State of a run.
+
     Attributes:
         state: one of :data:`STATES`; an interrupted run is pending again.
-        reason: why it failed, one line for people.
-        exit_code: of the process that failed; negative: the signal that ended it.
-        log_tail: the last lines it wrote.
-        attempts: how often it was started; every one after the first resumes.
+        reason: reason of a failure, one line for people.
+        exit_code: exit code of the failed process; negative for the signal that ended it.
+        log_tail: last lines that the process wrote.
+        attempts: number of starts; every start after the first one resumes.
     """
 
     state: str = "pending"
@@ -31,9 +33,11 @@ class Status:
 
     @property
     def restarts(self) -> int:
+        """Number of starts after the first one."""
         return max(self.attempts - 1, 0)
 
     def write(self, folder: Path) -> None:
+        """Write `status.json`."""
         write_json(folder / STATUS_FILE, asdict(self))
 
     @classmethod

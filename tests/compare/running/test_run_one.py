@@ -67,7 +67,7 @@ def test_a_finished_run_has_a_result_and_is_not_trained_again(tmp_path):
     [
         ("nan", 1, "loss became NaN or infinite at iteration 3: loss_cls nan"),
         ("disk_full", 1, "disk full: OSError: [Errno 28] No space left on device"),
-        ("killed", -signal.SIGKILL, "ended by SIGKILL, perhaps for want of memory"),
+        ("killed", -signal.SIGKILL, "ended by SIGKILL, possibly out of memory"),
         ("exit", 7, "exit code 7: iteration 3"),
         ("no_evaluation", 0, "left no result: no evaluation in metrics.json"),
     ],
@@ -109,7 +109,7 @@ def test_the_reason_is_the_last_exception_and_short():
     assert len(reason) == 300
     assert explain_failure(1, ("AssertionError",)) == "AssertionError"
     assert explain_failure(-15, ()) == "ended by SIGTERM"
-    assert explain_failure(3, ()) == "exit code 3: nothing written"
+    assert explain_failure(3, ()) == "exit code 3: no output"
 
 
 def test_a_nan_of_numpy_2_reads_like_any_other():
@@ -228,7 +228,7 @@ def test_who_loses_his_claim_stops_his_trainer_and_writes_nothing(tmp_path):
     thread.start()
     status = train(task)
     thread.join()
-    assert (status.state, status.reason) == ("running", "another machine took it over")
+    assert (status.state, status.reason) == ("running", "another command took it over")
     assert Status.read(task.folder).reason == "written by the new owner"
     assert lines_of(task.folder / "finishes") == []
     assert not is_alive(trainers(task.folder)[-1])

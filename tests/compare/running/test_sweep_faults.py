@@ -199,7 +199,7 @@ def test_what_is_lost_on_its_way_is_sent_again_but_not_for_ever(tmp_path, monkey
     assert statuses == [Status("failed", reason)]
     assert len(sent) == 4
     assert sent[-1] == "closed"
-    assert "lost on its way (RuntimeError: the node died)" in capsys.readouterr().err
+    assert "lost in transit (RuntimeError: the node died)" in capsys.readouterr().err
 
 
 def test_the_run_of_a_machine_that_died_is_taken_over_after_its_lease(tmp_path):

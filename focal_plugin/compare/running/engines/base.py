@@ -1,4 +1,4 @@
-"""What every engine can do, and what they can be told."""
+"""Interface and options of the engines."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ ENGINES = {"local": "LocalEngine", "ray": "RayEngine", "slurm": "SlurmEngine"}
 @dataclass(frozen=True)
 class Options:
     """
-    How a sweep is run.
+    Options of a sweep.
 
     Attributes:
         engine: one of :data:`ENGINES`.
-        jobs: runs at a time; None: one for each GPU, or one. A Ray cluster has its own limit.
-        gpus_per_run: None: one if there is one; a fraction lets runs share a GPU, 0 hands none out.
-        cpus_per_run: None: the processors divided by the runs at a time.
-        retry_failed: train again what has failed.
-        address: of a Ray cluster; None starts Ray on this machine.
-        cluster: "slurm", or "local" to try the Slurm engine without Slurm.
+        jobs: runs at a time; None: one per GPU, or one without GPUs. A Ray cluster has its own
+            limit.
+        gpus_per_run: GPUs of each run; None: one if available. A fraction lets runs share a GPU,
+            and 0 assigns none.
+        cpus_per_run: threads of each run; None: the processors divided by the runs at a time.
+        retry_failed: train failed runs again.
+        address: address of a Ray cluster; None starts Ray on this machine.
+        cluster: "slurm", or "local" to test the Slurm engine without Slurm.
         slurm: more parameters of submitit's executor, such as `slurm_partition`.
-        lease: how soon a lost owner is noticed.
-        trainer: the script that trains.
+        lease: timing of claims.
+        trainer: arguments of Python that start the trainer.
     """
 
     engine: str = "local"
@@ -47,41 +49,43 @@ class Options:
 
 
 class Handle(Protocol):
-    """A task on its way."""
+    """Submitted task."""
 
     def done(self) -> bool:
-        """Whether :meth:`result` would return, or raise, at once."""
+        """Return True if :meth:`result` would return or raise at once."""
 
     def result(self) -> Status:
         """
-        What `run_one` returned.
+        Return the status from `run_one`.
 
         Raises:
-            Exception: whatever lost the task on its way.
+            Exception: the error that lost the task in transit.
         """
 
 
 class Engine(Protocol):
-    """Runs tasks; made with :class:`Options` and the folder of the sweep."""
+    """Engine that runs tasks; it is made from :class:`Options` and the folder of the sweep."""
 
     description: str
-    """One line for people: what it gives to each run."""
+    """Resources of each run, one line for people."""
 
     def submit(self, tasks: Sequence[Task]) -> list[Handle]:
-        """Run them as soon as there is room."""
+        """Queue tasks, which start as soon as resources are free."""
 
     def stop(self, urgency: Urgency) -> None:
-        """Ask all that was submitted to stop; their handles are done soon after."""
+        """Ask all submitted tasks to stop; their handles are done soon after."""
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Release all resources."""
 
 
 def make_engine(options: Options, folder: Path) -> Engine:
     """
+    Return the engine that the options name.
+
     Raises:
-        ValueError: there is no such engine, or the options ask for what the machine has not.
-        ImportError: what the engine is made of is not installed; the message says how to mend it.
+        ValueError: the engine does not exist, or the options exceed what the machine has.
+        ImportError: a package of the engine is not installed; the message says how to install it.
     """
     if options.engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {options.engine!r}")

@@ -1,4 +1,4 @@
-"""Runs as processes of this machine."""
+"""Engine that runs tasks as processes of this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .resources import divide, thread_variables, usable_processors, visible_gpus
 
 
 class LocalEngine:
-    """Threads that each wait for one process; GPUs go to whichever is free."""
+    """Pool of threads that each wait for one process; a free thread takes free GPUs."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         division = divide(options, visible_gpus(), usable_processors())

@@ -1,7 +1,8 @@
 """
-Runs as tasks of Ray, on this machine or on a cluster whose machines share the folder of the runs.
+Engine that runs tasks on Ray, on this machine or on a cluster that shares the folder of the runs.
 
-A task whose worker or node dies is retried by Ray, elsewhere if need be, and resumes.
+If the worker or node of a task dies, Ray retries the task, possibly on another node, and the run
+resumes.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ from .remote import StopFile, import_extra, settings
 from .resources import divide, thread_variables, usable_processors, visible_gpus
 
 MAX_RETRIES = 10
-START_ATTEMPTS = 3  # Ray gives itself 30 s, which may not do where all processors are busy
-OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes; what tasks exchange is tiny
+START_ATTEMPTS = 3  # Ray times out after 30 s, which may be too short if all processors are busy
+OBJECT_STORE_BYTES = 80 << 20  # the minimum of Ray; tasks exchange very little
 
 
 class RayEngine:
-    """One task per run, with its processors and GPUs."""
+    """Engine with one Ray task per run."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         """
+        Start Ray, or connect to a cluster.
+
         Raises:
             ImportError: Ray is not installed.
-            ConnectionError: there is no Ray at the address.
+            ConnectionError: there is no Ray cluster at the address.
         """
-        # Before it is imported: it reports to its makers otherwise
+        # Turns off usage reports; this must precede the import
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = import_extra("ray", "ray")
         self._temporary: str | None = None
@@ -76,7 +79,7 @@ class RayEngine:
     def _start(self, options: Options) -> tuple[int, float]:
         gpus = visible_gpus()
         division = divide(options, gpus, usable_processors())
-        self.description = f"an instance of its own, {division.jobs} run(s) at a time, "
+        self.description = f"its own instance, {division.jobs} run(s) at a time, "
         self.description += f"{division.threads} thread(s) each"
         try:
             self._start_instance(division.jobs * division.threads, len(gpus))
@@ -87,7 +90,7 @@ class RayEngine:
         return division.threads, float(bool(gpus)) if asked is None else asked
 
     def _start_instance(self, cpus: int, gpus: int) -> None:
-        # not below the folder of the runs: the paths of its sockets must be short
+        # Not below the folder of the runs, because socket paths must be short
         self._temporary = tempfile.mkdtemp(prefix="focal_ray_")
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
@@ -96,12 +99,12 @@ class RayEngine:
                     num_gpus=gpus,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level=logging.ERROR,  # what it says when it starts is of no use here
+                    logging_level=logging.ERROR,  # hides the messages at the start
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=self._temporary,
                 )
                 return
-            except Exception:  # nothing more special says "timed out during startup"
+            except Exception:  # "timed out during startup" has no specific type
                 self._ray.shutdown()
                 if attempt == START_ATTEMPTS:
                     raise
@@ -109,8 +112,8 @@ class RayEngine:
     def _connect(self, options: Options, address: str) -> tuple[int, float]:
         if options.jobs is not None:
             raise ValueError(
-                "a Ray cluster runs as many at a time as it has room for: "
-                "give the processors of each run instead of the number of jobs"
+                "a Ray cluster runs as many tasks as fit: set the processors per run instead of "
+                "the number of jobs"
             )
         self._ray.init(address=address, log_to_driver=False)
         cpus = options.cpus_per_run or 1
@@ -133,10 +136,10 @@ class _RayHandle:
         return self._ray.get(self._reference)
 
     def kill(self) -> None:
-        """With its worker, whose trainer does not outlive it."""
+        """Kill the task with its worker; the trainer does not outlive the worker."""
         self._ray.cancel(self._reference, force=True)
 
 
 def _train(task: Task, variables: dict[str, str], stop_file: StopFile) -> Status:
-    # os.environ says which GPUs Ray has given to this worker
+    # os.environ names the GPUs that Ray assigned to this worker
     return run_one(task, environment={**os.environ, **variables}, urgency=stop_file.urgency)

@@ -1,4 +1,4 @@
-"""What engines share whose runs are trained by processes that this one did not start."""
+"""Helpers of the engines that train on other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..trainer_process import Urgency
 LOOK_S = 1.0
 
 SETTINGS = ("DETECTRON2_DATASETS", "FVCORE_CACHE", "TORCH_HOME")
-"""Variables that mean the same on every machine of a cluster."""
+"""Variables that are valid on every machine of a cluster."""
 
 ALLOWED = {
     *SETTINGS,
@@ -28,7 +28,7 @@ ALLOWED_PREFIXES = ("NCCL_", "NVIDIA_", "SLURM_", "CUBLAS_")
 
 
 class StopFile:
-    """Tells tasks on other machines to stop, by a file in the folder that they share with us."""
+    """File in the shared folder that asks tasks on other machines to stop."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / f".stop.{uuid.uuid4().hex}"
@@ -36,13 +36,15 @@ class StopFile:
         self._looked = 0.0
 
     def ask(self, urgency: Urgency) -> None:
+        """Write the request."""
         write_text(self._file, str(int(urgency)))
 
     def remove(self) -> None:
+        """Remove the file."""
         self._file.unlink(missing_ok=True)
 
     def urgency(self) -> Urgency:
-        """What is asked for; looks into the folder now and then only."""
+        """Return the current request; the folder is read at most once per second."""
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
             try:
@@ -53,7 +55,7 @@ class StopFile:
 
 
 def allowed_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that a job may see: not what else is in a user's shell, such as tokens."""
+    """Return the variables that a job may see; others, such as tokens, stay private."""
     return {
         name: value
         for name, value in environment.items()
@@ -62,19 +64,21 @@ def allowed_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def settings() -> dict[str, str]:
-    """Those of this process that hold on other machines, too."""
+    """Return the variables of this process that are valid on other machines."""
     return {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
     """
+    Import the package of an optional extra.
+
     Raises:
-        ImportError: it is not installed; the message says how to install it.
+        ImportError: the package is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"this engine needs {module}, which cannot be imported ({error}); "
+            f"this engine requires {module}, which cannot be imported ({error}); "
             f"pip install 'focal_plugin[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Dividing a machine among the runs that are trained on it at a time."""
+"""Division of a machine among the runs that train on it at the same time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from .base import Options
 @dataclass(frozen=True)
 class Division:
     """
+    Share of a machine for each run.
+
     Attributes:
         jobs: runs at a time.
-        threads: of each.
-        gpus: the GPUs of each; () where none are handed out.
+        threads: threads of each run.
+        gpus: GPUs of each run; () if none are assigned.
     """
 
     jobs: int
@@ -34,8 +36,10 @@ class Division:
 
 def divide(options: Options, gpus: Sequence[str], processors: int) -> Division:
     """
+    Divide GPUs and processors among the runs.
+
     Raises:
-        ValueError: more is asked for than there is.
+        ValueError: the options exceed what the machine has.
     """
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"jobs must be >= 1, got {options.jobs}")
@@ -43,31 +47,31 @@ def divide(options: Options, gpus: Sequence[str], processors: int) -> Division:
     jobs = options.jobs or len(slots) or 1
     if slots and jobs > len(slots):
         raise ValueError(
-            f"{jobs} runs at a time need more than the {len(gpus)} GPU(s) there are; "
-            "fewer GPUs per run, such as 0.5, let runs share one"
+            f"{jobs} runs at a time require more than the {len(gpus)} available GPU(s); "
+            "with fewer GPUs per run, such as 0.5, runs share one"
         )
     threads = options.cpus_per_run or max(1, processors // jobs)
     return Division(jobs, threads, slots[:jobs])
 
 
 def visible_gpus() -> list[str]:
-    """What a process of this one would see: names for CUDA_VISIBLE_DEVICES."""
+    """Return the GPUs that a child process would see, as names for CUDA_VISIBLE_DEVICES."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         return [str(number) for number in range(torch.cuda.device_count())]
-    # as CUDA reads it: what is behind an invalid one is not seen
+    # CUDA ignores everything after an invalid entry
     return list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, given.split(","))))
 
 
 def usable_processors() -> int:
-    """Those that this process may run on."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """For the environment of a trainer."""
+    """Return the environment variables that limit the threads of a trainer."""
     return {"OMP_NUM_THREADS": str(threads)}
 
 
@@ -77,7 +81,7 @@ def _gpus_per_run(asked: float | None, available: int) -> float:
     if asked < 0 or (asked > 1 and asked != int(asked)):
         raise ValueError(f"GPUs per run must be a whole number, or between 0 and 1, got {asked}")
     if asked > available:
-        raise ValueError(f"{asked:g} GPU(s) per run are asked for, and there are {available}")
+        raise ValueError(f"{asked:g} GPU(s) per run requested, but only {available} available")
     return asked
 
 
@@ -85,7 +89,7 @@ def _slots(gpus: Sequence[str], per_run: float) -> tuple[tuple[str, ...], ...]:
     if per_run == 0:
         return ()
     if per_run < 1:
-        # one run on each before any gets a second
+        # one run on each GPU before any GPU gets a second one
         return tuple((gpu,) for _ in range(int(1 / per_run)) for gpu in gpus)
     size = int(per_run)
     groups = range(0, len(gpus) - size + 1, size)

@@ -1,7 +1,7 @@
 """
-Runs as jobs of Slurm, submitted by submitit; all machines share the folder of the runs.
+Engine that runs tasks as Slurm jobs, through submitit; all machines share the folder of the runs.
 
-A job that is preempted, or out of time, stops its trainer, is requeued, and resumes.
+A job that is preempted or out of time stops its trainer. Slurm requeues it, and the run resumes.
 """
 
 from __future__ import annotations
@@ -28,25 +28,27 @@ CPUS_PER_RUN = 4
 TIME_LIMIT_MIN = 240
 MAX_TIMEOUTS = 100
 SIGNAL_DELAY_S = int(2 * STOP_S)
-"""How long before it is ended a job is told so."""
+"""Seconds between the warning of a job and its end."""
 
 
 class SlurmEngine:
-    """One job per run; those submitted together are an array."""
+    """Engine with one Slurm job per run; jobs that are submitted together form an array."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         """
+        Make the executor of submitit.
+
         Raises:
             ImportError: submitit is not installed.
-            RuntimeError: there is no Slurm here.
+            RuntimeError: Slurm is not available.
         """
         submitit = import_extra("submitit", "slurm")
         self._cpus = options.cpus_per_run or CPUS_PER_RUN
         gpus = options.gpus_per_run
-        if gpus is None:  # who submits has none, and says nothing of who trains
+        if gpus is None:  # the submitting machine may have no GPU
             gpus = float(options.cluster == "slurm")
         if gpus != int(gpus):
-            raise ValueError(f"Slurm gives whole GPUs to a run, got {gpus}")
+            raise ValueError(f"Slurm assigns whole GPUs to a run, got {gpus}")
         self._gpus = int(gpus)
         self.description = f"{self._cpus} thread(s) and {self._gpus} GPU(s) for each run"
         self._stop_file = StopFile(folder)
@@ -87,7 +89,7 @@ class SlurmEngine:
             "gpus_per_node": self._gpus,
             "timeout_min": TIME_LIMIT_MIN,
             "slurm_signal_delay_s": SIGNAL_DELAY_S,
-            # names alone: no value of a variable is in a file
+            # names only: no file contains the value of a variable
             "slurm_additional_parameters": {"export": ",".join(allowed_variables(os.environ))},
             **options.slurm,
         }
@@ -98,8 +100,10 @@ class SlurmEngine:
 
 class RunJob:
     """
-    What a job does. The run is trained by a thread of its own, so that the signal of a preemption,
-    which Python hands to the main thread, can wait until the trainer has stopped.
+    Body of a job.
+
+    A separate thread trains the run. Python delivers the signal of a preemption to the main thread,
+    which can then wait until the trainer has stopped.
     """
 
     def __init__(self, task: Task, cpus: int, stop_file: StopFile) -> None:
@@ -118,7 +122,7 @@ class RunJob:
         return self._outcome
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit in the job; what is returned is called when it runs again."""
+        """Stop the trainer, and return the job that submitit runs after the requeue."""
         from submitit.helpers import DelayedSubmission
 
         self._preempted = True
