@@ -48,7 +48,7 @@ test-fast: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 bench: setup
-	$(BIN)/python tools/benchmarks/run_all.py output/bench
+	$(BIN)/python tools/benchmarks/run_benchmarks.py output/bench
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)

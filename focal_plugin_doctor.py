@@ -59,7 +59,7 @@ NEEDED = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """Line of the report; ``remedy`` is a command, or None if nothing is wrong."""
 
     subject: str
@@ -97,10 +97,10 @@ def has_faster_coco_eval() -> bool:
     return _examine_faster_coco_eval().remedy is None
 
 
-def examine() -> list[Finding]:
-    """Return all findings in the order of the report."""
+def examine() -> list[Diagnosis]:
+    """Return all diagnoses in the order of the report."""
     return [
-        Finding("Python", f"{platform.python_version()} on {platform.platform()}"),
+        Diagnosis("Python", f"{platform.python_version()} on {platform.platform()}"),
         *_examine_torch(),
         *_examine_detectron2(),
         _examine_setuptools(),
@@ -159,30 +159,30 @@ def main(argv: list[str] | None = None) -> int:
     if parser.parse_args(argv).runtime:
         print(detectron2_runtime())
         return 0
-    findings = examine()
-    width = max(len(finding.subject) for finding in findings)
-    for finding in findings:
-        mark = " " if finding.remedy is None else ("-" if finding.optional else "!")
-        print(f"{mark} {finding.subject:<{width}}  {finding.state}")
-        if finding.remedy is not None:
-            print(f"  {'':<{width}}  -> {finding.remedy}")
-    broken = [f.subject for f in findings if f.remedy is not None and not f.optional]
+    diagnoses = examine()
+    width = max(len(diagnosis.subject) for diagnosis in diagnoses)
+    for diagnosis in diagnoses:
+        mark = " " if diagnosis.remedy is None else ("-" if diagnosis.optional else "!")
+        print(f"{mark} {diagnosis.subject:<{width}}  {diagnosis.state}")
+        if diagnosis.remedy is not None:
+            print(f"  {'':<{width}}  -> {diagnosis.remedy}")
+    broken = [f.subject for f in diagnoses if f.remedy is not None and not f.optional]
     print(f"\nTo be fixed: {', '.join(broken)}" if broken else "\nReady to train.")
     return 1 if broken else 0
 
 
-def _examine_torch() -> list[Finding]:
+def _examine_torch() -> list[Diagnosis]:
     torch, torchvision = _version("torch"), _version("torchvision")
     if torch is None:
-        return [Finding("torch", "missing", TORCH_PAIR)]
-    findings = [Finding("torch", torch)]
+        return [Diagnosis("torch", "missing", TORCH_PAIR)]
+    diagnoses = [Diagnosis("torch", torch)]
     if torchvision is None:
-        return [*findings, Finding("torchvision", "missing", _matching_torchvision(torch))]
+        return [*diagnoses, Diagnosis("torchvision", "missing", _matching_torchvision(torch))]
     failure = _import_failure("torchvision")
     if failure is None:
-        return [*findings, Finding("torchvision", torchvision)]
+        return [*diagnoses, Diagnosis("torchvision", torchvision)]
     state = f"{torchvision} cannot be imported with torch {torch} ({failure})"
-    return [*findings, Finding("torchvision", state, TORCH_PAIR)]
+    return [*diagnoses, Diagnosis("torchvision", state, TORCH_PAIR)]
 
 
 def _matching_torchvision(torch: str) -> str:
@@ -191,50 +191,50 @@ def _matching_torchvision(torch: str) -> str:
     return f"pip install 'torchvision==0.{int(minor) + 15}.*'" if major == "2" else TORCH_PAIR
 
 
-def _examine_detectron2() -> list[Finding]:
+def _examine_detectron2() -> list[Diagnosis]:
     runtime = detectron2_runtime()
     if runtime == "none":
         return [
-            Finding("Detectron2", "missing", BUILD_DETECTRON2),
-            Finding("", PREBUILT_WHEELS),
+            Diagnosis("Detectron2", "missing", BUILD_DETECTRON2),
+            Diagnosis("", PREBUILT_WHEELS),
         ]
     version = next(filter(None, map(_version, DISTRIBUTIONS)), "version unknown")
     state = f"{version}, {runtime}, in {_detectron2_folder()}"
     if runtime == "too old":
-        return [Finding("Detectron2", f"{state}: before release 0.6", REBUILD_DETECTRON2)]
+        return [Diagnosis("Detectron2", f"{state}: before release 0.6", REBUILD_DETECTRON2)]
     failure = _import_failure("detectron2.modeling")
     if failure is not None:
-        return [Finding("Detectron2", f"{runtime}, fails: {failure}", REBUILD_DETECTRON2)]
-    found = Finding("Detectron2", state)
+        return [Diagnosis("Detectron2", f"{runtime}, fails: {failure}", REBUILD_DETECTRON2)]
+    found = Diagnosis("Detectron2", state)
     if runtime == "compiled":
-        return [found, Finding("compiled ops", "present")]
+        return [found, Diagnosis("compiled ops", "present")]
     absent = (
         "absent: no rotated boxes, deformable convolution or fast COCO evaluator; "
         "RetinaNet and R-CNN do not require them"
     )
-    ops = Finding("compiled ops", absent, REBUILD_DETECTRON2, optional=True)
-    return [found, ops, Finding("", PREBUILT_WHEELS)]
+    ops = Diagnosis("compiled ops", absent, REBUILD_DETECTRON2, optional=True)
+    return [found, ops, Diagnosis("", PREBUILT_WHEELS)]
 
 
-def _examine_setuptools() -> Finding:
+def _examine_setuptools() -> Diagnosis:
     version = _version("setuptools") or "missing"
     if importlib.util.find_spec("pkg_resources") is None:
         state = f"{version}, without pkg_resources, which detectron2.model_zoo imports"
-        return Finding("setuptools", state, f"pip install 'setuptools<{SETUPTOOLS_LIMIT}'")
-    return Finding("setuptools", version)
+        return Diagnosis("setuptools", state, f"pip install 'setuptools<{SETUPTOOLS_LIMIT}'")
+    return Diagnosis("setuptools", version)
 
 
-def _examine_module(module: str, distribution: str) -> Finding:
+def _examine_module(module: str, distribution: str) -> Diagnosis:
     if importlib.util.find_spec(module) is None:
-        return Finding(distribution, "missing", f"pip install {distribution}")
+        return Diagnosis(distribution, "missing", f"pip install {distribution}")
     failure = _import_failure(module)
     if failure is not None:
-        return Finding(distribution, f"fails: {failure}", f"pip install --upgrade {distribution}")
+        return Diagnosis(distribution, f"fails: {failure}", f"pip install --upgrade {distribution}")
     version = getattr(sys.modules[module], "__version__", None) or _version(distribution)
-    return Finding(distribution, version or "present")
+    return Diagnosis(distribution, version or "present")
 
 
-def _examine_faster_coco_eval() -> Finding:
+def _examine_faster_coco_eval() -> Diagnosis:
     name = "faster-coco-eval"
     version, remedy = _version(name), f"pip install '{name}>={FASTER_COCO_EVAL}'"
     if version is None:
@@ -244,11 +244,11 @@ def _examine_faster_coco_eval() -> Finding:
     elif (failure := _import_failure("faster_coco_eval")) is not None:
         state = f"{version} is not used, because it fails: {failure}"
     else:
-        return Finding(name, version)
-    return Finding(name, state, remedy, optional=True)
+        return Diagnosis(name, version)
+    return Diagnosis(name, state, remedy, optional=True)
 
 
-def _examine_operators() -> Finding:
+def _examine_operators() -> Diagnosis:
     """Examine the operators of `focal_plugin/ops/csrc`, which `setup.py` builds if possible."""
     package = importlib.util.find_spec("focal_plugin")  # does not import the package
     folders = package.submodule_search_locations if package is not None else None
@@ -258,7 +258,7 @@ def _examine_operators() -> Finding:
             "not built: on a CPU, PyTorch computes losses and anchor labels instead, several times "
             "slower"
         )
-        return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
+        return Diagnosis(OPERATORS, state, BUILD_OPERATORS, optional=True)
     if _import_failure("torch") is None:
         import torch
 
@@ -266,23 +266,25 @@ def _examine_operators() -> Finding:
             torch.ops.load_library(str(built[0]))
         except OSError as error:  # built against another PyTorch
             state = f"{built[0].name} does not load: {str(error).splitlines()[0]}"
-            return Finding(OPERATORS, state, BUILD_OPERATORS, optional=True)
-    return Finding(OPERATORS, "built")
+            return Diagnosis(OPERATORS, state, BUILD_OPERATORS, optional=True)
+    return Diagnosis(OPERATORS, "built")
 
 
-def _examine_devices() -> list[Finding]:
+def _examine_devices() -> list[Diagnosis]:
     if _import_failure("torch") is not None:
         return []
     import torch
 
-    findings = [Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")]
+    diagnoses = [
+        Diagnosis("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+    ]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory_gib = properties.total_memory / 2**30
-        findings.append(Finding(f"GPU {index}", f"{properties.name}, {memory_gib:.0f} GiB"))
+        diagnoses.append(Diagnosis(f"GPU {index}", f"{properties.name}, {memory_gib:.0f} GiB"))
     if not torch.cuda.is_available():
-        findings.append(Finding("GPU", "none: MODEL.DEVICE auto selects cpu"))
-    return findings
+        diagnoses.append(Diagnosis("GPU", "none: MODEL.DEVICE auto selects cpu"))
+    return diagnoses
 
 
 def _detectron2_folder() -> Path | None:

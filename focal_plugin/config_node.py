@@ -5,7 +5,7 @@ The config node of this package: it reads YAML safely and explains unknown keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ class _NearestKey:
         ) from None
 
 
-def _full_keys(cfg: FvcoreCfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _full_keys(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (full key, value) of every node and every value."""
     for key, value in cfg.items():
         yield prefix + key, value

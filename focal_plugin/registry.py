@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from .checks import IllegalOptionError
 
-__all__ = ["DENSE", "ConfigurableModule", "Place", "Registry", "build_named", "configurable"]
+__all__ = ["DENSE", "ConfigScope", "ConfigurableModule", "Registry", "build_named", "configurable"]
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
@@ -31,7 +31,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Place:
+class ConfigScope:
     """
     Redirection of a component's config keys.
 
@@ -65,8 +65,8 @@ class Place:
         return value
 
 
-DENSE = Place()
-"""Place of a dense detector: the keys in `config_keys` apply unchanged."""
+DENSE = ConfigScope()
+"""Scope of a dense detector: the keys in `config_keys` apply unchanged."""
 
 
 class ConfigurableModule(nn.Module):
@@ -80,7 +80,7 @@ class ConfigurableModule(nn.Module):
 
     config_keys: ClassVar[dict[str, str]] = {}
     """Full config key of each constructor argument."""
-    place = DENSE
+    config_scope = DENSE
     """Location of this module's options in the config that built it."""
 
     @configurable
@@ -88,13 +88,15 @@ class ConfigurableModule(nn.Module):
         super().__init__()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, place: Place = DENSE) -> dict[str, Any]:
-        options = {argument: place.read(cfg, key) for argument, key in cls.config_keys.items()}
+    def from_config(cls, cfg: CfgNode, config_scope: ConfigScope = DENSE) -> dict[str, Any]:
+        options = {
+            argument: config_scope.read(cfg, key) for argument, key in cls.config_keys.items()
+        }
         return {argument: value for argument, value in options.items() if value is not None}
 
     def key_of(self, option: str) -> str:
         """Return the full key of a constructor argument."""
-        return self.place.key(self.config_keys[option])
+        return self.config_scope.key(self.config_keys[option])
 
     def extra_repr(self) -> str:
         return ", ".join(f"{option}={getattr(self, option)}" for option in self.config_keys)
@@ -105,7 +107,7 @@ def build_named(
     name_key: str,
     cfg: CfgNode,
     *args: Any,
-    place: Place | None = None,
+    config_scope: ConfigScope | None = None,
 ) -> _Part:
     """
     Build the component whose name is the value of ``name_key``.
@@ -115,26 +117,26 @@ def build_named(
             their keys in `config_keys`, like a :class:`ConfigurableModule`.
         name_key: full config key.
         args: constructor arguments after the config.
-        place: the location of ``name_key`` and of the options, if they are moved. It requires that
-            the classes are subclasses of :class:`ConfigurableModule`.
+        config_scope: the location of ``name_key`` and of the options, if they are moved. The
+            classes must then be subclasses of :class:`ConfigurableModule`.
 
     Raises:
         KeyError: no class has that name; the message lists the available names.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     by_name = dict(classes)
-    there = place or DENSE
+    there = config_scope or DENSE
     name, name_key = there.read(cfg, name_key), there.key(name_key)
     if name not in by_name:
         raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
     try:
-        part = by_name[name](cfg, *args, **({"place": place} if place else {}))
+        part = by_name[name](cfg, *args, **({"config_scope": config_scope} if config_scope else {}))
     except IllegalOptionError as error:
         keys = getattr(by_name[name], "config_keys", {})
         if error.option not in keys:
             raise
         key = there.key(keys[error.option])
         raise ValueError(f"{key} {error.requirement} (with {name_key} = {name!r})") from error
-    if place and isinstance(part, ConfigurableModule):
-        part.place = place
+    if config_scope and isinstance(part, ConfigurableModule):
+        part.config_scope = config_scope
     return part

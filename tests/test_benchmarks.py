@@ -26,7 +26,7 @@ QUICK = {
 @pytest.fixture(scope="module")
 def commands():
     """Return name -> script and options of `make bench` and of the page."""
-    run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_all.py"))
+    run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_benchmarks.py"))
     return {**run_all["FAST"], **run_all["SLOW"]}
 
 

@@ -13,7 +13,7 @@ import focal_plugin_doctor as doctor
 from .conftest import ROOT
 
 
-def finding(subject):
+def diagnosis(subject):
     found = [f for f in doctor.examine() if f.subject == subject]
     assert found, f"nothing about {subject}"
     return found[0]
@@ -38,7 +38,7 @@ def test_the_runtime_is_detected_by_features_and_printed_alone(capsys):
 def test_a_detectron2_before_release_06_is_too_old(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_detectron2_folder", lambda: tmp_path)
     assert doctor.detectron2_runtime() == "too old"
-    found = finding("Detectron2")
+    found = diagnosis("Detectron2")
     assert found.remedy == doctor.REBUILD_DETECTRON2
     assert "before release 0.6" in found.state
     with (
@@ -93,7 +93,7 @@ def test_a_torchvision_incompatible_with_torch_is_named(monkeypatch):
     monkeypatch.setattr(
         doctor, "_import_failure", lambda module: failure if module == "torchvision" else None
     )
-    torchvision = finding("torchvision")
+    torchvision = diagnosis("torchvision")
     assert failure in torchvision.state
     assert torchvision.remedy == doctor.TORCH_PAIR
     assert "--force-reinstall" in doctor.TORCH_PAIR
@@ -119,12 +119,12 @@ def test_setuptools_without_pkg_resources_is_named(monkeypatch):
         "find_spec",
         lambda name: None if name == "pkg_resources" else find_spec(name),
     )
-    assert finding("setuptools").remedy == "pip install 'setuptools<82'"
+    assert diagnosis("setuptools").remedy == "pip install 'setuptools<82'"
 
 
 def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "has_compiled_ops", lambda: False)
-    assert finding("compiled ops").optional
+    assert diagnosis("compiled ops").optional
     assert doctor.main([]) == 0
     report = capsys.readouterr().out
     assert "fast COCO evaluator" in report
@@ -150,7 +150,7 @@ def test_a_faster_evaluator_is_used_or_its_fix_is_suggested(
     monkeypatch.setattr(
         doctor, "_import_failure", lambda name: failure if "coco_eval" in name else fails(name)
     )
-    found = finding("faster-coco-eval")
+    found = diagnosis("faster-coco-eval")
     assert found.state.startswith(state)
     is_fine = state == version
     assert doctor.has_faster_coco_eval() == is_fine
@@ -175,10 +175,10 @@ def test_operators_that_are_missing_or_do_not_load_are_a_remark(monkeypatch, tmp
         "find_spec",
         lambda name: package if name == "focal_plugin" else find_spec(name),
     )
-    assert finding("C++ operators").state.startswith("not built")
+    assert diagnosis("C++ operators").state.startswith("not built")
     (tmp_path / "ops").mkdir()
     (tmp_path / "ops" / "_C.cpython.so").write_text("built for another PyTorch")
-    found = finding("C++ operators")
+    found = diagnosis("C++ operators")
     assert found.state.startswith("_C.cpython.so does not load")
     assert "--no-build-isolation" in found.remedy
     assert doctor.main([]) == 0

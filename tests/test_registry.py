@@ -4,7 +4,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from focal_plugin.checks import IllegalOptionError
-from focal_plugin.registry import DENSE, ConfigurableModule, Place, build_named, configurable
+from focal_plugin.registry import DENSE, ConfigScope, ConfigurableModule, build_named, configurable
 
 from .each import each
 
@@ -25,7 +25,7 @@ class Part(ConfigurableModule):
         return self.inner, self.similar, self.foreign
 
 
-MOVED = Place(
+MOVED = ConfigScope(
     moved={
         "A.LOSS": "C.LOSS",
         "A.LOSS.DEEP.NAME": "C.CHOICE",
@@ -67,17 +67,19 @@ def test_a_key_with_a_similar_name_does_not_move(key):
 
 
 def test_a_key_moves_only_once():
-    chain = Place(moved={"A": "B", "B": "C"})
+    chain = ConfigScope(moved={"A": "B", "B": "C"})
     assert chain.key("A.X") == "B.X"
 
 
 def test_a_dense_detectors_keys_are_where_the_parts_say():
     assert DENSE.key("A.LOSS.INNER") == "A.LOSS.INNER"
-    assert Part(make_cfg()).options() == Part(make_cfg(), place=DENSE).options() == (10, 20, 30)
+    assert (
+        Part(make_cfg()).options() == Part(make_cfg(), config_scope=DENSE).options() == (10, 20, 30)
+    )
 
 
 def test_the_options_of_a_part_are_read_at_its_place():
-    assert Part(make_cfg(), place=MOVED).options() == (11, 20, 31)
+    assert Part(make_cfg(), config_scope=MOVED).options() == (11, 20, 31)
 
 
 def test_a_fixed_value_overrides_its_key():
@@ -91,25 +93,29 @@ def test_a_fixed_value_overrides_its_key():
 def test_an_option_whose_key_is_none_keeps_the_default_of_the_constructor():
     cfg = make_cfg()
     cfg.C.LOSS.INNER = None
-    assert Part(cfg, place=MOVED).options() == (1, 20, 31)
+    assert Part(cfg, config_scope=MOVED).options() == (1, 20, 31)
 
 
 @pytest.mark.parametrize("value", [0.0, False])
 def test_an_option_whose_key_is_zero_is_zero(value):
     cfg = make_cfg()
     cfg.C.LOSS.INNER = value
-    assert Part(cfg, place=MOVED).options() == (0, 20, 31)
+    assert Part(cfg, config_scope=MOVED).options() == (0, 20, 31)
 
 
 def test_a_fixed_none_keeps_the_default_of_the_constructor():
-    assert Part(make_cfg(), place=Place(fixed={"A.LOSS.INNER": None})).options() == (1, 20, 30)
+    assert Part(make_cfg(), config_scope=ConfigScope(fixed={"A.LOSS.INNER": None})).options() == (
+        1,
+        20,
+        30,
+    )
 
 
 def test_an_illegal_option_is_an_error_that_names_the_key_of_its_place():
     cfg = make_cfg()
     cfg.C.LOSS.INNER = -1.0
     with pytest.raises(ValueError, match=r"^C\.LOSS\.INNER must be >= 0, got -1.0 \(with C\.LOSS"):
-        build_named([("Part", Part)], "A.LOSS.NAME", cfg, place=MOVED)
+        build_named([("Part", Part)], "A.LOSS.NAME", cfg, config_scope=MOVED)
     assert build_named([("Part", Part)], "A.LOSS.NAME", cfg).inner == 10
 
 
@@ -128,7 +134,7 @@ def test_an_unknown_name_is_an_error_that_names_the_key_of_its_place():
     cfg = make_cfg()
     cfg.C.LOSS.NAME = "Prat"
     with pytest.raises(KeyError, match=r"C\.LOSS\.NAME = 'Prat' is not one of Other, Part"):
-        build_named([("Part", Part), ("Other", Part)], "A.LOSS.NAME", cfg, place=MOVED)
+        build_named([("Part", Part), ("Other", Part)], "A.LOSS.NAME", cfg, config_scope=MOVED)
 
 
 def test_a_class_without_place_support_is_built():

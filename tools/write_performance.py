@@ -2,7 +2,7 @@
 r"""
 Write the tables and the figure of `docs/performance.md` from the results of the benchmarks.
 
-    $ python tools/benchmarks/run_all.py output/bench --slow
+    $ python tools/benchmarks/run_benchmarks.py output/bench --slow
     $ python tools/write_performance.py output/bench
 
 Parts without a new measurement do not change. The interpretation is written by hand.
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="output folder of run_all.py")
+    parser.add_argument("folder", type=Path, help="output folder of run_benchmarks.py")
     measured = {
         file.stem: json.loads(file.read_text(encoding="utf-8"))
         for file in sorted(parser.parse_args().folder.glob("*.json"))

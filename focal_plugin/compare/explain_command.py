@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..diagnostics.curves import Curve, trace_loss
+from ..diagnostics.curves import LossCurve, trace_loss
 from ..files import write_text
 
 X_T = np.linspace(-6, 6, 481)
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def curves_as_csv(curves: Sequence[Curve]) -> str:
+def curves_as_csv(curves: Sequence[LossCurve]) -> str:
     """Return the curves as CSV, one line per loss, side and point."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -64,7 +64,7 @@ def curves_as_csv(curves: Sequence[Curve]) -> str:
     return text.getvalue()
 
 
-def draw_curves(curves: Sequence[Curve], file: Path) -> None:
+def draw_curves(curves: Sequence[LossCurve], file: Path) -> None:
     """
     Draw two panels, loss and |gradient|.
 
@@ -97,8 +97,8 @@ def draw_curves(curves: Sequence[Curve], file: Path) -> None:
     figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
-def _same_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
-    groups: list[list[Curve]] = []
+def _same_curves(curves: Sequence[LossCurve]) -> list[list[LossCurve]]:
+    groups: list[list[LossCurve]] = []
     for curve in curves:
         for group in groups:
             if group[0].equals(curve):
@@ -109,7 +109,7 @@ def _same_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
     return groups
 
 
-def _limit(curves: Sequence[Curve], values: str) -> float:
+def _limit(curves: Sequence[LossCurve], values: str) -> float:
     sides = [side for curve in curves for side in (curve.positive, curve.negative)]
     highest = max(float(np.nanmax(getattr(side, values))) for side in sides)
     return min(1.04 * highest, LOSS_LIMIT)

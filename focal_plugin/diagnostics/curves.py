@@ -29,7 +29,7 @@ ONE_CLASS: dict[str, Any] = {"num_classes": 1, "samples_per_class": (1,)}
 @dataclass(frozen=True)
 class Side:
     """
-    Curve of one label: positive or negative.
+    LossCurve of one label: positive or negative.
 
     Attributes:
         loss: (P,), at each x_t.
@@ -47,7 +47,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """
     Loss of one logit x with label y in {-1, +1}, as a function of x_t = y * x.
 
@@ -68,12 +68,12 @@ class Curve:
         """True if positives and negatives have the same loss at the same p_t."""
         return self.positive.equals(self.negative)
 
-    def equals(self, other: Curve) -> bool:
+    def equals(self, other: LossCurve) -> bool:
         """Return True if both have the same curves, whatever their names."""
         return self.positive.equals(other.positive) and self.negative.equals(other.negative)
 
 
-def trace_loss(text: str, x_t: np.ndarray) -> Curve:
+def trace_loss(text: str, x_t: np.ndarray) -> LossCurve:
     """
     Trace the loss and the gradient of one logit.
 
@@ -95,7 +95,7 @@ def trace_loss(text: str, x_t: np.ndarray) -> Curve:
             f"{type(cls_loss).__name__} has no curve: it weights an anchor by the number of "
             "anchors in the batch with a similar gradient"
         )
-    return Curve(
+    return LossCurve(
         name=text.strip(),
         x_t=x_t,
         positive=_trace_side(cls_loss, x_t, sign=1),

@@ -29,7 +29,7 @@ from ..data import (
     register_coco_dataset,
 )
 from ..losses import CLS_LOSS_REGISTRY
-from ..modeling import places
+from ..modeling import config_scopes
 from ..registry import DENSE
 from ..run_folder import CONFIG_FILE
 from .checkpoints.checkpointer import Checkpointer, CheckpointError
@@ -239,16 +239,16 @@ def count_samples_per_class(cfg: CfgNode) -> None:
     """
     key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
     roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for place, num_classes in [
+    for config_scope, num_classes in [
         (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
-        (places.RPN, roi_classes),
-        (places.ROI_HEADS, roi_classes),
+        (config_scopes.RPN, roi_classes),
+        (config_scopes.ROI_HEADS, roi_classes),
     ]:
-        name = place.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
+        name = config_scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model raises the error
         wanted = loss is not None and key in loss.config_keys.values()
-        if wanted and not place.read(cfg, key):
+        if wanted and not config_scope.read(cfg, key):
             counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
-            here = [sum(counts)] if place is places.RPN else counts
-            pair: list[Any] = [place.key(key), here]
+            here = [sum(counts)] if config_scope is config_scopes.RPN else counts
+            pair: list[Any] = [config_scope.key(key), here]
             cfg.merge_from_list(pair)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..registry import DENSE, ConfigurableModule, Place, Registry, build_named
+from ..registry import DENSE, ConfigScope, ConfigurableModule, Registry, build_named
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = """
@@ -38,40 +38,40 @@ STOCK_BOX_LOSSES = {
 """Registered name of each value of Detectron2's key `MODEL.RETINANET.BBOX_REG_LOSS_TYPE`."""
 
 
-def build_cls_loss(cfg: CfgNode, place: Place = DENSE) -> ClassificationLoss:
+def build_cls_loss(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> ClassificationLoss:
     """
     Build the loss that `MODEL.FOCAL.CLS_LOSS.NAME` names.
 
     Args:
-        place: the location of the name and the options, if not `MODEL.FOCAL`.
+        config_scope: the location of the name and the options, if not `MODEL.FOCAL`.
 
     Raises:
         KeyError: no loss has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     losses: Iterable[tuple[str, type[ClassificationLoss]]] = CLS_LOSS_REGISTRY
-    return build_named(losses, "MODEL.FOCAL.CLS_LOSS.NAME", cfg, place=place)
+    return build_named(losses, "MODEL.FOCAL.CLS_LOSS.NAME", cfg, config_scope=config_scope)
 
 
-def build_box_loss(cfg: CfgNode, place: Place = DENSE) -> BoxLoss:
+def build_box_loss(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> BoxLoss:
     """
     Build the loss that `MODEL.FOCAL.BOX_LOSS.NAME` names.
 
     If that name is empty, Detectron2's own `MODEL.RETINANET.BBOX_REG_LOSS_TYPE` names the loss.
 
     Args:
-        place: the location of the names and the options, if they are moved.
+        config_scope: the location of the names and the options, if they are moved.
 
     Raises:
         KeyError: no loss has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
     losses: Iterable[tuple[str, type[BoxLoss]]] = BOX_LOSS_REGISTRY
-    if place.read(cfg, "MODEL.FOCAL.BOX_LOSS.NAME"):
-        return build_named(losses, "MODEL.FOCAL.BOX_LOSS.NAME", cfg, place=place)
+    if config_scope.read(cfg, "MODEL.FOCAL.BOX_LOSS.NAME"):
+        return build_named(losses, "MODEL.FOCAL.BOX_LOSS.NAME", cfg, config_scope=config_scope)
     by_name = dict(losses)
     stock = [(name, by_name[ours]) for name, ours in STOCK_BOX_LOSSES.items()]
-    return build_named(stock, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg, place=place)
+    return build_named(stock, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg, config_scope=config_scope)
 
 
 def stock_box_loss(loss_type: str, *, smooth_l1_beta: float) -> BoxLoss:

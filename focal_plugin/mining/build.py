@@ -17,7 +17,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..checks import check_choice
-from ..registry import DENSE, ConfigurableModule, Place, Registry, build_named, configurable
+from ..registry import DENSE, ConfigScope, ConfigurableModule, Registry, build_named, configurable
 from .checks import check_inputs, check_num_classes
 from .selection import positive_mask
 
@@ -34,12 +34,12 @@ BoxesOf = Callable[[int, Tensor], Tensor]
 """Function from an image index and anchor indices (V,) to the boxes of these anchors, (V, 4)."""
 
 
-def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
+def build_miner(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> Miner | None:
     """
     Build the miner that `MODEL.FOCAL.MINING.NAME` names.
 
     Args:
-        place: the location of the name and the options, if not `MODEL.FOCAL.MINING`.
+        config_scope: the location of the name and the options, if not `MODEL.FOCAL.MINING`.
 
     Returns:
         the miner; None if the name is empty, and then every anchor counts.
@@ -48,10 +48,10 @@ def build_miner(cfg: CfgNode, place: Place = DENSE) -> Miner | None:
         KeyError: no miner has that name; the message lists the registered ones.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    if not place.read(cfg, "MODEL.FOCAL.MINING.NAME"):
+    if not config_scope.read(cfg, "MODEL.FOCAL.MINING.NAME"):
         return None
     miners: Iterable[tuple[str, type[Miner]]] = MINER_REGISTRY
-    return build_named(miners, "MODEL.FOCAL.MINING.NAME", cfg, place=place)
+    return build_named(miners, "MODEL.FOCAL.MINING.NAME", cfg, config_scope=config_scope)
 
 
 class Miner(ConfigurableModule):

@@ -63,7 +63,7 @@ class DenseResult(NamedTuple):
     labels: Tensor  # (N, R), labels of the batch, with -1 for the anchors that mining drops
 
 
-class DenseLosses:
+class DenseLossMixin:
     """
     Mixin for a detector with these components as attributes. It holds no state.
 

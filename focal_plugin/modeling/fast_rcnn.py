@@ -32,7 +32,7 @@ from ..losses import (
 )
 from ..losses.build import stock_box_loss
 from ..registry import configurable
-from .places import ROI_HEADS
+from .config_scopes import ROI_HEADS
 
 CLS_NORMALIZERS = ("rois", "foreground")
 """Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER`."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..checks import IllegalOptionError, check_choice
 from ..ops.match_anchors import LOW_QUALITY, match_anchors
-from ..registry import DENSE, Place
+from ..registry import DENSE, ConfigScope
 
 CROWDS_AT_ONCE = 8
 """Number of crowd regions whose overlaps with all anchors are in memory at the same time."""
@@ -108,7 +108,7 @@ class AnchorMatcher(Matcher):
         )
 
 
-def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
+def build_anchor_matcher(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> AnchorMatcher:
     """
     Build the matcher that a config describes.
 
@@ -116,7 +116,7 @@ def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
     `MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY`.
 
     Args:
-        place: the location of these keys, if they are moved.
+        config_scope: the location of these keys, if they are moved.
 
     Raises:
         ValueError: `LOW_QUALITY` has an illegal value; the message names its full key.
@@ -124,12 +124,12 @@ def build_anchor_matcher(cfg: CfgNode, place: Place = DENSE) -> AnchorMatcher:
     low_quality = "MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY"
     try:
         return AnchorMatcher(
-            place.read(cfg, "MODEL.RETINANET.IOU_THRESHOLDS"),
-            place.read(cfg, "MODEL.RETINANET.IOU_LABELS"),
-            low_quality=place.read(cfg, low_quality),
+            config_scope.read(cfg, "MODEL.RETINANET.IOU_THRESHOLDS"),
+            config_scope.read(cfg, "MODEL.RETINANET.IOU_LABELS"),
+            low_quality=config_scope.read(cfg, low_quality),
         )
     except IllegalOptionError as error:
-        raise ValueError(f"{place.key(low_quality)} {error.requirement}") from error
+        raise ValueError(f"{config_scope.key(low_quality)} {error.requirement}") from error
 
 
 def split_crowds(instances: Instances) -> tuple[Instances, Boxes]:

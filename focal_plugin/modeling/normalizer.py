@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 
 from ..checks import check_count, check_option
 from ..losses.processes import sum_over_processes
-from ..registry import DENSE, ConfigurableModule, Place, build_named, configurable
+from ..registry import DENSE, ConfigScope, ConfigurableModule, build_named, configurable
 
 
 class Normalizer(ConfigurableModule):
@@ -248,20 +248,24 @@ RPN_NORMALIZERS: dict[str, type[Normalizer]] = {
 
 
 def build_normalizer(
-    cfg: CfgNode, normalizers: Mapping[str, type[Normalizer]] = NORMALIZERS, place: Place = DENSE
+    cfg: CfgNode,
+    normalizers: Mapping[str, type[Normalizer]] = NORMALIZERS,
+    config_scope: ConfigScope = DENSE,
 ) -> Normalizer:
     """
     Build the normalizer that `MODEL.FOCAL.NORMALIZER.NAME` names.
 
     Args:
         normalizers: name -> class of the available normalizers.
-        place: the location of the name, if it is moved. The options do not move.
+        config_scope: the location of the name, if it is moved. The options do not move.
 
     Raises:
         KeyError: no normalizer has that name; the message lists the available names.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(normalizers.items(), "MODEL.FOCAL.NORMALIZER.NAME", cfg, place=place)
+    return build_named(
+        normalizers.items(), "MODEL.FOCAL.NORMALIZER.NAME", cfg, config_scope=config_scope
+    )
 
 
 def _at_least_one(count: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from ..losses import (
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
-from .dense_losses import DenseLosses
+from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
@@ -44,7 +44,7 @@ CROWD_POLICIES = ("background", "ignore")
 
 
 @META_ARCH_REGISTRY.register()
-class FocalRetinaNet(DenseLosses, RetinaNet):
+class FocalRetinaNet(DenseLossMixin, RetinaNet):
     """
     RetinaNet with configurable losses, mining, normalizer, head and matcher.
 

@@ -32,9 +32,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..mining import Miner, build_miner
 from ..registry import configurable
+from .config_scopes import ROI_HEADS
 from .fast_rcnn import FocalFastRCNNOutputLayers
 from .matcher import split_crowds
-from .places import ROI_HEADS
 
 _SCRIPT_CONSTANTS = {"mask_on": torch.jit.Final[bool], "keypoint_on": torch.jit.Final[bool]}
 """Annotations for TorchScript. Detectron2 has them on its class, and subclasses do not inherit."""

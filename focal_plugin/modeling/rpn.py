@@ -38,8 +38,8 @@ from ..losses import (
 from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
-from . import places
-from .dense_losses import DenseLosses
+from . import config_scopes
+from .dense_losses import DenseLossMixin
 from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
 from .normalizer import RPN_NORMALIZERS, Normalizer, SampleSizeNormalizer, build_normalizer
 
@@ -92,7 +92,7 @@ METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
-class FocalRPN(DenseLosses, RPN):
+class FocalRPN(DenseLossMixin, RPN):
     """
     Detectron2's `RPN` with configurable losses, normalizer, matching and sampling.
 
@@ -176,10 +176,10 @@ class FocalRPN(DenseLosses, RPN):
             ret["box2box_transform"] = _transform_of_std(rpn.TARGET_STD)
         return {
             **ret,
-            "anchor_matcher": build_anchor_matcher(cfg, places.RPN),
-            "cls_loss": build_cls_loss(cfg, places.RPN),
-            "box_loss": build_box_loss(cfg, places.RPN),
-            "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, places.RPN),
+            "anchor_matcher": build_anchor_matcher(cfg, config_scopes.RPN),
+            "cls_loss": build_cls_loss(cfg, config_scopes.RPN),
+            "box_loss": build_box_loss(cfg, config_scopes.RPN),
+            "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN),
             "sampling": _sampling(cfg),
             "matched": check_choice("MODEL.FOCAL.RPN.MATCHED", rpn.MATCHED, MATCHED),
             "crowd_rule": crowd_rule_of(cfg),
@@ -369,7 +369,7 @@ def _sampling(cfg: CfgNode) -> str | Miner:
     check_choice("MODEL.FOCAL.RPN.MINING.NAME", sampling, (*SAMPLING, *dict(MINER_REGISTRY)))
     if sampling in SAMPLING:
         return sampling
-    miner = build_miner(cfg, places.RPN)
+    miner = build_miner(cfg, config_scopes.RPN)
     assert miner is not None  # its name is not empty
     return miner
 

@@ -23,7 +23,7 @@ from focal_plugin.losses import (
     build_cls_loss,
 )
 from focal_plugin.modeling import FocalFastRCNNOutputLayers
-from focal_plugin.modeling.places import ROI_HEADS
+from focal_plugin.modeling.config_scopes import ROI_HEADS
 
 from ..each import each
 

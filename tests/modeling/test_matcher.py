@@ -10,8 +10,8 @@ from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from focal_plugin.modeling import config_scopes
 from focal_plugin.modeling import matcher as matcher_module
-from focal_plugin.modeling import places
 from focal_plugin.modeling.matcher import (
     CROWD_RULES,
     LOW_QUALITY,
@@ -217,7 +217,7 @@ def test_the_matcher_of_an_rpn_reads_its_own_keys():
     opts = ["MODEL.FOCAL.RPN.LOW_QUALITY", "clobber"]
     opts += ["MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", "off"]
     opts += ["MODEL.RPN.IOU_THRESHOLDS", [0.2, 0.6], "MODEL.RETINANET.IOU_THRESHOLDS", [0.1, 0.9]]
-    matcher = build_anchor_matcher(toy_cfg(*opts), places.RPN)
+    matcher = build_anchor_matcher(toy_cfg(*opts), config_scopes.RPN)
     assert matcher.low_quality == "clobber"
     assert matcher.thresholds[1:-1] == [0.2, 0.6]
 
@@ -225,7 +225,7 @@ def test_the_matcher_of_an_rpn_reads_its_own_keys():
 def test_an_illegal_mode_of_an_rpn_is_an_error_that_names_its_key():
     key = "MODEL.FOCAL.RPN.LOW_QUALITY"
     with pytest.raises(ValueError, match=rf"^{key} must be one of .*, got 'best'"):
-        build_anchor_matcher(toy_cfg(key, "best"), places.RPN)
+        build_anchor_matcher(toy_cfg(key, "best"), config_scopes.RPN)
 
 
 # In one pass, in the detectors

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from focal_plugin import get_cfg
-from focal_plugin.modeling import places
+from focal_plugin.modeling import config_scopes
 from focal_plugin.modeling.normalizer import (
     NORMALIZERS,
     RPN_NORMALIZERS,
@@ -182,4 +182,4 @@ def test_an_illegal_option_of_an_rpns_names_the_key_it_is_read_from(name, key, v
 def build_rpn_normalizer(name, *opts):
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.FOCAL.RPN.NORMALIZER", name, *opts])
-    return build_normalizer(cfg, RPN_NORMALIZERS, places.RPN)
+    return build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN)

@@ -24,7 +24,7 @@ from harness import Work, add_arguments, extra_peaks_mib, report, take_turns
 from torch import Tensor
 
 from focal_plugin.losses import GIoULoss, SmoothL1Loss
-from focal_plugin.modeling.dense_losses import DenseBatch, DenseLosses
+from focal_plugin.modeling.dense_losses import DenseBatch, DenseLossMixin
 from focal_plugin.modeling.retinanet import view_as_anchors
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -135,7 +135,7 @@ def ours(
     return Detector(loss)._box_loss(batch, positives, torch.ones(1))
 
 
-class Detector(DenseLosses):
+class Detector(DenseLossMixin):
     def __init__(self, loss: str) -> None:
         self.box_loss = LOSSES[loss]
         self.box2box_transform = TRANSFORM

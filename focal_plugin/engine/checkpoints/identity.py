@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..hooks.run_record import describe_dataset
+from ...data import describe_dataset
 
 WITHOUT_INFLUENCE = (
     "OUTPUT_DIR",  # a run may be moved

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...checks import check_count
 from ...diagnostics.analysis import AnchorView, Tally
 from ...diagnostics.snapshot import Snapshot, write_snapshot
-from ...modeling.dense_losses import DenseLosses, DenseStep
+from ...modeling.dense_losses import DenseLossMixin, DenseStep
 from ...run_folder import GRADIENT_NORM_KEY, snapshot_file
 from ..model_trainer import ModelTrainer
 from ..wrapping import unwrapped
@@ -187,7 +187,7 @@ class DiagnosticsHook(HookBase):
 class _Observer:
     """Observer of one dense part: stores the tallies of a step, and logs the first step."""
 
-    def __init__(self, name: str, part: DenseLosses, *, stores: bool) -> None:
+    def __init__(self, name: str, part: DenseLossMixin, *, stores: bool) -> None:
         self._name = name
         self._part = part
         self._stores = stores

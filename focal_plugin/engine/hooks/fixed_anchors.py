@@ -42,7 +42,7 @@ from ...diagnostics.analysis import (
 )
 from ...diagnostics.snapshot import MAX_SAMPLE, Snapshot
 from ...modeling import knows_crowds
-from ...modeling.dense_losses import DenseLosses, DenseStep
+from ...modeling.dense_losses import DenseLossMixin, DenseStep
 
 NUM_IMAGES = 32
 """Number of images, the first of the test set."""
@@ -51,10 +51,10 @@ SEED = 1708_02002
 """Seed of the anchor sample, and of an RPN's own sample before it."""
 
 
-def dense_parts(model: nn.Module) -> dict[str, DenseLosses]:
+def dense_parts(model: nn.Module) -> dict[str, DenseLossMixin]:
     """Return the parts of a detector, by name, that use this package's dense losses."""
     parts = {"retinanet": model, "rpn": getattr(model, "proposal_generator", None)}
-    return {name: part for name, part in parts.items() if isinstance(part, DenseLosses)}
+    return {name: part for name, part in parts.items() if isinstance(part, DenseLossMixin)}
 
 
 def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
     return images if all("instances" in x for x in images) else []
 
 
-def view_step(part: DenseLosses, step: DenseStep) -> tuple[AnchorView, Tally]:
+def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]:
     """Return the anchor view and the tally of a step in the current state of the losses."""
     view = view_anchors(
         part.cls_loss,
@@ -99,7 +99,7 @@ def view_step(part: DenseLosses, step: DenseStep) -> tuple[AnchorView, Tally]:
     return view, tally
 
 
-def level_names(part: DenseLosses) -> list[str]:
+def level_names(part: DenseLossMixin) -> list[str]:
     """Return the names of the feature levels, such as "p3"."""
     if isinstance(part, RPN):
         return list(part.in_features)
@@ -107,7 +107,7 @@ def level_names(part: DenseLosses) -> list[str]:
     return list(part.head_in_features)
 
 
-def divisor_of(part: DenseLosses, step: DenseStep) -> float:
+def divisor_of(part: DenseLossMixin, step: DenseStep) -> float:
     """Return the normalizer of the classification loss (mean over images), 1 if it is applied."""
     return 1.0 if part.cls_loss.own_normalizer else step.cls_divisors.mean().item()
 
@@ -143,7 +143,7 @@ def take_snapshots(
     parts = dense_parts(model)
     seen: dict[str, list[_Seen]] = {name: [] for name in parts}
 
-    def observer_of(name: str, part: DenseLosses) -> Callable[[DenseStep], None]:
+    def observer_of(name: str, part: DenseLossMixin) -> Callable[[DenseStep], None]:
         return lambda step: seen[name].append(_see(part, step))
 
     for start in range(0, len(images), batch_size):
@@ -165,7 +165,7 @@ def take_snapshots(
 def _forward(model: nn.Module, batch: Sequence[dict[str, Any]]) -> None:
     """Run the model as in training up to the dense losses, with all submodules in eval mode."""
     model.eval()
-    if isinstance(model, DenseLosses):
+    if isinstance(model, DenseLossMixin):
         model.training = True
         model(batch)
         return
@@ -190,7 +190,7 @@ def _proposes(model: nn.Module) -> TypeGuard[_ProposingModel]:
     return hasattr(model, "proposal_generator")
 
 
-def _see(part: DenseLosses, step: DenseStep) -> _Seen:
+def _see(part: DenseLossMixin, step: DenseStep) -> _Seen:
     view, tally = view_step(part, step)
     return _Seen(
         tally=tally,
@@ -203,7 +203,7 @@ def _see(part: DenseLosses, step: DenseStep) -> _Seen:
 
 def _snapshot(
     name: str,
-    part: DenseLosses,
+    part: DenseLossMixin,
     seen: Sequence[_Seen],
     images: Sequence[dict[str, Any]],
     *,
@@ -261,7 +261,7 @@ def _snapshot(
     )
 
 
-def _num_classes(part: DenseLosses) -> int:
+def _num_classes(part: DenseLossMixin) -> int:
     """Return K; an RPN's anchors have one class, "object"."""
     return part.num_classes if isinstance(part, RetinaNet) else 1
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from .process_group import Place, place_in_environment, process_group
-from .ranks import run_all
+from .process_group import Rank, place_in_environment, process_group
+from .ranks import run_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +69,15 @@ def launch(
         return
     with _meeting_point(dist_url, num_machines) as meeting_point:
         places = _places_on(machine_rank, num_gpus_per_machine, num_machines)
-        run_all(places, (meeting_point, timeout, main_func, tuple(args)))
+        run_ranks(places, (meeting_point, timeout, main_func, tuple(args)))
 
 
-def _places_on(machine_rank: int, local_size: int, num_machines: int) -> list[Place]:
+def _places_on(machine_rank: int, local_size: int, num_machines: int) -> list[Rank]:
     first, world_size = machine_rank * local_size, num_machines * local_size
-    return [Place(first + local, world_size, local, local_size) for local in range(local_size)]
+    return [Rank(first + local, world_size, local, local_size) for local in range(local_size)]
 
 
-def _check_agrees_with_torchrun(place: Place, num_gpus_per_machine: int) -> None:
+def _check_agrees_with_torchrun(place: Rank, num_gpus_per_machine: int) -> None:
     if num_gpus_per_machine not in {1, place.local_size}:  # 1 is the command line's default
         raise ValueError(
             f"{num_gpus_per_machine} processes per machine requested, but torchrun started "

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Rank of a process among all processes."""
 
     rank: int
@@ -29,16 +29,16 @@ class Place:
     local_size: int
 
 
-def place_in_environment() -> Place | None:
+def place_in_environment() -> Rank | None:
     """Return the rank that torchrun set in the environment, or None without torchrun."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names):
         return None
-    return Place(*(int(os.environ[name]) for name in names))
+    return Rank(*(int(os.environ[name]) for name in names))
 
 
 @contextlib.contextmanager
-def process_group(place: Place, meeting_point: str | int, timeout: timedelta) -> Iterator[None]:
+def process_group(place: Rank, meeting_point: str | int, timeout: timedelta) -> Iterator[None]:
     """
     Connect the processes inside the context.
 
@@ -80,7 +80,7 @@ def _share_cores(processes: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
-def _join(backend: str, place: Place, meeting_point: str | int, timeout: timedelta) -> None:
+def _join(backend: str, place: Rank, meeting_point: str | int, timeout: timedelta) -> None:
     url, store = None, None
     if isinstance(meeting_point, str):
         url = meeting_point
@@ -100,7 +100,7 @@ def _join(backend: str, place: Place, meeting_point: str | int, timeout: timedel
         raise
 
 
-def _make_local_group(place: Place, timeout: timedelta) -> None:
+def _make_local_group(place: Rank, timeout: timedelta) -> None:
     """Create the group of this machine, which Detectron2 uses."""
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.local_size)

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import torch.multiprocessing
 
-from .process_group import Place, process_group
+from .process_group import Rank, process_group
 from .stop_requests import JOB_SIGNALS, STOPPED, StopRequests
 
 START_METHOD: Final = "spawn"
@@ -42,10 +42,10 @@ class _Ending(NamedTuple):
     text: str  # "" for none
 
 
-class _Rank:
+class _RankProcess:
     """A training process, from the view of its parent."""
 
-    def __init__(self, place: Place, rest: tuple[Any, ...]) -> None:
+    def __init__(self, place: Rank, rest: tuple[Any, ...]) -> None:
         context = torch.multiprocessing.get_context(START_METHOD)
         self.place = place
         self.ending: _Ending | None = None
@@ -109,13 +109,13 @@ class _Rank:
         return f"{who} was killed by {name}{hint}"
 
 
-def run_all(places: list[Place], rest: tuple[Any, ...]) -> None:
+def run_ranks(places: list[Rank], rest: tuple[Any, ...]) -> None:
     """Start the processes, wait for all, and exit as :func:`launch` documents."""
-    ranks: list[_Rank] = []
+    ranks: list[_RankProcess] = []
     try:
         with _Forwarding() as forwarding:
             for place in places:
-                ranks.append(_Rank(place, rest))
+                ranks.append(_RankProcess(place, rest))
             forwarding.begin(ranks)
             causes = _watch(ranks, forwarding)
     finally:
@@ -128,7 +128,7 @@ def run_all(places: list[Place], rest: tuple[Any, ...]) -> None:
         sys.exit(128 + forwarding.first)
 
 
-def _leave(causes: list[_Rank]) -> NoReturn:
+def _leave(causes: list[_RankProcess]) -> NoReturn:
     first, *others = causes
     if not first.stopped:
         # The others raise the same error, or that this process is gone.
@@ -137,14 +137,14 @@ def _leave(causes: list[_Rank]) -> NoReturn:
     sys.exit(first.exit_code)
 
 
-def _watch(ranks: list[_Rank], forwarding: _Forwarding) -> list[_Rank]:
+def _watch(ranks: list[_RankProcess], forwarding: _Forwarding) -> list[_RankProcess]:
     """
     Wait for all processes, but only for the grace period after a failure or a second request.
 
     Returns:
         the processes that failed by themselves; the first one is the cause of the others' failure.
     """
-    causes: list[_Rank] = []
+    causes: list[_RankProcess] = []
     deadline = math.inf
     while alive := [rank for rank in ranks if rank.alive]:
         wait([event for rank in alive for event in rank.events()], timeout=_POLL_S)
@@ -160,7 +160,7 @@ def _watch(ranks: list[_Rank], forwarding: _Forwarding) -> list[_Rank]:
     return causes or _causes(ranks)
 
 
-def _causes(ranks: list[_Rank]) -> list[_Rank]:
+def _causes(ranks: list[_RankProcess]) -> list[_RankProcess]:
     """
     Sort the processes that ended badly; the first one is the cause.
 
@@ -168,20 +168,20 @@ def _causes(ranks: list[_Rank]) -> list[_Rank]:
     aborted it. Among processes with a report, the earliest report is the cause.
     """
 
-    def order(rank: _Rank) -> tuple[bool, bool, int]:
+    def order(rank: _RankProcess) -> tuple[bool, bool, int]:
         aborted = rank.process.exitcode == -signal.SIGABRT
         return aborted, rank.ending is not None, rank.ending.moment_ns if rank.ending else 0
 
     return sorted((rank for rank in _heard(ranks) if rank.failed or rank.stopped), key=order)
 
 
-def _heard(ranks: list[_Rank]) -> list[_Rank]:
+def _heard(ranks: list[_RankProcess]) -> list[_RankProcess]:
     for rank in ranks:
         rank.listen()
     return ranks
 
 
-def _end(ranks: list[_Rank], number: int) -> None:
+def _end(ranks: list[_RankProcess], number: int) -> None:
     for rank in ranks:
         if rank.alive:
             rank.ended_by_us |= rank.ending is None
@@ -200,7 +200,7 @@ class _Forwarding:
     def __init__(self) -> None:
         self.requests = StopRequests()
         self.first = int(signal.SIGTERM)
-        self._ranks: list[_Rank] = []
+        self._ranks: list[_RankProcess] = []
         self._waiting: list[int] = []
         self._previous: dict[int, Any] = {}
 
@@ -216,7 +216,7 @@ class _Forwarding:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def begin(self, ranks: list[_Rank]) -> None:
+    def begin(self, ranks: list[_RankProcess]) -> None:
         """Forward signals to these processes from now on, including those received before."""
         self._ranks = ranks
         for number in self._waiting:
@@ -239,7 +239,7 @@ class _Forwarding:
 def _run_rank(
     report: Connection,
     workers_start_by: str,
-    place: Place,
+    place: Rank,
     meeting_point: str | int,
     timeout: timedelta,
     main_func: Callable[..., Any],

@@ -6,9 +6,9 @@ For a dense detector, the components themselves declare their keys.
 
 from __future__ import annotations
 
-from ..registry import Place
+from ..registry import ConfigScope
 
-RPN = Place(
+RPN = ConfigScope(
     moved={
         "MODEL.FOCAL.CLS_LOSS": "MODEL.FOCAL.RPN.CLS_LOSS",
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA": "MODEL.FOCAL.RPN.CLS_LOSS.ALPHA",
@@ -25,9 +25,9 @@ RPN = Place(
     },
     fixed={"MODEL.RETINANET.NUM_CLASSES": 1},
 )
-"""Place of :class:`~focal_plugin.modeling.rpn.FocalRPN`, whose single class is "object"."""
+"""Scope of :class:`~focal_plugin.modeling.rpn.FocalRPN`, whose single class is "object"."""
 
-ROI_HEADS = Place(
+ROI_HEADS = ConfigScope(
     moved={
         "MODEL.FOCAL.CLS_LOSS": "MODEL.FOCAL.ROI_HEADS.CLS_LOSS",
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA": "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.ALPHA",
@@ -46,6 +46,6 @@ ROI_HEADS = Place(
     },
 )
 """
-Place of the box heads. Its fixed keys: mining suppresses the RoIs by the proposal boxes, and both
+Scope of the box heads. Its fixed keys: mining suppresses the RoIs by the proposal boxes, and both
 losses use the kept RoIs only.
 """

@@ -2,7 +2,7 @@
 r"""
 Run all CPU benchmarks one after the other, for `docs/performance.md`.
 
-    $ python tools/benchmarks/run_all.py output/bench
+    $ python tools/benchmarks/run_benchmarks.py output/bench
     $ python tools/write_performance.py output/bench
 
 This takes about four minutes on two cores (`make bench`). `--slow` adds R-50 at 512 px, the COCO
