@@ -23,6 +23,7 @@ ALLOWED = {
         "checks",
         "files",
         "run_folder",
+        "signals",
     },
     "engine": {
         "arms",
@@ -38,10 +39,11 @@ ALLOWED = {
         "files",
         "random_state",
         "run_folder",
+        "signals",
     },
     "check_data_command": {"config", "config_file", "data"},
     "modeling": {"ops", "losses", "mining", "modeling", "registry", "checks"},
-    "data": {"data", "checks", "files", "garbage_collection", "names", "random_state"},
+    "data": {"data", "checks", "files", "garbage_collection", "names", "random_state", "signals"},
     "diagnostics": {"losses", "mining", "diagnostics", "names"},
     "losses": {"ops", "losses", "registry", "checks"},
     "mining": {"ops", "mining", "registry", "checks"},
@@ -59,6 +61,7 @@ ALLOWED = {
     "names": set(),
     "random_state": set(),
     "run_folder": set(),
+    "signals": set(),
 }
 # losses, mining and ops import only PyTorch, except for these two names for configuration.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}

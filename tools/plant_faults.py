@@ -447,7 +447,7 @@ FAULTS = (
     Fault(
         "run-stopped-by-scheduler-has-failed",
         "focal_plugin/compare/running/run_one.py",
-        "ended.stopped or ended.exit_code == STOPPED_BY_SIGNAL",
+        "ended.stopped or ended.exit_code == STOPPED",
         "ended.stopped",
         "tests/compare/running/test_run_one.py",
     ),
@@ -510,7 +510,7 @@ FAULTS = (
     ),
     Fault(
         "strict-config-is-not-obeyed",
-        "focal_plugin/cli.py",
+        "focal_plugin/check_data_command.py",
         "strict = args.strict or is_strict(cfg)",
         "strict = args.strict",
         "tests/test_cli.py",

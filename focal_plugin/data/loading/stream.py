@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...checks import check_count
 from ...random_state import seed_from, seeded
+from ...signals import JOB_SIGNALS
 from ..checks.check_coco import drop_impossible_boxes
 
 logger = logging.getLogger(__name__)
@@ -320,14 +321,12 @@ def _file_name(image: dict[str, Any]) -> str:
 
 # Signals that a scheduler sends to all processes of a job. Without sigwaitinfo (macOS), a worker
 # cannot tell the sender and would ignore the training process too; there these signals end it.
-_JOB_SIGNALS = (
-    {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} if hasattr(signal, "sigwaitinfo") else set()
-)
+_WAITED_FOR = set(JOB_SIGNALS) if hasattr(signal, "sigwaitinfo") else set()
 
 
 @contextmanager
 def _job_signals_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     try:
         yield
     finally:
@@ -336,8 +335,8 @@ def _job_signals_blocked() -> Iterator[None]:
 
 def _obey_the_training_process_only(worker_id: int) -> None:
     """Set up a worker's signals; a forked worker has inherited the blocked signals."""
-    if _JOB_SIGNALS:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+    if _WAITED_FOR:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
         # Not os.getppid(), which may be a fork server
         parent = multiprocessing.parent_process()
         assert parent is not None
@@ -352,6 +351,6 @@ def _end_when_told(training_process: int) -> None:
     worker ignored SIGTERM from every sender, the training process would wait forever.
     """
     while True:
-        received = signal.sigwaitinfo(_JOB_SIGNALS)
+        received = signal.sigwaitinfo(_WAITED_FOR)
         if received.si_signo == signal.SIGTERM and received.si_pid == training_process:
             os._exit(0)

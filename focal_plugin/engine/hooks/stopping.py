@@ -15,17 +15,13 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from ...signals import STOP_SIGNALS, STOPPED
 from ..checkpoints.checkpointer import Checkpointer
 from ..model_trainer import ModelTrainer
 from ..processes.agreement import on_any_process
 from ..processes.stop_requests import StopRequests
 
 logger = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals that schedulers send before they end a job."""
-
-EXIT_CODE = 128 + signal.SIGTERM
 
 
 class StopHook(HookBase):
@@ -96,7 +92,7 @@ class StopHook(HookBase):
         comm.synchronize()  # rank 0 has saved before another process ends
         reason = self._received.name if self._received else "A signal to another process"
         logger.info(f"{reason}: ended after iteration {iteration}; --resume continues the run")
-        raise SystemExit(EXIT_CODE)
+        raise SystemExit(STOPPED)
 
     def _device(self) -> Any:
         return next(self.trainer.model.parameters()).device

@@ -14,7 +14,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 
-from .stop_requests import STOPPED
+from .stop_requests import ENDED_ON_REQUEST
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def process_group(place: Rank, meeting_point: str | int, timeout: timedelta) -> 
         comm.synchronize()
         yield
     except SystemExit as end:
-        if end.code in STOPPED:
+        if end.code in ENDED_ON_REQUEST:
             leave_process_group()
         raise
     leave_process_group()

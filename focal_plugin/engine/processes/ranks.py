@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import torch.multiprocessing
 
+from ...signals import JOB_SIGNALS
 from .process_group import Rank, process_group
-from .stop_requests import JOB_SIGNALS, STOPPED, StopRequests
+from .stop_requests import ENDED_ON_REQUEST, StopRequests
 
 START_METHOD: Final = "spawn"
 """Start method of the processes; CUDA does not support fork."""
@@ -74,7 +75,8 @@ class _RankProcess:
     @property
     def stopped(self) -> bool:
         """Return True if the process ended on request."""
-        return self.ending is not None and self.exit_code in STOPPED and not self.ended_by_us
+        on_request = self.exit_code in ENDED_ON_REQUEST
+        return self.ending is not None and on_request and not self.ended_by_us
 
     @property
     def failed(self) -> bool:

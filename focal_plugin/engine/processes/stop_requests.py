@@ -1,14 +1,13 @@
-"""Signals that request the end of a job."""
+"""Requests to end a job."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
 
-JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Signals that a user, a terminal or a scheduler sends to end a training."""
-STOPPED = frozenset(128 + number for number in JOB_SIGNALS)
+from ...signals import JOB_SIGNALS
+
+ENDED_ON_REQUEST = frozenset(128 + number for number in JOB_SIGNALS)
 """Exit codes of a process that ended on request."""
 SAME_REQUEST_S = 1.0
 """Maximum distance of signals that count as one request, in seconds."""

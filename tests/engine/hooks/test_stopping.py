@@ -9,9 +9,10 @@ from detectron2.engine import TrainerBase
 from torch import nn
 
 from focal_plugin.engine.checkpoints.checkpointer import Checkpointer
-from focal_plugin.engine.hooks.stopping import EXIT_CODE, StopHook
+from focal_plugin.engine.hooks.stopping import StopHook
 from focal_plugin.engine.processes import stop_requests
 from focal_plugin.engine.trainer import Trainer
+from focal_plugin.signals import STOPPED
 
 
 class Loop(TrainerBase):
@@ -46,7 +47,7 @@ def test_the_step_is_finished_and_a_checkpoint_saved(tmp_path, number):
     loop = Loop(tmp_path, {2: send(number)})
     with pytest.raises(SystemExit) as end:
         loop.train(0, 10)
-    assert end.value.code == EXIT_CODE == 143
+    assert end.value.code == STOPPED == 143
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
     assert torch.load(tmp_path / "model_0000002.pth", weights_only=True)["iteration"] == 2
 

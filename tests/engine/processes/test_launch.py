@@ -13,7 +13,8 @@ import torch
 from focal_plugin.engine.processes import ranks
 from focal_plugin.engine.processes.launch import launch
 from focal_plugin.engine.processes.process_group import _share_cores
-from focal_plugin.engine.processes.stop_requests import JOB_SIGNALS, SAME_REQUEST_S, StopRequests
+from focal_plugin.engine.processes.stop_requests import SAME_REQUEST_S, StopRequests
+from focal_plugin.signals import JOB_SIGNALS
 
 from . import launched
 
