@@ -202,9 +202,10 @@ STOCK_SWITCHES = (
 
 
 def sentence(doc: str) -> str:
-    """Return the first sentence as one line of Markdown."""
+    """Return the first sentence as one line of Markdown, a noun phrase."""
     first = " ".join(doc.split("\n\n")[0].split())
-    return plain(re.split(r"(?<=\.) ", first)[0])
+    first = re.sub(r"^(?:Compute|Return|Select) (?:the )?", "", re.split(r"(?<=\.) ", first)[0])
+    return plain(first[0].upper() + first[1:])
 
 
 def formula(doc: str) -> str:
