@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
+from collections import Counter
 
 from .. import arms
 
@@ -27,15 +27,15 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _listing(family: str) -> str:
-    """Return one line per arm, below the heading of its group."""
+    """Return one line per arm, below the heading of its group; the largest group comes first."""
     reference = arms.FAMILIES[family]
     found = list(arms.load_all(family))
     width = max(len(arm.name) for arm in found)
-    order = {group: i for i, group in enumerate(dict.fromkeys(arm.group for arm in found))}
+    groups = Counter(arm.group for arm in found)
     lines = [f"{family} (reference: {reference})"]
-    for group, members in groupby(sorted(found, key=lambda a: order[a.group]), lambda a: a.group):
+    for group, _ in groups.most_common():
         lines += ["", f"  {group}"]
-        lines += [f"    {arm.name:<{width}}  {arm.about}" for arm in members]
+        lines += [f"    {arm.name:<{width}}  {arm.about}" for arm in found if arm.group == group]
     return "\n".join([*lines, ""])
 
 
