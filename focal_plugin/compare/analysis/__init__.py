@@ -1,1 +1,1 @@
-"""Turn runs into numbers."""
+"""Analysis of the runs of a comparison: numbers only, without words and pictures."""

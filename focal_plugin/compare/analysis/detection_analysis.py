@@ -1,4 +1,4 @@
-"""Where the differences between the arms come from: their detections, looked at again."""
+"""Analysis of the detections of all runs: classes, errors, recall and test images."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ from .scores import NO_GROUND_TRUTH, NO_PREDICTIONS, NOT_EVALUATED, Spread, Valu
 PR_IOUS = (0.5, 0.75)
 REPLICATES = 1000
 IMAGES = 8
-IMAGE_ARMS = 4  # more than these, beside the ground truth, are too small to see anything
+IMAGE_ARMS = 4  # more pictures beside the ground truth would be too small
 
 
 @dataclass(frozen=True)
 class ClassOfData:
     """
+    Class of a data set, with the number of its objects.
+
     Attributes:
-        label: its name; with its id, if another class has the same name.
-        train_objects: in the training data, crowds left out; None where no run has recorded it.
-        val_objects: in the data that the runs were evaluated on.
+        label: name of the class, with its id if another class has the same name.
+        train_objects: objects in the training data, without crowds; None if no run recorded it.
+        val_objects: objects in the test data.
     """
 
     category_id: int
@@ -47,11 +49,11 @@ class ClassOfData:
 @dataclass(frozen=True)
 class PrecisionRecall:
     """
-    Precision at recall 0, .01, ... 1, the mean over the classes; fractions.
+    Precision at recall 0, .01, ... 1, mean over the classes; fractions.
 
     Attributes:
-        mean: (101,) over the seeds.
-        low, high: (101,) the lowest and highest of these.
+        mean: (101,) mean over the seeds.
+        low, high: (101,) lowest and highest seed.
     """
 
     mean: tuple[float, ...]
@@ -62,12 +64,12 @@ class PrecisionRecall:
 @dataclass(frozen=True)
 class ImageDifference:
     """
-    AP of an arm minus that of the reference, percent, if the images had been others.
+    Difference in AP to the reference, percent, on resampled test images.
 
     Attributes:
         difference: mean over the seeds that both have; a run that detected nothing has AP 0.
-        interval: 95% of the resamples of the images; the noise of training is not in it.
-        seeds: these seeds.
+        interval: 95% interval over the resamples of the images, without the noise of training.
+        seeds: seeds that both have.
     """
 
     difference: float
@@ -80,14 +82,14 @@ class ImageDifference:
 @dataclass(frozen=True)
 class ArmDetections:
     """
-    All numbers in percent but those of the curves.
+    Analysis of the detections of one arm. All numbers but those of the curves are percent.
 
     Attributes:
-        recall: AR, average recall with 100 detections of a class on an image.
-        per_class: in the order of :attr:`DetectionAnalysis.classes`.
+        recall: AR, average recall with 100 detections per class and image.
+        per_class: AP, in the order of :attr:`DetectionAnalysis.classes`.
         curves: IoU -> curve; {} if no run has predictions.
-        errors: error type -> what AP50 would gain without the errors of this type.
-        images: against the reference; None for the reference itself.
+        errors: error type -> gain of AP50 without the errors of this type.
+        images: difference to the reference; None for the reference itself.
     """
 
     arm: str
@@ -101,13 +103,13 @@ class ArmDetections:
 @dataclass(frozen=True)
 class ImageChoice:
     """
-    Images on which the arms disagree most.
+    Images on which the arms differ most.
 
     Attributes:
-        seed: of the runs that are shown.
+        seed: seed of the runs that are shown.
         runs: arm -> id of the run.
-        thresholds: arm -> the score from which on its detections are drawn, its best for F1.
-        image_ids: most different first.
+        thresholds: arm -> score threshold of the drawn detections, the best one for F1.
+        image_ids: images, most different first.
     """
 
     seed: int
@@ -121,11 +123,14 @@ class ImageChoice:
 @dataclass(frozen=True)
 class DetectionAnalysis:
     """
+    Analysis of the detections of all arms.
+
     Attributes:
-        classes: the most frequent of the training data first.
-        images: how many the runs were evaluated on; 0 if nothing could be evaluated again.
-        arms: arm -> what its detections say.
-        problems: what could not be evaluated, and why.
+        classes: classes, the most frequent of the training data first.
+        images: number of test images; 0 if nothing could be evaluated.
+        arms: arm -> analysis of its detections.
+        choice: images on which the arms differ most, if any.
+        problems: detections that could not be evaluated, and why.
     """
 
     classes: tuple[ClassOfData, ...]
@@ -135,7 +140,7 @@ class DetectionAnalysis:
     problems: tuple[Problem, ...]
 
 
-def analyse_detections(
+def analyze_detections(
     comparison: Comparison,
     folders: Mapping[str, list[RunFolder]],
     shown: Iterable[str],
@@ -143,12 +148,12 @@ def analyse_detections(
     replicates: int = REPLICATES,
 ) -> DetectionAnalysis:
     """
-    Evaluate every run that is done once more, against the ground truth that it was evaluated on.
+    Evaluate every finished run again, against its own ground truth.
 
     Args:
-        folders: arm -> its runs, one a seed.
-        shown: the arms of the images, the most interesting first.
-        replicates: resamples of the images; 0: none.
+        folders: arm -> its runs, one per seed.
+        shown: arms for the images, the most interesting first.
+        replicates: resamples of the images; 0 skips them.
     """
     data, problems = _ground_truth(folders)
     evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in comparison.arms}
@@ -172,7 +177,7 @@ def analyse_detections(
 def _evaluate(
     data: RecordedData, folders: Mapping[str, list[RunFolder]], problems: list[Problem]
 ) -> dict[str, dict[int, Evaluation]]:
-    """Arm -> seed -> evaluation of its detections, all against the ground truth as read once."""
+    """Return arm -> seed -> evaluation; the ground truth is read once."""
     evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in folders}
     try:
         ground_truth = read_ground_truth(Path(data.json_file or ""))
@@ -210,14 +215,14 @@ def _train_data(folders: Mapping[str, list[RunFolder]]) -> tuple[RecordedData, .
 def _ground_truth(
     folders: Mapping[str, list[RunFolder]],
 ) -> tuple[RecordedData | None, list[Problem]]:
-    """The data set of the first run that is done, if its file is still what it was."""
+    """Return the data set of the first finished run, if its file exists and is unchanged."""
     done = [r for of_arm in folders.values() for r in of_arm if r.detections is not None]
     recorded = [data for data in map(_test_data, done) if data and data.json_file]
     if not done:
         return None, [Problem(ProblemKind.NO_RUN_DONE)]
     if not recorded:
         return None, [Problem(ProblemKind.NO_DATA_RECORDED)]
-    # runs of several machines name the same data by several paths
+    # Runs on several machines record several paths of the same data
     data = next((data for data in recorded if Path(data.json_file or "").is_file()), recorded[0])
     file = Path(data.json_file or "")
     if not file.is_file():
@@ -231,7 +236,7 @@ def _ground_truth(
 def _classes(
     evaluation: Evaluation, train: Iterable[RecordedData]
 ) -> tuple[tuple[ClassOfData, ...], list[int]]:
-    """The classes and their places in the evaluation, the most frequent of the training first."""
+    """Return the classes, most frequent first, and their indices in the evaluation."""
     trained: Counter[str] = Counter()
     counted = [d for d in train if d.classes is not None and d.annotations_per_class is not None]
     for data in counted:
@@ -242,7 +247,7 @@ def _classes(
         name = evaluation.class_names[place]
         unique = names[name] == 1
         label = name if unique else f"{name} (id {id_})"
-        # names that stand for two classes cannot be counted by name
+        # A name that two classes share cannot be counted
         count = trained[name] if unique and counted else None
         classes.append(ClassOfData(id_, label, count, int(evaluation.objects_per_class[place])))
     order = sorted(
@@ -315,7 +320,7 @@ def _precision_recall(evaluations: Iterable[Evaluation]) -> dict[str, PrecisionR
 def _image_differences(
     evaluations: dict[str, dict[int, Evaluation]], reference: str, replicates: int
 ) -> dict[str, ImageDifference | None]:
-    """Arm -> what other images would have made of its difference to the reference."""
+    """Return arm -> difference to the reference on resampled images."""
     if not replicates:
         return {}
     resampled = {
@@ -351,7 +356,7 @@ def _choose_images(
     shown: list[str],
     data: RecordedData,
 ) -> ImageChoice | None:
-    """Of the first seed that most of the shown arms have, as long as that is two of them."""
+    """Return images of the first seed that most arms have; None for fewer than two arms."""
     arms = [arm for arm in shown if any(e.has_detections for e in evaluations[arm].values())]
     arms = arms[:IMAGE_ARMS]
     seeds = Counter(seed for arm in arms for seed in evaluations[arm])

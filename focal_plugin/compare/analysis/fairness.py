@@ -1,4 +1,4 @@
-"""Is it the loss that makes the difference? In what else two arms differ, and how they started."""
+"""Differences between arms other than the loss: their configs and their initial state."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..runs.start import Start
 
 ABSENT = "(no such key)"
 
-# What the arms of a comparison of losses are meant to differ in: the loss itself, which anchors or
-# RoIs it is of, what it is divided by and multiplied by, and what the model answers at first. By
-# the start of a key; a key of which none is the start changes the model, the data or the schedule.
+# Prefixes of the keys that a comparison of losses may change: the loss itself, the selection of
+# anchors or RoIs, the normalizer and the weight, and the initial prediction. Any other key changes
+# the model, the data or the schedule.
 LOSS_KEYS = (
     "MODEL.FOCAL.CLS_LOSS.",
     "MODEL.FOCAL.BOX_LOSS.",
@@ -40,19 +40,19 @@ LOSS_KEYS = (
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
     "MODEL.ROI_BOX_HEAD.FED_LOSS_",
 )
-# Of the nodes above, what is a layer of the model
+# Keys with these prefixes that change a layer of the model
 LAYER_KEYS = ("MODEL.FOCAL.RPN.NORM",)
 
 
 @dataclass(frozen=True)
 class Difference:
     """
-    A config key in which arms differ.
+    Config key in which arms differ.
 
     Attributes:
-        values: arm -> its value; :data:`ABSENT` where its config has no such key.
-        is_loss: whether arms that compare losses are meant to differ in it; if not, it may be what
-            makes the difference.
+        values: arm -> value; :data:`ABSENT` if its config has no such key.
+        is_loss: True if a comparison of losses may change the key. Otherwise the key may be the
+            cause of a difference.
     """
 
     key: str
@@ -62,14 +62,13 @@ class Difference:
 
 def config_differences(configs: Mapping[str, CfgNode]) -> list[Difference]:
     """
-    Every key in which two arms differ, but for `OUTPUT_DIR`.
+    Return every key in which two arms differ, except `OUTPUT_DIR`.
 
     Args:
-        configs: arm -> its config; a tuple in one equals a list in another, as which Detectron2
-            saves it.
+        configs: arm -> config. A tuple equals a list, because Detectron2 saves tuples as lists.
 
     Returns:
-        by key; [] for a single arm.
+        Differences, sorted by key; [] for a single arm.
     """
     flat = {arm: dict(_leaves(cfg)) for arm, cfg in configs.items()}
     differences = []
@@ -82,23 +81,23 @@ def config_differences(configs: Mapping[str, CfgNode]) -> list[Difference]:
 
 
 def is_loss_key(key: str) -> bool:
-    """Whether arms that compare losses are meant to differ in it, by :data:`LOSS_KEYS`."""
+    """Return True if a comparison of losses may change the key, see :data:`LOSS_KEYS`."""
     return key.startswith(LOSS_KEYS) and key not in LAYER_KEYS
 
 
 @dataclass(frozen=True)
 class SharedStart:
     """
-    What an arm and the reference had in common as their training began, with one seed.
+    Initial state that an arm and the reference share, for one seed.
 
     Attributes:
-        equal: how many tensors of the same name and shape are equal bit by bit.
-        other_values: names of those that are not.
-        other_shape: names of tensors that both have, in two shapes.
-        only_arm: names of tensors that the reference has not.
-        only_reference: names of tensors that the arm has not.
-        batches: how many batches at the start were recorded of both.
-        first_other_batch: the first of these that is not the same, from 0; None: all are.
+        equal: number of tensors of the same name and shape that are bit-equal.
+        other_values: names of tensors of the same name and shape that are not.
+        other_shape: names of tensors that have different shapes.
+        only_arm: names of tensors that only the arm has.
+        only_reference: names of tensors that only the reference has.
+        batches: number of first batches that both recorded.
+        first_other_batch: index of the first batch that differs, from 0; None if none differs.
     """
 
     arm: str
@@ -113,25 +112,25 @@ class SharedStart:
 
     @property
     def same_weights(self) -> bool:
-        """Whether the tensors that both have in one shape, of which there are some, are equal."""
+        """True if there are tensors of the same name and shape, and all of them are equal."""
         return self.equal > 0 and not self.other_values
 
     @property
     def same_data(self) -> bool:
-        """Whether what was recorded of both, which is something, is the same."""
+        """True if both recorded batches, and all of them are equal."""
         return self.batches > 0 and self.first_other_batch is None
 
 
 def shared_start(starts: Mapping[str, Start], reference: str) -> dict[str, SharedStart]:
     """
-    Compare how the runs of one seed started.
+    Compare the initial states of the runs of one seed.
 
     Args:
         starts: arm -> its start, for the runs that recorded one.
 
     Returns:
-        arm -> what it shares with the reference, for each arm but that; {} where the reference's
-        run did not start.
+        Arm -> shared state, for each arm but the reference; {} if the run of the reference did not
+        start.
     """
     if reference not in starts:
         return {}
@@ -147,7 +146,7 @@ def _compare(arm: str, start: Start, reference: str, other: Start) -> SharedStar
     both = [name for name in weights if name in other_weights]
     same_shape = [n for n in both if weights[n].shape == other_weights[n].shape]
     equal = [n for n in same_shape if weights[n].sha256 == other_weights[n].sha256]
-    batches = list(zip(start.data, other.data, strict=False))  # one may have begun later
+    batches = list(zip(start.data, other.data, strict=False))  # one run may be further along
     return SharedStart(
         arm=arm,
         reference=reference,
@@ -162,7 +161,7 @@ def _compare(arm: str, start: Start, reference: str, other: Start) -> SharedStar
 
 
 def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full key, value), with lists in place of tuples."""
+    """Yield (full key, value), with lists instead of tuples."""
     for key, value in cfg.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")

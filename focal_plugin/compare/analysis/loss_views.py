@@ -1,4 +1,4 @@
-"""What each arm's loss did to the same anchors, before training and after: its diagnostics."""
+"""Diagnostics: the loss of each arm on the same anchors, before and after training."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ AUDIT = (
     "easy_loss_share",
     "easy_gradient_share",
 )
-"""What is said in numbers of a :class:`Snapshot`, whose attributes these are."""
+"""Attributes of a :class:`Snapshot` that the report shows as numbers."""
 
-# Where the curves are taken; loss gathers in the hardest anchors, where the points are denser
+# Points of the curves, denser at the hardest anchors, which hold most of the loss
 SHARES = np.unique(np.round(np.concatenate([np.linspace(0, 1, 101), np.linspace(0.99, 1, 51)]), 4))
 
 
 @dataclass(frozen=True)
 class LossView:
     """
-    One dense loss of one arm at one moment, over the seeds.
+    View of one dense loss of one arm at one moment, over the seeds.
 
     Attributes:
         part: "retinanet" or "rpn".
-        moment: one of :data:`MOMENTS`.
-        loss, options, miner: what was trained with.
-        num_images, num_anchors: what was looked at, in the first run.
+        moment: one of :data:`~focal_plugin.run_folder.MOMENTS`.
+        loss, options, miner: components of the training.
+        num_images, num_anchors: size of the snapshot of the first run.
         audit: name in :data:`AUDIT` -> value.
-        cdf_pos, cdf_neg: share of the loss that the easiest share :data:`SHARES` of positives
-            (negatives) holds, mean over the seeds; () if there is no loss there.
-        gradient_edges: of the bins of abs(d loss / d logit); () if the seeds do not agree in them.
+        cdf_pos, cdf_neg: share of the loss held by the easiest share :data:`SHARES` of positives
+            (negatives), mean over the seeds; () without loss.
+        gradient_edges: edges of the bins of abs(d loss / d logit); () if they differ between seeds.
         gradient_pos, gradient_neg: share of all elements in each bin, for the class of a positive
-            and for all else.
+            and for all other elements.
         first_norms: gradient norm of all parameters in the first iterations, mean over the seeds.
     """
 
@@ -74,24 +74,28 @@ class LossView:
 @dataclass(frozen=True)
 class LossViews:
     """
+    Views of all losses.
+
     Attributes:
-        views: in the order of the arms; those of the start first.
-        problems: what could not be read, or not be compared.
+        views: views of the start, then of the end, each in the order of the arms.
+        problems: snapshots that could not be read or compared.
     """
 
     views: tuple[LossView, ...]
     problems: tuple[Problem, ...]
 
     def of(self, part: str, moment: str) -> list[LossView]:
+        """Return the views of one part at one moment."""
         return [v for v in self.views if (v.part, v.moment) == (part, moment)]
 
     @property
     def parts(self) -> list[str]:
+        """Names of the dense parts, sorted."""
         return sorted({view.part for view in self.views})
 
 
 def loss_views(comparison: Comparison, folders: Mapping[str, list[RunFolder]]) -> LossViews:
-    """All snapshots of all runs, those that failed too; no views where diagnostics were off."""
+    """Return the views of all runs with snapshots, including failed ones."""
     views: list[LossView] = []
     problems: list[Problem] = []
     others: dict[str, set[str]] = {}
@@ -156,7 +160,7 @@ def _view(arm: str, moment: str, by_seed: dict[int, Snapshot]) -> LossView:
 
 
 def _spread(by_seed: dict[int, Snapshot], name: str) -> Spread:
-    """What is not finite, as the arm had diverged, can be averaged with nothing."""
+    """Return the spread; a value that is not finite, after divergence, has no mean."""
     values = {seed: float(getattr(snapshot, name)) for seed, snapshot in by_seed.items()}
     return Spread.of({seed: v if np.isfinite(v) else "not finite" for seed, v in values.items()})
 

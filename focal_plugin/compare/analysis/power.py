@@ -1,4 +1,4 @@
-"""How many seeds it takes to find a difference of a given size."""
+"""Number of seeds that a difference of a given size requires."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ MAX_SEEDS = 1000
 @dataclass(frozen=True)
 class Recommendation:
     """
+    Recommended number of seeds.
+
     Attributes:
-        seeds: the fewest with the wanted power; None if that is more than :data:`MAX_SEEDS`.
-        power: with that many.
+        seeds: fewest seeds with the requested power; None if above :data:`MAX_SEEDS`.
+        power: power with that number of seeds.
     """
 
     seeds: int | None
@@ -29,18 +31,19 @@ def paired_t_power(
     n: int | np.ndarray, effect: float, std: float, *, alpha: float = ALPHA
 ) -> np.ndarray:
     """
-    How often a two-sided paired t test finds a difference that is there, with the right sign.
+    Return the probability that a two-sided paired t test finds a difference with the right sign.
 
         P(T > t_{1 - alpha/2, n-1}),   T ~ noncentral t(n - 1, sqrt(n) effect / std)
 
     Args:
         n: number of seeds, any shape, >= 2.
-        effect: the true difference, > 0.
-        std: of the differences between the seeds, ddof 1, in the unit of ``effect``, >= 0.
-        alpha: of the test; for k comparisons with Holm ALPHA / k, which is its first step.
+        effect: true difference, > 0.
+        std: standard deviation of the differences between seeds, ddof 1, in the unit of
+            ``effect``, >= 0.
+        alpha: significance level. For k comparisons with Holm it is ALPHA / k, the first step.
 
     Returns:
-        in the shape of ``n``.
+        Power, in the shape of ``n``.
 
     Raises:
         ValueError: n < 2, effect <= 0, std < 0 or alpha outside (0, 1).
@@ -53,7 +56,7 @@ def paired_t_power(
         )
     if std == 0:
         return np.ones(n.shape)
-    # not `scipy.stats`, which takes a second to import
+    # `scipy.stats` takes a second to import
     needed = special.stdtrit(n - 1, 1 - alpha / 2)
     return 1 - special.nctdtr(n - 1, np.sqrt(n) * effect / std, needed)
 
@@ -66,16 +69,16 @@ def recommend_seeds(
     alpha: float = ALPHA,
 ) -> Recommendation:
     """
-    The fewest seeds with which a verdict finds ``effect`` with probability ``power``.
+    Return the fewest seeds at which a verdict finds ``effect`` with probability ``power``.
 
-    Never fewer than :func:`~.statistics.fewest_seeds`, as no verdict is given below.
+    The number is at least :func:`~.statistics.fewest_seeds`, because fewer seeds give no verdict.
 
     Args:
-        std_of_differences: between the seeds of a comparison like this one, AP in percent.
-        effect: the difference to be found, AP in percent.
-        power: in (0, 1).
-        comparisons: how many arms are compared with the reference, >= 1.
-        alpha: of all of them together.
+        std_of_differences: standard deviation of the differences between seeds, AP in percent.
+        effect: difference to find, AP in percent.
+        power: requested power, in (0, 1).
+        comparisons: number of arms that are compared with the reference, >= 1.
+        alpha: significance level of all comparisons together.
 
     Raises:
         ValueError: an argument is outside its range.

@@ -1,4 +1,4 @@
-"""What the runs were made with, and whether it was the same for all."""
+"""Versions, machines and data sets of the runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..runs.run_folder import RunFolder
 @dataclass(frozen=True)
 class Fact:
     """
-    Something that every run has recorded of itself.
+    Property that every run recorded.
 
     Attributes:
-        values: as text, with the number of runs that say so, the most frequent first.
+        values: value as text -> number of runs, the most frequent first.
     """
 
     name: str
@@ -25,17 +25,18 @@ class Fact:
 
     @property
     def differs(self) -> bool:
+        """True if not all runs have the same value."""
         return len(self.values) > 1
 
 
 @dataclass(frozen=True)
 class DataSet:
     """
-    A data set as a run recorded it; None for all but its name where it is not a COCO json.
+    Data set as a run recorded it; None for all but its name if it is not a COCO json.
 
     Attributes:
         use: "train" or "test".
-        sha256: of the file of its annotations.
+        sha256: digest of the annotation file.
     """
 
     use: str
@@ -50,10 +51,12 @@ class DataSet:
 @dataclass(frozen=True)
 class Provenance:
     """
+    Provenance of all runs.
+
     Attributes:
         facts: versions, commit, platform, device, threads.
-        datasets: one for each content that a run has recorded under a name.
-        recorded: how many runs recorded anything.
+        datasets: one entry for each recorded content of a data set.
+        recorded: number of runs that recorded anything.
     """
 
     facts: tuple[Fact, ...]
@@ -62,7 +65,7 @@ class Provenance:
 
 
 def provenance(folders: Iterable[RunFolder]) -> Provenance:
-    """Of all runs that were started, whatever became of them."""
+    """Return the provenance of all runs that were started, in any state."""
     environments = [folder.environment for folder in folders if folder.environment is not None]
     facts = tuple(_facts(environments))
     datasets = tuple(dict.fromkeys(d for env in environments for d in _datasets(env)))

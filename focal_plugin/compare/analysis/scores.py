@@ -1,4 +1,4 @@
-"""The scores of each arm over its seeds, and the verdicts: what is known of a comparison so far."""
+"""Scores of each arm over its seeds, and the verdicts on them."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ NO_GROUND_TRUTH = "no ground truth"
 NOT_EVALUATED = "not evaluated"
 NO_VALUE = (NO_PREDICTIONS, NO_GROUND_TRUTH, NOT_EVALUATED)
 """
-Why there is no number, which is never 0 or NaN: the run detected nothing at all; the data has no
-object of this size or class; nobody has looked.
+Reasons for a missing number, which is never 0 or NaN: the run detected nothing, the data has no
+object of this size or class, or the run was not evaluated.
 """
 
 Value = float | str
-"""A number, or one of :data:`NO_VALUE`."""
+"""Number, or one of :data:`NO_VALUE`."""
 
 
 @dataclass(frozen=True)
 class Spread:
     """
-    One quantity of one arm.
+    Values of one quantity of one arm over its seeds.
 
     Attributes:
-        by_seed: of the runs that are done.
-        mean: of the numbers among them; None if there is none.
-        std: between the seeds, ddof 1; None for fewer than two.
-        n: how many numbers.
+        by_seed: seed -> value, for the runs that are done.
+        mean: mean of the numbers; None without numbers.
+        std: standard deviation between the seeds, ddof 1; None for fewer than two numbers.
+        n: count of the numbers.
         state: one of :data:`NO_VALUE` if there is no number, else None.
     """
 
@@ -54,6 +54,7 @@ class Spread:
 
     @classmethod
     def of(cls, by_seed: Mapping[int, Value]) -> Spread:
+        """Return the spread of values."""
         numbers = [value for value in by_seed.values() if not isinstance(value, str)]
         states = [value for value in by_seed.values() if isinstance(value, str)]
         found = describe(numbers)
@@ -62,22 +63,23 @@ class Spread:
 
     @property
     def numbers(self) -> dict[int, float]:
+        """Values that are numbers, by seed."""
         return {seed: v for seed, v in self.by_seed.items() if not isinstance(v, str)}
 
     @property
     def without(self) -> int:
-        """Of how many of the runs that are done there is no number."""
+        """Number of finished runs without a number."""
         return len(self.by_seed) - self.n
 
 
 @dataclass(frozen=True)
 class ArmScores:
     """
-    An arm's runs in one :class:`Standing`.
+    Scores of the runs of one arm in one :class:`Standing`.
 
     Attributes:
-        lr_factor: what its learning rate was multiplied by; None as long as that is not decided.
-        states: of its runs, one of :data:`~..status.STATES` -> how many.
+        lr_factor: factor of the learning rate; None until it is decided.
+        states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         metrics: "AP", "AP50", ... -> percent.
     """
 
@@ -88,18 +90,21 @@ class ArmScores:
 
     @property
     def planned(self) -> int:
+        """Number of runs."""
         return sum(self.states.values())
 
     @property
     def empty(self) -> int:
-        """How many runs are done and detected nothing at all."""
+        """Number of finished runs that detected nothing."""
         return list(self.metrics["AP"].by_seed.values()).count(NO_PREDICTIONS)
 
     @property
     def judged(self) -> dict[int, float]:
         """
-        AP as verdicts are given on it: a run that detected nothing has found nothing, an AP of 0,
-        and to leave it out would flatter its arm.
+        AP by seed as the verdicts use it.
+
+        A run that detected nothing counts as an AP of 0, because leaving it out would favor its
+        arm.
         """
         by_seed = self.metrics["AP"].by_seed
         found = {seed: 0.0 if v == NO_PREDICTIONS else v for seed, v in by_seed.items()}
@@ -125,11 +130,11 @@ class ArmScores:
 @dataclass(frozen=True)
 class Standing:
     """
-    All arms by the runs of one role.
+    Scores and verdicts of all arms, from the runs of one role.
 
     Attributes:
-        role: "equal": at the learning rate of the spec; "best": each at the best of those tried.
-        verdicts: of the arms but the reference, in the order of the spec.
+        role: "equal" for the learning rate of the spec; "best" for the best one of each arm.
+        verdicts: verdicts on all arms but the reference, in the order of the spec.
     """
 
     role: str
@@ -137,10 +142,11 @@ class Standing:
     verdicts: tuple[Verdict, ...]
 
     def arm(self, name: str) -> ArmScores:
+        """Return the scores of an arm."""
         return next(scores for scores in self.arms if scores.arm == name)
 
     def verdict(self, arm: str) -> Verdict | None:
-        """None for the reference."""
+        """Return the verdict on an arm; None for the reference."""
         return next((verdict for verdict in self.verdicts if verdict.arm == arm), None)
 
 
@@ -152,9 +158,12 @@ def standing(
     lr_factors: Mapping[str, float | None] | None = None,
 ) -> Standing:
     """
+    Return the scores and verdicts of all arms.
+
     Args:
-        folders: arm -> its runs, one a seed.
-        lr_factors: arm -> that of its runs; None: 1 for all.
+        folders: arm -> its runs, one per seed.
+        role: role of these runs.
+        lr_factors: arm -> factor of its runs; None for a factor of 1 for all.
     """
     factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
     arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
@@ -162,13 +171,13 @@ def standing(
 
 
 def spread(folders: Iterable[RunFolder], value: Callable[[RunFolder], Value]) -> Spread:
-    """A quantity of the runs that are done."""
+    """Return the spread of a quantity over the runs that are done."""
     done = [folder for folder in folders if folder.result is not None]
     return Spread.of({folder.run.seed: value(folder) for folder in done})
 
 
 def average_precision(folder: RunFolder, metric: str) -> Value:
-    """What Detectron2's evaluator said, percent, of a run that is done."""
+    """Return a metric of a finished run from Detectron2's evaluator, percent."""
     value = folder.finished.ap.get(metric)
     if value is not None:
         return value
@@ -188,9 +197,11 @@ def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> 
 
 def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[Verdict, ...]:
     """
-    An arm with a flaw, or against a reference with one, keeps its place in Holm's correction (its
-    runs are planned) but gets no p: what failed may not be left out of a mean without changing it,
-    and a test of what has come so far, made again and again, finds something sooner or later.
+    Return the verdicts; an arm with a flaw, or with a flawed reference, gets no p-value.
+
+    The arm keeps its place in Holm's correction, because its runs are planned. A mean without the
+    failed runs would be biased. A test that is repeated on unfinished runs finds a difference
+    sooner or later.
     """
     by_name = {scores.arm: scores for scores in arms}
     against = by_name.pop(reference)

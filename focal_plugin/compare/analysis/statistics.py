@@ -1,37 +1,39 @@
 """
-What the numbers of several seeds say: differences paired by seed, tests, verdicts in plain English.
+Statistics over several seeds: differences paired by seed, tests and verdicts.
 
-Numbers in, numbers out: what a run left in its folder is read elsewhere. A failed run has no
-number: it is counted elsewhere and refused here, as leaving it out silently would flatter its arm.
+The functions take and return numbers; other modules read the runs. A failed run has no number.
+Other modules count it, and these functions reject it, because leaving it out would favor its arm.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 ALPHA = 0.05
-"""How often a comparison of an arm with itself may be called a difference."""
+"""Significance level: rate of differences found between an arm and itself."""
 DECISIONS = ("higher", "lower", "no difference shown", "undecided")
-EXACT_SIGN_FLIPS = 30  # seeds: two lists of 2**15 sums, milliseconds
+EXACT_SIGN_FLIPS = 30  # seeds; takes two lists of 2**15 sums, milliseconds
 SIGN_FLIP_DRAWS = 20_000
-ROUNDING = 1e-12  # of the largest value: differences below are sums taken in another order
+ROUNDING = 1e-12  # share of the largest value; smaller differences come from summation order
 
 
 @dataclass(frozen=True)
 class Description:
     """
-    Several values of one arm.
+    Mean and spread of the values of one arm.
 
     Attributes:
-        mean: None if there are no values.
-        std: between the values, ddof 1; None for fewer than two.
-        n: how many.
+        mean: mean; None without values.
+        std: standard deviation, ddof 1; None for fewer than two values.
+        n: number of values.
     """
 
     mean: float | None
@@ -42,16 +44,16 @@ class Description:
 @dataclass(frozen=True)
 class PairedDifference:
     """
-    An arm minus a reference, seed by seed.
+    Difference between an arm and a reference, seed by seed.
 
     Attributes:
-        seeds: those that both have, in the order of the arm.
-        differences: one a seed.
-        mean: of the differences.
-        std: of the differences, ddof 1; None for one seed.
-        interval: of the mean, by the t distribution; None for one seed.
-        t_p: two-sided, of the paired t test; None for one seed.
-        sign_flip_p: two-sided, of the exact sign-flip test.
+        seeds: seeds that both have, in the order of the arm.
+        differences: arm minus reference, one per seed.
+        mean: mean of the differences.
+        std: standard deviation of the differences, ddof 1; None for one seed.
+        interval: t interval of the mean; None for one seed.
+        t_p: two-sided p-value of the paired t test; None for one seed.
+        sign_flip_p: two-sided p-value of the exact sign-flip test.
     """
 
     seeds: tuple[int, ...]
@@ -64,11 +66,12 @@ class PairedDifference:
 
     @property
     def n(self) -> int:
+        """Number of seeds."""
         return len(self.seeds)
 
     @property
     def largest(self) -> float | None:
-        """The largest difference, of either sign, that the interval does not exclude."""
+        """Largest absolute difference that the interval does not exclude."""
         return None if self.interval is None else max(abs(limit) for limit in self.interval)
 
 
@@ -121,16 +124,16 @@ class Verdict:
 
 def describe(values: Iterable[float]) -> Description:
     """
-    Mean and spread.
+    Return mean and spread.
 
     Raises:
         ValueError: a value is None, NaN or infinite.
     """
-    numbers = _finite(enumerate(values), "value")
-    n = len(numbers)
+    found = _finite(enumerate(values), "value")
+    n = len(found)
     return Description(
-        mean=float(np.mean(numbers)) if n else None,
-        std=float(np.std(numbers, ddof=1)) if n > 1 else None,
+        mean=float(np.mean(found)) if n else None,
+        std=float(np.std(found, ddof=1)) if n > 1 else None,
         n=n,
     )
 
@@ -139,26 +142,25 @@ def paired_difference(
     arm: Mapping[int, float], reference: Mapping[int, float], *, alpha: float = ALPHA
 ) -> PairedDifference:
     """
-    The paired t test and the exact sign-flip test of the seeds that both have.
+    Apply the paired t test and the exact sign-flip test to the seeds that both have.
 
         se = std(d) / sqrt(n),   t = mean(d) / se,   interval = mean(d) -+ t_{1 - alpha/2, n-1} se
 
-    Differences that are all the same (std 0) have p 0, or 1 if they are all 0, and an interval
-    without width.
+    Equal differences (std 0) have p = 0, or p = 1 if they are all 0, and an interval of width 0.
 
     Args:
         arm: seed -> value.
         reference: seed -> value.
-        alpha: the interval covers 1 - alpha.
+        alpha: significance level; the interval covers 1 - alpha.
 
     Raises:
-        ValueError: a value is None, NaN or infinite; or there is no common seed.
+        ValueError: a value is None, NaN or infinite, or there is no common seed.
     """
     _finite(arm.items(), "seed")
     _finite(reference.items(), "seed")
     seeds = tuple(seed for seed in arm if seed in reference)
     if not seeds:
-        raise ValueError("the two have no seed in common")
+        raise ValueError("arm and reference have no seed in common")
     pairs = np.array([(arm[seed], reference[seed]) for seed in seeds], dtype=np.float64)
     differences = pairs[:, 0] - pairs[:, 1]
     rounding = ROUNDING * np.abs(pairs).max()
@@ -175,27 +177,27 @@ def paired_difference(
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
     """
-    The exact two-sided sign-flip test of "the differences are symmetric around 0".
+    Return the p-value of the exact two-sided sign-flip test that the differences are symmetric.
 
         p = share of all 2**n assignments of signs s for which abs(sum s d) >= abs(sum d)
 
-    Nothing is assumed of their distribution. Its smallest value is 2**(1 - n). Exact for up to 30
-    differences; above, from 20,000 random assignments (the same ones every time).
+    The test assumes no distribution. The smallest p-value is 2**(1 - n). It is exact for up to 30
+    differences. Above that, it is estimated from 20,000 random assignments with a fixed seed.
 
     Args:
         differences: (n,), finite.
 
     Returns:
-        1.0 for no differences.
+        The p-value; 1.0 for no differences.
     """
     differences = np.asarray(differences, dtype=np.float64)
-    # sums in another order differ by rounding: an assignment this near to the observed one ties
+    # Sums in another order differ by rounding, so an assignment this close to the observed one ties
     threshold = abs(differences.sum()) - 1e-10 * np.abs(differences).sum()
     if threshold <= 0:
         return 1.0
     if len(differences) > EXACT_SIGN_FLIPS:
         return _sampled_sign_flip_p(differences, threshold)
-    # every assignment is one of the first half together with one of the second: 2 * 2**(n/2) sums
+    # Each assignment combines one of the first half with one of the second: 2 * 2**(n/2) sums
     middle = len(differences) // 2
     first, second = _signed_sums(differences[:middle]), _signed_sums(differences[middle:])
     second.sort()
@@ -205,28 +207,29 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def smallest_sign_flip_p(n: int) -> float:
-    """What an exact sign-flip test of ``n`` seeds reaches if every one points the same way."""
+    """Return the p-value of the exact sign-flip test if all ``n`` seeds have the same sign."""
     return min(1.0, 2.0 ** (1 - n))
 
 
 def fewest_seeds(alpha: float = ALPHA) -> int:
-    """The fewest seeds with which an exact sign-flip test can reach ``alpha``: 6 for .05."""
+    """Return the fewest seeds at which an exact sign-flip test can reach ``alpha``: 6 for .05."""
     return max(1, math.ceil(1 - math.log2(alpha)))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """
-    Holm's adjusted p-values: those <= alpha may be called differences, all of them together with an
-    error rate of alpha (Holm 1979).
+    Return the p-values adjusted by Holm (1979).
+
+    All p-values <= alpha may be called differences, with a family-wise error rate of alpha.
 
         p_(i) -> max over j <= i of min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
 
     Args:
-        p_values: in [0, 1]; None for a comparison that was planned and cannot be decided. It
-            counts in m, as if its p were 1: a run that failed makes no other arm significant.
+        p_values: values in [0, 1]; None for a planned comparison that cannot be decided. It counts
+            in m, as if its p were 1, so a failed run makes no other arm significant.
 
     Returns:
-        in the same order, None where None was.
+        Adjusted values in the same order; None stays None.
 
     Raises:
         ValueError: a p-value outside [0, 1].
@@ -249,25 +252,25 @@ def verdicts(
     alpha: float = ALPHA,
 ) -> list[Verdict]:
     """
-    Every other arm against the reference.
+    Compare every other arm with the reference.
 
-    An arm is "higher" or "lower" if the paired t test says so at ``alpha`` after Holm over all
-    arms, and "undecided", whatever p is, below :func:`fewest_seeds`.
+    An arm is "higher" or "lower" if the paired t test is significant at ``alpha`` after Holm over
+    all arms. Below :func:`fewest_seeds` it is "undecided", whatever its p-value.
 
     Args:
-        results: arm -> seed -> value, percent, of the runs that finished.
-        reference: one of them.
-        alpha: how often, if no arm differs from the reference, any may be said to.
+        results: arm -> seed -> value, percent, of the finished runs.
+        reference: one of the arms.
+        alpha: probability that any arm is called different if none differs from the reference.
 
     Returns:
-        in the order of ``results``.
+        One verdict per arm, in the order of ``results``.
 
     Raises:
-        KeyError: the reference is none of the arms.
+        KeyError: the reference is not one of the arms.
         ValueError: a value is None, NaN or infinite.
     """
     if reference not in results:
-        raise KeyError(f"the reference {reference!r} is none of {', '.join(results)}")
+        raise KeyError(f"the reference {reference!r} is not one of {', '.join(results)}")
     arms = [arm for arm in results if arm != reference]
     differences = [_difference(results[arm], results[reference], alpha) for arm in arms]
     decidable = [d is not None and d.n >= fewest_seeds(alpha) for d in differences]
@@ -280,13 +283,18 @@ def verdicts(
     ]
 
 
+def is_finite_number(value: Any) -> bool:
+    """Return True for a real number that is neither NaN nor infinite."""
+    return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
 def _finite(items: Iterable[tuple[object, float | None]], of: str) -> list[float]:
-    numbers = []
+    found = []
     for key, value in items:
-        if value is None or not math.isfinite(value):
+        if value is None or not is_finite_number(value):
             raise ValueError(f"{of} {key} is {value}: a failed run is counted, not averaged")
-        numbers.append(float(value))
-    return numbers
+        found.append(float(value))
+    return found
 
 
 def _t_test(mean: float, std: float, n: int, alpha: float) -> tuple[tuple[float, float], float]:
@@ -298,7 +306,7 @@ def _t_test(mean: float, std: float, n: int, alpha: float) -> tuple[tuple[float,
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:
-    """(2**n,) the sum of ``values`` (n,) under every assignment of signs."""
+    """Return (2**n,) the sum of ``values`` (n,) under every assignment of signs."""
     sums = np.zeros(1)
     for value in values:
         sums = np.concatenate([sums + value, sums - value])
@@ -308,7 +316,7 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
 def _sampled_sign_flip_p(differences: np.ndarray, threshold: float) -> float:
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (SIGN_FLIP_DRAWS, len(differences)))
     hits = int((np.abs(signs @ differences) >= threshold).sum())
-    return (hits + 1) / (SIGN_FLIP_DRAWS + 1)  # the observed assignment is one of them: never 0
+    return (hits + 1) / (SIGN_FLIP_DRAWS + 1)  # counts the observed assignment, so p is never 0
 
 
 def _difference(

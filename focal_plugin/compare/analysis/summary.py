@@ -1,4 +1,4 @@
-"""Everything that a report says of a comparison, as plain data."""
+"""Summary of a comparison: all numbers of its report, as plain data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ..plan.comparison import Comparison
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
-from .detection_analysis import REPLICATES, DetectionAnalysis, analyse_detections
+from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
@@ -20,15 +20,15 @@ from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
 
 EFFECTS = (0.5, 1.0, 2.0)
-"""Differences of AP, percent, to find which the report says how many seeds it takes."""
+"""Differences of AP, percent, for which the report recommends a number of seeds."""
 
-# The same for all runs of a seed by construction, or different by construction
+# Differs between runs by construction
 _NOT_COMPARED = ("SEED",)
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run of the comparison, whatever became of it; see :class:`~..status.Status`."""
+    """One run in any state; see :class:`~focal_plugin.compare.runs.status.Status`."""
 
     id: str
     arm: str
@@ -52,14 +52,14 @@ class RunRow:
 @dataclass(frozen=True)
 class StartOfArm:
     """
-    What the runs of an arm shared with those of the reference as training began.
+    Initial state that the runs of an arm share with those of the reference.
 
     Attributes:
-        seeds: for which both have recorded it.
-        same_weights, same_data: for how many of them they were the same.
-        tensors: that could be compared, with the first of the seeds.
-        batches: likewise.
-        example: the first seed at which something differed, else the first seed.
+        seeds: number of seeds for which both recorded their start.
+        same_weights, same_data: number of these seeds with equal weights and equal data.
+        tensors: number of compared tensors at the first seed.
+        batches: number of compared batches at the first seed.
+        example: the first seed at which something differs, else the first seed.
     """
 
     seeds: int
@@ -73,10 +73,12 @@ class StartOfArm:
 @dataclass(frozen=True)
 class Fairness:
     """
+    Differences between arms other than the loss.
+
     Attributes:
         configured: arms with a run that left a config.
         differences: config keys in which these arms differ.
-        starts: arm -> what it shared with the reference.
+        starts: arm -> initial state that it shares with the reference.
     """
 
     configured: tuple[str, ...]
@@ -87,10 +89,12 @@ class Fairness:
 @dataclass(frozen=True)
 class Tuning:
     """
+    Tuning of the learning rates.
+
     Attributes:
-        iterations: of all trial runs together.
-        seeds: of the trials.
-        arms: arm -> what its trials say.
+        iterations: total iterations of the trial runs.
+        seeds: seeds of the trials.
+        arms: arm -> result of its trials.
     """
 
     iterations: int
@@ -101,15 +105,17 @@ class Tuning:
 @dataclass(frozen=True)
 class Summary:
     """
+    All numbers of a report.
+
     Attributes:
-        shown: all arms, the reference first, then by the size of their difference to it.
-        states: of all runs, one of :data:`~..status.STATES` -> how many.
+        shown: all arms: the reference, then the others by the size of their difference to it.
+        states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         equal: all arms at the learning rate of the spec.
-        best: each arm at its best learning rate; None if none were tried.
+        best: each arm at its best learning rate; None without tuning.
         curves: arm -> logged key -> curve.
-        spread_of_differences: between seeds, AP in percent, pooled over the arms; None if there is
-            no arm with two seeds.
-        recommendations: one for each of :data:`EFFECTS`; () as long as that is so.
+        spread_of_differences: standard deviation of the differences between seeds, AP in percent,
+            pooled over the arms; None if no arm has two seeds.
+        recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
     """
 
     name: str
@@ -134,23 +140,25 @@ class Summary:
 
     @property
     def complete(self) -> bool:
+        """True if all runs are done."""
         return self.states["done"] == len(self.runs)
 
     @property
     def has_results(self) -> bool:
+        """True if any run is done."""
         return self.states["done"] > 0
 
 
 def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     """
-    Read the folder of a comparison, finished or not.
+    Return the summary of a comparison, finished or not.
 
     Args:
-        folder: with `comparison.json`.
+        folder: folder with `comparison.json`.
         replicates: resamples of the images for each arm.
 
     Raises:
-        FileNotFoundError: there is no comparison in it.
+        FileNotFoundError: the folder contains no comparison.
     """
     comparison = Comparison.read(folder)
     folders = read_run_folders(comparison, folder)
@@ -171,7 +179,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
-        detections=analyse_detections(comparison, by_arm, shown, replicates=replicates),
+        detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
         losses=loss_views(comparison, by_arm),
@@ -199,7 +207,7 @@ def _at_best(
     factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
     equal, best = (_by_arm(comparison, folders, role) for role in ("equal", "best"))
     by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
-    # a trial finished since the best runs were planned may move the best factor
+    # A trial that finished after the best runs were planned may change the best factor
     planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}
     decided = {a: f if planned[a] == {f} else None for a, f in factors.items()}
     return standing(comparison, by_arm, role="best", lr_factors=decided)
@@ -282,7 +290,7 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> di
 
 
 def _spread_of_differences(equal: Standing) -> float | None:
-    """Of an arm with as many seeds as another, both weigh the same; of one with more, more."""
+    """Return the pooled standard deviation; each arm weighs by its degrees of freedom."""
     found = [
         (v.difference.n - 1, v.difference.std)
         for v in equal.verdicts

@@ -1,8 +1,7 @@
-"""How the runs trained: curves with the spread of the seeds, and what they cost."""
+"""Training curves with the spread over the seeds, and the cost of the runs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from ...run_folder import GRADIENT_NORM_KEY
 from ..runs.run_folder import RunFolder
 from .scores import Spread, spread
+from .statistics import is_finite_number
 
 LOSS_PREFIXES = ("total_loss", "loss_")
 AP_KEY = "bbox/AP"
@@ -19,13 +19,13 @@ AP_KEY = "bbox/AP"
 @dataclass(frozen=True)
 class Curve:
     """
-    One logged quantity of one arm.
+    Curve of one logged quantity of one arm.
 
     Attributes:
-        iterations: (T,) at which at least one run has a finite value.
-        mean: (T,) over the runs that have one there.
-        low, high: (T,) the smallest and largest of these.
-        runs: (T,) how many these are; fewer than before where a run has ended early.
+        iterations: (T,) iterations at which at least one run has a finite value.
+        mean: (T,) mean over the runs with a finite value.
+        low, high: (T,) smallest and largest of these values.
+        runs: (T,) number of these runs; it drops when a run ends early.
     """
 
     iterations: tuple[int, ...]
@@ -38,10 +38,12 @@ class Curve:
 @dataclass(frozen=True)
 class Cost:
     """
+    Cost of the runs of an arm.
+
     Attributes:
-        iteration_s: median seconds of an iteration.
-        peak_memory_mib: GPU memory where there is a GPU, else the largest resident set.
-        training_s: iterations times seconds of an iteration, evaluation not included.
+        iteration_s: median seconds per iteration.
+        peak_memory_mib: peak GPU memory; without a GPU, the largest resident set.
+        training_s: iterations times seconds per iteration, without evaluation.
     """
 
     iteration_s: Spread
@@ -51,29 +53,27 @@ class Cost:
 
 def curves(folders: Iterable[RunFolder]) -> dict[str, Curve]:
     """
-    Of every loss, of AP and of the gradient norm, by its key in `metrics.json`; all runs that wrote
-    something are in them, those that failed too.
+    Return the curves of every loss, of AP and of the gradient norm, by key in `metrics.json`.
+
+    All runs with metrics count, including failed ones.
     """
     series: dict[str, dict[int, list[float]]] = {}
     for folder in folders:
         for line in folder.metrics:
             for key, value in line.items():
-                if _is_drawn(key) and isinstance(value, int | float) and math.isfinite(value):
+                drawn = key.startswith(LOSS_PREFIXES) or key in (AP_KEY, GRADIENT_NORM_KEY)
+                if drawn and is_finite_number(value):
                     series.setdefault(key, {}).setdefault(line["iteration"], []).append(value)
     return {key: _curve(series[key]) for key in sorted(series, key=_curve_order)}
 
 
 def cost(folders: list[RunFolder]) -> Cost:
-    """Of the runs that are done."""
+    """Return the cost of the runs that are done."""
     return Cost(
         spread(folders, lambda folder: folder.finished.iteration_s),
         spread(folders, lambda folder: folder.finished.peak_memory_mib),
         spread(folders, lambda folder: folder.finished.iteration_s * folder.finished.iterations),
     )
-
-
-def _is_drawn(key: str) -> bool:
-    return key.startswith(LOSS_PREFIXES) or key in (AP_KEY, GRADIENT_NORM_KEY)
 
 
 def _curve_order(key: str) -> tuple[int, str]:

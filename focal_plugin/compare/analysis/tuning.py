@@ -1,8 +1,8 @@
 """
-A learning rate for each arm: the best of a grid that is the same for all.
+Choice of a learning rate for each arm: the best one of a grid that all arms share.
 
-At short schedules the scale of a loss acts as a learning rate. What holds at one learning rate for
-all arms, and what holds at each arm's own, are two questions.
+At short schedules the scale of a loss acts as a learning rate. So a comparison at one learning rate
+for all arms and a comparison at the best rate of each arm answer two questions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..runs.run_folder import RunFolder
 @dataclass(frozen=True)
 class Tuned:
     """
-    What an arm's trial runs say.
+    Result of the trial runs of an arm.
 
     Attributes:
-        ap: factor -> mean AP over the trial seeds, percent; None where one failed or is missing.
-        best: the factor with the highest AP, of equal ones that nearest to 1; None if all failed.
-        at_edge: whether it is the smallest or largest of the grid, so that a wider grid may have a
+        ap: factor -> mean AP over the trial seeds, percent; None if a run failed or is missing.
+        best: factor with the highest AP; of equal ones, the one closest to 1; None if all failed.
+        at_edge: True if it is the smallest or largest of the grid, so a wider grid may contain a
             better one.
     """
 
@@ -34,14 +34,14 @@ class Tuned:
 
 
 def tune(comparison: Comparison, folders: Sequence[RunFolder]) -> dict[str, Tuned]:
-    """Arm -> what its trials say; {} for a comparison that tunes nothing."""
+    """Return arm -> result of its trials; {} without tuning."""
     if not comparison.lr_factors:
         return {}
     return {arm: _tune_arm(comparison, folders, arm) for arm in comparison.arms}
 
 
 def best_factors(comparison: Comparison, folders: Sequence[RunFolder]) -> dict[str, float]:
-    """Arm -> its best factor, for the arms that have one."""
+    """Return arm -> best factor, for the arms that have one."""
     tuned = tune(comparison, folders)
     return {arm: of_arm.best for arm, of_arm in tuned.items() if of_arm.best is not None}
 

@@ -1,1 +1,1 @@
-"""Write what a comparison has found, as a page, tables and figures."""
+"""Report of a comparison: words, tables and figures from the numbers of the analysis."""

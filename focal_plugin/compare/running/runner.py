@@ -83,9 +83,8 @@ def run_all(
         engine = make_engine(options, folder)
     except KeyboardInterrupt as error:
         raise SweepInterruptedError(signal.SIGINT) from error
-    with (
-        _interrupts() as interrupts
-    ):  # after the engine is made, because Ray installs signal handlers
+    # After the engine is made, because Ray installs signal handlers
+    with _interrupts() as interrupts:
         try:
             progress.note(f"{options.engine}: {engine.description}")
             return _Sweep(tasks, engine, progress, interrupts).run()

@@ -259,7 +259,7 @@ def test_verdicts_stand_in_the_order_of_the_arms_without_the_reference():
 
 
 def test_a_reference_that_is_no_arm_is_named():
-    with pytest.raises(KeyError, match="'CE' is none of FL, OHEM"):
+    with pytest.raises(KeyError, match="'CE' is not one of FL, OHEM"):
         verdicts({"FL": {}, "OHEM": {}}, "CE")
 
 

@@ -55,7 +55,7 @@ def test_gpus_are_handed_out_whole_or_shared():
     ("options", "message"),
     [
         ({"jobs": 0}, "jobs must be >= 1, got 0"),
-        ({"jobs": 3}, "3 runs at a time need more than the 2 GPU"),
+        ({"jobs": 3}, "3 runs at a time require more than the 2 available GPU"),
         ({"gpus_per_run": 1.5}, "whole number, or between 0 and 1, got 1.5"),
         ({"gpus_per_run": -1}, "got -1"),
         ({"gpus_per_run": 4}, "4 GPU.s. per run requested, but only 2 available"),

@@ -1,1 +1,1 @@
-"""Analyze the detections of the runs."""
+"""Analysis of detections against their ground truth."""

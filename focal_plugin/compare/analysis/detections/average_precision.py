@@ -1,9 +1,8 @@
 """
-COCO's average precision of a run's detections, with a weight per image.
+Average precision of COCO for the detections of a run, with a weight per image.
 
-pycocotools matches detections with objects once; everything after that is a sum over images, so
-that an image of weight 2 counts as two copies of it and a bootstrap over images matches nothing
-again.
+pycocotools matches detections and objects once. All later steps are sums over images, so an image
+of weight 2 counts as two copies. A bootstrap over images requires no further matching.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from .match_boxes import AREAS, ClassMatches, iou_thresholds, match, recall_thre
 IOUS = iou_thresholds()
 RECALLS = recall_thresholds()
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
-"""As in pycocotools; AR is that at 100 detections of a class on an image."""
+"""Metrics of pycocotools; AR is the one at 100 detections per class and image."""
 
-# Metric -> the sizes of objects and the IoU thresholds that it is the mean of
+# Metric -> object size and IoU thresholds of its mean
 _PARTS = {
     "AP": ("all", slice(None)),
     "AP50": ("all", slice(0, 1)),
@@ -32,18 +31,18 @@ _PARTS = {
     "APl": ("large", slice(None)),
     "AR": ("all", slice(None)),
 }
-# Numbers (weights of detections) held at once: 32 MiB
+# Weights of detections in memory at once: 32 MiB
 _CHUNK = 2**22
 
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
     """
-    Fractions; NaN where there is nothing to find.
+    Averages as fractions; NaN without objects.
 
     Attributes:
         averages: metric -> float, or (B,) for B rows of weights.
-        per_class: (K,) or (B, K) AP by class; None if "AP" was not asked for.
+        per_class: (K,) or (B, K) AP by class; None if "AP" was not requested.
     """
 
     averages: dict[str, Any]
@@ -53,12 +52,12 @@ class AveragePrecision:
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """
-    The detections of a run, matched. Made by :func:`evaluate`.
+    Matched detections of a run; :func:`evaluate` makes it.
 
     Attributes:
-        ground_truth: what there was to find.
-        detections: all of the run.
-        classes: the matches, one per class.
+        ground_truth: annotations of the data set.
+        detections: all detections of the run.
+        classes: matches of each class.
     """
 
     ground_truth: GroundTruth
@@ -67,47 +66,49 @@ class Evaluation:
 
     @property
     def image_ids(self) -> tuple[int, ...]:
-        """Ascending, the order of the weights; I of them."""
+        """Ids of the I images, ascending, which is the order of the weights."""
         return self.ground_truth.image_ids
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """Ascending, the order of the classes; K of them."""
+        """Ids of the K categories, ascending, which is the order of the classes."""
         return self.ground_truth.category_ids
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the classes; two may be equal."""
+        """Names in the order of the classes; two may be equal."""
         return self.ground_truth.class_names
 
     @property
     def has_detections(self) -> bool:
-        """False: the run detected nothing at all, which is an AP of 0."""
+        """True if the run detected anything; without detections its AP is 0."""
         return len(self.detections.score) > 0
 
     @property
     def objects_per_class(self) -> np.ndarray:
-        """(K,) how many there are to find, crowds left out."""
+        """Number of objects per class, (K,), without crowds."""
         return np.array([matches.objects[0].sum() for matches in self.classes], dtype=int)
 
     def same_ground_truth_as(self, other: Evaluation) -> bool:
-        """Images, categories and annotations are equal."""
+        """Return True if images, categories and annotations are equal."""
         return self.ground_truth.digest == other.ground_truth.digest
 
     def average_precision(
         self, weights: np.ndarray | None = None, metrics: tuple[str, ...] = METRICS
     ) -> AveragePrecision:
         """
-        The averages of COCO: those of pycocotools at weight one, and for whole weights those of
-        pycocotools on as many copies of each image. (The copies of a right and of a wrong detection
-        with one score, on one image and of one class, would alternate; here they do not.)
+        Return the averages of COCO.
+
+        They equal pycocotools at weight 1. For integer weights they equal pycocotools on that many
+        copies of each image, with one exception. Copies of a correct and a false detection with
+        equal score, image and class would alternate in pycocotools; here they do not.
 
         Args:
-            weights: (I,) or (B, I), finite, >= 0, one per image. None: 1 each.
-            metrics: of :data:`METRICS`; only these are computed.
+            weights: (I,) or (B, I), finite, >= 0, one per image. None for 1 each.
+            metrics: requested entries of :data:`METRICS`.
 
         Raises:
-            ValueError: weights of another shape or range, an unknown metric.
+            ValueError: the weights have another shape or range, or a metric is unknown.
         """
         unknown = sorted(set(metrics) - set(METRICS))
         if unknown:
@@ -135,15 +136,17 @@ class Evaluation:
         self, iou: float = 0.5, class_index: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """
+        Return a precision-recall curve.
+
         Args:
             iou: one of .5, .55, ... .95.
-            class_index: in the order of ``category_ids``. None: the mean over the classes that
-                have objects.
+            class_index: index in the order of ``category_ids``. None for the mean over the classes
+                with objects.
 
         Returns:
-            recall and precision, both (101,). Recall is 0, .01, ... 1. Precision is the largest at
-            that recall or a higher one. It is 0 where no detection reaches the recall, and NaN if
-            there is nothing to find.
+            Recall and precision, both (101,). Recall is 0, .01, ... 1. Precision is the largest one
+            at that recall or above. It is 0 if no detection reaches the recall, and NaN without
+            objects.
         """
         threshold = _index_of_iou(iou)
         if class_index is not None:
@@ -152,7 +155,7 @@ class Evaluation:
         return RECALLS, _mean_of_defined(curves.T.reshape(len(RECALLS), -1))
 
     def _by_class(self, weights: np.ndarray, metrics: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Metric -> (B, K)."""
+        """Return metric -> (B, K)."""
         values: dict[str, np.ndarray] = {}
         for area, name_of_area in enumerate(AREAS):
             of_area = [name for name in metrics if _PARTS[name][0] == name_of_area]
@@ -164,7 +167,7 @@ class Evaluation:
         return values
 
     def _by_threshold(self, weights: np.ndarray, area: int) -> tuple[np.ndarray, np.ndarray]:
-        """Average precision and recall, (B, K, T) each."""
+        """Return average precision and recall, (B, K, T) each."""
         shape = (len(weights), len(self.classes), len(IOUS))
         precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
         for k, matches in enumerate(self.classes):
@@ -182,14 +185,16 @@ def evaluate(
     ground_truth: Path | GroundTruth, detections_json: Path | list[dict[str, Any]]
 ) -> Evaluation:
     """
+    Match the detections of a run with the ground truth.
+
     Args:
-        ground_truth: the annotations, COCO json, or what was read of it, for many runs.
-        detections_json: `coco_instances_results.json`, or its content. An empty list is an AP of 0
+        ground_truth: COCO json of the annotations, or its content for several runs.
+        detections_json: `coco_instances_results.json`, or its content. An empty list has an AP of 0
             and sets ``has_detections`` to False.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: an entry is not what it must be; the message names file and entry.
+        FileNotFoundError: a file does not exist.
+        ValueError: an entry is malformed; the message names file and entry.
     """
     if isinstance(ground_truth, Path):
         ground_truth = read_ground_truth(ground_truth)
@@ -205,17 +210,17 @@ def accumulate(
     total: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Average precision and final recall of one class.
+    Return average precision and final recall of one class.
 
     Args:
-        matched: (T, N) bool, detections in falling order of their scores.
+        matched: (T, N) bool, detections by descending score.
         ignored: (T, N) bool.
         image: (N,) index into the weights.
-        weights: (B, I).
+        weights: (B, I) weights of the images.
         total: (B,) weighted number of objects.
 
     Returns:
-        (B, T) each, NaN where the total is 0.
+        Precision and recall, (B, T) each, NaN if the total is 0.
     """
     shape = (len(weights), len(matched))
     precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -223,7 +228,7 @@ def accumulate(
     if not there.any():
         return precision, recall
     weights, total = weights[there], total[there]
-    # What counts at every threshold, nearly all, is summed once for all of them
+    # Nearly all detections count at every threshold; they are summed once for all thresholds
     always = ~ignored.any(axis=0)
     seen = _Cumulative(np.flatnonzero(always), image, weights)
     for t in range(len(matched)):
@@ -237,7 +242,7 @@ def accumulate(
 
 
 class _Cumulative:
-    """The weight of some detections up to a given one."""
+    """Cumulative weight of a subset of the detections."""
 
     def __init__(self, positions: np.ndarray, image: np.ndarray, weights: np.ndarray) -> None:
         self._positions = positions
@@ -245,7 +250,7 @@ class _Cumulative:
         np.cumsum(weights[:, image[positions]], axis=1, out=self._sums[:, 1:])
 
     def up_to(self, at: np.ndarray) -> np.ndarray:
-        """(B, len(at)), the detections at these positions included."""
+        """Return (B, len(at)) the weight up to these positions, inclusive."""
         return self._sums[:, np.searchsorted(self._positions, at, side="right")]
 
 
@@ -253,7 +258,7 @@ def _envelope(
     right: np.ndarray, shown: np.ndarray, total: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    The precision-recall curve at the P true positives, the only places where either can rise.
+    Return the precision-recall curve at the P true positives, the only points where it can rise.
 
     Args:
         right: (B, P) weight of the true positives up to each.
@@ -261,10 +266,10 @@ def _envelope(
         total: (B,) weight of the objects, > 0.
 
     Returns:
-        precision: (B, P), the largest at this true positive or a later one.
-        spans: (B, P) how many of :data:`RECALLS` are reached at it and not before.
+        precision: (B, P) largest precision at this true positive or a later one.
+        spans: (B, P) number of :data:`RECALLS` that are first reached at this true positive.
     """
-    # The same operations as in pycocotools, so that not even a rounding differs
+    # The operations are those of pycocotools, so the rounding is the same
     precision = right / (shown + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     reached = np.searchsorted(RECALLS, right / total[:, None], side="right")
@@ -272,7 +277,7 @@ def _envelope(
 
 
 def _curve(matches: ClassMatches, threshold: int) -> np.ndarray:
-    """(101,) precision at :data:`RECALLS`, all areas."""
+    """Return (101,) the precision at :data:`RECALLS`, all areas."""
     total = matches.objects[0].sum()
     if total == 0:
         return np.full(len(RECALLS), np.nan)
@@ -294,7 +299,7 @@ def _index_of_iou(iou: float) -> int:
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis without the NaN; NaN if there is nothing else."""
+    """Return the mean over the last axis without NaN; NaN if all values are NaN."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=-1)
     total = np.where(defined, values, 0.0).sum(axis=-1)

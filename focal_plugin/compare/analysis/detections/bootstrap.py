@@ -1,4 +1,4 @@
-"""How far a difference in average precision depends on which images are in the test set."""
+"""Bootstrap over test images: how much a difference in AP depends on the choice of images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 
 from .average_precision import Evaluation
 
-# Replicates drawn at once: 4 MB of weights at the size of COCO val
+# Replicates per batch: 4 MB of weights at the size of COCO val
 _STEP = 100
 
 
 @dataclass(frozen=True)
 class BootstrapDifference:
     """
-    A difference in a metric, fractions, and what other images would have made of it.
+    Difference in a metric, fractions, with its distribution over resampled images.
 
     Attributes:
-        difference: on the images as they are; NaN if there is nothing to find.
-        interval: the 2.5 and 97.5 percentiles of the replicates.
-        p: two-sided: twice the share of the replicates on the side of 0 with the fewer of them,
-            0 included, each share (count + 1) / (replicates + 1); at most 1.
+        difference: difference on the original images; NaN without objects.
+        interval: 2.5 and 97.5 percentiles of the replicates.
+        p: two-sided p-value, at most 1. It is twice the share of the replicates on the side of 0
+            that has fewer of them, 0 included. A share is (count + 1) / (replicates + 1).
         standard_error: standard deviation of the replicates.
-        samples: the replicates; those that drew no object at all are left out.
+        samples: the replicates, without those that drew no object.
     """
 
     difference: float
@@ -38,11 +38,11 @@ class BootstrapDifference:
 
 class Resampled(NamedTuple):
     """
-    A metric of one evaluation, fractions.
+    Metric of one evaluation, fractions.
 
     Attributes:
-        value: on the images as they are.
-        samples: (replicates,) on the draws.
+        value: metric on the original images.
+        samples: (replicates,) metric on the resampled images.
     """
 
     value: float
@@ -53,10 +53,10 @@ def bootstrap_difference(
     a: Evaluation, b: Evaluation, *, replicates: int = 1000, seed: int = 0, metric: str = "AP"
 ) -> BootstrapDifference:
     """
-    Paired bootstrap over images of ``a`` minus ``b``: each replicate draws as many images as there
-    are, with replacement, and evaluates both on them.
+    Bootstrap the difference ``a`` minus ``b`` over images, paired.
 
-    Same interface as :func:`bootstrap_arms`, but for one run of each arm.
+    Each replicate draws as many images as there are, with replacement, and evaluates both runs on
+    them. The interface is that of :func:`bootstrap_arms`, but with one run per arm.
     """
     return bootstrap_arms([(a, b)], replicates=replicates, seed=seed, metric=metric)
 
@@ -69,22 +69,23 @@ def bootstrap_arms(
     metric: str = "AP",
 ) -> BootstrapDifference:
     """
-    Paired bootstrap over images of the mean of ``a`` minus ``b`` over ``pairs``, one per training
-    seed. A replicate is one draw of images for all evaluations.
+    Bootstrap the mean of ``a`` minus ``b`` over ``pairs``, one pair per training seed.
+
+    A replicate is one draw of images for all evaluations.
 
     Args:
-        pairs: at least one; evaluations of the same images and annotations.
-        replicates: >= 2.
-        seed: of the draws; the same draws for the same seed and number of images.
+        pairs: evaluations of the same images and annotations, at least one pair.
+        replicates: number of draws, >= 2.
+        seed: seed of the draws. The draws depend only on it and on the number of images.
         metric: one of :data:`~focal_plugin.compare.analysis.detections.average_precision.METRICS`.
 
     Note:
-        Only images are drawn again. That another training would end elsewhere is not in it, and is
-        often the larger part: the spread over seeds is for that.
+        The bootstrap resamples only images. It does not contain the noise of training, which is
+        often larger; the spread over seeds measures it.
 
     Raises:
-        ValueError: no pairs, evaluations of different ground truths, an unknown metric, fewer than
-            two replicates.
+        ValueError: there are no pairs, the ground truths differ, the metric is unknown, or there
+            are fewer than two replicates.
     """
     _check_pairs(pairs)
     resampled = functools.partial(resample, replicates=replicates, seed=seed, metric=metric)
@@ -95,8 +96,10 @@ def resample(
     evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0, metric: str = "AP"
 ) -> Resampled:
     """
-    One evaluation on many draws of its images: what is compared with several others is computed
-    once. Same arguments as :func:`bootstrap_arms`.
+    Evaluate one run on many draws of its images.
+
+    The result can be compared with several other runs. The arguments are those of
+    :func:`bootstrap_arms`.
     """
     if replicates < 2:
         raise ValueError(f"replicates must be >= 2, got {replicates}")
@@ -116,8 +119,9 @@ def resample(
 
 def difference_of(pairs: Sequence[tuple[Resampled, Resampled]]) -> BootstrapDifference:
     """
-    As :func:`bootstrap_arms`, of what :func:`resample` made with the same arguments of evaluations
-    of the same images.
+    Return the result of :func:`bootstrap_arms` from results of :func:`resample`.
+
+    All of them must come from the same images and the same arguments.
     """
     samples = np.mean([a.samples - b.samples for a, b in pairs], axis=0)
     return _summary(float(np.mean([a.value - b.value for a, b in pairs])), samples)
@@ -130,8 +134,8 @@ def _check_pairs(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> None:
     for index, pair in enumerate(pairs):
         if not all(evaluation.same_ground_truth_as(first) for evaluation in pair):
             raise ValueError(
-                f"pair {index}: both evaluations must be of the same images and annotations as "
-                "all others; a difference between test sets is not one between arms"
+                f"pair {index}: all evaluations must be of the same images and annotations; a "
+                "difference between test sets is not a difference between arms"
             )
     if not first.image_ids:
         raise ValueError("there must be images to draw from, got none")

@@ -1,11 +1,10 @@
-"""Ground truth and detections as arrays, read from COCO json and checked entry by entry."""
+"""Ground truth and detections as arrays, from COCO json files that are checked entry by entry."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,24 +13,26 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from ..statistics import is_finite_number
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
     """
-    The annotations of a data set, crowds included, G of them in the order of the file.
+    Annotations of a data set, including crowds: G annotations in the order of the file.
 
     Attributes:
-        image_ids: ascending, I of them.
-        category_ids: ascending, K of them, as Detectron2 numbers its classes.
-        class_names: in the order of ``category_ids``; two may be equal.
+        image_ids: I ids, ascending.
+        category_ids: K ids, ascending, which is Detectron2's order of the classes.
+        class_names: names in the order of ``category_ids``; two may be equal.
         image: (G,) index into ``image_ids``.
         category: (G,) index into ``category_ids``.
         box: (G, 4) x, y, width, height in pixels.
-        area: (G,) pixels, that of the annotation (a mask's), which is what COCO sorts sizes by.
-        crowd: (G,) bool.
-        digest: equal for equal content.
+        area: (G,) area of the annotation (its mask) in pixels, which defines the COCO size.
+        crowd: (G,) True for crowds.
+        digest: digest of the content.
     """
 
     image_ids: tuple[int, ...]
@@ -48,13 +49,13 @@ class GroundTruth:
 @dataclass(frozen=True, eq=False)
 class Detections:
     """
-    What a run detected, D entries in the order of the file.
+    Detections of a run: D entries in the order of the file.
 
     Attributes:
         image: (D,) index into the image ids of the ground truth.
-        category: (D,) index into its category ids.
+        category: (D,) index into the category ids of the ground truth.
         box: (D, 4) x, y, width, height in pixels.
-        score: (D,), finite.
+        score: (D,) finite scores.
     """
 
     image: np.ndarray
@@ -65,11 +66,14 @@ class Detections:
 
 def read_ground_truth(file: Path) -> GroundTruth:
     """
+    Read the annotations of a COCO json.
+
+    An annotation of an image that is not listed is left out, with a warning.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON or not of COCO's form, two images or two categories have one id,
-            an annotation is of no category or its box is not four finite numbers of a size >= 0.
-            An annotation of an image that is not listed is left out, with a warning.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not valid COCO json, an id is not unique, an annotation has an
+            unknown category, or its box is not four finite numbers with a size >= 0.
     """
     content = _load(file)
     if not isinstance(content, dict):
@@ -94,7 +98,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
             continue
         box = _box(annotation, where)
         area = annotation.get("area", box[2] * box[3])
-        if not _is_finite(area):
+        if not is_finite_number(area):
             raise ValueError(f"{where}: area must be a finite number, got {area!r}")
         crowd = bool(annotation.get("iscrowd", 0))
         rows.append((images[image_id], category, *box, area, crowd))
@@ -117,14 +121,16 @@ def read_ground_truth(file: Path) -> GroundTruth:
 
 def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTruth) -> Detections:
     """
+    Read the detections of a run.
+
     Args:
-        source: `coco_instances_results.json`, or its content. An empty list is no error.
+        source: `coco_instances_results.json`, or its content. An empty list is legal.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a JSON list, or an entry is of an image or a category that the ground
-            truth has not, or its score is not finite, or its box not four finite numbers of a
-            size >= 0. The message names file and entry.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a JSON list. Or an entry has an image or a category that is not
+            in the ground truth, a score that is not finite, or a box that is not four finite
+            numbers with a size >= 0. The message names file and entry.
     """
     name = "detections" if isinstance(source, list) else str(source)
     entries = source if isinstance(source, list) else _load(source)
@@ -138,7 +144,7 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
         image = _known(entry, "image_id", images, where)
         category = _known(entry, "category_id", categories, where)
         score = _field(entry, "score", where)
-        if not _is_finite(score):
+        if not is_finite_number(score):
             raise ValueError(f"{where}: score must be a finite number, got {score!r}")
         rows.append((image, category, *_box(entry, where), score))
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
@@ -162,14 +168,14 @@ def _numbered(ids: Iterable[int]) -> dict[int, int]:
 
 
 def _unique_ids(entries: list[dict[str, Any]], what: str) -> tuple[int, ...]:
-    """Ascending."""
+    """Return the ids, ascending; raise an error if one is not unique."""
     ids: set[int] = set()
     for index, entry in enumerate(entries):
         id_ = _field(entry, "id", f"{what} {index}")
         if not _is_integer(id_):
             raise ValueError(f"{what} {index}: id must be an integer, got {id_!r}")
         if id_ in ids:
-            raise ValueError(f"{what} {index}: there is another one with id {id_}")
+            raise ValueError(f"{what} {index}: duplicate id {id_}")
         ids.add(id_)
     return tuple(sorted(ids))
 
@@ -183,13 +189,13 @@ def _field(entry: Any, key: str, where: str) -> Any:
 def _known(entry: Any, key: str, numbered: dict[int, int], where: str) -> int:
     id_ = _field(entry, key, where)
     if not _is_integer(id_) or id_ not in numbered:
-        raise ValueError(f"{where}: {key} {id_!r} is not one of the ground truth")
+        raise ValueError(f"{where}: {key} {id_!r} is not in the ground truth")
     return numbered[id_]
 
 
 def _box(entry: Any, where: str) -> tuple[float, float, float, float]:
     box = _field(entry, "bbox", where)
-    numeric = isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))
+    numeric = isinstance(box, list | tuple) and len(box) == 4 and all(map(is_finite_number, box))
     if not numeric or box[2] < 0 or box[3] < 0:
         raise ValueError(f"{where}: bbox must be 4 finite numbers, width, height >= 0, got {box!r}")
     return tuple(box)
@@ -197,7 +203,3 @@ def _box(entry: Any, where: str) -> tuple[float, float, float, float]:
 
 def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""On which images arms differ most: those worth looking at."""
+"""Selection of the images on which the arms differ most."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .average_precision import Evaluation
 
 def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> list[int]:
     """
-    The images with the largest difference of F1 between the best and the worst arm.
+    Return the images with the largest difference of F1 between the best and the worst arm.
 
         F1 = 2 TP / (2 TP + FP + FN), at IoU .5, crowds ignored
 
-    Each arm counts its detections from its own :func:`best_threshold` on, as a score means
-    something else after another loss.
+    Each arm uses its own :func:`best_threshold`, because scores of different losses are not
+    comparable.
 
     Args:
-        evaluations: arm -> its detections, all of the same images.
-        count: at most so many.
+        evaluations: arm -> evaluation, all of the same images.
+        count: maximum number of images.
 
     Returns:
-        Image ids, most different first, of equal ones that with the most objects, then by id;
-        images on which all arms are alike are left out.
+        Image ids, most different first. Ties go to the image with more objects, then to the lower
+        id. Images on which all arms are equal are left out.
 
     Raises:
-        ValueError: no arms, or of different ground truths.
+        ValueError: there are no arms, or their ground truths differ.
     """
     arms = list(evaluations.values())
     if not arms:
@@ -42,8 +42,9 @@ def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> 
 
 def best_threshold(evaluation: Evaluation) -> float:
     """
-    The score from which on the detections have the largest F1 over the whole data set, all classes
-    together; the highest such score. Infinite if no detection is right.
+    Return the score threshold with the largest F1 over the data set, all classes together.
+
+    Ties go to the highest threshold. It is infinite if no detection is correct.
     """
     score, _, right = _counted(evaluation)
     order = np.argsort(-score, kind="stable")
@@ -51,7 +52,7 @@ def best_threshold(evaluation: Evaluation) -> float:
     objects = evaluation.objects_per_class.sum()
     if not right.any():
         return float("inf")
-    # F1 is known where the score falls: detections of one score are shown together
+    # Detections of equal score pass a threshold together, so F1 counts only where the score drops
     last = np.append(score[1:] < score[:-1], True)
     f1 = 2 * right / (np.arange(1, len(score) + 1) + objects)
     return float(score[last][f1[last].argmax()])
@@ -59,9 +60,11 @@ def best_threshold(evaluation: Evaluation) -> float:
 
 def image_f1(evaluation: Evaluation, threshold: float) -> np.ndarray:
     """
+    Return the F1 of each image.
+
     Returns:
-        (I,) F1 of the detections with a score >= threshold, at IoU .5; 1 where there is nothing to
-        find and nothing was detected.
+        (I,) F1 of the detections with a score >= threshold, at IoU .5; 1 for an image without
+        objects and without detections.
     """
     score, image, right = _counted(evaluation)
     shown = score >= threshold
@@ -73,13 +76,13 @@ def image_f1(evaluation: Evaluation, threshold: float) -> np.ndarray:
 
 
 def _objects(evaluation: Evaluation) -> np.ndarray:
-    """(I,) without crowds."""
+    """Return (I,) the number of objects, without crowds."""
     per_class = [matches.objects[0] for matches in evaluation.classes]
     return np.sum([np.zeros(len(evaluation.image_ids), int), *per_class], axis=0)
 
 
 def _counted(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score, image and rightness of all detections that count at IoU .5."""
+    """Return score, image and correctness of all detections that count at IoU .5."""
     parts = [(np.zeros(0), np.zeros(0, int), np.zeros(0, bool))]
     for matches in evaluation.classes:
         keep = ~matches.ignored[0, 0]

@@ -1,7 +1,7 @@
 """
-What keeps AP50 down: each kind of error, and what AP50 would gain without it.
+Error types of detections, and the gain of AP50 without each type.
 
-The kinds and how each is put right are those of TIDE (arXiv:2008.08115).
+The types and their corrections are those of TIDE (arXiv:2008.08115).
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ BACKGROUND_IOU = 0.1
 @dataclass(frozen=True)
 class ErrorTypes:
     """
+    Errors of a run by type.
+
     Attributes:
-        ap50: as it is, a fraction.
-        cost: kind -> AP50 without the errors of that kind, minus ``ap50``. They do not add up to
-            what is missing: putting one kind right changes what the others cost.
-        counts: kind -> how many; of "missed" objects, of the others detections.
+        ap50: AP50 with all errors, a fraction.
+        cost: type -> AP50 without the errors of that type, minus ``ap50``. The costs do not add up
+            to 1 - ``ap50``, because correcting one type changes the costs of the others.
+        counts: type -> number of detections; for "missed", number of objects.
     """
 
     ap50: float
@@ -43,12 +45,17 @@ class ErrorTypes:
 @dataclass(frozen=True)
 class _Counted:
     """
-    The detections that count at IoU .5, M of them, and the objects without crowds, as arrays.
+    Arrays of the M detections that count at IoU .5, and of the objects without crowds.
 
-    ``right``: (M,) bool. ``kind``: (M,) index into ERROR_TYPES, -1 for right ones. ``of``: (M,) the
-    object, an index into the ground truth, that a detection would have found but for its class or
-    its place; -1: none. ``total``: (K,) number of objects. ``classes``: those with objects, which
-    stay in the mean when all of theirs are taken out.
+    Attributes:
+        index: (M,) index into the detections.
+        category: (M,) index of the class.
+        right: (M,) True for correct detections.
+        kind: (M,) index into ERROR_TYPES, -1 for correct detections.
+        of: (M,) object, an index into the ground truth, that the detection misses only by its class
+            or its location; -1 for none.
+        total: (K,) number of objects.
+        classes: classes with objects. They stay in the mean when all their objects are removed.
     """
 
     index: np.ndarray
@@ -62,31 +69,35 @@ class _Counted:
 
 def error_types(evaluation: Evaluation) -> ErrorTypes:
     """
-    A detection that has no object, at IoU .5 with COCO's matching, is the first of these that fits:
+    Classify the errors of a run, and return the cost of each type.
+
+    A detection without a matched object, at IoU .5 with COCO's matching, has the first type that
+    applies:
 
         localisation    .1 <= IoU < .5 with an object of its class
         classification  IoU >= .5 with an object of another class
-        duplicate       IoU >= .5 with an object of its class (which then has a better detection)
+        duplicate       IoU >= .5 with an object of its class, which has a better detection
         background      IoU < .1 with every object
-        both            else: .1 <= IoU < .5, and with another class only
+        both            otherwise: .1 <= IoU < .5 with another class only
 
-    and "missed" is an object without a detection that neither a classification nor a localisation
-    error lies on.
+    A "missed" object has no detection, and no classification or localisation error refers to it.
 
-    The first two are put right by giving the detection the class or the place of its object; if
-    that object has been found already, or by a detection of a higher score put right likewise, the
-    detection is removed. The next three are removed. Missed objects are taken out of the
-    number of objects, as if they were found as well as the others.
+    The correction of the first two types gives the detection the class or the location of its
+    object. If that object is already found, or a corrected detection with a higher score finds it,
+    the detection is removed. Detections of the next three types are removed. Missed objects are
+    subtracted from the number of objects.
 
-    What AP does not count is not looked at: crowds, and detections that lie in one of their class.
+    Crowds, and detections in a crowd of their class, are ignored, because AP does not count them.
 
     Note:
-        `tidecv`, the tool of the authors, agrees to rounding but for this: there a wrong class and
-        a wrong place compete for one object, so that the costs of both are a little smaller; false
-        detections in crowds are counted; 10 of the 101 recalls are the next floating point number.
+        `tidecv`, the tool of the authors, agrees to rounding, with three exceptions. In `tidecv` a
+        wrong class and a wrong location compete for one object, so both costs are slightly smaller.
+        It counts false detections in crowds. And 10 of its 101 recall thresholds are the next
+        floating-point number.
 
     Returns:
-        NaN costs if there is nothing to find. No detections: every object is missed, at cost 0.
+        Errors by type. The costs are NaN without objects. Without detections every object is
+        missed, at cost 0.
     """
     counted = _classify(evaluation)
     missed = _missed(evaluation, counted)
@@ -125,7 +136,7 @@ def _classify(evaluation: Evaluation) -> _Counted:
 
 
 def _by_image(rows: np.ndarray, image: np.ndarray, images: int) -> list[np.ndarray]:
-    """The rows of each image."""
+    """Split the rows by image."""
     rows = rows[np.argsort(image[rows], kind="stable")]
     return np.split(rows, np.searchsorted(image[rows], np.arange(1, images)))
 
@@ -134,10 +145,10 @@ def _kinds(
     evaluation: Evaluation, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Of false detections, and the objects, of one image.
+    Classify the false detections of one image.
 
     Returns:
-        kind and object (-1: none) of each.
+        Type and object (-1 for none) of each detection.
     """
     classification, localisation, both, duplicate, background, _ = range(len(ERROR_TYPES))
     if not len(columns):
@@ -161,14 +172,14 @@ def _kinds(
 
 
 def _missed(evaluation: Evaluation, counted: _Counted) -> np.ndarray:
-    """(G,) bool."""
+    """Return (G,) True for missed objects."""
     missed = ~evaluation.ground_truth.crowd & ~_found(evaluation)
     missed[counted.of[counted.of >= 0]] = False
     return missed
 
 
 def _found(evaluation: Evaluation) -> np.ndarray:
-    """(G,) bool: has a detection at IoU .5."""
+    """Return (G,) True for objects with a detection at IoU .5."""
     found = np.zeros(len(evaluation.ground_truth.crowd), bool)
     for matches in evaluation.classes:
         found[matches.found[matches.found >= 0]] = True
@@ -176,7 +187,7 @@ def _found(evaluation: Evaluation) -> np.ndarray:
 
 
 def _without(evaluation: Evaluation, counted: _Counted, kind: int) -> _Counted:
-    """The same with the errors of this kind put right where that is possible, else removed."""
+    """Return the detections with the errors of one type corrected if possible, else removed."""
     wrong = np.flatnonzero(counted.kind == kind)
     score = evaluation.detections.score[counted.index]
     taken = _found(evaluation)
@@ -199,8 +210,9 @@ def _without(evaluation: Evaluation, counted: _Counted, kind: int) -> _Counted:
 
 def _ap50(evaluation: Evaluation, counted: _Counted) -> float:
     """
-    The mean over the classes. One that has no objects left, all missed, was never found right: its
-    precision is 0 at every recall, and stays so.
+    Return AP50, the mean over the classes.
+
+    A class whose objects are all missed has no objects left. Its precision is 0 at every recall.
     """
     score = evaluation.detections.score[counted.index]
     image = evaluation.detections.image[counted.index]

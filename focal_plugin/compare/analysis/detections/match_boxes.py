@@ -1,8 +1,8 @@
 """
-Which detection found which object, by pycocotools, kept as arrays.
+Matching of detections and objects by pycocotools, with the result as arrays.
 
-`COCOeval.evaluateImg` matches; what it returns is packed class by class, so that neither its
-dictionaries (one per image, class and area range) nor its printing remain.
+`COCOeval.evaluateImg` does the matching. This module packs its dictionaries, one per image, class
+and area range, into arrays per class.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from pycocotools.cocoeval import COCOeval
 from .coco_json import Detections, GroundTruth
 
 AREAS = ("all", "small", "medium", "large")
-"""A below; their limits are pycocotools': 32 and 96 pixels squared."""
+"""Area ranges, A below, with the limits of pycocotools: 32 and 96 pixels squared."""
 MAX_DETECTIONS = 100
-"""Of a class on an image."""
+"""Maximum number of detections per class and image."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMatches:
     """
-    The detections of one class, highest score first (equal ones by image, then as in the file), N
-    in all, at most :data:`MAX_DETECTIONS` an image.
+    Matches of the N detections of one class.
+
+    The order is by score, highest first, then by image, then as in the file. An image has at most
+    :data:`MAX_DETECTIONS` detections.
 
     Attributes:
         detection: (N,) index into the detections.
         image: (N,) index of the image.
-        score: (N,).
-        matched: (A, T, N) has an object; T IoU thresholds.
-        ignored: (A, T, N) counts neither as right nor as wrong: its object is a crowd or of another
-            size, or it has none and is itself of another size.
-        found: (N,) index of the ground truth matched at the lowest IoU threshold, whatever its
-            size; -1: none.
-        objects: (A, I) how many there are to find on each image.
+        score: (N,) score.
+        matched: (A, T, N) True for detections with an object, at T IoU thresholds.
+        ignored: (A, T, N) True for detections that count neither as correct nor as false. The
+            object is a crowd or of another size, or there is no object and the detection has
+            another size.
+        found: (N,) index of the object at the lowest IoU threshold, of any size; -1 for none.
+        objects: (A, I) number of objects on each image.
     """
 
     detection: np.ndarray
@@ -51,8 +53,10 @@ class ClassMatches:
 
 def match(ground_truth: GroundTruth, detections: Detections) -> tuple[ClassMatches, ...]:
     """
+    Match all detections.
+
     Returns:
-        One per class of the ground truth.
+        Matches of each class of the ground truth.
     """
     matcher = COCOeval(iouType="bbox")
     return tuple(
@@ -62,12 +66,12 @@ def match(ground_truth: GroundTruth, detections: Detections) -> tuple[ClassMatch
 
 
 def iou_thresholds() -> np.ndarray:
-    """(T,) .5, .55, ... .95 as pycocotools has them."""
+    """Return (T,) the IoU thresholds .5, .55, ... .95 of pycocotools."""
     return COCOeval(iouType="bbox").params.iouThrs
 
 
 def recall_thresholds() -> np.ndarray:
-    """(101,) 0, .01, ... 1 as pycocotools has them."""
+    """Return (101,) the recall thresholds 0, .01, ... 1 of pycocotools."""
     return COCOeval(iouType="bbox").params.recThrs
 
 
@@ -99,7 +103,7 @@ def _match_class(
 
 
 def _stacked(results: list[list[dict[str, Any]]], key: str) -> np.ndarray:
-    """(A, T, N), the images one after the other."""
+    """Concatenate the images to (A, T, N)."""
     empty = np.zeros((len(AREAS), len(iou_thresholds()), 0))
     by_image = [np.stack([result[key] for result in by_area]) for by_area in results]
     return np.concatenate([empty, *by_image], axis=2)
@@ -108,7 +112,7 @@ def _stacked(results: list[list[dict[str, Any]]], key: str) -> np.ndarray:
 def _match_image(
     matcher: COCOeval, objects: list[dict[str, Any]], detected: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """One result per area range; pycocotools keys all that it holds by (image, class)."""
+    """Return one result per area range; pycocotools uses keys (image, class)."""
     matcher._gts = defaultdict(list, {(0, 0): objects})
     matcher._dts = defaultdict(list, {(0, 0): detected})
     matcher.ious = {(0, 0): matcher.computeIoU(0, 0)}
@@ -126,7 +130,7 @@ def _by_image(
 
 
 def _annotation(ground_truth: GroundTruth, index: int) -> dict[str, Any]:
-    # Numbered from 1, whatever the file says: to pycocotools an object of id 0 is never found
+    # Ids start at 1, because pycocotools never finds an object of id 0
     crowd = int(ground_truth.crowd[index])
     return {
         "id": int(index) + 1,

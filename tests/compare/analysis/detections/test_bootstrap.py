@@ -143,9 +143,9 @@ def test_different_test_sets_are_an_error(runs, tmp_path):
     truth, kept, (a, b, *_) = runs
     truth = {**truth, "annotations": truth["annotations"][1:]}
     other = evaluate(write(tmp_path, truth), kept[0])
-    with pytest.raises(ValueError, match="pair 0: both evaluations must be of the same images"):
+    with pytest.raises(ValueError, match="pair 0: all evaluations must be of the same images"):
         bootstrap_difference(a, other)
-    with pytest.raises(ValueError, match="pair 1: both evaluations must be of the same images"):
+    with pytest.raises(ValueError, match="pair 1: all evaluations must be of the same images"):
         bootstrap_arms([(a, b), (other, other)])
 
 
