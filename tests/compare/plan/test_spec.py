@@ -396,7 +396,10 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: 1\nbudget: 400", "budget must be a mapping"),
         (arms("fl") + "seeds: 1\nbudget: {iterations: 0}", ">= 1"),
         (arms("fl") + "seeds: 1\nbudget: {iterations: 1.5}", "integer"),
-        (arms("fl") + "seeds: 1\nbudget: {iterations: 5}\nopts: [SOLVER.MAX_ITER, 5]", "cannot be combined"),
+        (
+            arms("fl") + "seeds: 1\nbudget: {iterations: 5}\nopts: [SOLVER.MAX_ITER, 5]",
+            "cannot be combined",
+        ),
         (arms("fl") + "seeds: 1\ndiagnostics: -1", ">= 0"),
         (arms("fl") + "seeds: 1\ndiagnostics: false", "integer"),
         (arms("fl") + "seeds: 1\ninitial_weights: by name", "by_name"),
@@ -405,7 +408,10 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [0], seeds: [9]}", "> 0"),
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [.inf], seeds: [9]}", "> 0"),
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [], seeds: [9]}", "> 0"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [1, 1.0], seeds: [9]}", "duplicate factor"),
+        (
+            arms("fl") + "seeds: 1\nlearning_rates: {factors: [1, 1.0], seeds: [9]}",
+            "duplicate factor",
+        ),
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [2], seeds: [1]}", "is one of seeds"),
         (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one data set"),
     ],
