@@ -1,72 +1,71 @@
-"""What stands below each figure of a report: what is seen, and how it is read."""
+"""Captions of the figures of a report."""
 
 FOREST = (
-    "Each dot is one seed: the arm minus the reference, both with that seed. The diamond is "
-    "their mean, the bar its 95% t interval; without a bar there is one seed only. Filled: "
-    "the verdict is higher or lower; hollow: no difference shown, or undecided. A bar that "
-    "crosses the line at 0 is compatible with no difference at all; one that does not may "
-    "still be undecided, as several arms are looked at and few seeds cannot decide."
+    "Each dot is one seed: the arm minus the reference at the same seed. The diamond is the mean, "
+    "and the bar is its 95% t interval; with one seed there is no bar. A filled diamond has the "
+    "verdict higher or lower. A hollow one has no difference shown, or is undecided. A bar that "
+    "crosses 0 is compatible with no difference. A bar that does not may still be undecided, "
+    "because several arms are compared and few seeds cannot decide."
 )
 
 TRAINING = (
-    "Lines are means over the seeds, bands go from the lowest seed to the highest. Losses of "
-    "different arms are different quantities: compare how they fall, not how high they are. A "
-    "run that failed is drawn as far as it came. Each point is the median that the trainer "
-    "logged, of 20 iterations."
+    "Lines are means over the seeds, and bands go from the lowest to the highest seed. Losses of "
+    "different arms are different quantities: compare how they decrease, not their values. A "
+    "failed run is drawn up to its end. Each point is the median of 20 iterations that the trainer "
+    "logged."
 )
 
 GRADIENT_NORMS = (
-    "Before clipping; lines are means over the seeds. At equal learning rates, an arm whose "
-    "gradient is ten times as large takes steps ten times as large, unless they are clipped: "
-    "part of what a loss does at a short schedule is what another learning rate would do."
+    "Gradient norms before clipping; lines are means over the seeds. At equal learning rates, an "
+    "arm with ten times the gradient takes ten times larger steps, unless they are clipped. At a "
+    "short schedule, part of the effect of a loss is therefore that of another learning rate."
 )
 
 PRECISION_RECALL = (
-    "Mean over the classes, then over the seeds; bands go from the lowest seed to the "
-    "highest. The area under a line is AP at that IoU. An arm that is higher at the left "
-    "ranks its best detections better; one that reaches further to the right finds more of "
-    "the objects."
+    "Mean over the classes, then over the seeds; bands go from the lowest to the highest seed. The "
+    "area under a line is the AP at that IoU. An arm that is higher at the left ranks its best "
+    "detections better. An arm that reaches further to the right finds more objects."
 )
 
 BY_SIZE = (
-    "Each marker is the mean of an arm, its line goes from the lowest seed to the highest. "
-    "Sizes are COCO's, by area in pixels of the image as it is in the data set; a size "
-    "without objects has no row. AR is the share of objects found with 100 detections of a "
-    "class on an image, however they are ranked."
+    "Each marker is the mean of an arm, and its line goes from the lowest to the highest seed. "
+    "Sizes are those of COCO, by area in pixels of the original image. A size without objects has "
+    "no row. AR is the share of objects that are found with 100 detections per class and image, "
+    "whatever their rank."
 )
 
 BY_CLASS = (
-    "Beside each class, in how many objects of the training data it was seen. Each marker is "
-    "the mean of an arm, its line goes from the lowest seed to the highest. What imbalance "
-    "between the classes costs is seen at the bottom."
+    "The number beside each class is the number of its objects in the training data. Each marker "
+    "is the mean of an arm, and its line goes from the lowest to the highest seed. The rarest "
+    "classes, at the bottom, show the cost of class imbalance."
 )
 
 ERROR_TYPES = (
-    "How much AP50 would rise if all errors of one kind were put right. Classification: right "
-    "place, wrong class; localisation: right class, IoU between .1 and .5; both: both wrong; "
-    "duplicate: the object was found already; background: no object there; missed: an object "
-    "that no detection came near. They do not add up: putting one kind right changes what the "
-    "others cost."
+    "Gain of AP50 if all errors of one type were corrected. Classification: right location, wrong "
+    "class. Localisation: right class, IoU between .1 and .5. Both: both wrong. Duplicate: the "
+    "object was already found. Background: no object there. Missed: an object without any "
+    "detection close to it. The gains do not add up, because correcting one type changes the "
+    "others."
 )
 
 CUMULATIVE_LOSS = (
-    "Figure 4 of the focal loss paper, for every arm on the same anchors: how much of the "
-    "loss the easiest share of the anchors holds. The later a line rises, the more the loss "
-    "is of the hardest few; along the diagonal, all anchors would count alike. What a loss "
-    "does to imbalance is seen at the right: it should change the negatives much, and the "
+    "Figure 4 of the focal loss paper, for every arm on the same anchors: the share of the loss "
+    "that the easiest share of the anchors holds. The later a line rises, the more the loss comes "
+    "from the few hardest anchors. On the diagonal all anchors count equally. The right panel "
+    "shows the effect of a loss on imbalance: it should change the negatives much, and the "
     "positives little."
 )
 
 GRADIENT_HISTOGRAM = (
-    "The view of gradient harmonising: over all anchors and classes, how often the gradient "
-    "of the classification loss with respect to a logit has which size. Both axes are "
-    "logarithmic; what is smaller than the leftmost bin is in it. A loss against imbalance "
-    "moves the many easy negatives, the high bins, to the left."
+    "The view of gradient harmonizing: the distribution of the gradient of the classification "
+    "loss with respect to a logit, over all anchors and classes. Both axes are logarithmic. The "
+    "leftmost bin contains all smaller gradients. A loss against imbalance moves the many easy "
+    "negatives, which are the high bins, to the left."
 )
 
 COST = (
-    "Each marker is the mean of an arm, its line goes from the lowest seed to the highest. "
-    "Seconds are the median of a run, data loading included. Memory is that of the GPU where "
-    "there is one, else the largest resident set of the process. Runs that shared a machine "
-    "with others are slower than they would be alone."
+    "Each marker is the mean of an arm, and its line goes from the lowest to the highest seed. "
+    "Seconds are the median of a run, including data loading. Memory is that of the GPU; without a "
+    "GPU it is the largest resident set of the process. Runs that shared a machine are slower than "
+    "they would be alone."
 )

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them, in the tables and sentences of a report."""
+"""Formatting of numbers and names for the tables and sentences of a report."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ NOTHING = "\N{EN DASH}"
 
 
 def plain(text: object) -> str:
-    """``text`` in one line, without what a terminal or a browser would take for a command."""
+    """Return ``text`` in one line, without control characters."""
     words = re.sub(r"\s+", " ", str(text))
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
 
 
 def value_text(value: Value, digits: int = 1) -> str:
-    """A number, or why there is none."""
+    """Return a number, or the reason why there is none."""
     return value if isinstance(value, str) else f"{value:.{digits}f}"
 
 
 def number_text(value: float | None, digits: int = 1) -> str:
-    """A number, or a dash."""
+    """Return a number, or a dash for None."""
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def spread_text(spread: Spread, digits: int = 1) -> str:
-    """`34.1 ± 0.4`; what is missing from the mean is said."""
+    """Return `34.1 ± 0.4`, with the number of runs that are missing from the mean."""
     if spread.mean is None:
         return spread.state or NOTHING
     text = f"{spread.mean:.{digits}f}"
@@ -40,27 +40,27 @@ def spread_text(spread: Spread, digits: int = 1) -> str:
 
 
 def runs_text(scores: ArmScores) -> str:
-    """`6`, or `4 of 6, 1 failed`."""
+    """Return `6`, or `4 of 6, 1 failed`."""
     done, failed = scores.states["done"], scores.states["failed"]
     text = f"{done}" if done == scores.planned else f"{done} of {scores.planned}"
     return f"{text}, {failed} failed" if failed else text
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, and a real minus; 0.0 has none."""
+    """Return a number with its sign, and a real minus; 0.0 has no sign."""
     text = f"{value:+.{digits}f}".replace("-", MINUS)
     return text[1:] if not float(f"{value:.{digits}f}") else text
 
 
 def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
-    """From one limit to the other."""
+    """Return the limits of an interval, or a dash."""
     if interval is None:
         return NOTHING
     return " to ".join(signed(limit, digits) for limit in interval)
 
 
 def duration_text(seconds: float | None) -> str:
-    """Seconds, minutes or hours."""
+    """Return a duration in seconds, minutes or hours."""
     if seconds is None:
         return NOTHING
     if seconds < 90:
@@ -69,14 +69,14 @@ def duration_text(seconds: float | None) -> str:
 
 
 def compact_text(value: float | None) -> str:
-    """Three digits, whatever the size: sums go from 6 to 80,000."""
+    """Return three significant digits; sums range from 6 to 80,000."""
     if value is None:
         return "not finite"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def percent_text(value: float | None) -> str:
-    """Of a share; what is not finite is said."""
+    """Return a share as a percentage, or "not finite"."""
     return "not finite" if value is None else f"{100 * value:.3g}%"
 
 
@@ -89,22 +89,22 @@ def p_text(p: float) -> str:
 
 
 def share_text(part: int, whole: int) -> str:
-    """`2 of 3 seeds`."""
+    """Return `2 of 3 seeds`."""
     return f"{part} of {count_text(whole, 'seed')}"
 
 
 def count_text(number: int, one: str) -> str:
-    """`1 seed`, `1,000 seeds`."""
+    """Return `1 seed` or `1,000 seeds`."""
     return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
 
 def listed(names: list[str], most: int = 8) -> str:
-    """`a, b and c`, or the first ``most`` and how many more."""
+    """Return `a, b and c`, or the first ``most`` names and the number of the others."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def are(names: list[str]) -> str:
-    """The verb."""
+    """Return "is" for one name and "are" for several."""
     return "is" if len(names) == 1 else "are"

@@ -1,4 +1,4 @@
-"""The tables of a report for programs: CSV with numbers in full, a row for each thing."""
+"""Tables of a report for programs: CSV with numbers in full precision."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _SPREAD = ("mean", "std", "n", "state")
 
 def csv_text(rows: Iterable[Iterable[Cell]]) -> str:
     """
-    As CSV. A text that a spreadsheet would take for a formula gets a `'` in front; a number is a
-    number, whatever its sign.
+    Return rows as CSV.
+
+    Text that a spreadsheet would execute as a formula gets a leading `'`. Numbers are unchanged,
+    whatever their sign.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -36,6 +38,7 @@ def _csv_cell(cell: Cell) -> Cell:
 
 
 def run_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per run."""
     fields = ("id", "arm", "role", "lr_factor", "seed", "state", "exit_code", "reason", "restarts")
     more = ("iterations", "iterations_done", "iteration_s", "peak_memory_mib", "device", "threads")
     yield [*fields, *AVERAGES, *more]
@@ -48,6 +51,7 @@ def run_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per arm and quantity."""
     yield ["learning_rates", "arm", "lr_factor", "quantity", *_SPREAD, "planned", "failed"]
     for standing in filter(None, (summary.equal, summary.best)):
         for scores in standing.arms:
@@ -67,6 +71,7 @@ def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per verdict."""
     head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
     yield [*head, "seeds", "p_t", "p_holm", "p_sign_flip", "withheld_because", "sentence"]
     for standing in filter(None, (summary.equal, summary.best)):
@@ -85,6 +90,7 @@ def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def class_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per class and arm."""
     yield ["class", "category_id", "train_objects", "test_objects", "arm", *_SPREAD]
     for i, data in enumerate(summary.detections.classes):
         head: list[Cell] = [data.label, data.category_id, data.train_objects, data.val_objects]
@@ -93,6 +99,7 @@ def class_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def error_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per arm and error type."""
     yield ["arm", "error", *_SPREAD]
     for arm, found in summary.detections.arms.items():
         for kind, spread in found.errors.items():
@@ -100,6 +107,7 @@ def error_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def image_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per arm, with its difference on resampled images."""
     yield ["arm", "reference", "difference", "low", "high", "standard_error", "p", "seeds"]
     for arm, found in summary.detections.arms.items():
         if found.images is not None:
@@ -109,6 +117,7 @@ def image_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def curve_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per point of each curve."""
     yield ["arm", "quantity", "iteration", "mean", "low", "high", "runs"]
     for arm, of_arm in summary.curves.items():
         for key, c in of_arm.items():
@@ -118,6 +127,7 @@ def curve_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def config_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per differing config key and arm."""
     yield ["key", "part_of_the_loss", "arm", "value"]
     for difference in summary.fairness.differences:
         for arm, value in difference.values.items():
@@ -127,6 +137,7 @@ def config_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def audit_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per loss view and quantity."""
     yield ["arm", "part", "moment", "iteration", "loss", "options", "miner", "quantity", *_SPREAD]
     for view in summary.losses.views:
         head: list[Cell] = [view.arm, view.part, view.moment]

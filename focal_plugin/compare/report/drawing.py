@@ -1,4 +1,4 @@
-"""What the figures of a report have in common."""
+"""Shared parts of the figures of a report."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .plotting import ArmStyle, arm_styles
 
 WIDTH = 7.6  # inches
 BAND = 0.14  # opacity
-LOG_FROM = 20.0  # largest over smallest value from which on an axis is logarithmic
+LOG_FROM = 20.0  # ratio of largest to smallest value above which an axis is logarithmic
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Drawing:
     """
-    A figure with all that stands beside it.
+    Figure with its name and its texts.
 
     Attributes:
-        name: of its files, and unique on the page: letters, digits and `-`.
-        title: one line, also for those who do not see it.
-        caption: what is seen, and how it is read.
+        name: name of its files, unique on the page: letters, digits and `-`.
+        title: one line, also the text for screen readers.
+        caption: explanation below the figure.
     """
 
     name: str
@@ -41,30 +41,30 @@ class Drawing:
 
 
 def shorten(name: str, length: int = 30) -> str:
-    """For a label; the whole name is in the tables."""
+    """Return a name cut to ``length`` characters; the tables have the whole name."""
     name = plain(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def draw_line(axes: Axes, x: ArrayLike, y: ArrayLike, look: ArmStyle) -> None:
-    """A line of an arm."""
+    """Draw the line of an arm."""
     width = 1.5 if look.colored else 0.8
     axes.plot(x, y, color=look.color, linestyle=look.dash, linewidth=width)
 
 
 def draw_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, look: ArmStyle) -> None:
-    """From the lowest seed to the highest; of a grey arm there is none."""
+    """Draw the band from the lowest to the highest seed, but not for a gray arm."""
     if look.colored:
         axes.fill_between(x, low, high, color=look.color, alpha=BAND, linewidth=0)
 
 
-def grey_first(arms: Iterable[str], styles: Mapping[str, ArmStyle]) -> list[str]:
-    """In the order of drawing, so that the coloured ones are on top."""
+def gray_first(arms: Iterable[str], styles: Mapping[str, ArmStyle]) -> list[str]:
+    """Return the arms in the order of drawing, so that the colored ones are on top."""
     return sorted(arms, key=lambda arm: styles[arm].colored)
 
 
 def log_if_wide(axes: Axes, values: list[float]) -> None:
-    """A logarithmic y axis where the values are positive and far apart."""
+    """Make the y axis logarithmic if the values are positive and far apart."""
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(values) / min(values) > LOG_FROM:
         axes.set_yscale("log")
@@ -72,7 +72,7 @@ def log_if_wide(axes: Axes, values: list[float]) -> None:
 
 
 def log_labels(axis: Axis) -> None:
-    """Matplotlib's own are formulas, which are switched off."""
+    """Label a logarithmic axis; the labels of matplotlib are formulas, which are off."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -87,21 +87,21 @@ def _short(value: float) -> str:
 def draw_legend(
     figure: Figure, summary: Summary, styles: Mapping[str, ArmStyle], drawn: Collection[str]
 ) -> None:
-    """The arms of ``drawn`` in their colours above the figure; the grey ones as a number."""
+    """Draw the legend of the arms of ``drawn`` above the figure; it only counts gray arms."""
     arms = [arm for arm in summary.arms if styles[arm].colored and arm in drawn]
     names, looks = [shorten(arm, 26) for arm in arms], [styles[arm] for arm in arms]
-    grey = [styles[arm] for arm in drawn if not styles[arm].colored]
-    if grey:
-        names.append(f"{len(grey)} more")
-        looks.append(grey[0])
+    gray = [styles[arm] for arm in drawn if not styles[arm].colored]
+    if gray:
+        names.append(f"{len(gray)} more")
+        looks.append(gray[0])
     handles = [
         Line2D([], [], color=s.color, linestyle=s.dash, marker=s.marker, ms=4.6) for s in looks
     ]
     longest = max(map(len, names))
     columns = max(1, min(len(names), int(110 / (longest + 8))))
-    # matplotlib fills column by column; read row by row, the arms stand in their order
+    # matplotlib fills columns first; this order makes the rows follow the order of the arms
     order = [k for column in range(columns) for k in range(column, len(names), columns)]
-    # a label that starts with "_" would be left out: the names are put in afterwards
+    # matplotlib skips labels that start with "_", so the names are set afterwards
     legend = figure.legend(
         [handles[k] for k in order],
         ["x" * len(names[k]) for k in order],
@@ -113,12 +113,27 @@ def draw_legend(
 
 
 def left_out(summary: Summary) -> str:
-    """The end of a caption where not all arms are in colour."""
+    """Return the end of a caption if not all arms are in color."""
     styles = arm_styles(summary.arms, summary.reference, list(summary.shown))
     colored = sum(look.colored for look in styles.values())
     if colored == len(summary.arms):
         return ""
     return (
-        f" Of {len(summary.arms)} arms, the reference and the {colored - 1} that differ most from "
-        f"it are in colour; the tables have all."
+        f" Of {len(summary.arms)} arms, the reference and the {colored - 1} arms that differ most "
+        f"from it are in color; the tables have all."
     )
+
+
+def arms_drawing(
+    summary: Summary,
+    styles: Mapping[str, ArmStyle],
+    figure: Figure,
+    drawn: Collection[str],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+) -> Drawing:
+    """Return the drawing of a figure that shows the arms of ``drawn``, with its legend."""
+    draw_legend(figure, summary, styles, drawn)
+    return Drawing(name, title, caption + left_out(summary), figure)

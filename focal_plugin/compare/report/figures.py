@@ -1,4 +1,4 @@
-"""The figures of a report, drawn from a :class:`~.summary.Summary` and nothing else."""
+"""Figures of a report, drawn from a summary."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from .cells import plain, signed
 from .drawing import (
     WIDTH,
     Drawing,
+    arms_drawing,
     draw_band,
-    draw_legend,
     draw_line,
-    grey_first,
-    left_out,
+    gray_first,
     shorten,
 )
 from .plotting import GRID, INK, PAPER, ArmStyle, arm_styles, style
@@ -39,7 +38,7 @@ MOST_CLASSES = 40
 
 
 def draw_all(summary: Summary) -> list[Drawing]:
-    """Those for which there is data, in the order of the page."""
+    """Draw all figures that have data."""
     styles = arm_styles(summary.arms, summary.reference, list(summary.shown))
     with style():
         made = [
@@ -57,7 +56,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
         ]
         drawings = [drawing for drawing in made if drawing is not None]
         for drawing in drawings:
-            # once for PNG and SVG: it takes most of the time, and they are to look the same
+            # Once for PNG and SVG: the layout takes most of the time, and must be the same
             drawing.figure.draw_without_rendering()
             drawing.figure.set_layout_engine("none")
     return drawings
@@ -121,7 +120,7 @@ def _precision_recall(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawi
     figure = Figure((WIDTH, 3.5), layout="constrained")
     recall = np.linspace(0, 1, 101)
     for axes, iou in zip(figure.subplots(1, len(ious), squeeze=False).flat, ious, strict=True):
-        for arm in grey_first(arms, styles):
+        for arm in gray_first(arms, styles):
             curve, look = arms[arm].get(iou), styles[arm]
             if curve is None:
                 continue
@@ -129,12 +128,14 @@ def _precision_recall(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawi
             draw_band(axes, recall, curve.low, curve.high, look)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision")
         axes.set_title(f"IoU ≥ {iou}")
-    draw_legend(figure, summary, styles, arms)
-    return Drawing(
+    return arms_drawing(
+        summary,
+        styles,
+        figure,
+        arms,
         name="precision-recall",
         title="Precision against recall",
-        caption=captions.PRECISION_RECALL + left_out(summary),
-        figure=figure,
+        caption=captions.PRECISION_RECALL,
     )
 
 
@@ -144,14 +145,14 @@ def _by_size(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None
         for metric, label in SIZES.items()
     }
     rows["AR, all sizes"] = {arm: d.recall for arm, d in summary.detections.arms.items()}
-    figure = _dot_rows(summary, rows, styles, "AP (AR in the last row), percent")
-    if figure is None:
-        return None
-    return Drawing(
+    return _dot_rows(
+        summary,
+        rows,
+        styles,
+        "AP (AR in the last row), percent",
         name="ap-by-size",
-        title="AP by the size of the objects",
-        caption=captions.BY_SIZE + left_out(summary),
-        figure=figure,
+        title="AP by object size",
+        caption=captions.BY_SIZE,
     )
 
 
@@ -166,22 +167,18 @@ def _by_class(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | Non
         }
         for i in shown
     }
-    figure = _dot_rows(summary, rows, styles, "AP, percent")
-    if figure is None:
-        return None
     some = (
-        ""
-        if len(shown) == len(classes)
-        else (
-            f" Of {len(classes)} classes, the {MOST_CLASSES // 2} most frequent and the "
-            f"{MOST_CLASSES // 2} rarest; per_class.csv has all."
-        )
+        f" Of {len(classes)} classes, the {MOST_CLASSES // 2} most frequent and the "
+        f"{MOST_CLASSES // 2} rarest; per_class.csv has all."
     )
-    return Drawing(
+    return _dot_rows(
+        summary,
+        rows,
+        styles,
+        "AP, percent",
         name="ap-by-class",
         title="AP by class, the most frequent first",
-        caption=captions.BY_CLASS + some + left_out(summary),
-        figure=figure,
+        caption=captions.BY_CLASS + ("" if len(shown) == len(classes) else some),
     )
 
 
@@ -201,14 +198,14 @@ def _error_types(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | 
         kind: {arm: d.errors[kind] for arm, d in summary.detections.arms.items()}
         for kind in ERROR_TYPES
     }
-    figure = _dot_rows(summary, rows, styles, "what AP50 would gain, percentage points")
-    if figure is None:
-        return None
-    return Drawing(
+    return _dot_rows(
+        summary,
+        rows,
+        styles,
+        "gain of AP50, percentage points",
         name="error-types",
-        title="What each kind of error costs",
-        caption=captions.ERROR_TYPES + left_out(summary),
-        figure=figure,
+        title="Cost of each error type",
+        caption=captions.ERROR_TYPES,
     )
 
 
@@ -217,8 +214,9 @@ def _dot_rows(
     rows: Mapping[str, Mapping[str, Spread]],
     styles: Mapping[str, ArmStyle],
     label: str,
-) -> Figure | None:
-    """A row for each of ``rows`` with a number in it, in which the arms stand one below another."""
+    **texts: str,
+) -> Drawing | None:
+    """Draw the arms below each other in each of ``rows``, without the rows that have no number."""
     rows = {name: row for name, row in rows.items() if any(s.n for s in row.values())}
     if not rows:
         return None
@@ -239,8 +237,7 @@ def _dot_rows(
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(label)
-    draw_legend(figure, summary, styles, arms)
-    return figure
+    return arms_drawing(summary, styles, figure, arms, **texts)
 
 
 def _dot(axes: Axes, y: float, spread: Spread | None, look: ArmStyle) -> None:
@@ -258,7 +255,7 @@ def _cost(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
     figure = Figure((WIDTH, 0.75 + 0.26 * len(arms)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, key, label in (
-        (left, "iteration_s", "seconds of an iteration"),
+        (left, "iteration_s", "seconds per iteration"),
         (right, "peak_memory_mib", "peak memory, MiB"),
     ):
         for y, arm in enumerate(arms):
@@ -271,7 +268,7 @@ def _cost(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
     left.set_ylim(-0.6, len(arms) - 0.4)
     return Drawing(
         name="cost",
-        title="What an arm costs",
+        title="Cost of an arm",
         caption=captions.COST,
         figure=figure,
     )

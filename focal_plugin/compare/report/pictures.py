@@ -1,4 +1,4 @@
-"""Images of a data set, and boxes on them."""
+"""Images of a data set with boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCALE = 3
 GAP = 6
 FONT_SIZE = 11
 WHITE = (255, 255, 255)
-# One colour a class, told apart by colour-blind readers too (Okabe and Ito, without black)
+# One color per class, for color-blind readers (Okabe and Ito, without black)
 COLORS = (
     (230, 159, 0),
     (86, 180, 233),
@@ -30,8 +30,8 @@ COLORS = (
 
 
 @dataclass(frozen=True)
-class LabelledBox:
-    """A box (x, y, width, height), pixels, with its text and colour."""
+class LabeledBox:
+    """Box (x, y, width, height), pixels, with its text and color."""
 
     box: tuple[float, float, float, float]
     text: str
@@ -39,7 +39,7 @@ class LabelledBox:
 
 
 class CocoImages:
-    """The images and annotations of a COCO json."""
+    """Images and annotations of a COCO json."""
 
     def __init__(self, json_file: Path, image_root: Path) -> None:
         coco = json.loads(json_file.read_text(encoding="utf-8"))
@@ -53,9 +53,11 @@ class CocoImages:
 
     def open(self, image_id: int) -> Image.Image:
         """
+        Load an image.
+
         Raises:
             ValueError: the json names a file outside the folder of the images.
-            OSError: there is no such file, or it is no image.
+            OSError: the file does not exist or is not an image.
         """
         name = os.path.normpath(self._files[image_id])
         if os.path.isabs(name) or name.startswith(".."):
@@ -63,66 +65,66 @@ class CocoImages:
         return Image.open(self._image_root / name).convert("RGB")
 
     def name(self, category_id: int) -> str:
-        """Of a category."""
+        """Return the name of a category."""
         return self._names[category_id]
 
     def objects(self, image_id: int) -> list[dict[str, Any]]:
-        """The annotations of an image, as they are in the json."""
+        """Return the annotations of an image, as in the json."""
         return self._annotations.get(image_id, [])
 
-    def ground_truth(self, image_id: int, *, colored: bool = False) -> list[LabelledBox]:
-        """Boxes with class names in the classes' colours, or bare white ones."""
+    def ground_truth(self, image_id: int, *, colored: bool = False) -> list[LabeledBox]:
+        """Return boxes with class names in the colors of the classes, or plain white boxes."""
         boxes = []
         for annotation in self.objects(image_id):
             category = annotation["category_id"]
             crowd = " (crowd)" if annotation.get("iscrowd") else ""
             text = self._names[category] + crowd if colored else ""
             color = self._color[category] if colored else WHITE
-            boxes.append(LabelledBox(tuple(annotation["bbox"]), text, color))
+            boxes.append(LabeledBox(tuple(annotation["bbox"]), text, color))
         return boxes
 
 
 def draw_boxes(
     image: Image.Image,
-    boxes: list[LabelledBox],
+    boxes: list[LabeledBox],
     *,
     scale: float = SCALE,
     font_size: int = FONT_SIZE,
 ) -> Image.Image:
-    """The image, enlarged ``scale`` times, with the boxes on it."""
+    """Return the image, enlarged ``scale`` times, with the boxes on it."""
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     canvas = image.resize(size, resampling)
     draw = ImageDraw.Draw(canvas)
-    for labelled in boxes:
-        x, y, width, height = (scale * value for value in labelled.box)
-        draw.rectangle((x, y, x + width, y + height), outline=labelled.color, width=2)
-    for labelled in boxes:  # no box through a text
-        if labelled.text:
-            _draw_text(draw, labelled, scale, _font(font_size))
+    for labeled in boxes:
+        x, y, width, height = (scale * value for value in labeled.box)
+        draw.rectangle((x, y, x + width, y + height), outline=labeled.color, width=2)
+    for labeled in boxes:  # texts on top of boxes
+        if labeled.text:
+            _draw_text(draw, labeled, scale, _font(font_size))
     return canvas
 
 
 def _draw_text(
-    draw: ImageDraw.ImageDraw, labelled: LabelledBox, scale: float, font: ImageFont.FreeTypeFont
+    draw: ImageDraw.ImageDraw, labeled: LabeledBox, scale: float, font: ImageFont.FreeTypeFont
 ) -> None:
-    """Above its box, or inside where the image ends."""
-    x, y = scale * labelled.box[0], scale * labelled.box[1]
-    _, _, right, bottom = draw.textbbox((0, 0), labelled.text, font=font)
+    """Draw the text above its box, or inside at the edge of the image."""
+    x, y = scale * labeled.box[0], scale * labeled.box[1]
+    _, _, right, bottom = draw.textbbox((0, 0), labeled.text, font=font)
     x = max(0.0, min(x, draw.im.size[0] - right - 3))
     y = y - bottom - 2 if y >= bottom + 2 else y + 2
     draw.rectangle((x, y, x + right + 3, y + bottom + 1), fill=(0, 0, 0))
-    draw.text((x + 2, y), labelled.text, fill=labelled.color, font=font)
+    draw.text((x + 2, y), labeled.text, fill=labeled.color, font=font)
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own differs between its versions, and an old one knows Latin-1 only."""
+    """Return DejaVu Sans; the default of Pillow differs by version and may lack characters."""
     return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def tile(images: list[Image.Image], columns: int) -> Image.Image:
-    """The images side by side, row by row, on white."""
+    """Return one image with the images in rows, on white."""
     width, height = max(i.width for i in images), max(i.height for i in images)
     rows = math.ceil(len(images) / columns)
     size = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)

@@ -1,4 +1,4 @@
-"""How figures look, and how they become PNG and SVG, the same bytes from the same data."""
+"""Style of the figures, and their reproducible conversion to PNG and SVG."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from matplotlib.rcsetup import cycler
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType, RcKeyType
 
-# Each colour has a CSS variable of the page, so that a figure in it follows light and dark mode.
+# Each color has a CSS variable on the page, so that figures follow light and dark mode
 INK, MUTED, GRID, PAPER, REST = "#1b1e23", "#5f6772", "#dcdfe4", "#ffffff", "#a9b0ba"
-# Okabe and Ito's, without the yellow that is none on white, and two of Paul Tol's: told apart by
-# colour-blind readers
+# Palette of Okabe and Ito for color-blind readers, without yellow, which is too light, plus two
+# colors of Paul Tol
 PALETTE = (
     "#0072b2",
     "#d55e00",
@@ -33,7 +33,7 @@ PALETTE = (
     "#882255",
     "#999933",
 )
-MOST_COLORED = len(PALETTE) + 1  # the reference is in ink
+MOST_COLORED = len(PALETTE) + 1  # plus the reference, in ink
 DASHES: tuple[LineStyleType, ...] = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
@@ -67,7 +67,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "text.color": INK,
-    "text.parse_math": False,  # an arm may be called "$x$"
+    "text.parse_math": False,  # an arm may have the name "$x$"
     "text.usetex": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -96,7 +96,7 @@ PNG_DPI = 180
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """How an arm is drawn, the same in all figures; ``colored`` is False for one of the rest."""
+    """Style of an arm in all figures; ``colored`` is False for the gray arms."""
 
     color: str
     dash: LineStyleType
@@ -106,14 +106,16 @@ class ArmStyle:
 
 def arm_styles(arms: tuple[str, ...], reference: str, shown: list[str]) -> dict[str, ArmStyle]:
     """
-    The reference in ink, the first of ``shown`` in colours, grey for all that are left: nobody
-    tells twenty colours apart.
+    Return the style of each arm.
+
+    The reference is in ink, the first arms of ``shown`` are in color, and all others are gray,
+    because nobody can tell twenty colors apart.
 
     Args:
         shown: arms, the most interesting first.
     """
     colored = [arm for arm in shown if arm != reference][: len(PALETTE)]
-    if len(arms) <= MOST_COLORED:  # the order of the spec, so that colours do not move
+    if len(arms) <= MOST_COLORED:  # the order of the spec keeps colors stable
         colored = [arm for arm in arms if arm != reference]
     styles = dict.fromkeys(arms, ArmStyle(REST, "solid", ".", colored=False))
     styles[reference] = ArmStyle(INK, "solid", MARKERS[0], colored=True)
@@ -125,7 +127,7 @@ def arm_styles(arms: tuple[str, ...], reference: str, shown: list[str]) -> dict[
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """What is drawn inside looks alike, whatever the user's own settings."""
+    """Apply the style of the report, whatever the settings of the user."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -133,7 +135,7 @@ def style() -> Iterator[None]:
 
 
 def png(figure: Figure, *, dpi: int = PNG_DPI) -> bytes:
-    """On white paper."""
+    """Return the figure as PNG, on white."""
     stream = io.BytesIO()
     with style():
         FigureCanvasAgg(figure).print_figure(stream, format="png", dpi=dpi)
@@ -142,8 +144,9 @@ def png(figure: Figure, *, dpi: int = PNG_DPI) -> bytes:
 
 def svg(figure: Figure) -> str:
     """
-    On white paper, a file of its own; text stays text. The layout that it finds stays, since to
-    find one takes as long as to draw.
+    Return the figure as SVG, on white; text stays text.
+
+    The figure keeps its layout, because a new layout takes as long as drawing.
     """
     stream = io.StringIO()
     with style():
@@ -154,12 +157,14 @@ def svg(figure: Figure) -> str:
 
 def inline_svg(source: str, *, name: str, title: str) -> str:
     """
-    An SVG as part of a page: no ids that another figure has, the page's font, ink that follows its
-    colours, and a title for those who do not see it.
+    Return an SVG as part of a page.
+
+    It has unique ids, the font and the colors of the page, and a title for screen readers.
 
     Args:
-        source: of :func:`svg`.
-        name: letters, digits and `-`; no other figure of the page has it.
+        source: result of :func:`svg`.
+        name: letters, digits and `-`; unique on the page.
+        title: text for screen readers.
     """
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _XLINK)
@@ -198,7 +203,7 @@ def _adapt(element: ET.Element, name: str) -> None:
 def _adapt_style(text: str) -> str:
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
-    # "font: 700 8.5px 'DejaVu Sans', sans-serif", or as its parts: the page's font
+    # "font: 700 8.5px 'DejaVu Sans', sans-serif", or its parts: use the font of the page
     text = re.sub(r"(?<![\w-])font: ?((?:\d{3} |bold )?)([\d.]+px)[^;]*", _page_font, text)
     return re.sub(r"font-family: [^;]*", "font-family: inherit", text)
 

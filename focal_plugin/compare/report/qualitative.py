@@ -1,4 +1,4 @@
-"""Images on which the arms disagree most: what there was, and what each arm made of it."""
+"""Images on which the arms differ most: ground truth, and the detections of each arm."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from PIL import Image
 
 from ..analysis.detection_analysis import ImageChoice
-from .pictures import CocoImages, LabelledBox, draw_boxes, tile
+from .pictures import CocoImages, LabeledBox, draw_boxes, tile
 
 CELL = 300
 """Width of a picture, pixels."""
-FONT_SIZE = 15  # the page shows it smaller
+FONT_SIZE = 15  # the page scales it down
 MATCH_IOU = 0.5
-COLORS_OF_PNG = 192  # a photograph becomes a third of its size, and no box another colour to see
+COLORS_OF_PNG = 192  # reduces a photograph to a third of its size; boxes keep their color
 
-WHITE, SKY, VERMILLION, GREY = (255, 255, 255), (86, 180, 233), (255, 120, 40), (150, 150, 150)
+WHITE, SKY, VERMILLION, GRAY = (255, 255, 255), (86, 180, 233), (255, 120, 40), (150, 150, 150)
 
 Box = tuple[float, float, float, float]
 
@@ -27,11 +27,11 @@ Box = tuple[float, float, float, float]
 @dataclass(frozen=True)
 class Row:
     """
-    One image.
+    Pictures of one image.
 
     Attributes:
-        pictures: the ground truth, then each arm of the choice, as PNG.
-        texts: of each picture, for those who do not see it.
+        pictures: ground truth, then each arm of the choice, as PNG.
+        texts: description of each picture for screen readers.
     """
 
     image_id: int
@@ -42,8 +42,11 @@ class Row:
 @dataclass(frozen=True)
 class Grid:
     """
+    Pictures of all chosen images.
+
     Attributes:
-        arms: the columns after the ground truth.
+        arms: columns after the ground truth.
+        rows: one row per image.
         problems: sentences on images that could not be drawn.
     """
 
@@ -52,7 +55,7 @@ class Grid:
     problems: tuple[str, ...]
 
     def sheet(self) -> bytes:
-        """All pictures in one PNG, without words."""
+        """Return all pictures in one PNG, without text."""
         pictures: list[Image.Image] = [
             Image.open(io.BytesIO(p)) for row in self.rows for p in row.pictures
         ]
@@ -61,13 +64,14 @@ class Grid:
 
 def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
     """
-    A row for each image: its objects, and the detections of each arm from its threshold on.
+    Draw a row for each image: its objects, and the detections of each arm above its threshold.
 
-    Blue: right (IoU of at least .5 with an object of its class that no better detection has).
-    Orange: wrong. White: an object; in the picture of an arm, one that it missed. Grey: a crowd
-    region, and detections in it, which count for nothing.
+    Blue boxes are correct: IoU of at least .5 with an object of the class that no better detection
+    has. Orange boxes are false. White boxes are objects; in the picture of an arm, missed objects.
+    Gray boxes are crowd regions and detections in them, which do not count.
 
     Args:
+        choice: images and thresholds.
         detections: arm -> its `coco_instances_results.json`.
     """
     images = CocoImages(Path(choice.json_file), Path(choice.image_root))
@@ -101,8 +105,8 @@ def _row(
     scale = CELL / image.width
     objects = images.objects(image_id)
     truth = [
-        LabelledBox(
-            tuple(o["bbox"]), images.name(o["category_id"]), GREY if o.get("iscrowd") else WHITE
+        LabeledBox(
+            tuple(o["bbox"]), images.name(o["category_id"]), GRAY if o.get("iscrowd") else WHITE
         )
         for o in objects
     ]
@@ -112,14 +116,14 @@ def _row(
         shown = [d for d in by_image[image_id] if d["score"] >= choice.thresholds[arm]]
         boxes, right = _judged(images, objects, shown)
         pictures.append(_png(draw_boxes(image, boxes, scale=scale, font_size=FONT_SIZE)))
-        texts.append(f"Image {image_id}, {arm}: {len(shown)} detections, {right} of them right")
+        texts.append(f"Image {image_id}, {arm}: {len(shown)} detections, {right} of them correct")
     return Row(image_id, tuple(pictures), tuple(texts))
 
 
 def _judged(
     images: CocoImages, objects: list[dict[str, Any]], detections: list[dict[str, Any]]
-) -> tuple[list[LabelledBox], int]:
-    """What to draw in the picture of an arm, and how many detections are right."""
+) -> tuple[list[LabeledBox], int]:
+    """Return the boxes for the picture of an arm, and the number of correct detections."""
     missed = [o for o in objects if not o.get("iscrowd")]
     crowds = [o for o in objects if o.get("iscrowd")]
     boxes, right = [], 0
@@ -132,14 +136,14 @@ def _judged(
             missed.remove(best)
             color, right = SKY, right + 1
         elif any(_inside(box, tuple(c["bbox"]), c["category_id"] == category) for c in crowds):
-            color = GREY
+            color = GRAY
         text = f"{images.name(category)} {detection['score']:.2f}"
-        boxes.append(LabelledBox(box, text, color))
-    return [LabelledBox(tuple(o["bbox"]), "", WHITE) for o in missed] + boxes, right
+        boxes.append(LabeledBox(box, text, color))
+    return [LabeledBox(tuple(o["bbox"]), "", WHITE) for o in missed] + boxes, right
 
 
 def _overlap(a: Box, b: Box) -> float:
-    """IoU."""
+    """Return the IoU."""
     shared = _shared(a, b)
     together = a[2] * a[3] + b[2] * b[3] - shared
     return shared / together if together > 0 else 0.0

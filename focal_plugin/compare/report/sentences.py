@@ -24,8 +24,8 @@ from .cells import are, count_text, listed, p_text, plain
 
 NAMES_SHOWN = 5
 AP_SOURCE = (
-    "AP is that of Detectron2's evaluator. The numbers on classes, recall, errors and images come "
-    "from the same detections, by pycocotools."
+    "AP is from Detectron2's evaluator. The numbers on classes, recall, errors and images are from "
+    "pycocotools, for the same detections."
 )
 
 
@@ -46,7 +46,7 @@ def headline(standing: Standing, reference: str) -> str:
         if decision in arms:
             said.append(f"{word if said else word[0].upper() + word[1:]} {listed(arms[decision])}")
     if not said:
-        return "There is one arm only, and nothing to compare it with."
+        return "There is only one arm, so there is nothing to compare."
     return f"{'; '.join(said)}."
 
 
@@ -79,7 +79,7 @@ def verdict_sentence(
     """
     arm, difference, p = verdict.arm, verdict.difference, verdict.p
     if difference is None:
-        return f"{arm} and {reference} have no seed that finished in both: nothing can be compared."
+        return f"{arm} and {reference} have no finished seed in common, so they cannot be compared."
     seen = _seen(arm, reference, difference, metric)
     seeds = count_text(difference.n, "seed")
     if difference.interval is None:
@@ -119,8 +119,8 @@ def spread_lead(summary: Summary) -> str:
         return "Not known yet: no arm has two seeds in common with the reference."
     return (
         f"Between seeds, the differences to {summary.reference} have a standard deviation of "
-        f"{summary.spread_of_differences:.2g} AP, pooled over the arms. It is itself an estimate, "
-        f"and a rough one from few seeds."
+        f"{summary.spread_of_differences:.2g} AP, pooled over the arms. This is an estimate, which "
+        f"is rough with few seeds."
     )
 
 
@@ -135,8 +135,7 @@ def anchors_lead(summary: Summary) -> str:
     if summary.losses.parts:
         return ""
     return (
-        "There is no view of single anchors: diagnostics of the loss were off, or no run has come "
-        "so far."
+        "There are no diagnostics of single anchors: they were off, or no run has written any yet."
     )
 
 
@@ -147,7 +146,7 @@ def cost_lead(summary: Summary) -> str:
 
 def fairness_lead(summary: Summary) -> str:
     """Return what the chapter on fairness is about."""
-    return "Causes of a difference other than what the arms are compared for."
+    return "This chapter lists causes of a difference other than the loss."
 
 
 def versions_lead(summary: Summary) -> str:
@@ -178,12 +177,13 @@ def recommendation_sentence(
     The other arguments are those of :func:`~..analysis.power.recommend_seeds`, which made
     ``found``.
     """
-    goal = f"To find a difference of {effect:g} AP in {10 * power:g} of 10 comparisons"
+    goal = f"Finding a difference of {effect:g} AP in {10 * power:g} of 10 comparisons"
     against = f"{comparisons} arms against one reference; " if comparisons > 1 else ""
-    given = f"({against}from seed to seed the difference varies by {std_of_differences:.2g} AP)"
+    std = f"{std_of_differences:.2g} AP"
+    given = f"({against}the difference has a standard deviation of {std} between seeds)"
     if found.seeds is None:
-        return f"{goal} not even {MAX_SEEDS} seeds are enough {given}."
-    return f"{goal} take {found.seeds} seeds {given}."
+        return f"{goal} requires more than {MAX_SEEDS} seeds {given}."
+    return f"{goal} requires {found.seeds} seeds {given}."
 
 
 def fairness_sentences(summary: Summary) -> list[str]:
@@ -219,28 +219,28 @@ def problem_sentences(problems: Iterable[Problem], reference: str) -> list[str]:
 def _problem_sentence(problem: Problem, reference: str) -> str:
     names, detail = ", ".join(problem.names), problem.detail
     return {
-        ProblemKind.NO_RUN_DONE: "No run is done: there are no detections to look at.",
-        ProblemKind.NO_DATA_RECORDED: "No run recorded a COCO json that it was evaluated on.",
+        ProblemKind.NO_RUN_DONE: "No run is done, so there are no detections.",
+        ProblemKind.NO_DATA_RECORDED: "No run recorded a COCO json as its test set.",
         ProblemKind.GROUND_TRUTH_MISSING: f"The ground truth {detail} is not on this machine.",
         ProblemKind.GROUND_TRUTH_CHANGED: (
-            f"The ground truth {detail} was changed since the runs were evaluated on it."
+            f"The ground truth {detail} has changed since the evaluation of the runs."
         ),
         ProblemKind.GROUND_TRUTH_BROKEN: f"No run could be evaluated again: {detail}",
         ProblemKind.OTHER_DATA: (
-            f"Evaluated on other data than the rest, and left out here: {names}."
+            f"These runs were evaluated on other data and are left out here: {names}."
         ),
         ProblemKind.DETECTIONS_BROKEN: f"{names} could not be evaluated again: {detail}",
         ProblemKind.SNAPSHOT_BROKEN: f"{names}: {detail}",
         ProblemKind.OTHER_ANCHORS: (
-            f"In {detail}, not all anchors or labels of {names} are "
-            f"those of {reference}, as where mining leaves out anchors in crowd regions: "
-            f"what differs in their curves is not the loss alone."
+            f"In {detail}, the anchors or labels of {names} differ from those of {reference}, for "
+            f"example because mining leaves out anchors in crowd regions. So the curves do not "
+            f"differ by the loss alone."
         ),
     }[problem.kind]
 
 
 def _withheld(verdict: Verdict, flaw: Flaw, reference: str) -> str:
-    text = f"{verdict.arm}: no verdict, as {flaw_text(flaw, reference)}."
+    text = f"{verdict.arm}: no verdict, because {flaw_text(flaw, reference)}."
     if verdict.difference is None:
         return text
     seeds = count_text(verdict.difference.n, "seed")
@@ -252,7 +252,7 @@ def _on_empty(scores: ArmScores) -> str:
         return ""
     return (
         f" {scores.empty} of the {scores.planned} runs of {scores.arm} detected nothing, which "
-        f"counts as an AP of 0 here."
+        f"counts as an AP of 0."
     )
 
 
@@ -283,37 +283,37 @@ def _digits(difference: PairedDifference) -> int:
 def _on_configs(summary: Summary) -> Iterator[str]:
     configured, differences = summary.fairness.configured, summary.fairness.differences
     if len(configured) < 2:
-        yield "Fewer than two arms have started: their configs cannot be compared yet."
+        yield "Fewer than two arms have started, so their configs cannot be compared yet."
         return
     missing = [arm for arm in summary.arms if arm not in configured]
     if missing:
-        yield f"Not started yet, and not in this comparison of configs: {', '.join(missing)}."
+        yield f"These arms have not started and are not compared here: {', '.join(missing)}."
     others = [difference.key for difference in differences if not difference.is_loss]
     keys = count_text(len(differences), "config key")
     if not differences:
         yield "The configs of all arms are the same."
     elif not others:
-        yield f"The arms differ in {keys}, all of them of the loss."
+        yield f"The arms differ in {keys}, all of them part of the loss."
     else:
         yield (
-            f"The arms differ in {keys}, of which {len(others)} {are(others)} not of the loss, and "
-            f"may be what makes the difference: {', '.join(others)}."
+            f"The arms differ in {keys}, of which {len(others)} {are(others)} not part of the loss "
+            f"and may cause the difference: {', '.join(others)}."
         )
 
 
 def _on_starts(summary: Summary) -> Iterator[str]:
     starts, reference = summary.fairness.starts, summary.reference
     if not starts:
-        yield "No two runs recorded how they started: whether that was alike is not known."
+        yield "No two runs recorded their start, so it is not known if they started equally."
         return
-    for what, key in (("start weights", "same_weights"), ("data", "same_data")):
+    for what, key in (("initial weights", "same_weights"), ("data", "same_data")):
         other = [arm for arm, start in starts.items() if getattr(start, key) < start.seeds]
         if other:
-            yield f"Not the same {what} as {reference} with the same seed: {', '.join(other)}."
+            yield f"The {what} differ from {reference} at the same seed: {', '.join(other)}."
         else:
             yield (
-                f"With the same seed, all arms have the same {what} as {reference}, as far as both "
-                f"have recorded it."
+                f"At the same seed, all arms have the {what} of {reference}, as far as both "
+                f"recorded them."
             )
 
 
@@ -323,27 +323,27 @@ def _on_weights(start: SharedStart) -> Iterator[str]:
     if not comparable:
         yield f"{pair} have no tensor of the same name and shape."
     elif start.same_weights:
-        yield f"{pair} start from the same weights: {comparable} tensors, bit by bit."
+        yield f"{pair} start from the same weights: {comparable} tensors are bit-equal."
     else:
         yield (
-            f"{pair} start from other values in {len(start.other_values)} of {comparable} "
+            f"{pair} start from different values in {len(start.other_values)} of {comparable} "
             f"tensors: {_names(start.other_values)}."
         )
     if start.other_shape:
-        yield f"Of another shape: {_names(start.other_shape)}."
+        yield f"Different shapes: {_names(start.other_shape)}."
     if start.only_arm:
-        yield f"In {start.arm} alone: {_names(start.only_arm)}."
+        yield f"Only in {start.arm}: {_names(start.only_arm)}."
     if start.only_reference:
-        yield f"In {start.reference} alone: {_names(start.only_reference)}."
+        yield f"Only in {start.reference}: {_names(start.only_reference)}."
 
 
 def _on_data(start: SharedStart) -> str:
     if not start.batches:
-        return "No batch was recorded of both: whether they saw the same data is not known."
+        return "No batch was recorded by both, so it is not known if they saw the same data."
     if start.first_other_batch is None:
         return f"They saw the same data: the first {start.batches} batches are equal."
     number = start.first_other_batch + 1
-    return f"They saw other data: batch {number} of the {start.batches} recorded is another one."
+    return f"They saw different data: batch {number} of the {start.batches} recorded ones differs."
 
 
 def _names(names: tuple[str, ...]) -> str:

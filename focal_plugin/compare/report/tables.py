@@ -31,19 +31,19 @@ from .cells import (
     value_text,
 )
 
-EMPTY = " A run that detected nothing has no AP to be averaged; in the difference it counts as 0."
+EMPTY = " A run that detected nothing is not part of the mean; in the difference its AP is 0."
 
 
 @dataclass(frozen=True)
 class Table:
     """
-    For people: every cell is text.
+    Table for people; every cell is text.
 
     Attributes:
         name: letters, digits and `-`.
-        caption: what it is and how it is read; "" if the header says it all.
-        left: how many columns from the left are text, aligned left; the others are numbers,
-        text_last: but for the last one, if this is true.
+        caption: explanation of the table; "" if the header suffices.
+        left: number of text columns at the left; all others are numbers.
+        text_last: True if the last column is text, too.
     """
 
     name: str
@@ -54,11 +54,12 @@ class Table:
     text_last: bool = False
 
     def is_text(self, column: int) -> bool:
+        """Return True if a column is text, aligned left."""
         return column < self.left or (self.text_last and column == len(self.header) - 1)
 
 
 def verdict_table(summary: Summary, standing: Standing) -> Table:
-    """The reference first, then the arms in the order of the spec."""
+    """Return the verdicts: the reference, then the arms in the order of the spec."""
     arms = [standing.arm(summary.reference)]
     arms += [scores for scores in standing.arms if scores.arm != summary.reference]
     factors = standing.role == "best"
@@ -85,16 +86,16 @@ def verdict_table(summary: Summary, standing: Standing) -> Table:
         text_last=True,
         caption=(
             "AP in percent: mean ± standard deviation between the seeds. The difference to the "
-            "reference is paired by seed. Verdicts are by the paired t test after Holm's "
-            f"correction over all arms, never from fewer than {fewest_seeds()} seeds, and not "
-            "before all runs of an arm are done; the exact sign-flip test, which assumes no "
-            "distribution, stands beside." + (EMPTY if any(scores.empty for scores in arms) else "")
+            "reference is paired by seed. The verdicts use the paired t test after Holm's "
+            f"correction over all arms. They require at least {fewest_seeds()} seeds, and all runs "
+            "of an arm must be done. The exact sign-flip test, which assumes no distribution, is "
+            "for comparison." + (EMPTY if any(scores.empty for scores in arms) else "")
         ),
     )
 
 
 def averages_table(summary: Summary) -> Table:
-    """The averages of COCO, of all arms; a size of which there are no objects has no column."""
+    """Return the COCO averages of all arms, without sizes that have no objects."""
     sizes = [metric for metric in AVERAGES if not _has_no_objects(summary, metric)]
     rows = []
     for scores in summary.equal.arms:
@@ -107,8 +108,8 @@ def averages_table(summary: Summary) -> Table:
         header=("arm", *sizes, "AR"),
         rows=tuple(rows),
         caption=(
-            "Percent, mean ± standard deviation between the seeds. AP to APl as Detectron2's "
-            "evaluator said, AR (100 detections of a class on an image) from the same detections."
+            "Percent, mean ± standard deviation between the seeds. AP to APl are from Detectron2's "
+            "evaluator. AR (100 detections per class and image) is from the same detections."
             + (f" No ground truth: {', '.join(without)}." if without else "")
         ),
     )
@@ -121,7 +122,7 @@ def _has_no_objects(summary: Summary, metric: str) -> bool:
 
 
 def class_table(summary: Summary) -> Table | None:
-    """AP of each class, the most frequent first; None if nothing was evaluated again."""
+    """Return the AP of each class, the most frequent first; None without an evaluation."""
     if not summary.detections.classes:
         return None
     header = ("class", "objects, training", "objects, test", *map(plain, summary.arms))
@@ -130,7 +131,7 @@ def class_table(summary: Summary) -> Table | None:
         trained = NOTHING if data.train_objects is None else f"{data.train_objects:,}"
         values = [spread_text(summary.detections.arms[a].per_class[i]) for a in summary.arms]
         rows.append((plain(data.label), trained, f"{data.val_objects:,}", *values))
-    if len(summary.arms) > len(rows):  # a long table is read more easily than a wide one
+    if len(summary.arms) > len(rows):  # a long table is easier to read than a wide one
         header, *rows = zip(header, *rows, strict=True)
     return Table(
         name="classes",
@@ -141,7 +142,7 @@ def class_table(summary: Summary) -> Table | None:
 
 
 def error_table(summary: Summary) -> Table | None:
-    """What each kind of error costs each arm; None if nothing was evaluated again."""
+    """Return the cost of each error type for each arm; None without an evaluation."""
     if not summary.detections.images:
         return None
     rows = [
@@ -152,12 +153,12 @@ def error_table(summary: Summary) -> Table | None:
         name="errors",
         header=("arm", *ERROR_TYPES),
         rows=tuple(rows),
-        caption="What AP50 would gain without the errors of a kind, percentage points.",
+        caption="Gain of AP50 without the errors of a type, percentage points.",
     )
 
 
 def image_table(summary: Summary) -> Table | None:
-    """What other test images would have made of the differences."""
+    """Return the differences on resampled test images; None without resamples."""
     rows = []
     for arm, found in summary.detections.arms.items():
         if found.images is not None:
@@ -179,15 +180,15 @@ def image_table(summary: Summary) -> Table | None:
         header=("arm", "difference", "95% interval", "standard error", "p", "seeds"),
         rows=tuple(rows),
         caption=(
-            "AP minus that of the reference on resamples of the test images, the same images for "
-            "both: how much the difference depends on which images are in the test set. The noise "
-            "of training is not in it, so that it alone makes no verdict."
+            "Difference in AP to the reference on resampled test images, the same images for both. "
+            "It shows how much the difference depends on the choice of test images. It does not "
+            "contain the noise of training, so it gives no verdict by itself."
         ),
     )
 
 
 def tuning_table(summary: Summary) -> Table | None:
-    """The AP of the trials at each learning rate; None if there were none."""
+    """Return the AP of the trials at each learning rate; None without tuning."""
     if summary.tuning is None:
         return None
     factors = list(next(iter(summary.tuning.arms.values())).ap)
@@ -204,14 +205,15 @@ def tuning_table(summary: Summary) -> Table | None:
         text_last=True,
         caption=(
             f"AP in percent of trial runs with {count_text(len(summary.tuning.seeds), 'seed')} of "
-            f"their own. They take {summary.tuning.iterations:,} iterations, which belong to the "
-            f"cost of the comparison. A best at the edge of the grid may not be the best there is."
+            f"their own. They take {summary.tuning.iterations:,} iterations, which are part of "
+            f"the cost of the comparison. If the best rate is at the edge of the grid, a rate "
+            f"outside the grid may be better."
         ),
     )
 
 
 def cost_table(summary: Summary) -> Table | None:
-    """What a run of each arm costs; None if none is done."""
+    """Return the cost of a run of each arm; None if no run is done."""
     if not summary.has_results:
         return None
     rows = []
@@ -236,14 +238,14 @@ def cost_table(summary: Summary) -> Table | None:
         ),
         rows=tuple(rows),
         caption=(
-            "Mean ± standard deviation between the seeds. Training time is that of one run: its "
-            "iterations times seconds of an iteration, evaluation not included."
+            "Mean ± standard deviation between the seeds. Training time is the number of "
+            "iterations of one run times the seconds per iteration, without evaluation."
         ),
     )
 
 
 def config_table(summary: Summary) -> Table | None:
-    """The keys in which arms differ, those that are not of the loss first; None: there are none."""
+    """Return the keys in which arms differ, non-loss keys first; None if there are none."""
     rows = []
     ordered = sorted(summary.fairness.differences, key=lambda d: (d.is_loss, d.key))
     for difference in ordered:
@@ -260,7 +262,7 @@ def config_table(summary: Summary) -> Table | None:
 
 
 def start_table(summary: Summary) -> Table | None:
-    """What the arms shared as training began; None if no two runs recorded it."""
+    """Return the initial state that the arms share; None if no two runs recorded it."""
     rows = []
     for arm in summary.arms:
         start = summary.fairness.starts.get(arm)
@@ -282,14 +284,15 @@ def start_table(summary: Summary) -> Table | None:
         header=("arm", "same weights", "tensors compared", "same data", "batches compared"),
         rows=tuple(rows),
         caption=(
-            "Of the seeds, for how many an arm began with the weights of the reference, bit by bit "
-            "in every tensor that both have in one shape, and saw the same first batches."
+            "Number of seeds at which an arm has the initial weights and the first batches of the "
+            "reference. The weights are compared bit by bit, in every tensor that both have with "
+            "the same shape."
         ),
     )
 
 
 def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
-    """What each loss adds up to on fixed images; None where diagnostics were off."""
+    """Return the sums of each loss on fixed images; None without diagnostics."""
     views = summary.losses.of(part, moment)
     if not views:
         return None
@@ -319,9 +322,9 @@ def audit_table(summary: Summary, part: str, moment: str) -> Table | None:
         left=2,
         caption=(
             f"{when}, {part}: classification loss on {count_text(first.num_images, 'image')} with "
-            f"{first.num_anchors:,} anchors, mean over the seeds; the loss of a step is the sum "
-            f"after its divisor. Easy negatives are those with every probability below .1; their "
-            f"share of the negatives, of the loss and of the gradient."
+            f"{first.num_anchors:,} anchors, mean over the seeds. The loss of a step is the sum "
+            f"divided by the normalizer. Easy negatives have every probability below .1. The last "
+            f"three columns are their share of the negatives, of the loss and of the gradient."
         ),
     )
 
@@ -333,7 +336,7 @@ def audit_tables(summary: Summary) -> list[Table]:
 
 
 def run_table(summary: Summary) -> Table:
-    """Every run of the comparison, whatever became of it."""
+    """Return every run of the comparison, in any state."""
     roles = {"equal": "", "tuning": "trial", "best": "best lr"}
     tuned = summary.tuning is not None
     rows = []
@@ -357,7 +360,7 @@ def run_table(summary: Summary) -> Table:
 
 
 def fact_table(summary: Summary) -> Table | None:
-    """Versions and machines; None if no run has recorded any."""
+    """Return versions and machines; None if no run recorded them."""
     if not summary.provenance.recorded:
         return None
     rows = []
@@ -371,7 +374,7 @@ def fact_table(summary: Summary) -> Table | None:
 
 
 def data_table(summary: Summary) -> Table | None:
-    """The data sets; None if no run has recorded any."""
+    """Return the data sets; None if no run recorded them."""
     rows = [
         (
             plain(data.name),
@@ -386,7 +389,7 @@ def data_table(summary: Summary) -> Table | None:
     ]
     if not rows:
         return None
-    header = ("data set", "use", "sha256", "images", "annotations", "of them crowds", "classes")
+    header = ("data set", "use", "sha256", "images", "annotations", "crowds", "classes")
     return Table("data", header, tuple(rows), left=3)
 
 

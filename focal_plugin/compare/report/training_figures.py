@@ -1,4 +1,4 @@
-"""How the arms trained: losses, gradients, and what the loss did to single anchors."""
+"""Figures of the training: losses, gradients and the loss of single anchors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from . import captions
 from .drawing import (
     WIDTH,
     Drawing,
+    arms_drawing,
     draw_band,
-    draw_legend,
     draw_line,
-    grey_first,
-    left_out,
+    gray_first,
     log_if_wide,
     log_labels,
 )
@@ -30,7 +29,7 @@ from .plotting import ArmStyle
 
 
 def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
-    """Every loss, and AP if it was evaluated more than once; None if nothing was logged."""
+    """Draw every loss, and AP if there are several evaluations; None without metrics."""
     keys = list(dict.fromkeys(k for of_arm in summary.curves.values() for k in of_arm))
     keys = [k for k in keys if k not in (AP_KEY, GRADIENT_NORM_KEY)]
     evaluated = {a: c[AP_KEY] for a, c in summary.curves.items() if AP_KEY in c}
@@ -49,19 +48,21 @@ def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
         _draw_curves(axes, drawn, styles, log=key != AP_KEY)
     for axes in grid[len(keys) :]:
         axes.set_axis_off()
-    draw_legend(figure, summary, styles, [arm for arm, c in summary.curves.items() if c])
-    return Drawing(
+    return arms_drawing(
+        summary,
+        styles,
+        figure,
+        [arm for arm, c in summary.curves.items() if c],
         name="training",
         title="Losses and AP during training",
-        caption=captions.TRAINING + left_out(summary),
-        figure=figure,
+        caption=captions.TRAINING,
     )
 
 
 def _draw_curves(
     axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, ArmStyle], *, log: bool
 ) -> None:
-    for arm in grey_first(curves, styles):
+    for arm in gray_first(curves, styles):
         curve, look = curves[arm], styles[arm]
         draw_line(axes, curve.iterations, curve.mean, look)
         if max(curve.runs) > 1:
@@ -72,7 +73,7 @@ def _draw_curves(
 
 
 def draw_gradient_norms(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
-    """In the first iterations and later; None where diagnostics were off."""
+    """Draw gradient norms, in the first iterations and later; None without diagnostics."""
     first = {v.arm: v.first_norms for v in summary.losses.views if v.first_norms}
     later = {a: c[GRADIENT_NORM_KEY] for a, c in summary.curves.items() if GRADIENT_NORM_KEY in c}
     panels = [panel for panel in (first, later) if panel]
@@ -84,7 +85,7 @@ def draw_gradient_norms(summary: Summary, styles: Mapping[str, ArmStyle]) -> Dra
         axes = next(grid)
         axes.set_title("first iterations")
         axes.set_ylabel("gradient norm")
-        for arm in grey_first(first, styles):
+        for arm in gray_first(first, styles):
             draw_line(axes, range(len(first[arm])), first[arm], styles[arm])
         log_if_wide(axes, [v for norms in first.values() for v in norms])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -94,19 +95,21 @@ def draw_gradient_norms(summary: Summary, styles: Mapping[str, ArmStyle]) -> Dra
         axes.set_title("whole training")
         axes.set_xlabel("iteration")
         _draw_curves(axes, later, styles, log=True)
-    draw_legend(figure, summary, styles, {*first, *later})
-    return Drawing(
+    return arms_drawing(
+        summary,
+        styles,
+        figure,
+        {*first, *later},
         name="gradient-norms",
         title="Norm of the gradient of all parameters",
-        caption=captions.GRADIENT_NORMS + left_out(summary),
-        figure=figure,
+        caption=captions.GRADIENT_NORMS,
     )
 
 
 def draw_cumulative_loss(
     summary: Summary, part: str, styles: Mapping[str, ArmStyle]
 ) -> Drawing | None:
-    """After training, or before it as long as that is all there is; None where there is nothing."""
+    """Draw the cumulative loss after training, or before it; None without snapshots."""
     views = summary.losses.of(part, "final") or summary.losses.of(part, "start")
     views = [view for view in views if view.cdf_pos or view.cdf_neg]
     if not views:
@@ -115,27 +118,29 @@ def draw_cumulative_loss(
     positives, negatives = figure.subplots(1, 2)
     for axes, which in ((positives, "cdf_pos"), (negatives, "cdf_neg")):
         curves = {view.arm: getattr(view, which) for view in views if getattr(view, which)}
-        for arm in grey_first(curves, styles):
+        for arm in gray_first(curves, styles):
             draw_line(axes, SHARES, curves[arm], styles[arm])
         axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of their loss")
     positives.set_title("positives")
     negatives.set_title("negatives")
     positives.set_xlabel("share of the positives, the easiest first")
     negatives.set_xlabel("share of the negatives, the easiest first")
-    draw_legend(figure, summary, styles, [view.arm for view in views])
     when = f"after {views[0].iteration} iterations" if views[0].iteration else "before training"
-    return Drawing(
+    return arms_drawing(
+        summary,
+        styles,
+        figure,
+        [view.arm for view in views],
         name=f"loss-cdf-{part}",
-        title=f"Where the loss comes from, {when} ({part})",
-        caption=captions.CUMULATIVE_LOSS + left_out(summary),
-        figure=figure,
+        title=f"Distribution of the loss over the anchors, {when} ({part})",
+        caption=captions.CUMULATIVE_LOSS,
     )
 
 
 def draw_gradient_histogram(
     summary: Summary, part: str, styles: Mapping[str, ArmStyle]
 ) -> Drawing | None:
-    """Before training and after; None where there is nothing."""
+    """Draw gradient histograms before and after training; None without snapshots."""
     panels = [(moment, summary.losses.of(part, moment)) for moment in MOMENTS]
     panels = [(m, [v for v in views if v.gradient_edges]) for m, views in panels]
     panels = [(moment, views) for moment, views in panels if views]
@@ -147,12 +152,14 @@ def draw_gradient_histogram(
         _draw_histograms(axes, {view.arm: view for view in views}, styles)
         axes.set_title("before training" if moment == "start" else "after training")
     grid[0].set_ylabel("share of all (anchor, class)")
-    draw_legend(figure, summary, styles, {view.arm for _, views in panels for view in views})
-    return Drawing(
+    return arms_drawing(
+        summary,
+        styles,
+        figure,
+        {view.arm for _, views in panels for view in views},
         name=f"gradient-histogram-{part}",
-        title=f"How large the gradients of the loss are ({part})",
-        caption=captions.GRADIENT_HISTOGRAM + left_out(summary),
-        figure=figure,
+        title=f"Distribution of the gradients of the loss ({part})",
+        caption=captions.GRADIENT_HISTOGRAM,
     )
 
 
@@ -161,12 +168,12 @@ def _draw_histograms(
 ) -> None:
     shares = {arm: np.add(v.gradient_pos, v.gradient_neg) for arm, v in views.items()}
     floor = min(share[share > 0].min() for share in shares.values()) / 2
-    for arm in grey_first(views, styles):
+    for arm in gray_first(views, styles):
         edges, look = np.array(views[arm].gradient_edges), styles[arm]
-        if edges[0] <= 0:  # nothing is at 0 on a logarithmic axis
+        if edges[0] <= 0:  # a logarithmic axis has no 0
             edges[0] = edges[1] ** 2 / edges[2]
         axes.stairs(
-            np.maximum(shares[arm], floor / 2),  # an empty bin is below what is shown
+            np.maximum(shares[arm], floor / 2),  # an empty bin is below the visible range
             edges,
             baseline=None,
             color=look.color,

@@ -311,8 +311,8 @@ def test_other_start_weights_and_other_data_are_said(tmp_path):
     assert (starts["FL"].same_weights, starts["FL"].same_data, starts["FL"].seeds) == (1, 2, 2)
     assert (starts["GHM"].same_weights, starts["GHM"].same_data) == (2, 1)
     said = fairness_sentences(other)
-    assert "Not the same start weights as CE with the same seed: FL." in said
-    assert "Not the same data as CE with the same seed: GHM." in said
+    assert "The initial weights differ from CE at the same seed: FL." in said
+    assert "The data differ from CE at the same seed: GHM." in said
 
 
 def test_versions_and_threads_that_differ_are_said(tmp_path):

@@ -8,7 +8,7 @@ from focal_plugin.compare.report.pictures import (
     SCALE,
     WHITE,
     CocoImages,
-    LabelledBox,
+    LabeledBox,
     draw_boxes,
     tile,
 )
@@ -21,7 +21,7 @@ def images(tiny_shapes):
 
 def test_a_box_is_drawn_where_it_is():
     black = Image.new("RGB", (40, 30))
-    drawn = np.asarray(draw_boxes(black, [LabelledBox((10, 5, 20, 15), "", (255, 0, 0))]))
+    drawn = np.asarray(draw_boxes(black, [LabeledBox((10, 5, 20, 15), "", (255, 0, 0))]))
     y, x = np.nonzero(drawn[:, :, 0])
     assert (x.min(), y.min()) == (10 * SCALE, 5 * SCALE)
     assert (x.max(), y.max()) == (30 * SCALE, 20 * SCALE)
@@ -39,11 +39,11 @@ def test_ground_truth_is_that_of_the_json(images, tiny_shapes):
     coco = json.loads((tiny_shapes / "annotations.json").read_text())
     first = coco["annotations"][0]["image_id"]
     expected = [tuple(a["bbox"]) for a in coco["annotations"] if a["image_id"] == first]
-    assert [labelled.box for labelled in images.ground_truth(first)] == expected
+    assert [labeled.box for labeled in images.ground_truth(first)] == expected
 
 
 def test_a_text_of_any_script_is_drawn_inside_the_image():
-    box = LabelledBox((35, 0, 5, 5), "日本 crescent", (255, 0, 0))
+    box = LabeledBox((35, 0, 5, 5), "日本 crescent", (255, 0, 0))
     drawn = np.asarray(draw_boxes(Image.new("RGB", (40, 30), (0, 0, 255)), [box]))
     label = drawn[:, :, 2] == 0  # what is not background
     y, x = np.nonzero(label)
@@ -53,6 +53,6 @@ def test_a_text_of_any_script_is_drawn_inside_the_image():
 
 def test_a_large_image_is_made_smaller():
     drawn = draw_boxes(
-        Image.new("RGB", (400, 300)), [LabelledBox((0, 0, 1, 1), "", WHITE)], scale=0.1
+        Image.new("RGB", (400, 300)), [LabeledBox((0, 0, 1, 1), "", WHITE)], scale=0.1
     )
     assert drawn.size == (40, 30)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from focal_plugin.compare.analysis.detection_analysis import ImageChoice
 from focal_plugin.compare.report.pictures import WHITE, CocoImages
-from focal_plugin.compare.report.qualitative import CELL, GREY, SKY, VERMILLION, _judged, draw_grid
+from focal_plugin.compare.report.qualitative import CELL, GRAY, SKY, VERMILLION, _judged, draw_grid
 
 from ..fake_comparison import fake_detections, write_ground_truth
 
@@ -73,7 +73,7 @@ def test_the_better_detection_of_an_object_is_the_right_one(data):
 def test_a_detection_in_a_crowd_of_its_class_counts_for_nothing(data):
     crowd = {"category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 1}
     boxes, right = judged(data, [detection(5, 0.9), detection(5, 0.8, category=2)], [crowd])
-    assert (boxes, right) == ([(GREY, "a 0.90"), (VERMILLION, "b 0.80")], 0)
+    assert (boxes, right) == ([(GRAY, "a 0.90"), (VERMILLION, "b 0.80")], 0)
 
 
 def test_each_row_is_the_ground_truth_and_every_arm(data, tmp_path):
@@ -85,8 +85,8 @@ def test_each_row_is_the_ground_truth_and_every_arm(data, tmp_path):
     first = grid.rows[0]
     assert first.texts == (
         "Image 3, its 3 objects",
-        "Image 3, CE: 3 detections, 3 of them right",
-        "Image 3, FL: 0 detections, 0 of them right",
+        "Image 3, CE: 3 detections, 3 of them correct",
+        "Image 3, FL: 0 detections, 0 of them correct",
     )
     pictures = [Image.open(io.BytesIO(picture)) for picture in first.pictures]
     assert {picture.size for picture in pictures} == {(CELL, round(CELL * 48 / 64))}

@@ -65,7 +65,7 @@ def test_verdict_sentences(difference, others, sentence):
 def test_arms_without_a_common_seed_cannot_be_compared():
     (verdict,) = verdicts({"CE": arm(1.0), "OHEM": {}}, "CE")
     assert verdict_sentence(verdict, "CE") == (
-        "OHEM and CE have no seed that finished in both: nothing can be compared."
+        "OHEM and CE have no finished seed in common, so they cannot be compared."
     )
 
 
@@ -105,16 +105,16 @@ def test_every_problem_has_a_sentence(kind):
 
 def test_the_recommendation_is_a_sentence():
     assert recommendation_sentence(recommend_seeds(1.0), 1.0) == (
-        "To find a difference of 1 AP in 8 of 10 comparisons take 10 seeds "
-        "(from seed to seed the difference varies by 1 AP)."
+        "Finding a difference of 1 AP in 8 of 10 comparisons requires 10 seeds "
+        "(the difference has a standard deviation of 1 AP between seeds)."
     )
     found = recommend_seeds(0.5, comparisons=7, power=0.9)
     assert recommendation_sentence(found, 0.5, power=0.9, comparisons=7) == (
-        "To find a difference of 1 AP in 9 of 10 comparisons take 8 seeds "
-        "(7 arms against one reference; from seed to seed the difference varies by 0.5 AP)."
+        "Finding a difference of 1 AP in 9 of 10 comparisons requires 8 seeds (7 arms against one "
+        "reference; the difference has a standard deviation of 0.5 AP between seeds)."
     )
     sentence = recommendation_sentence(recommend_seeds(100.0), 100.0)
-    assert "not even 1000 seeds are enough" in sentence
+    assert "requires more than 1000 seeds" in sentence
 
 
 @each(
@@ -123,26 +123,26 @@ def test_the_recommendation_is_a_sentence():
         (
             SharedStart("FL", "CE", 3, (), (), (), (), 2, None),
             [
-                "FL and CE start from the same weights: 3 tensors, bit by bit.",
+                "FL and CE start from the same weights: 3 tensors are bit-equal.",
                 "They saw the same data: the first 2 batches are equal.",
             ],
         ),
         (
             SharedStart("FL", "CE", 2, ("b",), ("head",), ("new",), ("old",), 2, 1),
             [
-                "FL and CE start from other values in 1 of 3 tensors: b.",
-                "Of another shape: head.",
-                "In FL alone: new.",
-                "In CE alone: old.",
-                "They saw other data: batch 2 of the 2 recorded is another one.",
+                "FL and CE start from different values in 1 of 3 tensors: b.",
+                "Different shapes: head.",
+                "Only in FL: new.",
+                "Only in CE: old.",
+                "They saw different data: batch 2 of the 2 recorded ones differs.",
             ],
         ),
         (
             SharedStart("FL", "CE", 0, (), (), tuple(f"n{i}" for i in range(9)), (), 0, None),
             [
                 "FL and CE have no tensor of the same name and shape.",
-                "In FL alone: n0, n1, n2, n3, n4 and 4 more.",
-                "No batch was recorded of both: whether they saw the same data is not known.",
+                "Only in FL: n0, n1, n2, n3, n4 and 4 more.",
+                "No batch was recorded by both, so it is not known if they saw the same data.",
             ],
         ),
     ],

@@ -145,7 +145,7 @@ def test_different_test_sets_are_an_error(runs, tmp_path):
     other = evaluate(write(tmp_path, truth), kept[0])
     with pytest.raises(ValueError, match="pair 0: all evaluations must be of the same images"):
         bootstrap_difference(a, other)
-    with pytest.raises(ValueError, match="pair 1: both evaluations must be of the same images"):
+    with pytest.raises(ValueError, match="pair 1: all evaluations must be of the same images"):
         bootstrap_arms([(a, b), (other, other)])
 
 

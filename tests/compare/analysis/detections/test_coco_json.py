@@ -80,7 +80,7 @@ def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):
 def test_ids_that_are_there_twice_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="image 1: duplicate id 4"):
         read_ground_truth(write(tmp_path, ground_truth([4, 4], [])))
-    with pytest.raises(ValueError, match="category 1: there is another one with id 7"):
+    with pytest.raises(ValueError, match="category 1: duplicate id 7"):
         read_ground_truth(write(tmp_path, ground_truth([4], [], (7, 7))))
 
 
