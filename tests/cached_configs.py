@@ -22,7 +22,7 @@ def _load(file, allow_unsafe):
 
 @contextlib.contextmanager
 def files_read_once():
-    """In here a file that many configs are based on is parsed for the first of them only."""
+    """Parse a file that many configs are based on only once in this context."""
 
     def load(_, file, allow_unsafe=False):
         return pickle.loads(_load(file, allow_unsafe))

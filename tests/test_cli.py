@@ -23,7 +23,7 @@ CONFIG = ROOT / "configs/Shapes-Detection/retinanet_small.yaml"
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a data set of one image with objects of these boxes; as it is given: JSON:IMAGES."""
+    """Return a function that writes a dataset of one image with these boxes: JSON:IMAGES."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
 
@@ -45,7 +45,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def unregister():
-    """What a command registers is registered in this process."""
+    """Remove the datasets that a command registers in this process."""
     before = set(DatasetCatalog.list())
     yield
     for name in set(DatasetCatalog.list()) - before:

@@ -40,6 +40,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from pages import fill
 from scipy import stats
 from tabulate import tabulate
 
@@ -58,8 +59,7 @@ from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.files import write_json, write_text
 from focal_plugin.run_folder import DETECTIONS_FILE
 
-CALIBRATION = ("<!-- calibration -->", "<!-- end of calibration -->")
-SEEDS_TABLE = ("<!-- seeds: tools/calibrate_verdicts.py -->", "<!-- end of seeds -->")
+TOOL = "calibrate_verdicts"
 STDS, COMPARISONS = (0.25, 0.5, 1.0, 2.0, 4.0), (1, 3, 7)  # for the table of seeds
 
 
@@ -357,28 +357,14 @@ def describe_pool(pool: Pool) -> str:
     )
 
 
-def fill(page: str, marks: tuple[str, str], content: str) -> str:
-    """
-    Return the page with ``content`` between the marks.
-
-    Raises:
-        ValueError: the page does not contain both marks once and in this order.
-    """
-    begin, end = marks
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(f"the page must have {begin} and then {end}, once each")
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
-
-
 def fill_page(page: Path, text: str, figure: Path | None) -> None:
     """Write the tables into ``page``, and the figure into the folder that the page links to."""
     content = page.read_text(encoding="utf-8")
     if figure:
         link = Path(os.path.relpath(figure, page.resolve().parent)).as_posix()
         text += f"\n\n![false alarms, and power against the number of seeds]({link})"
-    content = fill(content, CALIBRATION, text)
-    write_text(page, fill(content, SEEDS_TABLE, to_seeds_table()))
+    content = fill(content, "calibration", TOOL, text)
+    write_text(page, fill(content, "seeds", TOOL, to_seeds_table()))
 
 
 # --- command line

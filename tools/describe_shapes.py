@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from pages import fill
 from tabulate import tabulate
 
 from focal_plugin.compare.report.pictures import CocoImages, draw_boxes, tile
@@ -21,7 +22,6 @@ from focal_plugin.data.shapes.builtin import SPLITS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "shapes.md", DOCS / "images" / "shapes.png"
-BEGIN, END = "<!-- table: tools/describe_shapes.py -->", "<!-- end of table -->"
 SMALL, MEDIUM = 32**2, 96**2  # COCO's area limits, pixels
 
 
@@ -49,15 +49,12 @@ def describe() -> str:
     columns = {name: count(name) for name in SPLITS}
     labels = next(iter(columns.values()))
     rows = [[label, *(column[label] for column in columns.values())] for label in labels]
-    table = tabulate(rows, ["", *columns], tablefmt="github", disable_numparse=True)
-    return f"{BEGIN}\n{table}\n{END}"
+    return tabulate(rows, ["", *columns], tablefmt="github", disable_numparse=True)
 
 
 def replace_table(page: str) -> str:
     """Return the page with the current table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + describe() + after
+    return fill(page, "table", "describe_shapes", describe())
 
 
 def draw_samples() -> None:

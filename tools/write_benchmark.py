@@ -16,6 +16,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pages import fill
+
 from focal_plugin.compare.analysis.summary import Summary
 from focal_plugin.compare.report import tables
 from focal_plugin.compare.report.markdown import markdown_table
@@ -60,27 +62,13 @@ def main() -> None:
     for folder in parser.parse_args().runs:
         files = write_report(folder)
         for part, make in PARTS[files.summary.name].items():
-            page = fill(page, part, make(files.summary))
+            table = make(files.summary)
+            if table is None:
+                raise ValueError(f"the runs have no data for {part}")
+            page = fill(page, part, "write_benchmark", markdown_table(table))
         if files.summary.name == PAGE.stem.replace("-", "_"):
             take_over_figures(page, folder)
     write_text(PAGE, page)
-
-
-def fill(page: str, part: str, table: Table | None) -> str:
-    """
-    Return the page with the table between the marks of ``part``.
-
-    Raises:
-        ValueError: the page has no such part, or the runs lack the data for it.
-    """
-    begin, end = f"<!-- {part}: tools/write_benchmark.py -->", f"<!-- end of {part} -->"
-    before, found, rest = page.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (found and ended):
-        raise ValueError(f"{PAGE} has no {begin} ... {end}")
-    if table is None:
-        raise ValueError(f"the runs have no data for {part}")
-    return f"{before}{begin}\n{markdown_table(table)}\n{end}{after}"
 
 
 def take_over_figures(page: str, folder: Path) -> None:

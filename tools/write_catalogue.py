@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pages import fill
+
 from focal_plugin import arms as named_arms
 from focal_plugin import config, get_cfg, losses, mining
 from focal_plugin.compare.plan import comparison as plan_of_runs
@@ -540,18 +542,6 @@ def generated() -> dict[Path, dict[str, str]]:
     return {DOCS / "catalogue.md": catalogue, DOCS / "rpn-styles.md": styles}
 
 
-def fill(page: str, tables: dict[str, str]) -> str:
-    """Return the page with the current tables between its marks."""
-    for name, table in tables.items():
-        begin, end = f"<!-- {name}: tools/write_catalogue.py -->", f"<!-- end of {name} -->"
-        before, found, rest = page.partition(begin)
-        _, ended, after = rest.partition(end)
-        if not (found and ended):
-            raise ValueError(f"there is no {begin} ... {end}")
-        page = f"{before}{begin}\n{table}\n{end}{after}"
-    return page
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -566,7 +556,9 @@ def main() -> int:
     current = True
     for file, tables in generated().items():
         old = file.read_text(encoding="utf-8")
-        new = fill(old, tables)
+        new = old
+        for name, table in tables.items():
+            new = fill(new, name, "write_catalogue", table)
         current = current and new == old
         if not args.check:
             file.write_text(new, encoding="utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from pages import fill
 
 from focal_plugin.compare.report import plotting
 from focal_plugin.files import write_text
@@ -44,26 +45,12 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name, facts in measured.items():
         if f"<!-- {name}:" in page:
-            page = fill(page, name, f"{table(facts['rows'])}\n\n{caption(facts['machine'])}")
+            content = f"{table(facts['rows'])}\n\n{caption(facts['machine'])}"
+            page = fill(page, name, "write_performance", content)
     write_text(PAGE, page)
     sizes = [measured[f"dense-loss-{size}"] for size in SIZES if f"dense-loss-{size}" in measured]
     if len(sizes) == len(SIZES):
         FIGURE.write_bytes(plotting.png(draw(sizes)))
-
-
-def fill(page: str, part: str, content: str) -> str:
-    """
-    Return the page with ``content`` between the marks of ``part``.
-
-    Raises:
-        ValueError: the page has only one of the marks.
-    """
-    begin, end = f"<!-- {part}: tools/write_performance.py -->", f"<!-- end of {part} -->"
-    before, found, rest = page.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (found and ended):
-        raise ValueError(f"{PAGE} has no {begin} ... {end}")
-    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

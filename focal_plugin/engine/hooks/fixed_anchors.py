@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeGuard
@@ -43,6 +42,7 @@ from ...diagnostics.analysis import (
 from ...diagnostics.snapshot import MAX_SAMPLE, Snapshot
 from ...modeling import knows_crowds
 from ...modeling.dense_losses import DenseLossMixin, DenseStep
+from ...random_state import generators_kept
 
 NUM_IMAGES = 32
 """Number of images, the first of the test set."""
@@ -69,7 +69,9 @@ def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
     mapper_class = CrowdDatasetMapper if knows_crowds(cfg) else DatasetMapper
     mapper = mapper_class(cfg, is_train=True)  # a mapper for inference drops annotations
     mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
-    with _same_random_state():  # even a resize to one size makes a random draw
+    with generators_kept(
+        "cuda" if torch.cuda.is_initialized() else "cpu"
+    ):  # even a resize to one size makes a random draw
         images = [
             mapper(copy.deepcopy(x)) for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_IMAGES]
         ]
@@ -302,23 +304,10 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     buffers: list[tuple[Tensor, Tensor]] = [(x, x.clone()) for x in model.buffers()]
     try:
-        with _same_random_state():
+        with generators_kept("cuda" if torch.cuda.is_initialized() else "cpu"):
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
         for buffer, value in buffers:
             buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Restore the state of Python's, NumPy's and PyTorch's generators on exit."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
