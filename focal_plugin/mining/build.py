@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count, check_option
 from ..registry import DENSE, ConfigScope, ConfigurableModule, Registry, build_named, configurable
 from .checks import check_inputs, check_num_classes
 from .selection import positive_mask
@@ -174,6 +174,32 @@ class Miner(ConfigurableModule):
             bool, the same shape.
         """
         raise NotImplementedError
+
+
+class RatioMiner(Miner):
+    """
+    Base class of miners that keep negatives in a ratio to the positives.
+
+    Attributes:
+        neg_pos_ratio: negatives per positive, > 0.
+        empty_image_negatives: negatives of an image without positives, >= 0.
+    """
+
+    config_keys = {
+        **Miner.config_keys,
+        "neg_pos_ratio": "MODEL.FOCAL.MINING.NEG_POS_RATIO",
+        "empty_image_negatives": "MODEL.FOCAL.MINING.EMPTY_IMAGE_NEGATIVES",
+    }
+
+    @configurable
+    def __init__(
+        self, *, neg_pos_ratio: float = 3.0, empty_image_negatives: int = 3, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.neg_pos_ratio = check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True)
+        self.empty_image_negatives = check_count(
+            "empty_image_negatives", empty_image_negatives, low=0
+        )
 
 
 def _boxes_of(boxes: Tensor) -> BoxesOf:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_count, check_option
 from ..registry import configurable
-from .build import MINER_REGISTRY, BoxesOf, Miner
+from .build import MINER_REGISTRY, BoxesOf, Miner, RatioMiner
 from .checks import check_inputs, check_num_classes
 from .selection import highest, positive_mask, survivors_of_nms, with_hard_negatives
 
@@ -180,7 +180,7 @@ class OHEMMiner(Miner):
 
 
 @MINER_REGISTRY.register()
-class OHEMRatioMiner(OHEMMiner):
+class OHEMRatioMiner(RatioMiner, OHEMMiner):
     """
     Miner like :class:`OHEMMiner`, with a ratio of negatives to positives among the survivors.
 
@@ -197,21 +197,7 @@ class OHEMRatioMiner(OHEMMiner):
         RetinaNet R-101-FPN, 600 px, COCO: 31.1 AP; focal loss has 36.0 (Table 1d)
     """
 
-    config_keys = {
-        **OHEMMiner.config_keys,
-        "neg_pos_ratio": "MODEL.FOCAL.MINING.NEG_POS_RATIO",
-        "empty_image_negatives": "MODEL.FOCAL.MINING.EMPTY_IMAGE_NEGATIVES",
-    }
-
-    @configurable
-    def __init__(
-        self, *, neg_pos_ratio: float = 3.0, empty_image_negatives: int = 3, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.neg_pos_ratio = check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True)
-        self.empty_image_negatives = check_count(
-            "empty_image_negatives", empty_image_negatives, low=0
-        )
+    config_keys = {**OHEMMiner.config_keys, **RatioMiner.config_keys}
 
     def select(
         self, loss: Tensor, candidates: Tensor, positives: Tensor, *, num_images: int

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..checks import check_count, check_option
-from ..registry import configurable
-from .build import MINER_REGISTRY, Miner
+from .build import MINER_REGISTRY, RatioMiner
 from .checks import check_inputs, check_num_classes
 from .selection import positive_mask, with_hard_negatives
 
@@ -59,34 +56,18 @@ def ssd_keep_mask(
 
 
 @MINER_REGISTRY.register()
-class SSDMiner(Miner):
+class SSDMiner(RatioMiner):
     """
     Miner that keeps all positives, and the negatives of highest loss in a fixed ratio.
 
         keep = positives + top int(neg_pos_ratio * num_pos) of the negatives by loss
 
     (arXiv:1512.02325 section 2.2. The options are those of :func:`ssd_keep_mask`, and those of
-    :class:`Miner`.)
+    :class:`~focal_plugin.mining.build.RatioMiner`.)
 
     Reported:
         none on COCO
     """
-
-    config_keys = {
-        **Miner.config_keys,
-        "neg_pos_ratio": "MODEL.FOCAL.MINING.NEG_POS_RATIO",
-        "empty_image_negatives": "MODEL.FOCAL.MINING.EMPTY_IMAGE_NEGATIVES",
-    }
-
-    @configurable
-    def __init__(
-        self, *, neg_pos_ratio: float = 3.0, empty_image_negatives: int = 3, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.neg_pos_ratio = check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True)
-        self.empty_image_negatives = check_count(
-            "empty_image_negatives", empty_image_negatives, low=0
-        )
 
     def select(
         self, loss: Tensor, candidates: Tensor, positives: Tensor, *, num_images: int
