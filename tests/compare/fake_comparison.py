@@ -1,4 +1,4 @@
-"""Folders of comparisons that nobody trained, with detections that a seeded generator made."""
+"""Folders of untrained comparisons, with detections from a seeded generator."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from focal_plugin.compare.runs.status import Status
 from focal_plugin.diagnostics.snapshot import Snapshot, write_snapshot
 
 ITERATIONS = 40
-CLASSES = ("rare", "common", "middling")  # not in the order of their frequency
+CLASSES = ("rare", "common", "middling")  # not sorted by frequency
 TRAINED = (3, 90, 20)
 VERSIONS = {"python": "3.11", "torch": "2.11"}
 
@@ -25,10 +25,10 @@ VERSIONS = {"python": "3.11", "torch": "2.11"}
 class FakeArm:
     """
     Attributes:
-        skill: the share of the objects that it finds, seed by seed a bit more or less.
-        without: seed -> what became of it instead of a result: "failed", "running", "missing", or
-            "empty" for a run without detections.
-        config: what its config has beside that of the others.
+        skill: share of the objects that it finds, slightly different for each seed.
+        without: seed -> state instead of a result: "failed", "running", "missing", or "empty" for a
+            run without detections.
+        config: additions to the common config.
     """
 
     skill: float = 0.6
@@ -48,8 +48,8 @@ def write_comparison(
 ) -> Comparison:
     """
     Args:
-        factors: learning rates, of which each arm tries all with seed 101 (``skill`` times factor).
-        best: arm -> factor, of which there are runs of role "best".
+        factors: learning rate factors that each arm tries with seed 101 (``skill`` times factor).
+        best: arm -> factor of its runs of role "best".
     """
     data = write_ground_truth(folder / "data", classes)
     runs = [_run(arm, seed) for seed in seeds for arm in arms]
@@ -68,7 +68,7 @@ def write_comparison(
 
 
 def write_ground_truth(folder: Path, classes=CLASSES) -> dict:
-    """Eight images with three objects each, all of them small; what `env.json` says of it."""
+    """Write eight images with three small objects each, and return their `env.json` entry."""
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -107,7 +107,7 @@ def write_ground_truth(folder: Path, classes=CLASSES) -> dict:
 
 
 def fake_detections(data: dict, skill: float, seed: int) -> list[dict]:
-    """Finds ``skill`` of the objects, and imagines others."""
+    """Return detections of the share ``skill`` of the objects, and false ones."""
     coco = json.loads(Path(data["json_file"]).read_text())
     rng = np.random.default_rng(seed)
     found = []
@@ -129,7 +129,7 @@ def fake_detections(data: dict, skill: float, seed: int) -> list[dict]:
 
 
 def fake_snapshot(**more) -> Snapshot:
-    """Ten positives and a hundred negatives of one level."""
+    """Return a snapshot with ten positives and a hundred negatives of one level."""
     fields = {
         **dict.fromkeys(("iteration", "num_classes", "divisor"), 1),
         **{"part": "retinanet", "loss": "SigmoidFocalLoss", "options": "", "miner": ""},
@@ -229,12 +229,12 @@ def write_detections(folder, detections):
 
 
 def change_result(folder: Path, **more):
-    """Write a run's result again, with other values."""
+    """Rewrite the result of a run with other values."""
     replace(Result.read(folder), **more).write(folder)
 
 
 def folder_of(folder: Path, comparison: Comparison, arm: str, seed: int, role="equal") -> Path:
-    """Of one run."""
+    """Return the folder of one run."""
     (run,) = [r for r in comparison.runs if (r.arm, r.seed, r.role) == (arm, seed, role)]
     return folder / run.id
 

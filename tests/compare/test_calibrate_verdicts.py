@@ -1,4 +1,4 @@
-"""The tool that measures how often verdicts are wrong: what it draws, counts and writes."""
+"""Tests of the tool that measures how often verdicts are wrong."""
 
 import importlib.util
 import json
@@ -22,14 +22,14 @@ def tool():
         "calibrate_verdicts", ROOT / "tools" / "calibrate_verdicts.py"
     )
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
 
 
 def write_comparison(folder, values, arms=("FL",)):
-    """A comparison whose runs have these AP; a run of None did not finish."""
+    """Write a comparison with these AP values; None is an unfinished run."""
     runs = tuple(
         Run(arm, seed, "c.yaml", (), (), f"{seed:064x}", 400)
         for arm in arms
@@ -51,7 +51,7 @@ def pool(tool, n=60, std=0.7):
 
 
 def write_data_set(folder):
-    """One object of one class on each image."""
+    """Write a data set with one object of one class per image."""
     images = [{"id": 10 + i, "file_name": f"{i}.png"} for i in range(IMAGES)]
     annotations = [
         {"id": i + 1, "image_id": 10 + i, "category_id": 1, "bbox": [10, 10, 40, 40], "area": 1600}
@@ -68,7 +68,7 @@ def write_data_set(folder):
 
 
 def detections(seed, shift=6.0):
-    """One box on each image, off by ``shift`` pixels or so."""
+    """Return one box per image, shifted by about ``shift`` pixels."""
     generator = np.random.default_rng(seed)
     return [
         {
@@ -103,7 +103,7 @@ def test_with_several_arms_one_must_be_chosen(tool, tmp_path):
         tool.read_pool(folder, "OHEM", "AP")
 
 
-def test_no_run_stands_on_two_sides(tool, monkeypatch):
+def test_no_run_is_in_two_arms(tool, monkeypatch):
     values, seen = np.arange(24.0), []
     real = tool.verdicts
 
@@ -161,7 +161,7 @@ def test_a_run_is_never_paired_with_itself(tool, monkeypatch):
     tool.measure_power(runs, 6, 0.5, 20, np.random.default_rng(0))
     pairs = [(arm[i] - 0.5, reference[i]) for arm, reference in seen for i in range(6)]
     assert all(first != second for first, second in pairs)
-    assert len(set(pairs)) == 6  # every pair of two different ones is met
+    assert len(set(pairs)) == 6  # every pair of different runs occurs
 
 
 def test_a_rate_has_the_exact_binomial_interval(tool):
@@ -216,7 +216,7 @@ def test_false_alarms_over_images_are_few_and_a_better_run_is_always_seen(tool, 
     assert found.rate == 1
 
 
-def test_nothing_to_find_is_an_error_not_a_calibrated_test(tool, tmp_path):
+def test_an_empty_ground_truth_is_an_error(tool, tmp_path):
     evaluation = evaluate(write_data_set(tmp_path), detections(0))
     with pytest.raises(ValueError, match="APl is not defined"):
         tool.count_image_alarms("images", iter([(evaluation, evaluation)]), 10, "APl")
@@ -276,7 +276,7 @@ def test_one_command_writes_numbers_table_figures_and_page(tool, tmp_path, capsy
     assert first == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
 
 
-def test_what_cannot_be_drawn_is_said(tool, tmp_path, capsys):
+def test_too_few_runs_are_reported(tool, tmp_path, capsys):
     folder = write_comparison(tmp_path / "runs", [30.0, 31.0, 32.5])
     assert run(tool, tmp_path, "--runs", folder) == 0
     assert "skipped: 1 x 6 seeds require 12 runs" in capsys.readouterr().err
@@ -292,7 +292,7 @@ def test_one_run_alone_calibrates_the_bootstrap(tool, tmp_path):
     assert written["pool"] is None
 
 
-def test_nothing_to_read_is_one_line_and_no_file(tool, tmp_path, capsys):
+def test_a_missing_comparison_is_one_line_and_no_file(tool, tmp_path, capsys):
     assert run(tool, tmp_path, "--runs", tmp_path) == 2
     assert "holds no comparison" in capsys.readouterr().err
     assert run(tool, tmp_path, "--runs", write_comparison(tmp_path / "r", [3.0, None])) == 2

@@ -1,4 +1,4 @@
-"""focal-compare as it is typed."""
+"""Tests of the command line of `focal-compare`."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ def write_spec(folder, **more):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Runs are not trained but get a result: FL more, and more with twice its learning rate."""
+    """Replace training by results; FL has a higher AP, and more at a higher learning rate."""
     calls = []
 
     def train(runs, folder, options):
@@ -81,7 +81,7 @@ def test_a_run_that_failed_is_exit_code_1_with_its_reason(tmp_path, monkeypatch,
     assert "CE seed 1 failed: loss became NaN" in capsys.readouterr().err
 
 
-def test_a_signal_is_its_exit_code_and_says_that_it_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_signal_sets_the_exit_code_and_a_hint_to_resume(tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise SweepInterruptedError(signal.SIGTERM)
 
@@ -91,7 +91,7 @@ def test_a_signal_is_its_exit_code_and_says_that_it_goes_on(tmp_path, monkeypatc
     assert "the same command resumes" in capsys.readouterr().err
 
 
-def test_a_dry_run_shows_the_runs_and_leaves_nothing(tmp_path, capsys):
+def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path, capsys):
     output = tmp_path / "out"
     assert (
         commands.focal_compare(
@@ -105,7 +105,7 @@ def test_a_dry_run_shows_the_runs_and_leaves_nothing(tmp_path, capsys):
     assert not output.exists()
 
 
-def test_runs_of_other_configs_are_mentioned_and_left(trained, tmp_path, capsys):
+def test_runs_of_other_configs_are_named_and_unchanged(trained, tmp_path, capsys):
     arguments = ["--output", str(tmp_path / "out")]
     spec = write_spec(tmp_path)
     assert commands.focal_compare(["run", str(spec), *arguments]) == 0
@@ -151,7 +151,7 @@ def test_parameters_of_slurm_are_yaml_and_others_an_error(tmp_path, monkeypatch,
     assert "KEY=VALUE" in capsys.readouterr().err
 
 
-def test_help_teaches_each_command(capsys):
+def test_every_command_has_help(capsys):
     for arguments, example in (
         (["--help"], "focal-compare explain"),
         (["run", "--help"], "reference: CE"),

@@ -155,7 +155,7 @@ SECTIONS = (
     Section(
         "fairness",
         "fairness",
-        lead=sentences.fairness_lead,
+        lead=lambda summary: sentences.FAIRNESS,
         sentences=sentences.fairness_sentences,
     ),
     Section(

@@ -23,6 +23,7 @@ from ..analysis.training import LOSS_PREFIXES
 from .cells import are, count_text, listed, p_text, plain
 
 NAMES_SHOWN = 5
+FAIRNESS = "This chapter lists causes of a difference other than the loss."
 AP_SOURCE = (
     "AP is from Detectron2's evaluator. The numbers on classes, recall, errors and images are from "
     "pycocotools, for the same detections."
@@ -142,11 +143,6 @@ def anchors_lead(summary: Summary) -> str:
 def cost_lead(summary: Summary) -> str:
     """Return a note if no run is done."""
     return "" if summary.has_results else "No run is done."
-
-
-def fairness_lead(summary: Summary) -> str:
-    """Return what the chapter on fairness is about."""
-    return "This chapter lists causes of a difference other than the loss."
 
 
 def versions_lead(summary: Summary) -> str:

@@ -57,7 +57,7 @@ def test_a_difference_of_the_first_arm_to_the_last_alone_is_found():
     assert difference.values == {"a": 0.05, "b": 0.05, "c": 0.3}
 
 
-def test_what_is_not_the_loss_is_flagged():
+def test_keys_that_are_not_of_the_loss_are_flagged():
     fair, unfair = arm("ce"), arm("fl", "SOLVER.BASE_LR", 0.3, "INPUT.MIN_SIZE_TEST", 256)
     flagged = [d.key for d in config_differences({"a": fair, "b": unfair}) if not d.is_loss]
     assert flagged == ["INPUT.MIN_SIZE_TEST", "SOLVER.BASE_LR"]
@@ -68,11 +68,11 @@ def test_equal_arms_and_a_single_one_differ_in_nothing():
     assert config_differences({"a": arm("fl")}) == []
 
 
-def test_the_folder_of_a_run_is_no_difference():
+def test_the_folder_of_a_run_does_not_count():
     assert config_differences({"a": arm("fl", "OUTPUT_DIR", "x"), "b": arm("fl")}) == []
 
 
-def test_a_key_that_one_config_has_not_is_a_difference():
+def test_a_missing_key_is_a_difference():
     with_it, without = arm("fl"), arm("fl")
     del without.MODEL.FOCAL.NORMALIZER["NAME"]
     (difference,) = config_differences({"a": with_it, "b": without})
@@ -82,8 +82,8 @@ def test_a_key_that_one_config_has_not_is_a_difference():
     )
 
 
-def test_every_key_of_ours_is_the_loss_or_a_layer_or_how_a_run_is_made():
-    """A new key outside of the known nodes has to be put into one of the tables."""
+def test_every_own_key_is_in_a_known_node():
+    """A new key outside the known nodes must be added to one of the tables."""
     ours = {f"MODEL.FOCAL.{key}" for key in full_keys(get_cfg().MODEL.FOCAL)}
     others = {key.rpartition(".")[0] for key in ours if not is_loss_key(key)}
     nodes = {"AMP", "DATA", "DIAGNOSTICS", "FPN", "HEAD", "NONFINITE"}
@@ -158,7 +158,7 @@ def test_a_tensor_of_another_shape_or_of_one_arm_is_named_and_does_not_count():
     )
 
 
-def test_arms_that_share_no_tensor_are_not_said_to_start_alike():
+def test_arms_without_a_common_tensor_do_not_have_the_same_weights():
     shared = compare(start({"other": tensor("1")}))
     assert not shared.same_weights
 

@@ -11,7 +11,7 @@ from ...each import each
 
 
 def power_by_integration(n, effect, std, alpha):
-    """Of T = (Z + nc) / S: over the standard deviation S that a sample may show."""
+    """Integrate the power of T = (Z + nc) / S over the sample standard deviation S."""
     needed, nc = stats.t.ppf(1 - alpha / 2, n - 1), np.sqrt(n) * effect / std
 
     def density(s):
@@ -31,7 +31,7 @@ def test_power_is_that_of_the_noncentral_t_distribution(n, std, alpha):
     assert paired_t_power(n, 1.0, std, alpha=alpha) == pytest.approx(expected, abs=1e-7)
 
 
-def test_power_is_how_often_the_verdict_says_higher():
+def test_power_is_the_rate_of_the_verdict_higher():
     generator = np.random.default_rng(0)
     found = 0
     for _ in range(1000):
@@ -59,7 +59,7 @@ def test_without_spread_every_difference_is_found_and_nothing_warns():
 
 
 @pytest.mark.parametrize("args", [(1, 1.0, 1.0), (6, 0.0, 1.0), (6, 1.0, -1.0), (6, 1.0, np.nan)])
-def test_what_cannot_be_is_refused(args):
+def test_illegal_arguments_are_rejected(args):
     with pytest.raises(ValueError, match="expected n >= 2"):
         paired_t_power(*args)
 
@@ -75,7 +75,7 @@ def test_the_recommended_number_is_the_first_with_the_power(std, comparisons):
 
 
 def test_a_textbook_case():
-    # standardised effect .5, two-sided .05, power .8: 34 pairs (Cohen 1988)
+    # standardized effect .5, two-sided .05, power .8: 34 pairs (Cohen 1988)
     assert recommend_seeds(2.0).seeds == 34
 
 
@@ -83,12 +83,12 @@ def test_fewer_than_six_seeds_are_never_recommended():
     assert recommend_seeds(0.01).seeds == 6
 
 
-def test_more_seeds_than_anyone_has_are_none():
+def test_a_number_of_seeds_above_the_limit_is_none():
     found = recommend_seeds(100.0)
     assert found.seeds is None
 
 
 @pytest.mark.parametrize("options", [{"comparisons": 0}, {"power": 1.0}, {"power": 0.0}])
-def test_an_illegal_wish_is_refused(options):
+def test_illegal_requests_are_rejected(options):
     with pytest.raises(ValueError, match="expected comparisons >= 1"):
         recommend_seeds(1.0, **options)

@@ -1,4 +1,4 @@
-"""The numbers against scipy and brute force; the rule, and the sentences word by word."""
+"""Tests of the statistics against scipy and brute force, and of the decision rule."""
 
 import itertools
 import math
@@ -34,12 +34,12 @@ def random_pair(n, seed):
 
 
 def spread(mean, n=8, size=0.5):
-    """n differences with this mean, in steps of ``size`` around it."""
+    """Return n differences with this mean, in steps of ``size``."""
     return arm(*(mean + size * (i - (n - 1) / 2) for i in range(n)))
 
 
 def compare_with_zero(difference, others=0):
-    """The verdict on an arm with these differences to the reference, beside arms like it."""
+    """Return the verdict on an arm with these differences, among equal other arms."""
     arms = {f"other {i}": arm(*np.zeros(8)) for i in range(others)}
     results = {"FL": difference, "CE": dict.fromkeys(difference, 0.0), **arms}
     return verdicts(results, "CE")[0]
@@ -97,14 +97,14 @@ def test_no_common_seed_is_an_error():
         paired_difference({1: 1.0}, {2: 1.0})
 
 
-def test_one_seed_has_no_interval_and_no_p_of_t():
+def test_one_seed_has_no_interval_and_no_t_test():
     found = paired_difference({1: 2.0}, {1: 1.5})
     assert (found.mean, found.std, found.interval, found.t_p) == (0.5, None, None, None)
     assert (found.sign_flip_p, found.largest) == (1.0, None)
 
 
-def test_differences_that_are_all_the_same_give_p_0_or_1_and_no_warning():
-    reference = arm(*np.linspace(1, 70, 8))  # rounds the sums below differently
+def test_equal_differences_give_p_0_or_1_and_no_warning():
+    reference = arm(*np.linspace(1, 70, 8))  # changes the rounding of the sums below
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same = paired_difference(reference, reference)
@@ -114,7 +114,7 @@ def test_differences_that_are_all_the_same_give_p_0_or_1_and_no_warning():
     assert shifted.interval == pytest.approx((0.3, 0.3))
 
 
-def test_a_difference_by_rounding_is_none():
+def test_a_rounding_difference_is_zero():
     reference = arm(*np.random.default_rng(0).normal(30, 1, 8))
     rounded = {seed: value * (1 + 2e-16 * 3) for seed, value in reference.items()}
     assert any(rounded[seed] != reference[seed] for seed in reference)
@@ -122,7 +122,7 @@ def test_a_difference_by_rounding_is_none():
     assert (found.mean, found.t_p, found.sign_flip_p) == (0.0, 1.0, 1.0)
 
 
-def test_the_largest_difference_not_excluded_is_the_farther_end_of_the_interval():
+def test_the_largest_difference_is_the_farther_end_of_the_interval():
     found = paired_difference(arm(-3.0, -1.0, -2.0), arm(0.0, 0.0, 0.0))
     assert found.largest == -found.interval[0] > found.interval[1]
 
@@ -157,7 +157,7 @@ def test_sign_flip_p_is_scipys_exact_permutation_test():
 
 
 @pytest.mark.parametrize("differences", [(0.1, 0.2, 0.3, -0.6, 0.1), (1, 1, -1, 0, 0), (0.7, -0.7)])
-def test_assignments_that_tie_count_whatever_rounding_does(differences):
+def test_ties_count_despite_rounding(differences):
     assert sign_flip_p(differences) == brute_force_sign_flip_p(differences)
 
 
@@ -184,7 +184,7 @@ def test_above_thirty_seeds_p_is_sampled_and_always_the_same():
 
 
 def holm_step_by_step(p_values, alpha):
-    """Which are rejected, by the procedure in Holm's words: smallest first, stop at a failure."""
+    """Return the rejected hypotheses by Holm's procedure: smallest first, stop at a failure."""
     rejected = set()
     for step, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         if p_values[i] > alpha / (len(p_values) - step):
@@ -208,12 +208,12 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_what_cannot_be_decided_still_counts():
+def test_undecidable_comparisons_still_count():
     assert holm([0.01, None, 0.02]) == [pytest.approx(0.03), None, pytest.approx(0.04)]
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
-def test_holm_refuses_what_is_no_p_value(p):
+def test_holm_rejects_illegal_p_values(p):
     with pytest.raises(ValueError, match="p-value"):
         holm([0.5, p])
 
@@ -258,7 +258,7 @@ def test_verdicts_stand_in_the_order_of_the_arms_without_the_reference():
     assert [verdict.arm for verdict in verdicts(results, "ref")] == ["b", "a"]
 
 
-def test_a_reference_that_is_no_arm_is_named():
+def test_an_unknown_reference_is_an_error():
     with pytest.raises(KeyError, match="'CE' is not one of FL, OHEM"):
         verdicts({"FL": {}, "OHEM": {}}, "CE")
 
@@ -276,7 +276,7 @@ def count_alarms(comparisons, arms, seed):
     return alarms / comparisons
 
 
-def test_alarms_among_arms_that_are_the_same_are_5_in_100():
+def test_false_alarms_among_equal_arms_are_5_in_100():
     assert count_alarms(200, arms=1, seed=0) == pytest.approx(0.05, abs=0.02)
     assert count_alarms(2000, arms=1, seed=1) == pytest.approx(0.05, abs=0.01)
 

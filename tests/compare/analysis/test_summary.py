@@ -47,7 +47,7 @@ def test_an_arm_is_described_by_the_values_of_its_seeds(tmp_path):
     assert (spread.n, spread.by_seed) == (3, dict(zip((1, 2, 3), values, strict=True)))
 
 
-def test_six_seeds_decide_what_is_far_apart(tmp_path):
+def test_six_seeds_decide_a_large_difference(tmp_path):
     summary = summary_of(tmp_path, {"CE": FakeArm(0.3), "FL": FakeArm(0.95)}, SIX)
     verdict = summary.equal.verdict("FL")
     assert (verdict.decision, verdict.flaw) == ("higher", None)
@@ -69,7 +69,7 @@ def test_a_failed_run_is_shown_and_its_arm_gets_no_verdict(tmp_path):
         ("the last line",),
     )
     assert (row.ap, row.iterations_done, row.restarts) == ({}, 20, 1)
-    # it keeps its place among the comparisons: p of the other is that of the first of two
+    # it keeps its place in Holm's correction: p of the other is that of the first of two
     other = summary.equal.verdict("GHM")
     assert other.p == pytest.approx(min(1, 2 * other.difference.t_p))
 
@@ -103,7 +103,7 @@ def test_a_run_that_detected_nothing_has_no_number_but_counts_in_the_verdict(tmp
     found = summary.detections.arms["FL"]
     assert found.recall.by_seed[7] == found.per_class[0].by_seed[7] == NO_PREDICTIONS
     assert found.errors["missed"].by_seed[7] == NO_PREDICTIONS
-    # left out, it would flatter its arm
+    # leaving it out would favor its arm
     reference = summary.equal.arm("CE").metrics["AP"].by_seed[7]
     assert verdict.difference.differences[-1] == pytest.approx(-reference)
     assert scores.empty == 1
@@ -134,7 +134,7 @@ def test_a_size_without_objects_has_no_ground_truth(tmp_path):
     assert summary.equal.arm("CE").metrics["APs"].n == 2
 
 
-def test_an_arm_that_has_not_come_so_far_is_not_evaluated(tmp_path):
+def test_an_unfinished_arm_is_not_evaluated(tmp_path):
     arms = {"CE": FakeArm(), "FL": FakeArm(without={1: "missing", 2: "running"})}
     summary = summary_of(tmp_path, arms)
     assert summary.equal.arm("FL").metrics["AP"].state == NOT_EVALUATED
@@ -172,7 +172,7 @@ def test_the_values_of_a_class_are_those_of_that_class(tmp_path):
     assert values[1:] == [0, 0]
 
 
-def test_average_precision_again_is_that_of_the_result(tmp_path):
+def test_the_repeated_evaluation_equals_the_result(tmp_path):
     summary = summary_of(tmp_path)
     per_class = [spread.mean for spread in summary.detections.arms["FL"].per_class]
     assert statistics.mean(per_class) == pytest.approx(summary.equal.arm("FL").metrics["AP"].mean)
@@ -233,7 +233,7 @@ def test_other_images_make_an_interval_around_the_difference(tmp_path):
 def test_the_data_of_a_summary_is_strict_json(tmp_path):
     arms = {"CE": FakeArm(), "FL": FakeArm(without={1: "empty"}), "GHM": FakeArm(0.0)}
     summary = summary_of(tmp_path, arms, snapshots=True)
-    assert math.inf in summary.detections.choice.thresholds.values()  # GHM is never right
+    assert math.inf in summary.detections.choice.thresholds.values()  # GHM has no correct detection
     text = json.dumps(json_content(summary), allow_nan=False)
     assert json.loads(text)["equal"]["arms"][0]["metrics"]["AP"]["n"] == 2
 
@@ -254,7 +254,7 @@ def test_an_arm_that_is_best_as_it_is_needs_no_other_runs(tmp_path):
     assert summary.best.arm("FL").metrics == summary.equal.arm("FL").metrics
 
 
-def test_as_long_as_the_best_rate_is_not_trained_there_is_no_verdict_at_it(tmp_path):
+def test_an_untrained_best_rate_has_no_verdict(tmp_path):
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.4)}
     summary = summary_of(tmp_path, arms, factors=(1.0, 2.0))
     assert summary.best.arm("FL").lr_factor is None
@@ -295,7 +295,7 @@ def test_a_config_key_that_is_not_of_the_loss_is_flagged(tmp_path):
     ]
 
 
-def test_other_start_weights_and_other_data_are_said(tmp_path):
+def test_different_weights_and_data_are_reported(tmp_path):
     comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm(), "GHM": FakeArm()})
     same = summarize(tmp_path, replicates=0).fairness
     assert (same.starts["FL"].same_weights, same.starts["FL"].same_data) == (2, 2)
@@ -315,7 +315,7 @@ def test_other_start_weights_and_other_data_are_said(tmp_path):
     assert "The data differ from CE at the same seed: GHM." in said
 
 
-def test_versions_and_threads_that_differ_are_said(tmp_path):
+def test_different_versions_and_threads_are_reported(tmp_path):
     comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()})
     assert provenance_sentences(summarize(tmp_path, replicates=0).provenance) == []
     folder = folder_of(tmp_path, comparison, "FL", 2)
@@ -351,7 +351,7 @@ def test_the_views_of_a_loss_are_means_over_the_seeds(tmp_path):
     assert sum(fl.gradient_pos) + sum(fl.gradient_neg) == pytest.approx(1)
 
 
-def test_arms_that_were_looked_at_on_other_anchors_are_named(tmp_path):
+def test_arms_with_other_anchors_are_named(tmp_path):
     comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()}, snapshots=True)
     file = folder_of(tmp_path, comparison, "FL", 2) / "diagnostics/final_retinanet.npz"
     write_snapshot(file, fake_snapshot(anchors_digest="b"))
@@ -368,7 +368,7 @@ def test_a_broken_snapshot_is_a_problem_of_its_run(tmp_path):
     assert len(losses.of("retinanet", "final")) == 2
 
 
-def test_a_result_in_another_state_file_is_done_and_a_state_without_result_is_not(tmp_path):
+def test_a_run_is_done_if_and_only_if_it_has_a_result(tmp_path):
     comparison = write_comparison(tmp_path, {"CE": FakeArm()})
     one, two = (folder_of(tmp_path, comparison, "CE", seed) for seed in (1, 2))
     (one / "status.json").unlink()

@@ -1,4 +1,4 @@
-"""The learning rate of each arm, from its trials."""
+"""Tests of the choice of a learning rate from the trials of an arm."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from ..fake_comparison import FakeArm, write_comparison
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory):
-    """An arm finds more with a larger learning rate."""
+    """Provide a comparison in which a higher learning rate finds more objects."""
     folder = tmp_path_factory.mktemp("tried")
     arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.5)}
     return write_comparison(folder, arms, factors=(0.5, 1.0, 2.0)), folder

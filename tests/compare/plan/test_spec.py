@@ -30,7 +30,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """`datasets` of a spec: a COCO json with five classes, as the models have, and its images."""
+    """Provide `datasets` of a spec: a COCO json with the five classes of the models."""
     (tmp_path / "images").mkdir()
     categories = [{"id": i, "name": f"class {i}"} for i in range(5)]
     coco = {"images": [], "annotations": [], "categories": categories}
@@ -44,7 +44,7 @@ def arms(*names):
 
 
 def as_trained(run):
-    """The config of the process that trains a run: what it is given on the command line."""
+    """Return the config that the trainer of a run makes from its command line."""
     args = argument_parser().parse_args(["--config-file", run.config_file, *run.opts])
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
@@ -63,7 +63,7 @@ def refused(write, text, error=ValueError):
 # --- what becomes of a valid spec
 
 
-def test_every_arm_meets_every_seed_in_a_folder_of_its_own(write):
+def test_every_arm_and_seed_has_its_own_folder(write):
     comparison = load_spec(write(arms("ce", "fl") + "seeds: [5, 2]"))
     runs = comparison.runs
     names = ["ce seed 5", "fl seed 5", "ce seed 2", "fl seed 2"]
@@ -143,7 +143,7 @@ def test_config_files_are_relative_to_the_spec(write, tmp_path, monkeypatch):
         ("MODEL.FPN.NORM", '"BN"', "BN"),
     ],
 )
-def test_an_option_arrives_in_the_training_process_as_it_was_meant(write, key, value, expected):
+def test_an_option_reaches_the_trainer_unchanged(write, key, value, expected):
     (run,) = load_spec(write(f"{BASE}arms: {{a: [{key}, {value}]}}\nseeds: 1")).runs
     node = as_trained(run)
     for part in key.split("."):
@@ -152,7 +152,7 @@ def test_an_option_arrives_in_the_training_process_as_it_was_meant(write, key, v
     assert type(node) is type(expected)
 
 
-def test_opts_are_those_of_all_arms(write):
+def test_opts_apply_to_all_arms(write):
     text = arms("ce", "fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER, 7]"
     runs = load_spec(write(text)).runs
     assert {run.iterations for run in runs} == {7}
@@ -233,8 +233,8 @@ def test_the_hash_changes_with_a_key_and_with_the_seed_and_with_no_folder(write,
     assert (same.config_hash, same.id) == (one.config_hash, one.id)
 
 
-def test_the_hash_is_that_of_what_is_trained(write):
-    """Built again from what the process gets: a wrong one would resume another run."""
+def test_the_hash_is_that_of_the_trained_config(write):
+    """The hash of the config in the trainer is equal; a wrong one would resume another run."""
     (run,) = load_spec(write(arms("fl") + "seeds: [3]\nbudget: {iterations: 9}")).runs
     cfg = as_trained(run)
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = "", "auto"
@@ -243,7 +243,7 @@ def test_the_hash_is_that_of_what_is_trained(write):
 
 
 @pytest.mark.parametrize("machine", ["cpu", "cuda"])
-def test_a_machine_with_a_gpu_has_no_other_hash(write, monkeypatch, machine):
+def test_a_gpu_does_not_change_the_hash(write, monkeypatch, machine):
     spec = write(arms("fl") + "seeds: 1")
     here = load_spec(spec)
 
@@ -263,7 +263,7 @@ def test_a_device_that_the_spec_chooses_is_part_of_the_hash(write):
 
 
 def test_an_arms_config_is_read_once_however_many_seeds_there_are(write, monkeypatch):
-    """Else the plan of a large comparison takes minutes."""
+    """Otherwise planning a large comparison takes minutes."""
     calls = []
     monkeypatch.setattr(spec_module, "get_cfg", lambda: calls.append(1) or get_cfg())
     assert len(load_spec(write(arms("ce", "fl") + "seeds: 50\n" + TUNED)).runs) == 106
@@ -298,13 +298,13 @@ def test_other_annotations_are_another_hash_and_another_place_is_not(write, data
     assert changed.config_hash != before
 
 
-def test_a_model_of_another_number_of_classes_is_refused(write, dataset):
+def test_a_wrong_number_of_classes_is_rejected(write, dataset):
     text = arms("fl") + "seeds: 1\nopts: [DATASETS.TRAIN, [mine], MODEL.RETINANET.NUM_CLASSES, 4]\n"
     message = refused(write, text + dataset)
     assert "NUM_CLASSES is 4, but dataset 'mine' has 5 classes" in message
 
 
-def test_an_unknown_data_set_is_told_the_nearest(write):
+def test_an_unknown_data_set_gets_a_suggestion(write):
     text = arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [focal_shapes_vla]]"
     assert "did you mean 'focal_shapes_val'" in refused(write, text, KeyError)
 
@@ -446,7 +446,7 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one data set"),
     ],
 )
-def test_another_form_is_an_error_that_says_what_is_wrong(write, text, message):
+def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):
     assert message in refused(write, text)
 
 
@@ -467,7 +467,7 @@ def test_another_form_is_an_error_that_says_what_is_wrong(write, text, message):
         (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITERS, 1]", "opts: Non-existent config key"),
     ],
 )
-def test_a_typo_is_told_the_nearest_key(write, text, message):
+def test_a_typo_gets_a_suggestion(write, text, message):
     assert message in refused(write, text, KeyError)
 
 
@@ -492,11 +492,11 @@ def test_an_option_that_an_arm_and_all_arms_have_is_refused(write):
 @pytest.mark.parametrize(
     "text", [TEXT, "base: none.yaml\n" + arms("fl") + "seeds: 1"], ids=["arm", "base"]
 )
-def test_a_config_file_that_is_not_there_is_named(write, text):
+def test_a_missing_config_file_is_named(write, text):
     assert ".yaml" in refused(write, text, FileNotFoundError)
 
 
-def test_a_spec_that_is_not_there_is_named(tmp_path):
+def test_a_missing_spec_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         load_spec(tmp_path / "none.yaml")
 
@@ -506,7 +506,7 @@ def test_a_spec_that_is_not_there_is_named(tmp_path):
     ["", "[1]", "MODEL: 3", "SOLVER: {MAX_ITER: x}", "_BASE_: arm.yaml", "a: [", "\x00"],
     ids=repr,
 )
-def test_a_file_that_is_no_config_is_an_error_that_names_the_arm(write, content):
+def test_a_malformed_config_is_an_error_that_names_the_arm(write, content):
     write(content, "arm.yaml")
     assert "arm 'a'" in refused(write, "arms: {a: arm.yaml}\nseeds: 1")
 

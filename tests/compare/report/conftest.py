@@ -1,4 +1,4 @@
-"""Figures of few pixels: most of the time of a report is spent on drawing them."""
+"""Low resolution for figures, because drawing takes most of the time of a report."""
 
 import pytest
 
@@ -16,7 +16,7 @@ FIGURES = {
     "gradient-histogram": "draw_gradient_histogram",
     "cost": "_cost",
 }
-"""Figure -> the function that draws it."""
+"""Name of a figure -> function that draws it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +28,7 @@ def coarse_pictures():
 
 @pytest.fixture
 def draw_only(monkeypatch):
-    """A function that leaves all figures out but one."""
+    """Provide a function that turns off all figures but one."""
 
     def leave_out(name):
         for function in FIGURES.keys() - {name}:

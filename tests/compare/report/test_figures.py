@@ -39,7 +39,7 @@ def drawings(summary):
     return {drawing.name: drawing for drawing in draw_all(summary)}
 
 
-def test_there_is_a_figure_of_everything_that_was_measured(drawings):
+def test_every_measurement_has_a_figure(drawings):
     assert list(drawings) == [
         "forest",
         "ap-by-size",
@@ -55,7 +55,7 @@ def test_there_is_a_figure_of_everything_that_was_measured(drawings):
     assert all(len(d.caption) > 100 and d.title for d in drawings.values())
 
 
-def test_the_forest_shows_seeds_mean_and_interval_where_they_are(summary, drawings):
+def test_the_forest_plot_shows_seeds_mean_and_interval(summary, drawings):
     axes = drawings["forest"].figure.axes[0]
     lines = [line for line in axes.lines if line.get_color() != INK]
     found = sorted(summary.equal.verdicts, key=lambda v: v.difference.mean)
@@ -65,12 +65,12 @@ def test_the_forest_shows_seeds_mean_and_interval_where_they_are(summary, drawin
         np.testing.assert_allclose(interval.get_xdata(), verdict.difference.interval)
         np.testing.assert_allclose(interval.get_ydata(), row)
         assert mean.get_xdata() == pytest.approx(verdict.difference.mean)
-        assert mean.get_markerfacecolor() != mean.get_color()  # hollow: three seeds decide nothing
+        assert mean.get_markerfacecolor() != mean.get_color()  # hollow: undecided
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels == [verdict.arm for verdict in found]
 
 
-def test_an_arm_has_one_colour_in_all_figures(summary, drawings):
+def test_an_arm_has_one_color_in_all_figures(summary, drawings):
     styles = arm_styles(summary.arms, summary.reference, list(summary.shown))
     assert [styles[arm].color for arm in ARMS] == [INK, *PALETTE[:2]]
     allowed = {INK, *PALETTE[:2]}
@@ -88,7 +88,7 @@ def test_an_arm_has_one_colour_in_all_figures(summary, drawings):
         assert drawn - allowed <= {"#dcdfe4"}, name
 
 
-def test_of_many_arms_the_most_different_have_colours_and_the_others_are_grey():
+def test_the_most_different_of_many_arms_are_colored_and_the_others_gray():
     arms = tuple(f"arm {i}" for i in range(50))
     shown = ["arm 7", *[f"arm {i}" for i in range(49, 40, -1)]]
     styles = arm_styles(arms, "arm 7", shown)
@@ -129,7 +129,7 @@ def test_training_curves_have_a_band_between_the_seeds(summary, drawings):
     assert corners[:, 1].max() == pytest.approx(max(curve.high))
 
 
-def test_a_figure_inlined_follows_the_colours_and_the_font_of_the_page(drawings):
+def test_an_inlined_figure_has_the_colors_and_the_font_of_the_page(drawings):
     assert len(drawings) == len(FIGURES)
     for name, drawing in drawings.items():
         text = inline_svg(svg(drawing.figure), name=name, title=drawing.title)
@@ -171,23 +171,23 @@ def test_a_figure_is_the_same_however_often_it_is_rendered(drawings):
     assert svg(figure) == first
 
 
-def test_a_figure_is_the_same_whatever_the_users_settings(summary, drawings, draw_only):
+def test_a_figure_does_not_depend_on_the_settings_of_the_user(summary, drawings, draw_only):
     draw_only("precision-recall")
     expected = png(drawings["precision-recall"].figure, dpi=50)
     with mpl.rc_context({"font.size": 20, "legend.handlelength": 9, "axes.grid": False}):
         (again,) = draw_all(summary)
         assert png(again.figure, dpi=50) == expected
-        assert mpl.rcParams["font.size"] == 20  # and they are left as they were
+        assert mpl.rcParams["font.size"] == 20  # the settings are restored
 
 
-def test_what_was_not_measured_has_no_figure(tmp_path):
+def test_a_missing_measurement_has_no_figure(tmp_path):
     missing = FakeArm(without={1: "missing"})
     write_comparison(tmp_path, {"CE": missing, "FL": missing}, (1,))
     assert draw_all(summarize(tmp_path, replicates=0)) == []
 
 
 def _with_arms(summary, names):
-    """The same numbers again and again, under other names."""
+    """Repeat the numbers of the arms under new names."""
     own = summary.arms
 
     def of(i):

@@ -45,9 +45,9 @@ def test_ground_truth_is_that_of_the_json(images, tiny_shapes):
 def test_a_text_of_any_script_is_drawn_inside_the_image():
     box = LabeledBox((35, 0, 5, 5), "日本 crescent", (255, 0, 0))
     drawn = np.asarray(draw_boxes(Image.new("RGB", (40, 30), (0, 0, 255)), [box]))
-    label = drawn[:, :, 2] == 0  # what is not background
+    label = drawn[:, :, 2] == 0  # all but the background
     y, x = np.nonzero(label)
-    assert x.min() < 35 * SCALE - 30  # moved to the left, so that it is all there
+    assert x.min() < 35 * SCALE - 30  # moved to the left to fit
     assert y.max() < 30
 
 

@@ -49,7 +49,7 @@ def object_(x, category=1, **more):
     return {"category_id": category, "bbox": [x, 0, 10, 10], **more}
 
 
-def test_right_wrong_and_missed_have_their_colours(data):
+def test_correct_false_and_missed_have_their_colors(data):
     boxes, right = judged(
         data,
         [detection(0, 0.9), detection(1, 0.8), detection(40, 0.7, category=2)],
@@ -57,7 +57,7 @@ def test_right_wrong_and_missed_have_their_colours(data):
     )
     assert right == 1
     assert boxes == [
-        (WHITE, ""),  # found, but as another class
+        (WHITE, ""),  # found as another class
         (WHITE, ""),
         (SKY, "a 0.90"),
         (VERMILLION, "a 0.80"),  # a duplicate
@@ -70,7 +70,7 @@ def test_the_better_detection_of_an_object_is_the_right_one(data):
     assert boxes == [(SKY, "a 0.70"), (VERMILLION, "a 0.60")]
 
 
-def test_a_detection_in_a_crowd_of_its_class_counts_for_nothing(data):
+def test_a_detection_in_a_crowd_of_its_class_does_not_count(data):
     crowd = {"category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 1}
     boxes, right = judged(data, [detection(5, 0.9), detection(5, 0.8, category=2)], [crowd])
     assert (boxes, right) == ([(GRAY, "a 0.90"), (VERMILLION, "b 0.80")], 0)
@@ -93,7 +93,7 @@ def test_each_row_is_the_ground_truth_and_every_arm(data, tmp_path):
     assert Image.open(io.BytesIO(grid.sheet())).width == 3 * CELL + 2 * 6
 
 
-def test_only_detections_from_the_threshold_of_their_arm_on_are_drawn(data, tmp_path):
+def test_only_detections_above_the_threshold_of_their_arm_are_drawn(data, tmp_path):
     found = [
         {"image_id": 1, "category_id": 1, "bbox": [30, 30, 9, 9], "score": score}
         for score in (0.4, 0.6, 0.95)
@@ -101,13 +101,13 @@ def test_only_detections_from_the_threshold_of_their_arm_on_are_drawn(data, tmp_
     file = write(tmp_path, "x", found)
     (row,) = draw_grid(choice_of(data, (1,)), {"CE": file, "FL": file}).rows
     assert [text.split(": ")[1][:1] for text in row.texts[1:]] == ["2", "1"]
-    # an arm that is never right has an infinite threshold
+    # an arm without a correct detection has an infinite threshold
     never = choice_of(data, (1,), {"CE": float("inf"), "FL": 0.9})
     (row,) = draw_grid(never, {"CE": file, "FL": file}).rows
     assert "CE: 0 detections" in row.texts[1]
 
 
-def test_a_box_is_seen_in_its_colour(data, tmp_path):
+def test_a_box_keeps_its_color(data, tmp_path):
     box = [20, 20, 20, 20]
     found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.99}]
     file = write(tmp_path, "x", found)
@@ -131,7 +131,7 @@ def test_an_image_outside_the_folder_is_not_opened(data, tmp_path, name):
     assert "outside" in grid.problems[0]
 
 
-def test_an_image_that_is_missing_is_said_and_the_others_are_drawn(data, tmp_path):
+def test_a_missing_image_is_reported_and_the_others_are_drawn(data, tmp_path):
     (tmp_path / "data" / "images" / "1.png").unlink()
     empty = write(tmp_path, "x", [])
     grid = draw_grid(choice_of(data, (1, 2)), {"CE": empty, "FL": empty})

@@ -33,7 +33,7 @@ HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "=cmd()", "a\x1b[31m\nb")
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page."""
+    """Parser that sees a page like a browser."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -58,7 +58,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> ReportFiles:
-    """The report of a comparison whose names are attacks, with a run in each state."""
+    """Report of a comparison with malicious names and a run in each state."""
     folder = tmp_path_factory.mktemp("hostile") / "runs"
     arms = {name: FakeArm(0.5 + 0.1 * i) for i, name in enumerate(HOSTILE)}
     arms["=1+1"] = FakeArm(without={1: "failed"})
@@ -80,13 +80,13 @@ def test_names_on_the_page_are_text(page):
     for name in (*HOSTILE, *HOSTILE_CLASSES[:2]):
         assert name in text
     assert "\x1b" not in text
-    # in a figure too, where it is part of an SVG
+    # also in a figure, as part of an SVG
     assert page.tags.count("svg") >= 9
     assert text.count("<script>alert(1)</script>") > 20
 
 
 @pytest.mark.slow
-def test_the_page_needs_nothing_from_elsewhere(page):
+def test_the_page_loads_no_other_files(page):
     (policy,) = [
         v for tag, key, v in page.attributes if (tag, key) == ("meta", "content") and "src" in v
     ]
@@ -101,7 +101,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
 
 
 @pytest.mark.slow
-def test_every_id_is_there_once_and_every_reference_has_its_own(page):
+def test_ids_are_unique_and_references_are_valid(page):
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     wanted = [v[1:] for v in (*page.values("href"), *page.values("xlink:href"))]
@@ -111,7 +111,7 @@ def test_every_id_is_there_once_and_every_reference_has_its_own(page):
 
 
 @pytest.mark.slow
-def test_every_picture_says_what_it_is(page):
+def test_every_picture_has_a_description(page):
     figures = [(tag, dict_) for tag, dict_ in _elements(page) if tag in ("svg", "img")]
     assert len(figures) > 20
     for tag, attributes in figures:
@@ -123,7 +123,7 @@ def test_every_picture_says_what_it_is(page):
 
 
 @pytest.mark.slow
-def test_no_name_leads_out_of_the_folder(hostile):
+def test_no_name_escapes_from_the_folder(hostile):
     folder = hostile.html.parent
     written = [p for p in folder.parent.rglob("*") if p.is_file()]
     assert all(folder in p.resolve().parents for p in written)
@@ -177,7 +177,7 @@ def test_json_is_strict_and_lists_the_files(hostile):
 
 
 @pytest.mark.slow
-def test_all_formats_say_what_failed_and_what_is_missing(hostile, page):
+def test_all_formats_report_failed_and_missing_runs(hostile, page):
     for text in (
         "".join(page.text),
         hostile.markdown.read_text(encoding="utf-8"),
@@ -211,11 +211,11 @@ def test_an_interrupted_report_leaves_the_old_one(hostile, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(report, "draw_all", lambda summary: [])
     with pytest.raises(OSError, match="No space"):
-        write_report(folder, replicates=6)  # another report than the one before
+        write_report(folder, replicates=6)  # differs from the previous report
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_a_figure_of_the_report_before_does_not_stay(tmp_path, monkeypatch):
+def test_an_outdated_figure_is_removed(tmp_path, monkeypatch):
     write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()})
     drawings = [Drawing(name, "title", "caption", Figure((1, 1))) for name in ("forest", "loss")]
     monkeypatch.setattr(report, "draw_all", lambda summary: drawings)
@@ -234,7 +234,7 @@ def test_a_figure_of_the_report_before_does_not_stay(tmp_path, monkeypatch):
     assert (tmp_path / "data" / "annotations.json").exists()
 
 
-def test_a_comparison_of_which_nothing_is_done_has_a_report(tmp_path):
+def test_a_comparison_without_finished_runs_has_a_report(tmp_path):
     missing = FakeArm(without={1: "missing", 2: "missing"})
     write_comparison(tmp_path, {"CE": missing, "FL": missing})
     files = write_report(tmp_path)
@@ -262,7 +262,7 @@ def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):
     assert "At each arm's best learning rate:" in terminal_report(files.summary)
 
 
-def test_the_verdicts_are_told_in_a_sentence(tmp_path):
+def test_the_headline_names_all_verdicts(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "GHM": FakeArm(0.1), "X": FakeArm(0.51)}
     write_comparison(tmp_path, {**arms, "Y": FakeArm(0.9, {1: "failed"})}, (1, 2, 3, 4, 5, 6))
     summary = summarize(tmp_path, replicates=0)
@@ -275,7 +275,7 @@ def test_the_verdicts_are_told_in_a_sentence(tmp_path):
     assert table.rows[-1][2] == "5 of 6, 1 failed"
 
 
-def test_a_number_is_never_in_the_place_of_a_state():
+def test_a_state_is_never_shown_as_a_number():
     assert spread_text(Spread.of({1: NO_PREDICTIONS})) == "no predictions"
     mixed = Spread.of({1: 10.0, 2: 12.0, 3: NO_PREDICTIONS})
     assert spread_text(mixed) == "11.0 ± 1.4 (1 of 3: no predictions)"
@@ -292,7 +292,7 @@ def test_a_number_is_never_in_the_place_of_a_state():
         (True, None, 0),
     ],
 )
-def test_strict_asks_for_all_runs(tmp_path, capsys, monkeypatch, strict, state, code):
+def test_strict_requires_all_runs(tmp_path, capsys, monkeypatch, strict, state, code):
     monkeypatch.setattr(report, "draw_all", lambda summary: [])
     write_comparison(
         tmp_path, {"CE": FakeArm(), "FL": FakeArm(without={2: state} if state else {})}
@@ -312,7 +312,7 @@ def test_one_replicate_is_refused(tmp_path):
 
 
 def _elements(page):
-    """Tag and attributes; of tags without attributes nothing."""
+    """Return (tag, attributes) of all tags with attributes."""
     elements, last = [], None
     for tag, name, value in page.attributes:
         if last is None or tag != last[0] or name in last[1]:

@@ -16,15 +16,15 @@ CLASSES = ["disc", "plus"]
 
 def main(arguments):
     opts = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    folder, behaviour = Path(opts["OUTPUT_DIR"]), opts.get("BEHAVIOUR", "")
+    folder, behavior = Path(opts["OUTPUT_DIR"]), opts.get("BEHAVIOR", "")
     interrupted = []
-    if behaviour == "deaf":
+    if behavior == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # between two iterations, so that none is done twice
+        # handled between two iterations, so that none repeats
         signal.signal(signal.SIGTERM, lambda *_: interrupted.append(1))
-    if behaviour == "leaves_child":
-        # It sleeps far longer than any test waits.
+    if behavior == "leaves_child":
+        # sleeps longer than any test waits
         child = subprocess.Popen(["sleep", "3000"], stdin=subprocess.DEVNULL)
         note(folder / "children", child.pid)
     note(folder / "starts", f"{os.getpid()} {os.getppid()}")
@@ -43,7 +43,7 @@ def main(arguments):
     for iteration in range(first, int(opts["STEPS"])):
         print(f"iteration {iteration}", flush=True)
         if iteration == 3:
-            misbehave(behaviour)
+            misbehave(behavior)
         time.sleep(float(opts["STEP_S"]))
         if interrupted:
             print("stopped", flush=True)
@@ -54,29 +54,29 @@ def main(arguments):
         unfinished = folder / "unfinished_checkpoint"
         unfinished.write_text(str(iteration + 1))
         unfinished.replace(checkpoint)
-    if behaviour != "no_evaluation":
+    if behavior != "no_evaluation":
         evaluated = {"bbox/AP": 20.0, "bbox/AP-disc": 30.0, "bbox/AP-plus": float("nan")}
         line = {"iteration": int(opts["STEPS"]) - 1, **evaluated}
         note(folder / "metrics.json", json.dumps(line))
     note(folder / "finishes", os.getpid())
 
 
-def misbehave(behaviour):
-    if behaviour == "nan":
+def misbehave(behavior):
+    if behavior == "nan":
         losses = {"loss_cls": float("nan")}
         raise FloatingPointError(
             f"Loss became infinite or NaN at iteration=3!\nloss_dict = {losses}"
         )
-    if behaviour == "disk_full":
+    if behavior == "disk_full":
         try:
             raise OSError(28, "No space left on device")
         except OSError as error:
             raise RuntimeError("could not write the checkpoint") from error
-    if behaviour == "killed":
+    if behavior == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if behaviour == "exit":
+    if behavior == "exit":
         sys.exit(7)
-    if behaviour == "preempted":
+    if behavior == "preempted":
         sys.exit(143)
 
 

@@ -1,4 +1,4 @@
-"""Runs that a fake trainer trains, and processes that train them."""
+"""Runs of a fake trainer, and processes that train them."""
 
 import ctypes
 import hashlib
@@ -18,12 +18,12 @@ from focal_plugin.compare.running.runner import SweepInterruptedError, run_all
 
 TRAINER = (str(Path(__file__).with_name("fake_trainer.py")),)
 LEASE = Lease(beat_s=0.1, expiry_s=3.0)
-PATIENCE_S = 300  # for what takes a moment on an idle machine
+PATIENCE_S = 300  # generous limit for steps that take a moment on an idle machine
 
 
-def fake_run(arm="CE", seed=1, *, steps=5, step_s=0.01, behaviour="", datasets=()):
-    """``behaviour``: see fake_trainer.py."""
-    opts = ("STEPS", str(steps), "STEP_S", str(step_s), "BEHAVIOUR", behaviour)
+def fake_run(arm="CE", seed=1, *, steps=5, step_s=0.01, behavior="", datasets=()):
+    """Return a run; fake_trainer.py lists the values of ``behavior``."""
+    opts = ("STEPS", str(steps), "STEP_S", str(step_s), "BEHAVIOR", behavior)
     return Run(
         arm=arm,
         seed=seed,
@@ -47,12 +47,14 @@ def fake_options(**more):
 
 def in_background(function, *arguments):
     """
-    A process that runs ``function``: forked, because importing Detectron2 takes seconds. Ctrl-C and
-    SIGHUP reach it also where these tests run in the background or by nohup, which ignore them.
+    Start a process that runs ``function``.
+
+    It is a fork, because importing Detectron2 takes seconds. Ctrl-C and SIGHUP reach it even if the
+    tests run in the background or under nohup, which ignore them.
     """
 
     def body():
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives the tests
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the tests
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         function(*arguments)
@@ -64,8 +66,9 @@ def in_background(function, *arguments):
 
 class ForkedPython:
     """
-    As `subprocess.Popen` of `python -m MODULE ARGUMENTS`, but a fork of this process: importing
-    Detectron2 takes seconds.
+    Replacement of `subprocess.Popen` for `python -m MODULE ARGUMENTS` by a fork.
+
+    It is a fork of this process, because importing Detectron2 takes seconds.
     """
 
     def __init__(self, command, *, env, stdout=None, stderr=None, shell=False, encoding=None):
@@ -106,7 +109,7 @@ class ForkedPython:
 
 
 def sweep(runs, folder, options=None):
-    """Exits as the command does."""
+    """Run a sweep, and exit with the exit code of the command."""
     with open(os.devnull, "w") as stream:
         try:
             statuses = run_all(runs, folder, options or fake_options(), stream=stream)
@@ -122,7 +125,7 @@ def lines_of(file):
 
 
 def trainers(folder):
-    """Process ids of the trainers that were started in the folder of a run, the latest last."""
+    """Return the process ids of the trainers of a run, the latest one last."""
     return [int(line.split()[0]) for line in lines_of(folder / "starts")]
 
 
@@ -135,7 +138,7 @@ def is_alive(pid):
 
 
 def wait_until(condition, process=None):
-    """``process``: without which it will never hold."""
+    """Wait for a condition; fail if ``process``, which it depends on, ends."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -1,4 +1,4 @@
-"""One owner for each folder: races, dead and frozen owners, wrong clocks."""
+"""Tests of claims: races, dead and frozen owners, wrong clocks."""
 
 import itertools
 import json
@@ -22,11 +22,11 @@ FORK = multiprocessing.get_context("fork")
 
 
 def race(folders, processes, **options):
-    """How many won each of the folders, for which all processes try at the same moment."""
+    """Return the number of winners per folder if all processes take it at the same time."""
     barrier, wins = FORK.Barrier(processes), FORK.Array("i", len(folders))
 
     def compete():
-        held = []  # as long as the others may still try
+        held = []  # keeps the claims while others may still try
         for number, folder in enumerate(folders):
             barrier.wait()
             try:
@@ -64,7 +64,7 @@ def hold(folder, ready):
 
 @pytest.fixture
 def owner(tmp_path):
-    """A process that owns ``tmp_path``."""
+    """Start a process that owns ``tmp_path``."""
     ready = FORK.Event()
     process = in_background(hold, tmp_path, ready)
     assert ready.wait(30)
@@ -89,7 +89,7 @@ def test_of_many_that_take_over_a_stale_claim_exactly_one_wins(tmp_path):
     assert all(read_newest(folder).generation == 5 for folder in folders)
 
 
-def test_what_is_released_can_be_taken_at_once_and_nothing_is_deleted(tmp_path):
+def test_a_released_claim_is_free_at_once_and_nothing_is_deleted(tmp_path):
     for generation in (1, 2, 3):
         with take(tmp_path) as claim:
             assert claim.is_ours()
@@ -99,7 +99,7 @@ def test_what_is_released_can_be_taken_at_once_and_nothing_is_deleted(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["claim.1", "claim.2", "claim.3"]
 
 
-def test_an_owner_that_lives_keeps_its_claim(tmp_path, owner):
+def test_a_live_owner_keeps_its_claim(tmp_path, owner):
     observer = Observer(tmp_path, LEASE)
     end = time.monotonic() + 3 * LEASE.expiry_s
     while time.monotonic() < end:
@@ -107,9 +107,9 @@ def test_an_owner_that_lives_keeps_its_claim(tmp_path, owner):
         time.sleep(0.05)
 
 
-def test_the_claim_of_a_process_that_is_gone_from_this_machine_is_free_at_once(tmp_path, owner):
+def test_the_claim_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path, owner):
     os.kill(owner.pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(owner.pid))  # a zombie: nobody has waited for it
+    wait_until(lambda: not is_alive(owner.pid))  # a zombie, because nobody has waited for it
     assert Observer(tmp_path, Lease()).holder() is None
     with take(tmp_path) as claim:
         assert claim.is_ours()
@@ -139,7 +139,7 @@ def test_the_claim_of_another_machine_is_stale_only_after_its_lease(tmp_path):
         assert claim.is_ours()
 
 
-def test_a_frozen_owner_that_wakes_up_finds_that_it_has_lost(tmp_path):
+def test_a_frozen_owner_loses_its_claim(tmp_path):
     observer = Observer(tmp_path, LEASE)
 
     def own(ready, results):
@@ -162,7 +162,7 @@ def test_a_frozen_owner_that_wakes_up_finds_that_it_has_lost(tmp_path):
         assert not json.loads((tmp_path / "claim.1").read_text())["released"]
 
 
-def test_clocks_and_times_of_files_do_not_matter(tmp_path, monkeypatch):
+def test_clocks_and_file_times_do_not_matter(tmp_path, monkeypatch):
     now, jumps = time.time(), itertools.cycle([0, 1e9, -1e9])
     monkeypatch.setattr(time, "time", lambda: now + next(jumps))
 
@@ -172,13 +172,13 @@ def test_clocks_and_times_of_files_do_not_matter(tmp_path, monkeypatch):
         os.utime(tmp_path / "claim.1", (moment, moment))
 
     observer = Observer(tmp_path, LEASE)
-    for number in range(4, 11):  # for longer than the lease
+    for number in range(4, 11):  # longer than the lease
         beat(number)
         assert observer.holder() is not None
         time.sleep(LEASE.expiry_s / 4)
     end = time.monotonic() + 1.5 * LEASE.expiry_s
     while time.monotonic() < end:
-        os.utime(tmp_path / "claim.1", (time.time(), now))  # its time alone is no sign of life
+        os.utime(tmp_path / "claim.1", (time.time(), now))  # a new file time is not a heartbeat
         time.sleep(0.05)
     assert observer.holder() is None
 
@@ -194,13 +194,13 @@ def test_a_claim_that_is_half_written_is_held_until_its_lease_is_over(tmp_path):
     take(tmp_path, stale=1).release()
 
 
-def test_who_was_slower_in_taking_over_has_not_got_it(tmp_path):
+def test_the_slower_of_two_takers_loses(tmp_path):
     write_claim(tmp_path)
     with take(tmp_path, stale=1, lease=LEASE), pytest.raises(HeldError):
         take(tmp_path, stale=1, lease=LEASE)
 
 
-def test_an_owner_that_cannot_show_that_it_lives_gives_up_its_claim(tmp_path, monkeypatch):
+def test_an_owner_without_heartbeat_gives_up_its_claim(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("the file system is gone")
 
@@ -212,7 +212,7 @@ def test_an_owner_that_cannot_show_that_it_lives_gives_up_its_claim(tmp_path, mo
     claim.release()
 
 
-def test_a_short_disturbance_of_the_file_system_is_survived(tmp_path, monkeypatch):
+def test_a_short_failure_of_the_file_system_is_tolerated(tmp_path, monkeypatch):
     write, failures = claim_module.write_json, []
 
     def fail_three_times(*arguments):

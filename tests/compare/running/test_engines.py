@@ -1,4 +1,4 @@
-"""Where runs are trained: processors and GPUs of each; Ray and Slurm when a worker dies."""
+"""Tests of the engines: processors and GPUs of each run; Ray and Slurm with dying workers."""
 
 import itertools
 import json
@@ -61,7 +61,7 @@ def test_gpus_are_handed_out_whole_or_shared():
         ({"gpus_per_run": 4}, "4 GPU.s. per run requested, but only 2 available"),
     ],
 )
-def test_more_than_there_is_is_an_error(options, message):
+def test_options_that_exceed_the_machine_are_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         division("01", **options)
 
@@ -76,7 +76,7 @@ def test_more_than_there_is_is_an_error(options, message):
         (" GPU-ab , 1", ["GPU-ab", "1"]),
     ],
 )
-def test_gpus_are_those_that_the_user_left_visible(monkeypatch, value, gpus):
+def test_only_visible_gpus_are_used(monkeypatch, value, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert visible_gpus() == gpus
 
@@ -119,13 +119,13 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
         make_engine(Options(engine=engine), tmp_path)
 
 
-def test_nothing_but_what_trains_needs_leaves_the_users_shell():
+def test_only_allowed_variables_leave_the_shell():
     secret = {"AWS_SECRET_ACCESS_KEY": "1", "HF_TOKEN": "2", "BASH_FUNC_x%%": "3"}
     needed = {"PATH": "/bin", "DETECTRON2_DATASETS": "/data", "SLURM_JOB_ID": "7"}
     assert allowed_variables({**secret, **needed}) == needed
 
 
-def test_a_stop_file_tells_how_urgent_it_is_until_it_is_removed(tmp_path):
+def test_a_stop_file_holds_the_urgency_until_it_is_removed(tmp_path):
     def seen():
         reader = StopFile.__new__(StopFile)
         reader.__dict__.update(stop_file.__dict__, _looked=-1e9)
@@ -142,8 +142,8 @@ def test_a_stop_file_tells_how_urgent_it_is_until_it_is_removed(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_slurm_is_told_what_a_run_needs_and_no_secret(tmp_path, monkeypatch):
-    """With commands that stand in for Slurm's, and keep what they are given."""
+def test_slurm_gets_the_resources_and_no_secrets(tmp_path, monkeypatch):
+    """The commands of Slurm are replaced by scripts that record their input."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("srun", "sbatch", "sacct"):
@@ -186,24 +186,24 @@ def check_all_finished_once(process, runs, folder):
     for run in runs:
         own = folder / run.id
         assert Status.read(own).state == "done"
-        # an iteration between which and its checkpoint a trainer was killed is done again
+        # an iteration repeats if its trainer was killed before the checkpoint
         assert len(lines_of(own / "iterations")) <= run.iterations + 1
 
 
 @pytest.fixture
 def seldom(monkeypatch):
-    """Look less often: what Ray and submitit do to look costs more than what is waited for."""
+    """Poll less often, because polling by Ray and submitit is expensive."""
     monkeypatch.setattr(runner, "POLL_S", 0.5)
     monkeypatch.setattr(runner, "LOOK_S", 1.0)
 
 
 @pytest.mark.slow
-def test_ray_finishes_all_runs_though_a_worker_is_killed(seldom, tmp_path, monkeypatch):
+def test_ray_finishes_all_runs_although_a_worker_is_killed(seldom, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
-    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a file there
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes a file there
     runs = [fake_run(seed=seed, steps=60, step_s=0.05) for seed in (1, 2)]
     folder = tmp_path / "runs"
-    # one after the other: a second worker would be a second import of everything
+    # sequential, because a second worker would import everything again
     options = fake_options(engine="ray", jobs=1, cpus_per_run=1)
     process = in_background(sweep, runs, folder, options)
     wait_until(lambda: any(is_midway(folder / run.id) for run in runs), process)
@@ -216,12 +216,12 @@ def test_ray_finishes_all_runs_though_a_worker_is_killed(seldom, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(
+def test_slurm_finishes_a_run_although_its_job_is_killed_and_preempted(
     seldom, tmp_path, monkeypatch
 ):
     pytest.importorskip("submitit", reason="the extra [slurm] is not installed")
     monkeypatch.setattr("submitit.local.local.subprocess", SimpleNamespace(Popen=ForkedPython))
-    # a killed job leaves no result, which submitit waits for
+    # submitit waits for the result, which a killed job does not write
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)
     run = fake_run(steps=60, step_s=0.05)
     options = fake_options(engine="slurm", cluster="local", cpus_per_run=1)
@@ -236,6 +236,6 @@ def test_slurm_finishes_a_run_though_its_job_is_killed_and_then_preempted(
     os.kill(trainer_and_parent(own)[1], signal.SIGUSR2)
     check_all_finished_once(process, [run], tmp_path)
     assert Status.read(own).attempts == 3
-    # told to stop, it went on exactly where it was
+    # after the stop it resumed exactly
     *_, first = lines_of(own / "iterations")[before : before + 1]
     assert lines_of(own / "iterations")[before:] == [str(i) for i in range(int(first), 60)]

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep, on a terminal and in a log."""
+"""Tests of the progress of a sweep, on a terminal and in a log."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from .fakes import fake_run
 
 
 class Screen(io.StringIO):
-    """A terminal that knows what this draws with, and fails where a line is wider than it."""
+    """Terminal that supports the used control sequences, and fails if a line is too wide."""
 
     def __init__(self, columns):
         super().__init__()
@@ -38,7 +38,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, which the test sets."""
+    """Provide the seconds of the clock, which the test sets."""
     now = [1000.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     return now
@@ -81,7 +81,7 @@ def test_a_line_counts_when_it_is_whole_and_a_broken_one_never(tmp_path):
     write_metrics(tmp_path, 'al_loss": NaN}\n')
     reader.read()
     assert reader.iteration == 40
-    # a killed attempt's last line, continued by the next attempt
+    # the last line of a killed attempt, continued by the next attempt
     write_metrics(tmp_path, '{"iteration": 59, "to', line(19), "[]\n", "7\n", line(39))
     reader.read()
     assert reader.iteration == 40

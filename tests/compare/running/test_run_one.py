@@ -1,4 +1,4 @@
-"""One run: finished, failed and why, stopped, gone on with, without its parent."""
+"""Tests of one run: finished, failed, stopped, resumed and without its parent."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ def train(task, **more):
 
 
 def train_until(task, condition, urgency=Urgency.STOP):
-    """``urgency`` as soon as the condition holds."""
+    """Train, and request ``urgency`` as soon as the condition holds."""
     return train(task, urgency=lambda: urgency if condition() else Urgency.GO_ON)
 
 
@@ -63,7 +63,7 @@ def test_a_finished_run_has_a_result_and_is_not_trained_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "exit_code", "reason"),
+    ("behavior", "exit_code", "reason"),
     [
         ("nan", 1, "loss became NaN or infinite at iteration 3: loss_cls nan"),
         ("disk_full", 1, "disk full: OSError: [Errno 28] No space left on device"),
@@ -73,9 +73,9 @@ def test_a_finished_run_has_a_result_and_is_not_trained_again(tmp_path):
     ],
 )
 def test_a_failure_has_a_reason_an_exit_code_and_the_last_lines(
-    tmp_path, behaviour, exit_code, reason
+    tmp_path, behavior, exit_code, reason
 ):
-    task = fake_task(tmp_path, fake_run(behaviour=behaviour))
+    task = fake_task(tmp_path, fake_run(behavior=behavior))
     status = train(task)
     assert (status.state, status.exit_code, status.attempts) == ("failed", exit_code, 1)
     assert status.reason.endswith(reason)
@@ -84,8 +84,8 @@ def test_a_failure_has_a_reason_an_exit_code_and_the_last_lines(
     assert Result.read(task.folder) is None
 
 
-def test_what_failed_is_tried_again_once_if_asked_and_the_reason_is_that_of_the_last_time(tmp_path):
-    run = fake_run(behaviour="nan")
+def test_a_failed_run_is_retried_once_on_request_with_its_latest_reason(tmp_path):
+    run = fake_run(behavior="nan")
     assert train(fake_task(tmp_path, run)).attempts == 1
     assert train(fake_task(tmp_path, run)).attempts == 1
     again = fake_task(tmp_path, run, retry=1)
@@ -121,7 +121,7 @@ def test_a_nan_of_numpy_2_reads_like_any_other():
     assert explain_failure(1, tail) == expected
 
 
-def test_a_step_that_was_not_finite_is_told_without_its_images():
+def test_a_non_finite_step_is_reported_without_its_images():
     tail = (
         "focal_plugin.engine.nonfinite.NonFiniteError: loss_cls is nan at iteration 12; images 7 "
         "(a at iteration 1.png). The weights are those before this step",
@@ -131,11 +131,11 @@ def test_a_step_that_was_not_finite_is_told_without_its_images():
 
 
 def test_at_most_fifty_lines_of_a_long_log_are_kept(tmp_path):
-    task = fake_task(tmp_path, fake_run(steps=120, step_s=0, behaviour="no_evaluation"))
+    task = fake_task(tmp_path, fake_run(steps=120, step_s=0, behavior="no_evaluation"))
     assert train(task).log_tail == tuple(f"iteration {i}" for i in range(70, 120))
 
 
-def test_a_stopped_run_is_pending_and_goes_on_from_its_checkpoint(tmp_path):
+def test_a_stopped_run_is_pending_and_resumes_from_its_checkpoint(tmp_path):
     task = fake_task(tmp_path, fake_run(steps=60, step_s=0.05))
     stopped = train_until(task, lambda: len(lines_of(task.folder / "iterations")) > 3)
     assert stopped == Status.read(task.folder) == Status("pending", attempts=1)
@@ -145,22 +145,22 @@ def test_a_stopped_run_is_pending_and_goes_on_from_its_checkpoint(tmp_path):
     assert lines_of(task.folder / "iterations") == [str(i) for i in range(60)]
 
 
-def test_a_run_that_a_scheduler_stopped_is_pending_and_no_failure(tmp_path):
-    task = fake_task(tmp_path, fake_run(behaviour="preempted"))
+def test_a_run_that_a_scheduler_stopped_is_pending(tmp_path):
+    task = fake_task(tmp_path, fake_run(behavior="preempted"))
     assert train(task) == Status("pending", attempts=1)
 
 
 def test_a_trainer_that_does_not_stop_is_killed_after_a_while(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_process, "STOP_S", 1.0)
-    task = fake_task(tmp_path, fake_run(**LONG, behaviour="deaf"))
+    task = fake_task(tmp_path, fake_run(**LONG, behavior="deaf"))
     start = time.monotonic()
     assert train_until(task, lambda: lines_of(task.folder / "iterations")).state == "pending"
     assert 1 < time.monotonic() - start < 20
     assert not is_alive(trainers(task.folder)[-1])
 
 
-def test_asked_to_kill_it_does_not_wait(tmp_path):
-    task = fake_task(tmp_path, fake_run(**LONG, behaviour="deaf"))
+def test_kill_does_not_wait(tmp_path):
+    task = fake_task(tmp_path, fake_run(**LONG, behavior="deaf"))
     ready = lambda: lines_of(task.folder / "iterations")  # noqa: E731
     start = time.monotonic()
     assert train_until(task, ready, Urgency.KILL).state == "pending"
@@ -178,20 +178,20 @@ def test_a_parent_that_ignores_sigterm_has_a_trainer_that_does_not(tmp_path):
     assert lines_of(task.folder / "train.log")[-1] == "stopped"
 
 
-def test_what_a_trainer_left_running_ends_with_it(tmp_path):
-    task = fake_task(tmp_path, fake_run(behaviour="leaves_child"))
+def test_leftover_processes_of_a_trainer_end_with_it(tmp_path):
+    task = fake_task(tmp_path, fake_run(behavior="leaves_child"))
     assert train(task).state == "done"
     child = int(lines_of(task.folder / "children")[0])
     wait_until(lambda: not is_alive(child))
 
 
-def test_asked_to_stop_before_it_began_nothing_begins(tmp_path):
+def test_a_stop_before_the_start_prevents_the_start(tmp_path):
     task = fake_task(tmp_path)
     assert train(task, urgency=lambda: Urgency.STOP) == Status()
     assert not task.folder.exists()
 
 
-def test_a_run_that_somebody_owns_is_left_to_him(tmp_path):
+def test_a_run_with_an_owner_is_not_trained(tmp_path):
     task = fake_task(tmp_path)
     task.folder.mkdir()
     with take(task.folder, lease=LEASE):
@@ -201,9 +201,7 @@ def test_a_run_that_somebody_owns_is_left_to_him(tmp_path):
     assert trainers(task.folder) == []
 
 
-def test_what_somebody_finished_just_before_we_got_the_claim_is_not_trained_again(
-    tmp_path, monkeypatch
-):
+def test_a_run_that_finished_just_before_the_claim_is_not_trained_again(tmp_path, monkeypatch):
     task = fake_task(tmp_path)
 
     def take_late(folder, **options):
@@ -216,12 +214,12 @@ def test_what_somebody_finished_just_before_we_got_the_claim_is_not_trained_agai
     assert len(trainers(task.folder)) == 1
 
 
-def test_who_loses_his_claim_stops_his_trainer_and_writes_nothing(tmp_path):
+def test_an_owner_without_its_claim_stops_its_trainer_and_writes_nothing(tmp_path):
     task = fake_task(tmp_path, fake_run(**LONG))
 
     def take_over():
         wait_until(lambda: lines_of(task.folder / "iterations"))
-        (task.folder / "claim.2").write_text("{}")  # whoever wrote it is the owner now
+        (task.folder / "claim.2").write_text("{}")  # its writer is the new owner
         Status("failed", "written by the new owner").write(task.folder)
 
     thread = threading.Thread(target=take_over)
@@ -235,7 +233,7 @@ def test_who_loses_his_claim_stops_his_trainer_and_writes_nothing(tmp_path):
 
 
 def test_a_result_without_its_status_is_done(tmp_path):
-    """A crash between the two."""
+    """The process crashed between writing the two files."""
     task = fake_task(tmp_path)
     train(task)
     Status("running", attempts=1).write(task.folder)
@@ -243,8 +241,8 @@ def test_a_result_without_its_status_is_done(tmp_path):
     assert len(trainers(task.folder)) == 1
 
 
-def test_the_trainer_dies_with_whoever_started_it_and_another_one_goes_on(tmp_path):
-    task = fake_task(tmp_path, fake_run(steps=40, step_s=0.05, behaviour="deaf"))
+def test_a_trainer_dies_with_its_parent_and_another_one_resumes(tmp_path):
+    task = fake_task(tmp_path, fake_run(steps=40, step_s=0.05, behavior="deaf"))
     owner = in_background(train, task)
     wait_until(lambda: len(lines_of(task.folder / "iterations")) > 2)
     os.kill(owner.pid, signal.SIGKILL)
@@ -255,7 +253,7 @@ def test_the_trainer_dies_with_whoever_started_it_and_another_one_goes_on(tmp_pa
     assert len(lines_of(task.folder / "finishes")) == 1
 
 
-def test_no_trainer_starts_while_one_is_left_over(tmp_path):
+def test_no_trainer_starts_beside_a_leftover_one(tmp_path):
     task = fake_task(tmp_path)
     task.folder.mkdir()
     with (task.folder / ".lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""A sweep beside another one, killed, frozen, interrupted, with runs that fail."""
+"""Tests of concurrent, killed, frozen and interrupted sweeps, and of failing runs."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ def test_two_sweeps_on_one_folder_one_of_them_killed_finish_every_run_exactly_on
     wait_until(lambda: any(owner_of(run, tmp_path) == first.pid for run in runs))
     os.kill(first.pid, signal.SIGKILL)
     assert exit_code(second) == 0
-    check_finished_once(runs, tmp_path, restarts=2)  # both that it trained
+    check_finished_once(runs, tmp_path, restarts=2)  # both runs that it trained
     first.join()
 
 
@@ -74,7 +74,7 @@ def owner_of(run, folder):
     return newest.pid if newest and not newest.released else None
 
 
-def test_a_second_sweep_waits_for_what_the_first_one_trains(tmp_path):
+def test_a_second_sweep_waits_for_the_runs_of_the_first(tmp_path):
     runs = some_runs(2, steps=60)
     first = in_background(sweep, runs, tmp_path)
     wait_until(lambda: len(running_trainers(runs, tmp_path)) == 2)
@@ -98,15 +98,15 @@ def test_a_frozen_sweep_is_taken_over_and_does_no_harm_when_it_wakes_up(tmp_path
 
 
 def test_an_arm_with_nan_has_failed_with_its_reason_and_the_others_finish(tmp_path):
-    runs = [fake_run("NaN", seed=s, behaviour="nan") for s in (1, 2)] + some_runs(2)
+    runs = [fake_run("NaN", seed=s, behavior="nan") for s in (1, 2)] + some_runs(2)
     statuses = run_all(runs, tmp_path, fake_options())
     assert [status.state for status in statuses] == ["failed", "failed", "done", "done"]
     assert statuses[0].reason == "loss became NaN or infinite at iteration 3: loss_cls nan"
     assert exit_code(in_background(sweep, runs, tmp_path)) == 1
 
 
-def test_what_failed_is_tried_again_only_if_asked(tmp_path):
-    run = fake_run(behaviour="exit")
+def test_failed_runs_are_retried_only_on_request(tmp_path):
+    run = fake_run(behavior="exit")
     for retry_failed, attempts in [(False, 1), (False, 1), (True, 2), (False, 2), (True, 3)]:
         options = fake_options(retry_failed=retry_failed)
         assert run_all([run], tmp_path, options)[0].attempts == attempts
@@ -115,7 +115,7 @@ def test_what_failed_is_tried_again_only_if_asked(tmp_path):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl_c", "sigterm", "sighup"]
 )
-def test_a_signal_leaves_all_such_that_it_can_be_taken_up_again(tmp_path, number):
+def test_a_sweep_resumes_after_a_signal(tmp_path, number):
     runs = some_runs(3, steps=100, step_s=0.02)
     process = in_background(sweep, runs, tmp_path)
     wait_until(lambda: all(lines_of(tmp_path / run.id / "iterations") for run in runs[:2]))
@@ -129,13 +129,13 @@ def test_a_signal_leaves_all_such_that_it_can_be_taken_up_again(tmp_path, number
     assert lines_of(tmp_path / runs[0].id / "iterations") == [str(i) for i in range(100)]
 
 
-def test_a_second_ctrl_c_ends_at_once_what_does_not_stop(tmp_path):
-    runs = some_runs(1, steps=1000, behaviour="deaf")
+def test_a_second_ctrl_c_kills_trainers_that_do_not_stop(tmp_path):
+    runs = some_runs(1, steps=1000, behavior="deaf")
     process = in_background(sweep, runs, tmp_path)
     wait_until(lambda: lines_of(tmp_path / runs[0].id / "iterations"))
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)  # as `timeout` does: not a second one
+    os.kill(process.pid, signal.SIGINT)  # from `timeout`; it does not count as a second one
     time.sleep(1)
     assert len(running_trainers(runs, tmp_path)) == 1
     os.kill(process.pid, signal.SIGINT)
@@ -145,8 +145,8 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_stop(tmp_path):
     assert running_trainers(runs, tmp_path) == []
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
-    """As under nohup."""
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    """The situation is that of a process under nohup."""
 
     def ignoring(*arguments):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -159,14 +159,14 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     assert exit_code(process) == 0
 
 
-def test_signals_are_what_they_were_afterwards(tmp_path):
+def test_signal_handlers_are_restored(tmp_path):
     before = [signal.getsignal(number) for number in runner.ENDING_SIGNALS]
     run_all(some_runs(1), tmp_path, fake_options())
     assert [signal.getsignal(number) for number in runner.ENDING_SIGNALS] == before
 
 
-def test_a_full_disk_ends_the_sweep_and_what_runs_can_be_taken_up_again(tmp_path):
-    full = fake_run("full", behaviour="disk_full", step_s=0.3)
+def test_a_full_disk_ends_the_sweep_and_the_runs_resume_later(tmp_path):
+    full = fake_run("full", behavior="disk_full", step_s=0.3)
     runs = [full, *some_runs(4, steps=1000)]
     statuses = run_all(runs, tmp_path, fake_options())
     assert [status.state for status in statuses] == ["failed"] + ["pending"] * 4
@@ -174,7 +174,7 @@ def test_a_full_disk_ends_the_sweep_and_what_runs_can_be_taken_up_again(tmp_path
     assert trainers(tmp_path / runs[4].id) == []
 
 
-def test_what_is_lost_on_its_way_is_sent_again_but_not_for_ever(tmp_path, monkeypatch, capsys):
+def test_lost_tasks_are_resubmitted_a_few_times(tmp_path, monkeypatch, capsys):
     class Broken:
         description = "an engine that loses everything"
 

@@ -41,7 +41,7 @@ def test_the_last_evaluation_counts_and_nan_is_none(tmp_path):
     assert read_iteration_s(metrics) == pytest.approx(0.2)
 
 
-def test_a_line_cut_off_is_left_out_and_a_resumed_part_counts_once(tmp_path):
+def test_a_truncated_line_is_skipped_and_a_resumed_part_counts_once(tmp_path):
     write_metrics(
         tmp_path,
         '{"iteration": 19, "total_loss": 1.0}',
@@ -66,7 +66,7 @@ def test_gpu_memory_is_the_largest_of_the_log(tmp_path):
     assert read_peak_gpu_memory_mib(tmp_path) is None
     (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 120M\nlr: 0.1  max_mem: 340M\n")
     assert read_peak_gpu_memory_mib(tmp_path) == 340
-    (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 0M\n")  # MODEL.DEVICE cpu beside a GPU
+    (tmp_path / "log.txt").write_text("lr: 0.1  max_mem: 0M\n")  # CPU run on a GPU machine
     assert read_peak_gpu_memory_mib(tmp_path) is None
 
 

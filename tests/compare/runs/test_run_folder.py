@@ -87,7 +87,7 @@ def test_a_saved_config_may_have_keys_of_another_version(tmp_path):
 @pytest.mark.parametrize(
     "text", ["!!python/object/apply:os.getcwd []", "a: !!python/tuple [1]", "a: [", "", "[1]"]
 )
-def test_what_is_no_config_is_an_error_that_names_the_file(tmp_path, text):
+def test_a_malformed_config_is_an_error_that_names_the_file(tmp_path, text):
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):

@@ -1,4 +1,4 @@
-"""Random ground truth and detections in COCO's form, and what pycocotools makes of them."""
+"""Random COCO ground truth and detections, and their evaluation by pycocotools."""
 
 import contextlib
 import io
@@ -11,10 +11,10 @@ from pycocotools.cocoeval import COCOeval
 from focal_plugin.compare.analysis.detections.average_precision import METRICS
 
 CATEGORIES = (7, 2, 90, 41, 5)
-"""Not in order; 41 has detections but no objects, 5 has neither."""
+"""Unsorted image ids; 41 has detections but no objects, 5 has neither."""
 WITH_OBJECTS = (7, 2, 90)
 STATS = (0, 1, 2, 3, 4, 5, 8)
-"""Where pycocotools keeps METRICS."""
+"""Indices of METRICS in the result of pycocotools."""
 
 
 def random_case(seed, *, images=12, false_alarms=6, tied_scores=True):
@@ -61,7 +61,7 @@ def write(folder, truth, name="annotations.json"):
 
 
 def pycocotools_evaluation(truth, detections):
-    """Accumulated, with ``stats``; the inputs are not touched."""
+    """Return the accumulated evaluation with ``stats``; the inputs are not changed."""
     truth, detections = json.loads(json.dumps([truth, detections]))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -75,13 +75,13 @@ def pycocotools_evaluation(truth, detections):
 
 
 def pycocotools_averages(truth, detections):
-    """Metric -> fraction, NaN where pycocotools says -1."""
+    """Return metric -> fraction, NaN instead of the -1 of pycocotools."""
     stats = pycocotools_evaluation(truth, detections).stats[list(STATS)]
     return dict(zip(METRICS, np.where(stats < 0, np.nan, stats), strict=True))
 
 
 def copies(truth, detections, weights):
-    """Each image as often as its weight says; the copies of an image follow each other."""
+    """Repeat each image by its weight; the copies of an image are consecutive."""
     of_image, annotations, repeated = {}, [], []
     for image_id, weight in zip(
         sorted(i["id"] for i in truth["images"]), weights.tolist(), strict=True

@@ -85,7 +85,7 @@ def test_whole_weights_are_copies_of_the_images(tmp_path, seed):
 def test_equal_scores_on_several_images_keep_their_order_under_weights(tmp_path):
     truth, detections = random_case(3, images=40, tied_scores=False)
     first = {}
-    for entry in detections:  # one detection of a class on an image, all of one score
+    for entry in detections:  # one detection per class and image, all with equal score
         first.setdefault((entry["image_id"], entry["category_id"]), {**entry, "score": 0.5})
     detections = list(first.values())
     weights = np.random.default_rng(0).integers(0, 4, 40)
@@ -139,7 +139,7 @@ def test_no_detections_are_an_ap_of_zero_with_a_flag(tmp_path):
     assert evaluation.precision_recall()[1].tolist() == [0.0] * 101
 
 
-def test_where_there_is_nothing_to_find_there_is_no_number(tmp_path):
+def test_an_empty_ground_truth_has_no_number(tmp_path):
     truth = ground_truth([1, 2], [annotation(iscrowd=1)])
     result = evaluate(write(tmp_path, truth), [detection()]).average_precision()
     assert np.isnan(list(result.averages.values())).all()
@@ -160,7 +160,7 @@ def test_a_detection_in_a_crowd_counts_neither_way(tmp_path):
     ] == pytest.approx(0.5)
 
 
-def test_an_object_of_id_zero_can_be_found_which_pycocotools_denies(tmp_path):
+def test_an_object_of_id_zero_can_be_found_unlike_in_pycocotools(tmp_path):
     truth = ground_truth([1], [annotation(id=0)])
     assert pycocotools_averages(truth, [detection()])["AP"] == 0.0
     result = evaluate(write(tmp_path, truth), [detection()]).average_precision()

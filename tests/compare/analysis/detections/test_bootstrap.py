@@ -12,7 +12,7 @@ IMAGES = 30
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Ground truth, and the detections of four runs; every second one sees less."""
+    """Provide a ground truth and detections of four runs; every second run detects less."""
     truth, detections = random_case(0, images=IMAGES, tied_scores=False)
     generator = np.random.default_rng(1)
     kept = [[d for d in detections if generator.random() < share] for share in (0.9, 0.5, 0.9, 0.5)]
@@ -34,7 +34,7 @@ def test_every_replicate_is_pycocotools_on_the_images_that_it_drew(runs):
     assert result.standard_error == pytest.approx(np.std(expected, ddof=1), abs=1e-12)
 
 
-def test_the_difference_is_that_of_the_images_as_they_are(runs):
+def test_the_difference_is_that_of_the_original_images(runs):
     truth, (first, second, *_), (a, b, *_) = runs
     for metric in ("AP", "AP50", "APm", "AR"):
         one, other = (pycocotools_averages(truth, entries)[metric] for entries in (first, second))
@@ -131,7 +131,7 @@ def test_replicates_without_any_object_are_left_out(tmp_path):
     assert not np.isnan(result.standard_error)
 
 
-def test_where_there_is_nothing_to_find_nothing_is_claimed(tmp_path):
+def test_an_empty_ground_truth_has_no_interval(tmp_path):
     truth, detections = random_case(0, images=3)
     truth["annotations"] = []
     a = evaluate(write(tmp_path, truth), detections)

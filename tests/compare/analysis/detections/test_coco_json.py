@@ -50,7 +50,7 @@ def test_a_detection_without_one_of_its_keys_is_an_error(tmp_path, key):
 
 
 @pytest.mark.parametrize("content", ["", "[", '[{"image_id": 4, "sco', "\x00", "{}", "3", "null"])
-def test_a_file_that_is_no_list_is_named(tmp_path, content):
+def test_a_file_without_a_list_is_named(tmp_path, content):
     truth = read_ground_truth(write(tmp_path, ground_truth([4], [ANNOTATION])))
     file = tmp_path / "results.json"
     file.write_text(content)
@@ -77,7 +77,7 @@ def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):
         read_ground_truth(file)
 
 
-def test_ids_that_are_there_twice_are_an_error(tmp_path):
+def test_duplicate_ids_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="image 1: duplicate id 4"):
         read_ground_truth(write(tmp_path, ground_truth([4, 4], [])))
     with pytest.raises(ValueError, match="category 1: duplicate id 7"):
@@ -94,7 +94,7 @@ def test_a_ground_truth_of_another_form_is_named(tmp_path, content):
         read_ground_truth(file)
 
 
-def test_an_annotation_of_an_image_that_is_not_there_is_left_out_with_a_warning(tmp_path, caplog):
+def test_an_annotation_of_a_missing_image_is_left_out_with_a_warning(tmp_path, caplog):
     stray = {**ANNOTATION, "image_id": 9}
     with caplog.at_level(logging.WARNING):
         truth = read_ground_truth(write(tmp_path, ground_truth([4], [stray, ANNOTATION])))

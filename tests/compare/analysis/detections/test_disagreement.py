@@ -29,13 +29,13 @@ def evaluated(tmp_path, detections, objects=None, image_ids=(3, 5, 8, 9)):
     return evaluate(write(tmp_path, ground_truth(image_ids, objects)), detections)
 
 
-def test_f1_counts_what_is_shown_of_an_image(tmp_path):
+def test_f1_counts_the_shown_detections_of_an_image(tmp_path):
     shown = [detection(3, 0.9), detection(3, 0.8, NOWHERE), detection(5, 0.4), detection(9, 0.7)]
     evaluation = evaluated(tmp_path, shown)
-    # Right and false; nothing from .5 on; nothing; false where nothing is
+    # Correct and false; nothing above .5; nothing; false without objects
     assert image_f1(evaluation, 0.5) == pytest.approx([2 / 3, 0, 0, 0])
     assert image_f1(evaluation, 0.4) == pytest.approx([2 / 3, 1, 0, 0])
-    assert image_f1(evaluation, 0.95)[3] == 1  # nothing there, nothing shown
+    assert image_f1(evaluation, 0.95)[3] == 1  # no object, no detection
 
 
 def test_crowds_do_not_count(tmp_path):
@@ -43,26 +43,26 @@ def test_crowds_do_not_count(tmp_path):
     assert image_f1(evaluation, 0.5).tolist() == [1, 1, 1, 1]
 
 
-def test_the_best_threshold_shows_the_right_ones_and_not_the_false_below(tmp_path):
+def test_the_best_threshold_separates_correct_from_false_detections(tmp_path):
     shown = [detection(3, 0.9), detection(5, 0.6), *(detection(9, 0.5, NOWHERE) for _ in range(4))]
     assert best_threshold(evaluated(tmp_path, shown)) == 0.6
 
 
 def test_detections_of_one_score_are_shown_together(tmp_path):
-    # With the first of .5 alone F1 would be largest there, but the false ones come with it
+    # F1 would be largest with the first .5 alone, but the false detections share its score
     shown = [detection(3, 0.9), detection(5, 0.5)]
     shown += [detection(8, 0.5, NOWHERE) for _ in range(9)]
     assert best_threshold(evaluated(tmp_path, shown)) == 0.9
 
 
-def test_a_run_without_a_right_detection_shows_nothing(tmp_path):
+def test_a_run_without_a_correct_detection_shows_nothing(tmp_path):
     assert best_threshold(evaluated(tmp_path, [])) == float("inf")
     assert best_threshold(evaluated(tmp_path, [detection(9, 0.9)])) == float("inf")
 
 
-def test_the_images_where_arms_differ_come_first_and_alike_ones_not_at_all(tmp_path):
+def test_only_images_on_which_arms_differ_are_listed(tmp_path):
     arms = {
-        # Scores of another scale are no difference
+        # The scale of the scores does not matter
         "a": evaluated(tmp_path, [detection(3, 0.9), detection(5, 0.9), detection(8, 0.9)]),
         "b": evaluated(
             tmp_path, [detection(3, 0.09), detection(5, 0.09), detection(5, 0.09, NOWHERE)]
@@ -73,7 +73,7 @@ def test_the_images_where_arms_differ_come_first_and_alike_ones_not_at_all(tmp_p
     assert most_different_images({"a": arms["a"]}, 4) == []
 
 
-def test_of_equal_differences_the_image_with_more_to_see_comes_first(tmp_path):
+def test_ties_go_to_the_image_with_more_objects(tmp_path):
     objects = annotations(3, 8, 8, 5)
     objects[2]["bbox"] = NOWHERE
     everything = [detection(i, 0.9) for i in (3, 5, 8)] + [detection(8, 0.9, NOWHERE)]

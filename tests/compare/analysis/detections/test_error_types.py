@@ -7,14 +7,14 @@ from focal_plugin.compare.analysis.detections.error_types import ERROR_TYPES, er
 
 from .coco_cases import ground_truth, random_case, write
 
-# Two objects far from each other; what overlaps FIRST by .4 and by .1
+# Two distant objects, and boxes with IoU .4 and .1 with FIRST
 FIRST, SECOND, NOWHERE = [0, 0, 10, 10], [100, 100, 10, 10], [50, 50, 10, 10]
 OVERLAP_4, OVERLAP_1 = [0, 0, 10, 4], [0, 0, 10, 1]
 DOG, CAT = 1, 2
 
 
-def analyse(tmp_path, objects, detections):
-    """Of (category, box) and (category, box, score) on one image."""
+def analyze(tmp_path, objects, detections):
+    """Return the error types of (category, box) and (category, box, score) on one image."""
     annotations = [
         {"id": i + 1, "image_id": 1, "category_id": c, "bbox": b, "area": 100, "iscrowd": crowd}
         for i, (c, b, crowd) in enumerate((*entry, 0)[:3] for entry in objects)
@@ -25,30 +25,30 @@ def analyse(tmp_path, objects, detections):
 
 
 def check(result, ap50, counts, cost):
-    """All kinds that are not named have neither."""
+    """Check counts and costs; types that are not named must be 0."""
     assert result.ap50 == pytest.approx(ap50)
     assert result.counts == {**dict.fromkeys(ERROR_TYPES, 0), **counts}
     assert result.cost == pytest.approx({**dict.fromkeys(ERROR_TYPES, 0.0), **cost}, abs=1e-12)
 
 
-def test_nothing_wrong_costs_nothing(tmp_path):
-    check(analyse(tmp_path, [(DOG, FIRST)], [(DOG, FIRST, 0.9)]), 1, {}, {})
+def test_correct_detections_have_no_cost(tmp_path):
+    check(analyze(tmp_path, [(DOG, FIRST)], [(DOG, FIRST, 0.9)]), 1, {}, {})
 
 
 def test_a_wrong_class(tmp_path):
-    result = analyse(tmp_path, [(DOG, FIRST)], [(CAT, FIRST, 0.9)])
+    result = analyze(tmp_path, [(DOG, FIRST)], [(CAT, FIRST, 0.9)])
     check(result, 0, {"classification": 1}, {"classification": 1})
 
 
-def test_a_wrong_place(tmp_path):
-    result = analyse(tmp_path, [(DOG, FIRST)], [(DOG, OVERLAP_4, 0.9)])
+def test_a_wrong_location(tmp_path):
+    result = analyze(tmp_path, [(DOG, FIRST)], [(DOG, OVERLAP_4, 0.9)])
     check(result, 0, {"localisation": 1}, {"localisation": 1})
 
 
 def test_wrong_in_both(tmp_path):
     objects = [(DOG, FIRST), (CAT, SECOND)]
-    result = analyse(tmp_path, objects, [(CAT, OVERLAP_4, 0.9), (CAT, SECOND, 0.8)])
-    # Cats: 1/2 with the false one before it, 1 without. The dog: missed, at precision 0
+    result = analyze(tmp_path, objects, [(CAT, OVERLAP_4, 0.9), (CAT, SECOND, 0.8)])
+    # Cats: 1/2 with the false detection before it, 1 without. Dog: missed, with precision 0
     check(result, 0.25, {"both": 1, "missed": 1}, {"both": 0.25})
 
 
@@ -56,80 +56,80 @@ def test_a_second_detection_of_one_object(tmp_path):
     objects = [(DOG, FIRST), (DOG, SECOND)]
     detections = [(DOG, FIRST, 0.9), (DOG, FIRST, 0.8), (DOG, SECOND, 0.7)]
     ap50 = (51 + 50 * 2 / 3) / 101
-    result = analyse(tmp_path, objects, detections)
+    result = analyze(tmp_path, objects, detections)
     check(result, ap50, {"duplicate": 1}, {"duplicate": 1 - ap50})
 
 
-def test_something_where_nothing_is(tmp_path):
-    result = analyse(tmp_path, [(DOG, FIRST)], [(DOG, NOWHERE, 0.9), (DOG, FIRST, 0.8)])
+def test_a_detection_on_background(tmp_path):
+    result = analyze(tmp_path, [(DOG, FIRST)], [(DOG, NOWHERE, 0.9), (DOG, FIRST, 0.8)])
     check(result, 0.5, {"background": 1}, {"background": 0.5})
 
 
 def test_an_object_without_detection(tmp_path):
-    result = analyse(tmp_path, [(DOG, FIRST), (DOG, SECOND)], [(DOG, FIRST, 0.9)])
+    result = analyze(tmp_path, [(DOG, FIRST), (DOG, SECOND)], [(DOG, FIRST, 0.9)])
     check(result, 51 / 101, {"missed": 1}, {"missed": 50 / 101})
 
 
-def test_a_class_that_is_missed_altogether_costs_nothing_as_nothing_of_it_was_right(tmp_path):
-    result = analyse(tmp_path, [(DOG, FIRST), (CAT, SECOND)], [(DOG, FIRST, 0.9)])
+def test_a_class_that_is_missed_completely_has_no_cost(tmp_path):
+    result = analyze(tmp_path, [(DOG, FIRST), (CAT, SECOND)], [(DOG, FIRST, 0.9)])
     check(result, 0.5, {"missed": 1}, {})
 
 
 def test_no_detections_are_missed_objects(tmp_path):
-    check(analyse(tmp_path, [(DOG, FIRST), (DOG, SECOND)], []), 0, {"missed": 2}, {})
+    check(analyze(tmp_path, [(DOG, FIRST), (DOG, SECOND)], []), 0, {"missed": 2}, {})
 
 
-def test_of_two_wrong_classes_on_an_object_the_higher_score_is_put_right(tmp_path):
+def test_the_higher_of_two_wrong_classes_on_an_object_is_corrected(tmp_path):
     objects = [(DOG, FIRST), (CAT, SECOND)]
     detections = [(CAT, FIRST, 0.9), (CAT, FIRST, 0.8), (CAT, SECOND, 0.7), (DOG, NOWHERE, 0.85)]
-    result = analyse(tmp_path, objects, detections)
+    result = analyze(tmp_path, objects, detections)
     counts = {"classification": 2, "background": 1}
     check(result, (0 + 1 / 3) / 2, counts, {"classification": 1 - 1 / 6})
 
 
-def test_a_wrong_class_or_place_on_a_found_object_is_removed(tmp_path):
+def test_a_wrong_class_or_location_on_a_found_object_is_removed(tmp_path):
     objects = [(DOG, FIRST), (CAT, SECOND)]
     detections = [(DOG, FIRST, 0.5), (CAT, FIRST, 0.9), (DOG, OVERLAP_4, 0.8), (CAT, SECOND, 0.7)]
-    result = analyse(tmp_path, objects, detections)
+    result = analyze(tmp_path, objects, detections)
     counts = {"classification": 1, "localisation": 1}
     check(result, 0.5, counts, {"classification": 0.25, "localisation": 0.25})
 
 
-def test_each_kind_is_put_right_as_if_it_were_alone(tmp_path):
+def test_each_type_is_corrected_independently(tmp_path):
     detections = [(CAT, FIRST, 0.8), (DOG, OVERLAP_4, 0.9)]
-    result = analyse(tmp_path, [(DOG, FIRST)], detections)
+    result = analyze(tmp_path, [(DOG, FIRST)], detections)
     counts = {"classification": 1, "localisation": 1}
-    # The wrong place of the higher score does not keep the wrong class from being put right
+    # The wrong location with the higher score does not prevent the correction of the wrong class
     check(result, 0, counts, {"classification": 0.5, "localisation": 1})
 
 
-def test_a_wrong_place_goes_before_a_wrong_class_before_a_duplicate(tmp_path):
+def test_a_wrong_location_precedes_a_wrong_class_and_a_duplicate(tmp_path):
     objects = [(DOG, FIRST), (CAT, OVERLAP_4)]
-    kinds = analyse(tmp_path, objects, [(DOG, OVERLAP_4, 0.9)]).counts
+    kinds = analyze(tmp_path, objects, [(DOG, OVERLAP_4, 0.9)]).counts
     assert (kinds["localisation"], kinds["classification"]) == (1, 0)
     objects = [(DOG, FIRST), (CAT, FIRST)]
-    kinds = analyse(tmp_path, objects, [(DOG, FIRST, 0.9), (DOG, FIRST, 0.8)]).counts
+    kinds = analyze(tmp_path, objects, [(DOG, FIRST, 0.9), (DOG, FIRST, 0.8)]).counts
     assert (kinds["classification"], kinds["duplicate"]) == (1, 0)
 
 
-def test_an_overlap_of_a_tenth_is_no_background(tmp_path):
-    assert analyse(tmp_path, [(DOG, FIRST)], [(DOG, OVERLAP_1, 0.9)]).counts["localisation"] == 1
-    assert analyse(tmp_path, [(DOG, FIRST)], [(CAT, OVERLAP_1, 0.9)]).counts["both"] == 1
+def test_an_overlap_of_a_tenth_is_not_background(tmp_path):
+    assert analyze(tmp_path, [(DOG, FIRST)], [(DOG, OVERLAP_1, 0.9)]).counts["localisation"] == 1
+    assert analyze(tmp_path, [(DOG, FIRST)], [(CAT, OVERLAP_1, 0.9)]).counts["both"] == 1
     less = [0, 0, 10, 0.99]
-    assert analyse(tmp_path, [(DOG, FIRST)], [(DOG, less, 0.9)]).counts["background"] == 1
+    assert analyze(tmp_path, [(DOG, FIRST)], [(DOG, less, 0.9)]).counts["background"] == 1
 
 
-def test_crowds_are_neither_missed_nor_is_what_lies_in_them_an_error(tmp_path):
+def test_crowds_and_detections_in_them_are_no_errors(tmp_path):
     objects = [(DOG, FIRST), (DOG, [90, 90, 40, 40], 1)]
     detections = [(DOG, FIRST, 0.8), (DOG, SECOND, 0.9), (DOG, SECOND, 0.7)]
-    check(analyse(tmp_path, objects, detections), 1, {}, {})
-    # Of another class it is: that AP counts it as false, and a crowd is no object to be mistaken
+    check(analyze(tmp_path, objects, detections), 1, {}, {})
+    # With another class it is an error: AP counts it as false, and a crowd is not an object
     detections = [(DOG, FIRST, 0.8), (CAT, SECOND, 0.9)]
-    check(analyse(tmp_path, objects, detections), 1, {"background": 1}, {})
+    check(analyze(tmp_path, objects, detections), 1, {"background": 1}, {})
 
 
-def test_where_there_is_nothing_to_find_there_is_no_cost(tmp_path):
-    result = analyse(tmp_path, [], [(DOG, FIRST, 0.9)])
+def test_an_empty_ground_truth_has_no_cost(tmp_path):
+    result = analyze(tmp_path, [], [(DOG, FIRST, 0.9)])
     assert np.isnan([result.ap50, *result.cost.values()]).all()
     assert result.counts["background"] == 1
 
@@ -139,7 +139,7 @@ def iou(box, other):
 
 
 def matched_by_hand(truth, detections):
-    """Index of a detection -> its object (None: none); those in crowds are left out."""
+    """Return index of a detection -> object or None, without detections in crowds."""
     result, taken = {}, set()
     for index in sorted(range(len(detections)), key=lambda i: -detections[i]["score"]):
         entry = detections[index]
@@ -161,7 +161,7 @@ def matched_by_hand(truth, detections):
 
 
 def kind_by_hand(truth, entry):
-    """The kind of a false detection, and its object."""
+    """Return the type of a false detection, and its object."""
     here = [a for a in truth["annotations"] if a["image_id"] == entry["image_id"]]
     own, other = [], []
     for a in here:
@@ -179,14 +179,14 @@ def kind_by_hand(truth, entry):
 
 
 def ap50_of_edited(tmp_path, truth, detections, classes):
-    """Over ``classes``, 0 for one that has lost all its objects."""
+    """Return the mean over ``classes``, with 0 for a class without remaining objects."""
     evaluation = evaluate(write(tmp_path, truth), detections)
     curves = [evaluation.precision_recall(0.5, k)[1].mean() for k in classes]
     return np.mean(np.nan_to_num(curves))
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_costs_are_those_of_files_put_right_by_hand(tmp_path, seed):
+def test_costs_equal_those_of_corrected_files(tmp_path, seed):
     truth, detections = random_case(seed, images=6, tied_scores=False)
     for entry, score in zip(detections, np.linspace(0.01, 0.99, len(detections)), strict=True):
         entry["score"] = float(score)
@@ -206,7 +206,7 @@ def test_costs_are_those_of_files_put_right_by_hand(tmp_path, seed):
             {i: detections[i] for i in range(len(detections)) if i not in of_kind},
             set(),
         )
-        for i in of_kind:  # in falling order of the scores
+        for i in of_kind:  # by descending score
             target = kinds[i][1]
             if target is not None and target["id"] not in found | taken:
                 taken.add(target["id"])
