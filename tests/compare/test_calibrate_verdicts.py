@@ -1,8 +1,6 @@
 """Tests of the tool that measures how often verdicts are wrong."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,20 +10,22 @@ from focal_plugin.compare.plan.comparison import Comparison, Run
 from focal_plugin.compare.runs.result import Result
 
 from ..conftest import ROOT
+from ..tools import load_tool
 
 IMAGES = 24
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location(
-        "calibrate_verdicts", ROOT / "tools" / "calibrate_verdicts.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_tool("calibrate_verdicts")
+
+
+MARKS = """\
+<!-- calibration: tools/calibrate_verdicts.py -->
+<!-- end of calibration -->
+<!-- seeds: tools/calibrate_verdicts.py -->
+<!-- end of seeds -->
+"""
 
 
 def write_comparison(folder, values, arms=("FL",)):
@@ -225,16 +225,6 @@ def test_an_empty_ground_truth_is_an_error(tool, tmp_path):
 # --- what is written
 
 
-def test_content_stands_between_the_marks_and_the_rest_of_the_page_stays(tool):
-    marks = ("<!-- a -->", "<!-- b -->")
-    page = tool.fill("before\n<!-- a -->\nold\n<!-- b -->\nafter", marks, "new")
-    assert page == "before\n<!-- a -->\nnew\n<!-- b -->\nafter"
-    assert tool.fill(page, marks, "new") == page
-    for broken in ("<!-- a -->", "<!-- b --> <!-- a -->", "<!-- a --><!-- a --><!-- b -->"):
-        with pytest.raises(ValueError, match="the page must have"):
-            tool.fill(broken, marks, "new")
-
-
 def run(tool, tmp_path, *more):
     few = ["--comparisons", "20", "--seeds", "6", "--power-seeds", "6", "10"]
     return tool.main([*few, "--output", str(tmp_path / "out"), *map(str, more)])
@@ -250,7 +240,7 @@ def test_one_command_writes_numbers_table_figures_and_page(tool, tmp_path, capsy
         file = part / "inference" / "coco_instances_results.json"
         file.write_text(json.dumps(detections(i)))
     page = tmp_path / "page.md"
-    page.write_text("\n".join([*tool.CALIBRATION, *tool.SEEDS_TABLE]) + "\n")
+    page.write_text(MARKS)
     images = ["--ground-truth", truth, "--image-comparisons", 4, "--replicates", 20]
     assert run(tool, tmp_path, "--runs", folder, *images, "--page", page) == 0
 
@@ -306,5 +296,5 @@ def test_a_missing_comparison_is_one_line_and_no_file(tool, tmp_path, capsys):
 
 def test_the_seeds_in_the_page_are_those_of_the_formula(tool):
     page = (ROOT / "docs" / "statistics.md").read_text()
-    assert tool.fill(page, tool.SEEDS_TABLE, tool.to_seeds_table()) == page
-    assert tool.fill(page, tool.CALIBRATION, "") != page
+    assert tool.fill(page, "seeds", tool.TOOL, tool.to_seeds_table()) == page
+    assert tool.fill(page, "calibration", tool.TOOL, "") != page
