@@ -54,14 +54,14 @@ class Section:
     standing: Callable[[Summary], Standing | None] | None = None
 
 
-def _about(
+def _verdict_section(
     name: str, title: str, figure: str, standing: Callable[[Summary], Standing | None], **more: Rows
 ) -> Section:
     """Return the section of the verdicts at one choice of learning rates."""
 
     def of(summary: Summary) -> Standing:
         found = standing(summary)
-        assert found is not None  # `contents` leaves the section out otherwise
+        assert found is not None  # `contents` skips the section otherwise
         return found
 
     return Section(
@@ -78,7 +78,7 @@ def _about(
 
 
 SECTIONS = (
-    _about(
+    _verdict_section(
         "verdicts",
         "At the same learning rate for all",
         "forest",
@@ -86,7 +86,7 @@ SECTIONS = (
         arms=csv_tables.arm_rows,
         differences=csv_tables.difference_rows,
     ),
-    _about(
+    _verdict_section(
         "verdicts-best",
         "At each arm's best learning rate",
         "forest-best",

@@ -102,16 +102,16 @@ def verdict_sentence(
 
 def flaw_text(flaw: Flaw, reference: str) -> str:
     """Return the reason why a verdict is withheld, as the end of a sentence."""
-    count = f"{flaw.runs} of its {flaw.planned} runs"
+    whose, of = ("the", f" of the reference {reference}") if flaw.of_reference else ("its", "")
+    count = f"{flaw.runs} of {whose} {flaw.planned} runs{of}"
     be = "is" if flaw.runs == 1 else "are"
-    text = {
-        FlawKind.NOT_PLANNED: "its runs at its best learning rate are not planned yet",
+    return {
+        FlawKind.NOT_PLANNED: f"{whose} runs{of} at its best learning rate are not planned yet",
         FlawKind.FAILED: f"{count} failed",
         FlawKind.NO_AP: f"{count} left no AP",
-        FlawKind.NONE_DONE: "none of its runs is done",
+        FlawKind.NONE_DONE: f"none of {whose} runs{of} is done",
         FlawKind.UNFINISHED: f"{count} {be} still to come",
     }[flaw.kind]
-    return f"of the reference {reference}, {text}" if flaw.of_reference else text
 
 
 def spread_lead(summary: Summary) -> str:

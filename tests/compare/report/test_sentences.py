@@ -89,7 +89,7 @@ def test_the_metric_is_named_in_the_sentence():
         ),
         (
             Flaw(FlawKind.FAILED, 1, 7, of_reference=True),
-            "of the reference CE, 1 of its 7 runs failed",
+            "1 of the 7 runs of the reference CE failed",
         ),
     ],
 )
