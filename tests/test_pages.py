@@ -16,5 +16,5 @@ def test_content_is_placed_between_the_marks_and_the_rest_stays():
 
 @pytest.mark.parametrize("broken", [BEGIN, END, f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_a_page_without_both_marks_once_is_an_error(broken):
-    with pytest.raises(ValueError, match="must contain <!-- table: tools/a.py -->"):
+    with pytest.raises(ValueError, match=r"must contain <!-- table: tools/a\.py -->"):
         load_tool("pages").fill(broken, "table", "a", "new")
