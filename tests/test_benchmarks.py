@@ -10,6 +10,7 @@ import pytest
 from .benchmark_process import answer_for_memory, give_large_blocks_back
 from .conftest import ROOT
 from .forked import run_script
+from .tools import load_tool
 
 TOOLS = ROOT / "tools"
 PAGE = ROOT / "docs" / "performance.md"
@@ -64,13 +65,13 @@ def test_every_part_of_the_page_has_an_existing_script(commands):
 
 
 def test_a_part_of_the_page_is_replaced_by_table_and_command():
-    tool = runpy.run_path(str(TOOLS / "write_performance.py"))
+    tool = load_tool("write_performance")
     page = "a\n<!-- x: tools/write_performance.py -->\nold\n<!-- end of x -->\nb\n"
     rows = [
         {"variant": "stock", "ms": 1234.5, "p20": 1.0, "p80": 2000.0, "of copy": None},
         {"variant": "ours", "ms": 0.0123, "p20": 0.012, "p80": 0.5, "of copy": 0.5},
     ]
-    filled = tool["fill"](page, "x", tool["table"](rows))
+    filled = tool.fill(page, "x", "write_performance", tool.table(rows))
     assert filled.splitlines() == [
         "a",
         "<!-- x: tools/write_performance.py -->",
@@ -81,5 +82,5 @@ def test_a_part_of_the_page_is_replaced_by_table_and_command():
         "<!-- end of x -->",
         "b",
     ]
-    with pytest.raises(ValueError, match=r"no <!-- y: tools/write_performance\.py -->"):
-        tool["fill"](page, "y", "")
+    with pytest.raises(ValueError, match=r"must contain <!-- y: tools/write_performance\.py -->"):
+        tool.fill(page, "y", "write_performance", "")

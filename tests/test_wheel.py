@@ -19,10 +19,8 @@ from .forked import NARROW
 pytestmark = pytest.mark.slow
 
 SPEC = """
-base: Shapes-Detection/retinanet_small_ce.yaml  # shipped with the package
-arms:
-  CE: []
-  FL: Shapes-Detection/retinanet_small.yaml
+base: Shapes-Detection/retinanet_small.yaml  # shipped with the package, as the arms are
+arms: {{CE: ce, FL: fl}}
 seeds: 1
 budget: {{iterations: 4}}
 datasets: {{tiny: "{data}/annotations.json:{data}/images"}}

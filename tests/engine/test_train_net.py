@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 from ..conftest import ROOT
 from ..forked import NARROW, run_script
@@ -53,10 +54,28 @@ def test_trains_and_evaluates_a_users_data(tiny_shapes, tmp_path):
 
 
 def test_trains_a_detector_of_two_stages(tiny_shapes, tmp_path):
-    trained = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path), config=TWO_STAGE)
+    arm = ("--arm", "rpn_tensorpack")
+    options = [*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path)]
+    trained = train_net(*arm, *options, config=TWO_STAGE)
     assert trained.returncode == 0, trained.stderr
     scalars = {"loss_rpn_cls", "loss_rpn_loc", "rpn/loc_to_cls_ratio", "rpn/p3/precision_th0.1"}
     check_trained(tmp_path, scalars)
+
+
+def test_an_arm_has_a_folder_of_its_own_and_another_family_is_refused(tiny_shapes, tmp_path):
+    options = opts(tiny_shapes, tmp_path)
+    del options[options.index("OUTPUT_DIR") : options.index("OUTPUT_DIR") + 2]
+    config = tmp_path / "base.yaml"
+    config.write_text(f"_BASE_: {CONFIG}\nOUTPUT_DIR: {tmp_path}/out\n")
+    arms = ("--arm", "ohem", "--arm", "box_giou")
+    trained = train_net(*arms, *dataset(tiny_shapes), *options, config=config)
+    assert trained.returncode == 0, trained.stderr
+    saved = yaml.safe_load((tmp_path / "out/ohem+box_giou/config.yaml").read_text())
+    assert saved["MODEL"]["FOCAL"]["MINING"]["NAME"] == "OHEMMiner"
+    assert saved["MODEL"]["FOCAL"]["BOX_LOSS"]["NAME"] == "GIoULoss"
+    refused = train_net("--arm", "rpn_ohem", *dataset(tiny_shapes), *options, config=config)
+    assert refused.returncode != 0
+    assert "'rpn_ohem' is for faster_rcnn, but the base is for retinanet" in refused.stderr
 
 
 def check_trained(folder, scalars):
