@@ -98,7 +98,7 @@ def _of_files(args: argparse.Namespace) -> list[Report]:
 def _parse_files(text: str) -> tuple[Path, Path]:
     json_file, _, image_root = text.rpartition(":")
     if not (json_file and image_root):
-        raise ValueError(f"a data set is given as JSON:IMAGES, got {text!r}")
+        raise ValueError(f"a dataset is given as JSON:IMAGES, got {text!r}")
     return Path(json_file).expanduser(), Path(image_root).expanduser()
 
 

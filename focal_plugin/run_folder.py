@@ -14,7 +14,7 @@ CONFIG_FILE = "config.yaml"
 """Resolved config of the run, YAML."""
 
 ENVIRONMENT_FILE = "env.json"
-"""Versions, commit, device, seed and facts of the data sets, a JSON object."""
+"""Versions, commit, device, seed and facts of the datasets, a JSON object."""
 
 START_FILE = "start.json"
 """Digests of the initial weights and of the first batches, a JSON object."""

@@ -55,7 +55,7 @@ COCO = {
 
 @functools.cache
 def shapes_arms(family):
-    """Return name -> `ArmSpec` of the comparison of all arms on the built-in data set."""
+    """Return name -> `ArmSpec` of the comparison of all arms on the built-in dataset."""
     return read_spec(ROOT / f"configs/comparisons/{SHAPES[family]}.yaml").arms
 
 

@@ -39,7 +39,7 @@ OTHER_KEYS = {
     "fl_label_smoothing": {"MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING"},
     "box_smooth_l1": {"MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"},
 }
-# Arms that have no place in the comparison of all arms on the built-in data set.
+# Arms that have no place in the comparison of all arms on the built-in dataset.
 NOT_ON_SHAPES = {
     "retinanet/head_gn": "the small detector has it",
     "retinanet/fpn_gn": "the small detector has it",

@@ -51,7 +51,7 @@ def pool(tool, n=60, std=0.7):
 
 
 def write_data_set(folder):
-    """Write a data set with one object of one class per image."""
+    """Write a dataset with one object of one class per image."""
     images = [{"id": 10 + i, "file_name": f"{i}.png"} for i in range(IMAGES)]
     annotations = [
         {"id": i + 1, "image_id": 10 + i, "category_id": 1, "bbox": [10, 10, 40, 40], "area": 1600}

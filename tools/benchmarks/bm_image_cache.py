@@ -115,7 +115,7 @@ def measure_loaders(mib: int, batches: int, jpegs: int) -> Iterator[Comparison]:
         ours: dict[str, Any] = {**alone, "DATASETS__TRAIN": (JPEGS,), "SOLVER__IMS_PER_BATCH": 4}
         sizes = {"INPUT__MIN_SIZE_TRAIN": (640, 672, 704, 736, 768, 800)}
         for what, file, data in [
-            ("an image of the built-in data set, 128 x 128", LAPTOP, alone),
+            ("an image of the built-in dataset, 128 x 128", LAPTOP, alone),
             (
                 "a JPEG, 640 x 480 to 1067 x 800",
                 BASELINE,

@@ -32,7 +32,7 @@ IMAGE_ARMS = 4  # more pictures beside the ground truth would be too small
 @dataclass(frozen=True)
 class ClassOfData:
     """
-    Class of a data set, with the number of its objects.
+    Class of a dataset, with the number of its objects.
 
     Attributes:
         label: name of the class, with its id if another class has the same name.
@@ -215,7 +215,7 @@ def _train_data(folders: Mapping[str, list[RunFolder]]) -> tuple[RecordedData, .
 def _ground_truth(
     folders: Mapping[str, list[RunFolder]],
 ) -> tuple[RecordedData | None, list[Problem]]:
-    """Return the data set of the first finished run, if its file exists and is unchanged."""
+    """Return the dataset of the first finished run, if its file exists and is unchanged."""
     done = [r for of_arm in folders.values() for r in of_arm if r.detections is not None]
     recorded = [data for data in map(_test_data, done) if data and data.json_file]
     if not done:

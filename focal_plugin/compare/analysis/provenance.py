@@ -1,4 +1,4 @@
-"""Versions, machines and data sets of the runs."""
+"""Versions, machines and datasets of the runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Fact:
 @dataclass(frozen=True)
 class DataSet:
     """
-    Data set as a run recorded it; None for all but its name if it is not a COCO json.
+    Dataset as a run recorded it; None for all but its name if it is not a COCO json.
 
     Attributes:
         use: "train" or "test".
@@ -55,7 +55,7 @@ class Provenance:
 
     Attributes:
         facts: versions, commit, platform, device, threads.
-        datasets: one entry for each recorded content of a data set.
+        datasets: one entry for each recorded content of a dataset.
         recorded: number of runs that recorded anything.
     """
 

@@ -54,7 +54,7 @@ def load_spec(file: Path) -> Comparison:
     Raises:
         ValueError: the spec is malformed, two arms have the same config, or the runs require more
             iterations than the budget allows.
-        KeyError: a key of the spec or of a config, an arm, or a data set does not exist; the
+        KeyError: a key of the spec or of a config, an arm, or a dataset does not exist; the
             message has the closest match.
         FileNotFoundError: a file that the spec names does not exist.
     """
@@ -148,7 +148,7 @@ class _Runs:
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
-        """Return the hash of all that affects the result, without folders and data set paths."""
+        """Return the hash of all that affects the result, without folders and dataset paths."""
         config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
         config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
         content = json.dumps([config, self._annotations], sort_keys=True)
@@ -186,7 +186,7 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     fixed += ["MODEL.FOCAL.DIAGNOSTICS.PERIOD", str(spec.diagnostics)]
     cfg.merge_from_list(fixed)
     if len(cfg.DATASETS.TEST) != 1:
-        raise ValueError(f"DATASETS.TEST must name one data set, got {cfg.DATASETS.TEST}")
+        raise ValueError(f"DATASETS.TEST must name one dataset, got {cfg.DATASETS.TEST}")
     check_classes(cfg)
     return (*opts, *fixed), cfg
 
@@ -225,7 +225,7 @@ def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
 
 @contextlib.contextmanager
 def _registered(datasets: tuple[DatasetArgument, ...]) -> Iterator[None]:
-    """Register data sets temporarily, so that errors in them show before any run."""
+    """Register datasets temporarily, so that errors in them show before any run."""
     added = []
     try:
         for dataset in datasets:

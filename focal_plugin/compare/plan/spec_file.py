@@ -386,7 +386,7 @@ def _dataset(name: Any, text: Any, folder: Path) -> DatasetArgument:
 
 
 def as_argument(dataset: DatasetArgument) -> str:
-    """Return a data set in the form of `train_net.py --dataset`."""
+    """Return a dataset in the form of `train_net.py --dataset`."""
     return f"{dataset.name}={dataset.json_file}:{dataset.image_root}"
 
 

@@ -1,4 +1,4 @@
-"""Images of a data set with boxes."""
+"""Images of a dataset with boxes."""
 
 from __future__ import annotations
 

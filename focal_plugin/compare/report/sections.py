@@ -174,7 +174,7 @@ SECTIONS = (
         sentences=lambda summary: sentences.provenance_sentences(summary.provenance),
         lead=sentences.versions_lead,
     ),
-    Section("data", "provenance", "Data sets", tables.data_table),
+    Section("data", "provenance", "Datasets", tables.data_table),
     Section(
         "runs",
         "provenance",

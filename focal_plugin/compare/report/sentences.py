@@ -193,7 +193,7 @@ def start_sentences(start: SharedStart) -> list[str]:
 
 
 def provenance_sentences(provenance: Provenance) -> list[str]:
-    """Return every version, machine or data set that is not the same for all runs."""
+    """Return every version, machine or dataset that is not the same for all runs."""
     found = []
     for fact in provenance.facts:
         if fact.differs:

@@ -374,7 +374,7 @@ def fact_table(summary: Summary) -> Table | None:
 
 
 def data_table(summary: Summary) -> Table | None:
-    """Return the data sets; None if no run recorded them."""
+    """Return the datasets; None if no run recorded them."""
     rows = [
         (
             plain(data.name),
@@ -389,7 +389,7 @@ def data_table(summary: Summary) -> Table | None:
     ]
     if not rows:
         return None
-    header = ("data set", "use", "sha256", "images", "annotations", "crowds", "classes")
+    header = ("dataset", "use", "sha256", "images", "annotations", "crowds", "classes")
     return Table("data", header, tuple(rows), left=3)
 
 

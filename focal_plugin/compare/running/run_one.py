@@ -39,7 +39,7 @@ class Task:
 
     Attributes:
         folder: folder of the run; absolute.
-        directory: working directory of the trainer; data set paths may be relative to it.
+        directory: working directory of the trainer; dataset paths may be relative to it.
         num_gpus: number of GPUs; 0 and 1 are the same to a trainer.
         retry: train a failed run again if it has at most this many attempts; None for never.
         stale: see :func:`~focal_plugin.compare.running.claim.take`.

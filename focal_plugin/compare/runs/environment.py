@@ -1,4 +1,4 @@
-"""Content of the `env.json` of a run: versions, machine and data sets."""
+"""Content of the `env.json` of a run: versions, machine and datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...run_folder import ENVIRONMENT_FILE
 @dataclass(frozen=True)
 class RecordedData:
     """
-    Facts of a data set as a run recorded them; None if the data set is not a COCO json.
+    Facts of a dataset as a run recorded them; None if the dataset is not a COCO json.
 
     Attributes:
         json_sha256: digest of the annotation file.
@@ -44,13 +44,13 @@ class RecordedData:
 @dataclass(frozen=True)
 class Environment:
     """
-    Versions, machine and data sets of a run; None for what it did not record.
+    Versions, machine and datasets of a run; None for what it did not record.
 
     Attributes:
         versions: package name -> version.
         commit: hash of the commit of the code; None outside a repository.
         dirty: True if the repository had uncommitted changes.
-        train, test: data sets of the run.
+        train, test: datasets of the run.
     """
 
     versions: dict[str, str]

@@ -63,7 +63,7 @@ class RunFolder:
 
     @cached_property
     def environment(self) -> Environment | None:
-        """Content of `env.json`: versions, device, threads, data sets."""
+        """Content of `env.json`: versions, device, threads, datasets."""
         try:
             return Environment.read(self.path)
         except (FileNotFoundError, ValueError):

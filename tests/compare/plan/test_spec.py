@@ -270,7 +270,7 @@ def test_an_arms_config_is_read_once_however_many_seeds_there_are(write, monkeyp
     assert len(calls) == 2
 
 
-# --- data sets
+# --- datasets
 
 
 def test_a_data_set_is_given_to_every_run_and_may_be_named_in_opts(write, dataset, tmp_path):
@@ -443,7 +443,7 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
             "duplicate factor",
         ),
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [2], seeds: [1]}", "is one of seeds"),
-        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one data set"),
+        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one dataset"),
     ],
 )
 def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):

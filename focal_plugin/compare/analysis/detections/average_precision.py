@@ -55,7 +55,7 @@ class Evaluation:
     Matched detections of a run; :func:`evaluate` makes it.
 
     Attributes:
-        ground_truth: annotations of the data set.
+        ground_truth: annotations of the dataset.
         detections: all detections of the run.
         classes: matches of each class.
     """

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
     """
-    Annotations of a data set, including crowds: G annotations in the order of the file.
+    Annotations of a dataset, including crowds: G annotations in the order of the file.
 
     Attributes:
         image_ids: I ids, ascending.

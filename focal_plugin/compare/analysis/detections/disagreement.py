@@ -42,7 +42,7 @@ def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> 
 
 def best_threshold(evaluation: Evaluation) -> float:
     """
-    Return the score threshold with the largest F1 over the data set, all classes together.
+    Return the score threshold with the largest F1 over the dataset, all classes together.
 
     Ties go to the highest threshold. It is infinite if no detection is correct.
     """
