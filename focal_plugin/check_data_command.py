@@ -54,7 +54,7 @@ def _check_data(args: argparse.Namespace) -> int:
         write_reports(args.report, reports)
         print(f"All findings: {args.report}")
     bad = [report.title() for report in reports if report.is_bad(strict=strict)]
-    print(f"To be mended: {', '.join(bad)}" if bad else "Ready to train.")
+    print(f"To fix: {', '.join(bad)}" if bad else "Ready to train.")
     return 1 if bad else 0
 
 

@@ -76,7 +76,7 @@ def test_errors_are_exit_code_1_with_counts_findings_and_what_to_do(write, capsy
     assert "warning          1  box-empty" in said
     assert "annotation 2 of image 1 (a.png): bbox [5, 5, -2, 2]" in said
     assert "-> boxes are [x, y, width, height]" in said
-    assert said.splitlines()[-1].startswith("To be mended: ")
+    assert said.splitlines()[-1].startswith("To fix: ")
     assert "bad.json" in said.splitlines()[-1]
     assert "good.json" not in said.splitlines()[-1]
 
