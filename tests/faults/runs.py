@@ -13,15 +13,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..forked import NARROW, ROOT
+from ..tools import load_tool
 from . import child
 from .planted import Plant
+
+check_resume = load_tool("check_resume")
 
 QUICK = ROOT / "configs/quick_schedules"
 ONE_STAGE = QUICK / "retinanet_small_instant_test.yaml"
@@ -269,13 +272,9 @@ def differences(a: Path, b: Path) -> list[str]:
 
     The comparison covers weights, optimizer, schedule, versions of the layers, and boxes.
     """
-    first, second = (_flat_checkpoint(folder / "model_final.pth") for folder in (a, b))
-    assert len(first) > 100
-    different = [
-        name
-        for name in first | second
-        if name not in first or name not in second or not _equal(first[name], second[name])
-    ]
+    checkpoints = [folder / "model_final.pth" for folder in (a, b)]
+    assert len(dict(check_resume.entries(checkpoints[0]))) > 100
+    different = check_resume.unequal(*checkpoints)
     predictions = [
         (folder / "inference/coco_instances_results.json").read_bytes() for folder in (a, b)
     ]
@@ -287,8 +286,8 @@ def not_finite(folder: Path) -> list[str]:
     """Return the tensors with a NaN or an infinity in all checkpoints of a folder."""
     return [
         f"{file.name}: {name}"
-        for file in sorted(folder.glob("**/*.pth"))
-        for name, x in _flat_checkpoint(file).items()
+        for file in sorted(folder.glob("**/model_*.pth"))
+        for name, x in check_resume.entries(file)
         if torch.is_tensor(x) and not torch.isfinite(x).all()
     ]
 
@@ -308,28 +307,3 @@ def copy_of(run: Path, to: Path) -> Path:
 
 def checkpoint(file: Path) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
-
-
-def _flat_checkpoint(file: Path) -> dict[str, Any]:
-    content = checkpoint(file)
-    if not isinstance(content, dict):  # such as predictions
-        return {}
-    metadata = getattr(content.get("model"), "_metadata", {})
-    return {**dict(_flat(content)), **{f"metadata of {k}": v for k, v in metadata.items()}}
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _flat(item, f"{name}[{i}]")
-    else:
-        yield name, value
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if torch.is_tensor(a) and torch.is_tensor(b):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    return type(a) is type(b) and a == b
