@@ -234,3 +234,15 @@ def test_the_list_names_every_fault_with_its_change(tool, capsys):
     for fault in tool.FAULTS:
         assert f"{fault.name}\n" in text
         assert fault.new.splitlines()[0].strip() in text
+
+
+def test_a_copy_of_the_tree_has_its_links(tool, tmp_path):
+    """Package data such as configs/ is a link in the repository."""
+    root = tmp_path / "root"
+    (root / "configs").mkdir(parents=True)
+    (root / "configs" / "a.yaml").write_text("A: 1\n")
+    (root / "focal_plugin").mkdir()
+    (root / "focal_plugin" / "configs").symlink_to("../configs")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    tool.copy_tree(root, tmp_path / "copy")
+    assert (tmp_path / "copy" / "focal_plugin" / "configs" / "a.yaml").read_text() == "A: 1\n"

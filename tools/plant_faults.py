@@ -42,7 +42,7 @@ verdicts:
   timed out       the tests exceed --timeout, with or without the fault
 
 examples:
-  tools/plant_faults.py                                    all faults, about 25 minutes
+  tools/plant_faults.py                                    all faults, about 10 minutes
   tools/plant_faults.py --list
   tools/plant_faults.py --only mining-ties holm-monotone   two faults
   tools/plant_faults.py --json before.json                 before a change of the tests,
@@ -773,13 +773,13 @@ def find_targets(root: Path, fault: Fault) -> str | None:
 
 
 def copy_tree(root: Path, to: Path) -> None:
-    """Copy the built extension, and all files that git tracks or would add."""
+    """Copy the built extension, and all files and links that git tracks or would add."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, check=True, capture_output=True).stdout
     files = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
     files += [file.relative_to(root) for file in (root / "focal_plugin").rglob("_C*.so")]
     for file in dict.fromkeys(files):
-        if (root / file).is_file():
+        if (root / file).is_file() or (root / file).is_symlink():  # the configs are a link
             (to / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / file, to / file, follow_symlinks=False)
 
