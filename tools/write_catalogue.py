@@ -220,9 +220,11 @@ def formula(doc: str) -> str:
 
 
 def paper(doc: str) -> str:
-    """Return a link to the first cited paper."""
-    found = re.search(r"arXiv:(\d{4}\.\d{5})", doc)
-    return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else ""
+    """Return a link to the first cited paper, by its arXiv number or else by its DOI."""
+    if found := re.search(r"arXiv:(\d{4}\.\d{5})", doc):
+        return f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
+    found = re.search(r"doi:(10\.\d+/[^\s),]+)", doc)
+    return f"[{found[1]}](https://doi.org/{found[1]})" if found else ""
 
 
 def reported(doc: str) -> str:

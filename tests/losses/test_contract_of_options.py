@@ -12,6 +12,9 @@ from ..each import each
 from .regimes import LOSS_CLASSES, call, function_of, has_option, make, num_logits, random_batch
 
 NAN, INF = float("nan"), float("inf")
+BY_TYPE = {int: [-1]}
+"""Illegal values of a key that is not below: a count is not negative, and a float is not NaN."""
+
 # Illegal values of each key, in addition to NaN. Two losses may share a key.
 ILLEGAL = {
     "MODEL.RETINANET.NUM_CLASSES": [0, -1],
@@ -54,7 +57,7 @@ def test_the_sum_over_parts_is_the_loss_of_the_whole_where_it_says_so(name):
 
 def illegal_values(key):
     default = functools.reduce(lambda node, part: node[part], key.split("."), get_cfg())
-    return ILLEGAL.get(key, []) + [NAN] * isinstance(default, float)
+    return ILLEGAL.get(key, BY_TYPE.get(type(default), [])) + [NAN] * isinstance(default, float)
 
 
 def test_every_key_has_an_illegal_value():
