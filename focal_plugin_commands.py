@@ -36,7 +36,7 @@ own. Finished runs are not trained again, and interrupted runs resume.
 
 RUN_EPILOG = """
 A spec is a YAML file. Only arms and seeds are required:
-  base: Shapes-Detection/retinanet_small.yaml      # a file relative to the spec, or a shipped config
+  base: Shapes-Detection/retinanet_small.yaml    # relative to the spec, or a shipped config
   arms:                             # or a list of named arms: [ce, ohem, fl]
     CE: ce                          # a named arm, see `focal-compare arms`
     mine: my_config.yaml            # a config file

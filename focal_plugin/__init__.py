@@ -4,6 +4,7 @@ Focal loss and its rivals as components of Detectron2; importing this registers 
     from focal_plugin import get_cfg
 """
 
+import warnings
 from importlib.metadata import version
 
 from focal_plugin_doctor import explain_failed_import
@@ -11,7 +12,9 @@ from focal_plugin_doctor import explain_failed_import
 from .garbage_collection import garbage_collection_paused
 
 # PyTorch alone creates a million objects, and all of them stay.
-with explain_failed_import(), garbage_collection_paused():
+with warnings.catch_warnings(), explain_failed_import(), garbage_collection_paused():
+    # Detectron2 scripts functions when it is imported, and new versions of PyTorch warn about it.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     from . import arms, data, losses, mining, modeling
     from .config import add_focal_config, get_cfg
     from .config_file import get_config_file
