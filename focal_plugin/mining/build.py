@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from ..checks import check_choice, check_count, check_option
 from ..registry import DENSE, ConfigScope, ConfigurableModule, Registry, build_named, configurable
-from .checks import check_inputs, check_num_classes
+from .inputs import check_inputs, check_num_classes
 from .selection import positive_mask
 
 MINER_REGISTRY = Registry("MINER")

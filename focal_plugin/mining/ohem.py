@@ -25,7 +25,7 @@ from torch import Tensor
 from ..checks import check_choice, check_count, check_option
 from ..registry import configurable
 from .build import MINER_REGISTRY, BoxesOf, Miner, RatioMiner
-from .checks import check_inputs, check_num_classes
+from .inputs import check_inputs, check_num_classes
 from .selection import highest, positive_mask, survivors_of_nms, with_hard_negatives
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_count, check_option
 from .build import MINER_REGISTRY, RatioMiner
-from .checks import check_inputs, check_num_classes
+from .inputs import check_inputs, check_num_classes
 from .selection import positive_mask, with_hard_negatives
 
 

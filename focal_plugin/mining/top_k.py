@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checks import check_count
 from ..registry import configurable
 from .build import MINER_REGISTRY, Miner
-from .checks import check_inputs
+from .inputs import check_inputs
 from .selection import highest
 
 

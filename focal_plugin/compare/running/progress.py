@@ -6,12 +6,13 @@ import math
 import re
 import shutil
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from tqdm.utils import disp_len, disp_trim
 
 from ...run_folder import METRICS_FILE
 from ..plan.comparison import Run
@@ -85,7 +86,7 @@ class Progress:
         self._terminal = stream.isatty()
         self._drawn = 0
         self._shown = -math.inf
-        self._width = max((_width(_plain(run.name)) for run in self._runs), default=0)
+        self._width = max((disp_len(_plain(run.name)) for run in self._runs), default=0)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -132,7 +133,7 @@ class Progress:
         if hidden > 0:
             lines.append(f"... and {len(self._runs) - len(shown)} more")
         lines.append(self._total())
-        self._print([_cut(line, columns - 1) for line in lines])
+        self._print([disp_trim(line, columns - 1) for line in lines])
         self._drawn = len(lines)
 
     def _erase(self) -> None:
@@ -147,7 +148,7 @@ class Progress:
     def _line(self, index: int) -> str:
         run, state, reader = self._runs[index], self._states[index], self._readers[index]
         name = _plain(run.name)
-        start = f"{name}{' ' * (self._width - _width(name))}  {state.name:9}"
+        start = f"{name}{' ' * (self._width - disp_len(name))}  {state.name:9}"
         if state.name == "failed":
             return f"{start}  {_plain(state.detail)}"
         done = self._iterations(index)
@@ -216,22 +217,3 @@ def _time(seconds: float) -> str:
 def _plain(text: str) -> str:
     """Replace control characters, which a terminal would execute."""
     return CONTROL.sub("?", text)
-
-
-def _width(text: str) -> int:
-    return sum(_columns(character) for character in text)
-
-
-def _cut(text: str, columns: int) -> str:
-    used = 0
-    for position, character in enumerate(text):
-        used += _columns(character)
-        if used > columns:
-            return text[:position]
-    return text
-
-
-def _columns(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
