@@ -222,7 +222,7 @@ def load_for(cfg: Any, name: str) -> Arm:
     return arm
 
 
-def apply(cfg: Any, *names: str) -> None:
+def apply(cfg: Any, *names: str) -> list[str]:
     """
     Apply arms to a config, one after the other.
 
@@ -230,12 +230,19 @@ def apply(cfg: Any, *names: str) -> None:
         cfg: a config with our keys, such as `focal_plugin.get_cfg` returns.
         names: names of arms.
 
+    Returns:
+        The changes as KEY, VALUE, ..., as on a command line.
+
     Raises:
         KeyError: there is no such arm.
         ValueError: the config is no base for an arm, see :meth:`Arm.check`.
     """
+    opts: list[str] = []
     for name in names:
-        cfg.merge_from_list(list(load_for(cfg, name).opts))
+        changes = load_for(cfg, name).opts
+        cfg.merge_from_list(list(changes))
+        opts += changes
+    return opts
 
 
 def family_of(cfg: Any) -> str:

@@ -22,6 +22,7 @@ ALLOWED = {
         "config_file",
         "checks",
         "files",
+        "names",
         "run_folder",
         "signals",
     },

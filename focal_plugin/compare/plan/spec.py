@@ -167,11 +167,7 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "auto"
     cfg.merge_from_file(str(arm.config_file))
-    opts: list[str] = []
-    for name in arm.names:
-        named = arms.load_for(cfg, name).opts
-        cfg.merge_from_list(list(named))
-        opts += named
+    opts = arms.apply(cfg, *arm.names)
     cfg.merge_from_list(list(arm.opts))
     with _naming("opts"):
         cfg.merge_from_list(list(spec.opts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import yaml
 from ... import arms as arms_by_name
 from ...config_file import find_config_file
 from ...data.registration import DatasetArgument, parse_dataset_argument
+from ...names import did_you_mean
 
 KEYS = (
     "base",
@@ -134,9 +134,8 @@ def check_names(given: Iterable[Any], known: Iterable[str], what: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-            raise KeyError(f"no {what} is named {name!r}; {hint}")
+            hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+            raise KeyError(f"no {what} is named {name!r}{hint}")
 
 
 class _Loader(yaml.SafeLoader):
