@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-
-from .names import did_you_mean
 
 # A link in the repository; a wheel holds the files themselves.
 FOLDER = Path(__file__).parent / "configs"
@@ -23,8 +22,19 @@ def get_config_file(name: str) -> str:
     file = FOLDER / name
     if file.is_file():
         return str(file)
-    shipped = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.glob("**/*.yaml"))}
-    raise FileNotFoundError(f"no shipped config is named {name!r}{did_you_mean(name, shipped)}")
+    raise FileNotFoundError(no_config_file(name))
+
+
+def no_config_file(name: str) -> str:
+    """Return the message about a config that does not exist, with the nearest shipped one."""
+    if Path(name).is_dir():
+        return f"{name}: this is a folder, not a config file"
+    arms = FOLDER / "arms"
+    files = [file for file in sorted(FOLDER.glob("**/*.yaml")) if not file.is_relative_to(arms)]
+    by_name = {file.name: str(file.relative_to(FOLDER)) for file in files}
+    nearest = difflib.get_close_matches(Path(name).name, by_name, n=1)
+    hint = f"; did you mean {by_name[nearest[0]]!r}?" if nearest else ""
+    return f"{name}: no file and no shipped config has this name{hint}"
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:

@@ -115,8 +115,10 @@ def _as_floats(given: FvcoreCfgNode, current: Mapping[str, Any]) -> FvcoreCfgNod
     converted = type(given)()
     for key, value in given.items():
         now = current.get(key)
-        both_nodes = isinstance(value, FvcoreCfgNode) and isinstance(now, dict)
-        converted[key] = _as_floats(value, now) if both_nodes else _as_float(value, now)
+        if isinstance(value, FvcoreCfgNode) and isinstance(now, Mapping):
+            converted[key] = _as_floats(value, now)
+        else:
+            converted[key] = _as_float(value, now)
     return converted
 
 

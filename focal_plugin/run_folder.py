@@ -31,6 +31,9 @@ LOG_FILE = "log.txt"
 LAST_CHECKPOINT = "last_checkpoint"
 """Name of the checkpoint to resume from, text."""
 
+FINAL_WEIGHTS = "model_final.pth"
+"""Checkpoint of a finished run."""
+
 DETECTIONS_FOLDER = "inference"
 DETECTIONS_FILE = "inference/coco_instances_results.json"
 """Detections of the last evaluation, a JSON list in COCO's result format."""

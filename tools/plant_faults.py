@@ -447,7 +447,7 @@ FAULTS = (
     Fault(
         "run-stopped-by-scheduler-has-failed",
         "focal_plugin/compare/running/run_one.py",
-        "ended.stopped or ended.exit_code == STOPPED",
+        "ended.stopped or ended.exit_code in {STOPPED, INTERRUPTED}",
         "ended.stopped",
         "tests/compare/running/test_run_one.py",
     ),

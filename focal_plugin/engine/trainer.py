@@ -29,6 +29,7 @@ from .hooks.diagnostics import DiagnosticsHook
 from .hooks.run_record import RunRecordHook
 from .hooks.stopping import StopHook
 from .initial_weights import build_initialized
+from .logs import prints_in_log_file
 from .nonfinite import (
     GuardedAMPTrainer,
     GuardedBFloat16Trainer,
@@ -119,6 +120,11 @@ class Trainer(DefaultTrainer):
             period = self.cfg.SOLVER.CHECKPOINT_PERIOD
             stock.insert(evaluation, hooks.PeriodicCheckpointer(self.checkpointer, period))
         return stock
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        with prints_in_log_file():
+            return super().test(cfg, model, evaluators)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """
