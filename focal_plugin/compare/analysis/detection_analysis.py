@@ -40,7 +40,7 @@ class ClassOfData:
         val_objects: objects in the test data.
     """
 
-    category_id: int
+    category_id: int | str
     label: str
     train_objects: int | None
     val_objects: int
@@ -115,7 +115,7 @@ class ImageChoice:
     seed: int
     runs: dict[str, str]
     thresholds: dict[str, float]
-    image_ids: tuple[int, ...]
+    image_ids: tuple[int | str, ...]
     json_file: str
     image_root: str
 
@@ -371,7 +371,7 @@ def _choose_images(
         seed=seed,
         runs=runs,
         thresholds={arm: float(best_threshold(e)) for arm, e in chosen.items()},
-        image_ids=tuple(map(int, most_different_images(chosen, IMAGES))),
+        image_ids=tuple(most_different_images(chosen, IMAGES)),
         json_file=data.json_file or "",
         image_root=data.image_root or "",
     )

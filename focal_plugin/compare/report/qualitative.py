@@ -34,7 +34,7 @@ class Row:
         texts: description of each picture for screen readers.
     """
 
-    image_id: int
+    image_id: int | str
     pictures: tuple[bytes, ...]
     texts: tuple[str, ...]
 
@@ -87,8 +87,8 @@ def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
     return Grid(tuple(detections), tuple(rows), tuple(problems))
 
 
-def _by_image(file: Path, choice: ImageChoice) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in choice.image_ids}
+def _by_image(file: Path, choice: ImageChoice) -> dict[int | str, list[dict[str, Any]]]:
+    found: dict[int | str, list[dict[str, Any]]] = {id_: [] for id_ in choice.image_ids}
     for detection in json.loads(file.read_text(encoding="utf-8")):
         if detection["image_id"] in found:
             found[detection["image_id"]].append(detection)
@@ -98,8 +98,8 @@ def _by_image(file: Path, choice: ImageChoice) -> dict[int, list[dict[str, Any]]
 def _row(
     images: CocoImages,
     image: Image.Image,
-    image_id: int,
-    of_arm: dict[str, dict[int, list[dict[str, Any]]]],
+    image_id: int | str,
+    of_arm: dict[str, dict[int | str, list[dict[str, Any]]]],
     choice: ImageChoice,
 ) -> Row:
     scale = CELL / image.width

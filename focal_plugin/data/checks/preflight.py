@@ -231,6 +231,8 @@ def _for_their_use(cfg: CfgNode, reports: list[Report]) -> list[Report]:
             severities["annotation-area"] = "error"  # required by the evaluation
         elif cfg.MODEL.FOCAL.DATA.CHECK == "drop":
             severities.update(DROPPED)
+        if not is_tested and report.file is None:
+            severities["image-id"] = "note"  # dicts without an id support training
         if (
             report.name in cfg.DATASETS.TRAIN
             and without_objects

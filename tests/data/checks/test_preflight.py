@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from focal_plugin import get_cfg
@@ -239,6 +240,22 @@ def test_a_dataset_without_a_json_is_loaded_and_checked():
     DatasetCatalog.register("no_json", lambda: [image])
     try:
         with pytest.raises(DataError, match=r"(?s)no_json.*image-missing"):
+            check_datasets(config(test=("no_json",)))
+    finally:
+        DatasetCatalog.remove("no_json")
+        MetadataCatalog.remove("no_json")
+
+
+@pytest.mark.parametrize("ids", [{}, {"image_id": None}, {"image_id": np.int64(1)}], ids=str)
+def test_only_an_evaluation_needs_the_ids_of_dicts(tmp_path, ids):
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    box = {"bbox": [1, 1, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    image = {"file_name": str(tmp_path / "a.png"), "annotations": [box], **ids}
+    DatasetCatalog.register("no_json", lambda: [image])
+    try:
+        (report,) = check_datasets(config(train=("no_json",)))
+        assert report.severity_of("image-id") == "note"
+        with pytest.raises(DataError, match=r"(?s)no_json.*image-id"):
             check_datasets(config(test=("no_json",)))
     finally:
         DatasetCatalog.remove("no_json")
