@@ -11,7 +11,8 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.coco import COCO
@@ -493,3 +494,30 @@ def test_the_trainer_evaluates_as_pycocotools_does(tiny_shapes, tmp_path):
     for name, value in zip(names, expected[:6], strict=True):
         assert results[name] == pytest.approx(value if value >= 0 else np.nan, nan_ok=True)
     assert {f"AP-{category['name']}" for category in truth["categories"]} <= set(results)
+
+
+def test_each_of_two_test_sets_has_its_own_folder_and_the_first_is_the_result(
+    tiny_shapes, tmp_path
+):
+    truth = json.loads((tiny_shapes / "annotations.json").read_text())
+    half = {**truth, "annotations": truth["annotations"][: len(truth["annotations"]) // 2]}
+    (tmp_path / "half.json").write_text(json.dumps(half))
+    other = "half/../of it"  # any text is a legal name
+    register_coco_instances(other, {}, str(tmp_path / "half.json"), str(tiny_shapes / "images"))
+    cfg = load(ROOT / "configs/quick_schedules/retinanet_small_instant_test.yaml")
+    cfg.DATALOADER.NUM_WORKERS, cfg.OUTPUT_DIR = 0, str(tmp_path / "out")
+    try:
+        cfg.DATASETS.TEST = ("tiny_shapes", other)
+        results = Trainer.test(cfg, FindsHalf(truth))
+        cfg.DATASETS.TEST = (other,)
+        alone = Trainer.test(cfg, FindsHalf(truth))
+    finally:
+        DatasetCatalog.remove(other)
+        MetadataCatalog.remove(other)
+    assert list(results) == ["bbox", "tiny_shapes", other]
+    assert results["bbox"] == pytest.approx(results["tiny_shapes"]["bbox"], nan_ok=True)
+    assert results[other]["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)
+    assert results[other]["bbox"]["AP"] != results["bbox"]["AP"]
+    files = sorted(tmp_path.glob("out/**/coco_instances_results.json"))
+    folders = [str(file.parent.relative_to(tmp_path / "out")) for file in files]
+    assert folders == ["inference", "inference/half%2F..%2Fof%20it", "inference/tiny_shapes"]

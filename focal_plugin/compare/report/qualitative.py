@@ -62,7 +62,7 @@ class Grid:
         return _png(tile(pictures, columns=len(self.arms) + 1))
 
 
-def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
+def draw_grid(choice: ImageChoice, folder: Path) -> Grid:
     """
     Draw a row for each image: its objects, and the detections of each arm above its threshold.
 
@@ -71,11 +71,11 @@ def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
     Gray boxes are crowd regions and detections in them, which do not count.
 
     Args:
-        choice: images and thresholds.
-        detections: arm -> its `coco_instances_results.json`.
+        choice: images, thresholds and detections.
+        folder: folder of the comparison.
     """
     images = CocoImages(Path(choice.json_file), Path(choice.image_root))
-    of_arm = {arm: _by_image(file, choice) for arm, file in detections.items()}
+    of_arm = {arm: _by_image(folder / file, choice) for arm, file in choice.files.items()}
     rows, problems = [], []
     for image_id in choice.image_ids:
         try:
@@ -84,7 +84,7 @@ def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
             problems.append(f"Image {image_id} could not be drawn: {error}")
             continue
         rows.append(_row(images, image, image_id, of_arm, choice))
-    return Grid(tuple(detections), tuple(rows), tuple(problems))
+    return Grid(tuple(choice.files), tuple(rows), tuple(problems))
 
 
 def _by_image(file: Path, choice: ImageChoice) -> dict[int | str, list[dict[str, Any]]]:
