@@ -35,7 +35,9 @@ def register(tmp_path):
     def register(name, *boxes, classes=CLASSES, **changes):
         folder = tmp_path / name
         (folder / "images").mkdir(parents=True)
-        (folder / "images/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+        (folder / "images/a.png").write_bytes(
+            encode_png(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+        )
         rest = {"image_id": 1, "category_id": 1, "area": 4, "iscrowd": 0}
         content = {
             "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
