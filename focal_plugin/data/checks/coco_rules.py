@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from ..coco_ids import Id, is_id, kind_of, wrong_ids
+from ..segmentations import kind_of_segmentation
+from .box_patterns import Objects, check_box_patterns
 from .findings import Findings
 
 LISTS = ("images", "annotations", "categories")
@@ -27,6 +29,12 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 MAX_SIZE = 2**31
 """Upper bound of an image's width and height (exclusive)."""
+
+MAX_AREA = 1e10
+"""Upper bound of the areas that pycocotools evaluates."""
+
+MIN_FILLED = 1e-3
+"""Minimum share of its box that a mask is expected to fill."""
 
 NONE = -1
 """Row of an image or a category that is not listed."""
@@ -41,6 +49,19 @@ class ListedImage(NamedTuple):
     height: float
 
 
+class Counts(NamedTuple):
+    """
+    Number of objects in listed images; crowd regions do not count.
+
+    Attributes:
+        per_image: by image id; images without objects are left out.
+        per_class: in the order of the classes.
+    """
+
+    per_image: dict[Any, int]
+    per_class: list[int]
+
+
 class Content(NamedTuple):
     """
     Result of the rules for one file.
@@ -49,11 +70,13 @@ class Content(NamedTuple):
         findings: in the order of the rules.
         images: the images that have an id, a file name and a size.
         facts: counts and classes; see :mod:`focal_plugin.data.checks.facts`.
+        counts: None if the file does not state them.
     """
 
     findings: Findings
     images: list[ListedImage]
     facts: dict[str, Any]
+    counts: Counts | None = None
 
 
 def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Content:
@@ -79,7 +102,12 @@ def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Cont
     )
     _check_boxes(columns, images, found)
     _check_objects(columns, images, annotations, found)
-    return Content(found, listed, _facts(images, categories, columns, found))
+    return Content(
+        found,
+        listed,
+        _facts(images, categories, columns, found),
+        _counts(images, categories, columns, found),
+    )
 
 
 def _objects(content: dict[str, Any], key: str, found: Findings) -> list[dict[str, Any]]:
@@ -119,7 +147,7 @@ def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None
         "category-malformed",
         wrong,
         lambda row: {
-            "message": f"id {_shown(categories[row].get('id'))}, name {_shown(names[row])}"
+            "message": f"id {_given(categories[row].get('id'))}, name {_given(names[row])}"
         },
     )
     if wrong:
@@ -146,21 +174,17 @@ def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedI
     wrong_sizes = [row for row, size in enumerate(sizes) if not all(map(_is_size, size))]
 
     def about(row: int, message: str) -> dict[str, Any]:
-        where = f"image {_shown(images[row].get('id'))} ({_shown(names[row])})"
+        where = f"image {_given(images[row].get('id'))} ({_shown(names[row])})"
         return {"message": f"{where}: {message}", "image_id": ids[row]}
 
-    found.add_each(
-        "image-id",
-        wrong,
-        lambda row: about(row, f"entry {row} of the list has the id {images[row].get('id')!r:.80}"),
-    )
+    found.add_each("image-id", wrong, lambda row: about(row, f"entry {row} of the list"))
     found.add_each(
         "image-file-name", wrong_names, lambda row: about(row, f"entry {row} of the list")
     )
     found.add_each(
         "image-size",
         wrong_sizes,
-        lambda row: about(row, f"width {_shown(sizes[row][0])}, height {_shown(sizes[row][1])}"),
+        lambda row: about(row, f"width {_given(sizes[row][0])}, height {_given(sizes[row][1])}"),
     )
     for image_id, rows in _repeated(ids):
         listed = ", ".join(_shown(names[row]) for row in rows)
@@ -206,14 +230,17 @@ class _Columns(NamedTuple):
         """Return the keyword arguments of `Findings.add`."""
         annotation = self.raw[row]
         annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
-        where = f"annotation {_shown(annotation_id)} of image {_shown(image_id)}"
+        where = f"annotation {_given(annotation_id)} of image {_given(image_id)}"
         if self.images[row] != NONE:
             where += f" ({_shown(self.raw_images[self.images[row]].get('file_name'))})"
         ids = {"image_id": image_id, "annotation_id": annotation_id}
         return {"message": f"{where}: {message}", **ids}
 
     def about_box(self, row: int) -> dict[str, Any]:
-        return self.about(row, f"bbox {_shown(self.raw[row].get('bbox', 'missing'))}")
+        annotation = self.raw[row]
+        return self.about(
+            row, f"bbox {_given(annotation['bbox'])}" if "bbox" in annotation else "bbox missing"
+        )
 
 
 def _check_annotations(
@@ -252,18 +279,24 @@ def _check_annotations(
     kinds = {row: kind_of(annotations[row].get("image_id")) for row in unlisted}
     nowhere = [row for row, kind in kinds.items() if kind is None or kind not in legal]
     lost = [row for row in kinds if row not in set(nowhere)]
-    found.add_each(
-        "annotation-image-id",
-        nowhere,
-        lambda row: columns.about(row, f"image_id {annotations[row].get('image_id')!r:.80}"),
-    )
+    found.add_each("annotation-image-id", nowhere, one_of_list)
     found.add_each("annotation-without-image", lost, one_of_list)
     found.add_each(
         "annotation-category",
         np.flatnonzero(columns.categories == NONE),
         lambda row: columns.about(
-            row, f"category_id {_shown(annotations[row].get('category_id'))}"
+            row, f"category_id {_given(annotations[row].get('category_id'))}"
         ),
+    )
+    found.add_each(
+        "annotation-iscrowd",
+        [row for row, x in enumerate(annotations) if not is_truth(x.get("iscrowd", 0))],
+        lambda row: columns.about(row, f"iscrowd {_given(annotations[row]['iscrowd'])}"),
+    )
+    found.add_each(
+        "segmentation-unusable",
+        rows_of_unusable(annotations),
+        lambda row: columns.about(row, f"segmentation {_given(annotations[row]['segmentation'])}"),
     )
     ignored = np.flatnonzero(_are_set(annotations, "ignore"))
     found.add_each("annotation-ignore", ignored, one_of_list)
@@ -295,6 +328,38 @@ def _check_boxes(columns: _Columns, images: list[dict[str, Any]], found: Finding
     for rule, is_one in rules.items():
         found.add_each(rule, np.flatnonzero(is_one & left), columns.about_box)
         left &= ~is_one
+    left &= ~columns.crowd & (columns.images != NONE)
+    objects = Objects(
+        *(np.flatnonzero(left), columns.boxes[left], sizes[columns.images[left]]),
+        *(columns.images[left], columns.categories[left]),
+    )
+    _check_areas(columns, objects, found)
+    check_box_patterns(objects, found, columns.about_box)
+
+
+def _check_areas(columns: _Columns, objects: Objects, found: Findings) -> None:
+    """Report the areas that decide wrongly how the evaluation counts an object."""
+    annotations = [columns.raw[row] for row in objects.rows]
+    given = [annotation.get("area") for annotation in annotations]
+    stated = np.array([type(area) in (int, float) for area in given], dtype=bool)
+    bound = 2 * MAX_AREA  # an integer may be too large for a float
+    areas = np.array(
+        [min(max(x, -bound), bound) if type(x) in (int, float) else 0 for x in given],
+        dtype=np.float64,
+    )
+    has_mask = _are_set(annotations, "segmentation")
+    of_box = objects.boxes[:, 2] * objects.boxes[:, 3]
+    ignored = (areas < 0) | (areas > MAX_AREA)
+    smallest = of_box * np.where(has_mask, MIN_FILLED, 1 / 2) - 1
+    fits = (areas > 0) & (areas >= smallest) & (areas <= 2 * of_box + 1)
+    for rule, is_one in {"area-ignored": ignored, "area-differs": ~fits & ~ignored}.items():
+        found.add_each(
+            rule,
+            objects.rows[is_one & stated],
+            lambda row: columns.about(
+                row, f"area {_given(columns.raw[row]['area'])}, bbox {columns.raw[row]['bbox']}"
+            ),
+        )
 
 
 def fit_float32(boxes: np.ndarray) -> np.ndarray:
@@ -318,8 +383,11 @@ def _check_objects(
         message = (
             f"{len(images)} images, {len(annotations)} annotations ({num_crowds} crowd regions)"
         )
-        found.add("no-objects", message)
+        found.add("only-crowds" if num_crowds else "no-objects", message)
         return
+    num_crowds = int(columns.crowd.sum())
+    if num_crowds > len(annotations) / 2:
+        found.add("mostly-crowds", f"{num_crowds} of {len(annotations)} annotations")
 
     def about(row: int) -> dict[str, Any]:
         image = images[row]
@@ -327,6 +395,34 @@ def _check_objects(
         return {"message": message, "image_id": image.get("id")}
 
     found.add_each("image-without-objects", np.flatnonzero(num_objects == 0), about)
+
+
+def _counts(
+    images: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+    columns: _Columns,
+    found: Findings,
+) -> Counts | None:
+    wrong = ("category-malformed", "image-id", "annotation-image-id", "annotation-category")
+    if any(found.counts[rule] for rule in wrong):
+        return None
+    objects = ~columns.crowd & (columns.images != NONE)
+    on_image = np.bincount(columns.images[objects], minlength=len(images)).tolist()
+    of_class = np.bincount(columns.categories[objects], minlength=len(categories)).tolist()
+    order = sorted(range(len(categories)), key=lambda row: categories[row]["id"])
+    return Counts(
+        {image["id"]: number for image, number in zip(images, on_image, strict=True) if number},
+        [of_class[row] for row in order],
+    )
+
+
+def rows_of_unusable(annotations: list[dict[str, Any]]) -> list[int]:
+    """Return the rows of annotations whose segmentation Detectron2's loader cannot use."""
+    return [
+        row
+        for row, annotation in enumerate(annotations)
+        if kind_of_segmentation(annotation.get("segmentation")) == "unusable"
+    ]
 
 
 def _facts(
@@ -428,6 +524,16 @@ def _size_of(image: dict[str, Any], key: str) -> float:
     """Return a stated size, or infinity if it is not stated, so that no box is outside."""
     value = image.get(key)
     return value if _is_size(value) else float("inf")
+
+
+def is_truth(value: Any) -> bool:
+    """Return True for 0, 1, true and false."""
+    return type(value) in (bool, int, float) and value in (0, 1)
+
+
+def _given(value: Any) -> str:
+    """Return a value as it is written in the file; text keeps its quotation marks."""
+    return _shown(repr(value))
 
 
 def _shown(value: Any) -> str:

@@ -106,6 +106,18 @@ class Report:
         counts = {**self.counts, rule: self.counts.get(rule, 0) + 1}
         return replace(self, findings=(*self.findings, finding), counts=counts)
 
+    def with_findings(self, found: Findings) -> Report:
+        """Return a copy with further findings, whose rules must not occur here."""
+        counts = {**self.counts, **found.counts}
+        return replace(self, findings=(*self.findings, *found.listed), counts=counts)
+
+    def without(self, rules: Iterable[str]) -> Report:
+        """Return a copy without the findings of some rules."""
+        left_out = set(rules)
+        findings = tuple(x for x in self.findings if x.rule not in left_out)
+        counts = {rule: n for rule, n in self.counts.items() if rule not in left_out}
+        return replace(self, findings=findings, counts=counts)
+
     def title(self) -> str:
         """Return the name of the dataset, or of its file."""
         return self.name or str(self.file)
@@ -192,6 +204,13 @@ class Findings:
             self.add(rule, **describe(int(position)))
         if len(positions) > LISTED:
             self.counts[rule] += len(positions) - LISTED
+
+    def escalate(self, rule: str) -> None:
+        """Turn the findings of a rule into errors."""
+        self.listed = [
+            replace(finding, severity="error") if finding.rule == rule else finding
+            for finding in self.listed
+        ]
 
     def extend(self, others: Findings) -> None:
         """Add all findings of another collection, whose rules must not occur in this one."""

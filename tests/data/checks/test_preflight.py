@@ -27,6 +27,8 @@ from focal_plugin.data.shapes.png import encode_png
 CLASSES = ("dog", "cow", "cat")
 BOTH_CHECKS = pytest.mark.parametrize("check", [check_classes, check_datasets])
 
+PIXELS = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+
 
 @pytest.fixture
 def register(tmp_path):
@@ -36,7 +38,7 @@ def register(tmp_path):
     def register(name, *boxes, classes=CLASSES, **changes):
         folder = tmp_path / name
         (folder / "images").mkdir(parents=True)
-        (folder / "images/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+        (folder / "images/a.png").write_bytes(encode_png(PIXELS))
         rest = {"image_id": 1, "category_id": 1, "area": 4, "iscrowd": 0}
         content = {
             "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
@@ -248,7 +250,7 @@ def test_a_dataset_without_a_json_is_loaded_and_checked():
 
 @pytest.mark.parametrize("ids", [{}, {"image_id": None}, {"image_id": np.int64(1)}], ids=str)
 def test_only_an_evaluation_needs_the_ids_of_dicts(tmp_path, ids):
-    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "a.png").write_bytes(encode_png(PIXELS))
     box = {"bbox": [1, 1, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     image = {"file_name": str(tmp_path / "a.png"), "annotations": [box], **ids}
     DatasetCatalog.register("no_json", lambda: [image])
