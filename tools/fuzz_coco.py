@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from coco_mutations import mutate, valid_dataset
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
@@ -45,12 +45,15 @@ from focal_plugin.data import (
     report_datasets,
 )
 from focal_plugin.data.loading.image_cache import build_train_mapper
+from focal_plugin.data.loading.training_set import load_training_set
 from focal_plugin.engine.evaluation import build_coco_evaluator
 from focal_plugin.run_folder import DETECTIONS_FILE, DETECTIONS_FOLDER
 
 FILES = 2000
-DROPPING = ("annotation-without-image", "box-nan", "box-empty", "box-outside-image")
-"""Warnings that name objects which training does not see."""
+DROPPING = (
+    *("annotation-without-image", "box-nan", "box-empty", "box-outside-image", "object-lost"),
+)
+"""Warnings that name annotations which training does not see."""
 
 
 class Verdict(NamedTuple):
@@ -106,7 +109,7 @@ def _judge(name: str, json_file: Path, image_root: Path, *, masks: bool) -> Verd
     json.dumps(report.to_json(), allow_nan=False)
     if report.is_bad():
         return Verdict("refused", ", ".join(sorted(report.counts)))
-    found, promised = trained_objects(cfg), promised_objects(report)
+    found, promised = trained_objects(cfg), promised_objects(report, json_file)
     if sum(found.values()) != promised:
         return Verdict("silent", f"{sum(found.values())} objects in training, {promised} promised")
     warned = report.num("warning") > 0
@@ -128,19 +131,19 @@ def _config(name: str, *, masks: bool) -> CfgNode:
     return cfg
 
 
-def promised_objects(report: Report) -> int:
+def promised_objects(report: Report, json_file: Path) -> int:
     """Return the number of objects that the check counted, without those that it calls dropped."""
-    objects = sum(report.facts["annotations_per_class"])
-    return objects - sum(report.counts.get(rule, 0) for rule in DROPPING)
+    annotations = json.loads(json_file.read_text(encoding="utf-8"))["annotations"]
+    objects = {annotation["id"] for annotation in annotations if not annotation.get("iscrowd")}
+    dropped = {x.annotation_id for x in report.findings if x.rule in DROPPING}
+    return sum(report.facts["annotations_per_class"]) - len(dropped & objects)
 
 
 def trained_objects(cfg: CfgNode) -> Counter[int]:
     """Return class -> number of objects that Detectron2's loader and the mapper leave."""
-    dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
     mapper = build_train_mapper(cfg, crowds=False)
-    return Counter(x for image in dicts for x in mapper(image)["instances"].gt_classes.tolist())
+    mapped = map(mapper, load_training_set(cfg))
+    return Counter(x for image in mapped for x in image["instances"].gt_classes.tolist())
 
 
 def perfect_ap(name: str, folder: Path) -> tuple[float, float]:

@@ -7,6 +7,7 @@ annotations are stored in columns (lists and arrays), with rows in the order of 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -512,8 +513,13 @@ def _without_area(annotations: list[dict[str, Any]]) -> list[int]:
     return [
         row
         for row, annotation in enumerate(annotations)
-        if type(annotation.get("area")) not in (int, float) or "iscrowd" not in annotation
+        if "iscrowd" not in annotation or not _is_float(annotation.get("area"))
     ]
+
+
+def _is_float(value: Any) -> bool:
+    """Return True for a number that is finite as float64."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_size(value: Any) -> TypeGuard[float]:

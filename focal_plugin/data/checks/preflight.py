@@ -252,6 +252,7 @@ def _for_their_use(cfg: CfgNode, reports: list[Report]) -> list[Report]:
         is_tested = report.name in cfg.DATASETS.TEST
         if is_tested:
             severities["annotation-area"] = "error"  # required by the evaluation
+            severities["box-nan"] = "error"  # pycocotools matches it with every detection
         elif cfg.MODEL.FOCAL.DATA.CHECK == "drop":
             severities.update(DROPPED)
         if not is_tested and report.file is None:

@@ -184,7 +184,7 @@ RULES = {
     ),
     "annotation-area": Rule(
         "warning",
-        'no "area" or no "iscrowd": training works, but the evaluation would fail',
+        'no finite "area" or no "iscrowd": training works, but the evaluation would fail',
         'add "area": width * height (of the mask, if there is one) and "iscrowd": 0',
     ),
     "annotation-iscrowd": Rule(

@@ -444,6 +444,12 @@ def test_keys_required_by_the_evaluation_are_a_warning_if_missing(check, key):
     assert finding.annotation_id == 7
 
 
+@pytest.mark.parametrize("area", [NAN, INF, -INF, 10**400, None, "12"])
+def test_an_area_that_is_no_finite_number_is_like_a_missing_one(check, area):
+    counts = check(with_annotations(annotation(7, area=area))).counts
+    assert counts["annotation-area"] == 1
+
+
 CROWDS = [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]
 
 

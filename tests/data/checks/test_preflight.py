@@ -195,6 +195,14 @@ def test_keys_required_by_the_evaluation_must_be_in_test_sets(register):
         check_datasets(config(test=("user",)))
 
 
+@pytest.mark.parametrize("box", [[float("nan"), 1, 2, 2], [1, 1, float("nan"), 2]])
+def test_a_nan_in_a_box_is_an_error_in_test_sets(register, box):
+    register("user", box)
+    check_datasets(config(train=("user",)))
+    with pytest.raises(DataError, match="box-nan"):
+        check_datasets(config(test=("user",)))
+
+
 def test_no_object_in_any_training_set_is_an_error_unless_empty_images_are_kept(register):
     register("empty", annotations=[])
     register("full")
