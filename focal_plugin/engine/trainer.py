@@ -20,7 +20,7 @@ from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
 from ..modeling import knows_crowds, loses_crowds
 from ..random_state import seed_all
-from ..run_folder import DETECTIONS_FOLDER
+from ..run_folder import detections_folder
 from .amp import amp_precision
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -201,5 +201,19 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / DETECTIONS_FOLDER)
-        return build_coco_evaluator(dataset_name, folder)
+        own = Path(cfg.OUTPUT_DIR) / detections_folder(dataset_name, cfg.DATASETS.TEST)
+        return build_coco_evaluator(dataset_name, output_folder or str(own))
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None
+    ) -> dict[str, dict[str, Any]]:
+        """
+        Evaluate a model on all test sets.
+
+        Same interface as Detectron2's, but the results on the first of several test sets are also
+        those of the run: "bbox" beside "NAME/bbox".
+        """
+        results = super().test(cfg, model, evaluators)
+        several = len(set(cfg.DATASETS.TEST)) > 1
+        return {**results[cfg.DATASETS.TEST[0]], **results} if several else results
