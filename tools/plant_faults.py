@@ -119,8 +119,8 @@ FAULTS = (
     Fault(
         "option-may-reach-open-bound",
         "focal_plugin/checks.py",
-        "value < high if open_high or high == math.inf else value <= high",
-        "value <= high",
+        "number < high if open_high or high == math.inf else number <= high",
+        "number <= high",
         "tests/losses/test_contract_of_options.py",
     ),
     # Operators
