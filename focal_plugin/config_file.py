@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from .names import did_you_mean
+from .names import did_you_mean, shown
 
 # A link in the repository; a wheel holds the files themselves.
 FOLDER = Path(__file__).parent / "configs"
@@ -23,8 +24,9 @@ def get_config_file(name: str) -> str:
     file = FOLDER / name
     if file.is_file():
         return str(file)
-    shipped = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.glob("**/*.yaml"))}
-    raise FileNotFoundError(f"no shipped config is named {name!r}{did_you_mean(name, shipped)}")
+    raise FileNotFoundError(
+        f"no shipped config is named {shown(name)}{did_you_mean(name, _shipped())}"
+    )
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:
@@ -35,9 +37,16 @@ def find_config_file(name: str, folder: Path | None = None) -> Path:
         name: absolute, relative to ``folder``, or relative to `configs/`.
         folder: default: the working directory.
 
-    Returns:
-        the path; if there is neither, the one that ``name`` has by itself.
+    Raises:
+        FileNotFoundError: there is neither; the message names the nearest shipped config.
     """
-    file = (folder or Path()) / Path(name).expanduser()
-    shipped = FOLDER / name
-    return shipped if not file.is_file() and shipped.is_file() else file
+    for root in (folder or Path(), FOLDER):
+        with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
+            file = root / Path(name).expanduser()
+            if file.is_file():
+                return file
+    raise FileNotFoundError(f"no file is named {shown(name)}{did_you_mean(name, _shipped())}")
+
+
+def _shipped() -> list[str]:
+    return [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.yaml"))]

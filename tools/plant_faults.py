@@ -489,10 +489,17 @@ FAULTS = (
     ),
     Fault(
         "yaml-keys-are-not-looked-at",
-        "focal_plugin/config_node.py",
+        "focal_plugin/yaml_text.py",
         "[part for pair in node.value for part in pair]",
         "[value for _, value in node.value]",
         "tests/test_config.py",
+    ),
+    Fault(
+        "aliases-count-once",
+        "focal_plugin/yaml_text.py",
+        "1 + sum(e.nodes for e in below)",
+        "1 + len(below)",
+        "tests/test_yaml_text.py",
     ),
     Fault(
         "error-names-the-key-of-another-place",
