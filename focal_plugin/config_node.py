@@ -4,6 +4,8 @@ The config node of this package: it reads YAML safely and explains unknown keys.
 
 from __future__ import annotations
 
+import contextlib
+import numbers
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -59,8 +61,9 @@ _files: ContextVar[list[str] | None] = ContextVar("files", default=None)
 
 class FocalCfgNode(CfgNode):
     """
-    Detectron2's `CfgNode` with four differences.
+    Detectron2's `CfgNode` with five differences.
 
+    * A key that holds a float accepts an integer.
     * The error about an unknown key names the nearest one, and that about an old key the new one.
     * A node stays a node, and a value becomes None only if None means something for its key.
     * A config file cannot run code, unless the caller allows it.
@@ -107,15 +110,72 @@ class FocalCfgNode(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: FvcoreCfgNode) -> Any:
         _refuse_old_keys(_full_keys(cfg_other))
-        with _NearestKey(self):
-            return super().merge_from_other_cfg(cfg_other)
+        with _ExplainedErrors(self):
+            return super().merge_from_other_cfg(_as_floats(cfg_other, self))
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        try:
+            return super()._decode_cfg_value(value)
+        except (RecursionError, MemoryError):
+            raise ValueError(f"the value {shown(value)} is nested too deep") from None
 
     def merge_from_list(self, cfg_list: list[Any]) -> Any:
-        pairs = list(zip(cfg_list[::2], cfg_list[1::2], strict=False))
+        _check_pairs(cfg_list)
+        pairs = list(zip(cfg_list[::2], cfg_list[1::2], strict=True))
         _refuse_old_keys(pairs)
-        _refuse_other_kinds(self, pairs)
-        with _NearestKey(self):
-            return super().merge_from_list(cfg_list)
+        given = [(key, _as_float(self._decode_cfg_value(x), _get(self, key))) for key, x in pairs]
+        # a mapping would replace a node with all its keys
+        as_values = ((key, repr(x) if isinstance(x, dict) else x) for key, x in given)
+        _refuse_other_kinds(self, as_values)
+        with _ExplainedErrors(self):
+            for key, _ in pairs:
+                _check_parents(self, key)
+            return super().merge_from_list([part for pair in given for part in pair])
+
+
+def _check_pairs(cfg_list: list[Any]) -> None:
+    for key in cfg_list[::2]:
+        if str(key).startswith("-"):
+            raise ValueError(f"the flag {key} must come before the KEY VALUE pairs of the config")
+    if len(cfg_list) % 2:
+        raise ValueError(f"KEY VALUE pairs are required, but {cfg_list[-1]!r} has no value")
+
+
+def _check_parents(cfg: Mapping[str, Any], full_key: str) -> None:
+    """Raise yacs' own error for a key below a value, where yacs itself fails."""
+    parent = full_key.rpartition(".")[0]
+    if parent and not isinstance(_get(cfg, parent), Mapping):
+        raise KeyError(f"Non-existent key: {full_key}")
+
+
+def _as_floats(given: FvcoreCfgNode, current: Mapping[str, Any]) -> FvcoreCfgNode:
+    """Return a copy of ``given`` with a float for each integer whose key holds a float."""
+    converted = type(given)()
+    for key, value in given.items():
+        now = current.get(key)
+        if isinstance(value, FvcoreCfgNode) and isinstance(now, dict):
+            converted[key] = _as_floats(value, now)
+        else:
+            converted[key] = _as_float(value, now)
+    return converted
+
+
+def _as_float(value: Any, current: Any) -> Any:
+    """Return ``value`` as a float if it is an integer and ``current`` is a float."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if is_integer and isinstance(current, float):
+        with contextlib.suppress(OverflowError):  # the type is then an error
+            return float(value)
+    return value
+
+
+def _get(cfg: Mapping[str, Any], full_key: str) -> Any:
+    """Return the value of a full key, or None if there is no such key."""
+    value: Any = cfg
+    for part in full_key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _check_yaml(file: str, text: str, *, allow_unsafe: bool) -> None:
@@ -184,8 +244,8 @@ def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
         waiting += children(node)
 
 
-class _NearestKey:
-    """Context that turns yacs' "Non-existent (config) key: X" into an error with a suggestion."""
+class _ExplainedErrors:
+    """Context that adds a suggestion to yacs' errors about an unknown key or a wrong type."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self._cfg = cfg
@@ -195,13 +255,22 @@ class _NearestKey:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         message = str(error.args[0]) if error is not None and error.args else ""
-        if not isinstance(error, (KeyError, AssertionError)) or "Non-existent" not in message:
-            return
-        unknown = message.rpartition(": ")[2]
-        known = (key for key, _ in _full_keys(self._cfg))
-        raise KeyError(
-            f"Non-existent config key: {unknown}{did_you_mean(unknown, known)}"
-        ) from None
+        full_key = message.rpartition(": ")[2]
+        if isinstance(error, KeyError | AssertionError) and "Non-existent" in message:
+            known = (key for key, _ in _full_keys(self._cfg))
+            raise KeyError(
+                f"Non-existent config key: {full_key}{did_you_mean(full_key, known)}"
+            ) from None
+        if isinstance(error, ValueError) and message.startswith("Type mismatch"):
+            raise ValueError(_wrong_type(full_key, _get(self._cfg, full_key), message)) from None
+
+
+def _wrong_type(full_key: str, current: Any, message: str) -> str:
+    given = message.partition(f"({current} vs. ")[2].removesuffix(f") for config key: {full_key}")
+    if isinstance(current, dict):
+        return f"{full_key} holds other keys, such as {full_key}.{next(iter(current))}; got {given}"
+    example = current if current or not isinstance(current, tuple | list) else ("name",)
+    return f"{full_key} must be a {type(current).__name__}, such as {example!r}, got {given}"
 
 
 def _full_keys(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -215,19 +284,14 @@ def _full_keys(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _refuse_other_kinds(cfg: CfgNode, items: Iterable[tuple[str, Any]], place: str = "") -> None:
     """Raise an error if a node would become a value, or a value None."""
     for key, value in items:
-        own: Any = cfg
-        for name in str(key).split("."):
-            own = own.get(name, _UNKNOWN) if isinstance(own, dict) else _UNKNOWN
+        own = _get(cfg, str(key))
         if isinstance(own, dict) and not isinstance(value, dict):
             raise ValueError(
-                f"{place}{key} is a group of keys, got {shown(value)}; set one of its keys, such "
-                f"as {key}.{next(iter(own), '')}"
+                f"{place}{key} holds other keys, such as {key}.{next(iter(own), '')}; got "
+                f"{shown(value)}"
             )
-        if value in (None, "None") and own not in (None, _UNKNOWN) and key not in MAY_BE_NONE:
+        if value in (None, "None") and own is not None and key not in MAY_BE_NONE:
             raise ValueError(f"{place}{key} must not be None; it is {shown(own)} so far")
-
-
-_UNKNOWN = object()
 
 
 def _refuse_old_keys(items: Iterable[tuple[str, Any]]) -> None:

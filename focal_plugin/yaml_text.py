@@ -124,7 +124,8 @@ def _extent(node: yaml.Node, known: dict[yaml.Node, _Extent]) -> _Extent:
     if isinstance(node, yaml.MappingNode):
         _check_keys(node)
     below = [known[child] for child in children(node)]
-    nodes, depth = (1 + sum(e.nodes for e in below), 1 + max((e.depth for e in below), default=0))
+    nodes = 1 + sum(each.nodes for each in below)
+    depth = 1 + max((each.depth for each in below), default=0)
     if nodes > MAX_NODES:
         raise _BoundError(
             node, f"with its aliases written out, it has more than {MAX_NODES} values"

@@ -119,10 +119,10 @@ def test_every_shipped_file_is_within_the_bounds():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("MODEL: null", "MODEL is a group of keys, got None; set one of its keys, such as MODEL."),
-        ("MODEL: {FOCAL: ~}", "MODEL.FOCAL is a group of keys, got None"),
-        ("SOLVER: 3", "SOLVER is a group of keys, got 3"),
-        ("INPUT: {CROP: []}", r"INPUT.CROP is a group of keys, got \[\]"),
+        ("MODEL: null", "MODEL holds other keys, such as MODEL..*; got None"),
+        ("MODEL: {FOCAL: ~}", "MODEL.FOCAL holds other keys, .*; got None"),
+        ("SOLVER: 3", "SOLVER holds other keys, .*; got 3"),
+        ("INPUT: {CROP: []}", r"INPUT.CROP holds other keys, .*; got \[\]"),
         ("SOLVER: {BASE_LR: null}", "SOLVER.BASE_LR must not be None; it is 0.001 so far"),
         ("DATASETS: {TRAIN: ~}", "DATASETS.TRAIN must not be None"),
         ("MODEL: {MASK_ON: None}", "MODEL.MASK_ON must not be None"),
@@ -140,11 +140,12 @@ def test_a_config_keeps_its_nodes_and_its_values(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.FOCAL", 3, "MODEL.FOCAL is a group of keys, got 3"),
-        ("MODEL", None, "MODEL is a group of keys, got None"),
-        ("MODEL.FOCAL.MINING", "{'NAME': 'OHEMMiner'}", "MODEL.FOCAL.MINING is a group of keys"),
+        ("MODEL.FOCAL", 3, "MODEL.FOCAL holds other keys, .*; got 3"),
+        ("MODEL", None, "MODEL holds other keys, .*; got None"),
+        ("MODEL.FOCAL.MINING", "{'NAME': 'OHEMMiner'}", "MODEL.FOCAL.MINING holds other keys"),
         ("SOLVER.BASE_LR", "None", "SOLVER.BASE_LR must not be None"),
         ("SEED", None, "SEED must not be None"),
+        ("SOLVER.BASE_LR", "-" * 100_000 + "1", "value '---.*---1' is nested too deep"),
     ],
 )
 def test_an_option_keeps_nodes_and_values(key, value, message):

@@ -495,13 +495,6 @@ FAULTS = (
         "tests/test_config.py",
     ),
     Fault(
-        "aliases-count-once",
-        "focal_plugin/yaml_text.py",
-        "1 + sum(e.nodes for e in below)",
-        "1 + len(below)",
-        "tests/test_yaml_text.py",
-    ),
-    Fault(
         "error-names-the-key-of-another-place",
         "focal_plugin/registry.py",
         "there.key(keys[error.option])",
