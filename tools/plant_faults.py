@@ -489,7 +489,7 @@ FAULTS = (
     ),
     Fault(
         "yaml-keys-are-not-looked-at",
-        "focal_plugin/config_node.py",
+        "focal_plugin/yaml_text.py",
         "[part for pair in node.value for part in pair]",
         "[value for _, value in node.value]",
         "tests/test_config.py",

@@ -121,11 +121,6 @@ class Trainer(DefaultTrainer):
             stock.insert(evaluation, hooks.PeriodicCheckpointer(self.checkpointer, period))
         return stock
 
-    @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        with prints_in_log_file():
-            return super().test(cfg, model, evaluators)
-
     def resume_or_load(self, resume: bool = True) -> None:
         """
         Resume from the last checkpoint, or load the weights of the config.
@@ -214,6 +209,7 @@ class Trainer(DefaultTrainer):
         Same interface as Detectron2's, but the results on the first of several test sets are also
         those of the run: "bbox" beside "NAME/bbox".
         """
-        results = super().test(cfg, model, evaluators)
+        with prints_in_log_file():
+            results = super().test(cfg, model, evaluators)
         several = len(set(cfg.DATASETS.TEST)) > 1
         return {**results[cfg.DATASETS.TEST[0]], **results} if several else results
