@@ -35,6 +35,9 @@ DETECTIONS_FOLDER = "inference"
 DETECTIONS_FILE = "inference/coco_instances_results.json"
 """Detections of the last evaluation, a JSON list in COCO's result format."""
 
+AUGMENTED_DETECTIONS_FOLDER = "inference_TTA"
+"""Detections of the evaluation with test-time augmentation, as in :data:`DETECTIONS_FOLDER`."""
+
 DIAGNOSTICS_FOLDER = "diagnostics"
 MOMENTS = ("start", "final")
 """Moments of training at which a run writes snapshots."""

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
     if not args.eval_only:
         return trainer.train()
-    results = Trainer.test(cfg, model)
+    results = Trainer.test_all(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

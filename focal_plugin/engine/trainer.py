@@ -18,9 +18,9 @@ from torch import nn
 
 from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
-from ..modeling import knows_crowds, loses_crowds
+from ..modeling import build_tta, check_tta, knows_crowds, loses_crowds
 from ..random_state import seed_all
-from ..run_folder import DETECTIONS_FOLDER
+from ..run_folder import AUGMENTED_DETECTIONS_FOLDER, DETECTIONS_FOLDER
 from .amp import amp_precision
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -68,6 +68,7 @@ class Trainer(DefaultTrainer):
     data_loader: Any
     checkpointer: Checkpointer
     _trainer: GuardedTrainer | GuardedAMPTrainer
+    _last_eval_results: dict[str, Any]
 
     def __init__(self, cfg: CfgNode, **checkpoint_options: Any) -> None:
         # Detectron2's constructor, step by step: it does not support another inner trainer or
@@ -102,6 +103,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
+        check_tta(cfg)
         return build_initialized(cfg, super().build_model)
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -112,13 +114,25 @@ class Trainer(DefaultTrainer):
         return [*ours, *self._stock_hooks(), StopHook(self.checkpointer)]
 
     def _stock_hooks(self) -> list[HookBase | None]:
-        """Return Detectron2's hooks, but let every process take part in a checkpoint."""
+        """
+        Return Detectron2's hooks, with two additions.
+
+        Every process takes part in a checkpoint. After the last evaluation follows the one with
+        test-time augmentation, if it is enabled.
+        """
         stock = super().build_hooks()
+        evaluation = next(i for i, hook in enumerate(stock) if isinstance(hook, hooks.EvalHook))
+        if self.cfg.TEST.AUG.ENABLED:
+            stock.insert(evaluation + 1, hooks.EvalHook(0, self._test_augmented))
         if not comm.is_main_process():
-            evaluation = next(i for i, hook in enumerate(stock) if isinstance(hook, hooks.EvalHook))
             period = self.cfg.SOLVER.CHECKPOINT_PERIOD
             stock.insert(evaluation, hooks.PeriodicCheckpointer(self.checkpointer, period))
         return stock
+
+    def _test_augmented(self) -> dict[str, Any]:
+        results = self.test_augmented(self.cfg, self.model)
+        self._last_eval_results = _merged(self._last_eval_results, results)
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """
@@ -197,3 +211,46 @@ class Trainer(DefaultTrainer):
     ) -> DatasetEvaluator:
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / DETECTIONS_FOLDER)
         return build_coco_evaluator(dataset_name, folder)
+
+    @classmethod
+    def test_all(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """
+        Evaluate a model, and again with test-time augmentation if `TEST.AUG` enables it.
+
+        Returns:
+            the results of :meth:`test` and :meth:`test_augmented`.
+        """
+        results: dict[str, Any] = cls.test(cfg, model)
+        return _merged(results, cls.test_augmented(cfg, model)) if cfg.TEST.AUG.ENABLED else results
+
+    @classmethod
+    def test_augmented(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """
+        Evaluate a model with the test-time augmentation of `TEST.AUG`.
+
+        The detections are written into a folder of their own.
+
+        Returns:
+            the results of :meth:`test`, with the names of tasks that Detectron2 gives them, such as
+            "bbox_TTA".
+        """
+        logger.info("Evaluation with test-time augmentation")
+        folder = Path(cfg.OUTPUT_DIR) / AUGMENTED_DETECTIONS_FOLDER
+        names = cfg.DATASETS.TEST
+        evaluators = [
+            cls.build_evaluator(cfg, name, str(folder / name if len(names) > 1 else folder))
+            for name in names
+        ]
+        results: dict[str, Any] = cls.test(cfg, build_tta(cfg, model), evaluators)
+        if len(names) > 1:
+            return {name: _augmented(of_dataset) for name, of_dataset in results.items()}
+        return _augmented(results)
+
+
+def _augmented(results: dict[str, Any]) -> dict[str, Any]:
+    return {f"{task}_TTA": metrics for task, metrics in results.items()}
+
+
+def _merged(results: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return the tasks of both; with several datasets, those of each dataset."""
+    return {**results, **{key: {**results.get(key, {}), **others[key]} for key in others}}
