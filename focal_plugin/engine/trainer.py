@@ -35,6 +35,7 @@ from .nonfinite import (
     GuardedTrainer,
     StepGuard,
 )
+from .unread_keys import RecordingCfgNode, warn_of_unread
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if cfg.SEED < 0:
             raise ValueError(f"Trainer requires SEED >= 0, got {cfg.SEED}; settle_seed draws one")
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = RecordingCfgNode.of(self.auto_scale_workers(cfg, comm.get_world_size()))
         self.cfg = cfg
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -100,6 +101,7 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, identity=run_identity(cfg), trainer=this, **checkpoint_options
         )
         self.register_hooks(self.build_hooks())
+        warn_of_unread(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -142,11 +144,21 @@ class Trainer(DefaultTrainer):
             CheckpointError: the checkpoint is damaged or belongs to another run.
         """
         super().resume_or_load(resume)
+        if not (self.cfg.MODEL.WEIGHTS or (resume and self.checkpointer.has_checkpoint())):
+            self._warn_of_frozen_noise()
         self.data_loader.start_batch = self.start_iter
         for hook in self._hooks:
             if isinstance(hook, hooks.PreciseBN) and not hook._disabled and hook._period > 0:
                 done = self.start_iter // hook._period
                 hook._data_loader.start_batch = done * hook._num_iter
+
+    def _warn_of_frozen_noise(self) -> None:
+        frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
+        if frozen:
+            logger.warning(
+                f"{len(frozen)} frozen tensors keep their random values, such as {frozen[0]}: set "
+                "MODEL.BACKBONE.FREEZE_AT 0, or MODEL.WEIGHTS to trained weights"
+            )
 
     def roll_back(self) -> bool:
         """
