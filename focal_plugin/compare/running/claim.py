@@ -212,7 +212,7 @@ def read_newest(folder: Path) -> Holder | None:
 def _newest_generation(folder: Path) -> int:
     try:
         found = [CLAIM_FILE.fullmatch(name) for name in os.listdir(folder)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(match[1]) for match in found if match), default=0)
 
