@@ -18,6 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .. import arms
+from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
 from ..data import (
@@ -30,7 +31,7 @@ from ..data import (
 )
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import config_scopes
-from ..registry import DENSE
+from ..registry import DENSE, RegistrationError
 from ..run_folder import CONFIG_FILE
 from .checkpoints.checkpointer import Checkpointer, CheckpointError
 from .checkpoints.identity import run_identity
@@ -57,6 +58,10 @@ Custom dataset in COCO format:
         --dataset my_val=val.json:images \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.RETINANET.NUM_CLASSES 3
 
+A loss of your own, from a module of yours that registers it:
+    $ python train_net.py --config-file FILE --import my_losses.py \
+        MODEL.FOCAL.CLS_LOSS.NAME MyLoss
+
 Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
     $ python train_net.py --config-file FILE --num-gpus 8
     $ torchrun --nproc-per-node 8 train_net.py --config-file FILE
@@ -68,7 +73,7 @@ checkpoint or that of another run); 143 ended by SIGTERM or SIGUSR1 after saving
 which --resume continues.
 """
 
-REFUSALS = (CheckpointError, DataError, OutputFolderError)
+REFUSALS = (CheckpointError, DataError, OutputFolderError, RegistrationError)
 """Errors in the user's input, whose messages need no traceback."""
 
 
@@ -93,6 +98,15 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=JSON:IMAGES",
         help="register a COCO-format dataset under NAME; can be repeated",
+    )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="import a module of your own that registers a loss or another component, such as "
+        "my_package.losses or my_losses.py; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
@@ -172,8 +186,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         DataError: the data has errors, or another number of classes than the model.
         CheckpointError: the checkpoint to resume from is damaged or belongs to another run.
         OutputFolderError: another run writes into `OUTPUT_DIR`, or it is not writable.
+        RegistrationError: a module of `--import` cannot be imported, or registers no component.
         FileNotFoundError: a file that an argument names does not exist.
     """
+    import_components(args.imports)
     for text in args.dataset:
         register_coco_dataset(parse_dataset_argument(text))
     if args.config_file:

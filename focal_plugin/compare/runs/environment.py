@@ -50,6 +50,7 @@ class Environment:
         versions: package name -> version.
         commit: hash of the commit of the code; None outside a repository.
         dirty: True if the repository had uncommitted changes.
+        components: components from outside of this package -> digest of their source.
         train, test: datasets of the run.
     """
 
@@ -59,6 +60,7 @@ class Environment:
     platform: str | None
     device: str | None
     threads: int | None
+    components: dict[str, str]
     train: tuple[RecordedData, ...]
     test: tuple[RecordedData, ...]
 
@@ -83,6 +85,7 @@ class Environment:
             platform=content.get("platform"),
             device=content.get("device"),
             threads=content.get("threads"),
+            components=content.get("components", {}),
             train=tuple(map(RecordedData.of, datasets.get("train", []))),
             test=tuple(map(RecordedData.of, datasets.get("test", []))),
         )
