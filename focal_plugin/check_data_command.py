@@ -9,6 +9,7 @@ from pathlib import Path
 
 from focal_plugin_commands import message_of
 
+from .components import import_components
 from .config import get_cfg
 from .config_file import find_config_file
 from .data import (
@@ -34,6 +35,7 @@ def main(args: argparse.Namespace) -> int:
         0 if there are no errors; 1 for errors in the data; 2 for a mistake in the command.
     """
     try:
+        import_components(args.imports)
         return _check_data(args)
     except KeyboardInterrupt:
         print("\nfocal-plugin: interrupted", file=sys.stderr)

@@ -433,8 +433,8 @@ FAULTS = (
     Fault(
         "hash-without-annotations",
         "focal_plugin/compare/plan/spec.py",
-        "json.dumps([config, self._annotations], sort_keys=True)",
-        "json.dumps([config], sort_keys=True)",
+        "json.dumps([config, self._annotations, *outside], sort_keys=True)",
+        "json.dumps([config, *outside], sort_keys=True)",
         "tests/compare/plan/test_spec.py",
     ),
     Fault(

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import arms
+from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file, no_config_file
 from ..data import check_datasets, count_objects, log_reports
@@ -55,6 +56,10 @@ Custom dataset in COCO format; a pair NAME_train and NAME_val sets DATASETS.TRAI
     $ python train_net.py --config-file FILE --dataset pets=pets.json:images \\
         DATASETS.TRAIN "('pets',)" DATASETS.TEST "('pets',)" MODEL.RETINANET.NUM_CLASSES 3
 
+A loss of your own, from a module of yours that registers it:
+    $ python train_net.py --config-file FILE --import my_losses.py \
+        MODEL.FOCAL.CLS_LOSS.NAME MyLoss
+
 Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
     $ python train_net.py --config-file FILE --num-gpus 8
     $ torchrun --nproc-per-node 8 train_net.py --config-file FILE
@@ -89,6 +94,15 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=JSON:IMAGES",
         help="register a COCO-format dataset under NAME; can be repeated",
+    )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="import a module of your own that registers a loss or another component, such as "
+        "my_package.losses or my_losses.py; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
@@ -165,8 +179,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         CheckpointError: there are no weights to evaluate, or the checkpoint to resume from is
             damaged or belongs to another run.
         OutputFolderError: `OUTPUT_DIR` is in use, holds another run, or is not writable.
+        RegistrationError: a module of `--import` cannot be imported, or registers no component.
         FileNotFoundError: a file that an argument names does not exist.
     """
+    import_components(args.imports)
     training = not args.eval_only
     names = register_datasets(args.dataset)
     cfg = read_config(args)

@@ -1,5 +1,6 @@
 """train_net.py and a Detectron2 training script, called as users do."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -76,6 +77,28 @@ def test_an_arm_has_a_folder_of_its_own_and_another_family_is_refused(tiny_shape
     refused = train_net("--arm", "rpn_ohem", *dataset(tiny_shapes), *options, config=config)
     assert refused.returncode != 0
     assert "'rpn_ohem' is for faster_rcnn, but the base is for retinanet" in refused.stderr
+
+
+def test_a_loss_from_outside_trains_by_its_name_and_resumes_with_the_same_source(
+    tiny_shapes, tmp_path
+):
+    losses = tmp_path / "my_losses.py"
+    losses.write_text((ROOT / "examples/my_losses/my_losses.py").read_text())
+    loss = ("MODEL.FOCAL.CLS_LOSS.NAME", "SquaredErrorLoss", "DATASETS.TEST", "()")
+    arguments = ["--import", losses, *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path, *loss)]
+    arguments += ["MODEL.FOCAL.CLS_LOSS.SQUARED_ERROR_FACTOR", 3.0, "SOLVER.MAX_ITER", 2]
+    trained = train_net(*arguments)
+    assert trained.returncode == 0, trained.stderr
+    record = json.loads((tmp_path / "env.json").read_text())
+    assert record["imports"][-1] == str(losses)
+    digest = hashlib.sha256(losses.read_bytes()).hexdigest()
+    assert record["components"] == {"CLS_LOSS SquaredErrorLoss of my_losses": digest}
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+
+    losses.write_text(losses.read_text().replace("4.0", "4.5"))
+    refused = train_net("--resume", *arguments)
+    assert refused.returncode == 2, refused.stderr
+    assert "SquaredErrorLoss of my_losses, sha256" in refused.stderr
 
 
 def check_trained(folder, scalars):

@@ -132,6 +132,8 @@ def _train(
 def _command(task: Task) -> list[str]:
     run = task.run
     command = [sys.executable, *task.trainer, "--resume", "--config-file", run.config_file]
+    for module in run.imports:
+        command += ["--import", module]
     for dataset in run.datasets:
         command += ["--dataset", dataset]
     if task.num_gpus > 1:
