@@ -7,23 +7,26 @@ annotations are stored in columns (lists and arrays), with rows in the order of 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from ..coco_ids import Id, is_id, kind_of, wrong_ids
 from ..segmentations import kind_of_segmentation
 from .box_patterns import Objects, check_box_patterns
 from .findings import Findings
 
 LISTS = ("images", "annotations", "categories")
 
-ID_TYPES = {int, float, str}
-
 EMPTY = 1e-5
 """Minimum size of a box: Detectron2 drops a box whose width or height is not larger."""
+
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
+"""Largest finite number of a box, which Detectron2 stores as float32."""
 
 MAX_SIZE = 2**31
 """Upper bound of an image's width and height (exclusive)."""
@@ -41,7 +44,7 @@ NONE = -1
 class ListedImage(NamedTuple):
     """An image with a valid id, file name and size."""
 
-    image_id: int | float | str
+    image_id: Id
     file_name: str
     width: float
     height: float
@@ -137,10 +140,10 @@ def _kind(value: Any) -> str:
 
 
 def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None:
-    ids, wrong_ids = _ids(categories, "id")
+    ids, without_id = _ids(categories, "id")
     names = [category.get("name") for category in categories]
     nameless = [row for row, name in enumerate(names) if not isinstance(name, str) or not name]
-    wrong = sorted({*wrong_ids, *nameless})
+    wrong = sorted({*without_id, *nameless})
     found.add_each(
         "category-malformed",
         wrong,
@@ -163,7 +166,7 @@ def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None
 
 def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedImage]:
     """Return the images without a finding."""
-    ids, wrong_ids = _ids(images, "id")
+    ids, wrong = _ids(images, "id")
     names: list[Any] = [image.get("file_name") for image in images]
     sizes: list[tuple[Any, Any]] = [(image.get("width"), image.get("height")) for image in images]
     wrong_names = [
@@ -175,7 +178,7 @@ def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedI
         where = f"image {_given(images[row].get('id'))} ({_shown(names[row])})"
         return {"message": f"{where}: {message}", "image_id": ids[row]}
 
-    found.add_each("image-id", wrong_ids, lambda row: about(row, f"entry {row} of the list"))
+    found.add_each("image-id", wrong, lambda row: about(row, f"entry {row} of the list"))
     found.add_each(
         "image-file-name", wrong_names, lambda row: about(row, f"entry {row} of the list")
     )
@@ -187,16 +190,16 @@ def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedI
     for image_id, rows in _repeated(ids):
         listed = ", ".join(_shown(names[row]) for row in rows)
         found.add("image-id-twice", f"image id {image_id}: {listed}", image_id=image_id)
-    unnamed = {*wrong_names, *wrong_ids}
+    unnamed = {*wrong_names, *wrong}
     files = [None if row in unnamed else name for row, name in enumerate(names)]
     for name, rows in _repeated(files):
         who = ", ".join(str(ids[row]) for row in rows)
         found.add("image-file-twice", f"{name}: images {who}", image_id=ids[rows[1]])
-    wrong = {*unnamed, *wrong_sizes}
+    left_out = {*unnamed, *wrong_sizes}
     return [
         ListedImage(ids[row], name, *sizes[row])
         for row, name in enumerate(names)
-        if row not in wrong
+        if row not in left_out
     ]
 
 
@@ -249,7 +252,7 @@ def _check_annotations(
     *,
     may_repeat: bool,
 ) -> _Columns:
-    ids, wrong_ids = _ids(annotations, "id")
+    ids, wrong = _ids(annotations, "id")
     boxes, malformed = _boxes(annotations)
     columns = _Columns(
         ids,
@@ -265,17 +268,19 @@ def _check_annotations(
     def one_of_list(row: int) -> dict[str, Any]:
         return columns.about(row, f"entry {row} of the list")
 
-    found.add_each("annotation-id", wrong_ids, one_of_list)
+    found.add_each("annotation-id", wrong, one_of_list)
     found.add_each("annotation-id-zero", [r for r, x in enumerate(ids) if x == 0], one_of_list)
     if not may_repeat:
         for annotation_id, rows in _repeated(ids):
             on = ", ".join(_shown(annotations[row].get("image_id")) for row in rows)
             message = f"annotation id {annotation_id}: on images {on}"
             found.add("annotation-id-twice", message, annotation_id=annotation_id)
-    image_ids = [annotation.get("image_id") for annotation in annotations]
-    nowhere = [row for row, image_id in enumerate(image_ids) if type(image_id) not in ID_TYPES]
+    legal = {kind_of(image.get("id")) for image in images}
+    unlisted = np.flatnonzero(columns.images == NONE).tolist()
+    kinds = {row: kind_of(annotations[row].get("image_id")) for row in unlisted}
+    nowhere = [row for row, kind in kinds.items() if kind is None or kind not in legal]
+    lost = [row for row in kinds if row not in set(nowhere)]
     found.add_each("annotation-image-id", nowhere, one_of_list)
-    lost = np.setdiff1d(np.flatnonzero(columns.images == NONE), nowhere)
     found.add_each("annotation-without-image", lost, one_of_list)
     found.add_each(
         "annotation-category",
@@ -312,7 +317,7 @@ def _check_boxes(columns: _Columns, images: list[dict[str, Any]], found: Finding
         rules = {
             "box-malformed": columns.malformed,
             "box-nan": np.isnan(columns.boxes).any(axis=1),
-            "box-infinite": np.isinf(columns.boxes).any(axis=1),
+            "box-infinite": ~fit_float32(columns.boxes),
             "box-negative": (width < 0) | (height < 0),
             "box-empty": (width <= EMPTY) | (height <= EMPTY),
             "box-outside-image": (x0 + width <= 0)
@@ -356,6 +361,12 @@ def _check_areas(columns: _Columns, objects: Objects, found: Findings) -> None:
                 row, f"area {_given(columns.raw[row]['area'])}, bbox {columns.raw[row]['bbox']}"
             ),
         )
+
+
+def fit_float32(boxes: np.ndarray) -> np.ndarray:
+    """Return which boxes (n, 4), [x, y, width, height], have finite corners in float32."""
+    corners = np.concatenate([boxes, boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return (np.abs(corners) <= MAX_FLOAT32).all(axis=1)
 
 
 def _check_objects(
@@ -440,17 +451,9 @@ def _facts(
 
 
 def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]:
-    """
-    Return the ids and the rows of invalid ids; an invalid id is None.
-
-    Numbers and strings are valid if they can be sorted together.
-    """
+    """Return the ids and the rows of wrong ids; a wrong id is None."""
     ids = [entry.get(key) for entry in entries]
-    types = Counter(map(type, ids))
-    if set(types) <= {int, float} or set(types) == {str}:
-        return ids, []
-    legal = (str,) if types[str] > types[int] + types[float] else (int, float)
-    wrong = [row for row, value in enumerate(ids) if type(value) not in legal]
+    wrong = wrong_ids(ids)
     for row in wrong:
         ids[row] = None
     return ids, wrong
@@ -458,12 +461,10 @@ def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]
 
 def _rows_in(entries: list[dict[str, Any]], key: str, others: list[dict[str, Any]]) -> np.ndarray:
     """Return, for each entry, the row in ``others`` whose id the entry names under ``key``."""
-    ids = [other.get("id") for other in others]
-    rows = {value: row for row, value in enumerate(ids) if isinstance(value, Hashable)}
-    rows.pop(None, None)
+    rows = {other["id"]: row for row, other in enumerate(others) if is_id(other.get("id"))}
     named = [entry.get(key) for entry in entries]
-    if not set(map(type, named)) <= ID_TYPES:
-        named = [value if type(value) in ID_TYPES else None for value in named]
+    if not set(map(type, named)) <= {int, str}:
+        named = [value if is_id(value) else None for value in named]
     return np.fromiter((rows.get(value, NONE) for value in named), np.int64, len(named))
 
 
@@ -512,8 +513,13 @@ def _without_area(annotations: list[dict[str, Any]]) -> list[int]:
     return [
         row
         for row, annotation in enumerate(annotations)
-        if type(annotation.get("area")) not in (int, float) or "iscrowd" not in annotation
+        if "iscrowd" not in annotation or not _is_float(annotation.get("area"))
     ]
+
+
+def _is_float(value: Any) -> bool:
+    """Return True for a number that is finite as float64."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_size(value: Any) -> TypeGuard[float]:

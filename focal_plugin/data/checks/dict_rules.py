@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
+from ..coco_ids import is_id, wrong_ids
 from .box_patterns import Objects, check_box_patterns
-from .coco_rules import EMPTY, is_truth
+from .coco_rules import EMPTY, fit_float32, is_truth
 from .findings import Findings, Report
 from .pixels import check_a_few
 
@@ -50,10 +51,13 @@ def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Repo
 def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
     if not dicts:
         found.add("no-images", "the dataset is empty")
+    for row in wrong_ids([_id(image) for image in dicts]):
+        image_id = _id(dicts[row])
+        found.add("image-id", f"image_id {image_id!r:.80} ({dicts[row].get('file_name')})")
     first: dict[Any, str] = {}
     for image in dicts:
         image_id, file_name = _id(image), str(image.get("file_name"))
-        if image_id is not None and first.setdefault(image_id, file_name) != file_name:
+        if is_id(image_id) and first.setdefault(image_id, file_name) != file_name:
             message = f"image id {image_id}: {first[image_id]}, {file_name}"
             found.add("image-id-twice", message, image_id=image_id)
         is_local = "file_name" in image and "://" not in file_name
@@ -130,7 +134,7 @@ def _check_patterns(
 
 BOX_FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
     "box-nan": lambda box, _: bool(np.isnan(box).any()),
-    "box-infinite": lambda box, _: bool(np.isinf(box).any()),
+    "box-infinite": lambda box, size: not fit_float32(np.array([[*box[:2], *size]])).all(),
     "box-negative": lambda _, size: bool((size < 0).any()),
     "box-empty": lambda _, size: bool((size <= EMPTY).any()),
 }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...files import write_json
+from ..coco_ids import Id, is_id
 from .rules import RULES, Severity
 
 LISTED = 20
@@ -40,18 +41,13 @@ class Finding:
     rule: str
     severity: Severity
     message: str
-    image_id: int | float | str | None = None
-    annotation_id: int | float | str | None = None
+    image_id: Id | None = None
+    annotation_id: Id | None = None
 
 
 def printable(text: str) -> str:
     """Escape characters that control a terminal or that it cannot encode."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-def _plain(value: Any) -> int | float | str | None:
-    # NaN is not valid JSON and is not equal to itself.
-    return value if isinstance(value, int | float | str) and value == value else None
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ class Findings:
         """Add one finding; ids that are not valid in a COCO file are dropped."""
         self.counts[rule] += 1
         if self.counts[rule] <= LISTED:
-            ids = (_plain(image_id), _plain(annotation_id))
+            ids = (value if is_id(value) else None for value in (image_id, annotation_id))
             self.listed.append(Finding(rule, RULES[rule].severity, printable(message), *ids))
 
     def add_each(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from ..coco_ids import LEGAL
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -66,7 +68,7 @@ RULES = {
     "category-malformed": Rule(
         "error",
         "a category has no id or no name",
-        "give each category an integer id and a name; all ids must have the same type",
+        f"give each category a name and an id: {LEGAL}",
     ),
     "category-id-twice": Rule(
         "error", "two categories share an id", "give each category a unique id"
@@ -94,8 +96,8 @@ RULES = {
     # Images
     "image-id": Rule(
         "error",
-        "an image has no id, or an id of another type than the other images",
-        "give each image an integer id",
+        "an image has no id, or one that is not legal",
+        f"give each image an id: {LEGAL}",
     ),
     "image-id-twice": Rule(
         "error",
@@ -147,8 +149,8 @@ RULES = {
     # Annotations
     "annotation-id": Rule(
         "error",
-        "an annotation has no id, or an id that is not a number",
-        "give each annotation an integer id above 0",
+        "an annotation has no id, or one that is not legal",
+        f"give each annotation an id: {LEGAL}",
     ),
     "annotation-id-twice": Rule(
         "error",
@@ -156,12 +158,14 @@ RULES = {
         "give each annotation a unique id",
     ),
     "annotation-id-zero": Rule(
-        "warning",
-        "the evaluation treats a match with an annotation of id 0 as no match",
-        "number the annotations from 1",
+        "note",
+        "pycocotools treats a match with an annotation of id 0 as no match",
+        "none required: this evaluation counts it; for other tools, number annotations from 1",
     ),
     "annotation-image-id": Rule(
-        "error", "an annotation names no image", 'state the "image_id" of its image'
+        "error",
+        "an annotation names no image, or one by an id of another type than those of the images",
+        'state the "image_id" of its image, as a number or as a text like the id of the image',
     ),
     "annotation-without-image": Rule(
         "warning",
@@ -180,7 +184,7 @@ RULES = {
     ),
     "annotation-area": Rule(
         "warning",
-        'no "area" or no "iscrowd": training works, but the evaluation would fail',
+        'no finite "area" or no "iscrowd": training works, but the evaluation would fail',
         'add "area": width * height (of the mask, if there is one) and "iscrowd": 0',
     ),
     "annotation-iscrowd": Rule(
