@@ -228,8 +228,8 @@ FAULTS = (
     Fault(
         "any-training-set-without-objects-is-refused",
         "focal_plugin/data/checks/preflight.py",
-        'all(report.counts.get("no-objects") for report in training)',
-        'any(report.counts.get("no-objects") for report in training)',
+        "all(any(map(report.counts.get, empty)) for report in training)",
+        "any(any(map(report.counts.get, empty)) for report in training)",
         "tests/data/checks/test_preflight.py",
     ),
     Fault(
