@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 from pathlib import Path
+
+from .names import did_you_mean, shown
 
 # A link in the repository; a wheel holds the files themselves.
 FOLDER = Path(__file__).parent / "configs"
@@ -27,14 +29,10 @@ def get_config_file(name: str) -> str:
 
 def no_config_file(name: str) -> str:
     """Return the message about a config that does not exist, with the nearest shipped one."""
-    if Path(name).is_dir():
-        return f"{name}: this is a folder, not a config file"
-    arms = FOLDER / "arms"
-    files = [file for file in sorted(FOLDER.glob("**/*.yaml")) if not file.is_relative_to(arms)]
-    by_name = {file.name: str(file.relative_to(FOLDER)) for file in files}
-    nearest = difflib.get_close_matches(Path(name).name, by_name, n=1)
-    hint = f"; did you mean {by_name[nearest[0]]!r}?" if nearest else ""
-    return f"{name}: no file and no shipped config has this name{hint}"
+    with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
+        if Path(name).is_dir():
+            return f"{shown(name)} is a folder, not a config file"
+    return f"no file and no shipped config is named {shown(name)}{did_you_mean(name, _shipped())}"
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:
@@ -45,9 +43,16 @@ def find_config_file(name: str, folder: Path | None = None) -> Path:
         name: absolute, relative to ``folder``, or relative to `configs/`.
         folder: default: the working directory.
 
-    Returns:
-        the path; if there is neither, the one that ``name`` has by itself.
+    Raises:
+        FileNotFoundError: there is neither; the message names the nearest shipped config.
     """
-    file = (folder or Path()) / Path(name).expanduser()
-    shipped = FOLDER / name
-    return shipped if not file.is_file() and shipped.is_file() else file
+    for root in (folder or Path(), FOLDER):
+        with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
+            file = root / Path(name).expanduser()
+            if file.is_file():
+                return file
+    raise FileNotFoundError(no_config_file(name))
+
+
+def _shipped() -> list[str]:
+    return [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.yaml"))]

@@ -25,6 +25,7 @@ ALLOWED = {
         "names",
         "run_folder",
         "signals",
+        "yaml_text",
     },
     "engine": {
         "arms",
@@ -52,11 +53,11 @@ ALLOWED = {
     "ops": {"ops", "checks"},
     "env": {"config", "doctor"},
     "registry": {"checks", "names"},
-    "arms": {"config_file", "names"},
+    "arms": {"config_file", "names", "yaml_text"},
     "checks": set(),
     "config": {"config_node"},
-    "config_node": {"names"},
-    "config_file": set(),
+    "config_node": {"names", "yaml_text"},
+    "config_file": {"names"},
     "doctor": set(),
     "files": set(),
     "garbage_collection": set(),
@@ -64,6 +65,7 @@ ALLOWED = {
     "random_state": set(),
     "run_folder": set(),
     "signals": set(),
+    "yaml_text": set(),
 }
 # losses, mining and ops import only PyTorch, except for these two names for configuration.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         results = trainer.train()
         warn_if_too_short(cfg)
         return results
-    results = Trainer.test(cfg, model)
+    results = Trainer.test_all(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

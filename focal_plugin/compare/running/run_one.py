@@ -187,6 +187,7 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
     environment = Environment.read(folder)
     if not environment.test or environment.test[0].classes is None:
         raise ValueError("env.json has no classes of the test set")
+    _, *others = dict.fromkeys(data.name for data in environment.test)
     classes = environment.test[0].classes
     gpu_memory_mib = read_peak_gpu_memory_mib(folder)
     return Result(
@@ -199,4 +200,5 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
         peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,
         config_hash=run.config_hash,
         versions=environment.versions,
+        ap_of_others={name: read_average_precision(metrics, name)[0] for name in others},
     )
