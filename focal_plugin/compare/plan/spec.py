@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ... import arms
 from ...components import component_digests, import_components
 from ...config import get_cfg
-from ...data import check_classes, register_coco_dataset
+from ...data import check_classes, register_coco_dataset, use_datasets
 from ...data.registration import DatasetArgument
 from ...files import sha256_of
 from .comparison import Comparison, Run
@@ -184,6 +184,12 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
         budget = _scaled_schedule(cfg, spec.iterations)
         cfg.merge_from_list(budget)
         opts += budget
+    before = (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    names = [dataset.name for dataset in spec.datasets]
+    use_datasets(cfg, names, opts=opts, training=True)
+    if before != (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+        opts += ["DATASETS.TRAIN", str(cfg.DATASETS.TRAIN)]
+        opts += ["DATASETS.TEST", str(cfg.DATASETS.TEST)]
     fixed = ["MODEL.FOCAL.INIT", spec.initial_weights]
     fixed += ["MODEL.FOCAL.DIAGNOSTICS.PERIOD", str(spec.diagnostics)]
     cfg.merge_from_list(fixed)
