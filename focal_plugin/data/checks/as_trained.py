@@ -19,7 +19,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..loading.training_set import load_training_set
-from ..segmentations import has_mask
+from ..segmentations import kind_of_segmentation
 from .annotation_names import AnnotationNames, about_annotation
 from .dict_rules import fault_of_box, is_outside
 from .facts import read_content
@@ -93,11 +93,11 @@ def _compare(
         not_loaded = _add_not_loaded(cfg, report, report.file, dicts, names, found)
     with _no_logs():
         lost = lost_by_mapper(cfg, dicts)
-    for image, position, reason in lost:
+    for image, position, reason, rule in lost:
         annotation = image["annotations"][position]
         in_file = report.file is not None
         if not (fault_of_box(annotation) or (in_file and is_outside(annotation, image))):
-            found.add("object-lost", **names.about(image, position, reason))
+            found.add(rule, **names.about(image, position, reason))
     not_mapped = Counter(x.image["annotations"][x.position]["category_id"] for x in lost)
     classes = MetadataCatalog.get(report.name).get("thing_classes")
     for index, number in sorted((loaded + not_loaded).items()):
@@ -145,16 +145,16 @@ def _add_not_loaded(
             num[class_of[annotation["category_id"]]] += 1
             filtered = cfg.MODEL.KEYPOINT_ON and image_id not in by_id
             if not (filtered or _is_dropped_on_purpose(cfg, annotation)):
-                reason = "the loader of the dataset drops it"
-                if "segmentation" in annotation:
-                    reason += f"; segmentation {annotation['segmentation']!r:.80}"
+                segmentation = annotation.get("segmentation")
+                reason = f"the loader of the dataset drops it; segmentation {segmentation!r:.80}"
                 found.add("object-lost", **about_annotation(annotation, image, reason))
     return num
 
 
 def _is_dropped_on_purpose(cfg: CfgNode, annotation: dict[str, Any]) -> bool:
-    """Return True for what `MODEL.FOCAL.DATA.CHECK` "drop" drops, and other rules count."""
+    """Return True for what `MODEL.FOCAL.DATA.CHECK` "drop" drops and another rule counts."""
     if cfg.MODEL.FOCAL.DATA.CHECK != "drop":
         return False
     box_is_bad = fault_of_box({"bbox_mode": BoxMode.XYWH_ABS, **annotation}) is not None
-    return box_is_bad or (cfg.MODEL.MASK_ON and not has_mask(annotation))
+    is_unusable = kind_of_segmentation(annotation.get("segmentation")) == "unusable"
+    return box_is_bad or (cfg.MODEL.MASK_ON and is_unusable)

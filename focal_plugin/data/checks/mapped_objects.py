@@ -23,7 +23,7 @@ NUM_BITMASKS = 20_000
 """
 Number of objects, evenly spread, that are mapped to bitmasks, which takes about 0.7 ms each.
 
-All objects are mapped as polygons or boxes besides.
+With more objects, all of them are mapped as boxes too.
 """
 
 
@@ -35,11 +35,13 @@ class Lost(NamedTuple):
         image: its dataset dict.
         position: its position in the annotations of the image.
         reason: why the mapper drops it.
+        rule: "object-lost", or "mapper-fails" if the mapper raises an error.
     """
 
     image: dict[str, Any]
     position: int
     reason: str
+    rule: str = "object-lost"
 
 
 class _Object(NamedTuple):
@@ -113,7 +115,7 @@ def _lost_of_chunk(
         mapper._transform_annotations(mapped, T.TransformList([]), size)
     except Exception as error:  # of any kind, as the annotations may hold anything
         if len(objects) == 1:
-            yield Lost(*objects[0], f"the mapper fails: {type(error).__name__}: {error}")
+            yield Lost(*objects[0], f"{type(error).__name__}: {error}", rule="mapper-fails")
             return
         middle = len(objects) // 2
         yield from _lost_of_chunk(mapper, size, objects[:middle])

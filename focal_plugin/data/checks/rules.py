@@ -276,6 +276,11 @@ RULES = {
         "an object of the dataset is dropped in training",
         "correct or remove its annotation",
     ),
+    "mapper-fails": Rule(
+        "error",
+        "an object ends the training when Detectron2's mapper meets it",
+        "correct or remove its annotation",
+    ),
     "class-lost": Rule(
         "error",
         "no object of a class is left in training",
