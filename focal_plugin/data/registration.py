@@ -46,6 +46,11 @@ def register_coco_dataset(dataset: DatasetArgument) -> None:
         ValueError: the name is taken, or the JSON has no categories.
     """
     name, json_file, image_root = dataset
+    if json_file.is_dir() and image_root.is_file():
+        raise ValueError(
+            f"--dataset {name}: {json_file} is a folder and {image_root} a file; the order is "
+            f"{name}={image_root}:{json_file}"
+        )
     if not json_file.is_file():
         raise FileNotFoundError(f"--dataset {name}: file not found: {json_file}")
     if not image_root.is_dir():

@@ -73,8 +73,8 @@ def check_datasets(
     Args:
         cfg: config of the training or evaluation.
         allow_outside_root: allow image files outside the image folder of their dataset.
-        training: False: datasets used only for training are checked as in :func:`check_classes`,
-            because an evaluation does not require them to exist.
+        training: False: datasets used only for training are checked as in :func:`check_classes`
+            if they are registered, because an evaluation does not require them.
 
     Returns:
         one report per dataset in the main process; an empty list in the others. The reports are
@@ -89,8 +89,10 @@ def check_datasets(
     strict = is_strict(cfg)
     reports = []
     if not training:
-        check_classes(cfg)
         cfg = cfg.clone()
+        known = DatasetCatalog.list()
+        cfg.DATASETS.TRAIN = tuple(name for name in cfg.DATASETS.TRAIN if name in known)
+        check_classes(cfg)
         cfg.DATASETS.TRAIN = ()
     if comm.is_main_process():
         reports = report_datasets(cfg, allow_outside_root=allow_outside_root)
@@ -161,8 +163,11 @@ def _names(cfg: CfgNode) -> list[str]:
 def _check_name(name: str) -> None:
     known = DatasetCatalog.list()
     if name not in known:
-        hint = did_you_mean(name, known) or "; register it with --dataset"
-        raise KeyError(f"no dataset is named {name!r}{hint}")
+        # A name of one's own is near a name of COCO only by its end, such as "_train".
+        hint = did_you_mean(name, known, cutoff=0.85)
+        raise KeyError(
+            f"no dataset is named {name!r}{hint}; register it with --dataset {name}=JSON:IMAGES"
+        )
 
 
 def _report_one(
