@@ -233,6 +233,27 @@ FAULTS = (
         "tests/data/checks/test_preflight.py",
     ),
     Fault(
+        "fraction-is-an-id",
+        "focal_plugin/data/coco_ids.py",
+        "abs(value) <= MAX_FLOAT and value.is_integer()",
+        "abs(value) <= MAX_FLOAT",
+        "tests/data/test_coco_ids.py",
+    ),
+    Fault(
+        "ids-of-annotations-decide-the-result",
+        "focal_plugin/engine/evaluation.py",
+        'entry["id"] = number',
+        "pass",
+        "tests/engine/test_evaluation.py",
+    ),
+    Fault(
+        "test-sets-share-a-folder",
+        "focal_plugin/run_folder.py",
+        "if len(set(test_sets)) < 2:",
+        "if test_sets:",
+        "tests/engine/test_evaluation.py",
+    ),
+    Fault(
         "box-breaks-several-rules",
         "focal_plugin/data/checks/coco_rules.py",
         "left &= ~is_one",
