@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from .nonfinite import (
     GuardedTrainer,
     StepGuard,
 )
+from .unread_keys import RecordingCfgNode, warn_of_unread
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if cfg.SEED < 0:
             raise ValueError(f"Trainer requires SEED >= 0, got {cfg.SEED}; settle_seed draws one")
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = RecordingCfgNode.of(self.auto_scale_workers(cfg, comm.get_world_size()))
         self.cfg = cfg
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -100,6 +101,7 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, identity=run_identity(cfg), trainer=this, **checkpoint_options
         )
         self.register_hooks(self.build_hooks())
+        warn_of_unread(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -142,11 +144,21 @@ class Trainer(DefaultTrainer):
             CheckpointError: the checkpoint is damaged or belongs to another run.
         """
         super().resume_or_load(resume)
+        if not (self.cfg.MODEL.WEIGHTS or (resume and self.checkpointer.has_checkpoint())):
+            self._warn_of_frozen_noise()
         self.data_loader.start_batch = self.start_iter
         for hook in self._hooks:
             if isinstance(hook, hooks.PreciseBN) and not hook._disabled and hook._period > 0:
                 done = self.start_iter // hook._period
                 hook._data_loader.start_batch = done * hook._num_iter
+
+    def _warn_of_frozen_noise(self) -> None:
+        frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
+        if frozen:
+            logger.warning(
+                f"{len(frozen)} frozen tensors keep their random values, such as {frozen[0]}: set "
+                "MODEL.BACKBONE.FREEZE_AT 0, or MODEL.WEIGHTS to trained weights"
+            )
 
     def roll_back(self) -> bool:
         """
@@ -241,14 +253,15 @@ class Trainer(DefaultTrainer):
             cls.build_evaluator(cfg, name, str(folder / name if len(names) > 1 else folder))
             for name in names
         ]
-        results: dict[str, Any] = cls.test(cfg, build_tta(cfg, model), evaluators)
-        if len(names) > 1:
-            return {name: _augmented(of_dataset) for name, of_dataset in results.items()}
-        return _augmented(results)
+        results = cls.test(cfg, build_tta(cfg, model), evaluators)
+        return _augmented(results, names if len(names) > 1 else ())
 
 
-def _augmented(results: dict[str, Any]) -> dict[str, Any]:
-    return {f"{task}_TTA": metrics for task, metrics in results.items()}
+def _augmented(results: dict[str, Any], datasets: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the results with other names of the tasks, also those within a dataset."""
+    of_datasets = {name: _augmented(results[name]) for name in datasets}
+    tasks = {f"{task}_TTA": results[task] for task in results if task not in of_datasets}
+    return {**tasks, **of_datasets}
 
 
 def _merged(results: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:

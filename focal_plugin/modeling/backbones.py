@@ -77,7 +77,7 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
     refuse_unused(
         cfg,
         {f"MODEL.RESNETS.{name}" for name in cfg.MODEL.RESNETS} - _READ_BY_SMALL_RESNET,
-        "with MODEL.BACKBONE.NAME = build_small_resnet_fpn_backbone",
+        by="MODEL.BACKBONE.NAME",
     )
     widths = cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS
     if not widths or min(widths) <= 0:
