@@ -20,7 +20,7 @@ from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
 from ..modeling import build_tta, check_tta, knows_crowds, loses_crowds
 from ..random_state import seed_all
-from ..run_folder import AUGMENTED_DETECTIONS_FOLDER, DETECTIONS_FOLDER
+from ..run_folder import detections_folder
 from .amp import amp_precision
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -29,6 +29,7 @@ from .hooks.diagnostics import DiagnosticsHook
 from .hooks.run_record import RunRecordHook
 from .hooks.stopping import StopHook
 from .initial_weights import build_initialized
+from .logs import prints_in_log_file
 from .nonfinite import (
     GuardedAMPTrainer,
     GuardedBFloat16Trainer,
@@ -221,8 +222,23 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / DETECTIONS_FOLDER)
-        return build_coco_evaluator(dataset_name, folder)
+        own = Path(cfg.OUTPUT_DIR) / detections_folder(dataset_name, cfg.DATASETS.TEST)
+        return build_coco_evaluator(dataset_name, output_folder or str(own))
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None
+    ) -> dict[str, dict[str, Any]]:
+        """
+        Evaluate a model on all test sets.
+
+        Same interface as Detectron2's, but the results on the first of several test sets are also
+        those of the run: "bbox" beside "NAME/bbox".
+        """
+        with prints_in_log_file():
+            results = super().test(cfg, model, evaluators)
+        several = len(set(cfg.DATASETS.TEST)) > 1
+        return {**results[cfg.DATASETS.TEST[0]], **results} if several else results
 
     @classmethod
     def test_all(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
@@ -247,21 +263,21 @@ class Trainer(DefaultTrainer):
             "bbox_TTA".
         """
         logger.info("Evaluation with test-time augmentation")
-        folder = Path(cfg.OUTPUT_DIR) / AUGMENTED_DETECTIONS_FOLDER
         names = cfg.DATASETS.TEST
+        folders = (detections_folder(name, names, augmented=True) for name in names)
         evaluators = [
-            cls.build_evaluator(cfg, name, str(folder / name if len(names) > 1 else folder))
-            for name in names
+            cls.build_evaluator(cfg, name, str(Path(cfg.OUTPUT_DIR) / folder))
+            for name, folder in zip(names, folders, strict=True)
         ]
-        results = cls.test(cfg, build_tta(cfg, model), evaluators)
-        return _augmented(results, names if len(names) > 1 else ())
+        return _augmented(cls.test(cfg, build_tta(cfg, model), evaluators), names)
 
 
 def _augmented(results: dict[str, Any], datasets: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the results with other names of the tasks, also those within a dataset."""
-    of_datasets = {name: _augmented(results[name]) for name in datasets}
-    tasks = {f"{task}_TTA": results[task] for task in results if task not in of_datasets}
-    return {**tasks, **of_datasets}
+    """Return the results under the names of augmented tasks, also within each dataset's."""
+    return {
+        **{f"{key}_TTA": value for key, value in results.items() if key not in datasets},
+        **{key: _augmented(results[key]) for key in datasets if key in results},
+    }
 
 
 def _merged(results: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
