@@ -217,6 +217,27 @@ FAULTS = (
         'rank = rank + 0 * losses["loss_box_reg"]',
         "tests/modeling/test_roi_heads.py",
     ),
+    Fault(
+        "augmented-boxes-are-not-mapped-back",
+        "focal_plugin/modeling/test_time_augmentation.py",
+        "transform.inverse().apply_box(",
+        "transform.apply_box(",
+        "tests/modeling/test_test_time_augmentation.py",
+    ),
+    Fault(
+        "small-backbone-freezes-nothing",
+        "focal_plugin/modeling/backbones.py",
+        "freeze_at=_freeze_at(cfg, num_stages=len(stages))",
+        "freeze_at=0",
+        "tests/modeling/test_backbones.py",
+    ),
+    Fault(
+        "another-key-of-a-component-is-ignored",
+        "focal_plugin/modeling/backbones.py",
+        "fuse_type=cfg.MODEL.FPN.FUSE_TYPE",
+        'fuse_type="sum"',
+        "tests/modeling/test_keys.py",
+    ),
     # Data
     Fault(
         "evaluated-set-without-area-passes",
@@ -407,6 +428,13 @@ FAULTS = (
         "hold_output_folder(Path(cfg.OUTPUT_DIR))",
         "Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)",
         "tests/faults/test_disk.py",
+    ),
+    Fault(
+        "key-of-a-copied-config-is-not-read",
+        "focal_plugin/engine/unread_keys.py",
+        "return self\n\n\nclass RecordingCfgNode",
+        "return _Reads(self)\n\n\nclass RecordingCfgNode",
+        "tests/engine/test_unread_keys.py",
     ),
     # Comparisons
     Fault(

@@ -223,7 +223,9 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         own = Path(cfg.OUTPUT_DIR) / detections_folder(dataset_name, cfg.DATASETS.TEST)
-        return build_coco_evaluator(dataset_name, output_folder or str(own))
+        return build_coco_evaluator(
+            dataset_name, output_folder or str(own), cfg.TEST.KEYPOINT_OKS_SIGMAS
+        )
 
     @classmethod
     def test(
