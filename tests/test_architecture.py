@@ -25,6 +25,7 @@ ALLOWED = {
         "names",
         "run_folder",
         "signals",
+        "yaml_text",
     },
     "engine": {
         "arms",
@@ -38,6 +39,7 @@ ALLOWED = {
         "config",
         "config_file",
         "files",
+        "names",
         "random_state",
         "run_folder",
         "signals",
@@ -50,11 +52,11 @@ ALLOWED = {
     "mining": {"ops", "mining", "registry", "checks"},
     "ops": {"ops", "checks"},
     "env": {"config", "doctor"},
-    "registry": {"checks"},
-    "arms": {"config_file", "names"},
+    "registry": {"checks", "names"},
+    "arms": {"config_file", "names", "yaml_text"},
     "checks": set(),
     "config": {"config_node"},
-    "config_node": {"names"},
+    "config_node": {"names", "yaml_text"},
     "config_file": {"names"},
     "doctor": set(),
     "files": set(),
@@ -63,6 +65,7 @@ ALLOWED = {
     "random_state": set(),
     "run_folder": set(),
     "signals": set(),
+    "yaml_text": set(),
 }
 # losses, mining and ops import only PyTorch, except for these two names for configuration.
 DETECTRON2_IN_REGISTRY = {"detectron2.config.configurable", "detectron2.utils.registry.Registry"}
