@@ -24,9 +24,15 @@ def get_config_file(name: str) -> str:
     file = FOLDER / name
     if file.is_file():
         return str(file)
-    raise FileNotFoundError(
-        f"no shipped config is named {shown(name)}{did_you_mean(name, _shipped())}"
-    )
+    raise FileNotFoundError(no_config_file(name))
+
+
+def no_config_file(name: str) -> str:
+    """Return the message about a config that does not exist, with the nearest shipped one."""
+    with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
+        if Path(name).is_dir():
+            return f"{shown(name)} is a folder, not a config file"
+    return f"no file and no shipped config is named {shown(name)}{did_you_mean(name, _shipped())}"
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:
@@ -45,7 +51,7 @@ def find_config_file(name: str, folder: Path | None = None) -> Path:
             file = root / Path(name).expanduser()
             if file.is_file():
                 return file
-    raise FileNotFoundError(f"no file is named {shown(name)}{did_you_mean(name, _shipped())}")
+    raise FileNotFoundError(no_config_file(name))
 
 
 def _shipped() -> list[str]:

@@ -154,7 +154,7 @@ def _as_floats(given: FvcoreCfgNode, current: Mapping[str, Any]) -> FvcoreCfgNod
     converted = type(given)()
     for key, value in given.items():
         now = current.get(key)
-        if isinstance(value, FvcoreCfgNode) and isinstance(now, dict):
+        if isinstance(value, FvcoreCfgNode) and isinstance(now, Mapping):
             converted[key] = _as_floats(value, now)
         else:
             converted[key] = _as_float(value, now)

@@ -15,6 +15,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from .checks import IllegalOptionError
+from .names import did_you_mean
 
 __all__ = ["DENSE", "ConfigScope", "ConfigurableModule", "Registry", "build_named", "configurable"]
 
@@ -128,7 +129,10 @@ def build_named(
     there = config_scope or DENSE
     name, name_key = there.read(cfg, name_key), there.key(name_key)
     if name not in by_name:
-        raise KeyError(f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}")
+        raise KeyError(
+            f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}"
+            f"{did_you_mean(name, by_name)}"
+        )
     try:
         part = by_name[name](cfg, *args, **({"config_scope": config_scope} if config_scope else {}))
     except IllegalOptionError as error:

@@ -27,6 +27,7 @@ class Result:
         ap_per_class: class name -> AP, percent, in the order of the classes.
         iteration_s: median seconds per iteration, including data loading.
         peak_memory_mib: peak GPU memory; without a GPU, the largest resident set.
+        ap_of_others: name of each further test set -> its COCO averages, as ``ap``.
         config_hash: hash of the :class:`~focal_plugin.compare.plan.comparison.Run`.
     """
 
@@ -39,6 +40,7 @@ class Result:
     peak_memory_mib: float
     config_hash: str
     versions: dict[str, str] = field(default_factory=dict)
+    ap_of_others: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write `result.json` atomically: a file that exists is complete."""
@@ -82,20 +84,24 @@ def parse_metrics(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def read_average_precision(
-    metrics: list[dict[str, Any]],
+    metrics: list[dict[str, Any]], test_set: str | None = None
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """
     Return the last evaluation: the COCO averages, and AP by class in no particular order.
 
+    Args:
+        test_set: one of several test sets. None: the only one, or the first.
+
     Raises:
         ValueError: the run has not been evaluated.
     """
-    evaluated = [line for line in metrics if "bbox/AP" in line]
+    task = "bbox/" if test_set is None else f"{test_set}/bbox/"
+    evaluated = [line for line in metrics if f"{task}AP" in line]
     if not evaluated:
         raise ValueError(f"no evaluation in {METRICS_FILE}")
-    last, prefix = evaluated[-1], "bbox/AP-"
+    last, prefix = evaluated[-1], f"{task}AP-"
     per_class = {k[len(prefix) :]: _number(v) for k, v in last.items() if k.startswith(prefix)}
-    return {name: _number(last.get(f"bbox/{name}")) for name in AVERAGES}, per_class
+    return {name: _number(last.get(f"{task}{name}")) for name in AVERAGES}, per_class
 
 
 def read_iteration_s(metrics: list[dict[str, Any]]) -> float:

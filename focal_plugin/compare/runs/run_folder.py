@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ...run_folder import CONFIG_FILE, DETECTIONS_FILE, snapshot_files
+from ...run_folder import CONFIG_FILE, DETECTIONS_NAME, detections_folder, snapshot_files
 from ..plan.comparison import Comparison, Run
 from .environment import Environment
 from .result import Result, read_metrics
@@ -86,15 +86,23 @@ class RunFolder:
             return None
 
     @property
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the test sets; the verdicts are about the first."""
+        return tuple(data.name for data in self.environment.test) if self.environment else ()
+
+    @property
     def detections(self) -> Path | None:
-        """File of the detections; None if the run is not done or the file does not exist."""
-        file = self.path / DETECTIONS_FILE
+        """Detections on the first test set; see :meth:`detections_on`."""
+        return self.detections_on(next(iter(self.test_sets), ""))
+
+    def detections_on(self, test_set: str) -> Path | None:
+        """Return the file; None if the run is not done or the file does not exist."""
+        file = self.path / detections_folder(test_set, self.test_sets) / DETECTIONS_NAME
         return file if self.result is not None and file.is_file() else None
 
-    @cached_property
-    def detected_nothing(self) -> bool:
-        """True if the file of the detections exists and is an empty list."""
-        file = self.detections
+    def detected_nothing(self, test_set: str | None = None) -> bool:
+        """Return True if the detections exist and are an empty list. None: the first test set."""
+        file = self.detections if test_set is None else self.detections_on(test_set)
         return file is not None and json.loads(file.read_text(encoding="utf-8")) == []
 
     def snapshots(self, moment: str) -> list[Path]:

@@ -446,7 +446,7 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
             "duplicate factor",
         ),
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [2], seeds: [1]}", "is one of seeds"),
-        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one dataset"),
+        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name a dataset"),
     ],
 )
 def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):
