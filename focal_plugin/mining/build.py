@@ -17,11 +17,19 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..checks import check_choice, check_count, check_option
-from ..registry import DENSE, ConfigScope, ConfigurableModule, Registry, build_named, configurable
+from ..registry import (
+    DENSE,
+    ConfigScope,
+    ConfigurableModule,
+    Registry,
+    build_named,
+    configurable,
+    require_subclass,
+)
 from .inputs import check_inputs, check_num_classes
 from .selection import positive_mask
 
-MINER_REGISTRY = Registry("MINER")
+MINER_REGISTRY = Registry("MINER", lambda miner: require_subclass(miner, Miner))
 MINER_REGISTRY.__doc__ = """
 Registry of hard example miners, chosen by `MODEL.FOCAL.MINING.NAME`.
 
@@ -130,7 +138,7 @@ class Miner(ConfigurableModule):
                 CPU only) a label is outside -1..K.
         """
         given = boxes if isinstance(boxes, Tensor) else None
-        check_inputs(loss, labels, given, num_classes=self.num_classes)
+        labels = check_inputs(loss, labels, given, num_classes=self.num_classes)
         boxes_of = _boxes_of(boxes) if isinstance(boxes, Tensor) else boxes
         if self.needs_boxes and boxes_of is None:
             raise ValueError(f"{type(self).__name__} requires boxes (N, R, 4), got None")

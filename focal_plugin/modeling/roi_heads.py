@@ -30,11 +30,13 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ..losses.base import ClassificationLoss, require_rows
 from ..mining import Miner, build_miner
 from ..registry import configurable
 from .config_scopes import ROI_HEADS
 from .fast_rcnn import FocalFastRCNNOutputLayers
 from .matcher import split_crowds
+from .unused_keys import warn_of_replaced
 
 _SCRIPT_CONSTANTS = {"mask_on": torch.jit.Final[bool], "keypoint_on": torch.jit.Final[bool]}
 """Annotations for TorchScript. Detectron2 has them on its class, and subclasses do not inherit."""
@@ -123,11 +125,15 @@ class _TrainsOnHardRoIs(StandardROIHeads):
                 "mining requires box predictors that return the loss of each RoI: "
                 f"FocalFastRCNNOutputLayers, got {type(predictors[0]).__name__}"
             )
+        if miner is not None:
+            losses = [getattr(x, "cls_loss", None) for x in predictors]
+            require_rows(*(loss for loss in losses if isinstance(loss, ClassificationLoss)))
 
     @classmethod
     def from_config(  # type: ignore[override]  # like StandardROIHeads, unlike its own base
         cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
     ) -> dict[str, Any]:
+        warn_of_replaced(cfg, {"MODEL.ROI_HEADS.POSITIVE_FRACTION": "MODEL.ROI_HEADS.NAME"})
         return {
             **super().from_config(cfg, input_shape),
             "miner": build_miner(cfg, ROI_HEADS),

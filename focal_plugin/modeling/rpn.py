@@ -35,13 +35,21 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
 from . import config_scopes
 from .dense_losses import DenseLossMixin
 from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
-from .normalizer import RPN_NORMALIZERS, Normalizer, SampleSizeNormalizer, build_normalizer
+from .normalizer import (
+    RPN_NORMALIZERS,
+    Normalizer,
+    PerImageNormalizer,
+    SampleSizeNormalizer,
+    build_normalizer,
+)
+from .unused_keys import warn_of_replaced
 
 _STOCK: Mapping[str, Any] = {
     "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
@@ -87,6 +95,12 @@ MATCHED = ("all", "inside")
 
 SAMPLING = ("random", "all")
 """Legal values of `MODEL.FOCAL.RPN.MINING.NAME`, besides the name of a miner."""
+
+_REPLACED = {
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.RPN.BOX_LOSS.NAME",
+    "MODEL.RPN.BBOX_REG_WEIGHTS": "MODEL.FOCAL.RPN.TARGET_STD",
+    "MODEL.RPN.POSITIVE_FRACTION": "MODEL.FOCAL.RPN.MINING.NAME",
+}
 
 METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 
@@ -159,6 +173,8 @@ class FocalRPN(DenseLossMixin, RPN):
             batch_size_per_image=self.batch_size_per_image
         )
         self.miner = sampling if isinstance(sampling, Miner) else None
+        if self.miner is not None or isinstance(self.normalizer, PerImageNormalizer):
+            require_rows(self.cls_loss)
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"
         self.crowd_rule = crowd_rule
@@ -167,6 +183,7 @@ class FocalRPN(DenseLossMixin, RPN):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         cfg = with_style(cfg)
+        warn_of_replaced(cfg, _REPLACED)
         rpn = cfg.MODEL.FOCAL.RPN
         ret = super().from_config(cfg, input_shape)
         for loss, node in {"loss_rpn_cls": "CLS_LOSS", "loss_rpn_loc": "BOX_LOSS"}.items():

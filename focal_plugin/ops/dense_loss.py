@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton
 from .dense_loss_block import Block, Evaluate, Implementation, Terms
 from .formula import refuse_second_derivative
+from .formula_check import check_formula
 from .implementations import choose
 
 MODULES: dict[str, Implementation] = {
@@ -110,10 +111,15 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     Return the function that evaluates the terms of a block with ``impl``.
 
     Raises:
-        ValueError: ``impl`` is unknown, or is not available here.
+        ValueError: ``impl`` is unknown, or is not available here; or a formula computes another
+            loss there, see :func:`~focal_plugin.ops.check_formula`.
     """
-    chosen = choose(impl, block.logits.device, lambda name: MODULES[name].why_not(block, terms))
-    return MODULES[chosen].evaluate
+    device = block.logits.device
+    chosen = choose(impl, device, lambda name: MODULES[name].why_not(block, terms))
+    evaluate = MODULES[chosen].evaluate
+    for formula in terms.formulas:
+        check_formula(formula, evaluate, device)
+    return evaluate
 
 
 class _Sum(torch.autograd.Function):
@@ -143,19 +149,22 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        factor = ctx.scale * upstream
-        if ctx.gradients is not None:
-            # Handed over: changes by the receiver must not affect another backward pass
-            gradients, ctx.gradients = ctx.gradients, None
-            if upstream != 1:
-                for gradient in gradients:
-                    gradient.mul_(upstream)
-        else:
-            gradients = [
-                ctx.evaluate(Block(logits, *anchors), ctx.terms, factor)[1]
-                for anchors, logits in zip(ctx.anchors, ctx.saved_tensors, strict=True)
-            ]
-        return (None, None, None, None, *gradients)
+        # Handed over: changes by the receiver must not affect another backward pass
+        gradients, ctx.gradients = ctx.gradients, None
+        # Half precision is rounded after a factor, such as a loss scale that prevents underflow
+        if gradients is None or (upstream != 1 and any(x.element_size() < 4 for x in gradients)):
+            return None, None, None, None, *_Sum._gradients(ctx, ctx.scale * upstream)
+        if upstream != 1:
+            for gradient in gradients:
+                gradient.mul_(upstream)
+        return None, None, None, None, *gradients
+
+    @staticmethod
+    def _gradients(ctx: Any, factor: Tensor) -> list[Tensor | None]:
+        return [
+            ctx.evaluate(Block(logits, *anchors), ctx.terms, factor)[1]
+            for anchors, logits in zip(ctx.anchors, ctx.saved_tensors, strict=True)
+        ]
 
 
 class _PerAnchor(torch.autograd.Function):

@@ -17,6 +17,7 @@ from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
 from .scores import AVERAGES, Standing, Value, average_precision, standing
+from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
 
@@ -114,6 +115,7 @@ class Summary:
         problems: damaged files of the runs.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
+        test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
@@ -133,6 +135,7 @@ class Summary:
     best: Standing | None
     tuning: Tuning | None
     detections: DetectionAnalysis
+    test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
     costs: dict[str, Cost]
     losses: LossViews
@@ -188,6 +191,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
         detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
+        test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
         losses=loss_views(comparison, by_arm),

@@ -29,11 +29,12 @@ class Run:
         config_file: absolute path.
         opts: KEY, VALUE, ... on top of the file, including the seed, without OUTPUT_DIR.
         datasets: `NAME=JSON:IMAGES` for `train_net.py --dataset`.
-        config_hash: hash of the resolved config and of the annotations of ``datasets``,
-            hexadecimal.
+        config_hash: hash of the resolved config, of the annotations of ``datasets``, and of the
+            source of the components from outside, hexadecimal.
         iterations: `SOLVER.MAX_ITER`.
         role: one of :data:`ROLES`.
         lr_factor: factor of the learning rate of the arm.
+        imports: modules for `train_net.py --import`.
     """
 
     arm: str
@@ -45,6 +46,7 @@ class Run:
     iterations: int
     role: str = "equal"
     lr_factor: float = 1.0
+    imports: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

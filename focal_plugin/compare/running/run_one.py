@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ...run_folder import ENVIRONMENT_FILE, TRAIN_LOG_FILE
-from ...signals import STOPPED
+from ...signals import INTERRUPTED, STOPPED
 from ..plan.comparison import Run
 from ..runs.environment import Environment
 from ..runs.result import (
@@ -29,7 +29,6 @@ from .trainer_process import POLL_S, Ended, TrainerProcess, Urgency
 
 TRAINER = ("-m", "focal_plugin.engine")
 LOCK_FILE = ".lock"
-"""Exit code of a trainer that a scheduler stopped; it has saved a checkpoint and not failed."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,8 @@ def _train(
 def _command(task: Task) -> list[str]:
     run = task.run
     command = [sys.executable, *task.trainer, "--resume", "--config-file", run.config_file]
+    for module in run.imports:
+        command += ["--import", module]
     for dataset in run.datasets:
         command += ["--dataset", dataset]
     if task.num_gpus > 1:
@@ -169,7 +170,7 @@ def _conclude(task: Task, running: Status, ended: Ended, tail: tuple[str, ...]) 
             reason = f"the trainer succeeded but left no result: {error}"
             return replace(running, state="failed", reason=reason, exit_code=0, log_tail=tail)
         return replace(running, state="done")
-    if ended.stopped or ended.exit_code == STOPPED:
+    if ended.stopped or ended.exit_code in {STOPPED, INTERRUPTED}:
         return replace(running, state="pending")
     reason = explain_failure(ended.exit_code, tail)
     return replace(running, state="failed", reason=reason, exit_code=ended.exit_code, log_tail=tail)
@@ -188,6 +189,7 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
     environment = Environment.read(folder)
     if environment is None or not environment.test or environment.test[0].classes is None:
         raise ValueError(f"{folder / ENVIRONMENT_FILE} has no classes of the test set")
+    _, *others = dict.fromkeys(data.name for data in environment.test)
     classes = environment.test[0].classes
     gpu_memory_mib = read_peak_gpu_memory_mib(folder)
     return Result(
@@ -200,4 +202,7 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
         peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,
         config_hash=run.config_hash,
         versions=environment.versions,
+        ap_of_others={
+            name: read_average_precision(metrics, run.iterations, name)[0] for name in others
+        },
     )

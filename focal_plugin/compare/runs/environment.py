@@ -60,6 +60,7 @@ class Environment:
     Attributes:
         versions: package name -> version; None for a package that is not installed.
         git: state of the repository of the code; None outside of one.
+        components: components from outside of this package -> digest of their source.
     """
 
     versions: dict[str, str | None] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Environment:
     platform: str | None = None
     device: str | None = None
     threads: int | None = None
+    components: dict[str, str] = field(default_factory=dict)
     datasets: RecordedSets = RecordedSets()
 
     @property

@@ -27,6 +27,7 @@ class Result:
         ap_per_class: class name -> AP, percent, in the order of the classes.
         iteration_s: median seconds per iteration, including data loading.
         peak_memory_mib: peak GPU memory; without a GPU, the largest resident set.
+        ap_of_others: name of each further test set -> its COCO averages, as ``ap``.
         config_hash: hash of the :class:`~focal_plugin.compare.plan.comparison.Run`.
     """
 
@@ -39,6 +40,7 @@ class Result:
     peak_memory_mib: float
     config_hash: str
     versions: dict[str, str | None] = field(default_factory=dict)
+    ap_of_others: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "AP" not in self.ap:
@@ -113,24 +115,30 @@ def parse_metrics(line: bytes) -> dict[str, Any] | None:
 
 
 def read_average_precision(
-    metrics: list[dict[str, Any]], iterations: int
+    metrics: list[dict[str, Any]], iterations: int, test_set: str | None = None
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """
     Return the evaluation after training: the COCO averages, and AP by class in no particular order.
 
     Args:
         iterations: number of training iterations.
+        test_set: one of several test sets. None: the only one, or the first.
 
     Raises:
         ValueError: there is no such evaluation.
     """
     # Detectron2 logs it at the last iteration, or at the one after it
-    evaluated = [x for x in metrics if "bbox/AP" in x and x["iteration"] >= iterations - 1]
+    last_iteration = iterations - 1
+    task = "bbox/" if test_set is None else f"{test_set}/bbox/"
+    evaluated = [x for x in metrics if f"{task}AP" in x and x["iteration"] >= last_iteration]
     if not evaluated:
-        raise ValueError(f"{METRICS_FILE} has no evaluation after iteration {iterations - 1}")
-    last, prefix = evaluated[-1], "bbox/AP-"
+        where = "" if test_set is None else f" of {test_set}"
+        raise ValueError(
+            f"{METRICS_FILE} has no evaluation{where} after iteration {last_iteration}"
+        )
+    last, prefix = evaluated[-1], f"{task}AP-"
     per_class = {k[len(prefix) :]: _number(v) for k, v in last.items() if k.startswith(prefix)}
-    return {name: _number(last.get(f"bbox/{name}")) for name in AVERAGES}, per_class
+    return {name: _number(last.get(f"{task}{name}")) for name in AVERAGES}, per_class
 
 
 def read_iteration_s(metrics: list[dict[str, Any]]) -> float:

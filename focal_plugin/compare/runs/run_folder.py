@@ -13,9 +13,10 @@ from detectron2.config import CfgNode
 from ...json_file import DamagedFileError, read_object, undamaged
 from ...run_folder import (
     CONFIG_FILE,
-    DETECTIONS_FILE,
+    DETECTIONS_NAME,
     METRICS_FILE,
     STATUS_FILE,
+    detections_folder,
     snapshot_files,
 )
 from ..plan.comparison import Comparison, Run
@@ -83,8 +84,9 @@ class RunFolder:
             damage.append(f"{path / METRICS_FILE} holds no measurements")
         environment, start = attempt(Environment.read), attempt(Start.read)
         config = attempt(lambda folder: read_config(folder / CONFIG_FILE))
-        if done and not (path / DETECTIONS_FILE).is_file():
-            damage.append(f"{path / DETECTIONS_FILE} is missing")
+        of_tests = (_detections_file(path, name, environment) for name in _test_sets(environment))
+        if done:
+            damage += [f"{file} is missing" for file in of_tests if not file.is_file()]
         return cls(
             run, path, status, result, metrics.lines, environment, start, config, tuple(damage)
         )
@@ -101,15 +103,23 @@ class RunFolder:
         return self.status.state
 
     @property
-    def detections(self) -> Path | None:
-        """File of the detections; None if the run is not done or the file does not exist."""
-        file = self.path / DETECTIONS_FILE
-        return file if self.result is not None and file.is_file() else None
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the test sets, the first of the verdicts; ("",) if `env.json` names none."""
+        return _test_sets(self.environment)
 
     @property
-    def detected_nothing(self) -> bool:
-        """True if the file of the detections exists and is an empty list."""
-        file = self.detections
+    def detections(self) -> Path | None:
+        """Detections on the first test set; see :meth:`detections_on`."""
+        return self.detections_on(self.test_sets[0])
+
+    def detections_on(self, test_set: str) -> Path | None:
+        """Return the file; None if the run is not done or the file does not exist."""
+        file = _detections_file(self.path, test_set, self.environment)
+        return file if self.result is not None and file.is_file() else None
+
+    def detected_nothing(self, test_set: str | None = None) -> bool:
+        """Return True if the detections exist and are an empty list. None: the first test set."""
+        file = self.detections if test_set is None else self.detections_on(test_set)
         return file is not None and file.read_bytes().strip() == b"[]"
 
     def snapshots(self, moment: str) -> list[Path]:
@@ -120,6 +130,14 @@ class RunFolder:
 def read_run_folders(comparison: Comparison, folder: Path) -> list[RunFolder]:
     """Return one :class:`RunFolder` per run, in the order of the comparison."""
     return [RunFolder.read(run, folder / run.id) for run in comparison.runs]
+
+
+def _test_sets(environment: Environment | None) -> tuple[str, ...]:
+    return (environment and tuple(data.name for data in environment.test)) or ("",)
+
+
+def _detections_file(path: Path, test_set: str, environment: Environment | None) -> Path:
+    return path / detections_folder(test_set, _test_sets(environment)) / DETECTIONS_NAME
 
 
 def read_config(file: Path) -> CfgNode | None:

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
+from ... import components
 from ...data import describe_dataset
 from ...files import end_line, write_json
 from ...run_folder import ENVIRONMENT_FILE, METRICS_FILE, START_FILE
@@ -107,6 +108,8 @@ def describe_environment(cfg: CfgNode) -> dict[str, Any]:
             "pycocotools": _version_of("pycocotools"),
             "evaluator": evaluator_in_use(),
         },
+        "imports": components.imported,
+        "components": components.component_digests(cfg),
         "git": describe_checkout(PACKAGE),
         "platform": platform.platform(),
         "device": _device_name(torch.device(cfg.MODEL.DEVICE)),

@@ -281,13 +281,13 @@ def test_a_data_set_is_given_to_every_run_and_may_be_named_in_opts(write, datase
 
 
 def test_a_data_set_is_not_left_registered(write, dataset):
-    load_spec(write(arms("fl") + "seeds: 1\n" + dataset))
+    load_spec(write(arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [mine]]\n" + dataset))
     assert "mine" not in DatasetCatalog.list()
     assert "mine" not in MetadataCatalog.list()
 
 
 def test_other_annotations_are_another_hash_and_another_place_is_not(write, dataset, tmp_path):
-    text = arms("fl") + "seeds: 1\n"
+    text = arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [mine]]\n"
     before = load_spec(write(text + dataset)).runs[0].config_hash
     copy = tmp_path / "copy.json"
     copy.write_bytes((tmp_path / "mine.json").read_bytes())
@@ -296,6 +296,19 @@ def test_other_annotations_are_another_hash_and_another_place_is_not(write, data
     copy.write_text(copy.read_text().replace("class 0", "class zero"))
     changed = load_spec(write(text + "datasets: {mine: copy.json:images}")).runs[0]
     assert changed.config_hash != before
+
+
+def test_a_pair_of_datasets_is_what_every_run_trains_and_evaluates_on(write, dataset):
+    pair = "datasets: {my_train: mine.json:images, my_val: mine.json:images}\n"
+    runs = load_spec(write(arms("ce", "fl") + "seeds: 1\n" + pair)).runs
+    for run in runs:
+        assert as_trained(run).DATASETS.TRAIN == ("my_train",)
+        assert as_trained(run).DATASETS.TEST == ("my_val",)
+
+
+def test_a_data_set_that_no_run_would_use_is_refused(write, dataset):
+    message = refused(write, arms("fl") + "seeds: 1\n" + dataset)
+    assert "mine is registered but not used: DATASETS.TRAIN is ('focal_shapes_train',)" in message
 
 
 def test_a_wrong_number_of_classes_is_rejected(write, dataset):
@@ -392,16 +405,16 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         ("arms: {a: {opts: [X]}}\nseeds: [1]", "no config file"),
         ("arms: {a: [X, 1]}\nseeds: [1]", "there is no base"),
         ("arms: {a: b.py}\nseeds: [1]", "arm 'a' must name a .yaml"),
-        ("arms: {'': b.yaml}\nseeds: [1]", "control"),
-        ("arms: {'  ': b.yaml}\nseeds: [1]", "control"),
-        ('arms: {"a\\eb": b.yaml}\nseeds: [1]', "control"),
-        ('arms: {"a\\u202eb": b.yaml}\nseeds: [1]', "control"),
+        ("arms: {'': b.yaml}\nseeds: [1]", "1 to 80 visible characters"),
+        ("arms: {'  ': b.yaml}\nseeds: [1]", "1 to 80 visible characters"),
+        ('arms: {"a\\eb": b.yaml}\nseeds: [1]', "'\\x1b' is invisible"),
+        ('arms: {"a\\u202eb": b.yaml}\nseeds: [1]', "'\\u202e' is invisible"),
         (f"arms: {{{'x' * 81}: b.yaml}}\nseeds: [1]", "1 to 80"),
         ("arms: {1: b.yaml}\nseeds: [1]", "quotes"),
         ("arms: {no: b.yaml}\nseeds: [1]", "quotes"),
-        ("arms: {a: b.yaml\nseeds: [1]", "not safe YAML"),
-        ("arms: {a: b.yaml, a: c.yaml}\nseeds: [1]", "duplicate key 'a'"),
-        (TEXT + "seeds: [2]", "duplicate key 'seeds'"),
+        ("arms: {a: b.yaml\nseeds: [1]", "not valid YAML"),
+        ("arms: {a: b.yaml, a: c.yaml}\nseeds: [1]", "line 1: the key 'a' stands twice"),
+        (TEXT + "seeds: [2]", "line 3: the key 'seeds' stands twice"),
         (arms("fl") + "seeds: []", "seeds"),
         (arms("fl") + "seeds: 0", ">= 1"),
         (arms("fl") + "seeds: [1, 1]", "given twice"),
@@ -415,7 +428,10 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: 1\nopts: [SOLVER.MAX_ITER]", "opts"),
         (arms("fl") + "seeds: 1\nopts: [1, 2]", "got the key 1"),
         (arms("fl") + "seeds: 1\nopts: [SOLVER.STEPS, {a: 1}]", "SOLVER.STEPS must be a number"),
-        (arms("fl") + "seeds: 1\nopts: &a [SOLVER.STEPS, *a]", "recursion"),
+        (
+            arms("fl") + "seeds: 1\nopts: &a [SOLVER.STEPS, *a]",
+            "line 3: the alias *a leads back to itself",
+        ),
         (arms("fl") + "seeds: 1\nopts: [SOLVER.STEPS, 2020-01-01]", "must be a number"),
         (arms("fl") + "seeds: 1\nopts: [SEED, 3]", "the key seeds"),
         (arms("fl") + "seeds: 1\nopts: [OUTPUT_DIR, x]", "its own folder"),
@@ -443,7 +459,7 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
             "duplicate factor",
         ),
         (arms("fl") + "seeds: 1\nlearning_rates: {factors: [2], seeds: [1]}", "is one of seeds"),
-        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name one dataset"),
+        (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name a dataset"),
     ],
 )
 def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):

@@ -41,6 +41,20 @@ def test_the_last_evaluation_counts_and_nan_is_none(tmp_path):
     assert read_iteration_s(metrics) == pytest.approx(0.2)
 
 
+def test_each_of_several_test_sets_has_its_own_averages(tmp_path):
+    write_metrics(
+        tmp_path,
+        '{"iteration": 59, "bbox/AP": 7.0, "bbox/AP-disc": 9.0, "a/bbox/AP": 7.0, '
+        '"a/bbox/AP-disc": 9.0, "b/c/bbox/AP": 3.0, "b/c/bbox/APl": NaN, "b/c/bbox/AP-disc": 2.0}',
+    )
+    metrics = read_metrics(tmp_path).lines
+    for test_set, ap, of_disc in ((None, 7.0, 9.0), ("a", 7.0, 9.0), ("b/c", 3.0, 2.0)):
+        averages, per_class = read_average_precision(metrics, 60, test_set)
+        assert (averages["AP"], averages["APl"], per_class) == (ap, None, {"disc": of_disc})
+    with pytest.raises(ValueError, match="no evaluation of c after"):
+        read_average_precision(metrics, 60, "c")
+
+
 def test_a_truncated_line_is_skipped_and_a_resumed_part_counts_once(tmp_path):
     write_metrics(
         tmp_path,

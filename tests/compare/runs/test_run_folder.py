@@ -30,7 +30,7 @@ def test_an_empty_folder_is_a_pending_run_without_files(tmp_path):
     assert (folder.state, folder.result, folder.metrics) == ("pending", None, [])
     assert folder.environment is folder.start is folder.config is folder.detections is None
     assert folder.snapshots("start") == []
-    assert not folder.detected_nothing
+    assert not folder.detected_nothing()
     assert folder.damage == ()
 
 

@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import re
 import time
 
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
+from PIL import Image
 
 from focal_plugin.data import (
     DataError,
@@ -32,7 +34,8 @@ def image(number, **changes):
 
 
 def annotation(number, image_id=1, **changes):
-    box = {"bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0}
+    place = 2 + number % 10 if isinstance(number, int) else 2  # no two objects are the same
+    box = {"bbox": [place, 3, 10, 8], "area": 80, "iscrowd": 0}
     return {"id": number, "image_id": image_id, "category_id": 1, **box, **changes}
 
 
@@ -50,7 +53,7 @@ def coco(**changes):
 def folder(tmp_path):
     """Create a folder with the image files of :func:`coco`."""
     (tmp_path / "images").mkdir()
-    pixels = np.zeros((24, 32, 3), np.uint8)
+    pixels = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
     for number in (1, 2, 3):
         (tmp_path / "images" / f"{number}.png").write_bytes(encode_png(pixels))
     return tmp_path
@@ -243,6 +246,7 @@ def test_an_image_without_a_legal_id_is_an_error(check, image_id):
     report = check(content)
     assert report.counts["image-id"] == 1
     assert report.counts.keys() <= {"image-id", "image-without-objects"}
+    assert f"image {image_id!r} " in report.findings[0].message
     assert "entry 3 of the list" in report.findings[0].message
 
 
@@ -395,21 +399,22 @@ def test_an_annotation_without_a_legal_id_is_an_error(check, annotation_id):
     assert "entry 6 of the list" in finding.message
 
 
-def test_an_annotation_of_id_0_is_a_warning(check):
+def test_an_annotation_of_id_0_is_a_note(check):
     (finding,) = only(check(with_annotations(annotation(0, 2))), "annotation-id-zero")
-    assert (finding.annotation_id, finding.image_id) == (0, 2)
+    assert (finding.annotation_id, finding.image_id, finding.severity) == (0, 2, "note")
 
 
-@pytest.mark.parametrize("image_id", [4, "1", -1])
+@pytest.mark.parametrize("image_id", [4, 4.0, -1])
 def test_an_annotation_of_an_image_that_is_not_listed_is_a_warning(check, image_id):
     (finding,) = only(check(with_annotations(annotation(7, image_id))), "annotation-without-image")
     assert (finding.annotation_id, finding.image_id) == (7, image_id)
 
 
-@pytest.mark.parametrize("image_id", [None, [1], {}])
+@pytest.mark.parametrize("image_id", [None, [1], {}, "1", 1.5, NAN, True, 10**400])
 def test_an_annotation_that_names_no_image_is_an_error(check, image_id):
     (finding,) = only(check(with_annotations(annotation(7, image_id))), "annotation-image-id")
     assert finding.annotation_id == 7
+    assert f"annotation 7 of image {image_id!r:.80}" in finding.message
 
 
 def test_an_annotation_without_an_image_is_not_on_the_image_without_an_id(check):
@@ -424,7 +429,7 @@ def test_an_unknown_category_is_an_error_with_the_annotation(check, category_id)
     content = with_annotations(annotation(7, 2, category_id=category_id))
     (finding,) = only(check(content), "annotation-category")
     assert (finding.annotation_id, finding.image_id) == (7, 2)
-    assert f"category_id {category_id}" in finding.message
+    assert f"category_id {category_id!r}" in finding.message
 
 
 def test_an_annotation_that_detectron2_refuses_is_an_error(check):
@@ -441,10 +446,124 @@ def test_keys_required_by_the_evaluation_are_a_warning_if_missing(check, key):
     assert finding.annotation_id == 7
 
 
-@pytest.mark.parametrize("annotations", [[], [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]])
-def test_no_object_at_all_is_a_warning(check, annotations):
-    (finding,) = only(check(coco(annotations=annotations)), "no-objects")
+@pytest.mark.parametrize("area", [NAN, INF, -INF, 10**400, None, "12"])
+def test_an_area_that_is_no_finite_number_is_like_a_missing_one(check, area):
+    counts = check(with_annotations(annotation(7, area=area))).counts
+    assert counts["annotation-area"] == 1
+
+
+CROWDS = [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]
+
+
+@pytest.mark.parametrize(("annotations", "rule"), [([], "no-objects"), (CROWDS, "only-crowds")])
+def test_no_object_at_all_is_a_warning(check, annotations, rule):
+    (finding,) = only(check(coco(annotations=annotations)), rule)
     assert f"{len(annotations)} annotations ({len(annotations)} crowd regions)" in finding.message
+
+
+def change_each(content, **values):
+    """Return the content with values, or functions of the box, in all annotations."""
+    for entry in content["annotations"]:
+        entry.update({k: v(entry["bbox"]) if callable(v) else v for k, v in values.items()})
+    return content
+
+
+@pytest.mark.parametrize("value", [None, "0", "false", [], {}, 2, -1, 0.5, NAN])
+def test_iscrowd_that_is_no_truth_value_is_an_error_that_shows_it(check, value):
+    report = check(with_annotations(annotation(7, 2, iscrowd=value)))
+    assert report.counts["annotation-iscrowd"] == report.num("error") == 1
+    (finding,) = (f for f in report.findings if f.rule == "annotation-iscrowd")
+    assert finding.message == f"annotation 7 of image 2 (2.png): iscrowd {value!r}"
+
+
+@pytest.mark.parametrize("value", [0, 1, True, False, 0.0, 1.0])
+def test_iscrowd_may_be_a_truth_value(check, value):
+    assert check(with_annotations(annotation(7, 2, iscrowd=value))).counts == {}
+
+
+def test_crowds_that_are_most_annotations_are_a_warning_that_says_what_to_set(check):
+    content = coco()
+    for entry in content["annotations"][:4]:
+        entry["iscrowd"] = 1
+    report = check(content)
+    assert report.counts["mostly-crowds"] == report.num("warning") == 1
+    assert '"iscrowd": 0' in RULES["mostly-crowds"].remedy
+    content["annotations"][3]["iscrowd"] = 0
+    assert "mostly-crowds" not in check(content).counts
+
+
+@pytest.mark.parametrize(
+    ("area", "rule"),
+    [
+        *((-1, "area-ignored"), (-0.5, "area-ignored"), (1e11, "area-ignored")),
+        *((10**400, "area-ignored"), (-INF, "area-ignored"), (INF, "area-ignored")),
+        *((0, "area-differs"), (1, "area-differs"), (NAN, "area-differs"), (1e4, "area-differs")),
+    ],
+)
+def test_an_area_that_is_no_area_of_the_box_is_a_warning(check, area, rule):
+    (finding,) = only(check(with_annotations(annotation(7, 2, area=area))), rule)
+    assert (finding.annotation_id, finding.image_id) == (7, 2)
+
+
+@pytest.mark.parametrize("area", [80, 45, 150, 80.5])
+def test_an_area_near_that_of_the_box_is_fine(check, area):
+    assert check(with_annotations(annotation(7, 2, area=area))).counts == {}
+
+
+def test_the_area_of_a_mask_may_be_far_below_that_of_the_box(check):
+    mask = [[3, 3, 4, 3, 4, 4]]
+    assert check(with_annotations(annotation(7, 2, area=0.5, segmentation=mask))).counts == {}
+    (finding,) = only(
+        check(with_annotations(annotation(7, 2, area=300, segmentation=mask))), "area-differs"
+    )
+    assert finding.annotation_id == 7
+
+
+UNUSABLE = [
+    *([[1, 2, 30, 2]], [[]], [1, 2, 30, 2, 30, 20], [[[1, 2], [30, 2], [30, 20]]]),
+    *([[1, 2, 30, 2, 30]], [[1, 2, 30, 2, 30, None]], [["1"] * 6], [[NAN] * 6], "polygon", 7),
+    *({"size": [24, 32]}, {"counts": "a"}, {"size": [24], "counts": [768]}),
+    *({"size": [24, 32], "counts": ""}, {"size": [24, 32], "counts": [1.5]}),
+]
+
+
+@pytest.mark.parametrize("segmentation", UNUSABLE)
+def test_a_segmentation_that_detectron2_cannot_use_is_named(check, segmentation):
+    content = with_annotations(annotation(7, 2, segmentation=segmentation))
+    (finding,) = only(check(content), "segmentation-unusable")
+    assert finding.annotation_id == 7
+    assert repr(segmentation) in finding.message
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        *([], None, [[1, 2, 30, 2, 30, 20]], [[1, 2], [1, 2, 30, 2, 30, 20]]),
+        *({"size": [24, 32], "counts": [768]}, {"size": [24, 32], "counts": "PP`0"}),
+    ],
+)
+def test_polygons_rle_and_no_segmentation_are_fine(check, segmentation):
+    assert check(with_annotations(annotation(7, 2, segmentation=segmentation))).counts == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"category_id": "1"}, "category_id '1'"),
+        ({"bbox": "[1, 2, 3, 4]"}, "bbox '[1, 2, 3, 4]'"),
+        ({"bbox": [1, "2", 3, 4]}, "bbox [1, '2', 3, 4]"),
+        ({"image_id": "2"}, "of image '2'"),
+        ({"iscrowd": "1"}, "iscrowd '1'"),
+    ],
+)
+def test_text_instead_of_a_number_is_shown_in_quotation_marks(check, entry, said):
+    messages = [f.message for f in check(with_annotations(annotation(7, 2) | entry)).findings]
+    assert any(said in message for message in messages)
+
+
+def test_a_size_that_is_text_is_shown_in_quotation_marks(check):
+    (finding,) = only(check(coco(images=[image(1), image(2, width="32"), image(3)])), "image-size")
+    assert finding.message == "image 2 (2.png): width '32', height 24"
 
 
 # Boxes
@@ -480,11 +599,16 @@ def test_a_negative_width_or_height_is_an_error(check, size):
 
 
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize("value", [INF, -INF])
+@pytest.mark.parametrize("value", [INF, -INF, 1e39, -(10**39)])
 def test_an_infinite_number_is_an_error(check, place, value):
     box = [1.0, 2.0, 3.0, 4.0]
     box[place] = value
     box_rule(check, with_box(*box), "box-infinite")
+
+
+def test_a_corner_that_is_infinite_only_as_float32_is_an_error(check):
+    box_rule(check, with_box(3e38, 1, 3e38, 4), "box-infinite")
+    assert "box-infinite" not in check(with_box(1, 1, 1e38, 4)).counts
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -499,7 +623,7 @@ def test_a_box_without_area_is_a_warning(check, size):
     box_rule(check, with_box(9, 9, *size), "box-empty")
 
 
-@pytest.mark.parametrize("corner", [(32, 2), (2, 24), (-10, 2), (2, -8), (1e300, 0)])
+@pytest.mark.parametrize("corner", [(32, 2), (2, 24), (-10, 2), (2, -8), (1e30, 0)])
 def test_a_box_outside_its_image_is_a_warning(check, corner):
     box_rule(check, with_box(*corner, 10, 8), "box-outside-image")
 
@@ -524,13 +648,136 @@ def test_nothing_is_outside_an_image_that_is_not_listed(check):
 
 def test_boxes_of_integers_and_floats_and_malformed_ones_are_told_apart(check):
     boxes = [[1, 2, 3, 4], [1.5, 2, 3, 4], "no box", [9, 9, -1, 4], [0, 0, 0, 0.0]]
-    more = [annotation(number, 2, bbox=box) for number, box in enumerate(boxes, start=7)]
+    more = [annotation(number, 2, bbox=box, area=12) for number, box in enumerate(boxes, start=7)]
     report = check(with_annotations(*more))
     assert {f.rule: f.annotation_id for f in report.findings} == {
         "box-malformed": 9,
         "box-negative": 10,
         "box-empty": 11,
     }
+
+
+def spread_boxes():
+    """Return :func:`coco` with boxes all over the images of 32 x 24."""
+    places = [
+        (2, 3, 8, 6),
+        (20, 4, 9, 7),
+        (12, 14, 10, 8),
+        (4, 12, 6, 9),
+        (18, 2, 7, 6),
+        (21, 13, 8, 9),
+    ]
+    content = coco()
+    for entry, (x, y, width, height) in zip(content["annotations"], places, strict=True):
+        entry.update(bbox=[x, y, width, height], area=width * height)
+    return content
+
+
+def test_boxes_all_over_the_image_are_fine(check):
+    assert check(spread_boxes()).counts == {}
+
+
+def test_corners_given_as_sizes_are_an_error(check):
+    corners = change_each(spread_boxes(), bbox=lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+    report = check(corners)
+    assert report.counts["boxes-are-corners"] == report.num("error") == 1
+    assert report.counts["box-beyond-image"] == 5
+    assert "5 of 6 boxes" in next(f for f in report.findings if f.severity == "error").message
+
+
+def test_centers_given_as_corners_are_a_warning(check):
+    centers = change_each(
+        spread_boxes(), bbox=lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]]
+    )
+    report = check(centers)
+    assert report.counts["boxes-are-centers"] == 1
+    assert report.counts["box-beyond-image"] == 4
+    assert report.num("error") == 0
+
+
+@pytest.mark.parametrize("scale", [(32, 24, 32, 24), (1, 1, 32, 24), (640, 480, 640, 480)])
+def test_boxes_relative_to_the_image_are_errors(check, scale):
+    content = change_each(
+        spread_boxes(), bbox=lambda b: [x / s for x, s in zip(b, scale, strict=True)]
+    )
+    report = check(content)
+    assert report.counts["box-tiny"] == report.num("error") == 6
+
+
+def test_a_few_tiny_boxes_are_a_warning(check):
+    report = check(with_annotations(annotation(7, 2, bbox=[0.1, 0.2, 0.3, 0.4], area=0.12)))
+    (finding,) = only(report, "box-tiny")
+    assert finding.annotation_id == 7
+
+
+@pytest.mark.parametrize("box", [[3, 4, 1e30, 12], [3, 4, 12, 1e9], [3, 4, 64, 5]])
+def test_a_single_box_far_beyond_its_image_is_a_warning(check, box):
+    report = check(with_annotations(annotation(7, 2, bbox=box, area=box[2] * box[3])))
+    assert report.counts["box-beyond-image"] == 1
+    assert report.counts.keys() <= {"box-beyond-image", "area-ignored"}
+
+
+def test_every_object_twice_is_counted(check):
+    content = coco()
+    copies = [{**x, "id": x["id"] + 100} for x in content["annotations"]]
+    report = check(coco(annotations=[*content["annotations"], *copies]))
+    found = only(report, "object-twice")
+    assert [f.annotation_id for f in found] == [x["id"] for x in copies]
+
+
+@pytest.mark.parametrize("change", [{"category_id": 2}, {"image_id": 3}, {"bbox": [2, 3, 10, 8.5]}])
+def test_another_class_image_or_box_is_another_object(check, change):
+    again = annotation(7, 2, bbox=[2, 3, 10, 8]), annotation(8, 2, bbox=[2, 3, 10, 8]) | change
+    assert check(with_annotations(*again)).counts == {}
+    (finding,) = only(check(with_annotations(*again, {**again[0], "id": 9})), "object-twice")
+    assert finding.annotation_id == 9
+
+
+# Pixels
+
+
+def save_all(folder, pixels, **options):
+    for number in (1, 2, 3):
+        Image.fromarray(pixels).save(folder / f"images/{number}.png", **options)
+
+
+RAMP = np.linspace(0, 1, 24 * 32).reshape(24, 32)
+WIDE = {
+    "16 bits": ((RAMP * 60_000).astype(np.uint16), "PNG"),
+    "12 bits": ((RAMP * 4_000).astype(np.uint16), "PNG"),
+    "32 bits": ((RAMP * 100_000).astype(np.int32), "TIFF"),
+    "float, 0 to 1": (RAMP.astype(np.float32), "TIFF"),
+    "float, negative": ((RAMP - 0.5).astype(np.float32) * 100, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("kind", WIDE)
+def test_pixels_that_detectron2_cuts_are_an_error_if_all_images_are_so(check, folder, kind, decode):
+    pixels, form = WIDE[kind]
+    save_all(folder, pixels, format=form)
+    found = check(coco(), decode_images=decode)
+    assert found.counts == {"image-mode": 3}
+    assert found.num("error") == 3
+    assert re.search("mode (I|I;16|F), pixels from", found.findings[0].message)
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(folder / "images/1.png")
+    mixed = check(coco(), decode_images=decode)
+    assert (mixed.num("error"), mixed.num("warning")) == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.float32])
+def test_pixels_from_0_to_255_are_fine_in_each_mode(check, folder, kind):
+    save_all(folder, (RAMP * 255).astype(kind), format="TIFF")
+    assert check(coco(), decode_images=True).counts == {}
+
+
+@pytest.mark.parametrize("value", [0, 255, 100])
+def test_constant_images_are_an_error_if_all_images_are_so(check, folder, value):
+    save_all(folder, np.full((24, 32, 3), value, np.uint8))
+    found = check(coco())
+    assert (found.counts, found.num("error")) == ({"image-constant": 3}, 3)
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(folder / "images/1.png")
+    assert check(coco()).num("warning") == 2
 
 
 # Reports
@@ -592,8 +839,12 @@ def test_severities_can_be_overridden(check):
 
 def test_reports_are_strict_json(check, tmp_path):
     content = with_annotations(
-        annotation(NAN, 2, bbox=[NAN, INF, 1, 1]), annotation(8, [1], bbox=[1, 1, INF, 1])
+        annotation(NAN, 2, bbox=[NAN, INF, 1, 1]),
+        annotation(8, [1], bbox=[1, 1, INF, 1]),
+        annotation(INF, INF),
+        annotation(10**400, -INF),
     )
+    content["images"].append(image(INF))
     content["images"][0]["file_name"] = "\x1b[31m\ud800.png"
     write_reports(tmp_path / "findings.json", [check(content)])
 
@@ -643,7 +894,9 @@ def test_a_file_is_read_again_only_if_it_has_changed(check, folder, monkeypatch)
 def test_the_rules_take_no_longer_than_reading_the_json():
     images = [image(number) for number in range(1, 2501)]
     annotations = [
-        annotation(number, 1 + number % 2500, segmentation=[[1.5, 2.5] * 10])
+        annotation(
+            number, 1 + number % 2500, segmentation=[[1.5, 2.5] * 10], bbox=[number / 1e3, 3, 10, 8]
+        )
         for number in range(1, 20_001)
     ]
     text = json.dumps(coco(images=images, annotations=annotations))
@@ -727,6 +980,7 @@ def test_valid_dicts_have_no_findings(dicts):
         (None, "box-malformed"),
         ([NAN, 2, 3, 4], "box-nan"),
         ([INF, 2, 3, 4], "box-infinite"),
+        ([3e38, 2, 3e38, 4], "box-infinite"),
         ([1, 2, -3, 4], "box-negative"),
         ([1, 2, 0, 4], "box-empty"),
     ],
@@ -745,6 +999,32 @@ def test_a_class_outside_the_dataset_is_an_error(dicts, category_id):
     assert check_dicts(dicts, num_classes=None).counts == {}
 
 
+@pytest.mark.parametrize("mode", [None, BoxMode.XYXY_REL, BoxMode.XYWH_REL, "XYWH_ABS", 7])
+def test_a_mode_that_detectron2_cannot_train_with_is_an_error(dicts, mode):
+    dicts[1]["annotations"] += dataset_dict(FINE, mode=mode)["annotations"]
+    (finding,) = only(check_dicts(dicts, num_classes=1), "box-mode")
+    assert finding.image_id == 2
+    assert f"bbox_mode {mode!r}" in finding.message
+
+
+def test_a_missing_mode_is_an_error_and_a_number_is_a_mode(dicts):
+    dicts[0]["annotations"][0]["bbox_mode"] = 1
+    del dicts[1]["annotations"][0]["bbox_mode"]
+    only(check_dicts(dicts, num_classes=1), "box-mode")
+
+
+def test_objects_twice_tiny_boxes_and_iscrowd_are_found_in_dicts(dicts):
+    sizes = {"width": 32, "height": 24}
+    twice = [{**x, **sizes, "annotations": x["annotations"] * 2} for x in dicts]
+    assert check_dicts(twice, num_classes=1).counts == {"object-twice": 2}
+    tiny = dataset_dict([0.1, 0.2, 0.3, 0.4])["annotations"]
+    report = check_dicts([{**x, **sizes, "annotations": tiny} for x in dicts], num_classes=1)
+    assert report.counts == {"box-tiny": 2}
+    assert report.num("error") == 2
+    dicts[0]["annotations"][0]["iscrowd"] = None
+    only(check_dicts(dicts, num_classes=1), "annotation-iscrowd")
+
+
 def test_ids_and_files_of_dicts_are_checked(dicts):
     twice = {**dicts[0], "file_name": "elsewhere.png"}
     report = check_dicts([*dicts, twice], num_classes=1)
@@ -756,4 +1036,10 @@ def test_no_dicts_and_no_objects_are_found():
     assert check_dicts([], num_classes=1).counts == {"no-images": 1}
     remote = {"file_name": "s3://bucket/1.png", "image_id": 1, "annotations": []}
     only(check_dicts([remote], num_classes=1), "no-objects")
-    assert check_dicts([{"file_name": "s3://bucket/1.png"}], num_classes=1).counts == {}
+
+
+@pytest.mark.parametrize("image_id", [None, 1.5, np.int64(3), [1], True, "3"], ids=repr)
+def test_an_illegal_id_in_dicts_is_found(dicts, image_id):
+    remote = {"file_name": "s3://bucket/1.png", "image_id": image_id}
+    (finding,) = only(check_dicts([*dicts, remote], num_classes=1), "image-id")
+    assert finding.message == f"image_id {image_id!r} (s3://bucket/1.png)"
