@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,10 @@ def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Repo
             about = f"iscrowd {annotation['iscrowd']!r}"
             found.add("annotation-iscrowd", f"{_who(image)}: {about}", image_id=_id(image))
         category = annotation.get("category_id")
-        if num_classes is not None and category not in range(num_classes):
-            message = f"{_who(image)}: category_id {category}, expected 0..{num_classes - 1}"
+        is_class = isinstance(category, Integral) and int(category) >= 0
+        if not is_class or (num_classes is not None and category not in range(num_classes)):
+            last = "" if num_classes is None else num_classes - 1
+            message = f"{_who(image)}: category_id {category!r}, expected 0..{last}"
             found.add("annotation-class", message, image_id=_id(image))
     _check_patterns(annotated, found)
     crowds = sum(bool(annotation.get("iscrowd")) for _, annotation in annotated)
@@ -105,7 +107,7 @@ def _check_patterns(
     valid = [
         row
         for row, (image, x) in enumerate(annotated)
-        if {"width", "height"} <= image.keys()
+        if all(isinstance(image.get(key), Real) for key in ("width", "height"))
         and not x.get("iscrowd")
         and x.get("bbox_mode") in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
         and fault_of_box(x) is None
@@ -121,7 +123,7 @@ def _check_patterns(
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         np.array([(image["width"], image["height"]) for image, _ in chosen]).reshape(-1, 2),
         np.array([numbers.setdefault(id(image), len(numbers)) for image, _ in chosen]),
-        np.array([hash(x.get("category_id")) for _, x in chosen]),
+        np.array([hash(str(x.get("category_id"))) for _, x in chosen]),
     )
 
     def about_box(row: int) -> dict[str, Any]:

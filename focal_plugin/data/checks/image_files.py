@@ -110,7 +110,7 @@ def _decode(image_and_path: tuple[ListedImage, str]) -> tuple[str, str] | None:
         return "image-unreadable", f"{path}: {type(error).__name__}: {error}"
     height, width = pixels.shape[:2]
     if (width, height) == (image.width, image.height):
-        return fault_of_pixels(path)
+        return fault_of_pixels(path, pixels)
     stated = f"{image.width:g} x {image.height:g}"
     return "image-size-differs", f"the file is {width} x {height}, the annotations say {stated}"
 

@@ -18,9 +18,13 @@ NUM_TRIED = 16
 RULES_OF_PIXELS = ("image-mode", "image-constant")
 
 
-def fault_of_pixels(path: str) -> tuple[str, str] | None:
+def fault_of_pixels(path: str, pixels: Any) -> tuple[str, str] | None:
     """
     Return the rule and the message if the model would not see what the file shows, or None.
+
+    Args:
+        path: file of the image.
+        pixels: (H, W, C), as Detectron2 reads them.
 
     Raises:
         Exception: the file cannot be decoded; each decoder raises its own.
@@ -32,7 +36,6 @@ def fault_of_pixels(path: str) -> tuple[str, str] | None:
     if stored is not None and not _fits_8_bits(stored):
         span = f"{stored.min():g} to {stored.max():g}"
         return "image-mode", f"mode {mode}, pixels from {span}: {path}"
-    pixels: Any = read_image(path, format="BGR")
     if pixels.size > pixels.shape[2] and (pixels == pixels[0, 0]).all():
         return "image-constant", f"all pixels are {pixels[0, 0].tolist()}: {path}"
     return None
@@ -63,7 +66,7 @@ def check_a_few(images: Sequence[tuple[str, Any, str]], found: Findings) -> None
     for place in places:
         who, image_id, path = images[place]
         try:
-            fault = fault_of_pixels(path)
+            fault = fault_of_pixels(path, read_image(path, format="BGR"))
         except Exception:  # each decoder raises its own
             continue
         tried += 1
