@@ -170,7 +170,7 @@ def focal_compare(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nfocal-compare: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, FileNotFoundError, ImportError, ConnectionError) as error:
+    except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"focal-compare: {message_of(error)}", file=sys.stderr)
         return 2
 

@@ -32,10 +32,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from . import yaml_text
 from .config_file import FOLDER
-from .names import did_you_mean
+from .names import did_you_mean, shown
 
 FAMILIES = {"retinanet": "fl", "faster_rcnn": "stock"}
 """Family -> its reference, with which an arm is compared that builds on no other."""
@@ -169,7 +168,7 @@ def load(name: str, family: str | None = None) -> Arm:
     if not found:
         known = names(family)
         of_family = "" if family is None else f" of {family}"
-        raise KeyError(f"there is no arm {name!r}{of_family}{did_you_mean(name, known)}")
+        raise KeyError(f"there is no arm {shown(name)}{of_family}{did_you_mean(name, known)}")
     if len(found) > 1:
         both = " and ".join(f"{each}/{name}" for each in found)
         raise KeyError(f"the arm {name!r} is ambiguous: there are {both}")
@@ -199,7 +198,7 @@ def names_of_group(group: str) -> list[str]:
     for arm in load_all(family or None):
         groups.setdefault(arm.group, {}).setdefault(arm.family, []).append(arm.name)
     if heading not in groups:
-        raise KeyError(f"there is no group of arms {group!r}{did_you_mean(heading, groups)}")
+        raise KeyError(f"there is no group of arms {shown(group)}{did_you_mean(heading, groups)}")
     if len(groups[heading]) > 1:
         both = " and ".join(f"{each}/{heading}" for each in groups[heading])
         raise KeyError(f"the group {group!r} is ambiguous: there are {both}")
@@ -266,7 +265,7 @@ def family_of(cfg: Any) -> str:
 
 def _known_family(family: str) -> str:
     if family not in FAMILIES:
-        raise KeyError(f"there is no family {family!r}; there are {', '.join(FAMILIES)}")
+        raise KeyError(f"there is no family {shown(family)}; there are {', '.join(FAMILIES)}")
     return family
 
 
@@ -278,7 +277,7 @@ def _files(family: str) -> dict[str, Path]:
 @cache
 def _read(family: str, name: str) -> Arm:
     file = _files(family)[name]
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml_text.load(yaml_text.read_text(file), str(file))
     header = content.pop(HEADER, None) if isinstance(content, dict) else None
     if not isinstance(header, dict) or not {"ABOUT", "GROUP"} <= header.keys() <= _HEADER_KEYS:
         raise ValueError(

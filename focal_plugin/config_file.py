@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from .names import did_you_mean
+from .names import did_you_mean, shown
 
 # A link in the repository; a wheel holds the files themselves.
 FOLDER = Path(__file__).parent / "configs"
@@ -23,8 +24,15 @@ def get_config_file(name: str) -> str:
     file = FOLDER / name
     if file.is_file():
         return str(file)
-    shipped = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.glob("**/*.yaml"))}
-    raise FileNotFoundError(f"no shipped config is named {name!r}{did_you_mean(name, shipped)}")
+    raise FileNotFoundError(no_config_file(name))
+
+
+def no_config_file(name: str) -> str:
+    """Return the message about a config that does not exist, with the nearest shipped one."""
+    with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
+        if Path(name).is_dir():
+            return f"{shown(name)} is a folder, not a config file"
+    return f"no file and no shipped config is named {shown(name)}{did_you_mean(name, _shipped())}"
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:
@@ -35,9 +43,16 @@ def find_config_file(name: str, folder: Path | None = None) -> Path:
         name: absolute, relative to ``folder``, or relative to `configs/`.
         folder: default: the working directory.
 
-    Returns:
-        the path; if there is neither, the one that ``name`` has by itself.
+    Raises:
+        FileNotFoundError: there is neither; the message names the nearest shipped config.
     """
-    file = (folder or Path()) / Path(name).expanduser()
-    shipped = FOLDER / name
-    return shipped if not file.is_file() and shipped.is_file() else file
+    for root in (folder or Path(), FOLDER):
+        with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
+            file = root / Path(name).expanduser()
+            if file.is_file():
+                return file
+    raise FileNotFoundError(no_config_file(name))
+
+
+def _shipped() -> list[str]:
+    return [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.yaml"))]

@@ -4,8 +4,11 @@ The config node of this package: it reads YAML safely and explains unknown keys.
 
 from __future__ import annotations
 
+import contextlib
+import numbers
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
-from .names import did_you_mean
+from .names import did_you_mean, shown
+from .yaml_text import MERGE, children, compose, load, read_text
 
 RENAMED = {
     "MODEL.FOCAL.CLS_LOSS.BETA": "MODEL.FOCAL.CLS_LOSS.FL_STAR_BETA",
@@ -40,14 +44,30 @@ RENAMED |= {
 
 NOW_A_NODE = "MODEL.FOCAL.NORMALIZER"
 
+MAY_BE_NONE = {
+    "SOLVER.WEIGHT_DECAY_BIAS",
+    "MODEL.FOCAL.RPN.CLS_LOSS.ALPHA",
+    "MODEL.FOCAL.RPN.BOX_LOSS.HUBER_DELTA",
+    "MODEL.FOCAL.RPN.CROWD_THRESH",
+    "MODEL.FOCAL.RPN.PRECISION_RECALL",
+    "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.ALPHA",
+}
+"""Keys that are None by default, so that a config may set them back."""
+
+MAX_FILES = 50
+"""Most files that one config may read by its `_BASE_` and theirs."""
+_files: ContextVar[list[str] | None] = ContextVar("files", default=None)
+
 
 class FocalCfgNode(CfgNode):
     """
-    Detectron2's `CfgNode` with three differences.
+    Detectron2's `CfgNode` with five differences.
 
+    * A key that holds a float accepts an integer.
     * The error about an unknown key names the nearest one, and that about an old key the new one.
+    * A node stays a node, and a value becomes None only if None means something for its key.
     * A config file cannot run code, unless the caller allows it.
-    * A config file must be a local file.
+    * A config file must be a local file, within the bounds of :mod:`.yaml_text`.
     """
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
@@ -61,38 +81,106 @@ class FocalCfgNode(CfgNode):
             ValueError: the file, or a base of it, has such a tag, is a URL, or is no config.
         """
         _refuse_address(cfg_filename, "a config file")
-        try:
-            super().merge_from_file(cfg_filename, allow_unsafe=allow_unsafe)
-        except RecursionError:
-            raise ValueError(f"{cfg_filename}: its _BASE_ leads back to itself") from None
+        loaded = self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe)
+        # before Detectron2 looks for the version of the config, which needs a node MODEL
+        _refuse_old_keys(_full_keys(loaded))
+        _refuse_other_kinds(self, _full_keys(loaded), f"{cfg_filename}: ")
+        super().merge_from_file(cfg_filename, allow_unsafe=allow_unsafe)
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Load a file and its bases with the checks of :meth:`merge_from_file`."""
+        files = _files.get()
+        if files is None:
+            token = _files.set([])
+            try:
+                return cls.load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
+            finally:
+                _files.reset(token)
+        files.append(filename)
+        if len(files) > MAX_FILES:
+            raise ValueError(
+                f"{files[0]}: its _BASE_ leads back to itself, or to over {MAX_FILES} files"
+            )
         _refuse_address(filename, "_BASE_")  # also from a YAML merge key
         # Detectron2's Base-RetinaNet.yaml has such a tag, and is as trusted as Detectron2's code
         allow_unsafe = allow_unsafe or _is_of_the_model_zoo(filename)
-        with cls._open_cfg(filename) as stream:
-            _check_yaml(filename, stream.read(), allow_unsafe=allow_unsafe)
+        _check_yaml(filename, read_text(Path(filename)), allow_unsafe=allow_unsafe)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
 
     def merge_from_other_cfg(self, cfg_other: FvcoreCfgNode) -> Any:
         _refuse_old_keys(_full_keys(cfg_other))
-        with _NearestKey(self):
-            return super().merge_from_other_cfg(cfg_other)
+        with _ExplainedErrors(self):
+            return super().merge_from_other_cfg(_as_floats(cfg_other, self))
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        try:
+            return super()._decode_cfg_value(value)
+        except (RecursionError, MemoryError):
+            raise ValueError(f"the value {shown(value)} is nested too deep") from None
 
     def merge_from_list(self, cfg_list: list[Any]) -> Any:
-        _refuse_old_keys(zip(cfg_list[::2], cfg_list[1::2], strict=False))
-        with _NearestKey(self):
-            return super().merge_from_list(cfg_list)
+        _check_pairs(cfg_list)
+        pairs = list(zip(cfg_list[::2], cfg_list[1::2], strict=True))
+        _refuse_old_keys(pairs)
+        given = [(key, _as_float(self._decode_cfg_value(x), _get(self, key))) for key, x in pairs]
+        # a mapping would replace a node with all its keys
+        as_values = ((key, repr(x) if isinstance(x, dict) else x) for key, x in given)
+        _refuse_other_kinds(self, as_values)
+        with _ExplainedErrors(self):
+            for key, _ in pairs:
+                _check_parents(self, key)
+            return super().merge_from_list([part for pair in given for part in pair])
+
+
+def _check_pairs(cfg_list: list[Any]) -> None:
+    for key in cfg_list[::2]:
+        if str(key).startswith("-"):
+            raise ValueError(f"the flag {key} must come before the KEY VALUE pairs of the config")
+    if len(cfg_list) % 2:
+        raise ValueError(f"KEY VALUE pairs are required, but {cfg_list[-1]!r} has no value")
+
+
+def _check_parents(cfg: Mapping[str, Any], full_key: str) -> None:
+    """Raise yacs' own error for a key below a value, where yacs itself fails."""
+    parent = full_key.rpartition(".")[0]
+    if parent and not isinstance(_get(cfg, parent), Mapping):
+        raise KeyError(f"Non-existent key: {full_key}")
+
+
+def _as_floats(given: FvcoreCfgNode, current: Mapping[str, Any]) -> FvcoreCfgNode:
+    """Return a copy of ``given`` with a float for each integer whose key holds a float."""
+    converted = type(given)()
+    for key, value in given.items():
+        now = current.get(key)
+        if isinstance(value, FvcoreCfgNode) and isinstance(now, Mapping):
+            converted[key] = _as_floats(value, now)
+        else:
+            converted[key] = _as_float(value, now)
+    return converted
+
+
+def _as_float(value: Any, current: Any) -> Any:
+    """Return ``value`` as a float if it is an integer and ``current`` is a float."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if is_integer and isinstance(current, float):
+        with contextlib.suppress(OverflowError):  # the type is then an error
+            return float(value)
+    return value
+
+
+def _get(cfg: Mapping[str, Any], full_key: str) -> Any:
+    """Return the value of a full key, or None if there is no such key."""
+    value: Any = cfg
+    for part in full_key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _check_yaml(file: str, text: str, *, allow_unsafe: bool) -> None:
-    """Check the syntax only: this executes nothing and opens no other file."""
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from None
+    """Check form and values; this executes nothing and opens no other file."""
+    root = compose(text, file)
     if not isinstance(root, yaml.MappingNode):
         is_what = "is empty" if root is None else f"holds no keys but a {root.id}"
         raise ValueError(f"{file} {is_what}; a config file is lines such as `KEY: value`")
@@ -106,9 +194,18 @@ def _check_yaml(file: str, text: str, *, allow_unsafe: bool) -> None:
                 f"{node.tag.replace('tag:yaml.org,2002:', '!!')} may run code; write a plain "
                 "value, or, if you have read the file, give --allow-unsafe-yaml"
             )
+    if not allow_unsafe:
+        load(text, file)
+    for node in _nodes(root):
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag not in {"tag:yaml.org,2002:str", MERGE}:
+                raise ValueError(
+                    f"{file}, line {key.start_mark.line + 1}: a key must be text such as SEED, got "
+                    f"{shown(key.value)}"
+                )
 
 
-_SAFE_TAGS = {*filter(None, yaml.SafeLoader.yaml_constructors), "tag:yaml.org,2002:merge"}
+_SAFE_TAGS = {*filter(None, yaml.SafeLoader.yaml_constructors), MERGE}
 
 
 def _check_base(file: str, value: yaml.Node) -> None:
@@ -136,7 +233,7 @@ def _is_of_the_model_zoo(filename: str) -> bool:
 
 
 def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Yield every node once, although an alias may lead back to its parent."""
+    """Yield every node once, however many aliases it has."""
     waiting, seen = [root], set()
     while waiting:
         node = waiting.pop()
@@ -144,14 +241,11 @@ def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
             continue
         seen.add(id(node))
         yield node
-        if isinstance(node, yaml.MappingNode):
-            waiting += [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
+        waiting += children(node)
 
 
-class _NearestKey:
-    """Context that turns yacs' "Non-existent (config) key: X" into an error with a suggestion."""
+class _ExplainedErrors:
+    """Context that adds a suggestion to yacs' errors about an unknown key or a wrong type."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self._cfg = cfg
@@ -161,13 +255,22 @@ class _NearestKey:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         message = str(error.args[0]) if error is not None and error.args else ""
-        if not isinstance(error, (KeyError, AssertionError)) or "Non-existent" not in message:
-            return
-        unknown = message.rpartition(": ")[2]
-        known = (key for key, _ in _full_keys(self._cfg))
-        raise KeyError(
-            f"Non-existent config key: {unknown}{did_you_mean(unknown, known)}"
-        ) from None
+        full_key = message.rpartition(": ")[2]
+        if isinstance(error, KeyError | AssertionError) and "Non-existent" in message:
+            known = (key for key, _ in _full_keys(self._cfg))
+            raise KeyError(
+                f"Non-existent config key: {full_key}{did_you_mean(full_key, known)}"
+            ) from None
+        if isinstance(error, ValueError) and message.startswith("Type mismatch"):
+            raise ValueError(_wrong_type(full_key, _get(self._cfg, full_key), message)) from None
+
+
+def _wrong_type(full_key: str, current: Any, message: str) -> str:
+    given = message.partition(f"({current} vs. ")[2].removesuffix(f") for config key: {full_key}")
+    if isinstance(current, dict):
+        return f"{full_key} holds other keys, such as {full_key}.{next(iter(current))}; got {given}"
+    example = current if current or not isinstance(current, tuple | list) else ("name",)
+    return f"{full_key} must be a {type(current).__name__}, such as {example!r}, got {given}"
 
 
 def _full_keys(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -176,6 +279,19 @@ def _full_keys(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         yield prefix + key, value
         if isinstance(value, dict):
             yield from _full_keys(value, f"{prefix}{key}.")
+
+
+def _refuse_other_kinds(cfg: CfgNode, items: Iterable[tuple[str, Any]], place: str = "") -> None:
+    """Raise an error if a node would become a value, or a value None."""
+    for key, value in items:
+        own = _get(cfg, str(key))
+        if isinstance(own, dict) and not isinstance(value, dict):
+            raise ValueError(
+                f"{place}{key} holds other keys, such as {key}.{next(iter(own), '')}; got "
+                f"{shown(value)}"
+            )
+        if value in (None, "None") and own is not None and key not in MAY_BE_NONE:
+            raise ValueError(f"{place}{key} must not be None; it is {shown(own)} so far")
 
 
 def _refuse_old_keys(items: Iterable[tuple[str, Any]]) -> None:

@@ -81,7 +81,10 @@ class UnfinishedFile:
 
     def finish(self) -> None:
         """Replace the target file. Call :meth:`flush` first."""
-        self._beside.replace(self._file)
+        try:
+            self._beside.replace(self._file)
+        except OSError as error:
+            raise self._named(error) from error
 
     def _fail(self, error: OSError) -> NoReturn:
         self._failure = self._failure or error

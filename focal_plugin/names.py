@@ -1,9 +1,12 @@
-"""Suggestions for names that do not exist."""
+"""Names in messages: suggestions for those that do not exist, and long ones cut."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+MAX_SHOWN = 120
+"""Characters of a name in a message; a longer one loses its middle."""
 
 
 def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
@@ -20,3 +23,12 @@ def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> 
     """
     nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value for a message: in one line, and at most 120 characters long."""
+    text = repr(value)
+    if len(text) <= MAX_SHOWN:
+        return text
+    half = (MAX_SHOWN - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"

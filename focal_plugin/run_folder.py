@@ -8,7 +8,9 @@ Detectron2 gives them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 CONFIG_FILE = "config.yaml"
 """Resolved config of the run, YAML."""
@@ -31,9 +33,17 @@ LOG_FILE = "log.txt"
 LAST_CHECKPOINT = "last_checkpoint"
 """Name of the checkpoint to resume from, text."""
 
+FINAL_WEIGHTS = "model_final.pth"
+"""Checkpoint of a finished run."""
+
 DETECTIONS_FOLDER = "inference"
-DETECTIONS_FILE = "inference/coco_instances_results.json"
-"""Detections of the last evaluation, a JSON list in COCO's result format."""
+DETECTIONS_NAME = "coco_instances_results.json"
+"""Detections of the last evaluation on a test set, a JSON list in COCO's result format."""
+DETECTIONS_FILE = f"{DETECTIONS_FOLDER}/{DETECTIONS_NAME}"
+"""The same, if there is only one test set."""
+
+AUGMENTED_DETECTIONS_FOLDER = "inference_TTA"
+"""Detections of the evaluation with test-time augmentation, as in :data:`DETECTIONS_FOLDER`."""
 
 DIAGNOSTICS_FOLDER = "diagnostics"
 MOMENTS = ("start", "final")
@@ -47,6 +57,21 @@ STATUS_FILE = "status.json"
 
 RESULT_FILE = "result.json"
 """Result of a finished run, a JSON object. The file exists only once the run is done."""
+
+
+def detections_folder(test_set: str, test_sets: Sequence[str], *, augmented: bool = False) -> str:
+    """
+    Return the folder of the detections on a test set, below `OUTPUT_DIR`.
+
+    If there are several test sets, each has its own folder, so that no file is overwritten.
+
+    Args:
+        test_set: one of ``test_sets``.
+        test_sets: `DATASETS.TEST`.
+        augmented: the folder of the evaluation with test-time augmentation.
+    """
+    folder = AUGMENTED_DETECTIONS_FOLDER if augmented else DETECTIONS_FOLDER
+    return folder if len(set(test_sets)) < 2 else f"{folder}/{quote(test_set, safe='')}"
 
 
 def snapshot_file(folder: Path, moment: str, part: str) -> Path:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals after which a trainer finishes its step, saves a checkpoint and ends."""
+JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""
+Signals that a scheduler, a user or a terminal sends to all processes of a job.
 
-JOB_SIGNALS = (*STOP_SIGNALS, signal.SIGINT)
-"""Signals that a user, a terminal or a scheduler sends to all processes of a job."""
+After one of them, a trainer finishes its step, saves a checkpoint and ends.
+"""
 
 STOPPED = 128 + signal.SIGTERM
-"""Exit code of a trainer that ended on request."""
+"""Exit code of a trainer that a scheduler ended."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a trainer that its user ended by Ctrl-C."""

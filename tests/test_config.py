@@ -86,9 +86,61 @@ def test_an_old_key_names_the_new_one(old, new, tmp_path):
         get_cfg().merge_from_file(str(tmp_path / "old.yaml"))
 
 
-def test_other_errors_of_a_merge_pass_through():
-    with pytest.raises(ValueError, match="Type mismatch"):
-        get_cfg().merge_from_list(["MODEL.RETINANET.FOCAL_LOSS_GAMMA", "two"])
+@each(
+    ("pairs", "message"),
+    [
+        (
+            ["MODEL.RETINANET.FOCAL_LOSS_GAMMA", "two"],
+            "GAMMA must be a float, such as 2.0, got two",
+        ),
+        (["SOLVER.BASE_LR", "True"], "SOLVER.BASE_LR must be a float, such as 0.001, got True"),
+        (["SOLVER.BASE_LR", "1" + "0" * 400], "SOLVER.BASE_LR must be a float"),
+        (["SOLVER.MAX_ITER", "0.5"], "SOLVER.MAX_ITER must be a int, such as 40000, got 0.5"),
+        (["DATASETS.TRAIN", "mine"], "DATASETS.TRAIN must be a tuple, such as ('name',), got mine"),
+        (["MODEL.RPN", "3"], "MODEL.RPN holds other keys, such as MODEL.RPN.HEAD_NAME; got 3"),
+        (["SOLVER.BASE_LR", "1", "SEED"], "pairs are required, but 'SEED' has no value"),
+        (["SEED", "1", "--resume"], "the flag --resume must come before the KEY VALUE pairs"),
+    ],
+)
+def test_a_value_of_another_type_is_an_error_that_names_the_key(pairs, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        get_cfg().merge_from_list(pairs)
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_below_a_value_is_unknown():
+    with pytest.raises(KeyError, match=r"config key: SOLVER\.BASE_LR\.X; did you mean"):
+        get_cfg().merge_from_list(["SOLVER.BASE_LR.X", "1"])
+
+
+FLOATS = {
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": -1,
+    "MODEL.FOCAL.RPN.CLS_LOSS.WEIGHT": 2,
+    "SOLVER.BASE_LR": 1,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0,
+}
+
+
+@each(("key", "integer"), FLOATS.items())
+def test_a_float_may_be_written_as_an_integer(key, integer, tmp_path):
+    nested = integer
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    (tmp_path / "file.yaml").write_text(f"VERSION: 2\n{CfgNode(nested).dump()}")
+    by_file, by_list, by_value = get_cfg(), get_cfg(), get_cfg()
+    by_file.merge_from_file(str(tmp_path / "file.yaml"))
+    by_list.merge_from_list([key, str(integer)])
+    by_value.merge_from_list([key, integer])
+    for cfg in (by_file, by_list, by_value):
+        value = dict(_full_keys(cfg))[key]
+        assert (type(value), value) == (float, integer)
+
+
+def test_an_integer_stays_one_where_the_key_has_one():
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.MAX_ITER", "7", "MODEL.FOCAL.RPN.CLS_LOSS.ALPHA", -1])
+    assert type(cfg.SOLVER.MAX_ITER) is int
+    assert cfg.MODEL.FOCAL.RPN.CLS_LOSS.ALPHA == -1
 
 
 def test_the_node_survives_dump_and_load(tmp_path):

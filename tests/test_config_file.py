@@ -31,4 +31,17 @@ def test_a_file_of_the_user_comes_before_a_shipped_config(tmp_path, monkeypatch)
     own.write_text("VERSION: 2\n")
     assert find_config_file(NAME).samefile(own)
     assert find_config_file(str(own)).samefile(own)
-    assert find_config_file("missing.yaml") == type(own)("missing.yaml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing.yaml", "", "x" * 100_000, "x/" * 50_000, "a\0b.yaml", "~nobody-here/x.yaml", "."],
+    ids=["missing", "empty", "long", "deep", "null byte", "no home", "folder"],
+)
+def test_a_file_that_does_not_exist_is_named_in_one_short_line(name):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file and no shipped config is named|is a folder"
+    ) as error:
+        find_config_file(name)
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)

@@ -119,8 +119,8 @@ FAULTS = (
     Fault(
         "option-may-reach-open-bound",
         "focal_plugin/checks.py",
-        "value < high if open_high or high == math.inf else value <= high",
-        "value <= high",
+        "number < high if open_high or high == math.inf else number <= high",
+        "number <= high",
         "tests/losses/test_contract_of_options.py",
     ),
     # Operators
@@ -447,7 +447,7 @@ FAULTS = (
     Fault(
         "run-stopped-by-scheduler-has-failed",
         "focal_plugin/compare/running/run_one.py",
-        "ended.stopped or ended.exit_code == STOPPED",
+        "ended.stopped or ended.exit_code in {STOPPED, INTERRUPTED}",
         "ended.stopped",
         "tests/compare/running/test_run_one.py",
     ),
@@ -489,7 +489,7 @@ FAULTS = (
     ),
     Fault(
         "yaml-keys-are-not-looked-at",
-        "focal_plugin/config_node.py",
+        "focal_plugin/yaml_text.py",
         "[part for pair in node.value for part in pair]",
         "[value for _, value in node.value]",
         "tests/test_config.py",

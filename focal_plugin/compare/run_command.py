@@ -8,10 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config_file import find_config_file
 from ..run_folder import STATUS_FILE
+from ..yaml_text import load
 from .analysis.tuning import best_factors
 from .plan.comparison import Comparison
 from .plan.spec import best_runs, load_spec
@@ -124,5 +123,5 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise ValueError(f"--slurm expects KEY=VALUE, got {pair!r}")
-        parameters[key] = yaml.safe_load(value)
+        parameters[key] = load(value, f"--slurm {key}")
     return parameters

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import load_coco_json
 
+from .checks.coco_rules import rows_of_unusable
 from .checks.facts import read_content
 from .checks.findings import DataError
 
@@ -43,6 +46,11 @@ def register_coco_dataset(dataset: DatasetArgument) -> None:
         ValueError: the name is taken, or the JSON has no categories.
     """
     name, json_file, image_root = dataset
+    if json_file.is_dir() and image_root.is_file():
+        raise ValueError(
+            f"--dataset {name}: {json_file} is a folder and {image_root} a file; the order is "
+            f"{name}={image_root}:{json_file}"
+        )
     if not json_file.is_file():
         raise FileNotFoundError(f"--dataset {name}: file not found: {json_file}")
     if not image_root.is_dir():
@@ -50,8 +58,31 @@ def register_coco_dataset(dataset: DatasetArgument) -> None:
     if name in DatasetCatalog.list():
         raise ValueError(f"--dataset {name}: a dataset with this name is already registered")
     classes = read_class_names(json_file)
-    register_coco_instances(name, {}, str(json_file), str(image_root))
-    MetadataCatalog.get(name).thing_classes = classes
+    DatasetCatalog.register(name, lambda: load_coco(name, json_file, image_root))
+    MetadataCatalog.get(name).set(
+        json_file=str(json_file),
+        image_root=str(image_root),
+        evaluator_type="coco",
+        thing_classes=classes,
+    )
+
+
+def load_coco(name: str, json_file: Path, image_root: Path) -> list[dict[str, Any]]:
+    """
+    Load a COCO JSON with Detectron2's loader, without segmentations that it cannot use.
+
+    Detectron2 drops such an object, or fails, even if only boxes are trained. Here it is loaded
+    without a segmentation.
+    """
+    if not read_content(json_file).findings.counts["segmentation-unusable"]:
+        return load_coco_json(str(json_file), str(image_root), name)
+    content = json.loads(json_file.read_text(encoding="utf-8"))
+    for row in rows_of_unusable(content["annotations"]):
+        del content["annotations"][row]["segmentation"]
+    with tempfile.TemporaryDirectory() as folder:
+        usable = Path(folder, json_file.name)  # Detectron2 knows some files by their name
+        usable.write_text(json.dumps(content), encoding="utf-8")
+        return load_coco_json(str(usable), str(image_root), name)
 
 
 def read_class_names(json_file: Path) -> list[str]:

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .. import arms
 from ..components import import_components
 from ..config import get_cfg, resolve_device
-from ..config_file import find_config_file
-from ..data import (
-    DataError,
-    check_datasets,
-    count_objects,
-    log_reports,
-    parse_dataset_argument,
-    register_coco_dataset,
-)
+from ..config_file import find_config_file, no_config_file
+from ..data import check_datasets, count_objects, log_reports
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import config_scopes
-from ..registry import DENSE, RegistrationError
-from ..run_folder import CONFIG_FILE
-from .checkpoints.checkpointer import Checkpointer, CheckpointError
+from ..registry import DENSE
+from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
+from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
+from .config_checks import check_config
+from .dataset_arguments import register_datasets, unused, use_datasets
+from .evaluated_weights import choose_weights
 from .lock import OutputFolderError, hold_output_folder
+from .logs import start_logs
 from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = """
 Examples:
@@ -51,12 +47,14 @@ Apply an arm, into a folder of its own; or change one key:
 
 Resume after an interruption; evaluate a trained model:
     $ python train_net.py --config-file FILE --resume
-    $ python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+    $ python train_net.py --config-file FILE --eval-only
+    $ python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS other/model_final.pth
 
-Custom dataset in COCO format:
+Custom dataset in COCO format; a pair NAME_train and NAME_val sets DATASETS.TRAIN and DATASETS.TEST:
     $ python train_net.py --config-file FILE --dataset my_train=train.json:images \\
-        --dataset my_val=val.json:images \\
-        DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.RETINANET.NUM_CLASSES 3
+        --dataset my_val=val.json:images MODEL.RETINANET.NUM_CLASSES 3
+    $ python train_net.py --config-file FILE --dataset pets=pets.json:images \\
+        DATASETS.TRAIN "('pets',)" DATASETS.TEST "('pets',)" MODEL.RETINANET.NUM_CLASSES 3
 
 A loss of your own, from a module of yours that registers it:
     $ python train_net.py --config-file FILE --import my_losses.py \
@@ -68,13 +66,11 @@ Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun
     (machine0)$ python train_net.py --config-file FILE --num-gpus 8 \\
         --num-machines 2 --machine-rank 0 --dist-url tcp://machine0:29500
 
-Exit codes: 0 success; 1 error; 2 refused before anything was written (bad data, a damaged
-checkpoint or that of another run); 143 ended by SIGTERM or SIGUSR1 after saving a checkpoint, from
-which --resume continues.
+Exit codes: 0 success; 1 error; 2 refused before the first iteration, with a sentence (a mistake in
+the command or the config, bad data, weights that do not fit, a folder that holds another run); 130
+ended by Ctrl-C, or 143 by SIGTERM or SIGUSR1, after saving a checkpoint from which --resume
+continues.
 """
-
-REFUSALS = (CheckpointError, DataError, OutputFolderError, RegistrationError)
-"""Errors in the user's input, whose messages need no traceback."""
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -128,6 +124,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "code in it is run",
     )
     parser.add_argument(
+        "--allow-partial-weights",
+        action="store_true",
+        help="with --eval-only: evaluate although tensors of the model were not loaded",
+    )
+    parser.add_argument(
         "--allow-unsafe-yaml",
         action="store_true",
         help="read config files with tags such as !!python/object; this runs code in them",
@@ -144,6 +145,12 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help="maximum time that processes wait for each other (default: 30)",
     )
+    parser.add_argument(
+        "--quiet", action="store_true", help="show warnings only; log.txt still has everything"
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error in the input was raised"
+    )
     return parser
 
 
@@ -156,21 +163,6 @@ def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def refusals_in_words() -> Iterator[None]:
-    """
-    End the process with a message and exit code 2, without a traceback, on a refusal.
-
-    If all processes refuse, only the main process prints the message.
-    """
-    try:
-        yield
-    except REFUSALS as error:
-        if comm.is_main_process() or not getattr(error, "raised_by_all", False):
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
 def setup(args: argparse.Namespace) -> CfgNode:
     """
     Register the datasets, read the config, check both, and start the logs.
@@ -181,19 +173,60 @@ def setup(args: argparse.Namespace) -> CfgNode:
         the frozen config, with a `SEED` >= 0.
 
     Raises:
-        KeyError: a key or a dataset is unknown.
-        ValueError: `--dataset` has another form, or a config file would run code.
+        KeyError: a key, a dataset or a component is unknown.
+        ValueError: an argument or a key has an illegal value, or a config file would run code.
         DataError: the data has errors, or another number of classes than the model.
-        CheckpointError: the checkpoint to resume from is damaged or belongs to another run.
-        OutputFolderError: another run writes into `OUTPUT_DIR`, or it is not writable.
+        CheckpointError: there are no weights to evaluate, or the checkpoint to resume from is
+            damaged or belongs to another run.
+        OutputFolderError: `OUTPUT_DIR` is in use, holds another run, or is not writable.
         RegistrationError: a module of `--import` cannot be imported, or registers no component.
         FileNotFoundError: a file that an argument names does not exist.
     """
     import_components(args.imports)
-    for text in args.dataset:
-        register_coco_dataset(parse_dataset_argument(text))
-    if args.config_file:
-        args.config_file = str(find_config_file(args.config_file))
+    training = not args.eval_only
+    names = register_datasets(args.dataset)
+    cfg = read_config(args)
+    use_datasets(cfg, names, opts=args.opts, training=training)
+    check_config(cfg, training=training, processes=comm.get_world_size())
+    if training:
+        if comm.is_main_process():
+            hold_output_folder(Path(cfg.OUTPUT_DIR))
+            if not args.resume:
+                refuse_another_run(Path(cfg.OUTPUT_DIR))
+    else:
+        choose_weights(cfg, args)
+    reports = check_datasets(cfg, allow_outside_root=args.allow_outside_root, training=training)
+    settle_seed(cfg, resume=args.resume)
+    if training:
+        count_samples_per_class(cfg)
+    cfg.freeze()
+    if args.resume and training:
+        check_resumable(cfg, checkpoint_options(args))
+    start_logs(cfg, args)
+    log_reports(reports)
+    for name in unused(cfg, names) if training else ():
+        logger.warning(f"--dataset {name} is registered, but the config does not use it")
+    return cfg
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """
+    Return the config of the command line: its file, arms and `KEY VALUE` pairs.
+
+    Raises:
+        KeyError: a key or an arm is unknown.
+        ValueError: no file is given, or a value has another type; or a file would run code.
+        FileNotFoundError: there is no such file.
+    """
+    if not args.config_file:
+        raise ValueError(
+            "no config is given: add --config-file FILE, such as "
+            "Shapes-Detection/retinanet_small.yaml"
+        )
+    file = find_config_file(args.config_file)
+    if not file.is_file():
+        raise FileNotFoundError(f"--config-file {no_config_file(args.config_file)}")
+    args.config_file = str(file)
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
     if args.arm:
@@ -201,21 +234,23 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "+".join(args.arm).replace("/", "-")))
     cfg.merge_from_list(args.opts)
     resolve_device(cfg)
-    if not args.eval_only and comm.is_main_process():
-        hold_output_folder(Path(cfg.OUTPUT_DIR))
-    reports = check_datasets(
-        cfg, allow_outside_root=args.allow_outside_root, training=not args.eval_only
-    )
-    settle_seed(cfg, resume=args.resume)
-    if not args.eval_only:
-        count_samples_per_class(cfg)
-    cfg.freeze()
-    if args.resume and not args.eval_only:
-        check_resumable(cfg, checkpoint_options(args))
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="focal_plugin")
-    log_reports(reports)
     return cfg
+
+
+def refuse_another_run(folder: Path) -> None:
+    """
+    Raise an error if a run has trained in the folder, because a new one would overwrite it.
+
+    Raises:
+        OutputFolderError: the folder has a checkpoint or metrics.
+    """
+    traces = [*sorted(folder.glob("model_*.pth")), folder / LAST_CHECKPOINT, folder / METRICS_FILE]
+    found = next((file for file in traces if file.is_file() and file.stat().st_size), None)
+    if found is not None:
+        raise OutputFolderError(
+            f"the output folder {folder} holds a run already ({found.name}): continue it with "
+            "--resume, or choose another OUTPUT_DIR"
+        )
 
 
 def check_resumable(cfg: CfgNode, options: dict[str, Any]) -> None:

@@ -1,20 +1,31 @@
-"""Detectron2's COCO evaluator with the fastest installed implementation of the box AP."""
+"""
+Detectron2's COCO evaluator with the fastest installed implementation of the box AP.
+
+Its result does not depend on the ids of the annotations: see :class:`NumberedCOCOEvaluator`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import logging
-import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 
 from focal_plugin_doctor import has_compiled_ops, has_faster_coco_eval
 
+from ..data.coco_ids import MAX_FLOAT
+
 logger = logging.getLogger(__name__)
+
+MAX_FLOAT32 = torch.finfo(torch.float32).max
+"""Largest finite coordinate of a detection."""
 
 
 def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
@@ -30,7 +41,7 @@ def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
     log_first_n(logging.INFO, f"Box AP is computed by {evaluator_in_use()}", name=__name__)
     if has_faster_coco_eval():
         return FasterCOCOEvaluator(dataset_name, output_dir)
-    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=has_compiled_ops())
+    return NumberedCOCOEvaluator(dataset_name, output_dir)
 
 
 def evaluator_in_use() -> str:
@@ -40,24 +51,45 @@ def evaluator_in_use() -> str:
     return "detectron2, compiled" if has_compiled_ops() else "pycocotools"
 
 
-class FasterCOCOEvaluator(COCOEvaluator):
+class NumberedCOCOEvaluator(COCOEvaluator):
     """
-    COCO evaluator whose box AP is computed by faster-coco-eval.
+    COCO evaluator whose result does not depend on the ids of the annotations.
 
     It has the interface of :class:`detectron2.evaluation.COCOEvaluator` with default options. The
-    parent evaluates masks and keypoints. It also evaluates boxes if faster-coco-eval would not
-    give the result of pycocotools.
+    parent computes with the ids of annotations: 0 counts as no match, a text is an error, and the
+    compiled code cannot hold 2**64. Such annotations are numbered from 1.
     """
 
     def __init__(self, dataset_name: str, output_dir: str) -> None:
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=has_compiled_ops())
+        number_annotations(self._coco_api)
+
+
+def number_annotations(ground_truth: COCO) -> None:
+    """Give the annotations the ids 1, 2, 3, ..., unless all are integers from 1 to 2**53."""
+    annotations = ground_truth.dataset.get("annotations", [])
+    if all(type(entry["id"]) is int and 0 < entry["id"] <= MAX_FLOAT for entry in annotations):
+        return
+    for number, entry in enumerate(annotations, start=1):
+        entry["id"] = number
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth.createIndex()
+
+
+class FasterCOCOEvaluator(NumberedCOCOEvaluator):
+    """
+    COCO evaluator whose box AP is computed by faster-coco-eval.
+
+    The parent evaluates masks and keypoints. It also evaluates boxes if faster-coco-eval would not
+    give the result of pycocotools.
+    """
 
     def _tasks_from_predictions(self, predictions: list[dict[str, Any]]) -> list[str]:
         tasks = super()._tasks_from_predictions(predictions)
         if not agrees_with_pycocotools(self._coco_api, predictions):
             logger.warning(
                 f"{self._metadata.name}: faster-coco-eval is not used, because an id is not an "
-                "integer >= 0, or a box, an area or a score is not finite"
+                "integer from 0 to 2**53, or a box, an area or a score is not finite"
             )
             return tasks
         return [task for task in tasks if task != "bbox"]
@@ -92,8 +124,9 @@ def agrees_with_pycocotools(ground_truth: COCO, detections: Iterable[dict[str, A
     """
     Return True if faster-coco-eval is known to give the result of pycocotools on this data.
 
-    faster-coco-eval never matches annotations with a negative id, and does not support ids that are
-    strings. pycocotools matches a box with a NaN to every object.
+    faster-coco-eval never matches annotations with a negative id, holds the ids of images and
+    categories as float64, and does not support ids that are strings. pycocotools matches a box with
+    a NaN to every object.
     """
     annotations = ground_truth.anns.values()
     return (
@@ -105,8 +138,8 @@ def agrees_with_pycocotools(ground_truth: COCO, detections: Iterable[dict[str, A
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+    return type(value) is int and 0 <= value <= MAX_FLOAT
 
 
 def _is_finite(box: Iterable[Any], value: Any) -> bool:
-    return all(isinstance(x, int | float) and math.isfinite(x) for x in (*box, value))
+    return all(type(x) in (int, float) and abs(x) <= MAX_FLOAT32 for x in (*box, value))

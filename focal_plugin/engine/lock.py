@@ -20,7 +20,7 @@ _held: dict[tuple[int, Path], int] = {}
 
 
 class OutputFolderError(RuntimeError):
-    """Error if the output folder is in use by another process, or is not writable."""
+    """Error if the output folder is in use, holds another run, or is not writable."""
 
 
 def hold_output_folder(folder: Path) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from .checkpoints.checkpointer import Checkpointer
-from .command_line import argument_parser, checkpoint_options, refusals_in_words, setup
+from .command_line import argument_parser, checkpoint_options, setup
+from .config_checks import building_explained
+from .evaluated_weights import load_model
 from .processes.launch import launch
+from .refusals import endings_in_words, refusals_in_words
+from .shortages import warn_if_too_short
 from .trainer import Trainer
 
 
@@ -22,20 +25,20 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         the metrics of the last evaluation.
     """
-    with refusals_in_words():
+    with refusals_in_words(with_traceback=args.traceback):
         cfg = setup(args)
-        options = checkpoint_options(args)
-        if args.eval_only:
-            model = Trainer.build_model(cfg)
-            checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **options)
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        else:
-            trainer = Trainer(cfg, **options)
-            trainer.resume_or_load(resume=args.resume)
+        with building_explained(cfg):
+            if args.eval_only:
+                model = load_model(cfg, args, checkpoint_options(args))
+            else:
+                trainer = Trainer(cfg, **checkpoint_options(args))
+                trainer.resume_or_load(resume=args.resume)
 
     if not args.eval_only:
-        return trainer.train()
-    results = Trainer.test(cfg, model)
+        results = trainer.train()
+        warn_if_too_short(cfg)
+        return results
+    results = Trainer.test_all(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -44,13 +47,13 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 def invoke_main() -> None:
     """Parse the command line, and run :func:`main` in the requested number of processes."""
     args = argument_parser().parse_args()
-    print("Command Line Args:", args)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-        timeout=timedelta(minutes=args.dist_timeout),
-    )
+    with endings_in_words():
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+            timeout=timedelta(minutes=args.dist_timeout),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import nn
 
 from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
-from ..modeling import knows_crowds, loses_crowds
+from ..modeling import build_tta, check_tta, knows_crowds, loses_crowds
 from ..random_state import seed_all
-from ..run_folder import DETECTIONS_FOLDER
+from ..run_folder import detections_folder
 from .amp import amp_precision
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -29,12 +29,14 @@ from .hooks.diagnostics import DiagnosticsHook
 from .hooks.run_record import RunRecordHook
 from .hooks.stopping import StopHook
 from .initial_weights import build_initialized
+from .logs import prints_in_log_file
 from .nonfinite import (
     GuardedAMPTrainer,
     GuardedBFloat16Trainer,
     GuardedTrainer,
     StepGuard,
 )
+from .unread_keys import RecordingCfgNode, warn_of_unread
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Trainer(DefaultTrainer):
     data_loader: Any
     checkpointer: Checkpointer
     _trainer: GuardedTrainer | GuardedAMPTrainer
+    _last_eval_results: dict[str, Any]
 
     def __init__(self, cfg: CfgNode, **checkpoint_options: Any) -> None:
         # Detectron2's constructor, step by step: it does not support another inner trainer or
@@ -75,7 +78,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if cfg.SEED < 0:
             raise ValueError(f"Trainer requires SEED >= 0, got {cfg.SEED}; settle_seed draws one")
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = RecordingCfgNode.of(self.auto_scale_workers(cfg, comm.get_world_size()))
         self.cfg = cfg
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -99,9 +102,11 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, identity=run_identity(cfg), trainer=this, **checkpoint_options
         )
         self.register_hooks(self.build_hooks())
+        warn_of_unread(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
+        check_tta(cfg)
         return build_initialized(cfg, super().build_model)
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -112,13 +117,25 @@ class Trainer(DefaultTrainer):
         return [*ours, *self._stock_hooks(), StopHook(self.checkpointer)]
 
     def _stock_hooks(self) -> list[HookBase | None]:
-        """Return Detectron2's hooks, but let every process take part in a checkpoint."""
+        """
+        Return Detectron2's hooks, with two additions.
+
+        Every process takes part in a checkpoint. After the last evaluation follows the one with
+        test-time augmentation, if it is enabled.
+        """
         stock = super().build_hooks()
+        evaluation = next(i for i, hook in enumerate(stock) if isinstance(hook, hooks.EvalHook))
+        if self.cfg.TEST.AUG.ENABLED:
+            stock.insert(evaluation + 1, hooks.EvalHook(0, self._test_augmented))
         if not comm.is_main_process():
-            evaluation = next(i for i, hook in enumerate(stock) if isinstance(hook, hooks.EvalHook))
             period = self.cfg.SOLVER.CHECKPOINT_PERIOD
             stock.insert(evaluation, hooks.PeriodicCheckpointer(self.checkpointer, period))
         return stock
+
+    def _test_augmented(self) -> dict[str, Any]:
+        results = self.test_augmented(self.cfg, self.model)
+        self._last_eval_results = _merged(self._last_eval_results, results)
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """
@@ -128,11 +145,21 @@ class Trainer(DefaultTrainer):
             CheckpointError: the checkpoint is damaged or belongs to another run.
         """
         super().resume_or_load(resume)
+        if not (self.cfg.MODEL.WEIGHTS or (resume and self.checkpointer.has_checkpoint())):
+            self._warn_of_frozen_noise()
         self.data_loader.start_batch = self.start_iter
         for hook in self._hooks:
             if isinstance(hook, hooks.PreciseBN) and not hook._disabled and hook._period > 0:
                 done = self.start_iter // hook._period
                 hook._data_loader.start_batch = done * hook._num_iter
+
+    def _warn_of_frozen_noise(self) -> None:
+        frozen = [name for name, p in self.model.named_parameters() if not p.requires_grad]
+        if frozen:
+            logger.warning(
+                f"{len(frozen)} frozen tensors keep their random values, such as {frozen[0]}: set "
+                "MODEL.BACKBONE.FREEZE_AT 0, or MODEL.WEIGHTS to trained weights"
+            )
 
     def roll_back(self) -> bool:
         """
@@ -195,5 +222,64 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / DETECTIONS_FOLDER)
-        return build_coco_evaluator(dataset_name, folder)
+        own = Path(cfg.OUTPUT_DIR) / detections_folder(dataset_name, cfg.DATASETS.TEST)
+        return build_coco_evaluator(dataset_name, output_folder or str(own))
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None
+    ) -> dict[str, dict[str, Any]]:
+        """
+        Evaluate a model on all test sets.
+
+        Same interface as Detectron2's, but the results on the first of several test sets are also
+        those of the run: "bbox" beside "NAME/bbox".
+        """
+        with prints_in_log_file():
+            results = super().test(cfg, model, evaluators)
+        several = len(set(cfg.DATASETS.TEST)) > 1
+        return {**results[cfg.DATASETS.TEST[0]], **results} if several else results
+
+    @classmethod
+    def test_all(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """
+        Evaluate a model, and again with test-time augmentation if `TEST.AUG` enables it.
+
+        Returns:
+            the results of :meth:`test` and :meth:`test_augmented`.
+        """
+        results: dict[str, Any] = cls.test(cfg, model)
+        return _merged(results, cls.test_augmented(cfg, model)) if cfg.TEST.AUG.ENABLED else results
+
+    @classmethod
+    def test_augmented(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """
+        Evaluate a model with the test-time augmentation of `TEST.AUG`.
+
+        The detections are written into a folder of their own.
+
+        Returns:
+            the results of :meth:`test`, with the names of tasks that Detectron2 gives them, such as
+            "bbox_TTA".
+        """
+        logger.info("Evaluation with test-time augmentation")
+        names = cfg.DATASETS.TEST
+        folders = (detections_folder(name, names, augmented=True) for name in names)
+        evaluators = [
+            cls.build_evaluator(cfg, name, str(Path(cfg.OUTPUT_DIR) / folder))
+            for name, folder in zip(names, folders, strict=True)
+        ]
+        return _augmented(cls.test(cfg, build_tta(cfg, model), evaluators), names)
+
+
+def _augmented(results: dict[str, Any], datasets: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the results under the names of augmented tasks, also within each dataset's."""
+    return {
+        **{f"{key}_TTA": value for key, value in results.items() if key not in datasets},
+        **{key: _augmented(results[key]) for key in datasets if key in results},
+    }
+
+
+def _merged(results: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return the tasks of both; with several datasets, those of each dataset."""
+    return {**results, **{key: {**results.get(key, {}), **others[key]} for key in others}}

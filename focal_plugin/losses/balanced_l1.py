@@ -51,7 +51,7 @@ def balanced_l1_loss(
         gamma at beta. The common form has (b |d| + 1) in place of (b |d| + beta), and this gradient
         at beta = 1 only: at beta = .11 its gradient is 4.05 at no error.
     """
-    _check(alpha, gamma, beta)
+    alpha, gamma, beta = _checked(alpha, gamma, beta)
     errors = absolute_errors(pred, target)
     return balanced_l1_of_errors(errors, alpha=alpha, gamma=gamma, beta=beta).sum()
 
@@ -74,10 +74,7 @@ class BalancedL1Loss(BoxLoss):
     @configurable
     def __init__(self, *, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0) -> None:
         super().__init__()
-        _check(alpha, gamma, beta)
-        self.alpha = alpha
-        self.gamma = gamma
-        self.beta = beta
+        self.alpha, self.gamma, self.beta = _checked(alpha, gamma, beta)
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
         errors = absolute_errors(pred, target)
@@ -96,10 +93,12 @@ def balanced_l1_of_errors(error: Tensor, *, alpha: float, gamma: float, beta: fl
     return curve + gamma * (error - below)
 
 
-def _check(alpha: float, gamma: float, beta: float) -> None:
-    for option, value in (("alpha", alpha), ("gamma", gamma), ("beta", beta)):
-        check_option(option, value, low=0, open_low=True)
+def _checked(alpha: float, gamma: float, beta: float) -> tuple[float, float, float]:
+    alpha = check_option("alpha", alpha, low=0, open_low=True)
+    gamma = check_option("gamma", gamma, low=0, open_low=True)
+    beta = check_option("beta", beta, low=0, open_low=True)
     if gamma / alpha > MAX_GAMMA_OVER_ALPHA:
         raise IllegalOptionError(
             "alpha", f"must be >= gamma / {MAX_GAMMA_OVER_ALPHA:g}, got {alpha} (gamma {gamma})"
         )
+    return alpha, gamma, beta

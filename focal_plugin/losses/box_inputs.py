@@ -26,6 +26,28 @@ def float32_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return pred.float(), target.float()
 
 
+def xyxy_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Convert boxes to float32 like :func:`float32_pair`, and check their corners.
+
+    Raises:
+        ValueError: the shapes do not match, or (checked on the CPU only, because the check would
+            stall a GPU) a box has x2 < x1 or y2 < y1. A NaN from a diverged network passes, so
+            that the loss shows it.
+    """
+    pair = float32_pair(pred, target)
+    for name, boxes in zip(("predictions", "targets"), pair, strict=True):
+        if boxes.device.type == "cpu":
+            swapped = (boxes[:, 2:] < boxes[:, :2]).any(dim=1).nonzero().flatten()
+            if len(swapped):
+                row = int(swapped[0])
+                raise ValueError(
+                    f"{name} must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, got "
+                    f"{boxes[row].tolist()} in row {row}: convert (x, y, width, height) first"
+                )
+    return pair
+
+
 def absolute_errors(pred: Tensor, target: Tensor) -> Tensor:
     """Return |pred - target|, float32 (V, 4), see :func:`float32_pair` for arguments and errors."""
     pred, target = float32_pair(pred, target)

@@ -1,8 +1,8 @@
 """
 Losses of decoded boxes by their overlap, and the overlap itself.
 
-Boxes are (x1, y1, x2, y2) in pixels. The overlap of every pair is defined: a box without area, or
-with swapped corners, has no overlap.
+Boxes are (x1, y1, x2, y2) in pixels. The overlap of every pair is defined: a box without area has
+no overlap. Boxes with swapped corners are an error on a CPU, and have no overlap on a GPU.
 
 Shape shorthand:
     V: number of pairs
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .box_inputs import float32_pair
+from .box_inputs import xyxy_pair
 from .build import BOX_LOSS_REGISTRY, BoxLoss
 
 EPS = 1e-7
@@ -36,9 +36,9 @@ def elementwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         float32 (V,), in [0, 1]; 0 where a box has no area.
 
     Raises:
-        ValueError: the shapes do not match.
+        ValueError: the shapes do not match, or a box has swapped corners.
     """
-    intersection, union = _intersection_and_union(*float32_pair(boxes1, boxes2))
+    intersection, union = _intersection_and_union(*xyxy_pair(boxes1, boxes2))
     return intersection / union.clamp(min=EPS)
 
 
@@ -58,9 +58,9 @@ def iou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         float32 scalar; a differentiable 0 if there is no box.
 
     Raises:
-        ValueError: the shapes do not match.
+        ValueError: the shapes do not match, or a box has swapped corners.
     """
-    return iou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
+    return iou_loss_of_boxes(*xyxy_pair(pred_boxes, target_boxes)).sum()
 
 
 def giou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def giou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     (arXiv:1902.09630 alg. 2.) The interface is that of :func:`iou_loss`. Boxes without overlap
     also have a gradient, toward the target.
     """
-    return giou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
+    return giou_loss_of_boxes(*xyxy_pair(pred_boxes, target_boxes)).sum()
 
 
 def diou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def diou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     (arXiv:1911.08287 eq. 7.) The interface is that of :func:`iou_loss`. Boxes without overlap
     also have a gradient, which moves their centers together.
     """
-    return diou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
+    return diou_loss_of_boxes(*xyxy_pair(pred_boxes, target_boxes)).sum()
 
 
 def ciou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def ciou_loss(pred_boxes: Tensor, target_boxes: Tensor) -> Tensor:
     interface is that of :func:`iou_loss`. The loss adds the distance of the centers and the
     difference of the aspect ratios.
     """
-    return ciou_loss_of_boxes(*float32_pair(pred_boxes, target_boxes)).sum()
+    return ciou_loss_of_boxes(*xyxy_pair(pred_boxes, target_boxes)).sum()
 
 
 class BoxOverlapLoss(BoxLoss):
@@ -120,7 +120,7 @@ class IoULoss(BoxOverlapLoss):
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
-        return iou_loss_of_boxes(*float32_pair(pred, target))
+        return iou_loss_of_boxes(*xyxy_pair(pred, target))
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -133,7 +133,7 @@ class GIoULoss(BoxOverlapLoss):
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
-        return giou_loss_of_boxes(*float32_pair(pred, target))
+        return giou_loss_of_boxes(*xyxy_pair(pred, target))
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -146,7 +146,7 @@ class DIoULoss(BoxOverlapLoss):
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
-        return diou_loss_of_boxes(*float32_pair(pred, target))
+        return diou_loss_of_boxes(*xyxy_pair(pred, target))
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -159,7 +159,7 @@ class CIoULoss(BoxOverlapLoss):
     """
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
-        return ciou_loss_of_boxes(*float32_pair(pred, target))
+        return ciou_loss_of_boxes(*xyxy_pair(pred, target))
 
 
 def iou_loss_of_boxes(boxes1: Tensor, boxes2: Tensor) -> Tensor:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import PerClass, check_option, check_per_class
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .elementwise import alpha_balanced, per_anchor_of_terms
@@ -20,7 +19,7 @@ def class_balanced_focal_loss(
     logits: Tensor,
     labels: Tensor,
     *,
-    samples_per_class: Sequence[int],
+    samples_per_class: PerClass,
     cb_beta: float = 0.999,
     gamma: float = 2.0,
 ) -> Tensor:
@@ -39,7 +38,8 @@ def class_balanced_focal_loss(
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
         samples_per_class: K numbers >= 0, the objects of each class in the training set. A class
-            without objects is weighted like a class with one sample.
+            without objects is weighted like a class with one sample. A sequence, a tensor, an
+            array, or a mapping by class, such as a `Counter`.
         cb_beta: in [0, 1). With 0 all weights are equal. Near 1 they are inverse frequencies.
         gamma: focusing parameter, >= 0.
 
@@ -73,11 +73,11 @@ class ClassBalancedFocalLoss(ClassificationLoss):
 
     @configurable
     def __init__(
-        self, *, samples_per_class: Sequence[int] = (), cb_beta: float = 0.999, gamma: float = 2.0
+        self, *, samples_per_class: PerClass = (), cb_beta: float = 0.999, gamma: float = 2.0
     ) -> None:
         super().__init__()
-        self.samples_per_class = list(samples_per_class)
-        self.cb_beta = cb_beta
+        self.samples_per_class = check_per_class("samples_per_class", samples_per_class, low=0)
+        self.cb_beta = check_option("cb_beta", cb_beta, low=0, high=1, open_high=True)
         self.gamma = check_option("gamma", gamma, low=0)
         self.weights: Tensor
         weights = effective_number_weights(samples_per_class, cb_beta)
@@ -91,7 +91,7 @@ class ClassBalancedFocalLoss(ClassificationLoss):
         )
 
 
-def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -> Tensor:
+def effective_number_weights(samples_per_class: PerClass, cb_beta: float) -> Tensor:
     """
     Compute the weight of each class.
 
@@ -101,11 +101,12 @@ def effective_number_weights(samples_per_class: Sequence[int], cb_beta: float) -
     Raises:
         IllegalOptionError: cb_beta is not in [0, 1), or a number of samples is negative.
     """
-    check_option("cb_beta", cb_beta, low=0, high=1, open_high=True)
-    for samples in samples_per_class:
-        check_option("samples_per_class", samples, low=0)
-    log_beta = math.log(cb_beta) if cb_beta > 0 else -math.inf
-    inverse = [-1 / math.expm1(max(samples, 1) * log_beta) for samples in samples_per_class]
+    beta = check_option("cb_beta", cb_beta, low=0, high=1, open_high=True)
+    log_beta = math.log(beta) if beta > 0 else -math.inf
+    inverse = [
+        -1 / math.expm1(max(samples, 1) * log_beta)
+        for samples in check_per_class("samples_per_class", samples_per_class, low=0)
+    ]
     weights = torch.tensor(inverse, dtype=torch.float64)
     return (weights / weights.mean()).float()
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import PerClass, check_option, check_per_class
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .one_vs_rest import check_one_per_class, one_vs_rest
@@ -18,7 +16,7 @@ def equalization_loss(
     logits: Tensor,
     labels: Tensor,
     *,
-    samples_per_class: Sequence[int],
+    samples_per_class: PerClass,
     threshold: float = 1.76e-3,
 ) -> Tensor:
     """
@@ -35,7 +33,8 @@ def equalization_loss(
     Args:
         logits: (..., K), any floating dtype; computed in float32.
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
-        samples_per_class: K numbers >= 0, the objects of each class in the training set.
+        samples_per_class: K numbers >= 0, the objects of each class in the training set. A
+            sequence, a tensor, an array, or a mapping by class, such as a `Counter`.
         threshold: lambda, in [0, 1]; 0 gives cross entropy. The default is the paper's, for shares
             of images. The share of objects of the same class can be smaller or larger.
 
@@ -66,12 +65,10 @@ class EqualizationLoss(ClassificationLoss):
     }
 
     @configurable
-    def __init__(
-        self, *, samples_per_class: Sequence[int] = (), threshold: float = 1.76e-3
-    ) -> None:
+    def __init__(self, *, samples_per_class: PerClass = (), threshold: float = 1.76e-3) -> None:
         super().__init__()
-        self.samples_per_class = list(samples_per_class)
-        self.threshold = threshold
+        self.samples_per_class = check_per_class("samples_per_class", samples_per_class, low=0)
+        self.threshold = check_option("threshold", threshold, low=0, high=1)
         self.rare: Tensor
         self.register_buffer("rare", _find_rare(samples_per_class, threshold), persistent=False)
 
@@ -81,18 +78,17 @@ class EqualizationLoss(ClassificationLoss):
         return _per_anchor(logits, labels, self.rare, key=self.key_of("samples_per_class"))
 
 
-def _find_rare(samples_per_class: Sequence[int], threshold: float) -> Tensor:
+def _find_rare(samples_per_class: PerClass, threshold: float) -> Tensor:
     """Return the mask of the rare classes, bool (K,)."""
-    check_option("threshold", threshold, low=0, high=1)
-    for samples in samples_per_class:
-        check_option("samples_per_class", samples, low=0)
-    of_classes = torch.tensor(list(samples_per_class), dtype=torch.float64)
+    samples = check_per_class("samples_per_class", samples_per_class, low=0)
+    of_classes = torch.tensor(samples, dtype=torch.float64)
+    threshold = check_option("threshold", threshold, low=0, high=1)
     return of_classes < threshold * of_classes.sum()
 
 
 def _per_anchor(logits: Tensor, labels: Tensor, rare: Tensor, key: str | None = None) -> Tensor:
     rare = check_one_per_class("samples_per_class", rare, logits, key=key)
-    is_object = ((labels >= 0) & (labels != logits.shape[-1])).unsqueeze(-1)
+    is_object = ((labels != -1) & (labels != logits.shape[-1])).unsqueeze(-1)
     loss = one_vs_rest(
         logits,
         labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, check_option
+from ..checks import check_count, check_finite, check_option
 from ..ops import Terms
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
@@ -87,11 +87,11 @@ class EqualizationLossV2(ClassificationLoss):
         self, *, num_classes: int = 80, gamma: float = 12.0, mu: float = 0.8, alpha: float = 4.0
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = check_count("num_classes", num_classes, low=1)
         self.gamma = check_option("gamma", gamma, low=0)
         self.mu = check_finite("mu", mu)
         self.alpha = check_option("alpha", alpha, low=0)
-        self.gradients = GradientRatio(num_classes, initial=BALANCED)
+        self.gradients = GradientRatio(self.num_classes, initial=BALANCED)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import check_count, check_option
 from ..ops import Point
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
@@ -91,11 +91,11 @@ class EqualizedFocalLoss(ClassificationLoss):
         scale: float = 8.0,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = check_count("num_classes", num_classes, low=1)
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0, open_low=True)
         self.scale = check_option("scale", scale, low=0)
-        self.gradients = GradientRatio(num_classes, initial=1.0)
+        self.gradients = GradientRatio(self.num_classes, initial=1.0)
 
     @property
     def gamma_of_classes(self) -> Tensor:

@@ -73,9 +73,9 @@ class GHMLoss(ClassificationLoss):
             momentum: weight of the previous counts, in [0, 1).
         """
         super().__init__()
-        self.bins = bins
-        self.momentum = momentum
         self.density = GradientDensity(bins=bins, momentum=momentum)
+        self.bins = self.density.bins
+        self.momentum = self.density.momentum
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None

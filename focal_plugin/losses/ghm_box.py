@@ -79,9 +79,9 @@ class GHMBoxLoss(BoxLoss):
         """
         super().__init__()
         self.mu = check_option("mu", mu, low=MIN_MU)
-        self.bins = bins
-        self.momentum = momentum
         self.density = GradientDensity(bins=bins, momentum=momentum)
+        self.bins = self.density.bins
+        self.momentum = self.density.momentum
 
     def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
         return _per_box(absolute_errors(pred, target), self.mu, self.density.weights)

@@ -67,8 +67,8 @@ class GradientDensity(nn.Module):
         self.momentum = check_option("momentum", momentum, low=0, high=1, open_high=True)
         self.mean: Tensor
         self.evidence: Tensor
-        self.register_buffer("mean", torch.zeros(bins))
-        self.register_buffer("evidence", torch.zeros(bins))  # 1 - momentum^steps
+        self.register_buffer("mean", torch.zeros(self.bins))
+        self.register_buffer("evidence", torch.zeros(self.bins))  # 1 - momentum^steps
 
     @torch.no_grad()
     def weights(self, norms: Tensor, valid: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class GradientRatio(nn.Module):
             IllegalOptionError: num_classes is not an integer >= 1.
         """
         super().__init__()
-        check_count("num_classes", num_classes, low=1)
+        num_classes = check_count("num_classes", num_classes, low=1)
         self.initial = initial
         self.positive: Tensor
         self.negative: Tensor

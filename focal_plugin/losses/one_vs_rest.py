@@ -12,13 +12,13 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..checks import IllegalOptionError, check_labels, check_number, check_option
+from ..checks import IllegalOptionError, PerClass, check_labels, check_number, check_per_class
 
 ALPHA_OFF = -1
 """Value of "no alpha" in Detectron2 and fvcore, where None is not available."""
@@ -134,24 +134,31 @@ def check_alpha(alpha: float | None) -> float | None:
     Raises:
         IllegalOptionError: alpha is neither disabled nor in [0, 1].
     """
-    if alpha is None or alpha == ALPHA_OFF:
+    if alpha is None:
         return None
-    check_number("alpha", alpha)
-    if not 0 <= alpha <= 1:
+    try:
+        number = check_number("alpha", alpha)
+    except IllegalOptionError as error:
+        raise IllegalOptionError(
+            "alpha",
+            f"{error.requirement}; class_alpha of the sigmoid and the softmax focal loss has one "
+            "number for each class",
+        ) from None
+    if number == ALPHA_OFF:
+        return None
+    if not 0 <= number <= 1:
         raise IllegalOptionError("alpha", f"must be in [0, 1], or -1 for off, got {alpha}")
-    return alpha
+    return number
 
 
-def check_class_alpha(class_alpha: Sequence[float]) -> Tensor:
+def check_class_alpha(class_alpha: PerClass) -> Tensor:
     """
     Return the same numbers as float32, each in [0, 1].
 
     Raises:
-        IllegalOptionError: a number is outside [0, 1].
+        IllegalOptionError: a number is outside [0, 1], or there is not one for each class.
     """
-    for alpha in class_alpha:
-        check_option("class_alpha", alpha, low=0, high=1)
-    return torch.tensor(list(class_alpha), dtype=torch.float32)
+    return torch.tensor(check_per_class("class_alpha", class_alpha, low=0, high=1))
 
 
 def check_one_per_class(
@@ -204,7 +211,7 @@ def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -
     if quality is None or quality.shape != labels.shape:
         shape = None if quality is None else tuple(quality.shape)
         raise ValueError(f"quality must be {tuple(labels.shape)} like labels, got {shape}")
-    has_class = (labels >= 0) & (labels != num_classes)
+    has_class = (labels != -1) & (labels != num_classes)
     quality = quality.detach().float().masked_fill(~has_class, 0.0)
     if quality.device.type == "cpu" and ((quality < 0) | (quality > 1)).any():
         raise ValueError("quality must be in [0, 1] where the label is a class")

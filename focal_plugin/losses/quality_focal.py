@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..checks import IllegalOptionError
+from ..checks import IllegalOptionError, check_number
 from ..ops import Formula, Point, Terms
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
@@ -99,6 +99,7 @@ def _terms(beta: float) -> Terms:
 
 
 def _check_beta(beta: float) -> float:
-    if not (beta == 0 or 1 <= beta < float("inf")):
+    number = check_number("beta", beta)
+    if not (number == 0 or 1 <= number < float("inf")):
         raise IllegalOptionError("beta", f"must be 0 or >= 1, got {beta}")
-    return beta
+    return number

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import PerClass, check_option
 from ..ops import Formula, Point, Terms, apply_formula, check_impl
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
@@ -22,7 +21,7 @@ def sigmoid_focal_loss(
     alpha: float | None = 0.25,
     gamma: float = 2.0,
     label_smoothing: float = 0.0,
-    class_alpha: Sequence[float] = (),
+    class_alpha: PerClass = (),
     impl: str = "auto",
 ) -> Tensor:
     """
@@ -41,7 +40,8 @@ def sigmoid_focal_loss(
         label_smoothing: s in [0, 1). The targets of the cross entropy become 1 - s/2 and s/2;
             (1 - p_t)^gamma and alpha_t keep the hard label.
         class_alpha: K numbers in [0, 1], one alpha per class, which replace ``alpha``: logit k
-            weights its positives by alpha_k and its negatives by 1 - alpha_k. Empty disables it.
+            weights its positives by alpha_k and its negatives by 1 - alpha_k. A sequence, a tensor,
+            an array, or a mapping by class. Empty disables it.
         impl: "cpp" (CPU), "triton" (CUDA), "eager" (PyTorch operations), or "auto", the fastest
             available one, see :func:`~focal_plugin.ops.dense_loss`.
 
@@ -61,11 +61,12 @@ def sigmoid_focal_loss(
         Many tutorials show gamma = 0.5 without alpha, for one class, from log(sigmoid(x)). That is
         this loss with alpha=None and gamma=0.5, wherever it is defined (-88 < x < 16.6).
     """
-    check_option("label_smoothing", label_smoothing, low=0, high=1, open_high=True)
-    formula = Focal(check_option("gamma", gamma, low=0), label_smoothing)
+    smoothing = check_option("label_smoothing", label_smoothing, low=0, high=1, open_high=True)
+    formula = Focal(check_option("gamma", gamma, low=0), smoothing)
     weight: float | Tensor | None = check_alpha(alpha)
-    if len(class_alpha):
-        weight = check_one_per_class("class_alpha", check_class_alpha(class_alpha), logits)
+    of_classes = check_class_alpha(class_alpha)
+    if len(of_classes):
+        weight = check_one_per_class("class_alpha", of_classes, logits)
     return sum_of_terms(logits, labels, alpha_balanced(formula, weight), impl=check_impl(impl))
 
 
@@ -92,7 +93,7 @@ class SigmoidFocalLoss(ElementwiseLoss):
         alpha: float | None = 0.25,
         gamma: float = 2.0,
         label_smoothing: float = 0.0,
-        class_alpha: Sequence[float] = (),
+        class_alpha: PerClass = (),
         impl: str = "auto",
     ) -> None:
         super().__init__()

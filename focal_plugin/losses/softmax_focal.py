@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import PerClass, check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .one_vs_rest import check_alpha, check_class_alpha, check_one_per_class
@@ -21,7 +20,7 @@ def softmax_focal_loss(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
-    class_alpha: Sequence[float] = (),
+    class_alpha: PerClass = (),
 ) -> Tensor:
     """
     Compute the softmax focal loss, summed over all anchors that are not ignored.
@@ -37,7 +36,7 @@ def softmax_focal_loss(
             weights to 1.
         gamma: focusing parameter, >= 0; 0 gives softmax cross entropy.
         class_alpha: K+1 numbers in [0, 1], background last: alpha_c of each class, which replace
-            ``alpha``. Empty disables it.
+            ``alpha``. A sequence, a tensor, an array, or a mapping by class. Empty disables it.
 
     Returns:
         float32 scalar; a differentiable 0 if every anchor is ignored.
@@ -51,8 +50,9 @@ def softmax_focal_loss(
     """
     gamma = check_option("gamma", gamma, low=0)
     weight: float | Tensor | None = check_alpha(alpha)
-    if len(class_alpha):
-        weight = check_class_alpha(class_alpha)
+    of_classes = check_class_alpha(class_alpha)
+    if len(of_classes):
+        weight = of_classes
     return _per_anchor(logits, labels, weight, gamma).sum()
 
 
@@ -78,7 +78,7 @@ class SoftmaxFocalLoss(ClassificationLoss):
         *,
         alpha: float | None = 0.25,
         gamma: float = 2.0,
-        class_alpha: Sequence[float] = (),
+        class_alpha: PerClass = (),
     ) -> None:
         super().__init__()
         self.alpha = check_alpha(alpha)

@@ -138,7 +138,7 @@ class Miner(ConfigurableModule):
                 CPU only) a label is outside -1..K.
         """
         given = boxes if isinstance(boxes, Tensor) else None
-        check_inputs(loss, labels, given, num_classes=self.num_classes)
+        labels = check_inputs(loss, labels, given, num_classes=self.num_classes)
         boxes_of = _boxes_of(boxes) if isinstance(boxes, Tensor) else boxes
         if self.needs_boxes and boxes_of is None:
             raise ValueError(f"{type(self).__name__} requires boxes (N, R, 4), got None")

@@ -19,9 +19,9 @@ def check_num_classes(value: int | None) -> int | None:
 
 def check_inputs(
     loss: Tensor, labels: Tensor, boxes: Tensor | None = None, *, num_classes: int | None = None
-) -> None:
+) -> Tensor:
     """
-    Raise an error if the tensors of a miner do not match.
+    Return the labels, as in :func:`check_labels`, if the tensors of a miner match.
 
     Raises:
         ValueError: the shapes do not match, labels are not integers, or a label is outside
@@ -37,4 +37,4 @@ def check_inputs(
             f"boxes must be {(*labels.shape, 4)} with labels {tuple(labels.shape)}, "
             f"got {tuple(boxes.shape)}"
         )
-    check_labels(labels, num_classes=num_classes)
+    return check_labels(labels, num_classes=num_classes)

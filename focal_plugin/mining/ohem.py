@@ -83,11 +83,11 @@ def ohem_keep_mask(
         for the scales 1, 2^(1/3) and 2^(2/3). The IoU of adjacent scales at one location is .63. A
         threshold of .5 therefore removes all of them, and a threshold of .7 removes few.
     """
-    check_inputs(loss, labels, boxes, num_classes=check_num_classes(num_classes))
-    check_count("num_keep", num_keep, low=1)
-    check_option("nms_thresh", nms_thresh, low=0, high=1)
-    check_count("pre_nms_topk", pre_nms_topk, low=1)
-    check_count("empty_image_negatives", empty_image_negatives, low=0)
+    labels = check_inputs(loss, labels, boxes, num_classes=check_num_classes(num_classes))
+    num_keep = check_count("num_keep", num_keep, low=1)
+    nms_thresh = check_option("nms_thresh", nms_thresh, low=0, high=1)
+    pre_nms_topk = check_count("pre_nms_topk", pre_nms_topk, low=1)
+    empty_image_negatives = check_count("empty_image_negatives", empty_image_negatives, low=0)
     candidates = labels != -1
     if boxes is not None:
         candidates = survivors_of_nms(

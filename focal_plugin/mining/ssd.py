@@ -43,7 +43,7 @@ def ssd_keep_mask(
     Raises:
         ValueError: an option is outside its legal range, or the shapes do not match.
     """
-    check_inputs(loss, labels, num_classes=check_num_classes(num_classes))
+    labels = check_inputs(loss, labels, num_classes=check_num_classes(num_classes))
     positives = positive_mask(labels, num_classes=num_classes)
     return with_hard_negatives(
         loss,

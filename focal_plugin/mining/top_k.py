@@ -35,7 +35,7 @@ def top_k_keep_mask(loss: Tensor, labels: Tensor, *, num_keep: int = 128) -> Ten
     Raises:
         ValueError: an option is outside its legal range, or the shapes do not match.
     """
-    check_inputs(loss, labels)
+    labels = check_inputs(loss, labels)
     return highest(loss, labels != -1, check_count("num_keep", num_keep, low=1))
 
 

@@ -15,6 +15,7 @@ from .roi_heads import (
 )
 from .rpn import FocalRPN
 from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
+from .test_time_augmentation import build_tta, check_tta
 
 __all__ = [
     "RETINANET_HEAD_REGISTRY",
@@ -32,6 +33,8 @@ __all__ = [
     "build_normalizer",
     "build_retinanet_head",
     "build_small_resnet_fpn_backbone",
+    "build_tta",
+    "check_tta",
     "knows_crowds",
     "loses_crowds",
 ]

@@ -18,12 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_choice
+from .unused_keys import refuse_unused
 
 TOP_BLOCKS = ("res5", "p5", "maxpool", "")
 """Legal values of `MODEL.FOCAL.FPN.TOP_BLOCK`."""
 
 TOP_LEVELS = (2, 1)
 """Legal values of `MODEL.FOCAL.FPN.TOP_LEVELS`."""
+
+_RESNET_STAGES = 4  # res2 to res5, at every depth
+
+_READ_BY_SMALL_RESNET = {
+    f"MODEL.RESNETS.{name}" for name in ("STEM_OUT_CHANNELS", "NORM", "OUT_FEATURES")
+}
 
 
 @BACKBONE_REGISTRY.register()
@@ -44,8 +51,10 @@ def build_focal_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
     ("res5" is that of arXiv:1708.02002 section 4, note 2, "maxpool" that of arXiv:1612.03144.)
 
     Raises:
-        ValueError: `MODEL.FOCAL.FPN.TOP_BLOCK` or `TOP_LEVELS` has another value.
+        ValueError: `MODEL.FOCAL.FPN.TOP_BLOCK`, `TOP_LEVELS` or `MODEL.BACKBONE.FREEZE_AT` has
+            another value.
     """
+    _freeze_at(cfg, num_stages=_RESNET_STAGES)  # stock's ResNet accepts every number
     return _build_fpn(cfg, build_resnet_backbone(cfg, input_shape))
 
 
@@ -56,13 +65,20 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
 
     It reads `MODEL.FOCAL.SMALL_RESNET.WIDTHS` (channels of the stages res2, res3, ...) and
     `MODEL.FOCAL.FPN.{TOP_BLOCK, TOP_LEVELS}` like :func:`build_focal_resnet_fpn_backbone`. Of
-    Detectron2's own keys it reads `MODEL.RESNETS.{STEM_OUT_CHANNELS, NORM, OUT_FEATURES}` and
-    `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
+    Detectron2's own keys it reads `MODEL.RESNETS.{STEM_OUT_CHANNELS, NORM, OUT_FEATURES}`,
+    `MODEL.BACKBONE.FREEZE_AT` and `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`. The
+    other keys of `MODEL.RESNETS` must have their defaults, because its basic blocks have no such
+    options.
 
     Raises:
         ValueError: there is no width, a width is not positive or equals that of the previous stage,
-            or `TOP_BLOCK` or `TOP_LEVELS` is illegal.
+            or `TOP_BLOCK`, `TOP_LEVELS`, `FREEZE_AT` or another key is illegal.
     """
+    refuse_unused(
+        cfg,
+        {f"MODEL.RESNETS.{name}" for name in cfg.MODEL.RESNETS} - _READ_BY_SMALL_RESNET,
+        by="MODEL.BACKBONE.NAME",
+    )
     widths = cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS
     if not widths or min(widths) <= 0:
         raise ValueError(
@@ -87,7 +103,13 @@ def build_small_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
         )
         for index, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
     ]
-    return _build_fpn(cfg, ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES))
+    resnet = ResNet(
+        stem,
+        stages,
+        out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
+        freeze_at=_freeze_at(cfg, num_stages=len(stages)),
+    )
+    return _build_fpn(cfg, resnet)
 
 
 class LastLevelSubsample(nn.Module):
@@ -136,6 +158,17 @@ class LastLevelP6(LastLevelP6P7):
     def forward(self, feature: Tensor) -> list[Tensor]:
         """Compute P6: (N, C, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
         return [self.p6(feature)]
+
+
+def _freeze_at(cfg: CfgNode, *, num_stages: int) -> int:
+    """Return the number of stages to freeze, the stem included."""
+    freeze_at: int = cfg.MODEL.BACKBONE.FREEZE_AT
+    if not 0 <= freeze_at <= num_stages + 1:
+        raise ValueError(
+            f"MODEL.BACKBONE.FREEZE_AT must be in 0 (nothing is frozen) to {num_stages + 1} (stem "
+            f"and {num_stages} stages), got {freeze_at}"
+        )
+    return freeze_at
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:

@@ -33,6 +33,7 @@ from ..losses import (
 from ..losses.build import stock_box_loss
 from ..registry import configurable
 from .config_scopes import ROI_HEADS
+from .unused_keys import warn_of_replaced
 
 CLS_NORMALIZERS = ("rois", "foreground")
 """Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER`."""
@@ -127,6 +128,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        warn_of_replaced(
+            cfg, {"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.NAME"}
+        )
         named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         return {
             **super().from_config(cfg, input_shape),

@@ -39,6 +39,7 @@ from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, PerImageNormalizer, build_normalizer
+from .unused_keys import warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
 """Legal values of `MODEL.FOCAL.ANCHOR_LABELS.CROWD`."""
@@ -111,6 +112,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        warn_of_replaced(cfg, {"MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.BOX_LOSS.NAME"})
         check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
             stock = super().from_config(cfg)

@@ -36,6 +36,7 @@ from ..registry import configurable
 from .config_scopes import ROI_HEADS
 from .fast_rcnn import FocalFastRCNNOutputLayers
 from .matcher import split_crowds
+from .unused_keys import warn_of_replaced
 
 _SCRIPT_CONSTANTS = {"mask_on": torch.jit.Final[bool], "keypoint_on": torch.jit.Final[bool]}
 """Annotations for TorchScript. Detectron2 has them on its class, and subclasses do not inherit."""
@@ -132,6 +133,7 @@ class _TrainsOnHardRoIs(StandardROIHeads):
     def from_config(  # type: ignore[override]  # like StandardROIHeads, unlike its own base
         cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
     ) -> dict[str, Any]:
+        warn_of_replaced(cfg, {"MODEL.ROI_HEADS.POSITIVE_FRACTION": "MODEL.ROI_HEADS.NAME"})
         return {
             **super().from_config(cfg, input_shape),
             "miner": build_miner(cfg, ROI_HEADS),

@@ -49,6 +49,7 @@ from .normalizer import (
     SampleSizeNormalizer,
     build_normalizer,
 )
+from .unused_keys import warn_of_replaced
 
 _STOCK: Mapping[str, Any] = {
     "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
@@ -94,6 +95,12 @@ MATCHED = ("all", "inside")
 
 SAMPLING = ("random", "all")
 """Legal values of `MODEL.FOCAL.RPN.MINING.NAME`, besides the name of a miner."""
+
+_REPLACED = {
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.RPN.BOX_LOSS.NAME",
+    "MODEL.RPN.BBOX_REG_WEIGHTS": "MODEL.FOCAL.RPN.TARGET_STD",
+    "MODEL.RPN.POSITIVE_FRACTION": "MODEL.FOCAL.RPN.MINING.NAME",
+}
 
 METRIC_THRESHOLDS = (0.5, 0.2, 0.1)
 
@@ -176,6 +183,7 @@ class FocalRPN(DenseLossMixin, RPN):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         cfg = with_style(cfg)
+        warn_of_replaced(cfg, _REPLACED)
         rpn = cfg.MODEL.FOCAL.RPN
         ret = super().from_config(cfg, input_shape)
         for loss, node in {"loss_rpn_cls": "CLS_LOSS", "loss_rpn_loc": "BOX_LOSS"}.items():

@@ -149,19 +149,22 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        factor = ctx.scale * upstream
-        if ctx.gradients is not None:
-            # Handed over: changes by the receiver must not affect another backward pass
-            gradients, ctx.gradients = ctx.gradients, None
-            if upstream != 1:
-                for gradient in gradients:
-                    gradient.mul_(upstream)
-        else:
-            gradients = [
-                ctx.evaluate(Block(logits, *anchors), ctx.terms, factor)[1]
-                for anchors, logits in zip(ctx.anchors, ctx.saved_tensors, strict=True)
-            ]
-        return (None, None, None, None, *gradients)
+        # Handed over: changes by the receiver must not affect another backward pass
+        gradients, ctx.gradients = ctx.gradients, None
+        # Half precision is rounded after a factor, such as a loss scale that prevents underflow
+        if gradients is None or (upstream != 1 and any(x.element_size() < 4 for x in gradients)):
+            return None, None, None, None, *_Sum._gradients(ctx, ctx.scale * upstream)
+        if upstream != 1:
+            for gradient in gradients:
+                gradient.mul_(upstream)
+        return None, None, None, None, *gradients
+
+    @staticmethod
+    def _gradients(ctx: Any, factor: Tensor) -> list[Tensor | None]:
+        return [
+            ctx.evaluate(Block(logits, *anchors), ctx.terms, factor)[1]
+            for anchors, logits in zip(ctx.anchors, ctx.saved_tensors, strict=True)
+        ]
 
 
 class _PerAnchor(torch.autograd.Function):

@@ -47,8 +47,8 @@ class Terms:
     def weights(self, num_classes: int, device: torch.device) -> Tensor:
         """Return the weights, float32 (2, K): row 0 for positives, row 1 for negatives."""
         weights = torch.empty(2, num_classes, device=device)
-        weights[0] = self.positive_weight
-        weights[1] = self.negative_weight
+        for row, weight in enumerate((self.positive_weight, self.negative_weight)):
+            weights[row] = weight if isinstance(weight, Tensor) else float(weight)
         return weights
 
 

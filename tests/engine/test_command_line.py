@@ -3,12 +3,7 @@ import torch
 
 from focal_plugin import get_cfg
 from focal_plugin.data import count_objects
-from focal_plugin.engine import (
-    CheckpointError,
-    argument_parser,
-    checkpoint_options,
-    refusals_in_words,
-)
+from focal_plugin.engine import argument_parser, checkpoint_options
 from focal_plugin.engine.command_line import count_samples_per_class, settle_seed
 from focal_plugin.losses import build_cls_loss
 
@@ -88,18 +83,6 @@ def test_a_resumed_run_takes_the_seed_that_it_has_drawn(cfg, tmp_path):
     cfg.SEED = -1
     settle_seed(cfg, resume=False)
     assert cfg.SEED != 123
-
-
-def test_a_refusal_ends_with_a_message(capsys):
-    with pytest.raises(SystemExit) as end, refusals_in_words():
-        raise CheckpointError("model.pth is empty")
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "CheckpointError: model.pth is empty\n"
-
-
-def test_an_internal_error_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="oops"), refusals_in_words():
-        raise RuntimeError("oops")
 
 
 def test_flags_become_options_of_a_checkpointer():

@@ -11,7 +11,8 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.coco import COCO
@@ -22,6 +23,7 @@ from focal_plugin import get_cfg
 from focal_plugin.engine import Trainer, evaluation
 from focal_plugin.engine.evaluation import (
     FasterCOCOEvaluator,
+    NumberedCOCOEvaluator,
     agrees_with_pycocotools,
     build_coco_evaluator,
     evaluator_in_use,
@@ -331,6 +333,12 @@ def changed(truth, detections, key, value):
         ("id", 1.5, False),
         ("id", 0, True),
         ("images.id", "a.png", False),
+        ("images.id", 1.0, False),
+        ("images.id", 2**53 + 1, False),
+        ("images.id", 10**400, False),
+        ("bbox", [0, 0, 1e39, 3], False),
+        ("bbox", [0, 0, 10**400, 3], False),
+        ("area", 10**400, False),
         ("area", None, False),
         ("area", "30", False),
         ("area", float("nan"), False),
@@ -354,28 +362,61 @@ def test_faster_coco_eval_is_used_only_on_supported_data(key, value, agrees):
     assert agrees_with_pycocotools(coco, detections) == agrees
 
 
+IMAGE_IDS = {
+    "names": lambda i: f"{i:03}.png",
+    "negative": lambda i: -i,
+    "beyond float64": lambda i: 2**60 + i,
+    "1,300 bits": lambda i: 10**400 + i,
+}
+
+
 @needs_faster_coco_eval
-@pytest.mark.parametrize("kind", ["negative ids", "names as ids of images"])
+@pytest.mark.parametrize("change", IMAGE_IDS)
 def test_on_other_data_the_stock_evaluator_is_used_and_logged(
-    register, tmp_path, monkeypatch, kind
+    register, tmp_path, monkeypatch, change
 ):
     truth, detections = random_case(2)
-    if kind == "negative ids":
-        for annotation in truth["annotations"]:
-            annotation["id"] *= -1
-    else:
-        for entry in truth["images"]:
-            entry["id"] = f"{entry['id']:03}.png"
-        for entry in [*truth["annotations"], *detections]:
-            entry["image_id"] = f"{entry['image_id']:03}.png"
+    change = IMAGE_IDS[change]
+    for entry in truth["images"]:
+        entry["id"] = change(entry["id"])
+    for entry in [*truth["annotations"], *detections]:
+        entry["image_id"] = change(entry["image_id"])
     log = Log()
     monkeypatch.setattr(evaluation, "logger", log)
-    monkeypatch.setattr(evaluation, "has_compiled_ops", lambda: False)  # it also fails on -1
     stock, ours = both(truth, detections, register, tmp_path)
     assert stock.results["bbox"]["AP"] > 0
     assert_same(ours.results, stock.results)
     assert len(log.messages) == 1
     assert log.messages[0].startswith("cases: faster-coco-eval is not used")
+
+
+ANNOTATION_IDS = {
+    "text": lambda i: f"a{i}",
+    "from 0": lambda i: i - 1,
+    "negative": lambda i: -i,
+    "floats": float,
+    "64 bits": lambda i: 2**64 - i,
+    "1,300 bits": lambda i: 10**400 + i,
+}
+
+
+@pytest.mark.parametrize("evaluator", [FasterCOCOEvaluator, NumberedCOCOEvaluator])
+@pytest.mark.parametrize("change", ANNOTATION_IDS)
+def test_the_result_does_not_depend_on_the_ids_of_annotations(
+    register, tmp_path, evaluator, change
+):
+    if evaluator is FasterCOCOEvaluator and not doctor.has_faster_coco_eval():
+        pytest.skip("faster-coco-eval is not installed")
+    truth, detections = random_case(3)
+    results = []
+    for of in (lambda i: i, ANNOTATION_IDS[change]):
+        annotations = [{**x, "id": of(x["id"])} for x in truth["annotations"]]
+        changed_truth = {**truth, "annotations": annotations}
+        classes = register(changed_truth)
+        run = Evaluated(evaluator("cases", str(tmp_path)), changed_truth, detections, classes)
+        results.append(run.results)
+    assert results[0]["bbox"]["AP"] > 0
+    assert_same(results[1], results[0])
 
 
 # Choice of the implementation
@@ -400,7 +441,7 @@ def test_without_it_the_evaluator_is_the_stock_one(
     )
     monkeypatch.setattr(evaluation, "has_compiled_ops", lambda: compiled)
     evaluator = build_coco_evaluator("tiny_shapes", str(tmp_path))
-    assert type(evaluator) is COCOEvaluator
+    assert type(evaluator) is NumberedCOCOEvaluator
     assert evaluator._use_fast_impl is compiled
     assert evaluator_in_use() == ("detectron2, compiled" if compiled else "pycocotools")
 
@@ -417,7 +458,7 @@ def test_the_implementation_is_logged_once(tiny_shapes, tmp_path, monkeypatch, c
     compiled = "detectron2, compiled" if doctor.has_compiled_ops() else "pycocotools"
     expected = f"faster-coco-eval {version('faster-coco-eval')}" if installed else compiled
     assert said == [f"Box AP is computed by {expected}"]
-    assert kinds == {FasterCOCOEvaluator if installed else COCOEvaluator}
+    assert kinds == {FasterCOCOEvaluator if installed else NumberedCOCOEvaluator}
 
 
 class FindsHalf(nn.Module):
@@ -453,3 +494,30 @@ def test_the_trainer_evaluates_as_pycocotools_does(tiny_shapes, tmp_path):
     for name, value in zip(names, expected[:6], strict=True):
         assert results[name] == pytest.approx(value if value >= 0 else np.nan, nan_ok=True)
     assert {f"AP-{category['name']}" for category in truth["categories"]} <= set(results)
+
+
+def test_each_of_two_test_sets_has_its_own_folder_and_the_first_is_the_result(
+    tiny_shapes, tmp_path
+):
+    truth = json.loads((tiny_shapes / "annotations.json").read_text())
+    half = {**truth, "annotations": truth["annotations"][: len(truth["annotations"]) // 2]}
+    (tmp_path / "half.json").write_text(json.dumps(half))
+    other = "half/../of it"  # any text is a legal name
+    register_coco_instances(other, {}, str(tmp_path / "half.json"), str(tiny_shapes / "images"))
+    cfg = load(ROOT / "configs/quick_schedules/retinanet_small_instant_test.yaml")
+    cfg.DATALOADER.NUM_WORKERS, cfg.OUTPUT_DIR = 0, str(tmp_path / "out")
+    try:
+        cfg.DATASETS.TEST = ("tiny_shapes", other)
+        results = Trainer.test(cfg, FindsHalf(truth))
+        cfg.DATASETS.TEST = (other,)
+        alone = Trainer.test(cfg, FindsHalf(truth))
+    finally:
+        DatasetCatalog.remove(other)
+        MetadataCatalog.remove(other)
+    assert list(results) == ["bbox", "tiny_shapes", other]
+    assert results["bbox"] == pytest.approx(results["tiny_shapes"]["bbox"], nan_ok=True)
+    assert results[other]["bbox"] == pytest.approx(alone["bbox"], nan_ok=True)
+    assert results[other]["bbox"]["AP"] != results["bbox"]["AP"]
+    files = sorted(tmp_path.glob("out/**/coco_instances_results.json"))
+    folders = [str(file.parent.relative_to(tmp_path / "out")) for file in files]
+    assert folders == ["inference", "inference/half%2F..%2Fof%20it", "inference/tiny_shapes"]

@@ -1,11 +1,13 @@
 """Differences of our trainer from Detectron2's; tests/faults contains whole runs."""
 
+import json
 import re
 from pathlib import Path
 
 import detectron2
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 
 from focal_plugin import get_cfg
@@ -14,6 +16,7 @@ from focal_plugin.engine.amp import amp_precision
 from focal_plugin.engine.nonfinite import NonFiniteError
 
 from ..conftest import ROOT
+from ..each import each
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +43,64 @@ def test_the_compiled_evaluator_is_used_only_if_available(tiny_shapes, tmp_path)
     evaluator = Trainer.build_evaluator(cfg, "tiny_shapes")
     assert evaluator._use_fast_impl == any(Path(detectron2.__path__[0]).glob("_C*.so"))
     assert evaluator._output_dir == str(tmp_path / "inference")
+
+
+AUGMENTED = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (96,))
+
+
+@each("file", [CONFIG, TWO_STAGE])
+def test_an_evaluation_with_augmentation_follows_the_last_one(cfg, file):
+    cfg.merge_from_file(str(file))
+    cfg.merge_from_list(["DATASETS.TRAIN", ("tiny_shapes",), "DATASETS.TEST", ("tiny_shapes",)])
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 2])
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 5
+    cfg.merge_from_list([*AUGMENTED, "TEST.EXPECTED_RESULTS", [["bbox_TTA", "AP", 0.0, 100.0]]])
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / file.stem)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    results = trainer.train()
+    assert list(results) == ["bbox", "bbox_TTA"]
+    metrics = json.loads(Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()[-1])
+    for task in results:
+        assert metrics[f"{task}/AP"] == pytest.approx(results[task]["AP"])
+    for folder in ("inference", "inference_TTA"):
+        assert Path(cfg.OUTPUT_DIR, folder, "coco_instances_results.json").is_file()
+    assert trainer.model.training
+
+
+def test_each_dataset_has_its_results_and_its_folder_with_augmentation(cfg, tmp_path):
+    DatasetCatalog.register("again", lambda: DatasetCatalog.get("tiny_shapes"))
+    MetadataCatalog.get("again").set(
+        **MetadataCatalog.get("tiny_shapes").as_dict() | {"name": "again"}
+    )
+    cfg.merge_from_list(["DATASETS.TEST", ("tiny_shapes", "again"), *AUGMENTED])
+    try:
+        model = Trainer.build_model(cfg).eval()
+        results = Trainer.test_all(cfg, model)
+    finally:
+        DatasetCatalog.remove("again")
+        MetadataCatalog.remove("again")
+    assert {name: list(tasks) for name, tasks in results.items()} == {
+        name: ["bbox", "bbox_TTA"] for name in ("tiny_shapes", "again")
+    }
+    assert sorted(x.name for x in (tmp_path / "inference_TTA").iterdir()) == [
+        "again",
+        "tiny_shapes",
+    ]
+    assert not model.training
+
+
+def test_without_augmentation_there_is_one_evaluation(cfg, tmp_path):
+    cfg.DATASETS.TEST = ("tiny_shapes",)
+    assert list(Trainer.test_all(cfg, Trainer.build_model(cfg).eval())) == ["bbox"]
+    assert not (tmp_path / "inference_TTA").exists()
+
+
+def test_a_detector_that_cannot_be_augmented_is_refused_before_it_is_built(cfg):
+    cfg.merge_from_list([*AUGMENTED, "MODEL.META_ARCHITECTURE", "ProposalNetwork"])
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED does not support"):
+        Trainer.build_model(cfg)
 
 
 def test_a_seed_is_required(cfg):

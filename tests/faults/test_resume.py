@@ -99,6 +99,8 @@ def test_killed_twice_and_with_other_workers_it_ends_the_same(runs, reference):
         (signal.SIGUSR1, False, 2),
         (signal.SIGTERM, True, 2),
         (signal.SIGUSR1, True, 0),
+        (signal.SIGINT, False, 2),
+        (signal.SIGINT, True, 0),
     ],
 )
 def test_asked_to_end_it_finishes_the_step_saves_and_goes_on(
@@ -109,9 +111,11 @@ def test_asked_to_end_it_finishes_the_step_saves_and_goes_on(
     run = runs.start(plants=[hold_at(4), one_request], DATALOADER__NUM_WORKERS=workers)
     run.held()
     run.send(number, group=group).send(number, group=group).go_on()
-    assert run.wait() == 143
+    assert run.wait() == (130 if number == signal.SIGINT else 143)
     assert checkpoint(run.output / "model_0000004.pth")["iteration"] == 4
-    assert f"{number.name}: ended after iteration 4" in run.text
+    assert f"{number.name}: the run ends after this step, with a checkpoint" in run.text
+    assert f"{number.name}: ended after iteration 4; the same command with --resume" in run.text
+    assert "Traceback" not in run.text
     resumed = runs.resume(DATALOADER__NUM_WORKERS=2 - workers).succeed()
     assert resumed.started_at(5)
     assert differences(reference(), run.output) == []
@@ -127,23 +131,25 @@ def test_asked_to_end_in_the_last_evaluation_it_evaluates_later(runs, reference)
     assert differences(reference(), run.output) == []
 
 
-def test_a_second_request_ends_it_at_once(runs):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_request_ends_it_at_once(runs, number):
     run = runs.start(plants=[hold_at(4)])
     run.held()
-    run.send(signal.SIGTERM)
+    run.send(number)
     time.sleep(SAME_REQUEST_S + 0.1)
-    run.send(signal.SIGTERM)
-    assert run.wait(SOON_S) == -signal.SIGTERM
+    run.send(number)
+    assert run.wait(SOON_S) == -number
     assert not (run.output / "model_0000004.pth").exists()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_interrupted_from_the_keyboard_it_can_go_on(runs, reference, workers):
-    run = runs.start(plants=[hold_at(4)], DATALOADER__NUM_WORKERS=workers)
+def test_interrupted_before_the_first_step_it_says_so_and_starts_again(runs, reference):
+    run = runs.start(plants=[Hold("focal_plugin.engine.trainer:Trainer.build_model", 1)])
     run.held()
     run.send(signal.SIGINT, group=True).go_on()
-    assert run.wait() == -signal.SIGINT
-    assert runs.resume().succeed().started_at(3)
+    assert run.wait() == 130
+    assert run.last_line == "Interrupted outside of the training; no step was lost"
+    assert "Traceback" not in run.text
+    assert runs.start().succeed().started_at(0)
     assert differences(reference(), run.output) == []
 
 
@@ -159,8 +165,9 @@ def test_two_processes_killed_go_on(runs, reference):
 def test_two_processes_asked_to_end_save_the_same_step(runs, reference, group):
     run = runs.start(*TWO_PROCESSES, plants=[hold_at(4)], DATALOADER__NUM_WORKERS=int(group))
     run.held(0), run.held(1)
-    run.send(signal.SIGTERM, group=group).go_on()
-    assert run.wait() == 143
+    number = signal.SIGINT if group else signal.SIGTERM
+    run.send(number, group=group).go_on()
+    assert run.wait() == 128 + number
     assert runs.resume(*TWO_PROCESSES).succeed().started_at(5)
     assert differences(reference("two processes"), run.output) == []
 

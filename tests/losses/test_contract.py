@@ -161,10 +161,34 @@ def test_any_floating_dtype_in_float32_out(loss, dtype, random_batch):
     torch.testing.assert_close(value, loss(logits.detach().float(), labels), **TOLERANCE)
 
 
-def test_labels_of_any_integer_dtype(loss, random_batch):
+def test_a_loss_scale_applies_before_half_precision_is_rounded(loss, random_batch):
+    logits, labels = random_batch(dtype=torch.float16, scale=1.0)
+    wide = logits.detach().float().requires_grad_()
+    half, full = (
+        torch.autograd.grad(loss(x, labels) * 1e-6 * 65536, x)[0].float() for x in (logits, wide)
+    )
+    torch.testing.assert_close(half, full, rtol=0.51 * 2**-10, atol=0.51 * 2**-24)
+
+
+UNSIGNED = [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+@each("dtype", [torch.int8, torch.int16, torch.int32, *UNSIGNED])
+def test_labels_of_any_integer_dtype(loss, random_batch, dtype):
     logits, labels = random_batch()
-    for dtype in (torch.int8, torch.int32):
-        torch.testing.assert_close(loss(logits, labels.to(dtype)), loss(logits, labels))
+    if dtype in UNSIGNED:
+        labels = labels.clamp(min=0)
+    expected = loss(logits, labels)
+    torch.testing.assert_close(loss.train()(logits, labels.to(dtype)), expected, rtol=0, atol=0)
+    loss.eval()
+
+
+@each("dtype", UNSIGNED)
+def test_a_minus_one_in_an_unsigned_dtype_is_not_ignored_but_refused(loss, columns, dtype):
+    """It became 255 or more."""
+    labels = torch.tensor([0, -1, 1]).to(dtype)
+    with pytest.raises(ValueError, match=rf"labels must be in -1\.\.{K} .*got 0\.\.\d+$"):
+        loss(torch.zeros(3, columns), labels)
 
 
 def test_an_upstream_gradient_scales_the_gradient(loss, random_batch):
@@ -193,9 +217,10 @@ def test_mismatched_shapes_are_an_error(loss, columns):
         loss(torch.zeros(4, columns), torch.zeros(3, dtype=torch.int64))
 
 
-def test_labels_that_are_not_integers_are_an_error(loss, columns):
-    with pytest.raises(ValueError, match=r"float32"):
-        loss(torch.zeros(3, columns), torch.zeros(3))
+@each("dtype", [torch.float32, torch.float16, torch.complex64, torch.bool])
+def test_labels_that_are_not_integers_are_an_error(loss, columns, dtype):
+    with pytest.raises(ValueError, match=f"labels must be integers, got {dtype}"):
+        loss(torch.zeros(3, columns), torch.zeros(3, dtype=dtype))
 
 
 def test_every_option_is_read_from_its_key(name):

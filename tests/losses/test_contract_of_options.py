@@ -1,15 +1,20 @@
 """Contract of a registered loss about its options and attributes."""
 
 import functools
+import inspect
+from collections import Counter, deque
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
 from focal_plugin import get_cfg
+from focal_plugin.checks import IllegalOptionError
 from focal_plugin.losses import build_cls_loss
 
 from ..each import each
-from .regimes import LOSS_CLASSES, call, function_of, has_option, make, num_logits, random_batch
+from .regimes import LOSS_CLASSES, K, call, function_of, has_option, make, num_logits, random_batch
 
 NAN, INF = float("nan"), float("inf")
 BY_TYPE = {int: [-1]}
@@ -86,6 +91,128 @@ def test_alpha_minus_one_is_off_as_in_detectron2(name):
     logits, labels = batch_for(name)
     off = function_of(name)(logits, labels, alpha=None)
     torch.testing.assert_close(function_of(name)(logits, labels, alpha=-1), off)
+
+
+ONE_NUMBER = [np.float32, np.float64, np.array, torch.tensor, Fraction]
+NUMBERS = [
+    option
+    for option in OPTIONS
+    if option[2].split(".")[-1] not in {"CLASS_ALPHA", "SAMPLES_PER_CLASS"}
+]
+
+
+@pytest.mark.parametrize(("name", "option", "key"), NUMBERS)
+def test_a_number_of_any_library_is_the_number(name, option, key):
+    default = inspect.signature(LOSS_CLASSES[name].__init__).parameters[option].default or 0.5
+    number = K if option == "num_classes" else type(default)(default * 0.75)
+    types = [np.int16, np.array, torch.tensor] if isinstance(number, int) else ONE_NUMBER
+    logits, labels = batch_for(name)
+    expected = make(name, **{option: number})(logits, labels)
+    for convert in types:
+        loss = make(name, **{option: convert(number)})
+        assert type(getattr(loss, option)) is type(number)
+        torch.testing.assert_close(loss(logits, labels), expected)
+        if has_option(name, option):
+            given = call(name, logits, labels, **{option: convert(number)})
+            torch.testing.assert_close(given, expected)
+
+
+@pytest.mark.parametrize(("name", "option", "key"), NUMBERS)
+def test_what_is_not_one_number_is_refused_by_its_name(name, option, key):
+    """Three values of three classes, a text, a truth value and a parameter are not an option."""
+    values = [0.25, 0.5, 0.25]
+    wrong = [values, np.array(values), torch.tensor(values), "0.5", True, np.bool_(True), {0: 0.5}]
+    for value in [*wrong, torch.tensor([0.25]), torch.tensor(0.5, requires_grad=True), 0.5j]:
+        with pytest.raises(IllegalOptionError, match=rf"^{option} must be "):
+            make(name, **{option: value})
+        if has_option(name, option):
+            with pytest.raises(IllegalOptionError, match=rf"^{option} must be "):
+                call(name, *batch_for(name), **{option: value})
+
+
+@pytest.mark.parametrize("name", ["SigmoidFocalLoss", "SoftmaxFocalLoss", "PolyFocalLoss"])
+def test_several_alphas_point_to_the_option_that_has_one_for_each_class(name):
+    with pytest.raises(IllegalOptionError, match=r"alpha .*Tensor of shape \(3,\); class_alpha"):
+        call(name, *batch_for(name), alpha=torch.tensor([0.25, 0.5, 0.25]))
+
+
+class Labeled:
+    """Values with labels, in another order than the labels, like a Series of pandas."""
+
+    def __init__(self, values):
+        self.values = dict(reversed(list(enumerate(values))))
+
+    def keys(self):
+        return self.values.keys()
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+    def __iter__(self):
+        return iter(self.values.values())
+
+    def __len__(self):
+        return len(self.values)
+
+
+PER_CLASS = [
+    (name, option, [3000.0, 1.0, 200.0, 4.0, 5.0] if option == "samples_per_class" else weights)
+    for name, option, _ in OPTIONS
+    for weights in [[0.25, 0.5, 1.0, 0.0, 0.75, 0.125][: num_logits(name)]]
+    if option in {"class_alpha", "samples_per_class"}
+]
+every_per_class = pytest.mark.parametrize(("name", "option", "values"), PER_CLASS)
+
+
+@every_per_class
+def test_one_number_for_each_class_comes_in_any_container(name, option, values):
+    logits, labels = batch_for(name)
+    expected = make(name, **{option: values})(logits, labels)
+    assert expected != make(name, **{option: values[::-1]})(logits, labels)
+    for container in (
+        tuple(values),
+        np.array(values),
+        np.array(values, dtype=np.float32),
+        [*map(np.float32, values)],
+        torch.tensor(values),
+        [*torch.tensor(values)],
+        deque(values),
+        dict(reversed(list(enumerate(values)))),
+        Counter(dict(enumerate(values))),
+        {np.int64(k): torch.tensor(x) for k, x in enumerate(values)},
+        Labeled(values),
+    ):
+        given = make(name, **{option: container})
+        torch.testing.assert_close(given(logits, labels), expected, rtol=0, atol=0)
+        given = call(name, logits, labels, **{option: container})
+        torch.testing.assert_close(given, expected, rtol=0, atol=0)
+
+
+@every_per_class
+@each(
+    ("keys", "problem"),
+    [
+        ([1, 2, 3, 4, 5, 6], "no class 0"),
+        ([-1, 0, 1, 2, 3, 4], "the ignored label was counted"),
+        ([0, 1, 2, 4, 5, 6], "a class without objects is absent"),
+        (list("012345"), "keys of JSON"),
+        (["cat", "dog", "cow", "owl", "ape", "bat"], "names"),
+    ],
+)
+def test_a_mapping_is_refused_unless_its_keys_are_the_classes(name, option, values, keys, problem):
+    with pytest.raises(IllegalOptionError, match=rf"^{option} must have the key of every class"):
+        make(name, **{option: dict(zip(keys, values, strict=False))})
+
+
+@every_per_class
+def test_what_has_no_number_for_each_class_is_refused_by_its_name(name, option, values):
+    tensor = torch.tensor(values)
+    wrong = [0.25, np.float32(0.5), torch.tensor(0.5), None, "0.25", set(values), iter(values)]
+    for value in [*wrong, tensor.view(1, -1), tensor.requires_grad_(), [values], dict.values({})]:
+        with pytest.raises(IllegalOptionError, match=rf"^{option} must be "):
+            make(name, **{option: value})
+        with pytest.raises(IllegalOptionError, match=rf"^{option} must be "):
+            call(name, *batch_for(name), **{option: value})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LOSS_CLASSES[name].needs_quality])

@@ -228,11 +228,17 @@ def test_losses_that_differ_by_less_than_float32_holds_are_equal(name):
     assert torch.equal(mine(name, rising + 1, labels, boxes), expected)
 
 
+UNSIGNED = [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_labels_may_be_narrow_integers(name):
+@each("dtype", [torch.int8, torch.int16, torch.int32, *UNSIGNED])
+def test_labels_may_have_any_integer_dtype(name, dtype):
     loss, labels, boxes = random_batch()
+    if dtype in UNSIGNED:
+        labels = labels.clamp(min=0)
     expected = mine(name, loss, labels, boxes)
-    assert torch.equal(mine(name, loss, labels.to(torch.int8), boxes), expected)
+    assert torch.equal(mine(name, loss, labels.to(dtype), boxes), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -242,8 +248,9 @@ def test_mismatched_inputs_are_refused(name):
         mine(name, loss[:, 1:], labels, boxes)
     with pytest.raises(ValueError, match=r"\(3, 119, 4\)"):
         mine(name, loss, labels, boxes[:, 1:])
-    with pytest.raises(ValueError, match="integers"):
-        mine(name, loss, labels.float(), boxes)
+    for dtype in (torch.float32, torch.bool):
+        with pytest.raises(ValueError, match="integers"):
+            mine(name, loss, labels.to(dtype), boxes)
     for wrong in (-2, K + 1):
         labels[1, 7] = wrong
         with pytest.raises(ValueError, match=str(wrong)):

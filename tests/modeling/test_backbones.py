@@ -16,7 +16,13 @@ from .toy_rcnn import toy_rcnn_cfg
 TOP_BLOCK = "MODEL.FOCAL.FPN.TOP_BLOCK"
 TOP_LEVELS = "MODEL.FOCAL.FPN.TOP_LEVELS"
 TOP_BLOCKS = ["res5", "p5", "maxpool", ""]
-BUILDERS = ["build_focal_resnet_fpn_backbone", "build_small_resnet_fpn_backbone"]
+RESNETS = {
+    "build_small_resnet_fpn_backbone": lambda *opts: read_cfg(
+        "Shapes-Detection/retinanet_small.yaml", *opts
+    ),
+    "build_focal_resnet_fpn_backbone": toy_cfg,
+}
+"""Each builder of ours, and a config of it."""
 
 
 @pytest.fixture
@@ -185,21 +191,19 @@ def test_norm_gn_normalizes_the_fpn_and_leaves_the_top_block_alone():
     torch.testing.assert_close(groups.mean(2), torch.zeros(1, 32), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@each("name", RESNETS)
 def test_an_illegal_top_block_is_an_error_that_names_its_key(name):
-    opts = ["MODEL.BACKBONE.NAME", name, TOP_BLOCK, "p6"]
     with pytest.raises(ValueError, match=rf"{TOP_BLOCK} must be one of .*maxpool.*, got 'p6'"):
-        build_backbone(toy_cfg(*opts))
+        build_backbone(RESNETS[name](TOP_BLOCK, "p6"))
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@each("name", RESNETS)
 @each("top_block", TOP_BLOCKS)
 @each("num_levels", [0, 3, -1])
 def test_an_illegal_number_of_levels_is_an_error_that_names_its_key(name, top_block, num_levels):
-    opts = ["MODEL.BACKBONE.NAME", name, TOP_BLOCK, top_block, TOP_LEVELS, num_levels]
     message = rf"{TOP_LEVELS} must be one of 2, 1, got {num_levels}"
     with pytest.raises(ValueError, match=message):
-        build_backbone(toy_cfg(*opts))
+        build_backbone(RESNETS[name](TOP_BLOCK, top_block, TOP_LEVELS, num_levels))
 
 
 @pytest.mark.parametrize("num_levels", [1, 2])
@@ -245,4 +249,59 @@ def test_widths_are_the_channels_of_the_stages(cfg):
 def test_illegal_widths_are_an_error_that_names_their_key(cfg, widths):
     cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = widths
     with pytest.raises(ValueError, match=r"MODEL\.FOCAL\.SMALL_RESNET\.WIDTHS"):
+        build_backbone(cfg)
+
+
+FREEZE_AT = "MODEL.BACKBONE.FREEZE_AT"
+
+
+@each("name", RESNETS)
+@each("freeze_at", range(6))
+def test_the_first_stages_are_frozen_and_no_other(name, freeze_at):
+    backbone = build_backbone(RESNETS[name](FREEZE_AT, freeze_at))
+    frozen = {key.split(".")[1] for key, p in backbone.named_parameters() if not p.requires_grad}
+    trained = {key.split(".")[1] for key, p in backbone.named_parameters() if p.requires_grad}
+    stages = ["stem", "res2", "res3", "res4", "res5"]
+    assert frozen == set(stages[:freeze_at])
+    assert trained.isdisjoint(frozen)
+    assert trained.issuperset(stages[freeze_at:])
+    batch_norms = [x for x in backbone.bottom_up.stem.modules() if isinstance(x, nn.BatchNorm2d)]
+    assert bool(batch_norms) is (freeze_at == 0 and "small" in name)
+
+
+@each("name", RESNETS)
+@each("freeze_at", [-1, 6, 100])
+def test_a_stage_that_does_not_exist_is_not_frozen_silently(name, freeze_at):
+    with pytest.raises(ValueError, match=rf"FREEZE_AT must be in 0 .* to 5 .*, got {freeze_at}"):
+        build_backbone(RESNETS[name](FREEZE_AT, freeze_at))
+
+
+def test_the_stages_are_counted_by_the_widths(cfg):
+    cfg.MODEL.FOCAL.SMALL_RESNET.WIDTHS = [32, 64, 96]
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4"]
+    cfg.MODEL.BACKBONE.FREEZE_AT = 4
+    backbone = build_backbone(cfg)
+    assert not any(p.requires_grad for p in backbone.bottom_up.parameters())
+    cfg.MODEL.BACKBONE.FREEZE_AT = 5
+    with pytest.raises(ValueError, match="to 4 "):
+        build_backbone(cfg)
+
+
+@each(
+    "key, value",
+    [
+        ("DEPTH", 101),
+        ("NUM_GROUPS", 32),
+        ("WIDTH_PER_GROUP", 8),
+        ("STRIDE_IN_1X1", False),
+        ("RES2_OUT_CHANNELS", 64),
+        ("RES5_DILATION", 2),
+        ("DEFORM_ON_PER_STAGE", [False, True, True, True]),
+        ("DEFORM_MODULATED", True),
+        ("DEFORM_NUM_GROUPS", 2),
+    ],
+)
+def test_an_option_that_basic_blocks_do_not_have_is_refused(key, value):
+    cfg = read_cfg("Shapes-Detection/retinanet_small.yaml", f"MODEL.RESNETS.{key}", value)
+    with pytest.raises(ValueError, match=rf"MODEL.RESNETS.{key} = .* has no effect with .*small"):
         build_backbone(cfg)

@@ -7,15 +7,17 @@ import re
 import pytest
 import torch
 from detectron2.export import TracingAdapter, scripting_with_instances
+from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.modeling.roi_heads import (
     ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
     CascadeROIHeads,
     build_box_head,
 )
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
@@ -264,7 +266,115 @@ def test_a_traced_detector_survives_a_file():
     assert_same_fields(fields_of(exported[0]), fields_of(detect(model, other)[0]))
 
 
-# --- 4. two-stage arms
+@pytest.mark.parametrize(("file", "opts"), [(RETINANET, SOFTMAX), (RCNN, SIGMOID)])
+def test_a_trace_with_detections_also_finds_none(file, opts):
+    model = make_model(file, *opts)
+    images = [make_image(64, 80, seed=1), make_image(96, 64, seed=2)]
+    best = [detect(model, image)[0].scores.max() for image in images]
+    threshold = float(sum(best) / 2)
+    part = model.roi_heads.box_predictor if is_rcnn(model) else model
+    part.test_score_thresh = threshold
+    some, none = (images[i] for i in torch.stack(best).argsort(descending=True))
+    adapter, traced = trace(model, some)
+    for image, is_empty in ((some, False), (none, True)):
+        (exported,) = adapter.outputs_schema(traced(image))
+        (eager,) = detect(model, image)
+        assert (len(eager) == 0) == is_empty
+        for field, expected in fields_of(eager).items():
+            torch.testing.assert_close(fields_of(exported)[field], expected, rtol=1e-5, atol=1e-4)
+
+
+# --- 4. parts of two-stage detectors, with as many proposals as no trace has seen
+
+
+class RoIHeads(nn.Module):
+    """RoI heads from tensors to tensors."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads.eval()
+
+    def forward(self, boxes, logits, *levels):
+        proposals = Instances((64, 80), proposal_boxes=Boxes(boxes), objectness_logits=logits)
+        images = ImageList(levels[0], [(64, 80)])
+        features = dict(zip(self.heads.box_in_features, levels, strict=True))
+        found = fields_of(self.heads(images, features, [proposals])[0][0])
+        return tuple(found[name] for name in sorted(found))
+
+
+class Proposals(RoIHeads):
+    """Region proposal network from tensors to tensors."""
+
+    def forward(self, image, *levels):
+        images = ImageList(image, [tuple(image.shape[-2:])])
+        found = fields_of(
+            self.heads(images, dict(zip(self.heads.in_features, levels, strict=True)))[0][0]
+        )
+        return tuple(found[name] for name in sorted(found))
+
+
+def trace_part(part, example):
+    with patch_builtin_len():
+        return torch.jit.trace(part, example, check_trace=False)
+
+
+def levels_of(model, names, height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    strides = [model.backbone.output_shape()[name].stride for name in names]
+    sizes = [(-(-height // s), -(-width // s)) for s in strides]
+    return [torch.randn(1, 32, *size, generator=generator) for size in sizes]
+
+
+def proposals_of(count):
+    generator = torch.Generator().manual_seed(count)
+    corner = torch.rand(count, 2, generator=generator) * 40
+    size = torch.rand(count, 2, generator=generator) * 30 + 2
+    return torch.cat([corner, corner + size], dim=1), torch.randn(count, generator=generator)
+
+
+ROI_HEADS = {
+    "FocalROIHeads": SIGMOID,
+    "FocalCascadeROIHeads": CASCADE,
+    "OHEMROIHeads": MASK,
+    "OHEMCascadeROIHeads": (*CASCADE, *SIGMOID),
+}
+
+
+def test_every_one_of_our_roi_heads_is_here():
+    ours = {name for name, x in ROI_HEADS_REGISTRY if x.__module__.startswith("focal_plugin")}
+    assert ours == ROI_HEADS.keys()
+
+
+@pytest.mark.parametrize("name", ROI_HEADS)
+def test_traced_roi_heads_take_any_number_of_proposals(name):
+    model = make_model(RCNN, *ROI_HEADS[name], "MODEL.ROI_HEADS.NAME", name)
+    heads = RoIHeads(model.roi_heads)
+    levels = levels_of(model, model.roi_heads.box_in_features, 64, 80)
+    traced = trace_part(heads, (*proposals_of(10), *levels))
+    for count in (7, 25, 0):
+        given = (*proposals_of(count), *levels)
+        torch.testing.assert_close(traced(*given), heads(*given), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in RPN_HEAD_REGISTRY])
+def test_a_traced_rpn_makes_any_number_of_proposals(name):
+    model = make_model(RCNN, "MODEL.RPN.HEAD_NAME", name)
+    part = Proposals(model.proposal_generator)
+    names = model.proposal_generator.in_features
+
+    def inputs(height, width):
+        return (torch.zeros(1, 3, height, width), *levels_of(model, names, height, width))
+
+    traced = trace_part(part, inputs(64, 80))
+    counts = set()
+    for size in ((64, 80), (32, 32), (160, 96)):
+        expected = part(*inputs(*size))
+        torch.testing.assert_close(traced(*inputs(*size)), expected, rtol=1e-5, atol=1e-4)
+        counts.add(len(expected[0]))
+    assert len(counts) == 3
+
+
+# --- 5. two-stage arms
 
 
 TRAINING_PARTS = {"cls_loss", "box_loss", "normalizer", "miner"}
@@ -346,7 +456,7 @@ def test_torchscript_rejects_every_cascade_by_scripting(name):
         script(model)
 
 
-# --- 5. the exported graph is stock's
+# --- 6. the exported graph is stock's
 
 
 def graph_text(module):

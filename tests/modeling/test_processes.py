@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from focal_plugin.losses import EqualizationLossV2, EqualizedFocalLoss, GHMBoxLoss, GHMLoss
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
 
-from .toy import toy_cfg
+from ..cached_configs import read_cfg
 from .two_processes import divisors, in_two_processes, loss_steps, model_gradients, reductions
 
 K = 5
@@ -24,9 +24,11 @@ SIZE = 96  # size of every image, so that none is padded
 
 def _cfg(*opts):
     """Return a small model whose layers are all trained."""
-    return toy_cfg(
+    return read_cfg(
+        "Base-FocalRetinaNet.yaml",
         *("MODEL.BACKBONE.NAME", "build_small_resnet_fpn_backbone"),
-        *("MODEL.FPN.OUT_CHANNELS", 32),
+        *("MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+        *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.DEVICE", "cpu"),
         *("MODEL.RETINANET.NUM_CONVS", 1, "MODEL.RETINANET.NUM_CLASSES", K),
         *opts,
     )

@@ -144,14 +144,16 @@ def test_every_size_works(layout, num_classes, impl):
 
 
 @every_implementation
-@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0,)])
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0,), (2, 0, 3), (1, 0, 1, 1)])
 def test_no_anchors_give_a_differentiable_zero(shape, impl):
-    logits = torch.zeros(*shape, K, requires_grad=True)
-    labels = torch.zeros(shape, dtype=torch.int64)
-    loss = dense_loss(logits, labels, FOCAL, impl=impl)
-    assert loss == 0
-    assert torch.autograd.grad(loss, logits)[0].shape == logits.shape
-    assert dense_loss_per_anchor(logits, labels, FOCAL, impl=impl).shape == shape
+    for num_classes in (0, 1, 2, K):
+        for dtype in (torch.float32, torch.bfloat16):
+            logits = torch.zeros(*shape, num_classes, dtype=dtype, requires_grad=True)
+            labels = torch.zeros(shape, dtype=torch.int64)
+            loss = dense_loss(logits, labels, FOCAL, impl=impl)
+            assert loss == 0
+            assert torch.autograd.grad(loss, logits)[0].shape == logits.shape
+            assert dense_loss_per_anchor(logits, labels, FOCAL, impl=impl).shape == shape
 
 
 @every_implementation
@@ -333,6 +335,31 @@ def test_half_precision_is_rounded_once_and_to_the_nearest(layout, impl):
         loss = dense_loss(x, labels, FOCAL, impl=impl)
         gradients.append(torch.autograd.grad(loss, x)[0])
     assert torch.equal(gradients[0], gradients[1].to(torch.bfloat16))
+
+
+@every_implementation
+@pytest.mark.parametrize("loss_scale", [3.0, 1024.0, 65536.0])
+@pytest.mark.parametrize("name", ["focal", "quality"])
+def test_a_loss_scale_applies_before_half_precision_is_rounded(name, loss_scale, impl):
+    """It is there to prevent that small gradients underflow."""
+    dtype = torch.bfloat16 if impl == "cpp" else torch.float16  # it has no float16
+    logits, labels, quality = batch(dtype=dtype, scale=1.0)
+    logits.requires_grad_()
+    options = {"quality": quality, "impl": impl}
+    _, exact = reference(logits, labels, quality, TERMS[name])
+    loss = dense_loss(logits, labels, TERMS[name], scale=1e-6, **options)
+    (gradient,) = torch.autograd.grad(loss * loss_scale, logits)
+    assert_rounded_once(gradient, exact * 1e-6 * loss_scale)
+    per_anchor = dense_loss_per_anchor(logits, labels, TERMS[name], **options)
+    (gradient,) = torch.autograd.grad(per_anchor.sum() * 1e-6 * loss_scale, logits)
+    assert_rounded_once(gradient, exact * 1e-6 * loss_scale)
+
+
+def assert_rounded_once(gradient, exact):
+    """Compare with the nearest number of the dtype, which may be a neighbor in a near tie."""
+    info = torch.finfo(gradient.dtype)
+    spacing = (exact.abs() * info.eps).clamp(min=info.tiny * info.eps)
+    assert (gradient.double() - exact).abs().le(0.51 * spacing + 1e-5 * exact.abs()).all()
 
 
 @every_implementation

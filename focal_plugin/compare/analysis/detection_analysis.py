@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...files import sha256_of
+from ...run_folder import RESULT_FILE
 from ..plan.comparison import Comparison
 from ..runs.environment import RecordedData
 from ..runs.run_folder import RunFolder
@@ -40,7 +41,7 @@ class ClassOfData:
         val_objects: objects in the test data.
     """
 
-    category_id: int
+    category_id: int | str
     label: str
     train_objects: int | None
     val_objects: int
@@ -107,15 +108,15 @@ class ImageChoice:
 
     Attributes:
         seed: seed of the runs that are shown.
-        runs: arm -> id of the run.
+        files: arm -> file of the detections of its run, in the folder of the comparison.
         thresholds: arm -> score threshold of the drawn detections, the best one for F1.
         image_ids: images, most different first.
     """
 
     seed: int
-    runs: dict[str, str]
+    files: dict[str, str]
     thresholds: dict[str, float]
-    image_ids: tuple[int, ...]
+    image_ids: tuple[int | str, ...]
     json_file: str
     image_root: str
 
@@ -190,9 +191,11 @@ def _evaluate(
                 continue
             try:
                 found = evaluate(ground_truth, folder.detections)
-            except (ValueError, FileNotFoundError) as error:
-                name = folder.run.name
-                problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (name,), str(error)))
+            except (ValueError, OSError, RecursionError) as error:
+                detail = (
+                    f"{error}; {folder.detections} is written again if you delete {RESULT_FILE}"
+                )
+                problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (folder.run.name,), detail))
                 continue
             evaluations[arm][folder.run.seed] = found
     return evaluations
@@ -366,12 +369,16 @@ def _choose_images(
     chosen = {arm: evaluations[arm][seed] for arm in arms if seed in evaluations[arm]}
     if len(chosen) < 2:
         return None
-    runs = {r.run.arm: r.run.id for arm in chosen for r in folders[arm] if r.run.seed == seed}
+    of_seed = [r for arm in chosen for r in folders[arm] if r.run.seed == seed]
     return ImageChoice(
         seed=seed,
-        runs=runs,
+        files={
+            r.run.arm: r.detections.relative_to(r.path.parent).as_posix()
+            for r in of_seed
+            if r.detections is not None
+        },
         thresholds={arm: float(best_threshold(e)) for arm, e in chosen.items()},
-        image_ids=tuple(map(int, most_different_images(chosen, IMAGES))),
+        image_ids=tuple(most_different_images(chosen, IMAGES)),
         json_file=data.json_file or "",
         image_root=data.image_root or "",
     )

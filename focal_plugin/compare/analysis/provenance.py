@@ -89,9 +89,10 @@ def _fact(name: str, values: Iterable[Any]) -> Fact:
 
 
 def _commit(environment: Environment) -> str:
-    if environment.commit is None:
+    git = environment.git
+    if git is None or git.commit is None:
         return "no repository"
-    return environment.commit[:12] + (" with uncommitted changes" if environment.dirty else "")
+    return git.commit[:12] + (" with uncommitted changes" if git.dirty else "")
 
 
 def _datasets(environment: Environment) -> Iterable[DataSet]:

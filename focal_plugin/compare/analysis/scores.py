@@ -176,14 +176,21 @@ def spread(folders: Iterable[RunFolder], value: Callable[[RunFolder], Value]) ->
     return Spread.of({folder.run.seed: value(folder) for folder in done})
 
 
-def average_precision(folder: RunFolder, metric: str) -> Value:
-    """Return a metric of a finished run from Detectron2's evaluator, percent."""
-    value = folder.finished.ap.get(metric)
+def average_precision(folder: RunFolder, metric: str, test_set: str | None = None) -> Value:
+    """
+    Return a metric of a finished run from Detectron2's evaluator, percent.
+
+    Args:
+        test_set: a further test set of the run. None: the first.
+    """
+    result = folder.finished
+    found = result.ap if test_set is None else result.ap_of_others.get(test_set, {})
+    value = found.get(metric)
     if value is not None:
         return value
-    if folder.finished.ap["AP"] is not None:
+    if found.get("AP") is not None:
         return NO_GROUND_TRUTH
-    return NO_PREDICTIONS if folder.detected_nothing else NOT_EVALUATED
+    return NO_PREDICTIONS if folder.detected_nothing(test_set) else NOT_EVALUATED
 
 
 def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> ArmScores:

@@ -285,7 +285,10 @@ def verdicts(
 
 def is_finite_number(value: Any) -> bool:
     """Return True for a real number that is neither NaN nor infinite."""
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+    try:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # an integer too large for a float
+        return False
 
 
 def _finite(items: Iterable[tuple[object, float | None]], of: str) -> list[float]:

@@ -14,8 +14,10 @@ from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detection
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
+from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
 from .scores import AVERAGES, Standing, Value, average_precision, standing
+from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
 
@@ -110,8 +112,10 @@ class Summary:
     Attributes:
         shown: all arms: the reference, then the others by the size of their difference to it.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
+        problems: damaged files of the runs.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
+        test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
@@ -126,10 +130,12 @@ class Summary:
     iterations: tuple[int, ...]
     states: dict[str, int]
     runs: tuple[RunRow, ...]
+    problems: tuple[Problem, ...]
     equal: Standing
     best: Standing | None
     tuning: Tuning | None
     detections: DetectionAnalysis
+    test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
     costs: dict[str, Cost]
     losses: LossViews
@@ -176,10 +182,16 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         iterations=tuple(sorted({run.iterations for run in comparison.runs})),
         states={state: sum(r.state == state for r in folders) for state in STATES},
         runs=tuple(map(_run_row, folders)),
+        problems=tuple(
+            Problem(ProblemKind.FILE_DAMAGED, (folder.run.name,), damage)
+            for folder in folders
+            for damage in folder.damage
+        ),
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
         detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
+        test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
         losses=loss_views(comparison, by_arm),

@@ -187,8 +187,8 @@ def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
     fixed = ["MODEL.FOCAL.INIT", spec.initial_weights]
     fixed += ["MODEL.FOCAL.DIAGNOSTICS.PERIOD", str(spec.diagnostics)]
     cfg.merge_from_list(fixed)
-    if len(cfg.DATASETS.TEST) != 1:
-        raise ValueError(f"DATASETS.TEST must name one dataset, got {cfg.DATASETS.TEST}")
+    if not cfg.DATASETS.TEST:
+        raise ValueError(f"DATASETS.TEST must name a dataset, got {cfg.DATASETS.TEST}")
     check_classes(cfg)
     return (*opts, *fixed), cfg
 

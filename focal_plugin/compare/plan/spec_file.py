@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ... import arms as arms_by_name
 from ...config_file import find_config_file
 from ...data.registration import DatasetArgument, parse_dataset_argument
-from ...names import did_you_mean
+from ...names import did_you_mean, shown
+from ...yaml_text import load, read_text
 
 KEYS = (
     "base",
@@ -35,7 +35,8 @@ LEARNING_RATE_KEYS = ("factors", "seeds")
 INITIAL_WEIGHTS = ("by_name", "stock")
 DIAGNOSTICS_PERIOD = 20
 MAX_ARM_NAME = 80
-MAX_SEED = 2**31 - 1
+MAX_NUMBER = 2**31 - 1
+MAX_RUNS = 10_000
 # Config key -> where the spec sets it, so that no option can contradict the spec
 NOT_AN_OPTION = {
     "SEED": "use the key seeds",
@@ -98,9 +99,7 @@ def read_spec(file: Path) -> Spec:
         KeyError: a key does not exist, or the reference is not an arm.
         FileNotFoundError: the spec, or a file that it names, does not exist.
     """
-    if not file.is_file():
-        raise FileNotFoundError("no such file")
-    content = _load_yaml(file.read_text(encoding="utf-8"))
+    content = load(read_text(file), "the file")
     if not isinstance(content, dict):
         raise ValueError(f"must be a mapping with {', '.join(KEYS)}")
     check_names(content, KEYS, "key")
@@ -110,6 +109,9 @@ def read_spec(file: Path) -> Spec:
     budget = _section(content, "budget", BUDGET_KEYS)
     seeds = _seeds(content["seeds"], "seeds")
     factors, lr_seeds = _learning_rates(content, seeds)
+    num_runs = len(arms) * (len(seeds) + len(factors) * len(lr_seeds))
+    if num_runs > MAX_RUNS:
+        raise ValueError(f"arms, seeds and learning rates make {num_runs} runs, over {MAX_RUNS}")
     opts = _opts(content.get("opts", []), "opts")
     _refuse_contradictions(arms, opts, fixed_iterations="iterations" in budget)
     return Spec(
@@ -139,32 +141,7 @@ def check_names(given: Iterable[Any], known: Iterable[str], what: str) -> None:
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
-            raise KeyError(f"no {what} is named {name!r}{hint}")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe loader that rejects duplicate keys; YAML itself keeps the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(
-                    problem=f"line {line}: duplicate key {key!r} in a mapping"
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not safe YAML: {error}") from error
+            raise KeyError(f"no {what} is named {shown(name)}{hint}")
 
 
 def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
@@ -188,7 +165,7 @@ def _listed(entries: list[Any]) -> dict[Any, Any]:
             name, arm = entry.rpartition("/")[2], entry
         else:
             raise ValueError(
-                f"arms: must be NAME, {{group: GROUP}} or {{NAME: ARM}}, got {entry!r}"
+                f"arms: must be NAME, {{group: GROUP}} or {{NAME: ARM}}, got {shown(entry)}"
             )
         if name == "group":
             for member in arms_by_name.names_of_group(arm):
@@ -197,7 +174,7 @@ def _listed(entries: list[Any]) -> dict[Any, Any]:
                     listed[short] = member
                     of_groups.add(short)
         elif name in listed and name not in of_groups:
-            raise ValueError(f"arms: {name!r} stands twice")
+            raise ValueError(f"arms: {shown(name)} stands twice")
         else:
             listed[name] = arm  # an entry of its own replaces that of a group
             of_groups.discard(name)
@@ -206,17 +183,17 @@ def _listed(entries: list[Any]) -> dict[Any, Any]:
 
 def _arm_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"arm {name!r}: a name must be text; put it in quotes")
+        raise ValueError(f"arm {shown(name)}: a name must be text; put it in quotes")
     if not name.strip() or len(name) > MAX_ARM_NAME or not name.isprintable():
+        invisible = next((f": {c!a} is invisible" for c in name if not c.isprintable()), "")
         raise ValueError(
-            f"arm {name!r}: a name must have 1 to {MAX_ARM_NAME} characters and no control "
-            "character"
+            f"arm {shown(name)}: a name must have 1 to {MAX_ARM_NAME} visible characters{invisible}"
         )
     return name
 
 
 def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
-    place = f"arm {name!r}"
+    place = f"arm {shown(name)}"
     if isinstance(arm, str):
         arm = {"config": arm} if Path(arm).suffix else {"arm": arm}
     if isinstance(arm, list):
@@ -224,7 +201,7 @@ def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
     if not isinstance(arm, dict):
         raise ValueError(
             f"{place} must be the name of an arm, a config file, [KEY, VALUE, ...] on top of base, "
-            f"or {{config: FILE, arm: NAME, opts: [KEY, VALUE, ...]}}, got {arm!r}"
+            f"or {{config: FILE, arm: NAME, opts: [KEY, VALUE, ...]}}, got {shown(arm)}"
         )
     check_names(arm, ARM_KEYS, f"key of {place}")
     names = _arm_names(arm.get("arm", []), place)
@@ -237,7 +214,7 @@ def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
 def _arm_names(names: Any, place: str) -> tuple[str, ...]:
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{place}: arm must be a name, or a list of names, got {names!r}")
+        raise ValueError(f"{place}: arm must be a name, or a list of names, got {shown(names)}")
     for name in listed:
         family, _, short = name.rpartition("/")
         check_names([short], arms_by_name.names(family or None), f"arm ({place})")
@@ -246,25 +223,29 @@ def _arm_names(names: Any, place: str) -> tuple[str, ...]:
 
 def _config_file(text: Any, folder: Path, place: str) -> Path:
     if not isinstance(text, str) or Path(text).suffix not in CONFIG_SUFFIXES:
-        raise ValueError(f"{place} must name a .yaml config file, got {text!r}")
-    file = find_config_file(text, folder).resolve()
-    if not file.is_file():
-        raise FileNotFoundError(f"{place}: no file {file}")
-    return file
+        raise ValueError(f"{place} must name a .yaml config file, got {shown(text)}")
+    try:
+        return find_config_file(text, folder).resolve()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{place}: {error}") from None
 
 
 def _opts(opts: Any, place: str) -> tuple[str, ...]:
     """Return KEY, VALUE, ... in the form of a command line."""
     if not isinstance(opts, list) or len(opts) % 2:
-        raise ValueError(f"{place}: options must be a list [KEY, VALUE, ...], got {opts!r}")
+        raise ValueError(f"{place}: options must be a list [KEY, VALUE, ...], got {shown(opts)}")
     keys, values = opts[::2], opts[1::2]
+    seen: set[str] = set()
     for key in keys:
         if not isinstance(key, str):
-            raise ValueError(f"{place}: options must be [KEY, VALUE, ...], got the key {key!r}")
+            raise ValueError(
+                f"{place}: options must be [KEY, VALUE, ...], got the key {shown(key)}"
+            )
         if key in NOT_AN_OPTION:
             raise ValueError(f"{place}: {key} is not an option: {NOT_AN_OPTION[key]}")
-        if keys.count(key) > 1:
+        if key in seen:
             raise ValueError(f"{place}: {key} is given twice")
+        seen.add(key)
     pairs = zip(keys, values, strict=True)
     return tuple(part for key, value in pairs for part in (key, _value(value, f"{place}: {key}")))
 
@@ -292,7 +273,7 @@ def _refuse_contradictions(
     for name, arm in arms.items():
         twice = set(arm.opts[::2]) & set(opts[::2])
         if twice:
-            raise ValueError(f"arm {name!r}: {min(twice)} is already in opts, for all arms")
+            raise ValueError(f"arm {shown(name)}: {min(twice)} is already in opts, for all arms")
     everywhere = {*opts[::2]}.union(*(arm.opts[::2] for arm in arms.values()))
     if fixed_iterations and "SOLVER.MAX_ITER" in everywhere:
         raise ValueError("SOLVER.MAX_ITER cannot be combined with iterations of budget")
@@ -307,7 +288,7 @@ def _reference(content: dict[str, Any], arms: dict[str, ArmSpec]) -> str:
 def _section(content: dict[str, Any], name: str, known: tuple[str, ...] | None) -> dict[str, Any]:
     section = content.get(name, {})
     if not isinstance(section, dict):
-        raise ValueError(f"{name} must be a mapping, got {section!r}")
+        raise ValueError(f"{name} must be a mapping, got {shown(section)}")
     if known is not None:
         check_names(section, known, f"key of {name}")
     return section
@@ -319,21 +300,23 @@ def _optional_count(section: dict[str, Any], name: str) -> int | None:
 
 def _integer(value: Any, place: str, least: int) -> int:
     if type(value) is not int or value < least:  # excludes True, which is an int
-        raise ValueError(f"{place} must be an integer >= {least}, got {value!r}")
+        raise ValueError(f"{place} must be an integer >= {least}, got {shown(value)}")
+    if value > MAX_NUMBER:
+        raise ValueError(f"{place} must be at most {MAX_NUMBER}, got {shown(value)}")
     return value
 
 
 def _seeds(seeds: Any, place: str) -> tuple[int, ...]:
     if type(seeds) is int:
-        return tuple(range(1, _integer(seeds, place, 1) + 1))
+        if _integer(seeds, place, 1) > MAX_RUNS:
+            raise ValueError(f"{place} must be at most {MAX_RUNS}, got {seeds}")
+        return tuple(range(1, seeds + 1))
     if not isinstance(seeds, list) or not seeds:
-        raise ValueError(f"{place} must be a list of integers or their number, got {seeds!r}")
-    for seed in seeds:
-        if _integer(seed, place, 0) > MAX_SEED:
-            raise ValueError(f"{place} must be at most {MAX_SEED}, got {seed}")
-        if seeds.count(seed) > 1:
-            raise ValueError(f"{place}: {seed} is given twice")
-    return tuple(seeds)
+        raise ValueError(f"{place} must be a list of integers or their number, got {shown(seeds)}")
+    unique = dict.fromkeys(_integer(seed, place, 0) for seed in seeds)
+    if len(unique) < len(seeds):
+        raise ValueError(f"{place}: a seed is given twice")
+    return tuple(unique)
 
 
 def _learning_rates(
@@ -344,10 +327,10 @@ def _learning_rates(
     if "learning_rates" not in content:
         return (), ()
     if section.keys() != set(LEARNING_RATE_KEYS):
-        raise ValueError(f"learning_rates must have factors and seeds, got {section!r}")
+        raise ValueError(f"learning_rates must have factors and seeds, got {shown(section)}")
     factors = section["factors"]
     if not isinstance(factors, list) or not factors or not all(map(_is_factor, factors)):
-        raise ValueError(f"learning_rates: factors must be numbers > 0, got {factors!r}")
+        raise ValueError(f"learning_rates: factors must be numbers > 0, got {shown(factors)}")
     if len(set(factors)) < len(factors):
         raise ValueError(f"learning_rates: duplicate factor in {factors}")
     tuning_seeds = _seeds(section["seeds"], "learning_rates: seeds")
@@ -378,23 +361,26 @@ def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, 
 
 
 def _dataset(name: Any, text: Any, folder: Path) -> DatasetArgument:
-    place = f"datasets: {name!r}"
+    place = f"datasets: {shown(name)}"
     json_text, _, images_text = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     if not (isinstance(name, str) and name and json_text and images_text):
-        raise ValueError(f"{place} must be NAME: annotations.json:image_dir, got {text!r}")
-    json_file, image_root = (
-        (folder / Path(part.strip()).expanduser()).resolve() for part in (json_text, images_text)
-    )
-    if not json_file.is_file():
-        raise FileNotFoundError(f"{place}: no file {json_file}")
-    if not image_root.is_dir():
-        raise FileNotFoundError(f"{place}: no directory {image_root}")
+        raise ValueError(f"{place} must be NAME: annotations.json:image_dir, got {shown(text)}")
+    json_file = _existing(json_text, folder, Path.is_file, f"{place}: no file")
+    image_root = _existing(images_text, folder, Path.is_dir, f"{place}: no directory")
     dataset = DatasetArgument(name, json_file, image_root)
     if parse_dataset_argument(as_argument(dataset)) != dataset:
         raise ValueError(
             f'{place}: a name must not contain "=", and an image directory must not contain ":"'
         )
     return dataset
+
+
+def _existing(text: str, folder: Path, exists: Callable[[Path], bool], error: str) -> Path:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have
+        path = (folder / Path(text.strip()).expanduser()).resolve()
+        if exists(path):
+            return path
+    raise FileNotFoundError(f"{error} {shown(text)}, seen from {folder}")
 
 
 def as_argument(dataset: DatasetArgument) -> str:
@@ -404,5 +390,5 @@ def as_argument(dataset: DatasetArgument) -> str:
 
 def _initial_weights(value: Any) -> str:
     if value not in INITIAL_WEIGHTS:
-        raise ValueError(f"initial_weights must be one of {INITIAL_WEIGHTS}, got {value!r}")
+        raise ValueError(f"initial_weights must be one of {INITIAL_WEIGHTS}, got {shown(value)}")
     return value

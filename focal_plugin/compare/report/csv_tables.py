@@ -70,6 +70,15 @@ def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
                     yield [*head, name, *_spread_cells(spread), *counts]
 
 
+def test_set_rows(summary: Summary) -> Iterable[list[Cell]]:
+    """Yield one row per test set, arm and metric, if there are several test sets."""
+    yield ["test_set", "arm", "quantity", *_SPREAD]
+    for test_set in summary.test_sets:
+        for arm, metrics in test_set.metrics.items():
+            for metric, spread in metrics.items():
+                yield [test_set.name, arm, metric, *_spread_cells(spread)]
+
+
 def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per verdict."""
     head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]

@@ -47,11 +47,11 @@ class CocoImages:
         self._files = {image["id"]: image["file_name"] for image in coco["images"]}
         self._names = {category["id"]: category["name"] for category in coco["categories"]}
         self._color = {id_: COLORS[i % len(COLORS)] for i, id_ in enumerate(sorted(self._names))}
-        self._annotations: dict[int, list[dict[str, Any]]] = {}
+        self._annotations: dict[int | str, list[dict[str, Any]]] = {}
         for annotation in coco["annotations"]:
             self._annotations.setdefault(annotation["image_id"], []).append(annotation)
 
-    def open(self, image_id: int) -> Image.Image:
+    def open(self, image_id: int | str) -> Image.Image:
         """
         Load an image.
 
@@ -64,15 +64,15 @@ class CocoImages:
             raise ValueError(f"image {image_id} is {name}, which is outside {self._image_root}")
         return Image.open(self._image_root / name).convert("RGB")
 
-    def name(self, category_id: int) -> str:
+    def name(self, category_id: int | str) -> str:
         """Return the name of a category."""
         return self._names[category_id]
 
-    def objects(self, image_id: int) -> list[dict[str, Any]]:
+    def objects(self, image_id: int | str) -> list[dict[str, Any]]:
         """Return the annotations of an image, as in the json."""
         return self._annotations.get(image_id, [])
 
-    def ground_truth(self, image_id: int, *, colored: bool = False) -> list[LabeledBox]:
+    def ground_truth(self, image_id: int | str, *, colored: bool = False) -> list[LabeledBox]:
         """Return boxes with class names in the colors of the classes, or plain white boxes."""
         boxes = []
         for annotation in self.objects(image_id):

@@ -34,7 +34,7 @@ class Row:
         texts: description of each picture for screen readers.
     """
 
-    image_id: int
+    image_id: int | str
     pictures: tuple[bytes, ...]
     texts: tuple[str, ...]
 
@@ -62,7 +62,7 @@ class Grid:
         return _png(tile(pictures, columns=len(self.arms) + 1))
 
 
-def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
+def draw_grid(choice: ImageChoice, folder: Path) -> Grid:
     """
     Draw a row for each image: its objects, and the detections of each arm above its threshold.
 
@@ -71,11 +71,11 @@ def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
     Gray boxes are crowd regions and detections in them, which do not count.
 
     Args:
-        choice: images and thresholds.
-        detections: arm -> its `coco_instances_results.json`.
+        choice: images, thresholds and detections.
+        folder: folder of the comparison.
     """
     images = CocoImages(Path(choice.json_file), Path(choice.image_root))
-    of_arm = {arm: _by_image(file, choice) for arm, file in detections.items()}
+    of_arm = {arm: _by_image(folder / file, choice) for arm, file in choice.files.items()}
     rows, problems = [], []
     for image_id in choice.image_ids:
         try:
@@ -84,11 +84,11 @@ def draw_grid(choice: ImageChoice, detections: dict[str, Path]) -> Grid:
             problems.append(f"Image {image_id} could not be drawn: {error}")
             continue
         rows.append(_row(images, image, image_id, of_arm, choice))
-    return Grid(tuple(detections), tuple(rows), tuple(problems))
+    return Grid(tuple(choice.files), tuple(rows), tuple(problems))
 
 
-def _by_image(file: Path, choice: ImageChoice) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {id_: [] for id_ in choice.image_ids}
+def _by_image(file: Path, choice: ImageChoice) -> dict[int | str, list[dict[str, Any]]]:
+    found: dict[int | str, list[dict[str, Any]]] = {id_: [] for id_ in choice.image_ids}
     for detection in json.loads(file.read_text(encoding="utf-8")):
         if detection["image_id"] in found:
             found[detection["image_id"]].append(detection)
@@ -98,8 +98,8 @@ def _by_image(file: Path, choice: ImageChoice) -> dict[int, list[dict[str, Any]]
 def _row(
     images: CocoImages,
     image: Image.Image,
-    image_id: int,
-    of_arm: dict[str, dict[int, list[dict[str, Any]]]],
+    image_id: int | str,
+    of_arm: dict[str, dict[int | str, list[dict[str, Any]]]],
     choice: ImageChoice,
 ) -> Row:
     scale = CELL / image.width

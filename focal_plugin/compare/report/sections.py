@@ -92,6 +92,13 @@ SECTIONS = (
         "forest-best",
         lambda summary: summary.best,
     ),
+    Section(
+        "test-sets",
+        "verdict",
+        "Every test set",
+        tables.test_set_table,
+        csv=(("test_sets.csv", csv_tables.test_set_rows),),
+    ),
     Section("tuning", "verdict", "Tuning of the learning rates", tables.tuning_table),
     Section(
         "seeds",
@@ -181,6 +188,7 @@ SECTIONS = (
         "All runs",
         tables.run_table,
         lead=lambda summary: sentences.AP_SOURCE,
+        sentences=lambda summary: sentences.problem_sentences(summary.problems, summary.reference),
         csv=(("runs.csv", csv_tables.run_rows),),
     ),
 )

@@ -115,6 +115,30 @@ def averages_table(summary: Summary) -> Table:
     )
 
 
+def test_set_table(summary: Summary) -> Table | None:
+    """Return the AP of all arms on every test set; None if there is only one."""
+    if not summary.test_sets:
+        return None
+    rows = []
+    for arm in summary.arms:
+        row = [plain(arm)]
+        for test_set in summary.test_sets:
+            difference = test_set.differences[arm]
+            row.append(spread_text(test_set.metrics[arm]["AP"]))
+            row.append(NOTHING if difference is None else signed(difference.mean))
+        rows.append(tuple(row))
+    names = [plain(test_set.name) for test_set in summary.test_sets]
+    return Table(
+        name="test-sets",
+        header=("arm", *(cell for name in names for cell in (name, "difference"))),
+        rows=tuple(rows),
+        caption=(
+            "AP in percent, mean ± standard deviation between the seeds, and the mean difference "
+            f"to the reference. The verdicts and all other sections are about {names[0]}."
+        ),
+    )
+
+
 def _has_no_objects(summary: Summary, metric: str) -> bool:
     spreads = [scores.metrics[metric] for scores in summary.equal.arms]
     states = [value for spread in spreads for value in spread.by_seed.values()]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import write_all
-from ...run_folder import DETECTIONS_FILE
 from ..analysis.detection_analysis import REPLICATES
 from ..analysis.summary import Summary, summarize
 from .csv_tables import csv_text
@@ -18,7 +17,7 @@ from .json_content import json_content
 from .markdown import markdown_report
 from .page import html_page, inlined
 from .plotting import png, svg
-from .qualitative import Grid, draw_grid
+from .qualitative import draw_grid
 from .sections import SECTIONS
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
@@ -61,7 +60,8 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
     """
     summary = summarize(folder, replicates=replicates)
     drawings = draw_all(summary)
-    grid = _draw_images(summary, folder)
+    choice = summary.detections.choice
+    grid = None if choice is None else draw_grid(choice, folder)
     files: dict[str, bytes] = {}
     figures = []
     for drawing in drawings:
@@ -95,17 +95,9 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
     )
 
 
-def _draw_images(summary: Summary, folder: Path) -> Grid | None:
-    choice = summary.detections.choice
-    if choice is None:
-        return None
-    files = {arm: folder / id_ / DETECTIONS_FILE for arm, id_ in choice.runs.items()}
-    return draw_grid(choice, files)
-
-
 def _figures_of(report: Path) -> set[str]:
     """Return the figures of the previous report; the new one may not have all of them."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         files = json.loads(report.read_text(encoding="utf-8"))["files"]
         return {name for name in files if _FIGURE_FILE.fullmatch(name)}
     return set()

@@ -7,24 +7,35 @@ annotations are stored in columns (lists and arrays), with rows in the order of 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from ..coco_ids import Id, is_id, kind_of, wrong_ids
+from ..segmentations import kind_of_segmentation
+from .box_patterns import Objects, check_box_patterns
 from .findings import Findings
 
 LISTS = ("images", "annotations", "categories")
 
-ID_TYPES = {int, float, str}
-
 EMPTY = 1e-5
 """Minimum size of a box: Detectron2 drops a box whose width or height is not larger."""
 
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
+"""Largest finite number of a box, which Detectron2 stores as float32."""
+
 MAX_SIZE = 2**31
 """Upper bound of an image's width and height (exclusive)."""
+
+MAX_AREA = 1e10
+"""Upper bound of the areas that pycocotools evaluates."""
+
+MIN_FILLED = 1e-3
+"""Minimum share of its box that a mask is expected to fill."""
 
 NONE = -1
 """Row of an image or a category that is not listed."""
@@ -33,10 +44,23 @@ NONE = -1
 class ListedImage(NamedTuple):
     """An image with a valid id, file name and size."""
 
-    image_id: int | float | str
+    image_id: Id
     file_name: str
     width: float
     height: float
+
+
+class Counts(NamedTuple):
+    """
+    Number of objects in listed images; crowd regions do not count.
+
+    Attributes:
+        per_image: by image id; images without objects are left out.
+        per_class: in the order of the classes.
+    """
+
+    per_image: dict[Any, int]
+    per_class: list[int]
 
 
 class Content(NamedTuple):
@@ -47,11 +71,13 @@ class Content(NamedTuple):
         findings: in the order of the rules.
         images: the images that have an id, a file name and a size.
         facts: counts and classes; see :mod:`focal_plugin.data.checks.facts`.
+        counts: None if the file does not state them.
     """
 
     findings: Findings
     images: list[ListedImage]
     facts: dict[str, Any]
+    counts: Counts | None = None
 
 
 def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Content:
@@ -77,7 +103,12 @@ def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Cont
     )
     _check_boxes(columns, images, found)
     _check_objects(columns, images, annotations, found)
-    return Content(found, listed, _facts(images, categories, columns, found))
+    return Content(
+        found,
+        listed,
+        _facts(images, categories, columns, found),
+        _counts(images, categories, columns, found),
+    )
 
 
 def _objects(content: dict[str, Any], key: str, found: Findings) -> list[dict[str, Any]]:
@@ -109,15 +140,15 @@ def _kind(value: Any) -> str:
 
 
 def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None:
-    ids, wrong_ids = _ids(categories, "id")
+    ids, without_id = _ids(categories, "id")
     names = [category.get("name") for category in categories]
     nameless = [row for row, name in enumerate(names) if not isinstance(name, str) or not name]
-    wrong = sorted({*wrong_ids, *nameless})
+    wrong = sorted({*without_id, *nameless})
     found.add_each(
         "category-malformed",
         wrong,
         lambda row: {
-            "message": f"id {_shown(categories[row].get('id'))}, name {_shown(names[row])}"
+            "message": f"id {_given(categories[row].get('id'))}, name {_given(names[row])}"
         },
     )
     if wrong:
@@ -135,7 +166,7 @@ def _check_categories(categories: list[dict[str, Any]], found: Findings) -> None
 
 def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedImage]:
     """Return the images without a finding."""
-    ids, wrong_ids = _ids(images, "id")
+    ids, wrong = _ids(images, "id")
     names: list[Any] = [image.get("file_name") for image in images]
     sizes: list[tuple[Any, Any]] = [(image.get("width"), image.get("height")) for image in images]
     wrong_names = [
@@ -144,31 +175,31 @@ def _check_images(images: list[dict[str, Any]], found: Findings) -> list[ListedI
     wrong_sizes = [row for row, size in enumerate(sizes) if not all(map(_is_size, size))]
 
     def about(row: int, message: str) -> dict[str, Any]:
-        where = f"image {_shown(images[row].get('id'))} ({_shown(names[row])})"
+        where = f"image {_given(images[row].get('id'))} ({_shown(names[row])})"
         return {"message": f"{where}: {message}", "image_id": ids[row]}
 
-    found.add_each("image-id", wrong_ids, lambda row: about(row, f"entry {row} of the list"))
+    found.add_each("image-id", wrong, lambda row: about(row, f"entry {row} of the list"))
     found.add_each(
         "image-file-name", wrong_names, lambda row: about(row, f"entry {row} of the list")
     )
     found.add_each(
         "image-size",
         wrong_sizes,
-        lambda row: about(row, f"width {_shown(sizes[row][0])}, height {_shown(sizes[row][1])}"),
+        lambda row: about(row, f"width {_given(sizes[row][0])}, height {_given(sizes[row][1])}"),
     )
     for image_id, rows in _repeated(ids):
         listed = ", ".join(_shown(names[row]) for row in rows)
         found.add("image-id-twice", f"image id {image_id}: {listed}", image_id=image_id)
-    unnamed = {*wrong_names, *wrong_ids}
+    unnamed = {*wrong_names, *wrong}
     files = [None if row in unnamed else name for row, name in enumerate(names)]
     for name, rows in _repeated(files):
         who = ", ".join(str(ids[row]) for row in rows)
         found.add("image-file-twice", f"{name}: images {who}", image_id=ids[rows[1]])
-    wrong = {*unnamed, *wrong_sizes}
+    left_out = {*unnamed, *wrong_sizes}
     return [
         ListedImage(ids[row], name, *sizes[row])
         for row, name in enumerate(names)
-        if row not in wrong
+        if row not in left_out
     ]
 
 
@@ -200,14 +231,17 @@ class _Columns(NamedTuple):
         """Return the keyword arguments of `Findings.add`."""
         annotation = self.raw[row]
         annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
-        where = f"annotation {_shown(annotation_id)} of image {_shown(image_id)}"
+        where = f"annotation {_given(annotation_id)} of image {_given(image_id)}"
         if self.images[row] != NONE:
             where += f" ({_shown(self.raw_images[self.images[row]].get('file_name'))})"
         ids = {"image_id": image_id, "annotation_id": annotation_id}
         return {"message": f"{where}: {message}", **ids}
 
     def about_box(self, row: int) -> dict[str, Any]:
-        return self.about(row, f"bbox {_shown(self.raw[row].get('bbox', 'missing'))}")
+        annotation = self.raw[row]
+        return self.about(
+            row, f"bbox {_given(annotation['bbox'])}" if "bbox" in annotation else "bbox missing"
+        )
 
 
 def _check_annotations(
@@ -218,7 +252,7 @@ def _check_annotations(
     *,
     may_repeat: bool,
 ) -> _Columns:
-    ids, wrong_ids = _ids(annotations, "id")
+    ids, wrong = _ids(annotations, "id")
     boxes, malformed = _boxes(annotations)
     columns = _Columns(
         ids,
@@ -234,24 +268,36 @@ def _check_annotations(
     def one_of_list(row: int) -> dict[str, Any]:
         return columns.about(row, f"entry {row} of the list")
 
-    found.add_each("annotation-id", wrong_ids, one_of_list)
+    found.add_each("annotation-id", wrong, one_of_list)
     found.add_each("annotation-id-zero", [r for r, x in enumerate(ids) if x == 0], one_of_list)
     if not may_repeat:
         for annotation_id, rows in _repeated(ids):
             on = ", ".join(_shown(annotations[row].get("image_id")) for row in rows)
             message = f"annotation id {annotation_id}: on images {on}"
             found.add("annotation-id-twice", message, annotation_id=annotation_id)
-    image_ids = [annotation.get("image_id") for annotation in annotations]
-    nowhere = [row for row, image_id in enumerate(image_ids) if type(image_id) not in ID_TYPES]
+    legal = {kind_of(image.get("id")) for image in images}
+    unlisted = np.flatnonzero(columns.images == NONE).tolist()
+    kinds = {row: kind_of(annotations[row].get("image_id")) for row in unlisted}
+    nowhere = [row for row, kind in kinds.items() if kind is None or kind not in legal]
+    lost = [row for row in kinds if row not in set(nowhere)]
     found.add_each("annotation-image-id", nowhere, one_of_list)
-    lost = np.setdiff1d(np.flatnonzero(columns.images == NONE), nowhere)
     found.add_each("annotation-without-image", lost, one_of_list)
     found.add_each(
         "annotation-category",
         np.flatnonzero(columns.categories == NONE),
         lambda row: columns.about(
-            row, f"category_id {_shown(annotations[row].get('category_id'))}"
+            row, f"category_id {_given(annotations[row].get('category_id'))}"
         ),
+    )
+    found.add_each(
+        "annotation-iscrowd",
+        [row for row, x in enumerate(annotations) if not is_truth(x.get("iscrowd", 0))],
+        lambda row: columns.about(row, f"iscrowd {_given(annotations[row]['iscrowd'])}"),
+    )
+    found.add_each(
+        "segmentation-unusable",
+        rows_of_unusable(annotations),
+        lambda row: columns.about(row, f"segmentation {_given(annotations[row]['segmentation'])}"),
     )
     ignored = np.flatnonzero(_are_set(annotations, "ignore"))
     found.add_each("annotation-ignore", ignored, one_of_list)
@@ -271,7 +317,7 @@ def _check_boxes(columns: _Columns, images: list[dict[str, Any]], found: Finding
         rules = {
             "box-malformed": columns.malformed,
             "box-nan": np.isnan(columns.boxes).any(axis=1),
-            "box-infinite": np.isinf(columns.boxes).any(axis=1),
+            "box-infinite": ~fit_float32(columns.boxes),
             "box-negative": (width < 0) | (height < 0),
             "box-empty": (width <= EMPTY) | (height <= EMPTY),
             "box-outside-image": (x0 + width <= 0)
@@ -283,6 +329,44 @@ def _check_boxes(columns: _Columns, images: list[dict[str, Any]], found: Finding
     for rule, is_one in rules.items():
         found.add_each(rule, np.flatnonzero(is_one & left), columns.about_box)
         left &= ~is_one
+    left &= ~columns.crowd & (columns.images != NONE)
+    objects = Objects(
+        *(np.flatnonzero(left), columns.boxes[left], sizes[columns.images[left]]),
+        *(columns.images[left], columns.categories[left]),
+    )
+    _check_areas(columns, objects, found)
+    check_box_patterns(objects, found, columns.about_box)
+
+
+def _check_areas(columns: _Columns, objects: Objects, found: Findings) -> None:
+    """Report the areas that decide wrongly how the evaluation counts an object."""
+    annotations = [columns.raw[row] for row in objects.rows]
+    given = [annotation.get("area") for annotation in annotations]
+    stated = np.array([type(area) in (int, float) for area in given], dtype=bool)
+    bound = 2 * MAX_AREA  # an integer may be too large for a float
+    areas = np.array(
+        [min(max(x, -bound), bound) if type(x) in (int, float) else 0 for x in given],
+        dtype=np.float64,
+    )
+    has_mask = _are_set(annotations, "segmentation")
+    of_box = objects.boxes[:, 2] * objects.boxes[:, 3]
+    ignored = (areas < 0) | (areas > MAX_AREA)
+    smallest = of_box * np.where(has_mask, MIN_FILLED, 1 / 2) - 1
+    fits = (areas > 0) & (areas >= smallest) & (areas <= 2 * of_box + 1)
+    for rule, is_one in {"area-ignored": ignored, "area-differs": ~fits & ~ignored}.items():
+        found.add_each(
+            rule,
+            objects.rows[is_one & stated],
+            lambda row: columns.about(
+                row, f"area {_given(columns.raw[row]['area'])}, bbox {columns.raw[row]['bbox']}"
+            ),
+        )
+
+
+def fit_float32(boxes: np.ndarray) -> np.ndarray:
+    """Return which boxes (n, 4), [x, y, width, height], have finite corners in float32."""
+    corners = np.concatenate([boxes, boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return (np.abs(corners) <= MAX_FLOAT32).all(axis=1)
 
 
 def _check_objects(
@@ -300,8 +384,11 @@ def _check_objects(
         message = (
             f"{len(images)} images, {len(annotations)} annotations ({num_crowds} crowd regions)"
         )
-        found.add("no-objects", message)
+        found.add("only-crowds" if num_crowds else "no-objects", message)
         return
+    num_crowds = int(columns.crowd.sum())
+    if num_crowds > len(annotations) / 2:
+        found.add("mostly-crowds", f"{num_crowds} of {len(annotations)} annotations")
 
     def about(row: int) -> dict[str, Any]:
         image = images[row]
@@ -309,6 +396,34 @@ def _check_objects(
         return {"message": message, "image_id": image.get("id")}
 
     found.add_each("image-without-objects", np.flatnonzero(num_objects == 0), about)
+
+
+def _counts(
+    images: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+    columns: _Columns,
+    found: Findings,
+) -> Counts | None:
+    wrong = ("category-malformed", "image-id", "annotation-image-id", "annotation-category")
+    if any(found.counts[rule] for rule in wrong):
+        return None
+    objects = ~columns.crowd & (columns.images != NONE)
+    on_image = np.bincount(columns.images[objects], minlength=len(images)).tolist()
+    of_class = np.bincount(columns.categories[objects], minlength=len(categories)).tolist()
+    order = sorted(range(len(categories)), key=lambda row: categories[row]["id"])
+    return Counts(
+        {image["id"]: number for image, number in zip(images, on_image, strict=True) if number},
+        [of_class[row] for row in order],
+    )
+
+
+def rows_of_unusable(annotations: list[dict[str, Any]]) -> list[int]:
+    """Return the rows of annotations whose segmentation Detectron2's loader cannot use."""
+    return [
+        row
+        for row, annotation in enumerate(annotations)
+        if kind_of_segmentation(annotation.get("segmentation")) == "unusable"
+    ]
 
 
 def _facts(
@@ -336,17 +451,9 @@ def _facts(
 
 
 def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]:
-    """
-    Return the ids and the rows of invalid ids; an invalid id is None.
-
-    Numbers and strings are valid if they can be sorted together.
-    """
+    """Return the ids and the rows of wrong ids; a wrong id is None."""
     ids = [entry.get(key) for entry in entries]
-    types = Counter(map(type, ids))
-    if set(types) <= {int, float} or set(types) == {str}:
-        return ids, []
-    legal = (str,) if types[str] > types[int] + types[float] else (int, float)
-    wrong = [row for row, value in enumerate(ids) if type(value) not in legal]
+    wrong = wrong_ids(ids)
     for row in wrong:
         ids[row] = None
     return ids, wrong
@@ -354,12 +461,10 @@ def _ids(entries: list[dict[str, Any]], key: str) -> tuple[list[Any], list[int]]
 
 def _rows_in(entries: list[dict[str, Any]], key: str, others: list[dict[str, Any]]) -> np.ndarray:
     """Return, for each entry, the row in ``others`` whose id the entry names under ``key``."""
-    ids = [other.get("id") for other in others]
-    rows = {value: row for row, value in enumerate(ids) if isinstance(value, Hashable)}
-    rows.pop(None, None)
+    rows = {other["id"]: row for row, other in enumerate(others) if is_id(other.get("id"))}
     named = [entry.get(key) for entry in entries]
-    if not set(map(type, named)) <= ID_TYPES:
-        named = [value if type(value) in ID_TYPES else None for value in named]
+    if not set(map(type, named)) <= {int, str}:
+        named = [value if is_id(value) else None for value in named]
     return np.fromiter((rows.get(value, NONE) for value in named), np.int64, len(named))
 
 
@@ -408,8 +513,13 @@ def _without_area(annotations: list[dict[str, Any]]) -> list[int]:
     return [
         row
         for row, annotation in enumerate(annotations)
-        if type(annotation.get("area")) not in (int, float) or "iscrowd" not in annotation
+        if "iscrowd" not in annotation or not _is_float(annotation.get("area"))
     ]
+
+
+def _is_float(value: Any) -> bool:
+    """Return True for a number that is finite as float64."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_size(value: Any) -> TypeGuard[float]:
@@ -420,6 +530,16 @@ def _size_of(image: dict[str, Any], key: str) -> float:
     """Return a stated size, or infinity if it is not stated, so that no box is outside."""
     value = image.get(key)
     return value if _is_size(value) else float("inf")
+
+
+def is_truth(value: Any) -> bool:
+    """Return True for 0, 1, true and false."""
+    return type(value) in (bool, int, float) and value in (0, 1)
+
+
+def _given(value: Any) -> str:
+    """Return a value as it is written in the file; text keeps its quotation marks."""
+    return _shown(repr(value))
 
 
 def _shown(value: Any) -> str:

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from .coco_rules import EMPTY
+from ..coco_ids import is_id, wrong_ids
+from .box_patterns import Objects, check_box_patterns
+from .coco_rules import EMPTY, fit_float32, is_truth
 from .findings import Findings, Report
+from .pixels import check_a_few
 
 
 def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Report:
@@ -26,37 +29,56 @@ def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Repo
     _check_images(dicts, found)
     annotated = [(image, x) for image in dicts for x in image.get("annotations", ())]
     for image, annotation in annotated:
-        rule = _fault_of_box(annotation)
+        rule = fault_of_box(annotation)
         if rule is not None:
-            found.add(rule, f"{_who(image)}: bbox {annotation.get('bbox')}", image_id=_id(image))
+            about = f"bbox {annotation.get('bbox')}, bbox_mode {annotation.get('bbox_mode')!r}"
+            found.add(rule, f"{_who(image)}: {about}", image_id=_id(image))
+        if not is_truth(annotation.get("iscrowd", 0)):
+            about = f"iscrowd {annotation['iscrowd']!r}"
+            found.add("annotation-iscrowd", f"{_who(image)}: {about}", image_id=_id(image))
         category = annotation.get("category_id")
         if num_classes is not None and category not in range(num_classes):
             message = f"{_who(image)}: category_id {category}, expected 0..{num_classes - 1}"
             found.add("annotation-class", message, image_id=_id(image))
+    _check_patterns(annotated, found)
     crowds = sum(bool(annotation.get("iscrowd")) for _, annotation in annotated)
     if len(annotated) == crowds and any("annotations" in image for image in dicts):
-        found.add("no-objects", f"{len(dicts)} images, {crowds} crowd regions")
+        rule = "only-crowds" if crowds else "no-objects"
+        found.add(rule, f"{len(dicts)} images, {crowds} crowd regions")
     return found.report({"images": len(dicts), "annotations": len(annotated), "crowds": crowds})
 
 
 def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
     if not dicts:
         found.add("no-images", "the dataset is empty")
+    for row in wrong_ids([_id(image) for image in dicts]):
+        image_id = _id(dicts[row])
+        found.add("image-id", f"image_id {image_id!r:.80} ({dicts[row].get('file_name')})")
     first: dict[Any, str] = {}
     for image in dicts:
         image_id, file_name = _id(image), str(image.get("file_name"))
-        if image_id is not None and first.setdefault(image_id, file_name) != file_name:
+        if is_id(image_id) and first.setdefault(image_id, file_name) != file_name:
             message = f"image id {image_id}: {first[image_id]}, {file_name}"
             found.add("image-id-twice", message, image_id=image_id)
         is_local = "file_name" in image and "://" not in file_name
         if is_local and not os.path.isfile(file_name):
             message = f"image {image_id}: file not found: {file_name}"
             found.add("image-missing", message, image_id=image_id)
+    local = [
+        (_who(image), _id(image), str(image["file_name"]))
+        for image in dicts
+        if os.path.isfile(str(image.get("file_name")))
+    ]
+    check_a_few(local, found)
 
 
-def _fault_of_box(annotation: dict[str, Any]) -> str | None:
-    if annotation.get("bbox_mode") not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
-        return None  # not supported, such as a rotated box
+def fault_of_box(annotation: dict[str, Any]) -> str | None:
+    """Return the rule that a box breaks, or None; a rotated box is not checked."""
+    mode = annotation.get("bbox_mode")
+    if mode == BoxMode.XYWHA_ABS:
+        return None
+    if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+        return "box-mode"
     given: Any = annotation.get("bbox")
     is_box = isinstance(given, list | tuple | np.ndarray) and len(given) == 4
     if not is_box or not all(isinstance(number, Real) for number in given):
@@ -66,9 +88,51 @@ def _fault_of_box(annotation: dict[str, Any]) -> str | None:
     return next((rule for rule, is_one in BOX_FAULTS.items() if is_one(box, size)), None)
 
 
+def is_outside(annotation: dict[str, Any], image: dict[str, Any]) -> bool:
+    """Return True for a box, in XYWH_ABS or XYXY_ABS, outside an image of known size."""
+    x0, y0, x1, y1 = BoxMode.convert(
+        list(map(float, annotation["bbox"])), BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS
+    )
+    return x1 <= 0 or y1 <= 0 or x0 >= image["width"] or y0 >= image["height"]
+
+
+def _check_patterns(
+    annotated: list[tuple[dict[str, Any], dict[str, Any]]], found: Findings
+) -> None:
+    """Apply the rules for all boxes together to the valid ones in images of known size."""
+    valid = [
+        row
+        for row, (image, x) in enumerate(annotated)
+        if {"width", "height"} <= image.keys()
+        and not x.get("iscrowd")
+        and x.get("bbox_mode") in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+        and fault_of_box(x) is None
+    ]
+    chosen = [annotated[row] for row in valid]
+    boxes = [
+        BoxMode.convert(list(map(float, x["bbox"])), BoxMode(x["bbox_mode"]), BoxMode.XYWH_ABS)
+        for _, x in chosen
+    ]
+    numbers: dict[int, int] = {}
+    objects = Objects(
+        np.array(valid, dtype=np.int64),
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array([(image["width"], image["height"]) for image, _ in chosen]).reshape(-1, 2),
+        np.array([numbers.setdefault(id(image), len(numbers)) for image, _ in chosen]),
+        np.array([hash(x.get("category_id")) for _, x in chosen]),
+    )
+
+    def about_box(row: int) -> dict[str, Any]:
+        image, annotation = annotated[row]
+        message = f"{_who(image)}: bbox {annotation['bbox']}"
+        return {"message": message, "image_id": _id(image)}
+
+    check_box_patterns(objects, found, about_box)
+
+
 BOX_FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
     "box-nan": lambda box, _: bool(np.isnan(box).any()),
-    "box-infinite": lambda box, _: bool(np.isinf(box).any()),
+    "box-infinite": lambda box, size: not fit_float32(np.array([[*box[:2], *size]])).all(),
     "box-negative": lambda _, size: bool((size < 0).any()),
     "box-empty": lambda _, size: bool((size <= EMPTY).any()),
 }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...files import write_json
+from ..coco_ids import Id, is_id
 from .rules import RULES, Severity
 
 LISTED = 20
@@ -40,18 +41,13 @@ class Finding:
     rule: str
     severity: Severity
     message: str
-    image_id: int | float | str | None = None
-    annotation_id: int | float | str | None = None
+    image_id: Id | None = None
+    annotation_id: Id | None = None
 
 
 def printable(text: str) -> str:
     """Escape characters that control a terminal or that it cannot encode."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-def _plain(value: Any) -> int | float | str | None:
-    # NaN is not valid JSON and is not equal to itself.
-    return value if isinstance(value, int | float | str) and value == value else None
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,18 @@ class Report:
         finding = Finding(rule, RULES[rule].severity, printable(message))
         counts = {**self.counts, rule: self.counts.get(rule, 0) + 1}
         return replace(self, findings=(*self.findings, finding), counts=counts)
+
+    def with_findings(self, found: Findings) -> Report:
+        """Return a copy with further findings, whose rules must not occur here."""
+        counts = {**self.counts, **found.counts}
+        return replace(self, findings=(*self.findings, *found.listed), counts=counts)
+
+    def without(self, rules: Iterable[str]) -> Report:
+        """Return a copy without the findings of some rules."""
+        left_out = set(rules)
+        findings = tuple(x for x in self.findings if x.rule not in left_out)
+        counts = {rule: n for rule, n in self.counts.items() if rule not in left_out}
+        return replace(self, findings=findings, counts=counts)
 
     def title(self) -> str:
         """Return the name of the dataset, or of its file."""
@@ -175,7 +183,7 @@ class Findings:
         """Add one finding; ids that are not valid in a COCO file are dropped."""
         self.counts[rule] += 1
         if self.counts[rule] <= LISTED:
-            ids = (_plain(image_id), _plain(annotation_id))
+            ids = (value if is_id(value) else None for value in (image_id, annotation_id))
             self.listed.append(Finding(rule, RULES[rule].severity, printable(message), *ids))
 
     def add_each(
@@ -196,6 +204,13 @@ class Findings:
             self.add(rule, **describe(int(position)))
         if len(positions) > LISTED:
             self.counts[rule] += len(positions) - LISTED
+
+    def escalate(self, rule: str) -> None:
+        """Turn the findings of a rule into errors."""
+        self.listed = [
+            replace(finding, severity="error") if finding.rule == rule else finding
+            for finding in self.listed
+        ]
 
     def extend(self, others: Findings) -> None:
         """Add all findings of another collection, whose rules must not occur in this one."""

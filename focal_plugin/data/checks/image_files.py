@@ -1,4 +1,4 @@
-"""Checks of the image files of a dataset: existence, location, format and size."""
+"""Checks of the image files of a dataset: existence, location, format, size and pixels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .coco_rules import ListedImage
 from .findings import Findings
+from .pixels import check_a_few, escalate_if_all, fault_of_pixels
 
 
 def check_image_files(
@@ -24,7 +25,8 @@ def check_image_files(
     Args:
         images: images with file names relative to ``image_root``.
         allow_outside_root: allow files elsewhere, by "..", an absolute name or a link.
-        decode: also open and decode each image; a terminal shows a progress bar.
+        decode: open and decode each image; a terminal shows a progress bar. False: only the
+            pixels of a few images are checked.
     """
     found = Findings()
     there = []
@@ -42,6 +44,10 @@ def check_image_files(
     if decode:
         for image, rule, message in _decode_all(there):
             found.add(rule, f"{_who(image)}: {message}", image_id=image.image_id)
+        escalate_if_all(found, len(there))
+    else:
+        few = [(_who(image), image.image_id, path) for image, path in there]
+        check_a_few(few, found)
     return found
 
 
@@ -104,7 +110,7 @@ def _decode(image_and_path: tuple[ListedImage, str]) -> tuple[str, str] | None:
         return "image-unreadable", f"{path}: {type(error).__name__}: {error}"
     height, width = pixels.shape[:2]
     if (width, height) == (image.width, image.height):
-        return None
+        return fault_of_pixels(path)
     stated = f"{image.width:g} x {image.height:g}"
     return "image-size-differs", f"the file is {width} x {height}, the annotations say {stated}"
 

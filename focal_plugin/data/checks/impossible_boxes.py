@@ -7,7 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
+
+from .coco_rules import fit_float32
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,6 @@ def _is_impossible(annotation: dict[str, Any]) -> bool:
     x, y, width, height = box
     if mode == BoxMode.XYXY_ABS:
         width, height = width - x, height - y
-    # Comparisons with NaN are False: Detectron2 drops such a box itself.
-
-    return width < 0 or height < 0 or any(map(math.isinf, box))
+    if any(map(math.isnan, box)):
+        return False  # Detectron2 drops such a box itself
+    return width < 0 or height < 0 or not fit_float32(np.array([[x, y, width, height]])).all()

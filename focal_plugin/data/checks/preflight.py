@@ -12,9 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ...names import did_you_mean
+from .as_evaluated import compare_with_evaluation
+from .as_trained import compare_with_training
 from .check_coco import check_coco, check_dicts
 from .facts import find_json
 from .findings import DataError, Report, raise_if_any_is_bad
+from .requirements import check_config_requirements
 from .rules import Severity
 
 logger = logging.getLogger(__name__)
@@ -70,8 +73,8 @@ def check_datasets(
     Args:
         cfg: config of the training or evaluation.
         allow_outside_root: allow image files outside the image folder of their dataset.
-        training: False: datasets used only for training are checked as in :func:`check_classes`,
-            because an evaluation does not require them to exist.
+        training: False: datasets used only for training are checked as in :func:`check_classes`
+            if they are registered, because an evaluation does not require them.
 
     Returns:
         one report per dataset in the main process; an empty list in the others. The reports are
@@ -86,8 +89,10 @@ def check_datasets(
     strict = is_strict(cfg)
     reports = []
     if not training:
-        check_classes(cfg)
         cfg = cfg.clone()
+        known = DatasetCatalog.list()
+        cfg.DATASETS.TRAIN = tuple(name for name in cfg.DATASETS.TRAIN if name in known)
+        check_classes(cfg)
         cfg.DATASETS.TRAIN = ()
     if comm.is_main_process():
         reports = report_datasets(cfg, allow_outside_root=allow_outside_root)
@@ -147,8 +152,8 @@ def report_datasets(
         if problem is not None:
             report = report.with_finding("num-classes", problem)
         reports.append(report)
-    reports = _compare_classes(reports)
-    return _for_their_use(cfg, reports)
+    reports = _for_their_use(cfg, _compare_classes(reports))
+    return [_compare_with_use(cfg, report) for report in reports]
 
 
 def _names(cfg: CfgNode) -> list[str]:
@@ -158,8 +163,11 @@ def _names(cfg: CfgNode) -> list[str]:
 def _check_name(name: str) -> None:
     known = DatasetCatalog.list()
     if name not in known:
-        hint = did_you_mean(name, known) or "; register it with --dataset"
-        raise KeyError(f"no dataset is named {name!r}{hint}")
+        # A name of one's own is near a name of COCO only by its end, such as "_train".
+        hint = did_you_mean(name, known, cutoff=0.85)
+        raise KeyError(
+            f"no dataset is named {name!r}{hint}; register it with --dataset {name}=JSON:IMAGES"
+        )
 
 
 def _report_one(
@@ -206,36 +214,59 @@ def _listed(classes: Sequence[str]) -> str:
 
 def _compare_classes(reports: list[Report]) -> list[Report]:
     """Report datasets with other class names: a class would be evaluated as another one."""
-    if not reports or reports[0].facts.get("classes") is None:
+    known = [(report, _classes_of(report)) for report in reports]
+    first = next(((report, classes) for report, classes in known if classes), None)
+    if first is None:
         return reports
-    first, *others = reports
-    expected, compared = first.facts["classes"], [first]
-    for report in others:
-        classes = report.facts.get("classes")
-        if classes is not None and classes != expected:
-            message = f"{_listed(classes)}; those of {first.name!r}: {_listed(expected)}"
+    compared = []
+    for report, classes in known:
+        if classes and classes != first[1]:
+            message = f"{_listed(classes)}; those of {first[0].name!r}: {_listed(first[1])}"
             report = report.with_finding("classes-differ", message)
         compared.append(report)
     return compared
 
 
+def _classes_of(report: Report) -> list[str] | None:
+    known = report.facts.get("classes") or MetadataCatalog.get(report.name).get("thing_classes")
+    return None if known is None else list(known)
+
+
+def _compare_with_use(cfg: CfgNode, report: Report) -> Report:
+    """Compare a dataset without errors with what training and evaluation see of it."""
+    compare = {"TRAIN": compare_with_training, "TEST": compare_with_evaluation}
+    for split, compare_with in compare.items():
+        if report.name in cfg.DATASETS[split]:
+            needed = check_config_requirements(cfg, report.name, split=split)
+            report = report.with_findings(needed)
+            if not report.num("error"):
+                report = compare_with(cfg, report)
+    return report
+
+
 def _for_their_use(cfg: CfgNode, reports: list[Report]) -> list[Report]:
     """Return the reports with severities that follow from the use of each dataset."""
     training = [report for report in reports if report.name in cfg.DATASETS.TRAIN]
-    without_objects = all(report.counts.get("no-objects") for report in training)
+    empty = ("no-objects", "only-crowds")
+    without_objects = all(any(map(report.counts.get, empty)) for report in training)
     used = []
     for report in reports:
         severities: dict[str, Severity] = {}
+        if not cfg.MODEL.MASK_ON:
+            severities["segmentation-unusable"] = "note"  # only boxes are loaded
         is_tested = report.name in cfg.DATASETS.TEST
         if is_tested:
             severities["annotation-area"] = "error"  # required by the evaluation
+            severities["box-nan"] = "error"  # pycocotools matches it with every detection
         elif cfg.MODEL.FOCAL.DATA.CHECK == "drop":
             severities.update(DROPPED)
-        if (
-            report.name in cfg.DATASETS.TRAIN
-            and without_objects
-            and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        ):
-            severities["no-objects"] = "error"
+        if not is_tested and report.file is None:
+            severities["image-id"] = "note"  # dicts without an id support training
+        if report.name in cfg.DATASETS.TRAIN:
+            severities["classes-differ"] = "error"  # Detectron2 refuses them together
+            if without_objects:
+                severities["only-crowds"] = "error"
+                if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+                    severities["no-objects"] = "error"
         used.append(report.with_severity(severities))
     return used

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from ..coco_ids import LEGAL
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -49,14 +51,24 @@ RULES = {
     "no-categories": Rule("error", '"categories" is empty', "list the classes"),
     "no-objects": Rule(
         "warning",
-        "no image has an object: there are no annotations, or only crowd regions",
+        "no image has an object",
         "to train anyway, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False",
+    ),
+    "only-crowds": Rule(
+        "warning",
+        "all annotations are crowd regions, which are neither trained on nor evaluated",
+        'set "iscrowd": 0 for objects',
+    ),
+    "mostly-crowds": Rule(
+        "warning",
+        "most annotations are crowd regions, which are neither trained on nor evaluated",
+        'set "iscrowd": 0 for objects',
     ),
     # Categories
     "category-malformed": Rule(
         "error",
         "a category has no id or no name",
-        "give each category an integer id and a name; all ids must have the same type",
+        f"give each category a name and an id: {LEGAL}",
     ),
     "category-id-twice": Rule(
         "error", "two categories share an id", "give each category a unique id"
@@ -84,8 +96,8 @@ RULES = {
     # Images
     "image-id": Rule(
         "error",
-        "an image has no id, or an id of another type than the other images",
-        "give each image an integer id",
+        "an image has no id, or one that is not legal",
+        f"give each image an id: {LEGAL}",
     ),
     "image-id-twice": Rule(
         "error",
@@ -126,11 +138,19 @@ RULES = {
         "an image has a different size than stated: its boxes may belong to a resized image",
         "state the size of the file after EXIF orientation, and adapt the boxes",
     ),
+    "image-mode": Rule(
+        "warning",
+        "the pixels of an image do not fit into 0 to 255, to which Detectron2 cuts them",
+        "convert it to 8 bits, such as with numpy: 255 * (x - x.min()) / (x.max() - x.min())",
+    ),
+    "image-constant": Rule(
+        "warning", "all pixels of an image are equal", "check how the image was written"
+    ),
     # Annotations
     "annotation-id": Rule(
         "error",
-        "an annotation has no id, or an id that is not a number",
-        "give each annotation an integer id above 0",
+        "an annotation has no id, or one that is not legal",
+        f"give each annotation an id: {LEGAL}",
     ),
     "annotation-id-twice": Rule(
         "error",
@@ -138,12 +158,14 @@ RULES = {
         "give each annotation a unique id",
     ),
     "annotation-id-zero": Rule(
-        "warning",
-        "the evaluation treats a match with an annotation of id 0 as no match",
-        "number the annotations from 1",
+        "note",
+        "pycocotools treats a match with an annotation of id 0 as no match",
+        "none required: this evaluation counts it; for other tools, number annotations from 1",
     ),
     "annotation-image-id": Rule(
-        "error", "an annotation names no image", 'state the "image_id" of its image'
+        "error",
+        "an annotation names no image, or one by an id of another type than those of the images",
+        'state the "image_id" of its image, as a number or as a text like the id of the image',
     ),
     "annotation-without-image": Rule(
         "warning",
@@ -162,8 +184,28 @@ RULES = {
     ),
     "annotation-area": Rule(
         "warning",
-        'no "area" or no "iscrowd": training works, but the evaluation would fail',
+        'no finite "area" or no "iscrowd": training works, but the evaluation would fail',
         'add "area": width * height (of the mask, if there is one) and "iscrowd": 0',
+    ),
+    "annotation-iscrowd": Rule(
+        "error",
+        '"iscrowd" is not 0, 1, true or false; Detectron2 drops every object where it is not 0',
+        'set "iscrowd": 0 for objects and 1 for crowd regions',
+    ),
+    "area-ignored": Rule(
+        "warning",
+        'an "area" below 0 or above 1e10: the evaluation ignores the object',
+        'set "area": width * height (of the mask, if there is one)',
+    ),
+    "area-differs": Rule(
+        "warning",
+        'an "area" is far from that of the box; it decides whether the object is small or large',
+        'set "area": width * height (of the mask, if there is one)',
+    ),
+    "segmentation-unusable": Rule(
+        "warning",
+        "a segmentation is neither polygons of at least three points nor RLE",
+        'correct it; boxes only require none: "segmentation": []',
     ),
     "box-malformed": Rule(
         "error",
@@ -193,6 +235,100 @@ RULES = {
         "warning",
         "a box outside its image is dropped in training",
         "correct the box or the stated size of the image, or remove the annotation",
+    ),
+    "box-tiny": Rule(
+        "warning",
+        "a box is at most one pixel wide and high",
+        "boxes are in pixels: multiply fractions of the image by its width and height",
+    ),
+    "box-beyond-image": Rule(
+        "warning",
+        "a box reaches beyond its image and is clipped in training",
+        "boxes are [x, y, width, height] with the left upper corner: correct them or the size of "
+        "the image",
+    ),
+    "boxes-are-corners": Rule(
+        "error",
+        "the boxes seem to be corners instead of sizes",
+        'convert them: "bbox": [x1, y1, x2 - x1, y2 - y1]',
+    ),
+    "boxes-are-centers": Rule(
+        "warning",
+        "the boxes seem to have centers instead of left upper corners",
+        'convert them: "bbox": [center x - width / 2, center y - height / 2, width, height]',
+    ),
+    "object-twice": Rule(
+        "warning",
+        "an object has the image, the class and the box of an earlier one",
+        "remove one of them: it counts twice in training, and is missed once in the evaluation",
+    ),
+    "box-mode": Rule(
+        "error",
+        "a box has no bbox_mode that Detectron2 can train with",
+        "set bbox_mode to BoxMode.XYWH_ABS or BoxMode.XYXY_ABS, with boxes in pixels",
+    ),
+    # The file compared with what training and evaluation see
+    "load-fails": Rule(
+        "error", "the loader of the dataset fails", "correct the dataset or its loader"
+    ),
+    "object-lost": Rule(
+        "warning",
+        "an object of the dataset is dropped in training",
+        "correct or remove its annotation",
+    ),
+    "mapper-fails": Rule(
+        "error",
+        "an object ends the training when Detectron2's mapper meets it",
+        "correct or remove its annotation",
+    ),
+    "class-lost": Rule(
+        "error",
+        "no object of a class is left in training",
+        "correct its annotations; other findings say why they are dropped",
+    ),
+    "training-differs": Rule(
+        "error",
+        "training would load another number of objects than the file has",
+        "correct the loader of the dataset, or its annotation file",
+    ),
+    "evaluation-fails": Rule(
+        "error", "pycocotools cannot evaluate the dataset", "correct its annotations"
+    ),
+    "object-not-evaluated": Rule(
+        "warning", "the evaluation ignores an object", 'set its "area" and "iscrowd": 0'
+    ),
+    "class-not-evaluated": Rule(
+        "error",
+        "the evaluation counts no object of a class",
+        "correct its annotations; other findings say why they are ignored",
+    ),
+    # What the config asks of the data
+    "mask-missing": Rule(
+        "error",
+        "MODEL.MASK_ON is True, but an object has no mask",
+        "add its segmentation, train boxes only with MODEL.MASK_ON False, or drop such objects "
+        'from training with MODEL.FOCAL.DATA.CHECK "drop"',
+    ),
+    "mask-format": Rule(
+        "error",
+        "INPUT.MASK_FORMAT does not fit the masks",
+        'set INPUT.MASK_FORMAT to "polygon" for polygons only, and else to "bitmask"',
+    ),
+    "keypoint-names": Rule(
+        "error",
+        "MODEL.KEYPOINT_ON is True, but the dataset does not name the keypoints",
+        "set keypoint_names and keypoint_flip_map of MetadataCatalog.get(name), or "
+        "MODEL.KEYPOINT_ON False",
+    ),
+    "keypoints-missing": Rule(
+        "error",
+        "MODEL.KEYPOINT_ON is True, but an object has no keypoints, or another number of them",
+        "state x, y and visibility of each keypoint, or set MODEL.KEYPOINT_ON False",
+    ),
+    "proposals": Rule(
+        "error",
+        "MODEL.LOAD_PROPOSALS is True, but a dataset has no file of proposals",
+        "name one file for each dataset, or set MODEL.LOAD_PROPOSALS False",
     ),
     "annotation-class": Rule(
         "error",

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_train_loader
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import DatasetFromList
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ...checks import check_count
 from ...random_state import seed_from, seeded
 from ...signals import JOB_SIGNALS
-from ..checks.check_coco import drop_impossible_boxes
+from .training_set import load_training_set
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
         ValueError: Detectron2 has no sampler named `DATALOADER.SAMPLER_TRAIN`, or images without a
             size are to be grouped by aspect ratio.
     """
-    dataset = _load_dataset(cfg)
+    dataset: MapDataset | IterableDataset[Any] = load_training_set(cfg)
     if isinstance(dataset, IterableDataset):
         logger.warning(
             f"{', '.join(cfg.DATASETS.TRAIN)} cannot be indexed: a resumed run does not see the "
@@ -258,20 +258,6 @@ class TrainLoader:
                 f"{len(self.unreadable)} images cannot be read, {UNREADABLE_KEY} is {allowed} and "
                 f"the dataset has {len(self.samples.dataset)} images:\n  {listed}\n{REMEDY}"
             )
-
-
-def _load_dataset(cfg: CfgNode) -> MapDataset | IterableDataset[Any]:
-    """Load the dataset as Detectron2's train loader does; drop invalid boxes if configured."""
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    dataset = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-    )
-    if isinstance(dataset, list) and cfg.MODEL.FOCAL.DATA.CHECK == "drop":
-        return drop_impossible_boxes(dataset)
-    return dataset
 
 
 def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterable[int]:

@@ -40,6 +40,9 @@ class Checkpointer(DetectionCheckpointer):
 
     All errors are a :class:`CheckpointError`, except for failed writes, which are an OSError.
 
+    Attributes:
+        not_loaded: name of each tensor of the model that no file has set -> the reason.
+
     Args:
         model: the model, wrapped or not.
         save_dir: an existing folder on a file system that all processes share.
@@ -71,6 +74,7 @@ class Checkpointer(DetectionCheckpointer):
         # Most buffers outside the state dict are constants that the config sets, and the config
         # may be allowed to change. A checkpoint contains only the buffers that training changes.
         in_state = self.model.state_dict()
+        self.not_loaded = dict.fromkeys(filter(_is_a_weight, in_state), "no weights were loaded")
         self._initial = {name: x for name, x in self._buffers().items() if name not in in_state}
 
     def save(self, name: str, **extra: Any) -> None:
@@ -163,6 +167,26 @@ class Checkpointer(DetectionCheckpointer):
 
         _of_main_process(check)
 
+    def check_complete(self) -> None:
+        """
+        Raise an error if a tensor of the model still has its initial value.
+
+        Raises:
+            CheckpointError: the message lists these tensors, with the reasons.
+        """
+        if not self.not_loaded:
+            return
+        weights = list(filter(_is_a_weight, self.model.state_dict()))
+        remedy = (
+            "Give the checkpoint of this model as MODEL.WEIGHTS, or --allow-partial-weights to "
+            "evaluate it as it is"
+        )
+        lines = "".join(f"\n  {line}" for line in _by_module(self.not_loaded))
+        raise CheckpointError(
+            f"{len(self.not_loaded)} of the {len(weights)} tensors of the model were not loaded "
+            f"and are random:{lines}\n{remedy}"
+        )
+
     def has_checkpoint(self) -> bool:
         """Return True if `last_checkpoint` exists, whatever its content."""
         return bool(self.save_dir) and (Path(self.save_dir) / LAST_CHECKPOINT).exists()
@@ -185,7 +209,17 @@ class Checkpointer(DetectionCheckpointer):
         address, _, query = (path, "", "") if Path(path).is_file() else path.partition("?")
         if query not in {"", f"{HEURISTICS}=True"}:
             raise CheckpointError(f"{path}: unknown query ?{query}, expected ?{HEURISTICS}=True")
-        return Path(self.path_manager.get_local_path(address)), query
+        remedy = 'give the path of a file, or set MODEL.WEIGHTS "" to start from random weights'
+        try:
+            file = Path(self.path_manager.get_local_path(address))
+        except Exception as error:  # each kind of address has errors of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"MODEL.WEIGHTS {path} cannot be fetched ({reason}): {remedy}"
+            ) from error
+        if not file.exists():
+            raise CheckpointError(f"MODEL.WEIGHTS {path}: file not found; {remedy}")
+        return file, query
 
     def _load_file(self, f: str) -> dict[str, Any]:
         return self._read(Path(f))
@@ -211,12 +245,10 @@ class Checkpointer(DetectionCheckpointer):
                 problem = str(error)
         for rank, text in enumerate(comm.all_gather(problem)):
             if text:
-                unreadable = CheckpointError(
+                raise CheckpointError(
                     f"process {rank} cannot read the checkpoint from which the main process "
                     f"resumes; OUTPUT_DIR must be a folder that all machines share. {text}"
                 )
-                unreadable.raised_by_all = True
-                raise unreadable
         return file, content
 
     def _read_last(self) -> tuple[Path, dict[str, Any]]:
@@ -312,7 +344,9 @@ class Checkpointer(DetectionCheckpointer):
         """Load everything and return the rest of the content."""
         stored = _stored(content)
         content.pop(OUR_KEY, None)
-        self._log_incompatible_keys(self._load_model(content))
+        incompatible = self._load_model(content)
+        self._note_what_was_loaded(file, incompatible)
+        self._log_incompatible_keys(incompatible)
         if self._is_own(stored):
             self._restore_buffers(stored["buffers"])
         names = self.checkpointables if checkpointables is None else checkpointables
@@ -324,6 +358,22 @@ class Checkpointer(DetectionCheckpointer):
                     f"{key} in {file} does not match this run: {error}"
                 ) from error
         return content
+
+    def _note_what_was_loaded(self, file: Path, incompatible: Any) -> None:
+        weights = list(filter(_is_a_weight, self.model.state_dict()))
+        misfits = {
+            name: f"{tuple(there)} in the file, {tuple(here)} in the model"
+            for name, there, here in incompatible.incorrect_shapes
+        }
+        missing = dict.fromkeys(incompatible.missing_keys, "not in the file")
+        reasons = {**missing, **misfits}
+        self.not_loaded = {name: reasons[name] for name in weights if name in reasons}
+        if weights and len(self.not_loaded) == len(weights):
+            name, reason = next(iter(self.not_loaded.items()))
+            raise CheckpointError(
+                f"{file} fits no tensor of the model, such as {name} ({reason}): give the weights "
+                'of this model as MODEL.WEIGHTS, or "" for random ones'
+            )
 
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
@@ -360,7 +410,6 @@ def _of_main_process(ask: Callable[[], T]) -> T:
             problem = error
     answer, problem = comm.all_gather((answer, problem))[0]
     if problem is not None:
-        problem.raised_by_all = True
         raise problem
     return answer
 
@@ -370,6 +419,23 @@ def _stored(content: Mapping[str, Any]) -> dict[str, Any]:
     ours = content.get(OUR_KEY)
     ours = ours if isinstance(ours, dict) else {}
     return {"identity": None, "environment": {}, "buffers": [{}], **ours}
+
+
+def _is_a_weight(name: str) -> bool:
+    """Return False for the counter of BatchNorm, which old checkpoints lack."""
+    return not name.endswith("num_batches_tracked")
+
+
+def _by_module(tensors: Mapping[str, str]) -> list[str]:
+    """Return a line for each module, with the names of its tensors and the first reason."""
+    modules: dict[str, list[str]] = {}
+    for name in tensors:
+        leaf = name.rpartition(".")[2]
+        modules.setdefault(name.removesuffix(leaf), []).append(leaf)
+    return [
+        f"{module}{' and '.join(leaves)}: {tensors[module + leaves[0]]}"
+        for module, leaves in modules.items()
+    ]
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -30,14 +30,7 @@ _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 class CheckpointError(RuntimeError):
-    """
-    Error when a checkpoint is not saved or loaded; the message names file, reason and remedy.
-
-    Attributes:
-        raised_by_all: True if all processes raise it, so that one of them reports it for all.
-    """
-
-    raised_by_all = False
+    """Error when a checkpoint is not saved or loaded; the message names file, reason and remedy."""
 
 
 def manifest_of(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Hook that stops a run on a scheduler's signal, with a checkpoint to resume from."""
+"""Hook that stops a run on a signal or Ctrl-C, with a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from ...signals import STOP_SIGNALS, STOPPED
+from ...signals import INTERRUPTED, JOB_SIGNALS, STOPPED
 from ..checkpoints.checkpointer import Checkpointer
 from ..model_trainer import ModelTrainer
 from ..processes.agreement import on_any_process
@@ -23,18 +23,21 @@ from ..processes.stop_requests import StopRequests
 
 logger = logging.getLogger(__name__)
 
+_ANSWER = "\n{}: the run ends after this step, with a checkpoint; a second one ends it at once\n"
+
 
 class StopHook(HookBase):
     """
-    Hook that stops a run on SIGTERM or SIGUSR1.
+    Hook that stops a run on SIGTERM, SIGUSR1 or Ctrl-C.
 
-    The current step is finished, a checkpoint is saved, and SystemExit(143) is raised. All
-    processes do so together, whichever received the signal. A second request ends the process at
-    once.
+    The current step is finished, a checkpoint is saved, and SystemExit is raised, with code 130
+    after Ctrl-C and 143 otherwise. All processes do so together, whichever received the signal. A
+    second request ends the process at once.
 
     It must be the last hook of each process. A single process interrupts an evaluation; several
-    processes finish it first. Ignored signals stay ignored. An existing handler is called too, and
-    is restored when training ends. Signals can only be handled in the main thread.
+    processes finish it first. Ignored signals stay ignored. An existing handler is called too,
+    except that of Ctrl-C, and is restored when training ends. Signals can only be handled in the
+    main thread.
     """
 
     trainer: ModelTrainer
@@ -50,7 +53,7 @@ class StopHook(HookBase):
         if threading.current_thread() is not threading.main_thread():
             logger.info("Signals end this run at once: it does not train in the main thread")
             return
-        for number in STOP_SIGNALS:
+        for number in JOB_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
         self._handle = self.trainer.model.register_forward_pre_hook(self._break_off_evaluation)
@@ -73,8 +76,10 @@ class StopHook(HookBase):
             os.kill(os.getpid(), number)
             return
         self._received = signal.Signals(number)
+        if comm.is_main_process():  # not by a logger, which may be in use now
+            os.write(2, _ANSWER.format(self._received.name).encode())
         previous = self._previous[self._received]
-        if callable(previous):
+        if callable(previous) and number != signal.SIGINT:  # Python's raises an error
             previous(number, frame)
 
     def _break_off_evaluation(self, model: nn.Module, _: Any) -> None:
@@ -91,8 +96,11 @@ class StopHook(HookBase):
             self._checkpointer.save(name, iteration=iteration)
         comm.synchronize()  # rank 0 has saved before another process ends
         reason = self._received.name if self._received else "A signal to another process"
-        logger.info(f"{reason}: ended after iteration {iteration}; --resume continues the run")
-        raise SystemExit(STOPPED)
+        logger.info(
+            f"{reason}: ended after iteration {iteration}; the same command with --resume "
+            "continues the run"
+        )
+        raise SystemExit(INTERRUPTED if self._received is signal.SIGINT else STOPPED)
 
     def _device(self) -> Any:
         return next(self.trainer.model.parameters()).device

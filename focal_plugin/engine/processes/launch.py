@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from ..refusals import CommandError
 from .process_group import Rank, place_in_environment, process_group
 from .ranks import run_ranks
 
@@ -51,7 +52,7 @@ def launch(
         timeout: maximum time that a process waits for another one before it raises.
 
     Raises:
-        ValueError: there are more processes than GPUs, several machines have no meeting point, a
+        CommandError: there are more processes than GPUs, several machines have no meeting point, a
             number is invalid, or it differs from torchrun's.
         SystemExit: a process failed, and its traceback is on stderr. The code is 1 if it raised,
             its own code if it exited, and 128 + the signal number if a signal killed it. Or all
@@ -79,7 +80,7 @@ def _places_on(machine_rank: int, local_size: int, num_machines: int) -> list[Ra
 
 def _check_agrees_with_torchrun(place: Rank, num_gpus_per_machine: int) -> None:
     if num_gpus_per_machine not in {1, place.local_size}:  # 1 is the command line's default
-        raise ValueError(
+        raise CommandError(
             f"{num_gpus_per_machine} processes per machine requested, but torchrun started "
             f"{place.local_size}: pass the number only to torchrun (--nproc-per-node)"
         )
@@ -88,21 +89,21 @@ def _check_agrees_with_torchrun(place: Rank, num_gpus_per_machine: int) -> None:
 
 def _check_numbers(num_gpus_per_machine: int, num_machines: int, machine_rank: int) -> None:
     if num_gpus_per_machine < 0:
-        raise ValueError(f"the number of GPUs must be >= 0, got {num_gpus_per_machine}")
+        raise CommandError(f"the number of GPUs must be >= 0, got {num_gpus_per_machine}")
     if num_machines < 1:
-        raise ValueError(f"the number of machines must be >= 1, got {num_machines}")
+        raise CommandError(f"the number of machines must be >= 1, got {num_machines}")
     if not 0 <= machine_rank < num_machines:
-        raise ValueError(
+        raise CommandError(
             f"the rank of a machine must be in 0..{num_machines - 1}, got {machine_rank}"
         )
     if num_machines > 1 and num_gpus_per_machine == 0:
-        raise ValueError(f"{num_machines} machines require 1 or more processes each, got 0")
+        raise CommandError(f"{num_machines} machines require 1 or more processes each, got 0")
     _check_gpus(num_gpus_per_machine)
 
 
 def _check_gpus(processes: int) -> None:
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
-        raise ValueError(
+        raise CommandError(
             f"{processes} GPUs requested on this machine, which has {torch.cuda.device_count()}"
         )
 
@@ -116,7 +117,7 @@ def _meeting_point(dist_url: str | None, num_machines: int) -> Iterator[str | in
         yield dist_url
         return
     if num_machines > 1:
-        raise ValueError(
+        raise CommandError(
             f"{num_machines} machines require a meeting point: pass the same --dist-url "
             f"tcp://HOST:PORT to all, where HOST is the machine of rank 0; got {dist_url!r}"
         )

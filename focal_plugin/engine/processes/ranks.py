@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import torch.multiprocessing
 
 from ...signals import JOB_SIGNALS
+from ..refusals import REFUSED, Refusal
 from .process_group import Rank, process_group
 from .stop_requests import ENDED_ON_REQUEST, StopRequests
 
@@ -102,7 +103,8 @@ class _RankProcess:
     def describe(self) -> str:
         who = f"rank {self.place.rank} (process {self.process.pid})"
         if self.ending is not None and self.ending.text:
-            return f"{who} failed:\n{self.ending.text.rstrip()}"
+            text = self.ending.text.rstrip()
+            return text if self.exit_code == REFUSED else f"{who} failed:\n{text}"
         code = self.process.exitcode
         if self.ending is not None or code is None or code >= 0:
             return f"{who} ended with exit code {self.exit_code}"
@@ -272,6 +274,8 @@ def _read_error(error: BaseException) -> tuple[int, str]:
         return 128 + signal.SIGINT, ""
     if not isinstance(error, SystemExit):
         return 1, traceback.format_exc()[-_TEXT_CHARS:]
+    if isinstance(error, Refusal):
+        return REFUSED, error.text[:_TEXT_CHARS]
     if error.code is None or isinstance(error.code, int):
         return error.code or 0, ""
     return 1, str(error.code)[-_TEXT_CHARS:]

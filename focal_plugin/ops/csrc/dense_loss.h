@@ -33,10 +33,16 @@ struct DenseLoss {
   float* per_anchor;     // (G, T), out
   void* gradient;        // (G, K, T), out, or null if no gradient is requested
 
+  // T = 1: the logits of an anchor are adjacent, and units consist of groups, not of planes.
+  bool rows() const { return num_anchors == 1; }
+
+  // None if there are no anchors: T = 0 of the one group of K = 1, as well as G = 0.
   long units() const {
-    return num_anchors > 1
-               ? num_groups * ((num_anchors + ANCHORS_PER_UNIT - 1) / ANCHORS_PER_UNIT)
-               : (num_groups + ANCHORS_PER_UNIT - 1) / ANCHORS_PER_UNIT;
+    return rows() ? units_of(num_groups) : num_groups * units_of(num_anchors);
+  }
+
+  static long units_of(long anchors) {
+    return (anchors + ANCHORS_PER_UNIT - 1) / ANCHORS_PER_UNIT;
   }
 };
 

@@ -65,7 +65,7 @@ void positives(const DenseLoss& job, const Scalar* logits, Scalar* gradient, con
   }
 }
 
-// T > 1: the logits of one class are adjacent. `count` anchors of one group, starting at `first`.
+// T != 1: the logits of one class are adjacent. `count` anchors of one group, starting at `first`.
 template <class Negative, class Scalar, bool WITH_GRADIENT>
 void planes(const DenseLoss& job, long group, long first, long count, float* loss) {
   const Negative negative(job.negative_parameters);
@@ -152,20 +152,19 @@ void rows(const DenseLoss& job, long first, long count, float* loss) {
 template <class Negative, class Scalar, bool WITH_GRADIENT>
 void run_unit(const DenseLoss& job, long unit) {
   float loss[ANCHORS_PER_UNIT];
-  long group = 0;
-  long first = unit * ANCHORS_PER_UNIT;
-  long end = job.num_groups;
-  if (job.num_anchors > 1) {
-    const long units_of_group = (job.num_anchors + ANCHORS_PER_UNIT - 1) / ANCHORS_PER_UNIT;
-    group = unit / units_of_group;
-    first = unit % units_of_group * ANCHORS_PER_UNIT;
+  long group = 0, end = job.num_groups;
+  if (!job.rows()) {
+    const long units = DenseLoss::units_of(job.num_anchors);
+    group = unit / units;
+    unit %= units;
     end = job.num_anchors;
   }
+  const long first = unit * ANCHORS_PER_UNIT;
   const long count = end - first < ANCHORS_PER_UNIT ? end - first : ANCHORS_PER_UNIT;
-  if (job.num_anchors > 1) {
-    planes<Negative, Scalar, WITH_GRADIENT>(job, group, first, count, loss);
-  } else {
+  if (job.rows()) {
     rows<Negative, Scalar, WITH_GRADIENT>(job, first, count, loss);
+  } else {
+    planes<Negative, Scalar, WITH_GRADIENT>(job, group, first, count, loss);
   }
   float* per_anchor = job.per_anchor + group * job.num_anchors + first;
   __builtin_memcpy(per_anchor, loss, count * sizeof(float));

@@ -226,6 +226,13 @@ class Image {
   std::vector<float> tops_;  // the largest IoU of each object in each chunk
 };
 
+void check(const char* name, const at::Tensor& boxes) {
+  TORCH_CHECK(boxes.is_cpu() && boxes.scalar_type() == at::kFloat && boxes.dim() == 2 &&
+                  boxes.size(1) == 4,
+              name, " must be Float (.., 4) on the CPU, got ", boxes.scalar_type(), " ",
+              boxes.sizes(), " on ", boxes.device());
+}
+
 // gt_boxes: one (M, 4) per image; anchors: (R, 4); all float32, XYXY.
 // labels: one more than thresholds, which ascend. rescue_from: infinity rescues none.
 // Returns the index of each anchor's object, (N, R) int64, and the anchor's label, int8.
@@ -233,6 +240,8 @@ std::tuple<at::Tensor, at::Tensor> match_anchors(
     at::TensorList gt_boxes, const at::Tensor& anchors, at::ArrayRef<double> thresholds,
     at::IntArrayRef labels, double rescue_from) {
   TORCH_CHECK(labels.size() == thresholds.size() + 1, "labels must be one more than thresholds");
+  check("anchors", anchors);
+  for (const at::Tensor& boxes : gt_boxes) check("gt_boxes", boxes);
   const int64_t num_images = gt_boxes.size(), num_anchors = anchors.size(0);
   const at::Tensor rows = anchors.contiguous();
   at::Tensor idxs = at::empty({num_images, num_anchors}, anchors.options().dtype(at::kLong));

@@ -18,10 +18,10 @@ def data(tmp_path):
     return write_ground_truth(tmp_path / "data", ("a", "b", "日本"))
 
 
-def choice_of(data, image_ids=(1, 2), thresholds=None):
+def choice_of(data, files, image_ids=(1, 2), thresholds=None):
     return ImageChoice(
         seed=1,
-        runs={"CE": "ce", "FL": "fl"},
+        files={arm: str(file) for arm, file in files.items()},
         thresholds=thresholds or {"CE": 0.5, "FL": 0.9},
         image_ids=image_ids,
         json_file=data["json_file"],
@@ -79,7 +79,7 @@ def test_a_detection_in_a_crowd_of_its_class_does_not_count(data):
 def test_each_row_is_the_ground_truth_and_every_arm(data, tmp_path):
     found = fake_detections(data, 1.0, 0)
     files = {"CE": write(tmp_path, "ce", found), "FL": write(tmp_path, "fl", [])}
-    grid = draw_grid(choice_of(data, (3, 1)), files)
+    grid = draw_grid(choice_of(data, files, (3, 1)), tmp_path)
     assert (grid.arms, grid.problems) == (("CE", "FL"), ())
     assert [row.image_id for row in grid.rows] == [3, 1]
     first = grid.rows[0]
@@ -99,11 +99,11 @@ def test_only_detections_above_the_threshold_of_their_arm_are_drawn(data, tmp_pa
         for score in (0.4, 0.6, 0.95)
     ]
     file = write(tmp_path, "x", found)
-    (row,) = draw_grid(choice_of(data, (1,)), {"CE": file, "FL": file}).rows
+    (row,) = draw_grid(choice_of(data, {"CE": file, "FL": file}, (1,)), tmp_path).rows
     assert [text.split(": ")[1][:1] for text in row.texts[1:]] == ["2", "1"]
     # an arm without a correct detection has an infinite threshold
-    never = choice_of(data, (1,), {"CE": float("inf"), "FL": 0.9})
-    (row,) = draw_grid(never, {"CE": file, "FL": file}).rows
+    never = choice_of(data, {"CE": file, "FL": file}, (1,), {"CE": float("inf"), "FL": 0.9})
+    (row,) = draw_grid(never, tmp_path).rows
     assert "CE: 0 detections" in row.texts[1]
 
 
@@ -111,7 +111,7 @@ def test_a_box_keeps_its_color(data, tmp_path):
     box = [20, 20, 20, 20]
     found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.99}]
     file = write(tmp_path, "x", found)
-    (row,) = draw_grid(choice_of(data, (1,)), {"CE": file, "FL": file}).rows
+    (row,) = draw_grid(choice_of(data, {"CE": file, "FL": file}, (1,)), tmp_path).rows
     pixels = np.asarray(Image.open(io.BytesIO(row.pictures[1])).convert("RGB")).astype(int)
     scale = CELL / 64
     edge = pixels[round(40 * scale) - 1, round(30 * scale)]
@@ -126,7 +126,7 @@ def test_an_image_outside_the_folder_is_not_opened(data, tmp_path, name):
     coco["images"][0]["file_name"] = name
     file.write_text(json.dumps(coco))
     empty = write(tmp_path, "x", [])
-    grid = draw_grid(choice_of(data, (1, 2)), {"CE": empty, "FL": empty})
+    grid = draw_grid(choice_of(data, {"CE": empty, "FL": empty}, (1, 2)), tmp_path)
     assert [row.image_id for row in grid.rows] == [2]
     assert "outside" in grid.problems[0]
 
@@ -134,6 +134,6 @@ def test_an_image_outside_the_folder_is_not_opened(data, tmp_path, name):
 def test_a_missing_image_is_reported_and_the_others_are_drawn(data, tmp_path):
     (tmp_path / "data" / "images" / "1.png").unlink()
     empty = write(tmp_path, "x", [])
-    grid = draw_grid(choice_of(data, (1, 2)), {"CE": empty, "FL": empty})
+    grid = draw_grid(choice_of(data, {"CE": empty, "FL": empty}, (1, 2)), tmp_path)
     assert [row.image_id for row in grid.rows] == [2]
     assert grid.problems[0].startswith("Image 1 could not be drawn")

@@ -15,18 +15,20 @@ from focal_plugin.compare.analysis.scores import NO_PREDICTIONS, Spread
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.report import write as report
-from focal_plugin.compare.report.cells import plain, signed, spread_text
+from focal_plugin.compare.report.cells import NOTHING, plain, signed, spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
 from focal_plugin.compare.report.drawing import Drawing
 from focal_plugin.compare.report.markdown import markdown_text
+from focal_plugin.compare.report.sections import contents
 from focal_plugin.compare.report.sentences import headline
 from focal_plugin.compare.report.tables import (
     verdict_table,
 )
 from focal_plugin.compare.report.terminal import terminal_report
 from focal_plugin.compare.report.write import ReportFiles, write_report
+from focal_plugin.compare.runs.result import AVERAGES
 
-from ..fake_comparison import FakeArm, write_comparison
+from ..fake_comparison import FakeArm, change_result, write_comparison
 
 HOSTILE = ("<script>alert(1)</script>", "../../x", "=1+1", "_$x^$", "|a](javascript:1)`")
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "=cmd()", "a\x1b[31m\nb")
@@ -243,6 +245,34 @@ def test_a_comparison_without_finished_runs_has_a_report(tmp_path):
     assert "No run is done." in text
     assert files.figures == ()
     assert "4 of 4 runs not done" in terminal_report(files.summary)
+
+
+def test_every_test_set_has_its_own_numbers(tmp_path, draw_only):
+    draw_only("forest")
+    runs = write_comparison(tmp_path, {"CE": FakeArm(0.9), "FL": FakeArm(0.5)})
+    for run in runs.runs:
+        folder = tmp_path / run.id
+        environment = json.loads((folder / "env.json").read_text())
+        data = environment["datasets"]["test"][0]
+        environment["datasets"]["test"] = [data, {**data, "name": "night"}]
+        (folder / "env.json").write_text(json.dumps(environment))
+        (folder / "inference/fake_val").mkdir()
+        detections = folder / "inference/coco_instances_results.json"
+        detections.rename(folder / "inference/fake_val" / detections.name)
+        ap = {"CE": 30.0, "FL": 34.0}[run.arm] + run.seed
+        night = {**dict.fromkeys(AVERAGES), "AP": ap}
+        change_result(folder, ap_of_others={"night": night})
+    files = write_report(tmp_path, replicates=0)
+    (section,) = [c for c in contents(files.summary) if c.section.name == "test-sets"]
+    (table,) = section.tables
+    assert table.header == ("arm", "fake_val", "difference", "night", "difference")
+    assert [row[3:] for row in table.rows] == [("31.5 ± 0.7", NOTHING), ("35.5 ± 0.7", "+4.0")]
+    assert table.rows[0][1] == spread_text(files.summary.equal.arm("CE").metrics["AP"])
+    assert files.summary.detections.images == 8  # detections of the first test set were found
+    assert "Images on which the arms differ most" in files.html.read_text(encoding="utf-8")
+    rows = (tmp_path / "tables/test_sets.csv").read_text().splitlines()
+    assert rows[1].startswith("fake_val,CE,AP,")
+    assert any(row.startswith("night,CE,AP,31.5,") for row in rows)
 
 
 def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):

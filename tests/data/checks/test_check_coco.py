@@ -32,7 +32,8 @@ def image(number, **changes):
 
 
 def annotation(number, image_id=1, **changes):
-    box = {"bbox": [2, 3, 10, 8], "area": 80, "iscrowd": 0}
+    place = 2 + number % 10 if isinstance(number, int) else 2  # no two objects are the same
+    box = {"bbox": [place, 3, 10, 8], "area": 80, "iscrowd": 0}
     return {"id": number, "image_id": image_id, "category_id": 1, **box, **changes}
 
 
@@ -50,7 +51,7 @@ def coco(**changes):
 def folder(tmp_path):
     """Create a folder with the image files of :func:`coco`."""
     (tmp_path / "images").mkdir()
-    pixels = np.zeros((24, 32, 3), np.uint8)
+    pixels = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
     for number in (1, 2, 3):
         (tmp_path / "images" / f"{number}.png").write_bytes(encode_png(pixels))
     return tmp_path
@@ -243,6 +244,7 @@ def test_an_image_without_a_legal_id_is_an_error(check, image_id):
     report = check(content)
     assert report.counts["image-id"] == 1
     assert report.counts.keys() <= {"image-id", "image-without-objects"}
+    assert f"image {image_id!r} " in report.findings[0].message
     assert "entry 3 of the list" in report.findings[0].message
 
 
@@ -395,21 +397,22 @@ def test_an_annotation_without_a_legal_id_is_an_error(check, annotation_id):
     assert "entry 6 of the list" in finding.message
 
 
-def test_an_annotation_of_id_0_is_a_warning(check):
+def test_an_annotation_of_id_0_is_a_note(check):
     (finding,) = only(check(with_annotations(annotation(0, 2))), "annotation-id-zero")
-    assert (finding.annotation_id, finding.image_id) == (0, 2)
+    assert (finding.annotation_id, finding.image_id, finding.severity) == (0, 2, "note")
 
 
-@pytest.mark.parametrize("image_id", [4, "1", -1])
+@pytest.mark.parametrize("image_id", [4, 4.0, -1])
 def test_an_annotation_of_an_image_that_is_not_listed_is_a_warning(check, image_id):
     (finding,) = only(check(with_annotations(annotation(7, image_id))), "annotation-without-image")
     assert (finding.annotation_id, finding.image_id) == (7, image_id)
 
 
-@pytest.mark.parametrize("image_id", [None, [1], {}])
+@pytest.mark.parametrize("image_id", [None, [1], {}, "1", 1.5, NAN, True, 10**400])
 def test_an_annotation_that_names_no_image_is_an_error(check, image_id):
     (finding,) = only(check(with_annotations(annotation(7, image_id))), "annotation-image-id")
     assert finding.annotation_id == 7
+    assert f"annotation 7 of image {image_id!r:.80}" in finding.message
 
 
 def test_an_annotation_without_an_image_is_not_on_the_image_without_an_id(check):
@@ -424,7 +427,7 @@ def test_an_unknown_category_is_an_error_with_the_annotation(check, category_id)
     content = with_annotations(annotation(7, 2, category_id=category_id))
     (finding,) = only(check(content), "annotation-category")
     assert (finding.annotation_id, finding.image_id) == (7, 2)
-    assert f"category_id {category_id}" in finding.message
+    assert f"category_id {category_id!r}" in finding.message
 
 
 def test_an_annotation_that_detectron2_refuses_is_an_error(check):
@@ -441,9 +444,18 @@ def test_keys_required_by_the_evaluation_are_a_warning_if_missing(check, key):
     assert finding.annotation_id == 7
 
 
-@pytest.mark.parametrize("annotations", [[], [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]])
-def test_no_object_at_all_is_a_warning(check, annotations):
-    (finding,) = only(check(coco(annotations=annotations)), "no-objects")
+@pytest.mark.parametrize("area", [NAN, INF, -INF, 10**400, None, "12"])
+def test_an_area_that_is_no_finite_number_is_like_a_missing_one(check, area):
+    counts = check(with_annotations(annotation(7, area=area))).counts
+    assert counts["annotation-area"] == 1
+
+
+CROWDS = [annotation(1, iscrowd=1), annotation(2, iscrowd=1)]
+
+
+@pytest.mark.parametrize(("annotations", "rule"), [([], "no-objects"), (CROWDS, "only-crowds")])
+def test_no_object_at_all_is_a_warning(check, annotations, rule):
+    (finding,) = only(check(coco(annotations=annotations)), rule)
     assert f"{len(annotations)} annotations ({len(annotations)} crowd regions)" in finding.message
 
 
@@ -480,11 +492,16 @@ def test_a_negative_width_or_height_is_an_error(check, size):
 
 
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize("value", [INF, -INF])
+@pytest.mark.parametrize("value", [INF, -INF, 1e39, -(10**39)])
 def test_an_infinite_number_is_an_error(check, place, value):
     box = [1.0, 2.0, 3.0, 4.0]
     box[place] = value
     box_rule(check, with_box(*box), "box-infinite")
+
+
+def test_a_corner_that_is_infinite_only_as_float32_is_an_error(check):
+    box_rule(check, with_box(3e38, 1, 3e38, 4), "box-infinite")
+    assert "box-infinite" not in check(with_box(1, 1, 1e38, 4)).counts
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -499,7 +516,7 @@ def test_a_box_without_area_is_a_warning(check, size):
     box_rule(check, with_box(9, 9, *size), "box-empty")
 
 
-@pytest.mark.parametrize("corner", [(32, 2), (2, 24), (-10, 2), (2, -8), (1e300, 0)])
+@pytest.mark.parametrize("corner", [(32, 2), (2, 24), (-10, 2), (2, -8), (1e30, 0)])
 def test_a_box_outside_its_image_is_a_warning(check, corner):
     box_rule(check, with_box(*corner, 10, 8), "box-outside-image")
 
@@ -524,7 +541,7 @@ def test_nothing_is_outside_an_image_that_is_not_listed(check):
 
 def test_boxes_of_integers_and_floats_and_malformed_ones_are_told_apart(check):
     boxes = [[1, 2, 3, 4], [1.5, 2, 3, 4], "no box", [9, 9, -1, 4], [0, 0, 0, 0.0]]
-    more = [annotation(number, 2, bbox=box) for number, box in enumerate(boxes, start=7)]
+    more = [annotation(number, 2, bbox=box, area=12) for number, box in enumerate(boxes, start=7)]
     report = check(with_annotations(*more))
     assert {f.rule: f.annotation_id for f in report.findings} == {
         "box-malformed": 9,
@@ -592,8 +609,12 @@ def test_severities_can_be_overridden(check):
 
 def test_reports_are_strict_json(check, tmp_path):
     content = with_annotations(
-        annotation(NAN, 2, bbox=[NAN, INF, 1, 1]), annotation(8, [1], bbox=[1, 1, INF, 1])
+        annotation(NAN, 2, bbox=[NAN, INF, 1, 1]),
+        annotation(8, [1], bbox=[1, 1, INF, 1]),
+        annotation(INF, INF),
+        annotation(10**400, -INF),
     )
+    content["images"].append(image(INF))
     content["images"][0]["file_name"] = "\x1b[31m\ud800.png"
     write_reports(tmp_path / "findings.json", [check(content)])
 
@@ -643,7 +664,9 @@ def test_a_file_is_read_again_only_if_it_has_changed(check, folder, monkeypatch)
 def test_the_rules_take_no_longer_than_reading_the_json():
     images = [image(number) for number in range(1, 2501)]
     annotations = [
-        annotation(number, 1 + number % 2500, segmentation=[[1.5, 2.5] * 10])
+        annotation(
+            number, 1 + number % 2500, segmentation=[[1.5, 2.5] * 10], bbox=[number / 1e3, 3, 10, 8]
+        )
         for number in range(1, 20_001)
     ]
     text = json.dumps(coco(images=images, annotations=annotations))
@@ -727,6 +750,7 @@ def test_valid_dicts_have_no_findings(dicts):
         (None, "box-malformed"),
         ([NAN, 2, 3, 4], "box-nan"),
         ([INF, 2, 3, 4], "box-infinite"),
+        ([3e38, 2, 3e38, 4], "box-infinite"),
         ([1, 2, -3, 4], "box-negative"),
         ([1, 2, 0, 4], "box-empty"),
     ],
@@ -756,4 +780,10 @@ def test_no_dicts_and_no_objects_are_found():
     assert check_dicts([], num_classes=1).counts == {"no-images": 1}
     remote = {"file_name": "s3://bucket/1.png", "image_id": 1, "annotations": []}
     only(check_dicts([remote], num_classes=1), "no-objects")
-    assert check_dicts([{"file_name": "s3://bucket/1.png"}], num_classes=1).counts == {}
+
+
+@pytest.mark.parametrize("image_id", [None, 1.5, np.int64(3), [1], True, "3"], ids=repr)
+def test_an_illegal_id_in_dicts_is_found(dicts, image_id):
+    remote = {"file_name": "s3://bucket/1.png", "image_id": image_id}
+    (finding,) = only(check_dicts([*dicts, remote], num_classes=1), "image-id")
+    assert finding.message == f"image_id {image_id!r} (s3://bucket/1.png)"

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from focal_plugin import get_cfg
@@ -26,6 +27,8 @@ from focal_plugin.data.shapes.png import encode_png
 CLASSES = ("dog", "cow", "cat")
 BOTH_CHECKS = pytest.mark.parametrize("check", [check_classes, check_datasets])
 
+PIXELS = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+
 
 @pytest.fixture
 def register(tmp_path):
@@ -35,7 +38,7 @@ def register(tmp_path):
     def register(name, *boxes, classes=CLASSES, **changes):
         folder = tmp_path / name
         (folder / "images").mkdir(parents=True)
-        (folder / "images/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+        (folder / "images/a.png").write_bytes(encode_png(PIXELS))
         rest = {"image_id": 1, "category_id": 1, "area": 4, "iscrowd": 0}
         content = {
             "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
@@ -192,6 +195,14 @@ def test_keys_required_by_the_evaluation_must_be_in_test_sets(register):
         check_datasets(config(test=("user",)))
 
 
+@pytest.mark.parametrize("box", [[float("nan"), 1, 2, 2], [1, 1, float("nan"), 2]])
+def test_a_nan_in_a_box_is_an_error_in_test_sets(register, box):
+    register("user", box)
+    check_datasets(config(train=("user",)))
+    with pytest.raises(DataError, match="box-nan"):
+        check_datasets(config(test=("user",)))
+
+
 def test_no_object_in_any_training_set_is_an_error_unless_empty_images_are_kept(register):
     register("empty", annotations=[])
     register("full")
@@ -239,6 +250,22 @@ def test_a_dataset_without_a_json_is_loaded_and_checked():
     DatasetCatalog.register("no_json", lambda: [image])
     try:
         with pytest.raises(DataError, match=r"(?s)no_json.*image-missing"):
+            check_datasets(config(test=("no_json",)))
+    finally:
+        DatasetCatalog.remove("no_json")
+        MetadataCatalog.remove("no_json")
+
+
+@pytest.mark.parametrize("ids", [{}, {"image_id": None}, {"image_id": np.int64(1)}], ids=str)
+def test_only_an_evaluation_needs_the_ids_of_dicts(tmp_path, ids):
+    (tmp_path / "a.png").write_bytes(encode_png(PIXELS))
+    box = {"bbox": [1, 1, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    image = {"file_name": str(tmp_path / "a.png"), "annotations": [box], **ids}
+    DatasetCatalog.register("no_json", lambda: [image])
+    try:
+        (report,) = check_datasets(config(train=("no_json",)))
+        assert report.severity_of("image-id") == "note"
+        with pytest.raises(DataError, match=r"(?s)no_json.*image-id"):
             check_datasets(config(test=("no_json",)))
     finally:
         DatasetCatalog.remove("no_json")

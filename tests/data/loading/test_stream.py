@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from torch.utils.data import IterableDataset
 
 from focal_plugin import get_cfg
-from focal_plugin.data.loading import stream
+from focal_plugin.data.loading import training_set
 from focal_plugin.data.loading.stream import ImageReadError, TrainLoader, build_train_loader
 from focal_plugin.random_state import generators_kept, seed_all
 
@@ -267,7 +267,7 @@ def test_the_dataset_is_loaded_as_by_detectron2(cfg, dicts, monkeypatch, opts):
         calls.append((args, kwargs))
         return dicts
 
-    monkeypatch.setattr(stream, "get_detection_dataset_dicts", record)
+    monkeypatch.setattr(training_set, "get_detection_dataset_dicts", record)
     monkeypatch.setattr(stock, "get_detection_dataset_dicts", record)
     build_train_loader(cfg, drawing_mapper)
     build_detection_train_loader(cfg, mapper=drawing_mapper)
@@ -402,7 +402,7 @@ def test_an_invalid_image_file_is_named_with_its_id(
     file.write_bytes(Path(images[3]["file_name"]).read_bytes() if spoil is truncate else b"")
     spoil(file)
     images[3]["file_name"] = str(file)
-    monkeypatch.setattr(stream, "get_detection_dataset_dicts", lambda *_, **__: images)
+    monkeypatch.setattr(training_set, "get_detection_dataset_dicts", lambda *_, **__: images)
     message = re.escape(f"image {images[3]['image_id']}, {file}, cannot be read: ")
     with pytest.raises(ImageReadError, match=message) as raised:
         batches_of(shapes_cfg, 3, DatasetMapper(shapes_cfg, is_train=True))

@@ -12,7 +12,7 @@ from focal_plugin.engine.checkpoints.checkpointer import Checkpointer
 from focal_plugin.engine.hooks.stopping import StopHook
 from focal_plugin.engine.processes import stop_requests
 from focal_plugin.engine.trainer import Trainer
-from focal_plugin.signals import STOPPED
+from focal_plugin.signals import JOB_SIGNALS, STOPPED
 
 
 class Loop(TrainerBase):
@@ -37,17 +37,18 @@ def send(number):
 
 @pytest.fixture(autouse=True)
 def handlers_restored():
-    before = {x: signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {x: signal.getsignal(x) for x in JOB_SIGNALS}
     yield
     assert {x: signal.getsignal(x) for x in before} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_the_step_is_finished_and_a_checkpoint_saved(tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_the_step_is_finished_and_a_checkpoint_saved(tmp_path, number, capfd):
     loop = Loop(tmp_path, {2: send(number)})
     with pytest.raises(SystemExit) as end:
         loop.train(0, 10)
-    assert end.value.code == STOPPED == 143
+    assert end.value.code == (130 if number == signal.SIGINT else STOPPED)
+    assert capfd.readouterr().err.strip().startswith(f"{signal.Signals(number).name}: the run ends")
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
     assert torch.load(tmp_path / "model_0000002.pth", weights_only=True)["iteration"] == 2
 
@@ -93,18 +94,19 @@ def test_the_same_request_may_arrive_twice(tmp_path):
     assert (tmp_path / "last_checkpoint").exists()
 
 
-def test_a_second_request_ends_it_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_request_ends_it_at_once(tmp_path, monkeypatch, number):
     monkeypatch.setattr(stop_requests, "SAME_REQUEST_S", 0.0)
     pid = os.fork()
     if pid == 0:
         loop = Loop(tmp_path, {})
-        loop.actions = {2: lambda: [send(signal.SIGTERM)(), send(signal.SIGTERM)()]}
+        loop.actions = {2: lambda: [send(number)(), send(number)()]}
         try:
             loop.train(0, 10)
         finally:
             os._exit(0)
     _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    assert os.waitstatus_to_exitcode(status) == -number
     assert not (tmp_path / "last_checkpoint").exists()
 
 

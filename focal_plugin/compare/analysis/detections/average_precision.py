@@ -65,12 +65,12 @@ class Evaluation:
     classes: tuple[ClassMatches, ...]
 
     @property
-    def image_ids(self) -> tuple[int, ...]:
+    def image_ids(self) -> tuple[int | str, ...]:
         """Ids of the I images, ascending, which is the order of the weights."""
         return self.ground_truth.image_ids
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
+    def category_ids(self) -> tuple[int | str, ...]:
         """Ids of the K categories, ascending, which is the order of the classes."""
         return self.ground_truth.category_ids
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
+from ....data.coco_ids import LEGAL, Id, canonical, is_id, wrong_ids
 from ..statistics import is_finite_number
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class GroundTruth:
     Annotations of a dataset, including crowds: G annotations in the order of the file.
 
     Attributes:
-        image_ids: I ids, ascending.
+        image_ids: I ids, ascending; :mod:`~focal_plugin.data.coco_ids` states what an id is.
         category_ids: K ids, ascending, which is Detectron2's order of the classes.
         class_names: names in the order of ``category_ids``; two may be equal.
         image: (G,) index into ``image_ids``.
@@ -35,8 +35,8 @@ class GroundTruth:
         digest: digest of the content.
     """
 
-    image_ids: tuple[int, ...]
-    category_ids: tuple[int, ...]
+    image_ids: tuple[int | str, ...]
+    category_ids: tuple[int | str, ...]
     class_names: tuple[str, ...]
     image: np.ndarray
     category: np.ndarray
@@ -85,7 +85,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
             raise ValueError(f"{file}: {name} must be a list, got {type(entries).__name__}")
     image_ids = _unique_ids(lists["images"], f"{file}: image")
     category_ids = _unique_ids(lists["categories"], f"{file}: category")
-    names = {category["id"]: str(category.get("name")) for category in lists["categories"]}
+    named = {category["id"]: str(category.get("name")) for category in lists["categories"]}
     images, categories = _numbered(image_ids), _numbered(category_ids)
 
     rows, outside = [], 0
@@ -93,7 +93,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
         where = f"{file}: annotation {index}"
         category = _known(annotation, "category_id", categories, where)
         image_id = _field(annotation, "image_id", where)
-        if not _is_integer(image_id) or image_id not in images:
+        if not is_id(image_id) or image_id not in images:
             outside += 1
             continue
         box = _box(annotation, where)
@@ -109,7 +109,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
     return GroundTruth(
         image_ids=image_ids,
         category_ids=category_ids,
-        class_names=tuple(names[id_] for id_ in category_ids),
+        class_names=tuple(named[id_] for id_ in category_ids),
         image=table[:, 0].astype(np.int32),
         category=table[:, 1].astype(np.int32),
         box=table[:, 2:6],
@@ -163,19 +163,20 @@ def _load(file: Path) -> Any:
         raise ValueError(f"{file}: not valid JSON: {error}") from error
 
 
-def _numbered(ids: Iterable[int]) -> dict[int, int]:
+def _numbered(ids: Iterable[int | str]) -> dict[Id, int]:
     return {id_: index for index, id_ in enumerate(ids)}
 
 
-def _unique_ids(entries: list[dict[str, Any]], what: str) -> tuple[int, ...]:
-    """Return the ids, ascending; raise an error if one is not unique."""
-    ids: set[int] = set()
-    for index, entry in enumerate(entries):
-        id_ = _field(entry, "id", f"{what} {index}")
-        if not _is_integer(id_):
-            raise ValueError(f"{what} {index}: id must be an integer, got {id_!r}")
+def _unique_ids(entries: list[dict[str, Any]], what: str) -> tuple[int | str, ...]:
+    """Return the ids, ascending; raise an error if one is not legal or not unique."""
+    given = [_field(entry, "id", f"{what} {index}") for index, entry in enumerate(entries)]
+    wrong = wrong_ids(given)
+    if wrong:
+        raise ValueError(f"{what} {wrong[0]}: id must be {LEGAL}, got {given[wrong[0]]!r:.80}")
+    ids: set[int | str] = set()
+    for index, id_ in enumerate(map(canonical, given)):
         if id_ in ids:
-            raise ValueError(f"{what} {index}: duplicate id {id_}")
+            raise ValueError(f"{what} {index}: duplicate id {id_!r}")
         ids.add(id_)
     return tuple(sorted(ids))
 
@@ -186,10 +187,10 @@ def _field(entry: Any, key: str, where: str) -> Any:
     return entry[key]
 
 
-def _known(entry: Any, key: str, numbered: dict[int, int], where: str) -> int:
+def _known(entry: Any, key: str, numbered: dict[Id, int], where: str) -> int:
     id_ = _field(entry, key, where)
-    if not _is_integer(id_) or id_ not in numbered:
-        raise ValueError(f"{where}: {key} {id_!r} is not in the ground truth")
+    if not is_id(id_) or id_ not in numbered:
+        raise ValueError(f"{where}: {key} {id_!r:.80} is not in the ground truth")
     return numbered[id_]
 
 
@@ -199,7 +200,3 @@ def _box(entry: Any, where: str) -> tuple[float, float, float, float]:
     if not numeric or box[2] < 0 or box[3] < 0:
         raise ValueError(f"{where}: bbox must be 4 finite numbers, width, height >= 0, got {box!r}")
     return tuple(box)
-
-
-def _is_integer(value: Any) -> TypeGuard[int]:
-    return isinstance(value, numbers.Integral)

@@ -9,7 +9,7 @@ import numpy as np
 from .average_precision import Evaluation
 
 
-def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> list[int]:
+def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> list[int | str]:
     """
     Return the images with the largest difference of F1 between the best and the worst arm.
 

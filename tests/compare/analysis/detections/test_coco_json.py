@@ -69,6 +69,8 @@ def test_a_file_without_a_list_is_named(tmp_path, content):
         ({"bbox": []}, "annotation 0: bbox must be"),
         ({"area": NAN}, "annotation 0: area must be a finite number"),
         ({"area": None}, "annotation 0: area must be a finite number"),
+        ({"area": 10**400}, "annotation 0: area must be a finite number"),
+        ({"bbox": [1, 2, 10**400, 4]}, "annotation 0: bbox must be"),
     ],
 )
 def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):

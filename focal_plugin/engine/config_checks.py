@@ -1,0 +1,164 @@
+"""Checks of a config whose violation Detectron2 notices late, or in words about its own code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    build_backbone,
+)
+from detectron2.utils.registry import Registry
+
+from ..names import did_you_mean
+from ..registry import DENSE
+
+NAMES: Mapping[str, Registry] = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+}
+"""Keys that name a component of every detector."""
+
+NAMES_OF_RCNN: Mapping[str, Registry] = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+}
+"""Keys that name a component of `GeneralizedRCNN` only."""
+
+AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD")
+"""Counts that a training requires."""
+
+WITHOUT_ANGLE = ("RetinaNet", "FocalRetinaNet", "RPN", "FocalRPN")
+"""Detectors and proposal generators whose boxes have no angle."""
+
+
+def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
+    """
+    Check device, batch size, datasets and component names, before anything is built.
+
+    Raises:
+        KeyError: a component is unknown; the message suggests the nearest name.
+        ValueError: a value cannot work; the message names its key.
+    """
+    _check_device(cfg.MODEL.DEVICE)
+    if training:
+        _check_counts(cfg, processes)
+    key = "TRAIN" if training else "TEST"
+    if not cfg.DATASETS[key]:
+        raise ValueError(f"DATASETS.{key} is empty: name a dataset, such as \"('my_dataset',)\"")
+    is_rcnn = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    for full_key, registry in {**NAMES, **(NAMES_OF_RCNN if is_rcnn else {})}.items():
+        _check_name(cfg, full_key, registry)
+    _check_anchors(cfg, is_rcnn=is_rcnn)
+
+
+@contextmanager
+def building_explained(cfg: CfgNode) -> Iterator[None]:
+    """
+    Replace the error of a model that cannot be built if the feature maps of the config explain it.
+
+    Raises:
+        ValueError: a key names a feature map that its source does not have, or the number of
+            anchor sizes is not that of the feature maps.
+    """
+    try:
+        yield
+    except Exception as error:
+        problem = _feature_problem(cfg)
+        if problem is None:
+            raise
+        raise ValueError(problem) from error
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}: it must be cpu, cuda, cuda:0 or auto"
+        ) from None
+    if device.type != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}, but PyTorch finds no GPU: set MODEL.DEVICE cpu, or auto"
+        )
+    if (device.index or 0) >= count:
+        raise ValueError(f"MODEL.DEVICE is {name!r}, but the last GPU is cuda:{count - 1}")
+
+
+def _check_counts(cfg: CfgNode, processes: int) -> None:
+    for key in AT_LEAST_ONE:
+        if DENSE.read(cfg, key) < 1:
+            raise ValueError(f"{key} must be >= 1, got {DENSE.read(cfg, key)}")
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise ValueError(f"DATALOADER.NUM_WORKERS must be >= 0, got {cfg.DATALOADER.NUM_WORKERS}")
+    share = cfg.SOLVER.REFERENCE_WORLD_SIZE or processes
+    if cfg.SOLVER.IMS_PER_BATCH % share:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH must be a multiple of the {share} processes, got "
+            f"{cfg.SOLVER.IMS_PER_BATCH}"
+        )
+
+
+def _check_name(cfg: CfgNode, full_key: str, registry: Registry) -> None:
+    name, known = DENSE.read(cfg, full_key), sorted(dict(registry))
+    if name in known or (name == "PrecomputedProposals" and "PROPOSAL" in full_key):
+        return
+    hint = did_you_mean(name, known) or f"; known names: {', '.join(known)}"
+    raise KeyError(f"{full_key} = {name!r} is not registered{hint}")
+
+
+def _check_anchors(cfg: CfgNode, *, is_rcnn: bool) -> None:
+    """Refuse anchors with an angle for a detector without angles, and the reverse."""
+    user = cfg.MODEL.PROPOSAL_GENERATOR.NAME if is_rcnn else cfg.MODEL.META_ARCHITECTURE
+    key = "MODEL.ANCHOR_GENERATOR.NAME"
+    name = DENSE.read(cfg, key)
+    has_angle = getattr(ANCHOR_GENERATOR_REGISTRY.get(name), "box_dim", 4) == 5
+    if has_angle and user in WITHOUT_ANGLE:
+        raise ValueError(
+            f"{key} is {name}, whose boxes have an angle, and those of {user} have none: set {key} "
+            "DefaultAnchorGenerator"
+        )
+    if user == "RRPN" and not has_angle:
+        raise ValueError(f"{key} is {name}, but RRPN requires RotatedAnchorGenerator")
+
+
+def _feature_problem(cfg: CfgNode) -> str | None:
+    """Return why the feature maps of a config do not fit together, or None."""
+    try:
+        with torch.device("meta"):
+            features = list(build_backbone(cfg).output_shape())
+    except Exception:
+        wanted, made = "MODEL.FPN.IN_FEATURES", "MODEL.RESNETS.OUT_FEATURES"
+        missing = [name for name in DENSE.read(cfg, wanted) if name not in DENSE.read(cfg, made)]
+        if not missing:
+            return None
+        return f"{wanted} names {', '.join(missing)}, but {made} is {list(DENSE.read(cfg, made))}"
+    is_rcnn = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    of_anchors = "MODEL.RPN.IN_FEATURES" if is_rcnn else "MODEL.RETINANET.IN_FEATURES"
+    for key in (of_anchors, *(["MODEL.ROI_HEADS.IN_FEATURES"] if is_rcnn else [])):
+        missing = [name for name in DENSE.read(cfg, key) if name not in features]
+        if missing:
+            return (
+                f"{key} names {', '.join(map(str, missing))}, but {cfg.MODEL.BACKBONE.NAME} has "
+                f"{', '.join(features)}"
+            )
+    levels = len(DENSE.read(cfg, of_anchors))
+    for part in ("SIZES", "ASPECT_RATIOS"):
+        key = f"MODEL.ANCHOR_GENERATOR.{part}"
+        if len(DENSE.read(cfg, key)) not in {1, levels}:
+            return (
+                f"{key} has {len(DENSE.read(cfg, key))} lists, but {of_anchors} has {levels} "
+                "feature maps: give one list for each, or one for all"
+            )
+    return None

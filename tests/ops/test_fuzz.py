@@ -1,0 +1,283 @@
+"""
+Random inputs for every operator, compared with float64.
+
+The shapes have dimensions of 0 and 1, and the tensors have any strides. `make sanitize` runs this
+file with the extension compiled for AddressSanitizer and UndefinedBehaviorSanitizer.
+"""
+
+import functools
+import random
+
+import pytest
+import torch
+
+from focal_plugin.ops import Terms, dense_loss, dense_loss_per_anchor
+from focal_plugin.ops.dense_loss import MODULES
+from focal_plugin.ops.extension import has_extension
+from focal_plugin.ops.match_anchors import LOW_QUALITY, match_anchors
+
+from .test_dense_loss import TERMS, reference
+
+needs_extension = pytest.mark.skipif(not has_extension(), reason="the C++ extension is not built")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+MARKS = {"cpp": needs_extension, "triton": needs_gpu, "eager": ()}
+every_implementation = pytest.mark.parametrize(
+    "impl", [pytest.param(name, marks=MARKS[name]) for name in MODULES]
+)
+every_seed = pytest.mark.parametrize("seed", range(4))
+CASES = 25
+"""Number of random inputs for each operator, implementation and seed."""
+
+UNIT = 1024  # anchors, of csrc/dense_loss.h
+CHUNK = 256  # anchors, of csrc/match_anchors.cpp
+SIZES = [0, 1, 1, 2, 3, 5, 7, 16]
+CLASSES = [0, 1, 1, 2, 5, 17, 80]
+DTYPES = {
+    "cpp": [torch.float32, torch.bfloat16],
+    "triton": [torch.float32, torch.bfloat16, torch.float16],
+    "eager": [torch.float32, torch.bfloat16, torch.float16, torch.float64],
+}
+TOLERANCE = {
+    torch.float32: {"rtol": 5e-6, "atol": 5e-6},
+    torch.float64: {"rtol": 5e-6, "atol": 5e-6},
+    torch.bfloat16: {"rtol": 2**-7, "atol": 5e-6},
+    torch.float16: {"rtol": 2**-10, "atol": 5e-6},
+}
+
+
+@pytest.fixture(autouse=True)
+def _restored_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def device_of(impl):
+    return "cuda" if impl == "triton" else "cpu"
+
+
+class Random(random.Random):
+    """Source of shapes and tensors."""
+
+    def __init__(self, *seed):
+        super().__init__(repr(seed))
+        self.torch = torch.Generator().manual_seed(self.getrandbits(32))
+
+    def anchors(self):
+        """Return a shape (...) of up to four dimensions, or one as long as a unit of work."""
+        if self.random() < 0.15:
+            return (self.choice([1, 2]), self.choice([UNIT, 2 * UNIT]) + self.choice([-1, 0, 1]))
+        return tuple(self.choice(SIZES) for _ in range(self.randint(0, 4)))
+
+    def strided(self, tensor):
+        """Return the same values with other strides: transposed, sliced, or with an offset."""
+        order = self.sample(range(tensor.dim()), tensor.dim())
+        moved = (
+            tensor.permute(order).contiguous().permute([order.index(i) for i in range(len(order))])
+        )
+        padding = [self.choice([0, 0, 1, 3]) for _ in tensor.shape]
+        if self.random() < 0.5 or not tensor.numel():
+            return moved
+        wide = moved.new_zeros([n + p for n, p in zip(tensor.shape, padding, strict=True)])
+        view = wide[tuple(slice(p, None) for p in padding)]
+        return view.copy_(moved)
+
+    def expanded(self, tensor):
+        """Return a tensor that repeats one entry of a dimension in memory."""
+        if not tensor.dim() or not tensor.numel():
+            return tensor
+        d = self.randrange(tensor.dim())
+        return tensor.narrow(d, 0, 1).expand(tensor.shape)
+
+    def layout(self, tensor):
+        return self.choice([self.strided, self.strided, self.expanded, torch.Tensor.contiguous])(
+            tensor
+        )
+
+
+def terms_for(choose, num_classes):
+    """Return the terms of some loss, with weights for these classes."""
+    terms = TERMS[choose.choice(sorted(TERMS.keys() - {"alpha for each class"}))]
+    if choose.random() < 0.3:
+        weights = torch.rand(2, num_classes, generator=choose.torch)
+        return Terms(terms.positive, terms.negative, weights[0], weights[1])
+    return terms
+
+
+@every_seed
+@every_implementation
+def test_dense_loss_equals_float64(impl, seed):
+    for case in range(CASES):
+        check_dense_loss(Random(seed, case), impl)
+
+
+def check_dense_loss(choose, impl):
+    anchors, num_classes = choose.anchors(), choose.choice(CLASSES)
+    dtype, device = choose.choice(DTYPES[impl]), device_of(impl)
+    torch.set_num_threads(choose.randint(1, 3))
+    logits = torch.randn(*anchors, num_classes, generator=choose.torch) * choose.choice([1, 4, 40])
+    labels = torch.randint(-1, num_classes + 1, anchors, generator=choose.torch)
+    labels = labels.masked_fill(
+        torch.rand(anchors, generator=choose.torch) < choose.choice([0, 0, 0.9, 1]), -1
+    )
+    quality = torch.rand(anchors, generator=choose.torch)
+    logits, labels, quality = map(choose.layout, (logits.to(dtype), labels, quality))
+    labels = labels.to(choose.choice([torch.int64, torch.int32, torch.int16]))
+    terms = terms_for(choose, num_classes)
+    expected, expected_gradient = reference(logits, labels, quality, terms)
+    case = f"{tuple(logits.shape)} {logits.stride()} {dtype} {terms}"
+
+    x, y, q = (t.to(device) for t in (logits, labels, quality))
+    x = x.detach().requires_grad_()
+    options = {"quality": q, "impl": impl}
+    scale = choose.choice([1.0, 0.3])
+    loss = dense_loss(x, y, terms, scale=scale, **options)
+    close = functools.partial(torch.testing.assert_close, msg=lambda text: f"{case}: {text}")
+    close(loss.cpu().double(), scale * expected.sum(), rtol=2e-6, atol=1e-6)
+    upstream = choose.choice([1.0, 2.5])
+    (gradient,) = torch.autograd.grad(loss * upstream, x)
+    exact = scale * upstream * expected_gradient
+    close(gradient.cpu().double(), exact, **TOLERANCE[dtype])
+    per_anchor = dense_loss_per_anchor(x, y, terms, **options)
+    close(per_anchor.cpu().double(), expected, rtol=5e-6, atol=5e-6)
+    given = choose.layout(torch.randn(anchors, generator=choose.torch)).to(device)
+    (gradient,) = torch.autograd.grad(per_anchor, x, given)
+    exact = given.cpu().double().unsqueeze(-1) * expected_gradient
+    close(gradient.cpu().double(), exact, **TOLERANCE[dtype])
+
+
+def random_boxes(choose, count):
+    """Return boxes with exact coordinates, a few of them without area."""
+    corner = torch.randint(0, 12, (count, 2), generator=choose.torch)
+    size = torch.randint(0, 9, (count, 2), generator=choose.torch)
+    return torch.cat([corner, corner + size], dim=1).float() * choose.choice([1, 8, 0.25])
+
+
+@every_seed
+@every_implementation
+def test_match_anchors_equals_float64(impl, seed):
+    for case in range(CASES):
+        check_match_anchors(Random("match", seed, case), impl)
+
+
+def check_match_anchors(choose, impl):
+    torch.set_num_threads(choose.randint(1, 3))
+    count = choose.choice([0, 1, 2, 3, 50, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+    anchors = choose.layout(random_boxes(choose, count))
+    objects = [
+        choose.layout(random_boxes(choose, choose.choice([0, 1, 2, 9, 40])))
+        for _ in range(choose.choice([0, 1, 1, 2, 3]))
+    ]
+    thresholds = sorted(choose.sample([0.11, 0.3, 0.45, 0.51, 0.7], choose.randint(1, 3)))
+    labels = [choose.choice([-1, 0, 1]) for _ in range(len(thresholds) + 1)]
+    low_quality = choose.choice(LOW_QUALITY)
+    device = device_of(impl)
+    idxs, matched = match_anchors(
+        [boxes.to(device) for boxes in objects],
+        anchors.to(device),
+        thresholds=thresholds,
+        labels=labels,
+        low_quality=low_quality,
+        impl=impl,
+    )
+    assert idxs.shape == matched.shape == (len(objects), count)
+    for n, boxes in enumerate(objects):
+        expected = matched_in_float64(boxes, anchors, thresholds, labels, low_quality)
+        assert idxs[n].tolist() == expected[0], low_quality
+        assert matched[n].tolist() == expected[1], low_quality
+
+
+def matched_in_float64(boxes, anchors, thresholds, labels, low_quality):
+    """Return object and label of each anchor, from the matrix of all pairs."""
+    if not len(boxes) or not len(anchors):
+        return [0] * len(anchors), [labels[0]] * len(anchors)
+    a, b = boxes.double().unsqueeze(1), anchors.double().unsqueeze(0)
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(0)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
+    overlap = sides.prod(-1)
+    # Rounded to float32, whose quotient decides ties; all other numbers here are exact in both
+    iou = (overlap / (area_a + area_b - overlap)).nan_to_num(0.0).float()  # (M, R)
+    best, first = iou.amax(dim=0), iou.argmax(dim=0)
+    band = sum((best >= torch.tensor(x)).long() for x in thresholds)
+    result = torch.tensor(labels)[band]
+    top = iou.amax(dim=1, keepdim=True)
+    rescued = ((iou == top) & (top > 0)).any(dim=0) & {
+        "on": torch.ones_like(best, dtype=torch.bool),
+        "clobber": best >= torch.tensor(thresholds[0]),
+        "off": torch.zeros_like(best, dtype=torch.bool),
+    }[low_quality]
+    return first.tolist(), result.masked_fill(rescued, 1).tolist()
+
+
+# The operators themselves, which read raw memory
+
+LEGAL = {
+    "logits": torch.zeros(2, 3, 4),
+    "labels": torch.zeros(2, 4, dtype=torch.int32),
+    "quality": torch.zeros(2, 4),
+    "weights": torch.ones(2, 3),
+    "positive": "focal",
+    "positive_parameters": [2.0, 0.0],
+    "negative": "focal",
+    "negative_parameters": [2.0, 0.0],
+    "factor": torch.ones(2, 4),
+    "per_anchor": torch.zeros(2, 4),
+    "gradient": torch.zeros(2, 3, 4),
+}
+SHAPES = [(), (1,), (2,), (3,), (4,), (8,), (0,), (2, 3), (3, 4), (1, 2, 3, 4), (0, 0, 0)]
+WRONG_SHAPES = [*SHAPES, (3, 2), (4, 2), (1, 4), (2, 5), (2, 0), (2, 3, 5), (2, 2, 4), (1, 3, 4)]
+DTYPES_OF_TORCH = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+
+
+def spoiled(tensor):
+    """Yield tensors of other shapes, strides and dtypes."""
+    yield from (tensor.new_zeros(shape) for shape in WRONG_SHAPES if shape != tensor.shape)
+    yield from (tensor.to(dtype) for dtype in DTYPES_OF_TORCH)
+    yield tensor.repeat_interleave(2, dim=-1)[..., ::2]
+    yield tensor.mT
+    yield tensor[:1].expand(tensor.shape)
+
+
+@needs_extension
+def test_the_operator_of_dense_loss_refuses_memory_that_it_would_misread():
+    operator = torch.ops.focal_plugin.dense_loss
+    operator(**LEGAL)
+    operator(**{**LEGAL, "factor": torch.ones(())})
+    for name, tensor in LEGAL.items():
+        for wrong in spoiled(tensor) if isinstance(tensor, torch.Tensor) else ():
+            if name == "factor" and wrong.shape == ():
+                continue
+            with pytest.raises(RuntimeError, match=" must be "):
+                operator(**{**LEGAL, name: wrong})
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"factor": None},
+        {"gradient": None},
+        {"negative": "varifocal"},
+        {"positive": "none of them"},
+        {"positive_parameters": [1.0] * 5},
+    ],
+    ids=str,
+)
+def test_the_operator_of_dense_loss_refuses_what_it_cannot_compute(wrong):
+    with pytest.raises(RuntimeError, match=r"dense_loss|requires|formula|<= 4"):
+        torch.ops.focal_plugin.dense_loss(**{**LEGAL, **wrong})
+
+
+@needs_extension
+def test_the_operator_of_match_anchors_refuses_memory_that_it_would_misread():
+    boxes = torch.zeros(3, 4)
+    options = ([0.5], [0, 1], 0.0)
+    torch.ops.focal_plugin.match_anchors([boxes, boxes[:0]], boxes, *options)
+    for shape in ((), (3,), (4,), (12,), (3, 3), (4, 3), (0,), (3, 0), (1, 3, 4)):
+        for dtype in (torch.float32, torch.float64):
+            wrong = torch.zeros(shape, dtype=dtype)
+            for objects, anchors in (([wrong], boxes), ([boxes], wrong)):
+                with pytest.raises(RuntimeError, match="must be Float"):
+                    torch.ops.focal_plugin.match_anchors(objects, anchors, *options)
+    with pytest.raises(RuntimeError, match="one more than thresholds"):
+        torch.ops.focal_plugin.match_anchors([boxes], boxes, [0.5], [0], 0.0)
