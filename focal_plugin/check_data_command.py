@@ -18,8 +18,9 @@ from .data import (
     check_coco,
     is_strict,
     parse_dataset_argument,
-    register_coco_dataset,
+    register_datasets,
     report_datasets,
+    use_datasets,
     write_reports,
 )
 from .data.checks.rules import Severity
@@ -64,11 +65,11 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Return the reports, and whether warnings are errors, which the config may say too."""
     if args.num_classes is not None:
         raise ValueError("--num-classes is the config's where there is a --config-file")
-    for text in args.dataset:
-        register_coco_dataset(parse_dataset_argument(text))
+    names = register_datasets(args.dataset)
     cfg = get_cfg()
     cfg.merge_from_file(str(find_config_file(args.config_file)))
     cfg.merge_from_list(args.given)
+    use_datasets(cfg, names, opts=args.given, training=True)
     strict = args.strict or is_strict(cfg)
     reports = report_datasets(
         cfg,

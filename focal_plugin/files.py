@@ -154,6 +154,15 @@ def write_json(file: Path, content: Any) -> None:
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def end_line(file: Path) -> None:
+    """End the last line of a text file, so that nothing is appended to a line that was cut off."""
+    with contextlib.suppress(FileNotFoundError), file.open("r+b") as stream:
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            if stream.read() != b"\n":
+                stream.write(b"\n")
+
+
 def sha256_of(file: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with file.open("rb") as stream:

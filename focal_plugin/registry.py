@@ -221,7 +221,7 @@ def build_named(
     if name not in by_name:
         known = ", ".join(sorted(by_name))
         raise KeyError(
-            f"{name_key} = {name!r} is not one of {known}{did_you_mean(str(name), by_name)}; "
+            f"{name_key} = {name!r} is not one of {known}{did_you_mean(name, by_name)}; "
             "one of your own needs --import"
         )
     try:

@@ -18,7 +18,14 @@ from .. import arms
 from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file, no_config_file
-from ..data import check_datasets, count_objects, log_reports
+from ..data import (
+    check_datasets,
+    count_objects,
+    log_reports,
+    register_datasets,
+    unused_datasets,
+    use_datasets,
+)
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import config_scopes
 from ..registry import DENSE
@@ -26,7 +33,6 @@ from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
 from .config_checks import check_config
-from .dataset_arguments import register_datasets, unused, use_datasets
 from .evaluated_weights import choose_weights
 from .lock import OutputFolderError, hold_output_folder
 from .logs import start_logs
@@ -204,7 +210,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_resumable(cfg, checkpoint_options(args))
     start_logs(cfg, args)
     log_reports(reports)
-    for name in unused(cfg, names) if training else ():
+    for name in unused_datasets(cfg, names) if training else ():
         logger.warning(f"--dataset {name} is registered, but the config does not use it")
     return cfg
 

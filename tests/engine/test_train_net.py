@@ -45,13 +45,28 @@ def test_trains_and_evaluates_a_users_data(tiny_shapes, tmp_path):
     trained = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
     assert trained.returncode == 0, trained.stderr
     check_trained(tmp_path, {"num_pos_anchors"})
+    assert 5 < len(trained.stdout.splitlines()) < 50
+    assert "This run is too short for a result: SOLVER.MAX_ITER is 4" in trained.stdout
+    details = (tmp_path / "log.txt").read_text()
+    assert "Environment info" in details
+    assert "Running with full config" in details
+    assert "\x1b" not in trained.stdout + trained.stderr + details
 
-    evaluated = train_net(
-        *("--eval-only", *dataset(tiny_shapes)),
-        *opts(tiny_shapes, tmp_path, "MODEL.WEIGHTS", tmp_path / "model_final.pth"),
-    )
+    config = (tmp_path / "config.yaml").read_text()
+    only_tested = opts(tiny_shapes, tmp_path, "DATASETS.TRAIN", "('not_registered',)")
+    evaluated = train_net("--eval-only", *dataset(tiny_shapes), *only_tested)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in evaluated.stdout + evaluated.stderr
+    assert f"Loading from {tmp_path}/model_final.pth" in evaluated.stdout
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in evaluated.stdout
+    assert (tmp_path / "config.yaml").read_text() == config
+
+    again = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.startswith(f"OutputFolderError: the output folder {tmp_path} holds a run")
+    assert again.stderr.count("\n") == 1
+    quiet = train_net("--resume", "--quiet", *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
+    assert quiet.returncode == 0
+    assert quiet.stdout.startswith("WARNING")
 
 
 def test_trains_a_detector_of_two_stages(tiny_shapes, tmp_path):

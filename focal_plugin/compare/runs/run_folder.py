@@ -104,7 +104,7 @@ class RunFolder:
 
     @property
     def test_sets(self) -> tuple[str, ...]:
-        """Names of the test sets; the verdicts are about the first. ("",) if `env.json` names none."""
+        """Names of the test sets, the first of the verdicts; ("",) if `env.json` names none."""
         return _test_sets(self.environment)
 
     @property

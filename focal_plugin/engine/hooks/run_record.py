@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ... import components
 from ...data import describe_dataset
-from ...files import write_json
-from ...run_folder import ENVIRONMENT_FILE, START_FILE
+from ...files import end_line, write_json
+from ...run_folder import ENVIRONMENT_FILE, METRICS_FILE, START_FILE
 from ..evaluation import evaluator_in_use
 from ..model_trainer import ModelTrainer
 from ..wrapping import unwrapped
@@ -53,6 +53,7 @@ class RunRecordHook(HookBase):
 
     def before_train(self) -> None:
         write_json(self._folder / ENVIRONMENT_FILE, describe_environment(self._cfg))
+        end_line(self._folder / METRICS_FILE)  # a full disk or a kill may have cut it off
         if self.trainer.start_iter > 0:
             return
         self._weights = digest_weights(self.trainer.model)
