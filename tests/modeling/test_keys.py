@@ -1,5 +1,7 @@
 """Every key of a detector's config has an effect on it, or is named."""
 
+from collections import Counter
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -137,6 +139,12 @@ REPLACED = [
     (RCNN, "ROI_HEADS.POSITIVE_FRACTION", 0.5, "ROI_HEADS.NAME", "OHEMROIHeads"),
     (RCNN, "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "ciou", "FOCAL.ROI_HEADS.BOX_LOSS.NAME", "HuberLoss"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_logged_before(monkeypatch):
+    """Detectron2 logs a message of which one is enough once in a process."""
+    monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
 
 
 @pytest.mark.parametrize(("file", "key", "value", "by", "name"), REPLACED)
