@@ -249,9 +249,30 @@ FAULTS = (
     Fault(
         "any-training-set-without-objects-is-refused",
         "focal_plugin/data/checks/preflight.py",
-        'all(report.counts.get("no-objects") for report in training)',
-        'any(report.counts.get("no-objects") for report in training)',
+        "all(any(map(report.counts.get, empty)) for report in training)",
+        "any(any(map(report.counts.get, empty)) for report in training)",
         "tests/data/checks/test_preflight.py",
+    ),
+    Fault(
+        "fraction-is-an-id",
+        "focal_plugin/data/coco_ids.py",
+        "abs(value) <= MAX_FLOAT and value.is_integer()",
+        "abs(value) <= MAX_FLOAT",
+        "tests/data/test_coco_ids.py",
+    ),
+    Fault(
+        "ids-of-annotations-decide-the-result",
+        "focal_plugin/engine/evaluation.py",
+        'entry["id"] = number',
+        "pass",
+        "tests/engine/test_evaluation.py",
+    ),
+    Fault(
+        "test-sets-share-a-folder",
+        "focal_plugin/run_folder.py",
+        "if len(set(test_sets)) < 2:",
+        "if test_sets:",
+        "tests/engine/test_evaluation.py",
     ),
     Fault(
         "box-breaks-several-rules",
@@ -461,8 +482,8 @@ FAULTS = (
     Fault(
         "hash-without-annotations",
         "focal_plugin/compare/plan/spec.py",
-        "json.dumps([config, self._annotations], sort_keys=True)",
-        "json.dumps([config], sort_keys=True)",
+        "json.dumps([config, self._annotations, *outside], sort_keys=True)",
+        "json.dumps([config, *outside], sort_keys=True)",
         "tests/compare/plan/test_spec.py",
     ),
     Fault(

@@ -14,6 +14,7 @@ from ...config_file import find_config_file
 from ...data.registration import DatasetArgument, parse_dataset_argument
 from ...names import did_you_mean, shown
 from ...yaml_text import load, read_text
+from .arm_errors import each_arm
 
 KEYS = (
     "base",
@@ -22,6 +23,7 @@ KEYS = (
     "reference",
     "opts",
     "budget",
+    "imports",
     "datasets",
     "learning_rates",
     "initial_weights",
@@ -69,6 +71,7 @@ class Spec:
     Attributes:
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
+        imports: modules that register components; files are absolute.
         lr_factors: factors of the learning rate to try for each arm, () without tuning.
         lr_seeds: seeds of the tuning runs.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
@@ -80,6 +83,7 @@ class Spec:
     opts: tuple[str, ...]
     iterations: int | None
     total_iterations: int | None
+    imports: tuple[str, ...]
     datasets: tuple[DatasetArgument, ...]
     lr_factors: tuple[float, ...]
     lr_seeds: tuple[int, ...]
@@ -118,6 +122,7 @@ def read_spec(file: Path) -> Spec:
         opts=opts,
         iterations=_optional_count(budget, "iterations"),
         total_iterations=_optional_count(budget, "total_iterations"),
+        imports=_imports(content.get("imports", []), file.parent),
         datasets=_datasets(_section(content, "datasets", None), file.parent),
         lr_factors=factors,
         lr_seeds=lr_seeds,
@@ -147,7 +152,12 @@ def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
         )
     base_file = None if base is None else _config_file(base, folder, "base")
     by_name = arms if isinstance(arms, dict) else _listed(arms)
-    return {_arm_name(name): _arm(name, arm, base_file, folder) for name, arm in by_name.items()}
+    made = {}
+    with each_arm() as of_arm:
+        for name, arm in by_name.items():
+            with of_arm(_arm_name(name)):
+                made[name] = _arm(arm, base_file, folder)
+    return made
 
 
 def _listed(entries: list[Any]) -> dict[Any, Any]:
@@ -188,32 +198,31 @@ def _arm_name(name: Any) -> str:
     return name
 
 
-def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
-    place = f"arm {shown(name)}"
+def _arm(arm: Any, base: Path | None, folder: Path) -> ArmSpec:
     if isinstance(arm, str):
         arm = {"config": arm} if Path(arm).suffix else {"arm": arm}
     if isinstance(arm, list):
         arm = {"opts": arm}
     if not isinstance(arm, dict):
         raise ValueError(
-            f"{place} must be the name of an arm, a config file, [KEY, VALUE, ...] on top of base, "
+            f"must be the name of an arm, a config file, [KEY, VALUE, ...] on top of base, "
             f"or {{config: FILE, arm: NAME, opts: [KEY, VALUE, ...]}}, got {shown(arm)}"
         )
-    check_names(arm, ARM_KEYS, f"key of {place}")
-    names = _arm_names(arm.get("arm", []), place)
-    config_file = _config_file(arm["config"], folder, place) if "config" in arm else base
+    check_names(arm, ARM_KEYS, "key")
+    names = _arm_names(arm.get("arm", []))
+    config_file = _config_file(arm["config"], folder, "config") if "config" in arm else base
     if config_file is None:
-        raise ValueError(f"{place} names no config file, and there is no base")
-    return ArmSpec(config_file, names, _opts(arm.get("opts", []), place))
+        raise ValueError("names no config file, and there is no base")
+    return ArmSpec(config_file, names, _opts(arm.get("opts", []), "opts"))
 
 
-def _arm_names(names: Any, place: str) -> tuple[str, ...]:
+def _arm_names(names: Any) -> tuple[str, ...]:
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{place}: arm must be a name, or a list of names, got {shown(names)}")
+        raise ValueError(f"arm must be a name, or a list of names, got {shown(names)}")
     for name in listed:
         family, _, short = name.rpartition("/")
-        check_names([short], arms_by_name.names(family or None), f"arm ({place})")
+        check_names([short], arms_by_name.names(family or None), "arm")
     return tuple(listed)
 
 
@@ -341,6 +350,15 @@ def _learning_rates(
 
 def _is_factor(value: Any) -> bool:
     return type(value) in {int, float} and 0 < value < math.inf
+
+
+def _imports(imports: Any, folder: Path) -> tuple[str, ...]:
+    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
+        raise ValueError(f"imports must be a list of modules or .py files, got {imports!r}")
+    return tuple(
+        str((folder / Path(name).expanduser()).resolve()) if name.endswith(".py") else name
+        for name in imports
+    )
 
 
 def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, ...]:
