@@ -247,7 +247,16 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = RUN_EPILOG
     parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see below")
     parser.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be trained")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, and show what would be trained and what it can decide",
+    )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="with --dry-run: train a few iterations of each arm to estimate the time",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="retry runs that failed before")
     parser.add_argument(
         "--engine",

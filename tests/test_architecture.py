@@ -16,6 +16,7 @@ ALLOWED = {
         "arms",
         "data",
         "diagnostics",
+        "engine",
         "losses",
         "compare",
         "components",

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
+from detectron2.config import CfgNode
+
 from ..config_file import find_config_file
+from ..engine.timed_steps import seconds_per_step
+from ..names import shown
 from ..run_folder import STATUS_FILE
 from ..yaml_text import load
 from .analysis.tuning import best_factors
+from .dry_run import plan_text, time_text, trained_test_sets
+from .plan.arm_check import ArmCheck
+from .plan.arm_errors import in_words
 from .plan.comparison import Comparison
-from .plan.spec import best_runs, load_spec
+from .plan.spec import Plan, best_runs, read_plan
 from .report.terminal import terminal_report
 from .report.write import write_report
 from .running.engines import Options
+from .running.engines.resources import divide, usable_processors, visible_gpus
 from .running.runner import SweepInterruptedError, run_all
 from .runs.run_folder import read_run_folders
 from .runs.status import Status
@@ -28,12 +36,19 @@ def main(args: argparse.Namespace) -> int:
 
     Returns:
         0 if all runs are done; 1 if one is not; 128 plus the signal number after a signal.
+
+    Raises:
+        ValueError: an arm cannot run, or `--output` cannot be a folder.
     """
-    output = args.output or Path("runs") / args.spec.stem
     args.spec = find_config_file(str(args.spec))
-    comparison = load_spec(args.spec)
+    output = args.output or Path("runs") / args.spec.stem
+    _check_output(output)
+    plan = read_plan(args.spec, ArmCheck())
+    comparison = plan.comparison
+    if warning := trained_test_sets(plan.configs):
+        print(warning, file=sys.stderr)
     if args.dry_run:
-        print(_plan_of(comparison, output))
+        _dry_run(args, plan, output)
         return 0
     comparison.write(output)
     _mention_others(comparison, output)
@@ -51,19 +66,19 @@ def main(args: argparse.Namespace) -> int:
     return _count_failures(comparison, statuses)
 
 
+def _check_output(output: Path) -> None:
+    try:
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"--output {shown(str(output))} is a file, not a folder")
+    except OSError as error:
+        raise ValueError(f"--output {shown(str(output))}: {error.strerror}") from None
+
+
 def _train(
     args: argparse.Namespace, comparison: Comparison, output: Path
 ) -> tuple[Comparison, list[Status]]:
     """Train all runs; the runs at the best learning rates are known after the trials."""
-    options = Options(
-        engine=args.engine,
-        jobs=args.jobs,
-        gpus_per_run=args.gpus_per_run,
-        cpus_per_run=args.cpus_per_run,
-        retry_failed=args.retry_failed,
-        address=args.address,
-        slurm=_parameters(args.slurm),
-    )
+    options = _options(args)
     statuses = run_all(comparison.runs, output, options)
     if comparison.lr_factors:
         best = best_runs(
@@ -73,6 +88,18 @@ def _train(
         comparison.write(output)
         statuses += run_all(best, output, options)
     return comparison, statuses
+
+
+def _options(args: argparse.Namespace) -> Options:
+    return Options(
+        engine=args.engine,
+        jobs=args.jobs,
+        gpus_per_run=args.gpus_per_run,
+        cpus_per_run=args.cpus_per_run,
+        retry_failed=args.retry_failed,
+        address=args.address,
+        slurm=_parameters(args.slurm),
+    )
 
 
 def _count_failures(comparison: Comparison, statuses: list[Status]) -> int:
@@ -86,16 +113,22 @@ def _count_failures(comparison: Comparison, statuses: list[Status]) -> int:
     return 1 if not_done else 0
 
 
-def _plan_of(comparison: Comparison, output: Path) -> str:
-    states = {run: Status.read(output / run.id).state for run in comparison.runs}
-    todo = [run for run, state in states.items() if state != "done"]
-    lines = [f"{output / run.id}  {run.iterations} iterations" for run in todo]
-    total = sum(run.iterations for run in todo)
-    counted = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
-    lines.append(f"{len(comparison.runs)} runs: {counted}; {total} iterations to train at most")
-    if comparison.lr_factors:
-        lines.append("then each arm at its best learning rate, unless that is its own")
-    return "\n".join(lines)
+def _dry_run(args: argparse.Namespace, plan: Plan, output: Path) -> None:
+    print(plan_text(plan, output))
+    if args.time:
+        division = divide(_options(args), visible_gpus(), usable_processors())
+        torch.set_num_threads(division.threads)
+        seconds = {arm: _seconds_per_step(cfg) for arm, cfg in plan.configs.items()}
+        print(f"\n{time_text(plan, output, seconds, jobs=division.jobs)}")
+
+
+def _seconds_per_step(cfg: CfgNode) -> float | str:
+    cfg = cfg.clone()
+    cfg.SEED = 0
+    try:
+        return seconds_per_step(cfg)
+    except Exception as error:
+        return f"unknown: {in_words(error)}"
 
 
 def _mention_others(comparison: Comparison, output: Path) -> None:

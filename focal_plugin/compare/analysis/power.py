@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,3 +92,39 @@ def recommend_seeds(
     if not len(enough):
         return Recommendation(None, float(powers[-1]))
     return Recommendation(int(counts[enough[0]]), float(powers[enough[0]]))
+
+
+def smallest_effect(n: int, *, comparisons: int = 1, power: float = POWER) -> float:
+    """
+    Return the difference that ``n`` seeds find with a probability, in standard deviations.
+
+    Args:
+        n: number of seeds, >= 2.
+        comparisons: number of arms that are compared with the reference, >= 1.
+        power: the probability, in (0, 1).
+
+    Returns:
+        The true difference, divided by the standard deviation of the differences between seeds.
+    """
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = paired_t_power(n, middle, 1.0, alpha=ALPHA / comparisons)
+        low, high = (low, middle) if found >= power else (middle, high)
+    return high
+
+
+def smallest_significant(n: int, *, comparisons: int = 1) -> float:
+    """
+    Return the smallest observed difference that a paired t test calls significant.
+
+        t_{1 - alpha/2, n-1} / sqrt(n),   alpha = ALPHA / comparisons
+
+    Args:
+        n: number of seeds, >= 2.
+        comparisons: number of arms that are compared with the reference, >= 1.
+
+    Returns:
+        The difference, divided by the observed standard deviation of the differences.
+    """
+    return float(special.stdtrit(n - 1, 1 - ALPHA / comparisons / 2)) / math.sqrt(n)

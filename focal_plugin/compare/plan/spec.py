@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -18,13 +19,32 @@ from ...config import get_cfg
 from ...data import check_classes, register_coco_dataset, use_datasets
 from ...data.registration import DatasetArgument
 from ...files import sha256_of
+from .arm_errors import each_arm
 from .comparison import Comparison, Run
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
 
 
-def load_spec(file: Path) -> Comparison:
+@dataclass(frozen=True)
+class Plan:
     """
-    Read a spec and resolve the config of every run, so that errors show before anything runs.
+    A comparison, and what its runs are made of.
+
+    Attributes:
+        configs: arm -> resolved config, whose device may be "auto".
+    """
+
+    comparison: Comparison
+    configs: Mapping[str, CfgNode]
+
+
+def load_spec(file: Path) -> Comparison:
+    """Return the comparison of :func:`read_plan`."""
+    return read_plan(file).comparison
+
+
+def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Plan:
+    """
+    Read a spec and resolve the config of every run.
 
     The file is YAML::
 
@@ -49,21 +69,26 @@ def load_spec(file: Path) -> Comparison:
     If no arm sets `MODEL.DEVICE`, a run chooses the device when it starts, and the device is not
     part of the config hash. So a comparison that is planned without a GPU is the same with GPUs.
 
+    Args:
+        file: the spec.
+        check: called with the config of each arm, while the datasets of the spec are registered. It
+            raises an error if the arm cannot run.
+
     Returns:
-        The comparison with its runs of role "equal", seed by seed, so that the arms can be compared
-        early, then those of role "tuning".
+        The plan. Its comparison has the runs of role "equal", seed by seed, so that the arms can be
+        compared early, then those of role "tuning".
 
     Raises:
         ValueError: the spec is malformed, two arms have the same config, or the runs require more
-            iterations than the budget allows.
+            iterations than the budget allows. An :class:`~.arm_errors.ArmsError` has one line for
+            each cause why an arm's config cannot be resolved, or why ``check`` refuses it.
         ComponentImportError: a module of ``imports`` cannot be imported.
-        KeyError: a key of the spec or of a config, an arm, or a dataset does not exist; the
-            message has the closest match.
+        KeyError: a key of the spec does not exist.
         FileNotFoundError: a file that the spec names does not exist.
     """
     with _naming(str(file)):
         spec = read_spec(file)
-        runs = _Runs(spec)
+        runs = _Runs(spec, check)
         equal = [runs.run(arm, seed) for seed in spec.seeds for arm in spec.arms]
         tuning = [
             runs.run(arm, seed, "tuning", factor)
@@ -72,7 +97,7 @@ def load_spec(file: Path) -> Comparison:
             for factor in spec.lr_factors
         ]
         _check_total(spec, equal, tuning)
-    return Comparison(
+    comparison = Comparison(
         name=file.stem,
         arms=tuple(spec.arms),
         reference=spec.reference,
@@ -80,6 +105,7 @@ def load_spec(file: Path) -> Comparison:
         runs=(*equal, *tuning),
         lr_factors=spec.lr_factors,
     )
+    return Plan(comparison, runs.configs)
 
 
 def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> tuple[Run, ...]:
@@ -121,21 +147,25 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
 class _Runs:
     """Factory of the runs of a spec; it resolves the config of each arm once."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, check: Callable[[CfgNode], None] | None = None) -> None:
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
         self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
         import_components(spec.imports)  # their config keys exist from now on
         self._opts: dict[str, tuple[str, ...]] = {}
-        self._configs: dict[str, CfgNode] = {}
-        with _registered(spec.datasets):
+        self.configs: dict[str, CfgNode] = {}
+        read = cache(_read_config)
+        with _registered(spec.datasets), each_arm() as of_arm:
             for name, arm in spec.arms.items():
-                with _naming(f"arm {name!r}"):
-                    self._opts[name], self._configs[name] = _resolve(arm, spec)
+                with of_arm(name):
+                    self._opts[name], self.configs[name] = _resolve(arm, spec, read)
+                    self._refuse_other_test(name)
+                    if check is not None:
+                        check(self.configs[name].clone())
         self._refuse_same_configs()
 
     def run(self, arm: str, seed: int, role: str = "equal", lr_factor: float = 1.0) -> Run:
-        cfg, opts = self._configs[arm], self._opts[arm]
+        cfg, opts = self.configs[arm], self._opts[arm]
         base_lr = cfg.SOLVER.BASE_LR
         if lr_factor != 1.0:
             opts = (*opts, "SOLVER.BASE_LR", repr(base_lr * lr_factor))
@@ -162,17 +192,33 @@ class _Runs:
 
     def _refuse_same_configs(self) -> None:
         first: dict[str, str] = {}
-        for arm, cfg in self._configs.items():
+        for arm, cfg in self.configs.items():
             same = first.setdefault(self._hash(cfg, 0, cfg.SOLVER.BASE_LR), arm)
             if same != arm:
                 raise ValueError(f"arms {same!r} and {arm!r} have the same config")
 
+    def _refuse_other_test(self, arm: str) -> None:
+        first = next(iter(self.configs))
+        tests, expected = (self.configs[name].DATASETS.TEST for name in (arm, first))
+        if tests != expected:
+            raise ValueError(
+                f"DATASETS.TEST is {tests}, but that of {first!r} is {expected}: an AP on other "
+                "images cannot be compared"
+            )
 
-def _resolve(arm: ArmSpec, spec: Spec) -> tuple[tuple[str, ...], CfgNode]:
-    """Return the options that all runs of an arm share, and the config with them."""
+
+def _read_config(file: Path) -> CfgNode:
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "auto"
-    cfg.merge_from_file(str(arm.config_file))
+    cfg.merge_from_file(str(file))
+    return cfg
+
+
+def _resolve(
+    arm: ArmSpec, spec: Spec, read: Callable[[Path], CfgNode]
+) -> tuple[tuple[str, ...], CfgNode]:
+    """Return the options that all runs of an arm share, and the config with them."""
+    cfg = read(arm.config_file).clone()
     opts = arms.apply(cfg, *arm.names)
     cfg.merge_from_list(list(arm.opts))
     with _naming("opts"):
@@ -253,26 +299,14 @@ def _is_registered(dataset: DatasetArgument) -> bool:
     return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
 
 
-# Errors of a malformed config file: Detectron2 does not check for an empty file or a list, and a
-# _BASE_ that refers to itself is a RecursionError
-_WRONG_FORM = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    RecursionError,
-    yaml.YAMLError,
-)
-
-
 @contextlib.contextmanager
 def _naming(place: str) -> Iterator[None]:
-    """Prefix errors with a place; errors of YAML and yacs become ValueError."""
+    """Prefix errors with a place."""
     try:
         yield
     except KeyError as error:
         raise KeyError(f"{place}: {error.args[0]}") from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{place}: {error}") from error
-    except _WRONG_FORM as error:
+    except ValueError as error:
         raise ValueError(f"{place}: {error}") from error

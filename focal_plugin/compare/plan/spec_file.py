@@ -14,6 +14,7 @@ from ...config_file import find_config_file
 from ...data.registration import DatasetArgument, parse_dataset_argument
 from ...names import did_you_mean, shown
 from ...yaml_text import load, read_text
+from .arm_errors import each_arm
 
 KEYS = (
     "base",
@@ -151,7 +152,12 @@ def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
         )
     base_file = None if base is None else _config_file(base, folder, "base")
     by_name = arms if isinstance(arms, dict) else _listed(arms)
-    return {_arm_name(name): _arm(name, arm, base_file, folder) for name, arm in by_name.items()}
+    made = {}
+    with each_arm() as of_arm:
+        for name, arm in by_name.items():
+            with of_arm(_arm_name(name)):
+                made[name] = _arm(arm, base_file, folder)
+    return made
 
 
 def _listed(entries: list[Any]) -> dict[Any, Any]:
@@ -192,32 +198,31 @@ def _arm_name(name: Any) -> str:
     return name
 
 
-def _arm(name: str, arm: Any, base: Path | None, folder: Path) -> ArmSpec:
-    place = f"arm {shown(name)}"
+def _arm(arm: Any, base: Path | None, folder: Path) -> ArmSpec:
     if isinstance(arm, str):
         arm = {"config": arm} if Path(arm).suffix else {"arm": arm}
     if isinstance(arm, list):
         arm = {"opts": arm}
     if not isinstance(arm, dict):
         raise ValueError(
-            f"{place} must be the name of an arm, a config file, [KEY, VALUE, ...] on top of base, "
+            f"must be the name of an arm, a config file, [KEY, VALUE, ...] on top of base, "
             f"or {{config: FILE, arm: NAME, opts: [KEY, VALUE, ...]}}, got {shown(arm)}"
         )
-    check_names(arm, ARM_KEYS, f"key of {place}")
-    names = _arm_names(arm.get("arm", []), place)
-    config_file = _config_file(arm["config"], folder, place) if "config" in arm else base
+    check_names(arm, ARM_KEYS, "key")
+    names = _arm_names(arm.get("arm", []))
+    config_file = _config_file(arm["config"], folder, "config") if "config" in arm else base
     if config_file is None:
-        raise ValueError(f"{place} names no config file, and there is no base")
-    return ArmSpec(config_file, names, _opts(arm.get("opts", []), place))
+        raise ValueError("names no config file, and there is no base")
+    return ArmSpec(config_file, names, _opts(arm.get("opts", []), "opts"))
 
 
-def _arm_names(names: Any, place: str) -> tuple[str, ...]:
+def _arm_names(names: Any) -> tuple[str, ...]:
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{place}: arm must be a name, or a list of names, got {shown(names)}")
+        raise ValueError(f"arm must be a name, or a list of names, got {shown(names)}")
     for name in listed:
         family, _, short = name.rpartition("/")
-        check_names([short], arms_by_name.names(family or None), f"arm ({place})")
+        check_names([short], arms_by_name.names(family or None), "arm")
     return tuple(listed)
 
 

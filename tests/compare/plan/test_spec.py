@@ -262,12 +262,12 @@ def test_a_device_that_the_spec_chooses_is_part_of_the_hash(write):
     assert chosen.config_hash != load_spec(write(text)).runs[0].config_hash
 
 
-def test_an_arms_config_is_read_once_however_many_seeds_there_are(write, monkeypatch):
+def test_a_config_file_is_read_once_however_many_arms_and_seeds_there_are(write, monkeypatch):
     """Otherwise planning a large comparison takes minutes."""
     calls = []
     monkeypatch.setattr(spec_module, "get_cfg", lambda: calls.append(1) or get_cfg())
     assert len(load_spec(write(arms("ce", "fl") + "seeds: 50\n" + TUNED)).runs) == 106
-    assert len(calls) == 2
+    assert len(calls) == 1  # both arms have the same base
 
 
 # --- datasets
@@ -319,7 +319,7 @@ def test_a_wrong_number_of_classes_is_rejected(write, dataset):
 
 def test_an_unknown_data_set_gets_a_suggestion(write):
     text = arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [focal_shapes_vla]]"
-    assert "did you mean 'focal_shapes_val'" in refused(write, text, KeyError)
+    assert "did you mean 'focal_shapes_val'" in refused(write, text)
 
 
 @pytest.mark.parametrize(
@@ -401,10 +401,10 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         ("arms: [fl, fl]\nseeds: [1]", "'fl' stands twice"),
         ("arms: {a: {arm: 3}}\nseeds: [1]", "arm must be a name, or a list of names, got 3"),
         (BASE + "arms: [rpn_ohem]\nseeds: [1]", "'rpn_ohem' is for faster_rcnn, but the base"),
-        ("arms: {a: 1}\nseeds: [1]", "arm 'a' must be"),
+        ("arms: {a: 1}\nseeds: [1]", "arm 'a': must be"),
         ("arms: {a: {opts: [X]}}\nseeds: [1]", "no config file"),
         ("arms: {a: [X, 1]}\nseeds: [1]", "there is no base"),
-        ("arms: {a: b.py}\nseeds: [1]", "arm 'a' must name a .yaml"),
+        ("arms: {a: b.py}\nseeds: [1]", "arm 'a': config must name a .yaml"),
         ("arms: {'': b.yaml}\nseeds: [1]", "1 to 80 visible characters"),
         ("arms: {'  ': b.yaml}\nseeds: [1]", "1 to 80 visible characters"),
         ('arms: {"a\\eb": b.yaml}\nseeds: [1]', "'\\x1b' is invisible"),
@@ -472,7 +472,10 @@ def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):
         (TEXT + "sede: 2", "did you mean 'seeds'?"),
         ("arm: {a: b.yaml}\nseeds: [1]", "did you mean 'arms'?"),
         (TEXT + "1: 2", "no key is named 1"),
-        ("arms: {a: {confg: b.yaml}}\nseeds: [1]", "key of arm 'a' is named 'confg'; did you mean"),
+        (
+            "arms: {a: {confg: b.yaml}}\nseeds: [1]",
+            "arm 'a': no key is named 'confg'; did you mean",
+        ),
         (arms("fl") + "seeds: 1\nbudget: {iteration: 3}", "did you mean 'iterations'?"),
         (arms("fl") + "seeds: 1\nlearning_rates: {factor: [1]}", "did you mean 'factors'?"),
         (arms("ce", "fl") + "seeds: 1\nreference: fll", "did you mean 'fl'?"),
@@ -484,12 +487,12 @@ def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):
     ],
 )
 def test_a_typo_gets_a_suggestion(write, text, message):
-    assert message in refused(write, text, KeyError)
+    assert message in refused(write, text, (KeyError, ValueError))
 
 
 def test_a_typo_in_an_arms_file_names_the_arm_and_the_nearest_key(write):
     write("MODEL:\n  RETINANET:\n    PRIOR_PROP: 0.1\n", "arm.yaml")
-    message = refused(write, "arms: {my arm: arm.yaml}\nseeds: 1", KeyError)
+    message = refused(write, "arms: {my arm: arm.yaml}\nseeds: 1")
     assert "arm 'my arm'" in message
     assert "did you mean 'MODEL.RETINANET.PRIOR_PROB'?" in message
 
@@ -509,7 +512,7 @@ def test_an_option_that_an_arm_and_all_arms_have_is_refused(write):
     "text", [TEXT, "base: none.yaml\n" + arms("fl") + "seeds: 1"], ids=["arm", "base"]
 )
 def test_a_missing_config_file_is_named(write, text):
-    assert ".yaml" in refused(write, text, FileNotFoundError)
+    assert ".yaml" in refused(write, text, (FileNotFoundError, ValueError))
 
 
 def test_a_missing_spec_is_named(tmp_path):

@@ -496,8 +496,8 @@ def test_crowds_that_are_most_annotations_are_a_warning_that_says_what_to_set(ch
     ("area", "rule"),
     [
         *((-1, "area-ignored"), (-0.5, "area-ignored"), (1e11, "area-ignored")),
-        *((10**400, "area-ignored"), (-INF, "area-ignored"), (INF, "area-ignored")),
-        *((0, "area-differs"), (1, "area-differs"), (NAN, "area-differs"), (1e4, "area-differs")),
+        *((10**300, "area-ignored"), (-(10**300), "area-ignored")),
+        *((0, "area-differs"), (1, "area-differs"), (-0.0, "area-differs"), (1e4, "area-differs")),
     ],
 )
 def test_an_area_that_is_no_area_of_the_box_is_a_warning(check, area, rule):

@@ -1,0 +1,66 @@
+"""
+Construction of all that a run builds from its config, so that a sweep refuses an arm at its start.
+
+The model has no memory (PyTorch's device "meta"), so a detector takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from torch import nn
+
+from ..checks import check_choice
+from ..data.loading.image_cache import build_train_mapper
+from ..modeling import knows_crowds
+from .amp import amp_precision
+from .nonfinite import NonFinitePolicy
+from .trainer import Trainer
+
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+"""Detectron2's values of `DATALOADER.SAMPLER_TRAIN`."""
+
+
+def check_arm(cfg: CfgNode) -> None:
+    """
+    Build what a run builds from its config, without weights, data and files, and drop it.
+
+    Args:
+        cfg: the config of a run; a device of "auto" stays open.
+
+    Raises:
+        Exception: the error that ends the run at its start. Its type depends on the component.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.FOCAL.INIT = "stock"
+    check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
+    if cfg.SOLVER.IMS_PER_BATCH < 1:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH must be >= 1, got {cfg.SOLVER.IMS_PER_BATCH}")
+    _check_weights(cfg.MODEL.WEIGHTS)
+    amp_precision(cfg)
+    NonFinitePolicy.from_config(cfg)
+    optimizer = Trainer.build_optimizer(cfg, _build_model(cfg))
+    Trainer.build_lr_scheduler(cfg, optimizer)
+    build_train_mapper(cfg, crowds=knows_crowds(cfg))
+    DatasetMapper(cfg, is_train=False)
+
+
+def _build_model(cfg: CfgNode) -> nn.Module:
+    cfg.MODEL.DEVICE = "meta"
+    try:
+        with torch.device("meta"):
+            return Trainer.build_model(cfg)
+    except Exception:  # perhaps a component that computes with its weights
+        cfg.MODEL.DEVICE = "cpu"
+        return Trainer.build_model(cfg)
+
+
+def _check_weights(name: str) -> None:
+    if name and "://" not in name and not Path(name).expanduser().is_file():
+        raise FileNotFoundError(
+            f'MODEL.WEIGHTS: there is no file {name}; "" trains from random weights'
+        )
