@@ -27,8 +27,13 @@ def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> 
 
 def shown(value: object) -> str:
     """Return the repr of a value for a message: in one line, and at most 120 characters long."""
-    text = repr(value)
-    if len(text) <= MAX_SHOWN:
-        return text
-    half = (MAX_SHOWN - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
+    try:
+        return shortened(repr(value), MAX_SHOWN)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a huge number"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters; a longer one loses its middle."""
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"

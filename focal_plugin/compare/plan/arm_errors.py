@@ -9,8 +9,13 @@ from pathlib import Path
 
 from focal_plugin_commands import message_of
 
+from ...names import shortened
+
 NAMED = 20
 """Most arms that a line names."""
+
+MAX_LINE = 500
+"""Characters of a line; the names in it may be longer."""
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -54,9 +59,9 @@ def in_words(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     is_ours = Path(place.filename).is_relative_to(PACKAGE) or _package(error) == PACKAGE.name
     if is_ours or isinstance(error, OSError):
-        return message.replace("\n", "\n    ")
+        return "\n    ".join(shortened(line, MAX_LINE) for line in message.split("\n"))
     file = Path(*Path(place.filename).parts[-3:])
-    message = " ".join(message.split()) or f"`{place.line}`"
+    message = shortened(" ".join(message.split()), MAX_LINE) or f"`{place.line}`"
     return f"{type(error).__name__}: {message} (in {file}, line {place.lineno})"
 
 
