@@ -46,6 +46,7 @@ A spec is a YAML file. Only arms and seeds are required:
   reference: CE                     # the arm that others are compared with; default: the first
   opts: [SOLVER.BASE_LR, 0.01]      # for all arms
   budget: {iterations: 400, total_iterations: 20000}
+  imports: [my_losses.py, my_package.losses]    # modules that register a loss of your own
   datasets: {my_train: train.json:images, my_val: val.json:images}
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
 
@@ -76,6 +77,7 @@ EXPLAIN_EPILOG = """
 examples:
   focal-compare explain
   focal-compare explain SigmoidCrossEntropyLoss SigmoidFocalLoss:gamma=0.5,alpha=None --output a.svg
+  focal-compare explain --import my_losses.py MyLoss:power=3
 """
 
 DEFAULT_LOSSES = (
@@ -168,7 +170,7 @@ def focal_compare(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nfocal-compare: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, KeyError, FileNotFoundError, ImportError, ConnectionError) as error:
+    except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"focal-compare: {message_of(error)}", file=sys.stderr)
         return 2
 
@@ -284,6 +286,18 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_import_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="import a module of your own, such as my_package.losses or my_losses.py; can be "
+        "repeated",
+    )
+
+
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = REPORT_DESCRIPTION
     parser.add_argument(
@@ -307,6 +321,7 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = EXPLAIN_DESCRIPTION
     parser.epilog = EXPLAIN_EPILOG
+    _add_import_argument(parser)
     parser.add_argument(
         "losses",
         nargs="*",
@@ -344,6 +359,7 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=JSON:IMAGES",
         help="register a dataset for the config; without a config, check it under this name",
     )
+    _add_import_argument(parser)
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     parser.add_argument("--images", action="store_true", help="decode every image")
     parser.add_argument(

@@ -15,7 +15,7 @@ from .garbage_collection import garbage_collection_paused
 with warnings.catch_warnings(), explain_failed_import(), garbage_collection_paused():
     # Detectron2 scripts functions when it is imported, and new versions of PyTorch warn about it.
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-    from . import arms, data, losses, mining, modeling
+    from . import arms, components, data, losses, mining, modeling
     from .config import add_focal_config, get_cfg
     from .config_file import get_config_file
 
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "add_focal_config",
     "arms",
+    "components",
     "data",
     "get_cfg",
     "get_config_file",
@@ -32,3 +33,5 @@ __all__ = [
     "mining",
     "modeling",
 ]
+
+components.load_entry_points()  # last, because such a module imports this one

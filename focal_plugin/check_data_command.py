@@ -9,6 +9,7 @@ from pathlib import Path
 
 from focal_plugin_commands import message_of
 
+from .components import import_components
 from .config import get_cfg
 from .config_file import find_config_file
 from .data import (
@@ -17,8 +18,9 @@ from .data import (
     check_coco,
     is_strict,
     parse_dataset_argument,
-    register_coco_dataset,
+    register_datasets,
     report_datasets,
+    use_datasets,
     write_reports,
 )
 from .data.checks.rules import Severity
@@ -34,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
         0 if there are no errors; 1 for errors in the data; 2 for a mistake in the command.
     """
     try:
+        import_components(args.imports)
         return _check_data(args)
     except KeyboardInterrupt:
         print("\nfocal-plugin: interrupted", file=sys.stderr)
@@ -62,11 +65,11 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Return the reports, and whether warnings are errors, which the config may say too."""
     if args.num_classes is not None:
         raise ValueError("--num-classes is the config's where there is a --config-file")
-    for text in args.dataset:
-        register_coco_dataset(parse_dataset_argument(text))
+    names = register_datasets(args.dataset)
     cfg = get_cfg()
     cfg.merge_from_file(str(find_config_file(args.config_file)))
     cfg.merge_from_list(args.given)
+    use_datasets(cfg, names, opts=args.given, training=True)
     strict = args.strict or is_strict(cfg)
     reports = report_datasets(
         cfg,

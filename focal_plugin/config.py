@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .config_node import FocalCfgNode
+from .registry import default_of, outside_components
 
 
 def get_cfg() -> FocalCfgNode:
@@ -290,6 +291,26 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Limits that end the run: "skip", steps in a row; "rollback", rollbacks in all
     nonfinite.MAX_IN_A_ROW = 10
     nonfinite.MAX_ROLLBACKS = 3
+
+    _add_keys_of_outside_components(cfg)
+
+
+def _add_keys_of_outside_components(cfg: CfgNode) -> None:
+    """
+    Add each key that a component from outside declares and that does not exist, with its default.
+
+    The RPN and the RoI heads have options of their own for a loss and a miner.
+    """
+    shared = tuple(f"MODEL.FOCAL.{node}." for node in ("CLS_LOSS", "BOX_LOSS", "MINING"))
+    for component in outside_components:
+        for argument, key in getattr(component.component, "config_keys", {}).items():
+            for stage in ("", "RPN.", "ROI_HEADS.") if key.startswith(shared) else ("",):
+                *nodes, leaf = key.replace("MODEL.FOCAL.", f"MODEL.FOCAL.{stage}", 1).split(".")
+                node = cfg
+                for name in nodes:
+                    node = node.setdefault(name, type(cfg)())
+                if leaf not in node:
+                    node[leaf] = default_of(component, argument)
 
 
 def _options_of(part: CfgNode, *without: str) -> CfgNode:

@@ -81,7 +81,10 @@ class UnfinishedFile:
 
     def finish(self) -> None:
         """Replace the target file. Call :meth:`flush` first."""
-        self._beside.replace(self._file)
+        try:
+            self._beside.replace(self._file)
+        except OSError as error:
+            raise self._named(error) from error
 
     def _fail(self, error: OSError) -> NoReturn:
         self._failure = self._failure or error
@@ -149,6 +152,15 @@ def write_json(file: Path, content: Any) -> None:
         ValueError: the content has a NaN or an infinity.
     """
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def end_line(file: Path) -> None:
+    """End the last line of a text file, so that nothing is appended to a line that was cut off."""
+    with contextlib.suppress(FileNotFoundError), file.open("r+b") as stream:
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            if stream.read() != b"\n":
+                stream.write(b"\n")
 
 
 def sha256_of(file: Path) -> str:

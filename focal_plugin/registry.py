@@ -6,18 +6,17 @@ Registries of the components that a config names, and modules that declare their
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry as Detectron2Registry
 from torch import nn
 from yacs.config import CfgNode
 
 from .checks import IllegalOptionError
 from .names import did_you_mean
-
-__all__ = ["DENSE", "ConfigScope", "ConfigurableModule", "Registry", "build_named", "configurable"]
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
@@ -29,6 +28,99 @@ if TYPE_CHECKING:
         return init
 else:
     from detectron2.config import configurable
+
+
+class RegistrationError(ValueError):
+    """Error for a component that cannot be registered."""
+
+    raised_by_all = True  # every process registers the same components
+
+
+class OutsideComponent(NamedTuple):
+    """Component of a module outside of this package."""
+
+    registry: str
+    name: str
+    component: type[nn.Module]
+
+
+outside_components: list[OutsideComponent] = []
+"""All components from outside of this package, in the order of their registration."""
+
+
+class Registry(Detectron2Registry):
+    """Detectron2's registry, which also checks each component and explains a refusal."""
+
+    def __init__(self, name: str, prepare: Callable[[Any], type[nn.Module]]) -> None:
+        """
+        Make an empty registry.
+
+        Args:
+            prepare: function that returns the class to build for a registered object. It raises
+                :class:`RegistrationError` if there is none.
+        """
+        super().__init__(name)
+        self._prepare = prepare
+
+    def _do_register(self, name: str, obj: Any) -> None:
+        """
+        Add an object under a name; :meth:`register` calls this.
+
+        Raises:
+            RegistrationError: the name is taken, or the object is no component of this kind.
+        """
+        module = obj.__module__
+        if name in self._obj_map:
+            other = self._obj_map[name].__module__
+            built_in = "" if is_outside(other) else ", which is built in"
+            raise RegistrationError(
+                f"{self._name} {name!r} of {module} has the name of that of {other}{built_in}; "
+                "give it another name"
+            )
+        component = self._prepare(obj)
+        self._obj_map[name] = component
+        if is_outside(module):
+            outside_components.append(OutsideComponent(self._name, name, component))
+
+
+def require_subclass(component: Any, base: type[_Part]) -> type[_Part]:
+    """
+    Return a class that a registry accepts.
+
+    Raises:
+        RegistrationError: it is no subclass of ``base``, or cannot be built from a config.
+    """
+    if not (isinstance(component, type) and issubclass(component, base)):
+        raise RegistrationError(
+            f"{component.__name__} of {component.__module__} must be a subclass of {base.__name__}"
+        )
+    init = vars(component).get("__init__")
+    if init is not None and not hasattr(init, "__wrapped__"):
+        raise RegistrationError(
+            f"{component.__name__} of {component.__module__}: decorate its __init__ with "
+            "focal_plugin.registry.configurable, which reads config_keys"
+        )
+    return component
+
+
+def default_of(component: OutsideComponent, argument: str) -> Any:
+    """
+    Return the default of a constructor's argument.
+
+    Raises:
+        RegistrationError: there is none.
+    """
+    for base in component.component.__mro__:
+        if init := vars(base).get("__init__"):
+            parameter = inspect.signature(init).parameters.get(argument)
+            if parameter is not None and parameter.default is not parameter.empty:
+                return parameter.default
+    raise RegistrationError(f"config_keys of {component.name}: {argument!r} has no default")
+
+
+def is_outside(module: str) -> bool:
+    """Return True for the name of a module that is no part of this package or of Detectron2."""
+    return module.partition(".")[0] not in {"focal_plugin", "detectron2"}
 
 
 @dataclass(frozen=True)
@@ -129,9 +221,10 @@ def build_named(
     there = config_scope or DENSE
     name, name_key = there.read(cfg, name_key), there.key(name_key)
     if name not in by_name:
+        known = ", ".join(sorted(by_name))
         raise KeyError(
-            f"{name_key} = {name!r} is not one of {', '.join(sorted(by_name))}"
-            f"{did_you_mean(name, by_name)}"
+            f"{name_key} = {name!r} is not one of {known}{did_you_mean(name, by_name)}; "
+            "one of your own needs --import"
         )
     try:
         part = by_name[name](cfg, *args, **({"config_scope": config_scope} if config_scope else {}))

@@ -38,8 +38,9 @@ FINAL_WEIGHTS = "model_final.pth"
 
 DETECTIONS_FOLDER = "inference"
 DETECTIONS_NAME = "coco_instances_results.json"
+"""Detections of the last evaluation on a test set, a JSON list in COCO's result format."""
 DETECTIONS_FILE = f"{DETECTIONS_FOLDER}/{DETECTIONS_NAME}"
-"""Detections of the last evaluation on the only test set, a JSON list in COCO's result format."""
+"""The same, if there is only one test set."""
 
 AUGMENTED_DETECTIONS_FOLDER = "inference_TTA"
 """Detections of the evaluation with test-time augmentation, as in :data:`DETECTIONS_FOLDER`."""

@@ -25,7 +25,8 @@ CONFIG = ROOT / "configs/Shapes-Detection/retinanet_small.yaml"
 def write(tmp_path):
     """Return a function that writes a dataset of one image with these boxes: JSON:IMAGES."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    (tmp_path / "images/a.png").write_bytes(encode_png(pixels))
 
     def write(name, *boxes):
         rest = {"image_id": 1, "category_id": 1, "area": 4, "iscrowd": 0}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from focal_plugin import get_cfg
+from focal_plugin.components import import_components
 from focal_plugin.data.shapes.builtin import SPLITS
 from focal_plugin.data.shapes.painting import draw_image
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
@@ -17,9 +18,11 @@ from focal_plugin.mining import MINER_REGISTRY
 
 from .cached_configs import read_arm
 from .conftest import ROOT
+from .registrations import registrations_kept
 from .tools import load_tool
 
 DOCS = ROOT / "docs"
+EXAMPLE = ROOT / "examples" / "my_losses"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # CONTRIBUTING.md names files and keys that its example adds; tests/test_contributing.py tests them.
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -77,7 +80,9 @@ def test_config_files_and_keys_it_names_exist(page):
     text = page.read_text()
     for file in re.findall(r"configs/[\w./-]+\.yaml", text):
         assert (ROOT / file).exists(), file
-    cfg = get_cfg()
+    with registrations_kept(EXAMPLE):
+        import_components([str(EXAMPLE / "my_losses.py")])
+        cfg = get_cfg()
     for key in re.findall(r"\bMODEL\.FOCAL\.[A-Z\d_.]*[A-Z\d]", text):
         node = cfg
         for part in key.split("."):

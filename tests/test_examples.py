@@ -5,11 +5,15 @@ import re
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from focal_plugin.compare.plan.spec import load_spec
+from focal_plugin.components import GROUP, import_components
 from focal_plugin.losses import CLS_LOSS_REGISTRY
 
 from .conftest import ROOT
+from .registrations import registrations_kept
+
+EXAMPLE = ROOT / "examples" / "my_losses"
 
 
 def load(name):
@@ -17,21 +21,6 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def registry(monkeypatch):
-    """Return the registry of losses, and remove the test's registrations afterwards."""
-    monkeypatch.setattr(CLS_LOSS_REGISTRY, "_obj_map", dict(CLS_LOSS_REGISTRY))
-    return CLS_LOSS_REGISTRY
-
-
-@pytest.fixture
-def my_loss(registry):
-    yield load("my_loss")
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if "my_shapes" in catalog.list():
-            catalog.remove("my_shapes")
 
 
 def test_focal_loss_takes_the_total_away_from_easy_examples(capsys):
@@ -47,24 +36,42 @@ def test_focal_loss_takes_the_total_away_from_easy_examples(capsys):
     assert focal[2] < 2
 
 
-def test_a_loss_from_outside_the_package_trains_by_its_name(my_loss, tmp_path):
-    trainer = my_loss.main(tmp_path)
-    assert trainer.iter == 2
-    assert (tmp_path / "model_final.pth").exists()
-    losses = [
-        part for part in trainer.model.modules() if isinstance(part, my_loss.SigmoidPowerLoss)
-    ]
-    assert [loss.power for loss in losses] == [2.0]
+@pytest.fixture
+def my_losses():
+    with registrations_kept(EXAMPLE):
+        import_components([str(EXAMPLE / "my_losses.py")])
+        yield
 
 
-def test_the_loss_from_outside_the_package_is_its_formula(my_loss, registry):
+@pytest.mark.parametrize(
+    ("name", "options", "power"),
+    [("SquaredErrorLoss", {"factor": 1.0}, 2.0), ("SigmoidPowerLoss", {"power": 3.0}, 3.0)],
+)
+def test_the_losses_are_their_formulas(my_losses, name, options, power):
     logits = torch.randn(6, 3, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 3, -1])
     targets = torch.nn.functional.one_hot(labels[:5], 4)[:, :3].double()
     p = logits[:5].double().sigmoid()
-    expected = ((targets - p).abs() ** 3).sum()
-    loss = registry.get("SigmoidPowerLoss")(power=3.0)(logits, labels)
+    expected = ((targets - p).abs() ** power).sum()
+    loss = CLS_LOSS_REGISTRY.get(name)(**options)(logits, labels)
     torch.testing.assert_close(loss, expected.float())
     (slope,) = torch.autograd.grad(loss, logits)
     (expected_slope,) = torch.autograd.grad(expected, logits)
     torch.testing.assert_close(slope, expected_slope)
+
+
+def test_the_comparison_has_its_arms_and_their_module(my_losses):
+    comparison = load_spec(EXAMPLE / "comparison.yaml")
+    assert comparison.arms == ("focal loss", "squared error", "power 3")
+    assert {run.imports for run in comparison.runs} == {(str(EXAMPLE / "my_losses.py"),)}
+
+
+def test_the_package_has_an_entry_point_of_our_group():
+    text = (EXAMPLE / "pyproject.toml").read_text()
+    assert f'[project.entry-points."{GROUP}"]\nmy_losses = "my_losses"\n' in text
+
+
+def test_the_page_shows_the_loss_as_it_is():
+    page = (ROOT / "docs/components.md").read_text()
+    (block,) = re.findall(r"```python\n(@CLS_LOSS_REGISTRY.*?)```", page, re.DOTALL)
+    assert block in (EXAMPLE / "my_losses.py").read_text()

@@ -13,6 +13,7 @@ import pytest
 
 from focal_plugin.files import (
     UnfinishedFile,
+    end_line,
     remove_unfinished,
     sha256_of,
     sync_folder,
@@ -198,3 +199,30 @@ def test_syncing_an_unsupported_folder_is_no_error(tmp_path, monkeypatch):
     fail_with(errno.EIO)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b""),
+        (b"{}\n", b"{}\n"),
+        (b"{}\n{", b"{}\n{\n"),
+        (b"\0", b"\0\n"),
+        (b"\n\n", b"\n\n"),
+    ],
+)
+def test_a_line_that_was_cut_off_is_ended_once(tmp_path, before, after):
+    file = tmp_path / "lines"
+    end_line(file)
+    assert not file.exists()
+    file.write_bytes(before)
+    for _ in range(2):
+        end_line(file)
+        assert file.read_bytes() == after
+
+
+def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):
+    (tmp_path / "status.json").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory: '.*/status\.json'$"):
+        write_json(tmp_path / "status.json", {})
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]

@@ -149,6 +149,30 @@ def change_field(content: dict[str, Any], draw: random.Random) -> str:
     return f"{field} of {len(entries)} {key} = {_short(value)}"
 
 
+def change_legally(content: dict[str, Any], draw: random.Random) -> str:
+    """Write other legal values, so that the file is trained and evaluated in another way."""
+    for annotation in _list(content, "annotations"):
+        if not isinstance(annotation, dict) or draw.random() < 0.5:
+            continue
+        x, y = draw.uniform(-9, WIDTH - 2), draw.uniform(-9, HEIGHT - 2)
+        width, height = draw.choice((1, 10)) * draw.uniform(0, 9), draw.uniform(0.1, 50)
+        crowd = draw.random() < 0.1
+        rle = {"counts": [100, 50, WIDTH * HEIGHT - 150], "size": [HEIGHT, WIDTH]}
+        polygon = [x, y, x + width, y, x + width, y + height]
+        annotation |= {
+            "bbox": [x, y, width, height],
+            "area": width * height * draw.uniform(0.4, 1),
+            "iscrowd": draw.choice((1, True)) if crowd else draw.choice((0, False)),
+            "image_id": draw.choice((1, 2, 3, 4.0)),
+            "category_id": draw.choice((1, 2, 2.0)),
+            "segmentation": rle if crowd else [polygon] * draw.choice((1, 1, 2)),
+            "attributes": {"occluded": None},
+        }
+    for key in LISTS:
+        draw.shuffle(_list(content, key))
+    return "legal values"
+
+
 def change_any_value(content: dict[str, Any], draw: random.Random) -> str:
     """Replace, delete or wrap a value at a random place."""
     place: Any = content
@@ -228,6 +252,7 @@ def change_entries(content: dict[str, Any], draw: random.Random) -> str:
 
 CHANGES = (
     *(change_field,) * 5,
+    *(change_legally,) * 4,
     *(change_any_value,) * 2,
     *(change_ids, change_ids, change_references, change_entries),
 )

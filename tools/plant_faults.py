@@ -217,6 +217,27 @@ FAULTS = (
         'rank = rank + 0 * losses["loss_box_reg"]',
         "tests/modeling/test_roi_heads.py",
     ),
+    Fault(
+        "augmented-boxes-are-not-mapped-back",
+        "focal_plugin/modeling/test_time_augmentation.py",
+        "transform.inverse().apply_box(",
+        "transform.apply_box(",
+        "tests/modeling/test_test_time_augmentation.py",
+    ),
+    Fault(
+        "small-backbone-freezes-nothing",
+        "focal_plugin/modeling/backbones.py",
+        "freeze_at=_freeze_at(cfg, num_stages=len(stages))",
+        "freeze_at=0",
+        "tests/modeling/test_backbones.py",
+    ),
+    Fault(
+        "another-key-of-a-component-is-ignored",
+        "focal_plugin/modeling/backbones.py",
+        "fuse_type=cfg.MODEL.FPN.FUSE_TYPE",
+        'fuse_type="sum"',
+        "tests/modeling/test_keys.py",
+    ),
     # Data
     Fault(
         "evaluated-set-without-area-passes",
@@ -228,9 +249,30 @@ FAULTS = (
     Fault(
         "any-training-set-without-objects-is-refused",
         "focal_plugin/data/checks/preflight.py",
-        'all(report.counts.get("no-objects") for report in training)',
-        'any(report.counts.get("no-objects") for report in training)',
+        "all(any(map(report.counts.get, empty)) for report in training)",
+        "any(any(map(report.counts.get, empty)) for report in training)",
         "tests/data/checks/test_preflight.py",
+    ),
+    Fault(
+        "fraction-is-an-id",
+        "focal_plugin/data/coco_ids.py",
+        "abs(value) <= MAX_FLOAT and value.is_integer()",
+        "abs(value) <= MAX_FLOAT",
+        "tests/data/test_coco_ids.py",
+    ),
+    Fault(
+        "ids-of-annotations-decide-the-result",
+        "focal_plugin/engine/evaluation.py",
+        'entry["id"] = number',
+        "pass",
+        "tests/engine/test_evaluation.py",
+    ),
+    Fault(
+        "test-sets-share-a-folder",
+        "focal_plugin/run_folder.py",
+        "if len(set(test_sets)) < 2:",
+        "if test_sets:",
+        "tests/engine/test_evaluation.py",
     ),
     Fault(
         "box-breaks-several-rules",
@@ -387,6 +429,13 @@ FAULTS = (
         "Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)",
         "tests/faults/test_disk.py",
     ),
+    Fault(
+        "key-of-a-copied-config-is-not-read",
+        "focal_plugin/engine/unread_keys.py",
+        "return self\n\n\nclass RecordingCfgNode",
+        "return _Reads(self)\n\n\nclass RecordingCfgNode",
+        "tests/engine/test_unread_keys.py",
+    ),
     # Comparisons
     Fault(
         "holm-monotone",
@@ -433,8 +482,8 @@ FAULTS = (
     Fault(
         "hash-without-annotations",
         "focal_plugin/compare/plan/spec.py",
-        "json.dumps([config, self._annotations], sort_keys=True)",
-        "json.dumps([config], sort_keys=True)",
+        "json.dumps([config, self._annotations, *outside], sort_keys=True)",
+        "json.dumps([config, *outside], sort_keys=True)",
         "tests/compare/plan/test_spec.py",
     ),
     Fault(

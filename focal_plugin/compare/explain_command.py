@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..components import import_components
 from ..diagnostics.curves import LossCurve, trace_loss
 from ..files import write_text
 
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.output.suffix.lower() not in FORMATS:
         raise ValueError(f"--output must end in {' or '.join(FORMATS)}, got {args.output}")
+    import_components(args.imports)
     curves = [trace_loss(text, X_T) for text in dict.fromkeys(args.losses)]
     if len(curves) > (most := len(COLORS) * len(MARKERS)):
         raise ValueError(f"at most {most} losses can be told apart, got {len(curves)}")

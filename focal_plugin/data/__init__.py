@@ -5,6 +5,7 @@ from .checks.facts import DATASET_FACTS, describe_dataset
 from .checks.findings import DataError, Finding, Report, raise_if_any_is_bad, write_reports
 from .checks.preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
 from .class_counts import count_objects
+from .dataset_arguments import register_datasets, unused_datasets, use_datasets
 from .registration import parse_dataset_argument, register_coco_dataset
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
@@ -28,7 +29,10 @@ __all__ = [
     "parse_dataset_argument",
     "raise_if_any_is_bad",
     "register_coco_dataset",
+    "register_datasets",
     "register_shapes",
     "report_datasets",
+    "unused_datasets",
+    "use_datasets",
     "write_reports",
 ]

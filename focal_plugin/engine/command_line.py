@@ -15,9 +15,17 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import arms
+from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file, no_config_file
-from ..data import check_datasets, count_objects, log_reports
+from ..data import (
+    check_datasets,
+    count_objects,
+    log_reports,
+    register_datasets,
+    unused_datasets,
+    use_datasets,
+)
 from ..losses import CLS_LOSS_REGISTRY
 from ..modeling import config_scopes
 from ..registry import DENSE
@@ -25,7 +33,6 @@ from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
 from .config_checks import check_config
-from .dataset_arguments import register_datasets, unused, use_datasets
 from .evaluated_weights import choose_weights
 from .lock import OutputFolderError, hold_output_folder
 from .logs import start_logs
@@ -54,6 +61,10 @@ Custom dataset in COCO format; a pair NAME_train and NAME_val sets DATASETS.TRAI
         --dataset my_val=val.json:images MODEL.RETINANET.NUM_CLASSES 3
     $ python train_net.py --config-file FILE --dataset pets=pets.json:images \\
         DATASETS.TRAIN "('pets',)" DATASETS.TEST "('pets',)" MODEL.RETINANET.NUM_CLASSES 3
+
+A loss of your own, from a module of yours that registers it:
+    $ python train_net.py --config-file FILE --import my_losses.py \
+        MODEL.FOCAL.CLS_LOSS.NAME MyLoss
 
 Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
     $ python train_net.py --config-file FILE --num-gpus 8
@@ -89,6 +100,15 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=JSON:IMAGES",
         help="register a COCO-format dataset under NAME; can be repeated",
+    )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="import a module of your own that registers a loss or another component, such as "
+        "my_package.losses or my_losses.py; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
@@ -165,8 +185,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         CheckpointError: there are no weights to evaluate, or the checkpoint to resume from is
             damaged or belongs to another run.
         OutputFolderError: `OUTPUT_DIR` is in use, holds another run, or is not writable.
+        RegistrationError: a module of `--import` cannot be imported, or registers no component.
         FileNotFoundError: a file that an argument names does not exist.
     """
+    import_components(args.imports)
     training = not args.eval_only
     names = register_datasets(args.dataset)
     cfg = read_config(args)
@@ -188,7 +210,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_resumable(cfg, checkpoint_options(args))
     start_logs(cfg, args)
     log_reports(reports)
-    for name in unused(cfg, names) if training else ():
+    for name in unused_datasets(cfg, names) if training else ():
         logger.warning(f"--dataset {name} is registered, but the config does not use it")
     return cfg
 

@@ -19,6 +19,7 @@ from detectron2.utils.registry import Registry
 
 from ..names import did_you_mean
 from ..registry import DENSE
+from .finite import check_solver
 
 NAMES: Mapping[str, Registry] = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -51,6 +52,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
     _check_device(cfg.MODEL.DEVICE)
     if training:
         _check_counts(cfg, processes)
+        check_solver(cfg)
     key = "TRAIN" if training else "TEST"
     if not cfg.DATASETS[key]:
         raise ValueError(f"DATASETS.{key} is empty: name a dataset, such as \"('my_dataset',)\"")

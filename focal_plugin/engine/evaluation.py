@@ -10,7 +10,7 @@ import contextlib
 import importlib.metadata
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,9 @@ MAX_FLOAT32 = torch.finfo(torch.float32).max
 """Largest finite coordinate of a detection."""
 
 
-def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
+def build_coco_evaluator(
+    dataset_name: str, output_dir: str, keypoint_sigmas: Sequence[float] = ()
+) -> COCOEvaluator:
     """
     Build the evaluator of a dataset. Its statistics equal those of pycocotools.
 
@@ -37,11 +39,12 @@ def build_coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
     Args:
         dataset_name: registered dataset in COCO format, or convertible to it.
         output_dir: output folder of the detections.
+        keypoint_sigmas: one per keypoint, for its similarity; none: those of COCO.
     """
     log_first_n(logging.INFO, f"Box AP is computed by {evaluator_in_use()}", name=__name__)
     if has_faster_coco_eval():
-        return FasterCOCOEvaluator(dataset_name, output_dir)
-    return NumberedCOCOEvaluator(dataset_name, output_dir)
+        return FasterCOCOEvaluator(dataset_name, output_dir, keypoint_sigmas)
+    return NumberedCOCOEvaluator(dataset_name, output_dir, keypoint_sigmas)
 
 
 def evaluator_in_use() -> str:
@@ -60,8 +63,15 @@ class NumberedCOCOEvaluator(COCOEvaluator):
     compiled code cannot hold 2**64. Such annotations are numbered from 1.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str) -> None:
-        super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=has_compiled_ops())
+    def __init__(
+        self, dataset_name: str, output_dir: str, keypoint_sigmas: Sequence[float] = ()
+    ) -> None:
+        super().__init__(
+            dataset_name,
+            output_dir=output_dir,
+            use_fast_impl=has_compiled_ops(),
+            kpt_oks_sigmas=keypoint_sigmas,
+        )
         number_annotations(self._coco_api)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_count
 from ..random_state import seed_all
 from .amp import BFloat16Trainer
+from .finite import is_finite, weights_are_finite, wrong_option, wrong_weight
 from .processes.agreement import on_any_process
 from .wrapping import unwrapped
 
@@ -110,27 +111,40 @@ class StepGuard:
         self._device = next(model.parameters()).device
         self._batch: list[dict[str, Any]] = []
         self._buffers_before: list[Tensor] = []
+        self._diverged = False
+        self._ruin = ""
         model.register_forward_pre_hook(self._see)
+        self._let_proposals_go_on()
 
-    def check(self, losses: Mapping[str, Tensor] | None, *, gradients: bool = True) -> None:
+    def check(
+        self,
+        losses: Mapping[str, Tensor] | None,
+        optimizer: torch.optim.Optimizer,
+        *,
+        gradients: bool = True,
+    ) -> None:
         """
         Check a step.
 
         Args:
             losses: losses of this process; None if the model itself raised the error.
+            optimizer: its options, such as the learning rate, must be finite too.
             gradients: also require finite gradients.
 
         Raises:
             StepLeftOutError: the optimizer must not run in this step.
             NonFiniteError: training must end.
         """
-        bad = losses is None or not all(torch.isfinite(x).all() for x in losses.values())
-        if not bad and gradients:
-            bad = not gradients_are_finite(self._module)
+        bad = losses is None or self._diverged
+        bad = bad or not all(torch.isfinite(x).all() for x in (losses or {}).values())
+        bad = bad or not weights_are_finite(self._module, gradients=gradients)
+        bad = bad or bool(wrong_option(optimizer))
         if not on_any_process(bad, self._device):
             self._in_a_row = 0
             return
         self._in_a_row += 1
+        ruins = comm.all_gather(wrong_weight(self._module) or wrong_option(optimizer))
+        self._ruin = next(filter(None, ruins), "")
         getattr(self, f"_{self.policy.name}")(losses)
         get_event_storage().put_scalar("nonfinite/left_out", self.left_out, smoothing_hint=False)
         raise StepLeftOutError
@@ -148,13 +162,38 @@ class StepGuard:
         if not model.training:
             return
         self._batch = inputs[0]
+        self._diverged = False
         if self.policy.name == "skip":  # even a forward pass changes running statistics
             self._buffers_before = [x.clone() for x in model.buffers()]
+
+    def _let_proposals_go_on(self) -> None:
+        """
+        Make proposals from the anchors where Detectron2 raises, because a prediction is not finite.
+
+        One process must not leave a step alone: the others wait for it in the losses of the RoI
+        heads and in the backward pass. :meth:`check` then ends the step in all processes.
+        """
+        rpn = getattr(self._module, "proposal_generator", None)
+        stock = getattr(rpn, "predict_proposals", None)
+        if stock is None:
+            return
+
+        def predict_proposals(anchors: Any, logits: Any, deltas: Any, image_sizes: Any) -> Any:
+            try:
+                return stock(anchors, logits, deltas, image_sizes)
+            except FloatingPointError:
+                self._diverged = True
+                zeros = [[torch.zeros_like(x) for x in levels] for levels in (logits, deltas)]
+                return stock(anchors, *zeros, image_sizes)
+
+        rpn.predict_proposals = predict_proposals  # type: ignore[union-attr]
 
     def _raise(self, losses: Mapping[str, Tensor] | None, why: str = "") -> None:
         raise NonFiniteError(self._describe(losses, why))
 
     def _skip(self, losses: Mapping[str, Tensor] | None) -> None:
+        if self._ruin:
+            self._raise(losses, "skipping a step does not repair this")
         if self._in_a_row > self.policy.max_in_a_row:
             self._raise(losses, f"the last {self.policy.max_in_a_row} steps were skipped")
         with torch.no_grad():
@@ -168,16 +207,17 @@ class StepGuard:
             self._raise(losses, f"training already went back {self.rollbacks} times")
         what = self._what_and_where(losses)
         if not self._roll_back():
-            self._raise(losses, "there is no checkpoint to go back to")
+            self._raise(losses, "there is no periodic checkpoint to go back to")
         self.rollbacks += 1
         self.left_out += 1
         logger.warning(f"Went back to the last checkpoint ({self.rollbacks} times so far): {what}")
 
     def _what(self, losses: Mapping[str, Tensor] | None) -> tuple[str, str]:
         """Return the nonfinite value and the images of all processes; all must call this."""
-        here = (_worst(losses), [_name_of(image) for image in self._batch])
-        everywhere = comm.all_gather(here)
+        worst = _worst(None if self._diverged else losses)
+        everywhere = comm.all_gather((worst, [_name_of(image) for image in self._batch]))
         loss = next((text for text, _ in everywhere if text), "a gradient is not finite")
+        loss = self._ruin or loss
         images = ", ".join(name for _, names in everywhere for name in names)
         return f"{loss} at iteration {get_event_storage().iter}", f"images: {images}"
 
@@ -188,13 +228,15 @@ class StepGuard:
         """Describe the error. A repeated forward pass makes the state of the run unusable."""
         what, images = self._what(losses)
         lines = [f"{what}. The weights are those before this step"]
+        if self._ruin:
+            lines = [f"{what}. No gradient of this step is the cause"]
         if why:
             lines.append(why)
         lines.append(images)
         if losses is not None:
             terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             lines.append(f"losses: {terms}")
-        bad = [name for name, x in self._module.named_parameters() if not _is_finite(x.grad)]
+        bad = [name for name, x in self._module.named_parameters() if not is_finite(x.grad)]
         if bad:
             others = f" and {len(bad) - 1} others" if len(bad) > 1 else ""
             lines.append(f"gradient: not finite for {bad[0]}{others}")
@@ -233,16 +275,6 @@ class StepGuard:
         )
 
 
-def gradients_are_finite(model: nn.Module) -> bool:
-    """Return True if all gradients are finite; requires one synchronization with the GPU."""
-    gradients = [x.grad for x in model.parameters() if x.grad is not None]
-    if not gradients:
-        return True
-    # The largest element: a sum of squares may overflow although all gradients are finite.
-    norms = [torch.linalg.vector_norm(x, math.inf) for x in gradients]
-    return bool(torch.isfinite(torch.stack(norms)).all())
-
-
 class _Guarded(SimpleTrainer):
     """Common part of the guarded trainers."""
 
@@ -263,14 +295,14 @@ class _Guarded(SimpleTrainer):
 
     def _check_alone(self) -> None:
         try:
-            self.guard.check(None)
+            self.guard.check(None, self.optimizer)
         except StepLeftOutError:
             self.optimizer.zero_grad()
 
     def _write_metrics(self, loss_dict: Any, *args: Any, **kwargs: Any) -> None:
         """Check the step; Detectron2 calls this method between backward pass and optimizer."""
         losses = {"total_loss": loss_dict} if isinstance(loss_dict, Tensor) else loss_dict
-        self.guard.check(losses, gradients=not self.scales_gradients)
+        self.guard.check(losses, self.optimizer, gradients=not self.scales_gradients)
         super()._write_metrics(loss_dict, *args, **kwargs)
 
 
@@ -322,7 +354,7 @@ class _Watch:
     def _hook(self, name: str) -> Callable[..., None]:
         def see(_: nn.Module, __: Any, output: Any) -> None:
             for tensor in _tensors(output):
-                if not self.first and not _is_finite(tensor):
+                if not self.first and not is_finite(tensor):
                     self.first = name
                 if name.rpartition(".")[2] in LOGIT_LAYERS and tensor.numel():
                     largest = tensor.abs().max().item()
@@ -341,10 +373,6 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield from _tensors(list(output.values()))
 
 
-def _is_finite(tensor: Tensor | None) -> bool:
-    return tensor is None or bool(torch.isfinite(tensor).all())
-
-
 def _rank(value: float) -> float:
     """Return a sort key in which NaN is larger than any number."""
     return math.inf if math.isnan(value) else value
@@ -354,7 +382,7 @@ def _worst(losses: Mapping[str, Tensor] | None) -> str:
     """Return the first loss that is not finite, or "" if all are finite."""
     if losses is None:
         return "the model's predictions are not finite"
-    bad = (f"{name} is {x.item():g}" for name, x in losses.items() if not _is_finite(x))
+    bad = (f"{name} is {x.item():g}" for name, x in losses.items() if not is_finite(x))
     return next(bad, "")
 
 

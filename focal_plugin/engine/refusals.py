@@ -72,7 +72,7 @@ def endings_in_words() -> Iterator[None]:
             print(refusal.text, file=sys.stderr)
         raise
     except KeyboardInterrupt:
-        print("\nInterrupted outside of the training; no step was lost", file=sys.stderr)
+        print("\nInterrupted; no step was lost, and the same command starts again", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -25,6 +25,7 @@ from .amp import amp_precision
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
 from .evaluation import build_coco_evaluator
+from .finite import check_solver
 from .hooks.diagnostics import DiagnosticsHook
 from .hooks.run_record import RunRecordHook
 from .hooks.stopping import StopHook
@@ -78,6 +79,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if cfg.SEED < 0:
             raise ValueError(f"Trainer requires SEED >= 0, got {cfg.SEED}; settle_seed draws one")
+        check_solver(cfg)
         cfg = RecordingCfgNode.of(self.auto_scale_workers(cfg, comm.get_world_size()))
         self.cfg = cfg
         self.start_iter = 0
@@ -163,15 +165,20 @@ class Trainer(DefaultTrainer):
 
     def roll_back(self) -> bool:
         """
-        Load weights and optimizer of the last checkpoint, and continue from there.
+        Load weights and optimizer of the last periodic checkpoint, and continue from there.
+
+        A checkpoint that a signal asked for does not count, so that an interrupted run goes back as
+        far as an uninterrupted one.
 
         Returns:
-            True if there is a checkpoint.
+            True if there is a periodic checkpoint.
         """
-        if not self.checkpointer.has_checkpoint():
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+        iteration = self.iter // period * period - 1
+        file = Path(self.cfg.OUTPUT_DIR) / f"model_{iteration:07d}.pth"
+        if not file.is_file():
             return False
-        file = self.checkpointer.get_checkpoint_file()
-        others = self.checkpointer.load(file, checkpointables=[])
+        others = self.checkpointer.load(str(file), checkpointables=[])
         self.optimizer.load_state_dict(others["trainer"]["_trainer"]["optimizer"])
         return True
 
@@ -223,7 +230,9 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         own = Path(cfg.OUTPUT_DIR) / detections_folder(dataset_name, cfg.DATASETS.TEST)
-        return build_coco_evaluator(dataset_name, output_folder or str(own))
+        return build_coco_evaluator(
+            dataset_name, output_folder or str(own), cfg.TEST.KEYPOINT_OKS_SIGMAS
+        )
 
     @classmethod
     def test(

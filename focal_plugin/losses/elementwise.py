@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops import Formula, Terms, dense_loss, dense_loss_per_anchor
+from ..ops import Formula, Terms, check_formula, dense_loss, dense_loss_per_anchor
 from ..ops.dense_loss import zip_levels
-from .build import ClassificationLoss
+from .base import ClassificationLoss
 from .one_vs_rest import check_inputs, check_quality
 
 
@@ -31,6 +31,17 @@ class ElementwiseLoss(ClassificationLoss):
             logits: (..., K), of which only the number and the device matter.
         """
         raise NotImplementedError
+
+    def check(self, num_classes: int) -> None:
+        """
+        Check both formulas, see :func:`~focal_plugin.ops.check_formula`.
+
+        Raises:
+            FormulaError: two numbers of a formula differ that should be equal.
+        """
+        if not any(buffer.is_meta for buffer in self.buffers()):
+            for formula in self.terms(torch.zeros(0, num_classes, device="cpu")).formulas:
+                check_formula(formula)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_finite, check_option
+from ..checks import PerClass, check_count, check_finite, check_option
 from ..ops import Terms
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
 from .elementwise import per_anchor_of_terms
-from .gradient_ratio import GradientRatio
+from .gradient_ratio import GradientRatio, ratio_of_classes
 from .one_vs_rest import check_one_per_class, sum_per_class
 from .sigmoid_cross_entropy import CrossEntropy
 
@@ -22,7 +22,7 @@ def equalization_loss_v2(
     logits: Tensor,
     labels: Tensor,
     *,
-    gradient_ratio: Tensor | None = None,
+    gradient_ratio: PerClass | None = None,
     gamma: float = 12.0,
     mu: float = 0.8,
     alpha: float = 4.0,
@@ -53,9 +53,8 @@ def equalization_loss_v2(
         ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     gamma, mu = check_option("gamma", gamma, low=0), check_finite("mu", mu)
-    if gradient_ratio is None:
-        gradient_ratio = torch.full(logits.shape[-1:], BALANCED, device=logits.device)
-    f = map_of_ratio(gradient_ratio, gamma=gamma, mu=mu)
+    ratio = ratio_of_classes(gradient_ratio, logits, initial=BALANCED)
+    f = map_of_ratio(ratio, gamma=gamma, mu=mu)
     return _per_anchor(logits, labels, f, check_option("alpha", alpha, low=0)).sum()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_option
+from ..checks import PerClass, check_count, check_option
 from ..ops import Point
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .gradient_ratio import GradientRatio
+from .gradient_ratio import GradientRatio, ratio_of_classes
 from .one_vs_rest import check_alpha, check_one_per_class, one_vs_rest, sum_per_class
 from .sigmoid_focal import Focal, focal_of_signed_logits
 
@@ -18,7 +18,7 @@ def equalized_focal_loss(
     logits: Tensor,
     labels: Tensor,
     *,
-    gradient_ratio: Tensor | None = None,
+    gradient_ratio: PerClass | None = None,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
     scale: float = 8.0,
@@ -49,9 +49,8 @@ def equalized_focal_loss(
     """
     alpha, gamma = check_alpha(alpha), check_option("gamma", gamma, low=0, open_low=True)
     scale = check_option("scale", scale, low=0)
-    if gradient_ratio is None:
-        gradient_ratio = torch.ones(logits.shape[-1], device=logits.device)
-    gamma_j = _gamma_of_classes(gradient_ratio, gamma, scale)
+    ratio = ratio_of_classes(gradient_ratio, logits, initial=1.0)
+    gamma_j = _gamma_of_classes(ratio, gamma, scale)
     return _per_anchor(logits, labels, alpha, gamma, gamma_j).sum()
 
 

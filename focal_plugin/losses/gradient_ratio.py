@@ -5,8 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_count
+from ..checks import PerClass, check_count, check_per_class
 from .processes import mean_over_processes
+
+
+def ratio_of_classes(gradient_ratio: PerClass | None, logits: Tensor, *, initial: float) -> Tensor:
+    """
+    Return a given ratio, or ``initial`` for each class of logits (..., K) if there is none: (K,).
+
+    Raises:
+        IllegalOptionError: it is not one number >= 0 for each class.
+    """
+    if gradient_ratio is None:
+        return torch.full(logits.shape[-1:], initial, device=logits.device)
+    if isinstance(gradient_ratio, Tensor) and gradient_ratio.dim() == 1:  # read without a copy
+        return gradient_ratio
+    return torch.tensor(check_per_class("gradient_ratio", gradient_ratio, low=0))
 
 
 class GradientRatio(nn.Module):

@@ -17,11 +17,19 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..checks import check_choice, check_count, check_option
-from ..registry import DENSE, ConfigScope, ConfigurableModule, Registry, build_named, configurable
+from ..registry import (
+    DENSE,
+    ConfigScope,
+    ConfigurableModule,
+    Registry,
+    build_named,
+    configurable,
+    require_subclass,
+)
 from .inputs import check_inputs, check_num_classes
 from .selection import positive_mask
 
-MINER_REGISTRY = Registry("MINER")
+MINER_REGISTRY = Registry("MINER", lambda miner: require_subclass(miner, Miner))
 MINER_REGISTRY.__doc__ = """
 Registry of hard example miners, chosen by `MODEL.FOCAL.MINING.NAME`.
 

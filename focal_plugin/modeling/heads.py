@@ -26,7 +26,7 @@ from ..checks import check_choice, check_option
 from ..losses.build import CLS_LOSS_REGISTRY, ClassificationLoss
 from ..registry import Registry, build_named, configurable
 
-RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD")
+RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD", lambda head: head)
 RETINANET_HEAD_REGISTRY.__doc__ = """
 Registry of RetinaNet heads, chosen by `MODEL.FOCAL.HEAD.NAME`.
 

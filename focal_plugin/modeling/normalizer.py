@@ -12,7 +12,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,25 @@ from yacs.config import CfgNode
 
 from ..checks import check_count, check_option
 from ..losses.processes import sum_over_processes
-from ..registry import DENSE, ConfigScope, ConfigurableModule, build_named, configurable
+from ..registry import (
+    DENSE,
+    ConfigScope,
+    ConfigurableModule,
+    Registry,
+    build_named,
+    configurable,
+    require_subclass,
+)
+
+NORMALIZER_REGISTRY = Registry(
+    "NORMALIZER", lambda normalizer: require_subclass(normalizer, Normalizer)
+)
+NORMALIZER_REGISTRY.__doc__ = """
+Registry of further normalizers, for `MODEL.FOCAL.NORMALIZER.NAME` and `MODEL.FOCAL.RPN.NORMALIZER`.
+
+A registered class is a :class:`Normalizer`, constructed as `Normalizer(cfg)` or with its own
+keyword arguments.
+"""
 
 
 class Normalizer(ConfigurableModule):
@@ -256,16 +274,16 @@ def build_normalizer(
     Build the normalizer that `MODEL.FOCAL.NORMALIZER.NAME` names.
 
     Args:
-        normalizers: name -> class of the available normalizers.
+        normalizers: name -> class of those that are available besides NORMALIZER_REGISTRY.
         config_scope: the location of the name, if it is moved. The options do not move.
 
     Raises:
         KeyError: no normalizer has that name; the message lists the available names.
         ValueError: an option is outside its legal range; the message names its full key.
     """
-    return build_named(
-        normalizers.items(), "MODEL.FOCAL.NORMALIZER.NAME", cfg, config_scope=config_scope
-    )
+    registered: Iterable[tuple[str, type[Normalizer]]] = NORMALIZER_REGISTRY
+    known = [*registered, *normalizers.items()]
+    return build_named(known, "MODEL.FOCAL.NORMALIZER.NAME", cfg, config_scope=config_scope)
 
 
 def _at_least_one(count: Tensor) -> Tensor:

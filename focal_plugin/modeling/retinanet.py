@@ -31,13 +31,14 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
 from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
-from .normalizer import EMANormalizer, Normalizer, build_normalizer
+from .normalizer import EMANormalizer, Normalizer, PerImageNormalizer, build_normalizer
 from .unused_keys import warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
@@ -81,7 +82,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
 
         Raises:
             ValueError: one of loss and head uses softmax logits and the other sigmoid logits, or a
-                name in ``loss_weight`` is unknown.
+                name in ``loss_weight`` is unknown; or ``miner`` cannot rank anchors by a loss that
+                is a sum only.
         """
         super().__init__(**kwargs)
         cls_loss = cls_loss or SigmoidFocalLoss(
@@ -103,6 +105,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         )
         self.normalizer = normalizer or EMANormalizer()
         self.miner = miner
+        if miner is not None or isinstance(self.normalizer, PerImageNormalizer):
+            require_rows(cls_loss)
         self.loss_weight = loss_weight or {}
         self.ignores_crowds = ignores_crowds
 

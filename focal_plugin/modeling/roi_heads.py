@@ -30,6 +30,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ..losses.base import ClassificationLoss, require_rows
 from ..mining import Miner, build_miner
 from ..registry import configurable
 from .config_scopes import ROI_HEADS
@@ -124,6 +125,9 @@ class _TrainsOnHardRoIs(StandardROIHeads):
                 "mining requires box predictors that return the loss of each RoI: "
                 f"FocalFastRCNNOutputLayers, got {type(predictors[0]).__name__}"
             )
+        if miner is not None:
+            losses = [getattr(x, "cls_loss", None) for x in predictors]
+            require_rows(*(loss for loss in losses if isinstance(loss, ClassificationLoss)))
 
     @classmethod
     def from_config(  # type: ignore[override]  # like StandardROIHeads, unlike its own base

@@ -35,13 +35,20 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
 from . import config_scopes
 from .dense_losses import DenseLossMixin
 from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
-from .normalizer import RPN_NORMALIZERS, Normalizer, SampleSizeNormalizer, build_normalizer
+from .normalizer import (
+    RPN_NORMALIZERS,
+    Normalizer,
+    PerImageNormalizer,
+    SampleSizeNormalizer,
+    build_normalizer,
+)
 from .unused_keys import warn_of_replaced
 
 _STOCK: Mapping[str, Any] = {
@@ -166,6 +173,8 @@ class FocalRPN(DenseLossMixin, RPN):
             batch_size_per_image=self.batch_size_per_image
         )
         self.miner = sampling if isinstance(sampling, Miner) else None
+        if self.miner is not None or isinstance(self.normalizer, PerImageNormalizer):
+            require_rows(self.cls_loss)
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"
         self.crowd_rule = crowd_rule

@@ -2,14 +2,17 @@
 
 from .dense_loss import Terms, dense_loss, dense_loss_per_anchor
 from .formula import Formula, Point, apply_formula
+from .formula_check import FormulaError, check_formula
 from .implementations import check_impl
 from .match_anchors import match_anchors
 
 __all__ = [
     "Formula",
+    "FormulaError",
     "Point",
     "Terms",
     "apply_formula",
+    "check_formula",
     "check_impl",
     "dense_loss",
     "dense_loss_per_anchor",

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton
 from .dense_loss_block import Block, Evaluate, Implementation, Terms
 from .formula import refuse_second_derivative
+from .formula_check import check_formula
 from .implementations import choose
 
 MODULES: dict[str, Implementation] = {
@@ -110,10 +111,15 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     Return the function that evaluates the terms of a block with ``impl``.
 
     Raises:
-        ValueError: ``impl`` is unknown, or is not available here.
+        ValueError: ``impl`` is unknown, or is not available here; or a formula computes another
+            loss there, see :func:`~focal_plugin.ops.check_formula`.
     """
-    chosen = choose(impl, block.logits.device, lambda name: MODULES[name].why_not(block, terms))
-    return MODULES[chosen].evaluate
+    device = block.logits.device
+    chosen = choose(impl, device, lambda name: MODULES[name].why_not(block, terms))
+    evaluate = MODULES[chosen].evaluate
+    for formula in terms.formulas:
+        check_formula(formula, evaluate, device)
+    return evaluate
 
 
 class _Sum(torch.autograd.Function):

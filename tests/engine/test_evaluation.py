@@ -35,6 +35,7 @@ from ..compare.analysis.detections.coco_cases import (
     random_case,
 )
 from ..conftest import ROOT
+from ..each import each
 from ..test_configs import load
 
 EXACT = {"rel": 0, "abs": 1e-12}  # one divides by tp + fp, the other by tp + fp + spacing(1)
@@ -521,3 +522,24 @@ def test_each_of_two_test_sets_has_its_own_folder_and_the_first_is_the_result(
     files = sorted(tmp_path.glob("out/**/coco_instances_results.json"))
     folders = [str(file.parent.relative_to(tmp_path / "out")) for file in files]
     assert folders == ["inference", "inference/half%2F..%2Fof%20it", "inference/tiny_shapes"]
+
+
+@each("sigma, expected", [(0.001, 0.0), (0.02, 30.0), (0.03, 70.0), (1.0, 100.0)])
+def test_the_sigmas_of_the_config_decide_which_keypoints_match(register, tmp_path, sigma, expected):
+    """Similarity of points 4 pixels off, on an area of 10^4: exp(-2e-4 / sigma^2)."""
+    points = [20.0, 20, 2, 60, 20, 2, 40, 70, 2]
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 100, 100], "iscrowd": 0}
+    truth = {
+        "images": [{"id": 1, "width": 200, "height": 200}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{**entry, "area": 10000.0, "keypoints": points, "num_keypoints": 3}],
+    }
+    classes = register(truth)
+    cfg = get_cfg()
+    cfg.merge_from_list(["TEST.KEYPOINT_OKS_SIGMAS", [sigma] * 3, "OUTPUT_DIR", str(tmp_path)])
+    evaluator = Trainer.build_evaluator(cfg, "cases")
+    found = instances([{**entry, "score": 0.9}], classes)
+    found.pred_keypoints = torch.tensor(points).view(1, 3, 3) + torch.tensor([4.5, 0.5, 0])
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [{"instances": found}])
+    assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(expected, abs=0.1)

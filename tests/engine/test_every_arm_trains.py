@@ -9,6 +9,7 @@ from detectron2.utils.events import EventStorage
 
 from focal_plugin.data import ShapesSpec, draw_dataset
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
+from focal_plugin.engine.unread_keys import RecordingCfgNode
 
 from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
@@ -19,6 +20,7 @@ STEPS = 2
 """Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
+CHANGED_HERE = {"MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS", *NARROW}
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +72,13 @@ def losses_of(cfg):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "arm"), sorted(ARMS))
-def test_losses_and_gradients_are_finite_and_every_parameter_has_one(family, arm, images):
+def test_losses_and_gradients_are_finite_and_every_key_and_parameter_counts(family, arm, images):
     cfg = load_arm(family, arm)
+    recording = RecordingCfgNode.of(cfg)
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = build_model(recording)
     optimizer = build_optimizer(cfg, model)
+    assert not {key for key in recording.unread if key.startswith("MODEL.")} - CHANGED_HERE
     batch = read_batch(cfg, images)
     without_gradient = {name for name, _ in model.named_parameters()}
     with EventStorage():

@@ -8,12 +8,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from focal_plugin import get_cfg
+from focal_plugin.engine.finite import check_solver, weights_are_finite
 from focal_plugin.engine.nonfinite import (
     GuardedTrainer,
     NonFiniteError,
     NonFinitePolicy,
     StepGuard,
-    gradients_are_finite,
 )
 
 
@@ -183,7 +183,7 @@ def test_rollbacks_are_called_counted_and_limited():
 
 def test_without_a_checkpoint_a_rollback_ends_the_run():
     trainer = make_trainer([[image(3), image(4, fault="loss")]], "rollback")
-    with pytest.raises(NonFiniteError, match="there is no checkpoint to go back to"):
+    with pytest.raises(NonFiniteError, match="there is no periodic checkpoint to go back to"):
         run(trainer, 1)
 
 
@@ -191,15 +191,87 @@ def test_gradients_whose_squares_overflow_are_finite():
     layer = nn.Linear(2, 2)
     for parameter in layer.parameters():
         parameter.grad = torch.full_like(parameter, 1e30)
-    assert gradients_are_finite(layer)
+    assert weights_are_finite(layer)
     layer.bias.grad[1] = math.inf
-    assert not gradients_are_finite(layer)
+    assert not weights_are_finite(layer)
     layer.bias.grad[1] = math.nan
-    assert not gradients_are_finite(layer)
+    assert not weights_are_finite(layer)
 
 
-def test_a_frozen_model_has_finite_gradients():
-    assert gradients_are_finite(nn.Linear(2, 2))
+def test_weights_without_gradients_are_checked_too():
+    layer = nn.Linear(2, 2)
+    assert weights_are_finite(layer)
+    with torch.no_grad():
+        layer.weight[1, 0] = -math.inf
+    assert not weights_are_finite(layer)
+    assert not weights_are_finite(layer, gradients=False)
+
+
+@pytest.mark.parametrize("option", ["lr", "momentum", "weight_decay"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39])
+def test_an_optimizer_with_a_number_that_is_not_finite_changes_no_weight(option, value):
+    trainer = make_trainer([GOOD, GOOD])
+    run(trainer, 1)
+    before = [x.clone() for x in trainer.model.parameters()]
+    trainer.optimizer.param_groups[0][option] = value
+    with pytest.raises(NonFiniteError, match=f"the optimizer's {option} is .* at iteration 0"):
+        run(trainer, 1)
+    assert equal(before, trainer.model.parameters())
+
+
+def poison(trainer):
+    with torch.no_grad():
+        trainer.model.cls_score.bias.fill_(math.nan)
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+def test_weights_that_are_not_finite_end_the_run_with_their_names(policy):
+    trainer = make_trainer([GOOD], policy)
+    poison(trainer)
+    with pytest.raises(NonFiniteError, match=r"of cls_score\.bias are not finite") as caught:
+        run(trainer, 1)
+    assert "No gradient of this step is the cause" in str(caught.value)
+    assert ("skipping a step does not repair this" in str(caught.value)) == (policy == "skip")
+
+
+def test_a_rollback_repairs_weights_that_are_not_finite():
+    def repair():
+        nn.init.zeros_(trainer.model.cls_score.bias)
+        return True
+
+    trainer = make_trainer([GOOD, GOOD], "rollback", roll_back=repair)
+    poison(trainer)
+    run(trainer, 2)
+    assert trainer.guard.rollbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("BASE_LR", x) for x in (math.nan, math.inf, -math.inf, 1e39, 10**400)),
+        *(("MOMENTUM", math.nan), ("WEIGHT_DECAY", math.inf), ("WEIGHT_DECAY_NORM", math.nan)),
+        *(("WEIGHT_DECAY_BIAS", math.nan), ("BIAS_LR_FACTOR", math.inf), ("GAMMA", math.nan)),
+        *(("WARMUP_FACTOR", math.nan), ("BASE_LR_END", math.inf), ("STEPS", (3, math.nan))),
+        ("CLIP_GRADIENTS.CLIP_VALUE", math.nan),
+    ],
+)
+def test_a_number_of_the_solver_that_is_not_finite_is_refused_by_its_key(key, value):
+    cfg = get_cfg()
+    node, _, name = key.rpartition(".")
+    (cfg.SOLVER[node] if node else cfg.SOLVER)[name] = value
+    with pytest.raises(ValueError, match=rf"^SOLVER\.{key} must be a finite number, at"):
+        check_solver(cfg)
+
+
+def test_an_infinite_norm_and_limit_of_gradients_are_legal():
+    cfg = get_cfg()
+    check_solver(cfg)
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = math.inf
+    check_solver(cfg)
+
+
+def test_a_model_without_gradients_is_finite():
+    assert weights_are_finite(nn.Linear(2, 2))
 
 
 def test_counts_survive_a_checkpoint():

@@ -111,13 +111,13 @@ def test_a_config_that_does_not_exist_is_named_with_the_nearest(refused, config,
         (["--dataset=a=SWAPPED"], "the order is a="),
         (["--dataset=a=TMP/no.json:TMP"], "--dataset a: file not found: "),
         (["--dataset=a=TMP"], "--dataset must be NAME=annotations.json:image_dir, got 'a="),
-        (["--dataset=my_train=DATA"], """add DATASETS.TRAIN "('my_train',)" to the command"""),
-        (["--dataset=a=DATA", "--dataset=b=DATA"], """add DATASETS.TRAIN "('a', 'b')" to the"""),
+        (["--dataset=my_train=DATA"], """my_train is registered but not used: DATASETS.TRAIN is"""),
+        (["--dataset=a=DATA", "--dataset=b=DATA"], """set DATASETS.TRAIN "('a', 'b')\""""),
         (
             ["--dataset=x_train=DATA", "--dataset=y_val=DATA"],
             """DATASETS.TRAIN "('x_train',)\"""",
         ),
-        (["--eval-only", "--dataset=v=DATA"], """add DATASETS.TEST "('v',)" to the command"""),
+        (["--eval-only", "--dataset=v=DATA"], """set DATASETS.TEST "('v',)\""""),
     ],
 )
 def test_datasets_of_the_command_are_used_or_refused(refused, flags, reason):

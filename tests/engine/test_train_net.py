@@ -1,5 +1,6 @@
 """train_net.py and a Detectron2 training script, called as users do."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -44,13 +45,28 @@ def test_trains_and_evaluates_a_users_data(tiny_shapes, tmp_path):
     trained = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
     assert trained.returncode == 0, trained.stderr
     check_trained(tmp_path, {"num_pos_anchors"})
+    assert 5 < len(trained.stdout.splitlines()) < 50
+    assert "This run is too short for a result: SOLVER.MAX_ITER is 4" in trained.stdout
+    details = (tmp_path / "log.txt").read_text()
+    assert "Environment info" in details
+    assert "Running with full config" in details
+    assert "\x1b" not in trained.stdout + trained.stderr + details
 
-    evaluated = train_net(
-        *("--eval-only", *dataset(tiny_shapes)),
-        *opts(tiny_shapes, tmp_path, "MODEL.WEIGHTS", tmp_path / "model_final.pth"),
-    )
+    config = (tmp_path / "config.yaml").read_text()
+    only_tested = opts(tiny_shapes, tmp_path, "DATASETS.TRAIN", "('not_registered',)")
+    evaluated = train_net("--eval-only", *dataset(tiny_shapes), *only_tested)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in evaluated.stdout + evaluated.stderr
+    assert f"Loading from {tmp_path}/model_final.pth" in evaluated.stdout
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in evaluated.stdout
+    assert (tmp_path / "config.yaml").read_text() == config
+
+    again = train_net(*dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.startswith(f"OutputFolderError: the output folder {tmp_path} holds a run")
+    assert again.stderr.count("\n") == 1
+    quiet = train_net("--resume", "--quiet", *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path))
+    assert quiet.returncode == 0
+    assert quiet.stdout.startswith("WARNING")
 
 
 def test_trains_a_detector_of_two_stages(tiny_shapes, tmp_path):
@@ -76,6 +92,28 @@ def test_an_arm_has_a_folder_of_its_own_and_another_family_is_refused(tiny_shape
     refused = train_net("--arm", "rpn_ohem", *dataset(tiny_shapes), *options, config=config)
     assert refused.returncode != 0
     assert "'rpn_ohem' is for faster_rcnn, but the base is for retinanet" in refused.stderr
+
+
+def test_a_loss_from_outside_trains_by_its_name_and_resumes_with_the_same_source(
+    tiny_shapes, tmp_path
+):
+    losses = tmp_path / "my_losses.py"
+    losses.write_text((ROOT / "examples/my_losses/my_losses.py").read_text())
+    loss = ("MODEL.FOCAL.CLS_LOSS.NAME", "SquaredErrorLoss", "DATASETS.TEST", "()")
+    arguments = ["--import", losses, *dataset(tiny_shapes), *opts(tiny_shapes, tmp_path, *loss)]
+    arguments += ["MODEL.FOCAL.CLS_LOSS.SQUARED_ERROR_FACTOR", 3.0, "SOLVER.MAX_ITER", 2]
+    trained = train_net(*arguments)
+    assert trained.returncode == 0, trained.stderr
+    record = json.loads((tmp_path / "env.json").read_text())
+    assert record["imports"][-1] == str(losses)
+    digest = hashlib.sha256(losses.read_bytes()).hexdigest()
+    assert record["components"] == {"CLS_LOSS SquaredErrorLoss of my_losses": digest}
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+
+    losses.write_text(losses.read_text().replace("4.0", "4.5"))
+    refused = train_net("--resume", *arguments)
+    assert refused.returncode == 2, refused.stderr
+    assert "SquaredErrorLoss of my_losses, sha256" in refused.stderr
 
 
 def check_trained(folder, scalars):

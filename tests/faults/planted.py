@@ -150,6 +150,22 @@ class NotFinite:
 
 
 @dataclass(frozen=True)
+class SpoiledImages:
+    """Plant that makes the pixels of one process NaN, so that its proposals are not finite."""
+
+    iteration: int
+    rank: int
+
+    def plant(self, control: Path) -> None:
+        def forward(stock, model, images):
+            if model.training and get_event_storage().iter == self.iteration and is_here(self.rank):
+                images = [{**image, "image": image["image"] * math.nan} for image in images]
+            return stock(model, images)
+
+        wrap("detectron2.modeling:GeneralizedRCNN.forward", forward)
+
+
+@dataclass(frozen=True)
 class Overflow:
     """Plant that makes a BatchNorm variance infinite, which no training loss shows."""
 

@@ -8,8 +8,8 @@ import pytest
 
 from focal_plugin.compare.running.failure import explain_failure, read_log_tail
 
-from .planted import NotFinite, Overflow
-from .runs import ITERATIONS, SOON_S, TWO_PROCESSES, checkpoint, not_finite
+from .planted import NotFinite, Overflow, SpoiledImages
+from .runs import ITERATIONS, SOON_S, TWO_PROCESSES, TWO_STAGE, checkpoint, not_finite
 
 WHERE = ["loss", "gradient"]
 
@@ -109,4 +109,17 @@ def test_all_processes_leave_out_the_step_of_one(runs, where):
     )
     assert run.wait() == 0, run.text[-3000:]
     assert left_out(run.output) == 1
+    assert not_finite(run.output) == []
+
+
+def test_all_processes_leave_out_the_step_in_which_one_has_no_finite_proposals(runs):
+    run = runs.start(
+        *TWO_PROCESSES,
+        plants=[SpoiledImages(4, rank=1)],
+        config=TWO_STAGE,
+        MODEL__FOCAL__NONFINITE__POLICY="skip",
+    )
+    assert run.wait() == 0, run.text[-3000:]
+    assert left_out(run.output) == 1
+    assert "the model's predictions are not finite at iteration 4" in run.text
     assert not_finite(run.output) == []

@@ -226,6 +226,7 @@ def test_labels_that_are_not_integers_are_an_error(loss, columns, dtype):
 def test_every_option_is_read_from_its_key(name):
     cfg = get_cfg()
     cfg.MODEL.FOCAL.CLS_LOSS.NAME = name
+    cfg.MODEL.RETINANET.NUM_CLASSES = 2  # as many as in a list of _another
     expected = {}
     for option, key in LOSS_CLASSES[name].config_keys.items():
         node, _, leaf = key.rpartition(".")

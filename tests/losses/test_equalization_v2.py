@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from focal_plugin.losses import EqualizationLossV2, equalization_loss_v2, sigmoid_cross_entropy_loss
+from focal_plugin.checks import IllegalOptionError
+from focal_plugin.losses import (
+    EqualizationLossV2,
+    equalization_loss_v2,
+    equalized_focal_loss,
+    sigmoid_cross_entropy_loss,
+)
 
 from .regimes import (
     K,
@@ -34,6 +40,18 @@ def test_equals_its_definition_in_float64(gamma, mu, alpha):
     options = {"gamma": gamma, "mu": mu, "alpha": alpha}
     loss = equalization_loss_v2(logits, labels, gradient_ratio=RATIO, **options)
     assert_value_and_gradient_match(loss, _reference(logits, labels, RATIO, **options), logits)
+
+
+@pytest.mark.parametrize("loss", [equalization_loss_v2, equalized_focal_loss])
+def test_the_ratios_come_in_any_container(loss):
+    logits, labels = random_batch()
+    expected = loss(logits, labels, gradient_ratio=RATIO)
+    by_class = dict(reversed(list(enumerate(RATIO.tolist()))))
+    for ratio in (RATIO.tolist(), RATIO.numpy(), by_class, tuple(RATIO)):
+        torch.testing.assert_close(loss(logits, labels, gradient_ratio=ratio), expected)
+    for wrong in (0.5, torch.tensor(0.5), RATIO.view(1, -1), {1: 0.5}, [-0.5] * len(RATIO)):
+        with pytest.raises(IllegalOptionError, match=r"^gradient_ratio must (be|have)"):
+            loss(logits, labels, gradient_ratio=wrong)
 
 
 def test_balanced_classes_make_it_cross_entropy():

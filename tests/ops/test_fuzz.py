@@ -25,13 +25,13 @@ every_implementation = pytest.mark.parametrize(
     "impl", [pytest.param(name, marks=MARKS[name]) for name in MODULES]
 )
 every_seed = pytest.mark.parametrize("seed", range(4))
-CASES = 25
+CASES = 20
 """Number of random inputs for each operator, implementation and seed."""
 
 UNIT = 1024  # anchors, of csrc/dense_loss.h
 CHUNK = 256  # anchors, of csrc/match_anchors.cpp
-SIZES = [0, 1, 1, 2, 3, 5, 7, 16]
-CLASSES = [0, 1, 1, 2, 5, 17, 80]
+SIZES = [0, 1, 1, 2, 3, 5, 7]
+CLASSES = [0, 1, 1, 2, 5, 17, 33]
 DTYPES = {
     "cpp": [torch.float32, torch.bfloat16],
     "triton": [torch.float32, torch.bfloat16, torch.float16],
@@ -53,7 +53,7 @@ def _restored_threads():
 
 
 def device_of(impl):
-    return "cuda" if impl == "triton" else "cpu"
+    return "cuda" if impl == "triton" and torch.cuda.is_available() else "cpu"
 
 
 class Random(random.Random):
@@ -65,7 +65,7 @@ class Random(random.Random):
 
     def anchors(self):
         """Return a shape (...) of up to four dimensions, or one as long as a unit of work."""
-        if self.random() < 0.15:
+        if self.random() < 0.1:
             return (self.choice([1, 2]), self.choice([UNIT, 2 * UNIT]) + self.choice([-1, 0, 1]))
         return tuple(self.choice(SIZES) for _ in range(self.randint(0, 4)))
 
@@ -107,8 +107,18 @@ def terms_for(choose, num_classes):
 @every_seed
 @every_implementation
 def test_dense_loss_equals_float64(impl, seed):
-    for case in range(CASES):
-        check_dense_loss(Random(seed, case), impl)
+    run(check_dense_loss, impl, seed, CASES)
+
+
+def run(check, impl, seed, cases):
+    for case in range(cases):
+        check(Random(check.__name__, seed, case), impl)
+
+
+@pytest.mark.parametrize("check", ["check_dense_loss", "check_match_anchors"])
+def test_the_interpreter_of_triton_agrees(check, interpreter):
+    """Without a GPU, few cases are fast enough."""
+    interpreter(run, globals()[check], "triton", 0, 5)
 
 
 def check_dense_loss(choose, impl):
@@ -156,8 +166,7 @@ def random_boxes(choose, count):
 @every_seed
 @every_implementation
 def test_match_anchors_equals_float64(impl, seed):
-    for case in range(CASES):
-        check_match_anchors(Random("match", seed, case), impl)
+    run(check_match_anchors, impl, seed, CASES)
 
 
 def check_match_anchors(choose, impl):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...files import sha256_of
+from ...run_folder import RESULT_FILE
 from ..plan.comparison import Comparison
 from ..runs.environment import RecordedData
 from ..runs.run_folder import RunFolder
@@ -190,9 +191,11 @@ def _evaluate(
                 continue
             try:
                 found = evaluate(ground_truth, folder.detections)
-            except (ValueError, FileNotFoundError) as error:
-                name = folder.run.name
-                problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (name,), str(error)))
+            except (ValueError, OSError, RecursionError) as error:
+                detail = (
+                    f"{error}; {folder.detections} is written again if you delete {RESULT_FILE}"
+                )
+                problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (folder.run.name,), detail))
                 continue
             evaluations[arm][folder.run.seed] = found
     return evaluations

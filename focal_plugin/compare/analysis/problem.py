@@ -9,6 +9,7 @@ from enum import Enum, auto
 class ProblemKind(Enum):
     """Kinds of problems; the comments say what the fields of :class:`Problem` hold."""
 
+    FILE_DAMAGED = auto()  # names: one run; detail: the error
     NO_RUN_DONE = auto()
     NO_DATA_RECORDED = auto()
     GROUND_TRUTH_MISSING = auto()  # detail: the file
@@ -18,6 +19,15 @@ class ProblemKind(Enum):
     DETECTIONS_BROKEN = auto()  # names: one run; detail: the error
     SNAPSHOT_BROKEN = auto()  # names: one run; detail: the error
     OTHER_ANCHORS = auto()  # names: arms; detail: the part of the detector
+
+
+DAMAGE = (
+    ProblemKind.FILE_DAMAGED,
+    ProblemKind.GROUND_TRUTH_BROKEN,
+    ProblemKind.DETECTIONS_BROKEN,
+    ProblemKind.SNAPSHOT_BROKEN,
+)
+"""Kinds of a file that cannot be read."""
 
 
 @dataclass(frozen=True)

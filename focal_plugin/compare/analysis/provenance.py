@@ -54,7 +54,7 @@ class Provenance:
     Provenance of all runs.
 
     Attributes:
-        facts: versions, commit, platform, device, threads.
+        facts: versions, components from outside, commit, platform, device, threads.
         datasets: one entry for each recorded content of a dataset.
         recorded: number of runs that recorded anything.
     """
@@ -75,6 +75,9 @@ def provenance(folders: Iterable[RunFolder]) -> Provenance:
 def _facts(environments: list[Environment]) -> Iterable[Fact]:
     for name in dict.fromkeys(name for env in environments for name in env.versions):
         yield _fact(name, (env.versions.get(name) for env in environments))
+    for name in dict.fromkeys(name for env in environments for name in env.components):
+        digests = [env.components[name] for env in environments if name in env.components]
+        yield _fact(name, (f"sha256 {digest[:12]}" for digest in digests))
     yield _fact("commit", map(_commit, environments))
     for name in ("platform", "device", "threads"):
         yield _fact(name, (getattr(env, name) for env in environments))
@@ -86,9 +89,10 @@ def _fact(name: str, values: Iterable[Any]) -> Fact:
 
 
 def _commit(environment: Environment) -> str:
-    if environment.commit is None:
+    git = environment.git
+    if git is None or git.commit is None:
         return "no repository"
-    return environment.commit[:12] + (" with uncommitted changes" if environment.dirty else "")
+    return git.commit[:12] + (" with uncommitted changes" if git.dirty else "")
 
 
 def _datasets(environment: Environment) -> Iterable[DataSet]:

@@ -14,6 +14,7 @@ from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detection
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
+from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
 from .scores import AVERAGES, Standing, Value, average_precision, standing
 from .test_sets import TestSet, test_sets
@@ -111,6 +112,7 @@ class Summary:
     Attributes:
         shown: all arms: the reference, then the others by the size of their difference to it.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
+        problems: damaged files of the runs.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
         test_sets: every test set if there are several; other attributes are about the first.
@@ -128,6 +130,7 @@ class Summary:
     iterations: tuple[int, ...]
     states: dict[str, int]
     runs: tuple[RunRow, ...]
+    problems: tuple[Problem, ...]
     equal: Standing
     best: Standing | None
     tuning: Tuning | None
@@ -179,6 +182,11 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         iterations=tuple(sorted({run.iterations for run in comparison.runs})),
         states={state: sum(r.state == state for r in folders) for state in STATES},
         runs=tuple(map(_run_row, folders)),
+        problems=tuple(
+            Problem(ProblemKind.FILE_DAMAGED, (folder.run.name,), damage)
+            for folder in folders
+            for damage in folder.damage
+        ),
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),

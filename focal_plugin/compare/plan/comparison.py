@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...files import write_json
+from ...json_file import DamagedFileError, read_object
 
 PLAN_FILE = "comparison.json"
 ROLES = ("equal", "tuning", "best")
@@ -30,11 +29,12 @@ class Run:
         config_file: absolute path.
         opts: KEY, VALUE, ... on top of the file, including the seed, without OUTPUT_DIR.
         datasets: `NAME=JSON:IMAGES` for `train_net.py --dataset`.
-        config_hash: hash of the resolved config and of the annotations of ``datasets``,
-            hexadecimal.
+        config_hash: hash of the resolved config, of the annotations of ``datasets``, and of the
+            source of the components from outside, hexadecimal.
         iterations: `SOLVER.MAX_ITER`.
         role: one of :data:`ROLES`.
         lr_factor: factor of the learning rate of the arm.
+        imports: modules for `train_net.py --import`.
     """
 
     arm: str
@@ -46,6 +46,7 @@ class Run:
     iterations: int
     role: str = "equal"
     lr_factor: float = 1.0
+    imports: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -101,13 +102,18 @@ class Comparison:
 
         Raises:
             FileNotFoundError: ``folder`` contains no comparison.
+            ValueError: `comparison.json` is damaged.
         """
         file = folder / PLAN_FILE
-        if not file.exists():
+        try:
+            comparison = read_object(cls, file)
+        except DamagedFileError as error:
+            raise ValueError(f"{error}. Delete it; `focal-compare run` writes it again") from error
+        if comparison is None:
             raise FileNotFoundError(f"{folder} holds no comparison: it has no {PLAN_FILE}")
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        runs = tuple(Run(**_with_tuples(run)) for run in content.pop("runs"))
-        return cls(**_with_tuples(content), runs=runs)
+        if comparison.reference not in comparison.arms:
+            raise ValueError(f"{file} is damaged: its reference is not one of its arms")
+        return comparison
 
 
 def slug(name: str) -> str:
@@ -120,7 +126,3 @@ def slug(name: str) -> str:
     if plain == name:
         return plain
     return f"{plain[:56]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}

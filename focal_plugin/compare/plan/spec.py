@@ -14,8 +14,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ... import arms
+from ...components import component_digests, import_components
 from ...config import get_cfg
-from ...data import check_classes, register_coco_dataset
+from ...data import check_classes, register_coco_dataset, use_datasets
 from ...data.registration import DatasetArgument
 from ...files import sha256_of
 from .arm_errors import each_arm
@@ -59,6 +60,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         budget:
           iterations: 400                   # per run; STEPS and WARMUP_ITERS scale with it
           total_iterations: 20000           # all runs together; more is an error
+        imports: [my_losses.py]             # modules that register components of your own
         datasets: {my_val: val.json:images}          # registered in each run; for use in opts
         learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
@@ -80,6 +82,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         ValueError: the spec is malformed, two arms have the same config, or the runs require more
             iterations than the budget allows. An :class:`~.arm_errors.ArmsError` has one line for
             each cause why an arm's config cannot be resolved, or why ``check`` refuses it.
+        ComponentImportError: a module of ``imports`` cannot be imported.
         KeyError: a key of the spec does not exist.
         FileNotFoundError: a file that the spec names does not exist.
     """
@@ -148,6 +151,7 @@ class _Runs:
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
         self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
+        import_components(spec.imports)  # their config keys exist from now on
         self._opts: dict[str, tuple[str, ...]] = {}
         self.configs: dict[str, CfgNode] = {}
         read = cache(_read_config)
@@ -175,13 +179,15 @@ class _Runs:
             iterations=cfg.SOLVER.MAX_ITER,
             role=role,
             lr_factor=lr_factor,
+            imports=self._spec.imports,
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
         """Return the hash of all that affects the result, without folders and dataset paths."""
         config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
         config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
-        content = json.dumps([config, self._annotations], sort_keys=True)
+        outside = filter(None, [component_digests(cfg)])
+        content = json.dumps([config, self._annotations, *outside], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _refuse_same_configs(self) -> None:
@@ -224,6 +230,12 @@ def _resolve(
         budget = _scaled_schedule(cfg, spec.iterations)
         cfg.merge_from_list(budget)
         opts += budget
+    before = (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    names = [dataset.name for dataset in spec.datasets]
+    use_datasets(cfg, names, opts=opts, training=True)
+    if before != (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+        opts += ["DATASETS.TRAIN", str(cfg.DATASETS.TRAIN)]
+        opts += ["DATASETS.TEST", str(cfg.DATASETS.TEST)]
     fixed = ["MODEL.FOCAL.INIT", spec.initial_weights]
     fixed += ["MODEL.FOCAL.DIAGNOSTICS.PERIOD", str(spec.diagnostics)]
     cfg.merge_from_list(fixed)

@@ -23,6 +23,7 @@ KEYS = (
     "reference",
     "opts",
     "budget",
+    "imports",
     "datasets",
     "learning_rates",
     "initial_weights",
@@ -70,6 +71,7 @@ class Spec:
     Attributes:
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
+        imports: modules that register components; files are absolute.
         lr_factors: factors of the learning rate to try for each arm, () without tuning.
         lr_seeds: seeds of the tuning runs.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
@@ -81,6 +83,7 @@ class Spec:
     opts: tuple[str, ...]
     iterations: int | None
     total_iterations: int | None
+    imports: tuple[str, ...]
     datasets: tuple[DatasetArgument, ...]
     lr_factors: tuple[float, ...]
     lr_seeds: tuple[int, ...]
@@ -119,6 +122,7 @@ def read_spec(file: Path) -> Spec:
         opts=opts,
         iterations=_optional_count(budget, "iterations"),
         total_iterations=_optional_count(budget, "total_iterations"),
+        imports=_imports(content.get("imports", []), file.parent),
         datasets=_datasets(_section(content, "datasets", None), file.parent),
         lr_factors=factors,
         lr_seeds=lr_seeds,
@@ -346,6 +350,15 @@ def _learning_rates(
 
 def _is_factor(value: Any) -> bool:
     return type(value) in {int, float} and 0 < value < math.inf
+
+
+def _imports(imports: Any, folder: Path) -> tuple[str, ...]:
+    if not isinstance(imports, list) or not all(isinstance(name, str) for name in imports):
+        raise ValueError(f"imports must be a list of modules or .py files, got {imports!r}")
+    return tuple(
+        str((folder / Path(name).expanduser()).resolve()) if name.endswith(".py") else name
+        for name in imports
+    )
 
 
 def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, ...]:

@@ -35,6 +35,7 @@ def json_content(summary: Summary) -> dict[str, Any]:
     del content["fairness"]["configured"]
     content["fairness"]["sentences"] = sentences.fairness_sentences(summary)
     content["provenance"]["sentences"] = sentences.provenance_sentences(summary.provenance)
+    content["problems"] = sentences.problem_sentences(summary.problems, reference)
     for part, problems in (
         ("detections", summary.detections.problems),
         ("losses", summary.losses.problems),

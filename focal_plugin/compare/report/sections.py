@@ -188,6 +188,7 @@ SECTIONS = (
         "All runs",
         tables.run_table,
         lead=lambda summary: sentences.AP_SOURCE,
+        sentences=lambda summary: sentences.problem_sentences(summary.problems, summary.reference),
         csv=(("runs.csv", csv_tables.run_rows),),
     ),
 )

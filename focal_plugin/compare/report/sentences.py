@@ -215,6 +215,9 @@ def problem_sentences(problems: Iterable[Problem], reference: str) -> list[str]:
 def _problem_sentence(problem: Problem, reference: str) -> str:
     names, detail = ", ".join(problem.names), problem.detail
     return {
+        ProblemKind.FILE_DAMAGED: (
+            f"{names}: {detail}. Delete this file, or the folder of the run to train it again."
+        ),
         ProblemKind.NO_RUN_DONE: "No run is done, so there are no detections.",
         ProblemKind.NO_DATA_RECORDED: "No run recorded a COCO json as its test set.",
         ProblemKind.GROUND_TRUTH_MISSING: f"The ground truth {detail} is not on this machine.",

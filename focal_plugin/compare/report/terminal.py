@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ..analysis.problem import DAMAGE
 from ..analysis.summary import Summary
 from .cells import count_text, plain
 from .sections import contents
+from .sentences import problem_sentences
 from .tables import aligned
 
 
@@ -29,4 +31,7 @@ def terminal_report(summary: Summary) -> str:
         for run in summary.runs
         if run.state == "failed"
     ]
+    problems = (*summary.problems, *summary.detections.problems, *summary.losses.problems)
+    damaged = [problem for problem in problems if problem.kind in DAMAGE]
+    parts += map(plain, problem_sentences(damaged, summary.reference))
     return "\n\n".join(part for part in parts if part)

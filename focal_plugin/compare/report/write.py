@@ -97,7 +97,7 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
 
 def _figures_of(report: Path) -> set[str]:
     """Return the figures of the previous report; the new one may not have all of them."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         files = json.loads(report.read_text(encoding="utf-8"))["files"]
         return {name for name in files if _FIGURE_FILE.fullmatch(name)}
     return set()

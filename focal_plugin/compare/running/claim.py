@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from ...files import write_json
+from ...json_file import as_type, undamaged
 
 CLAIM_FILE = re.compile(r"claim\.([0-9]+)")
 BEAT_S = 5.0
@@ -68,6 +69,8 @@ class Holder:
     released: bool = False
 
     def __str__(self) -> str:
+        if self.beat < 0:
+            return f"an unknown process: claim.{self.generation} is damaged or being written"
         return f"process {self.pid} on {self.host}"
 
 
@@ -197,17 +200,19 @@ def read_newest(folder: Path) -> Holder | None:
     generation = _newest_generation(folder)
     if generation == 0:
         return None
+    file = _file(folder, generation)
     try:
-        content = json.loads(_file(folder, generation).read_text(encoding="utf-8"))
-        return Holder(generation=generation, **content)
-    except (json.JSONDecodeError, TypeError):  # just created, or its owner died while creating it
-        return Holder(generation=generation)
+        content: Any = undamaged(file, lambda: json.loads(file.read_bytes())) or {}
+        holder: Holder = as_type(Holder, {**content, "generation": generation})
+    except (ValueError, TypeError):  # just created, damaged, or its owner died while creating it
+        return Holder(generation)
+    return holder
 
 
 def _newest_generation(folder: Path) -> int:
     try:
         found = [CLAIM_FILE.fullmatch(name) for name in os.listdir(folder)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(match[1]) for match in found if match), default=0)
 

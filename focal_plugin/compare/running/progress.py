@@ -58,11 +58,11 @@ class MetricsReader:
                     self._position = 0
                 stream.seek(self._position)
                 new = stream.read()
-        except FileNotFoundError:
+        except OSError:  # most often, because the run has logged nothing
             return
         whole = new[: new.rfind(b"\n") + 1]
         self._position += len(whole)
-        for metrics in parse_metrics(whole):
+        for metrics in filter(None, map(parse_metrics, whole.split(b"\n"))):
             # A resumed attempt starts from its last checkpoint, so the iteration may decrease
             self.iteration = metrics["iteration"] + 1
             self.loss = metrics.get("total_loss", self.loss)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from ...run_folder import TRAIN_LOG_FILE
+from ...run_folder import ENVIRONMENT_FILE, TRAIN_LOG_FILE
 from ...signals import INTERRUPTED, STOPPED
 from ..plan.comparison import Run
 from ..runs.environment import Environment
@@ -132,6 +132,8 @@ def _train(
 def _command(task: Task) -> list[str]:
     run = task.run
     command = [sys.executable, *task.trainer, "--resume", "--config-file", run.config_file]
+    for module in run.imports:
+        command += ["--import", module]
     for dataset in run.datasets:
         command += ["--dataset", dataset]
     if task.num_gpus > 1:
@@ -164,7 +166,7 @@ def _conclude(task: Task, running: Status, ended: Ended, tail: tuple[str, ...]) 
     if ended.exit_code == 0:
         try:
             collect(task.run, task.folder, ended.peak_rss_mib).write(task.folder)
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except ValueError as error:
             reason = f"the trainer succeeded but left no result: {error}"
             return replace(running, state="failed", reason=reason, exit_code=0, log_tail=tail)
         return replace(running, state="done")
@@ -179,14 +181,14 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
     Return the result of a finished trainer from the files that it left.
 
     Raises:
-        FileNotFoundError: `env.json` does not exist.
-        ValueError: it names no classes, or there was no evaluation.
+        ValueError: a file is missing or damaged, there was no evaluation after training, or
+            `env.json` names no classes.
     """
-    metrics = read_metrics(folder)
-    ap, ap_per_class = read_average_precision(metrics)
+    metrics = read_metrics(folder).lines
+    ap, ap_per_class = read_average_precision(metrics, run.iterations)
     environment = Environment.read(folder)
-    if not environment.test or environment.test[0].classes is None:
-        raise ValueError("env.json has no classes of the test set")
+    if environment is None or not environment.test or environment.test[0].classes is None:
+        raise ValueError(f"{folder / ENVIRONMENT_FILE} has no classes of the test set")
     _, *others = dict.fromkeys(data.name for data in environment.test)
     classes = environment.test[0].classes
     gpu_memory_mib = read_peak_gpu_memory_mib(folder)
@@ -200,5 +202,7 @@ def collect(run: Run, folder: Path, peak_rss_mib: float) -> Result:
         peak_memory_mib=peak_rss_mib if gpu_memory_mib is None else gpu_memory_mib,
         config_hash=run.config_hash,
         versions=environment.versions,
-        ap_of_others={name: read_average_precision(metrics, name)[0] for name in others},
+        ap_of_others={
+            name: read_average_precision(metrics, run.iterations, name)[0] for name in others
+        },
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ...json_file import read_object
 from ...run_folder import ENVIRONMENT_FILE
 
 
@@ -32,13 +30,26 @@ class RecordedData:
     classes: tuple[str, ...] | None = None
     annotations_per_class: tuple[int, ...] | None = None
 
-    @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> RecordedData:
-        """Return the facts in an entry of `env.json`; unknown keys are ignored."""
-        known: dict[str, Any] = {key: facts.get(key) for key in cls.__dataclass_fields__}
-        name = str(known.pop("name"))
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
-        return cls(name, **known)
+    def __post_init__(self) -> None:
+        counts = self.annotations_per_class
+        if counts is not None and len(counts) != len(self.classes or ()):
+            raise ValueError(f"annotations_per_class of {self.name} must have one entry per class")
+
+
+@dataclass(frozen=True)
+class RecordedSets:
+    """Datasets of a run by their use."""
+
+    train: tuple[RecordedData, ...] = ()
+    test: tuple[RecordedData, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """Commit of the code; ``dirty`` if the repository had uncommitted changes."""
+
+    commit: str | None = None
+    dirty: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,42 +58,35 @@ class Environment:
     Versions, machine and datasets of a run; None for what it did not record.
 
     Attributes:
-        versions: package name -> version.
-        commit: hash of the commit of the code; None outside a repository.
-        dirty: True if the repository had uncommitted changes.
-        train, test: datasets of the run.
+        versions: package name -> version; None for a package that is not installed.
+        git: state of the repository of the code; None outside of one.
+        components: components from outside of this package -> digest of their source.
     """
 
-    versions: dict[str, str]
-    commit: str | None
-    dirty: bool
-    platform: str | None
-    device: str | None
-    threads: int | None
-    train: tuple[RecordedData, ...]
-    test: tuple[RecordedData, ...]
+    versions: dict[str, str | None] = field(default_factory=dict)
+    git: Checkout | None = None
+    platform: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    components: dict[str, str] = field(default_factory=dict)
+    datasets: RecordedSets = RecordedSets()
+
+    @property
+    def train(self) -> tuple[RecordedData, ...]:
+        """Training sets of the run."""
+        return self.datasets.train
+
+    @property
+    def test(self) -> tuple[RecordedData, ...]:
+        """Test sets of the run."""
+        return self.datasets.test
 
     @classmethod
-    def read(cls, folder: Path) -> Environment:
+    def read(cls, folder: Path) -> Environment | None:
         """
-        Read `env.json`.
+        Read `env.json`; return None if the run did not get that far.
 
         Raises:
-            FileNotFoundError: the file does not exist.
-            ValueError: it is not a JSON object.
+            DamagedFileError: the file cannot be read, or does not describe a run.
         """
-        content = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"{ENVIRONMENT_FILE} must be a JSON object")
-        git = content.get("git") or {"commit": None, "dirty": False}
-        datasets = content.get("datasets", {})
-        return cls(
-            versions=content.get("versions", {}),
-            commit=git["commit"],
-            dirty=git["dirty"],
-            platform=content.get("platform"),
-            device=content.get("device"),
-            threads=content.get("threads"),
-            train=tuple(map(RecordedData.of, datasets.get("train", []))),
-            test=tuple(map(RecordedData.of, datasets.get("test", []))),
-        )
+        return read_object(cls, folder / ENVIRONMENT_FILE)

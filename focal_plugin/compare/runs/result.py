@@ -6,12 +6,12 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...files import write_json
+from ...json_file import INTEGERS, read_object, undamaged
 from ...run_folder import LOG_FILE, METRICS_FILE, RESULT_FILE
 
 AVERAGES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -39,8 +39,12 @@ class Result:
     iteration_s: float
     peak_memory_mib: float
     config_hash: str
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
     ap_of_others: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "AP" not in self.ap:
+            raise ValueError("ap.AP is missing")
 
     def write(self, folder: Path) -> None:
         """Write `result.json` atomically: a file that exists is complete."""
@@ -48,74 +52,126 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> Result | None:
-        """Read `result.json`; return None if the run is not finished."""
-        file = folder / RESULT_FILE
-        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        """
+        Read `result.json`; return None if the run is not finished.
+
+        Raises:
+            DamagedFileError: the file cannot be read, or holds no result.
+        """
+        return read_object(cls, folder / RESULT_FILE)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+class Metrics(NamedTuple):
     """
-    Read `metrics.json`: one entry per iteration, in order; a resumed run overwrites its entries.
+    Content of `metrics.json`.
 
-    A truncated line at the end is skipped, because the run is writing it or was killed.
+    Attributes:
+        lines: one entry per iteration, in order; a resumed run overwrites its entries.
+        damaged: numbers of the lines that could not be read, from 1.
+    """
+
+    lines: list[dict[str, Any]]
+    damaged: tuple[int, ...] = ()
+
+
+def read_metrics(folder: Path, *, done: bool = False) -> Metrics:
+    """
+    Read `metrics.json`; a run that logged nothing has no lines.
+
+    Args:
+        done: False if the run may still write its last line, so that a cut one is no damage.
+
+    Raises:
+        DamagedFileError: the file cannot be read.
     """
     file = folder / METRICS_FILE
-    if not file.exists():
-        return []
+    lines = (undamaged(file, file.read_bytes) or b"").split(b"\n")
     by_iteration: dict[int, dict[str, Any]] = {}
-    for metrics in parse_metrics(file.read_bytes()):
-        by_iteration.setdefault(metrics["iteration"], {}).update(metrics)
-    return [by_iteration[iteration] for iteration in sorted(by_iteration)]
+    damaged = []
+    for number, line in enumerate(lines, start=1):
+        metrics = parse_metrics(line)
+        if metrics is not None:
+            by_iteration.setdefault(metrics["iteration"], {}).update(metrics)
+        elif line and (done or number < len(lines)):
+            damaged.append(number)
+    return Metrics([by_iteration[i] for i in sorted(by_iteration)], tuple(damaged))
 
 
-def parse_metrics(content: bytes) -> Iterator[dict[str, Any]]:
+def parse_metrics(line: bytes) -> dict[str, Any] | None:
     """
-    Yield the valid lines of `metrics.json`: JSON objects with an integer `iteration`.
+    Parse a line of `metrics.json`: a JSON object with an integer `iteration`, and numbers.
 
-    A killed run may leave a broken line, which the next attempt continues. It is skipped.
+    Returns:
+        None if the line is damaged. A number may be NaN.
     """
-    for line in content.splitlines():
-        try:
-            metrics = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(metrics, dict) and isinstance(metrics.get("iteration"), int):
-            yield metrics
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
+        return None
+    iteration = metrics.get("iteration")
+    return metrics if isinstance(iteration, int) and iteration >= 0 else None
 
 
 def read_average_precision(
-    metrics: list[dict[str, Any]], test_set: str | None = None
+    metrics: list[dict[str, Any]], iterations: int, test_set: str | None = None
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """
-    Return the last evaluation: the COCO averages, and AP by class in no particular order.
+    Return the evaluation after training: the COCO averages, and AP by class in no particular order.
 
     Args:
+        iterations: number of training iterations.
         test_set: one of several test sets. None: the only one, or the first.
 
     Raises:
-        ValueError: the run has not been evaluated.
+        ValueError: there is no such evaluation.
     """
+    # Detectron2 logs it at the last iteration, or at the one after it
+    last_iteration = iterations - 1
     task = "bbox/" if test_set is None else f"{test_set}/bbox/"
-    evaluated = [line for line in metrics if f"{task}AP" in line]
+    evaluated = [x for x in metrics if f"{task}AP" in x and x["iteration"] >= last_iteration]
     if not evaluated:
-        raise ValueError(f"no evaluation in {METRICS_FILE}")
+        where = "" if test_set is None else f" of {test_set}"
+        raise ValueError(
+            f"{METRICS_FILE} has no evaluation{where} after iteration {last_iteration}"
+        )
     last, prefix = evaluated[-1], f"{task}AP-"
     per_class = {k[len(prefix) :]: _number(v) for k, v in last.items() if k.startswith(prefix)}
     return {name: _number(last.get(f"{task}{name}")) for name in AVERAGES}, per_class
 
 
 def read_iteration_s(metrics: list[dict[str, Any]]) -> float:
-    """Return the median of the logged iteration times; each is a median of 20 iterations."""
-    return statistics.median(line["time"] for line in metrics if "time" in line)
+    """
+    Return the median of the logged iteration times; each is a median of 20 iterations.
+
+    Raises:
+        ValueError: no time was logged.
+    """
+    times = [line["time"] for line in metrics if math.isfinite(line.get("time", math.nan))]
+    if not times:
+        raise ValueError(
+            f"{METRICS_FILE} has no time of an iteration; delete the folder of the run"
+        )
+    return statistics.median(times)
 
 
 def read_peak_gpu_memory_mib(folder: Path) -> float | None:
-    """Return the largest `max_mem` of the log, or None for a run on the CPU."""
+    """
+    Return the largest `max_mem` of the log, or None for a run on the CPU.
+
+    Raises:
+        DamagedFileError: the log cannot be read.
+    """
     log = folder / LOG_FILE
-    found = re.findall(r"max_mem: (\d+)M", log.read_text(encoding="utf-8")) if log.exists() else []
+    found = re.findall(rb"max_mem: (\d{1,9})M", undamaged(log, log.read_bytes) or b"")
     return max(map(float, found), default=0.0) or None  # a run on the CPU of a GPU machine logs 0
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and value in INTEGERS)
 
 
 def _number(value: float | None) -> float | None:
     """Return None for NaN, which COCO reports if there are no objects and JSON does not allow."""
-    return None if value is None or math.isnan(value) else value
+    return None if value is None or not math.isfinite(value) else value

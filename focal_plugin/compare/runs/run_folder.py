@@ -2,46 +2,94 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from detectron2.config import CfgNode
 
-from ...run_folder import CONFIG_FILE, DETECTIONS_NAME, detections_folder, snapshot_files
+from ...json_file import DamagedFileError, read_object, undamaged
+from ...run_folder import (
+    CONFIG_FILE,
+    DETECTIONS_NAME,
+    METRICS_FILE,
+    STATUS_FILE,
+    detections_folder,
+    snapshot_files,
+)
 from ..plan.comparison import Comparison, Run
 from .environment import Environment
-from .result import Result, read_metrics
+from .result import Metrics, Result, read_metrics
 from .start import Start
-from .status import Status
+from .status import Status, read_state
+
+T = TypeVar("T")
+
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, if built
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """
-    Files of one run, in any state. Each file is read at most once, when it is first asked for.
+    Files of one run, in any state. Each file is read once.
 
-    A file that is missing or broken is None, because a run may be writing it.
+    A file that is missing or damaged is None, and :attr:`damage` names the damaged ones.
 
     Attributes:
         run: the run of the plan.
         path: the folder, which may not exist.
-        status: content of `status.json`.
+        status: content of `status.json`, see :meth:`~.status.Status.read`.
         result: content of `result.json`; None unless the run is done.
+        metrics: lines of `metrics.json`, see :func:`~.result.read_metrics`.
+        environment: content of `env.json`: versions, device, threads, datasets.
+        start: content of `start.json`: digests of the weights and of the first batches.
+        config: resolved config of the run, from `config.yaml`.
+        damage: sentences on damaged files.
     """
 
     run: Run
     path: Path
     status: Status
     result: Result | None
+    metrics: list[dict[str, Any]]
+    environment: Environment | None
+    start: Start | None
+    config: CfgNode | None
+    damage: tuple[str, ...]
 
     @classmethod
     def read(cls, run: Run, path: Path) -> RunFolder:
-        """Read status and result of a run; the other files are read on demand."""
-        return cls(run, path, Status.read(path), Result.read(path))
+        """Read all small files of a run."""
+        damage: list[str] = []
+
+        def attempt(read: Callable[[Path], T | None]) -> T | None:
+            try:
+                return read(path)
+            except DamagedFileError as error:
+                damage.append(str(error))
+                return None
+
+        status, result = read_state(path)
+        done = result is not None
+        if done:  # then a damaged status has no effect
+            attempt(lambda folder: read_object(Status, folder / STATUS_FILE))
+        metrics = attempt(lambda folder: read_metrics(folder, done=done))
+        if metrics is None:
+            metrics = Metrics([])
+        elif metrics.damaged:
+            damage.append(f"{path / METRICS_FILE} is damaged in {_lines(metrics.damaged)}")
+        elif done and not metrics.lines:
+            damage.append(f"{path / METRICS_FILE} holds no measurements")
+        environment, start = attempt(Environment.read), attempt(Start.read)
+        config = attempt(lambda folder: read_config(folder / CONFIG_FILE))
+        of_tests = (_detections_file(path, name, environment) for name in _test_sets(environment))
+        if done:
+            damage += [f"{file} is missing" for file in of_tests if not file.is_file()]
+        return cls(
+            run, path, status, result, metrics.lines, environment, start, config, tuple(damage)
+        )
 
     @property
     def finished(self) -> Result:
@@ -52,58 +100,27 @@ class RunFolder:
     @property
     def state(self) -> str:
         """One of :data:`~.status.STATES`. A run is done if and only if it has a result."""
-        if self.result is not None:
-            return "done"
-        return "pending" if self.status.state == "done" else self.status.state
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Lines of `metrics.json`, see :func:`~.result.read_metrics`."""
-        return read_metrics(self.path)
-
-    @cached_property
-    def environment(self) -> Environment | None:
-        """Content of `env.json`: versions, device, threads, datasets."""
-        try:
-            return Environment.read(self.path)
-        except (FileNotFoundError, ValueError):
-            return None
-
-    @cached_property
-    def start(self) -> Start | None:
-        """Content of `start.json`: digests of the weights and of the first batches."""
-        try:
-            return Start.read(self.path)
-        except ValueError:
-            return None
-
-    @cached_property
-    def config(self) -> CfgNode | None:
-        """Resolved config of the run, from `config.yaml`."""
-        try:
-            return read_config(self.path / CONFIG_FILE)
-        except (FileNotFoundError, ValueError):
-            return None
+        return self.status.state
 
     @property
     def test_sets(self) -> tuple[str, ...]:
-        """Names of the test sets; the verdicts are about the first."""
-        return tuple(data.name for data in self.environment.test) if self.environment else ()
+        """Names of the test sets, the first of the verdicts; ("",) if `env.json` names none."""
+        return _test_sets(self.environment)
 
     @property
     def detections(self) -> Path | None:
         """Detections on the first test set; see :meth:`detections_on`."""
-        return self.detections_on(next(iter(self.test_sets), ""))
+        return self.detections_on(self.test_sets[0])
 
     def detections_on(self, test_set: str) -> Path | None:
         """Return the file; None if the run is not done or the file does not exist."""
-        file = self.path / detections_folder(test_set, self.test_sets) / DETECTIONS_NAME
+        file = _detections_file(self.path, test_set, self.environment)
         return file if self.result is not None and file.is_file() else None
 
     def detected_nothing(self, test_set: str | None = None) -> bool:
         """Return True if the detections exist and are an empty list. None: the first test set."""
         file = self.detections if test_set is None else self.detections_on(test_set)
-        return file is not None and json.loads(file.read_text(encoding="utf-8")) == []
+        return file is not None and file.read_bytes().strip() == b"[]"
 
     def snapshots(self, moment: str) -> list[Path]:
         """Return the snapshot files of one of :data:`~focal_plugin.run_folder.MOMENTS`."""
@@ -115,18 +132,40 @@ def read_run_folders(comparison: Comparison, folder: Path) -> list[RunFolder]:
     return [RunFolder.read(run, folder / run.id) for run in comparison.runs]
 
 
-def read_config(file: Path) -> CfgNode:
+def _test_sets(environment: Environment | None) -> tuple[str, ...]:
+    return (environment and tuple(data.name for data in environment.test)) or ("",)
+
+
+def _detections_file(path: Path, test_set: str, environment: Environment | None) -> Path:
+    return path / detections_folder(test_set, _test_sets(environment)) / DETECTIONS_NAME
+
+
+def read_config(file: Path) -> CfgNode | None:
     """
-    Read the `config.yaml` of a run. A key that this version does not have is kept.
+    Read the `config.yaml` of a run; None if it does not exist.
+
+    A key that this version does not have is kept.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it is not safe YAML, or not a mapping.
+        DamagedFileError: it is not safe YAML, or not a mapping.
     """
+    return undamaged(file, lambda: _config_of(file.read_text(encoding="utf-8")))
+
+
+def _lines(numbers: tuple[int, ...]) -> str:
+    """Return the first of the line numbers as text."""
+    first = ", ".join(map(str, numbers[:5]))
+    return f"line {first}, ..." if len(numbers) > 5 else f"line {first}"
+
+
+def _config_of(text: str) -> CfgNode:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not safe YAML: {error}") from error
+        content = yaml.load(text, _YAML_LOADER)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not safe YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is not a config: it holds no mapping")
-    return CfgNode(content)
+        raise ValueError("it holds no mapping")
+    try:
+        return CfgNode(content)
+    except AssertionError as error:  # a value of a type that no config has, such as a date
+        raise ValueError(f"it is no config: {error}") from error

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from ...json_file import read_object
 from ...run_folder import START_FILE
 
 
-class TensorDigest(NamedTuple):
+@dataclass(frozen=True)
+class TensorDigest:
     """Shape and digest of the values of a tensor."""
 
     shape: tuple[int, ...]
@@ -36,14 +36,6 @@ class Start:
         Read `start.json`; return None if the run did not get that far.
 
         Raises:
-            ValueError: the file is not valid JSON.
+            DamagedFileError: the file cannot be read, or holds no digests.
         """
-        file = folder / START_FILE
-        if not file.exists():
-            return None
-        content = json.loads(file.read_text(encoding="utf-8"))
-        weights = {
-            name: TensorDigest(tuple(tensor["shape"]), tensor["sha256"])
-            for name, tensor in content["weights"].items()
-        }
-        return cls(weights, tuple(content["data"]))
+        return read_object(cls, folder / START_FILE)

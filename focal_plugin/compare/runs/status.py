@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ...files import write_json
+from ...json_file import DamagedFileError, read_object
 from ...run_folder import RESULT_FILE, STATUS_FILE
+from .result import Result
 
 STATES = ("pending", "running", "done", "failed")
 
@@ -31,6 +32,10 @@ class Status:
     log_tail: tuple[str, ...] = ()
     attempts: int = 0
 
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}, got {self.state!r}")
+
     @property
     def restarts(self) -> int:
         """Number of starts after the first one."""
@@ -45,11 +50,29 @@ class Status:
         """
         Read the status of a run.
 
-        A run that nobody started is pending. A run with a result is done, whatever its status file
-        says, because a process may die between writing the two files.
+        A run that nobody started is pending. A run is done if and only if it has a result, whatever
+        its status file says, because a process may die between writing the two files. A run with a
+        damaged file of the two has failed, and the reason names the file.
         """
-        file = folder / STATUS_FILE
-        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if (folder / RESULT_FILE).exists():
-            return cls("done", attempts=content.get("attempts", 0))
-        return cls(**{**content, "log_tail": tuple(content.get("log_tail", ()))})
+        return read_state(folder)[0]
+
+
+def read_state(folder: Path) -> tuple[Status, Result | None]:
+    """Read status and result of a run, see :meth:`Status.read`."""
+    status, damage = Status(), ""
+    try:
+        status = read_object(Status, folder / STATUS_FILE) or status
+    except DamagedFileError as error:
+        damage = f"{error}. Delete {STATUS_FILE} to continue the run"
+    try:
+        result = Result.read(folder)
+    except DamagedFileError as error:
+        result = None
+        damage = f"{error}. Delete {RESULT_FILE} to evaluate the run again"
+    if result is not None:
+        return Status("done", attempts=status.attempts), result
+    if damage:
+        return Status("failed", damage, attempts=status.attempts), None
+    if status.state == "done":
+        status = replace(status, state="pending")
+    return status, None

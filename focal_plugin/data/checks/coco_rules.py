@@ -342,12 +342,8 @@ def _check_areas(columns: _Columns, objects: Objects, found: Findings) -> None:
     """Report the areas that decide wrongly how the evaluation counts an object."""
     annotations = [columns.raw[row] for row in objects.rows]
     given = [annotation.get("area") for annotation in annotations]
-    stated = np.array([type(area) in (int, float) for area in given], dtype=bool)
-    bound = 2 * MAX_AREA  # an integer may be too large for a float
-    areas = np.array(
-        [min(max(x, -bound), bound) if type(x) in (int, float) else 0 for x in given],
-        dtype=np.float64,
-    )
+    stated = np.array(list(map(_is_float, given)), dtype=bool)
+    areas = np.array([area if _is_float(area) else 0 for area in given], dtype=np.float64)
     has_mask = _are_set(annotations, "segmentation")
     of_box = objects.boxes[:, 2] * objects.boxes[:, 3]
     ignored = (areas < 0) | (areas > MAX_AREA)

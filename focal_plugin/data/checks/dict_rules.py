@@ -89,11 +89,13 @@ def fault_of_box(annotation: dict[str, Any]) -> str | None:
 
 
 def is_outside(annotation: dict[str, Any], image: dict[str, Any]) -> bool:
-    """Return True for a box, in XYWH_ABS or XYXY_ABS, outside an image of known size."""
-    x0, y0, x1, y1 = BoxMode.convert(
-        list(map(float, annotation["bbox"])), BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS
-    )
-    return x1 <= 0 or y1 <= 0 or x0 >= image["width"] or y0 >= image["height"]
+    """Return True for a valid box outside its image, whose size must be stated."""
+    # In float64 like the rules for files; BoxMode.convert would round to float32.
+    start, end = np.array(annotation["bbox"], dtype=np.float64).reshape(2, 2)
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
+        end = start + end
+    size = (image["width"], image["height"])
+    return bool((end <= 0).any() or (start >= size).any())
 
 
 def _check_patterns(

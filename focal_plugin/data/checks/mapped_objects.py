@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
@@ -131,7 +131,7 @@ def _lost_of_chunk(
 def _copied(annotation: dict[str, Any], number: int) -> dict[str, Any]:
     copied = {**annotation, "category_id": number, "iscrowd": 0}
     if "keypoints" in annotation:  # the mapper changes an array in place
-        copied["keypoints"] = np.array(annotation["keypoints"], dtype=np.float64)
+        copied["keypoints"] = copy.deepcopy(annotation["keypoints"])
     return copied
 
 

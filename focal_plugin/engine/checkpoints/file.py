@@ -26,6 +26,8 @@ FIRST_SAFE_TORCH = (2, 10)
 PLAIN_TYPES = {NoneType, bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size}
 """Types that `weights_only` loads, besides tensors and containers."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REMEDY = "Delete it to load the checkpoint without verification"
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
@@ -126,10 +128,15 @@ def _check_whole(file: Path, stream: BinaryIO) -> None:
 
 def _verify(file: Path, stream: BinaryIO) -> None:
     manifest = manifest_of(file)
-    if not manifest.is_file():
+    try:
+        expected = manifest.read_bytes().partition(b" ")[0].decode("ascii", errors="replace")
+    except FileNotFoundError:
         logger.info(f"{file} could not be verified: {manifest.name} does not exist")
         return
-    expected = manifest.read_text(encoding="utf-8", errors="replace").partition(" ")[0]
+    except OSError as error:
+        raise CheckpointError(f"{manifest} cannot be read: {error.strerror}. {_REMEDY}") from error
+    if not _SHA256.fullmatch(expected):
+        raise CheckpointError(f"{manifest} is damaged: it holds no SHA-256. {_REMEDY}")
     actual = digest_of(stream)
     if actual != expected:
         raise CheckpointError(

@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ...components import component_digests
 from ...data import describe_dataset
 
 WITHOUT_INFLUENCE = (
@@ -47,7 +48,8 @@ def run_identity(cfg: CfgNode) -> dict[str, Any]:
     Returns:
         full key -> value that YAML supports (a tuple becomes a list), for each key that affects the
         weights. It includes `DATASETS.TRAIN[name].json_sha256` and `DATASETS.TRAIN[name].classes`,
-        both None for a dataset without annotation file. Keys for evaluation only are left out.
+        both None for a dataset without annotation file; and the digest of the source of each
+        component from outside of this package. Keys for evaluation only are left out.
 
     Raises:
         FileNotFoundError: the annotations of a dataset do not exist.
@@ -64,6 +66,8 @@ def run_identity(cfg: CfgNode) -> dict[str, Any]:
         facts = describe_dataset(name)
         for fact in ("json_sha256", "classes"):
             identity[f"DATASETS.TRAIN[{name}].{fact}"] = facts[fact]
+    for component, digest in component_digests(cfg).items():
+        identity[f"{component}, sha256"] = digest
     return identity
 
 

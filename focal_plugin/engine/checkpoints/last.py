@@ -34,10 +34,10 @@ def last_file(folder: Path) -> Path:
         raise CheckpointError(f"{record} is empty: it must contain the name of a checkpoint")
     if name in {".", ".."} or "/" in name or "\\" in name:
         raise CheckpointError(
-            f"{record} names {name!r}: it must be a file of that folder, not a path"
+            f"{record} names {name!r:.80}: it must be a file of that folder, not a path"
         )
-    if not (folder / name).is_file():
-        raise CheckpointError(f"{record} names {name}, which does not exist in that folder")
+    if not _is_file(folder / name):
+        raise CheckpointError(f"{record} names {_shown(name)}, which does not exist in that folder")
     return folder / name
 
 
@@ -96,6 +96,19 @@ def iteration_of(file: Path, content: Mapping[str, Any]) -> int:
             "weights, pass it as MODEL.WEIGHTS, without --resume"
         )
     return iteration
+
+
+def _shown(name: str) -> str:
+    """Return a name as text of one short line."""
+    return name if name.isprintable() and len(name) <= 80 else f"{name[:80]!r}"
+
+
+def _is_file(file: Path) -> bool:
+    """Return False also for a name that no file can have."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _number_of(file: Path) -> float:

@@ -83,7 +83,7 @@ class DiagnosticsHook(HookBase):
         if not self._parts:
             logger.info(
                 "Diagnostics of this detector contain only the gradient norm: its dense losses are "
-                "Detectron2's"
+                "Detectron2's, or are available as a sum only"
             )
             return
         self._images = load_fixed_images(self._cfg)

@@ -52,9 +52,13 @@ SEED = 1708_02002
 
 
 def dense_parts(model: nn.Module) -> dict[str, DenseLossMixin]:
-    """Return the parts of a detector, by name, that use this package's dense losses."""
+    """Return the parts of a detector, by name, whose dense losses give the loss of each anchor."""
     parts = {"retinanet": model, "rpn": getattr(model, "proposal_generator", None)}
-    return {name: part for name, part in parts.items() if isinstance(part, DenseLossMixin)}
+    return {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, DenseLossMixin) and part.cls_loss.has_rows and part.box_loss.has_rows
+    }
 
 
 def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:

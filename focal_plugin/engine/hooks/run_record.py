@@ -18,9 +18,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
+from ... import components
 from ...data import describe_dataset
-from ...files import write_json
-from ...run_folder import ENVIRONMENT_FILE, START_FILE
+from ...files import end_line, write_json
+from ...run_folder import ENVIRONMENT_FILE, METRICS_FILE, START_FILE
 from ..evaluation import evaluator_in_use
 from ..model_trainer import ModelTrainer
 from ..wrapping import unwrapped
@@ -52,6 +53,7 @@ class RunRecordHook(HookBase):
 
     def before_train(self) -> None:
         write_json(self._folder / ENVIRONMENT_FILE, describe_environment(self._cfg))
+        end_line(self._folder / METRICS_FILE)  # a full disk or a kill may have cut it off
         if self.trainer.start_iter > 0:
             return
         self._weights = digest_weights(self.trainer.model)
@@ -106,6 +108,8 @@ def describe_environment(cfg: CfgNode) -> dict[str, Any]:
             "pycocotools": _version_of("pycocotools"),
             "evaluator": evaluator_in_use(),
         },
+        "imports": components.imported,
+        "components": components.component_digests(cfg),
         "git": describe_checkout(PACKAGE),
         "platform": platform.platform(),
         "device": _device_name(torch.device(cfg.MODEL.DEVICE)),

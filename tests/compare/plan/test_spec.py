@@ -281,13 +281,13 @@ def test_a_data_set_is_given_to_every_run_and_may_be_named_in_opts(write, datase
 
 
 def test_a_data_set_is_not_left_registered(write, dataset):
-    load_spec(write(arms("fl") + "seeds: 1\n" + dataset))
+    load_spec(write(arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [mine]]\n" + dataset))
     assert "mine" not in DatasetCatalog.list()
     assert "mine" not in MetadataCatalog.list()
 
 
 def test_other_annotations_are_another_hash_and_another_place_is_not(write, dataset, tmp_path):
-    text = arms("fl") + "seeds: 1\n"
+    text = arms("fl") + "seeds: 1\nopts: [DATASETS.TEST, [mine]]\n"
     before = load_spec(write(text + dataset)).runs[0].config_hash
     copy = tmp_path / "copy.json"
     copy.write_bytes((tmp_path / "mine.json").read_bytes())
@@ -296,6 +296,19 @@ def test_other_annotations_are_another_hash_and_another_place_is_not(write, data
     copy.write_text(copy.read_text().replace("class 0", "class zero"))
     changed = load_spec(write(text + "datasets: {mine: copy.json:images}")).runs[0]
     assert changed.config_hash != before
+
+
+def test_a_pair_of_datasets_is_what_every_run_trains_and_evaluates_on(write, dataset):
+    pair = "datasets: {my_train: mine.json:images, my_val: mine.json:images}\n"
+    runs = load_spec(write(arms("ce", "fl") + "seeds: 1\n" + pair)).runs
+    for run in runs:
+        assert as_trained(run).DATASETS.TRAIN == ("my_train",)
+        assert as_trained(run).DATASETS.TEST == ("my_val",)
+
+
+def test_a_data_set_that_no_run_would_use_is_refused(write, dataset):
+    message = refused(write, arms("fl") + "seeds: 1\n" + dataset)
+    assert "mine is registered but not used: DATASETS.TRAIN is ('focal_shapes_train',)" in message
 
 
 def test_a_wrong_number_of_classes_is_rejected(write, dataset):

@@ -32,7 +32,7 @@ def main(arguments):
         json.dumps(
             {
                 "versions": {"python": "3"},
-                "datasets": {"test": [{"classes": CLASSES}]},
+                "datasets": {"test": [{"name": "fake", "classes": CLASSES}]},
                 "variables": dict(os.environ),
                 "arguments": sys.argv[1:],
             }

@@ -69,7 +69,7 @@ def test_a_finished_run_has_a_result_and_is_not_trained_again(tmp_path):
         ("disk_full", 1, "disk full: OSError: [Errno 28] No space left on device"),
         ("killed", -signal.SIGKILL, "ended by SIGKILL, possibly out of memory"),
         ("exit", 7, "exit code 7: iteration 3"),
-        ("no_evaluation", 0, "left no result: no evaluation in metrics.json"),
+        ("no_evaluation", 0, "left no result: metrics.json has no evaluation after iteration 4"),
     ],
 )
 def test_a_failure_has_a_reason_an_exit_code_and_the_last_lines(

@@ -31,13 +31,104 @@ def test_an_empty_folder_is_a_pending_run_without_files(tmp_path):
     assert folder.environment is folder.start is folder.config is folder.detections is None
     assert folder.snapshots("start") == []
     assert not folder.detected_nothing()
+    assert folder.damage == ()
 
 
-def test_a_broken_file_is_none(tmp_path):
-    for name in ("env.json", "start.json", "config.yaml"):
-        (tmp_path / name).write_text("[")
+SMALL_FILES = {
+    "status.json": '{"state": "failed", "reason": "a"}',
+    "result.json": '{"arm": "CE", "seed": 1, "ap": {"AP": 1.0}, "ap_per_class": {}, '
+    '"iterations": 3, "iteration_s": 0.1, "peak_memory_mib": 1, "config_hash": "f"}',
+    "env.json": '{"datasets": {"test": [{"name": "a", "classes": ["x"]}]}}',
+    "start.json": '{"weights": {"conv": {"shape": [2], "sha256": "1"}}, "data": ["d0"]}',
+    "metrics.json": '{"iteration": 2, "time": 0.1}\n',
+    "config.yaml": "SOLVER: {A: 1}",
+}
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-2] + b"\n"),
+    "binary": lambda file: file.write_bytes(bytes(range(256))),
+    "empty": lambda file: file.write_bytes(b""),
+    "list": lambda file: file.write_text("[1]\n"),
+    "deep": lambda file: file.write_text("[" * 100_000 + "\n"),
+    "folder": lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+def write_small_files(folder):
+    for name, text in SMALL_FILES.items():
+        (folder / name).write_text(text)
+    (folder / "inference").mkdir()
+    (folder / "inference" / "coco_instances_results.json").write_text("[]")
+
+
+def test_whole_files_are_no_damage(tmp_path):
+    write_small_files(tmp_path)
     folder = RunFolder.read(RUN, tmp_path)
-    assert folder.environment is folder.start is folder.config is None
+    assert (folder.state, folder.damage) == ("done", ())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_damaged_file_is_named_and_the_others_are_read(tmp_path, name, damage):
+    write_small_files(tmp_path)
+    DAMAGES[damage](tmp_path / name)
+    folder = RunFolder.read(RUN, tmp_path)
+    said = [folder.status.reason] if name == "result.json" else folder.damage
+    (sentence,) = said
+    assert str(tmp_path / name) in sentence
+    assert folder.state == ("failed" if name == "result.json" else "done")
+    read = {"env.json": folder.environment, "start.json": folder.start}
+    read |= {"metrics.json": folder.metrics, "config.yaml": folder.config}
+    for other, content in read.items():
+        assert bool(content) == (other != name)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_with_a_damaged_status_has_failed_until_it_has_a_result(tmp_path, damage):
+    (tmp_path / "status.json").write_text('{"state": "running", "attempts": 2}')
+    DAMAGES[damage](tmp_path / "status.json")
+    status = Status.read(tmp_path)
+    assert status.state == "failed"
+    assert f"{tmp_path / 'status.json'} is damaged" in status.reason
+    assert "Delete status.json" in status.reason
+    (tmp_path / "result.json").write_text(SMALL_FILES["result.json"])
+    assert Status.read(tmp_path) == Status("done")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("status.json", '{"state": "finished"}', "state must be one of pending, "),
+        ("status.json", '{"attempts": "2"}', "attempts must be an integer, got '2'"),
+        ("status.json", '{"log_tail": "abc"}', "log_tail must be a list, got 'abc'"),
+        ("status.json", '{"reason": "\\ud800"}', "reason must be text"),
+        ("result.json", "{}", "arm is missing"),
+        ("env.json", '{"threads": true}', "threads must be an integer, got True"),
+        ("env.json", '{"git": {"commit": 1}}', "git.commit must be text, got 1"),
+        ("env.json", '{"datasets": {"test": [{}]}}', "datasets.test[0].name is missing"),
+        (
+            "env.json",
+            '{"datasets": {"train": [{"name": "a", "classes": ["x"], '
+            '"annotations_per_class": [1, 2]}]}}',
+            "annotations_per_class of a must have one entry per class",
+        ),
+        ("start.json", '{"weights": {"a": 1}, "data": []}', "weights.a must be an object, got 1"),
+        ("config.yaml", "SOLVER: {A: 2020-01-01}", "it is no config"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_place(tmp_path, name, text, fault):
+    (tmp_path / name).write_text(text)
+    folder = RunFolder.read(RUN, tmp_path)
+    (sentence,) = (*folder.damage, *filter(None, [folder.status.reason]))
+    assert sentence.startswith(f"{tmp_path / name} is damaged: ")
+    assert fault in sentence
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1" + 400 * "0"])
+def test_a_number_that_is_not_finite_is_damage(tmp_path, number):
+    text = SMALL_FILES["result.json"].replace('"iteration_s": 0.1', f'"iteration_s": {number}')
+    (tmp_path / "result.json").write_text(text)
+    assert "iteration_s must be a finite number" in Status.read(tmp_path).reason
 
 
 def test_a_file_is_read_once(tmp_path):
@@ -52,7 +143,7 @@ def test_an_environment_has_none_for_what_was_not_recorded(tmp_path):
     data = {"name": "a", "classes": ["x"], "of_tomorrow": 1}
     (tmp_path / "env.json").write_text(json.dumps({"datasets": {"test": [data]}}))
     found = Environment.read(tmp_path)
-    assert (found.commit, found.device, found.versions, found.train) == (None, None, {}, ())
+    assert (found.git, found.device, found.versions, found.train) == (None, None, {}, ())
     assert (found.test[0].name, found.test[0].classes, found.test[0].images) == ("a", ("x",), None)
 
 
@@ -67,8 +158,13 @@ def test_a_result_without_its_status_is_done(tmp_path):
     assert Status.read(tmp_path) == Status()
     Status("running", attempts=2).write(tmp_path)
     assert Status.read(tmp_path).state == "running"
-    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "result.json").write_text(SMALL_FILES["result.json"])
     assert Status.read(tmp_path) == Status("done", attempts=2)
+
+
+def test_a_run_whose_result_was_deleted_is_pending(tmp_path):
+    Status("done", attempts=2).write(tmp_path)
+    assert Status.read(tmp_path) == Status("pending", attempts=2)
 
 
 def test_a_saved_config_reads_back_as_it_was(tmp_path):

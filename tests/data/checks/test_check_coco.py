@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import re
 import time
 
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
+from PIL import Image
 
 from focal_plugin.data import (
     DataError,
@@ -459,6 +461,111 @@ def test_no_object_at_all_is_a_warning(check, annotations, rule):
     assert f"{len(annotations)} annotations ({len(annotations)} crowd regions)" in finding.message
 
 
+def change_each(content, **values):
+    """Return the content with values, or functions of the box, in all annotations."""
+    for entry in content["annotations"]:
+        entry.update({k: v(entry["bbox"]) if callable(v) else v for k, v in values.items()})
+    return content
+
+
+@pytest.mark.parametrize("value", [None, "0", "false", [], {}, 2, -1, 0.5, NAN])
+def test_iscrowd_that_is_no_truth_value_is_an_error_that_shows_it(check, value):
+    report = check(with_annotations(annotation(7, 2, iscrowd=value)))
+    assert report.counts["annotation-iscrowd"] == report.num("error") == 1
+    (finding,) = (f for f in report.findings if f.rule == "annotation-iscrowd")
+    assert finding.message == f"annotation 7 of image 2 (2.png): iscrowd {value!r}"
+
+
+@pytest.mark.parametrize("value", [0, 1, True, False, 0.0, 1.0])
+def test_iscrowd_may_be_a_truth_value(check, value):
+    assert check(with_annotations(annotation(7, 2, iscrowd=value))).counts == {}
+
+
+def test_crowds_that_are_most_annotations_are_a_warning_that_says_what_to_set(check):
+    content = coco()
+    for entry in content["annotations"][:4]:
+        entry["iscrowd"] = 1
+    report = check(content)
+    assert report.counts["mostly-crowds"] == report.num("warning") == 1
+    assert '"iscrowd": 0' in RULES["mostly-crowds"].remedy
+    content["annotations"][3]["iscrowd"] = 0
+    assert "mostly-crowds" not in check(content).counts
+
+
+@pytest.mark.parametrize(
+    ("area", "rule"),
+    [
+        *((-1, "area-ignored"), (-0.5, "area-ignored"), (1e11, "area-ignored")),
+        *((10**300, "area-ignored"), (-(10**300), "area-ignored")),
+        *((0, "area-differs"), (1, "area-differs"), (-0.0, "area-differs"), (1e4, "area-differs")),
+    ],
+)
+def test_an_area_that_is_no_area_of_the_box_is_a_warning(check, area, rule):
+    (finding,) = only(check(with_annotations(annotation(7, 2, area=area))), rule)
+    assert (finding.annotation_id, finding.image_id) == (7, 2)
+
+
+@pytest.mark.parametrize("area", [80, 45, 150, 80.5])
+def test_an_area_near_that_of_the_box_is_fine(check, area):
+    assert check(with_annotations(annotation(7, 2, area=area))).counts == {}
+
+
+def test_the_area_of_a_mask_may_be_far_below_that_of_the_box(check):
+    mask = [[3, 3, 4, 3, 4, 4]]
+    assert check(with_annotations(annotation(7, 2, area=0.5, segmentation=mask))).counts == {}
+    (finding,) = only(
+        check(with_annotations(annotation(7, 2, area=300, segmentation=mask))), "area-differs"
+    )
+    assert finding.annotation_id == 7
+
+
+UNUSABLE = [
+    *([[1, 2, 30, 2]], [[]], [1, 2, 30, 2, 30, 20], [[[1, 2], [30, 2], [30, 20]]]),
+    *([[1, 2, 30, 2, 30]], [[1, 2, 30, 2, 30, None]], [["1"] * 6], [[NAN] * 6], "polygon", 7),
+    *({"size": [24, 32]}, {"counts": "a"}, {"size": [24], "counts": [768]}),
+    *({"size": [24, 32], "counts": ""}, {"size": [24, 32], "counts": [1.5]}),
+]
+
+
+@pytest.mark.parametrize("segmentation", UNUSABLE)
+def test_a_segmentation_that_detectron2_cannot_use_is_named(check, segmentation):
+    content = with_annotations(annotation(7, 2, segmentation=segmentation))
+    (finding,) = only(check(content), "segmentation-unusable")
+    assert finding.annotation_id == 7
+    assert repr(segmentation) in finding.message
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        *([], None, [[1, 2, 30, 2, 30, 20]], [[1, 2], [1, 2, 30, 2, 30, 20]]),
+        *({"size": [24, 32], "counts": [768]}, {"size": [24, 32], "counts": "PP`0"}),
+    ],
+)
+def test_polygons_rle_and_no_segmentation_are_fine(check, segmentation):
+    assert check(with_annotations(annotation(7, 2, segmentation=segmentation))).counts == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"category_id": "1"}, "category_id '1'"),
+        ({"bbox": "[1, 2, 3, 4]"}, "bbox '[1, 2, 3, 4]'"),
+        ({"bbox": [1, "2", 3, 4]}, "bbox [1, '2', 3, 4]"),
+        ({"image_id": "2"}, "of image '2'"),
+        ({"iscrowd": "1"}, "iscrowd '1'"),
+    ],
+)
+def test_text_instead_of_a_number_is_shown_in_quotation_marks(check, entry, said):
+    messages = [f.message for f in check(with_annotations(annotation(7, 2) | entry)).findings]
+    assert any(said in message for message in messages)
+
+
+def test_a_size_that_is_text_is_shown_in_quotation_marks(check):
+    (finding,) = only(check(coco(images=[image(1), image(2, width="32"), image(3)])), "image-size")
+    assert finding.message == "image 2 (2.png): width '32', height 24"
+
+
 # Boxes
 
 
@@ -548,6 +655,129 @@ def test_boxes_of_integers_and_floats_and_malformed_ones_are_told_apart(check):
         "box-negative": 10,
         "box-empty": 11,
     }
+
+
+def spread_boxes():
+    """Return :func:`coco` with boxes all over the images of 32 x 24."""
+    places = [
+        (2, 3, 8, 6),
+        (20, 4, 9, 7),
+        (12, 14, 10, 8),
+        (4, 12, 6, 9),
+        (18, 2, 7, 6),
+        (21, 13, 8, 9),
+    ]
+    content = coco()
+    for entry, (x, y, width, height) in zip(content["annotations"], places, strict=True):
+        entry.update(bbox=[x, y, width, height], area=width * height)
+    return content
+
+
+def test_boxes_all_over_the_image_are_fine(check):
+    assert check(spread_boxes()).counts == {}
+
+
+def test_corners_given_as_sizes_are_an_error(check):
+    corners = change_each(spread_boxes(), bbox=lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+    report = check(corners)
+    assert report.counts["boxes-are-corners"] == report.num("error") == 1
+    assert report.counts["box-beyond-image"] == 5
+    assert "5 of 6 boxes" in next(f for f in report.findings if f.severity == "error").message
+
+
+def test_centers_given_as_corners_are_a_warning(check):
+    centers = change_each(
+        spread_boxes(), bbox=lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]]
+    )
+    report = check(centers)
+    assert report.counts["boxes-are-centers"] == 1
+    assert report.counts["box-beyond-image"] == 4
+    assert report.num("error") == 0
+
+
+@pytest.mark.parametrize("scale", [(32, 24, 32, 24), (1, 1, 32, 24), (640, 480, 640, 480)])
+def test_boxes_relative_to_the_image_are_errors(check, scale):
+    content = change_each(
+        spread_boxes(), bbox=lambda b: [x / s for x, s in zip(b, scale, strict=True)]
+    )
+    report = check(content)
+    assert report.counts["box-tiny"] == report.num("error") == 6
+
+
+def test_a_few_tiny_boxes_are_a_warning(check):
+    report = check(with_annotations(annotation(7, 2, bbox=[0.1, 0.2, 0.3, 0.4], area=0.12)))
+    (finding,) = only(report, "box-tiny")
+    assert finding.annotation_id == 7
+
+
+@pytest.mark.parametrize("box", [[3, 4, 1e30, 12], [3, 4, 12, 1e9], [3, 4, 64, 5]])
+def test_a_single_box_far_beyond_its_image_is_a_warning(check, box):
+    report = check(with_annotations(annotation(7, 2, bbox=box, area=box[2] * box[3])))
+    assert report.counts["box-beyond-image"] == 1
+    assert report.counts.keys() <= {"box-beyond-image", "area-ignored"}
+
+
+def test_every_object_twice_is_counted(check):
+    content = coco()
+    copies = [{**x, "id": x["id"] + 100} for x in content["annotations"]]
+    report = check(coco(annotations=[*content["annotations"], *copies]))
+    found = only(report, "object-twice")
+    assert [f.annotation_id for f in found] == [x["id"] for x in copies]
+
+
+@pytest.mark.parametrize("change", [{"category_id": 2}, {"image_id": 3}, {"bbox": [2, 3, 10, 8.5]}])
+def test_another_class_image_or_box_is_another_object(check, change):
+    again = annotation(7, 2, bbox=[2, 3, 10, 8]), annotation(8, 2, bbox=[2, 3, 10, 8]) | change
+    assert check(with_annotations(*again)).counts == {}
+    (finding,) = only(check(with_annotations(*again, {**again[0], "id": 9})), "object-twice")
+    assert finding.annotation_id == 9
+
+
+# Pixels
+
+
+def save_all(folder, pixels, **options):
+    for number in (1, 2, 3):
+        Image.fromarray(pixels).save(folder / f"images/{number}.png", **options)
+
+
+RAMP = np.linspace(0, 1, 24 * 32).reshape(24, 32)
+WIDE = {
+    "16 bits": ((RAMP * 60_000).astype(np.uint16), "PNG"),
+    "12 bits": ((RAMP * 4_000).astype(np.uint16), "PNG"),
+    "32 bits": ((RAMP * 100_000).astype(np.int32), "TIFF"),
+    "float, 0 to 1": (RAMP.astype(np.float32), "TIFF"),
+    "float, negative": ((RAMP - 0.5).astype(np.float32) * 100, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("kind", WIDE)
+def test_pixels_that_detectron2_cuts_are_an_error_if_all_images_are_so(check, folder, kind, decode):
+    pixels, form = WIDE[kind]
+    save_all(folder, pixels, format=form)
+    found = check(coco(), decode_images=decode)
+    assert found.counts == {"image-mode": 3}
+    assert found.num("error") == 3
+    assert re.search("mode (I|I;16|F), pixels from", found.findings[0].message)
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(folder / "images/1.png")
+    mixed = check(coco(), decode_images=decode)
+    assert (mixed.num("error"), mixed.num("warning")) == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.float32])
+def test_pixels_from_0_to_255_are_fine_in_each_mode(check, folder, kind):
+    save_all(folder, (RAMP * 255).astype(kind), format="TIFF")
+    assert check(coco(), decode_images=True).counts == {}
+
+
+@pytest.mark.parametrize("value", [0, 255, 100])
+def test_constant_images_are_an_error_if_all_images_are_so(check, folder, value):
+    save_all(folder, np.full((24, 32, 3), value, np.uint8))
+    found = check(coco())
+    assert (found.counts, found.num("error")) == ({"image-constant": 3}, 3)
+    Image.fromarray((RAMP * 255).astype(np.uint8)).save(folder / "images/1.png")
+    assert check(coco()).num("warning") == 2
 
 
 # Reports
@@ -767,6 +997,32 @@ def test_a_class_outside_the_dataset_is_an_error(dicts, category_id):
     (finding,) = only(check_dicts(dicts, num_classes=1), "annotation-class")
     assert finding.image_id == 2
     assert check_dicts(dicts, num_classes=None).counts == {}
+
+
+@pytest.mark.parametrize("mode", [None, BoxMode.XYXY_REL, BoxMode.XYWH_REL, "XYWH_ABS", 7])
+def test_a_mode_that_detectron2_cannot_train_with_is_an_error(dicts, mode):
+    dicts[1]["annotations"] += dataset_dict(FINE, mode=mode)["annotations"]
+    (finding,) = only(check_dicts(dicts, num_classes=1), "box-mode")
+    assert finding.image_id == 2
+    assert f"bbox_mode {mode!r}" in finding.message
+
+
+def test_a_missing_mode_is_an_error_and_a_number_is_a_mode(dicts):
+    dicts[0]["annotations"][0]["bbox_mode"] = 1
+    del dicts[1]["annotations"][0]["bbox_mode"]
+    only(check_dicts(dicts, num_classes=1), "box-mode")
+
+
+def test_objects_twice_tiny_boxes_and_iscrowd_are_found_in_dicts(dicts):
+    sizes = {"width": 32, "height": 24}
+    twice = [{**x, **sizes, "annotations": x["annotations"] * 2} for x in dicts]
+    assert check_dicts(twice, num_classes=1).counts == {"object-twice": 2}
+    tiny = dataset_dict([0.1, 0.2, 0.3, 0.4])["annotations"]
+    report = check_dicts([{**x, **sizes, "annotations": tiny} for x in dicts], num_classes=1)
+    assert report.counts == {"box-tiny": 2}
+    assert report.num("error") == 2
+    dicts[0]["annotations"][0]["iscrowd"] = None
+    only(check_dicts(dicts, num_classes=1), "annotation-iscrowd")
 
 
 def test_ids_and_files_of_dicts_are_checked(dicts):

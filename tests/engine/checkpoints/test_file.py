@@ -113,6 +113,22 @@ def test_a_flipped_byte_of_a_tensor_is_named_with_both_digests(file):
     assert f"{file.name}.sha256 says {written}" in message
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\0", b"3b0c44", b"[1]", b"g" * 64])
+def test_a_damaged_manifest_is_named_itself_and_not_the_checkpoint(file, content):
+    manifest_of(file).write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(file)
+    assert str(caught.value).startswith(f"{manifest_of(file)} is damaged: it holds no SHA-256")
+    assert "Delete it" in str(caught.value)
+
+
+def test_a_folder_in_place_of_the_manifest_is_named(file):
+    manifest_of(file).unlink()
+    manifest_of(file).mkdir()
+    with pytest.raises(CheckpointError, match=r"sha256 cannot be read: Is a directory\. Delete it"):
+        read_checkpoint(file)
+
+
 def test_a_file_without_manifest_is_read_and_logged_as_unverified(file, caplog):
     manifest_of(file).unlink()
     with caplog.at_level(logging.INFO, "focal_plugin"):

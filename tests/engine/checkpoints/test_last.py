@@ -56,6 +56,14 @@ def test_a_record_of_a_missing_file_names_it(tmp_path):
     assert "names model_0000009.pth, which does not exist" in refusal(tmp_path, "model_0000009.pth")
 
 
+@pytest.mark.parametrize("name", ["\0\1", "x" * 5000, "a.pth\nb.pth"])
+def test_a_record_of_a_name_that_no_file_has_is_one_short_line(tmp_path, name):
+    message = refusal(tmp_path, name)
+    assert "which does not exist in that folder" in message
+    assert message.isprintable()
+    assert len(message) < len(str(tmp_path)) + 200
+
+
 @pytest.mark.parametrize("name", ["../other/model.pth", "/etc/model.pth", "a/b.pth", "..", "a\\b"])
 def test_a_record_of_a_file_outside_the_folder_is_refused(tmp_path, name):
     folder = tmp_path / "run"

@@ -101,11 +101,19 @@ def train(cfg, iterations, *, start=0, others=()):
 # env.json
 
 
+def test_a_resumed_run_ends_the_line_that_its_predecessor_cut_off(cfg, tmp_path):
+    file = tmp_path / "run" / "metrics.json"
+    file.write_text('{"iteration": 19}\n{"iteration": 39, "tot')
+    train(cfg, 2, start=1)
+    assert file.read_text() == '{"iteration": 19}\n{"iteration": 39, "tot\n'
+
+
 def test_the_environment_is_that_of_this_process(cfg, tmp_path):
     train(cfg, 1)
     env = read(tmp_path / "run", "env.json")
     assert set(env) == {
         *("versions", "git", "platform", "device", "threads", "seed", "datasets"),
+        *("imports", "components"),
     }
     assert env["versions"]["torch"] == torch.__version__
     assert env["versions"]["numpy"] == np.__version__

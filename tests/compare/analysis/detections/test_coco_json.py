@@ -17,6 +17,9 @@ NAN, INFINITE = float("nan"), float("inf")
     [
         ({"image_id": 5}, "image_id 5 is not"),
         ({"image_id": [4]}, "image_id .* is not"),
+        ({"image_id": INFINITE}, "image_id inf is not"),
+        ({"image_id": "4"}, "image_id '4' is not"),
+        ({"category_id": True}, "category_id True is not"),
         ({"category_id": 0}, "category_id 0 is not"),
         ({"score": NAN}, "score must be a finite number, got nan"),
         ({"score": INFINITE}, "score must be a finite number, got inf"),
@@ -77,6 +80,29 @@ def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):
     file = write(tmp_path, ground_truth([4], [{**ANNOTATION, **change}]))
     with pytest.raises(ValueError, match=f"annotations.json: {message}"):
         read_ground_truth(file)
+
+
+@pytest.mark.parametrize("id_", [INFINITE, NAN, 1.5, True, None, [4], "4", 2**63])
+def test_an_illegal_id_is_an_error(tmp_path, id_):
+    with pytest.raises(ValueError, match=r"annotations.json: image 1: id must be an integer"):
+        read_ground_truth(write(tmp_path, ground_truth([4, id_], [])))
+    with pytest.raises(ValueError, match=r"annotations.json: category 1: id must be an integer"):
+        read_ground_truth(write(tmp_path, ground_truth([4], [], (7, id_))))
+
+
+@pytest.mark.parametrize(
+    "change", [float, str, lambda i: i + 2**60], ids=["float", "text", "large"]
+)
+def test_legal_ids_give_the_same_arrays(tmp_path, change):
+    changed = {**ANNOTATION, "image_id": change(4), "category_id": change(7)}
+    plain = read_ground_truth(write(tmp_path, ground_truth([4, 5], [ANNOTATION], (7, 8))))
+    ids = [change(i) for i in (4, 5)], [changed], tuple(map(change, (7, 8)))
+    truth = read_ground_truth(write(tmp_path, ground_truth(*ids)))
+    assert (truth.image.tolist(), truth.category.tolist()) == ([0], [0])
+    assert truth.box.tolist() == plain.box.tolist()
+    found = read_detections([{**DETECTION, "image_id": change(4), "category_id": change(7)}], truth)
+    assert (found.image.tolist(), found.category.tolist()) == ([0], [0])
+    assert (truth.digest == plain.digest) == (change is float)
 
 
 def test_duplicate_ids_are_an_error(tmp_path):

@@ -1,12 +1,13 @@
-"""Datasets of the command line: `--dataset`, and their use by the config."""
+"""Use of the registered datasets by a config, for `--dataset` and the `datasets` of a spec."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..data import parse_dataset_argument, register_coco_dataset
+from .registration import parse_dataset_argument, register_coco_dataset
 
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
@@ -26,37 +27,37 @@ def register_datasets(arguments: Sequence[str]) -> list[str]:
 
 
 def use_datasets(
-    cfg: CfgNode, names: Sequence[str], *, opts: Sequence[str], training: bool
+    cfg: CfgNode, names: Sequence[str], *, opts: Sequence[Any], training: bool
 ) -> None:
     """
     Use a pair of datasets, and refuse a dataset that was registered in vain.
 
     Two datasets `NAME_train` and `NAME_val` set `DATASETS.TRAIN` and `DATASETS.TEST`, unless the
-    config uses one of them or the command line has one of these keys.
+    config uses one of them or ``opts`` has one of these keys.
 
     Args:
-        names: the datasets of the command line.
-        opts: `KEY`, `VALUE`, ... of the command line, which the config already has.
+        names: the registered datasets.
+        opts: `KEY`, `VALUE`, ... of the user, which the config already has.
         training: True if the run trains; an evaluation does not require a training set.
 
     Raises:
         ValueError: the config uses none of the datasets for training, or for the evaluation.
     """
     given = [key for key in KEYS if key in opts[::2]]
-    if len(unused(cfg, names)) == 2 == len(names) and not given and _are_a_pair(names):
+    if len(unused_datasets(cfg, names)) == 2 == len(names) and not given and _are_a_pair(names):
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ((name,) for name in sorted(names))
     key = KEYS[0] if training else KEYS[1]
     now = cfg.DATASETS.TRAIN if training else cfg.DATASETS.TEST
-    in_vain = unused(cfg, names)
+    in_vain = unused_datasets(cfg, names)
     if in_vain and key not in given and not set(names) & set(now):
         needed = [name for name in in_vain if ("train" in name) == training] or in_vain
         raise ValueError(
-            f"--dataset registers {', '.join(in_vain)}, but {key} is {tuple(now)}: add "
-            f'{key} "{tuple(needed)}" to the command'
+            f"{', '.join(in_vain)} is registered but not used: {key} is {tuple(now)}; set "
+            f'{key} "{tuple(needed)}"'
         )
 
 
-def unused(cfg: CfgNode, names: Sequence[str]) -> list[str]:
+def unused_datasets(cfg: CfgNode, names: Sequence[str]) -> list[str]:
     """Return the datasets that the config neither trains nor evaluates on."""
     used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
     return [name for name in names if name not in used]

@@ -1,0 +1,80 @@
+"""Checks that weights, gradients and the numbers of an optimizer are finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+LARGEST = torch.finfo(torch.float32).max
+"""Largest number that an optimizer can use: beyond it, float32 weights become infinite."""
+
+
+def check_solver(cfg: CfgNode) -> None:
+    """
+    Check that every number of `SOLVER` is finite in float32.
+
+    Raises:
+        ValueError: one is not; the message names its key.
+    """
+    for key, value in _leaves(cfg.SOLVER, "SOLVER"):
+        for number in value if isinstance(value, tuple | list) else (value,):
+            unlimited = key.startswith("SOLVER.CLIP_GRADIENTS.") and number == math.inf
+            if isinstance(number, int | float) and not (abs(number) <= LARGEST or unlimited):
+                raise ValueError(
+                    f"{key} must be a finite number, at most {LARGEST:.3g}, got {value!r:.80}"
+                )
+
+
+def weights_are_finite(model: nn.Module, *, gradients: bool = True) -> bool:
+    """
+    Return True if all weights are finite; requires one synchronization with the GPU.
+
+    Args:
+        gradients: also require finite gradients.
+    """
+    found = [x.detach() for x in model.parameters()]
+    if gradients:
+        found += [x.grad for x in model.parameters() if x.grad is not None]
+    found = [x for x in found if x.numel()]
+    if not found:
+        return True
+    # The largest element: a sum of squares may overflow although all elements are finite.
+    norms = [torch.linalg.vector_norm(x, math.inf) for x in found]
+    return bool(torch.isfinite(torch.stack(norms)).all())
+
+
+def wrong_weight(model: nn.Module) -> str:
+    """Return a clause on the weights that are not finite, or ""."""
+    bad = [name for name, x in model.named_parameters() if not is_finite(x)]
+    if not bad:
+        return ""
+    others = f" and {len(bad) - 1} others" if len(bad) > 1 else ""
+    return f"the weights of {bad[0]}{others} are not finite"
+
+
+def wrong_option(optimizer: torch.optim.Optimizer) -> str:
+    """Return a clause on an option of the optimizer that is not finite, or ""."""
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if isinstance(value, float) and not abs(value) <= LARGEST:
+                return f"the optimizer's {name} is {value:g}"
+    return ""
+
+
+def _leaves(node: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield (full key, value)."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def is_finite(tensor: Tensor | None) -> bool:
+    """Return True if all elements are finite, or if there is no tensor."""
+    return tensor is None or bool(torch.isfinite(tensor).all())

@@ -1,0 +1,191 @@
+"""Base classes of classification and box losses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..registry import ConfigurableModule
+
+
+class ClassificationLoss(ConfigurableModule):
+    """
+    Base class of every classification loss: a sum over anchors and classes, in float32.
+
+    A subclass implements :meth:`per_anchor`. The class attributes tell a detector how to use the
+    loss.
+    """
+
+    softmax: ClassVar[bool] = False
+    """True for K+1 logits per anchor, background last, decoded by softmax."""
+    needs_quality: ClassVar[bool] = False
+    """True if the loss requires the IoU of each decoded box with its matched ground truth."""
+    own_normalizer: ClassVar[bool] = False
+    """True if the loss is already normalized and must not be divided by the number of positives."""
+    any_layout: ClassVar[bool] = False
+    """True if the loss reads logits (..., K) of any strides in place, without a copy."""
+    decomposes: ClassVar[bool] = True
+    """True if the loss of all feature levels together is the sum of the losses per level."""
+    stateful: ClassVar[bool] = False
+    """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
+    has_rows: bool = True
+    """False if only the sum is available, so that nothing can rank or record anchors by it."""
+
+    def check(self, num_classes: int) -> None:
+        """
+        Check that the loss computes what it says, for K = ``num_classes``.
+
+        Raises:
+            ValueError: it does not.
+        """
+
+    def per_anchor(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        """
+        Compute the loss of each anchor, summed over classes only. Mining ranks anchors by it.
+
+        Args:
+            logits: (..., K), or (..., K+1) if :attr:`softmax`; any floating dtype, computed in
+                float32.
+            labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.
+            quality: (...), IoU in [0, 1] of the anchors with a class; only if
+                :attr:`needs_quality`.
+
+        Returns:
+            float32 (...); 0 for ignored anchors.
+        """
+        raise NotImplementedError
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Update the buffers of a :attr:`stateful` loss after a step, without gradients."""
+
+    def observe(self, logits: Tensor, labels: Tensor) -> None:
+        """Call :meth:`update` in training mode. Every training step ends with this call."""
+        if self.training:
+            self.update(logits, labels)
+
+    @torch.jit.unused  # training only: the exported detector stays the stock one
+    def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
+        """
+        Compute the loss, summed over all anchors that are not ignored, and call :meth:`observe`.
+
+        The arguments are those of :meth:`per_anchor`.
+
+        Returns:
+            float32 scalar; a differentiable 0 if every anchor is ignored.
+        """
+        loss = self.per_anchor(logits, labels, quality=quality).sum()
+        self.observe(logits, labels)
+        return loss
+
+    if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
+        __call__ = forward
+
+    @torch.jit.unused  # training only: the exported detector stays the stock one
+    def of_levels(
+        self,
+        logits: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        quality: Sequence[Tensor] | None = None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
+        """
+        Compute the loss of several tensors, the levels of a feature pyramid.
+
+        The arguments are sequences of those of :meth:`forward`.
+
+        Args:
+            scale: factor of the sum, a number or a scalar tensor; a constant.
+
+        Returns:
+            float32 scalar.
+        """
+        qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
+        levels = zip(logits, labels, qualities, strict=True)
+        losses = [self(x, y, quality=z) for x, y, z in levels]
+        return functools.reduce(torch.add, losses) * scale
+
+
+class BoxLoss(ConfigurableModule):
+    """
+    Base class of every box loss: a sum over positive anchors, in float32.
+
+    A subclass implements :meth:`per_box`.
+    """
+
+    on_boxes: ClassVar[bool] = False
+    """True if the loss compares decoded boxes (x1, y1, x2, y2) in pixels, not regression deltas."""
+    own_normalizer: ClassVar[bool] = False
+    """True if the loss is already normalized and must not be divided by the number of positives."""
+    stateful: ClassVar[bool] = False
+    """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
+
+    has_rows: bool = True
+    """False if only the sum is available, so that nothing can rank or record boxes by it."""
+
+    def check(self) -> None:
+        """
+        Check that the loss computes what it says.
+
+        Raises:
+            ValueError: it does not.
+        """
+
+    def per_box(self, pred: Tensor, target: Tensor) -> Tensor:
+        """
+        Compute the loss of each box, summed over its coordinates.
+
+        Args:
+            pred: (V, 4), deltas, or boxes if :attr:`on_boxes`; computed in float32.
+            target: (V, 4), deltas or boxes like ``pred``.
+
+        Returns:
+            float32 (V,).
+        """
+        raise NotImplementedError
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Update the buffers of a :attr:`stateful` loss after a step, without gradients."""
+
+    def observe(self, pred: Tensor, target: Tensor) -> None:
+        """Call :meth:`update` in training mode. Every training step ends with this call."""
+        if self.training:
+            self.update(pred, target)
+
+    @torch.jit.unused  # training only: the exported detector stays the stock one
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """
+        Compute the loss, summed over all boxes, and call :meth:`observe`.
+
+        The arguments are those of :meth:`per_box`.
+
+        Returns:
+            float32 scalar; a differentiable 0 if there is no box.
+        """
+        loss = self.per_box(pred, target).sum()
+        self.observe(pred, target)
+        return loss
+
+    if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
+        __call__ = forward
+
+
+def require_rows(*losses: ClassificationLoss | BoxLoss) -> None:
+    """
+    Raise an error if a loss lacks the loss of each row, for a detector that mines or divides by it.
+
+    Raises:
+        ValueError: a loss is available as a sum only.
+    """
+    for loss in losses:
+        if not loss.has_rows:
+            raise ValueError(
+                f"{type(loss).__name__} returns only a sum, but mining and divisors per image need "
+                "one loss per row: let its forward return shape (V,)"
+            )

@@ -1,0 +1,29 @@
+"""Registrations of a test, which disappear after it."""
+
+import contextlib
+import sys
+
+from focal_plugin import components, registry
+from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
+from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.modeling.normalizer import NORMALIZER_REGISTRY
+
+REGISTRIES = (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY, MINER_REGISTRY, NORMALIZER_REGISTRY)
+
+
+@contextlib.contextmanager
+def registrations_kept(folder):
+    """Restore the registries, and forget the modules of a folder, afterwards."""
+    maps = [dict(registry) for registry in REGISTRIES]
+    lists = [registry.outside_components, components.imported, sys.path]
+    copies = [list(kept) for kept in lists]
+    try:
+        yield
+    finally:
+        for kept, found in zip(REGISTRIES, maps, strict=True):
+            kept._obj_map = found
+        for kept, found in zip(lists, copies, strict=True):
+            kept[:] = found
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(f"{folder}/"):
+                del sys.modules[name]
