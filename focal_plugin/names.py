@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from focal_plugin_commands import shortened
+
 MAX_SHOWN = 120
 """Characters of a name in a message; a longer one loses its middle."""
 
@@ -31,9 +33,3 @@ def shown(value: object) -> str:
         return shortened(repr(value), MAX_SHOWN)
     except ValueError:  # Python writes no integer of more than 4300 digits
         return "a huge number"
-
-
-def shortened(text: str, width: int) -> str:
-    """Return a text of at most ``width`` characters; a longer one loses its middle."""
-    half = (width - 3) // 2
-    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"

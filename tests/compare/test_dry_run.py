@@ -129,3 +129,11 @@ def test_a_spec_that_does_not_exist_is_one_short_line(name, capsys):
     error = capsys.readouterr().err
     assert "no file and no shipped config is named" in error
     assert len(error) < 300
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, OSError])
+def test_a_long_name_is_cut_in_every_message(error):
+    message = commands.message_of(error(f"first {'x' * 100_000} last\nsecond"))
+    assert message.startswith("first xxx")
+    assert message.endswith("xxx last\nsecond")
+    assert max(map(len, message.split("\n"))) <= commands.MAX_LINE

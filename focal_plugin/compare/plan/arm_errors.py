@@ -9,13 +9,8 @@ from pathlib import Path
 
 from focal_plugin_commands import message_of
 
-from ...names import shortened
-
 NAMED = 20
 """Most arms that a line names."""
-
-MAX_LINE = 500
-"""Characters of a line; the names in it may be longer."""
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -55,13 +50,13 @@ def each_arm() -> Iterator[Callable[[str], AbstractContextManager[None]]]:
 
 def in_words(error: Exception) -> str:
     """Return the message of an error; with its type and place if it is not one of this package."""
-    message = str(message_of(error))
+    message = message_of(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     is_ours = Path(place.filename).is_relative_to(PACKAGE) or _package(error) == PACKAGE.name
     if is_ours or isinstance(error, OSError):
-        return "\n    ".join(shortened(line, MAX_LINE) for line in message.split("\n"))
+        return message.replace("\n", "\n    ")
     file = Path(*Path(place.filename).parts[-3:])
-    message = shortened(" ".join(message.split()), MAX_LINE) or f"`{place.line}`"
+    message = " ".join(message.split()) or f"`{place.line}`"
     return f"{type(error).__name__}: {message} (in {file}, line {place.lineno})"
 
 
