@@ -270,8 +270,8 @@ FAULTS = (
     Fault(
         "test-sets-share-a-folder",
         "focal_plugin/run_folder.py",
-        "if len(set(test_sets)) < 2:",
-        "if test_sets:",
+        "folder if len(set(test_sets)) < 2 else",
+        "folder if test_sets else",
         "tests/engine/test_evaluation.py",
     ),
     Fault(

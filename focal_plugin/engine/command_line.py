@@ -277,14 +277,30 @@ def settle_seed(cfg: CfgNode, *, resume: bool) -> None:
     Replace a negative `SEED` by a drawn one, the same in all processes.
 
     A resumed run takes the seed that it drew before. All random draws of a run depend only on it.
+
+    Raises:
+        ValueError: the saved config of the run to resume is damaged.
     """
     if cfg.SEED >= 0:
         return
     drawn = comm.shared_random_seed()
     record = Path(cfg.OUTPUT_DIR) / CONFIG_FILE
-    if resume and record.is_file():
-        drawn = yaml.safe_load(record.read_text(encoding="utf-8"))["SEED"]
+    if resume and record.exists():
+        drawn = _seed_of(record)
     cfg.SEED = comm.all_gather(drawn)[0]  # the main process's seed
+
+
+def _seed_of(record: Path) -> int:
+    try:
+        seed = yaml.safe_load(record.read_text(encoding="utf-8"))["SEED"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{record} is damaged: {_SEED_REMEDY}") from error
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"{record} is damaged, its SEED is {seed!r}: {_SEED_REMEDY}")
+    return seed
+
+
+_SEED_REMEDY = "state the SEED of the run, or delete the file and start without --resume"
 
 
 def count_samples_per_class(cfg: CfgNode) -> None:

@@ -85,6 +85,14 @@ def test_a_resumed_run_takes_the_seed_that_it_has_drawn(cfg, tmp_path):
     assert cfg.SEED != 123
 
 
+@pytest.mark.parametrize("content", [b"", b"SEED: [", b"[1]", b"{}", b"SEED: x", b"\xff"])
+def test_a_damaged_config_of_the_run_to_resume_is_named(cfg, tmp_path, content):
+    cfg.OUTPUT_DIR, cfg.SEED = str(tmp_path), -1
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged.*: state the SEED of the run"):
+        settle_seed(cfg, resume=True)
+
+
 def test_flags_become_options_of_a_checkpointer():
     given = "--resume-fallback --allow-config-change A.B --allow-config-change C --trust-pickle"
     options = checkpoint_options(argument_parser().parse_args(given.split()))

@@ -18,6 +18,7 @@ from focal_plugin.compare.report import write as report
 from focal_plugin.compare.report.cells import NOTHING, plain, signed, spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
 from focal_plugin.compare.report.drawing import Drawing
+from focal_plugin.compare.report.json_content import json_content
 from focal_plugin.compare.report.markdown import markdown_text
 from focal_plugin.compare.report.sections import contents
 from focal_plugin.compare.report.sentences import headline
@@ -28,7 +29,7 @@ from focal_plugin.compare.report.terminal import terminal_report
 from focal_plugin.compare.report.write import ReportFiles, write_report
 from focal_plugin.compare.runs.result import AVERAGES
 
-from ..fake_comparison import FakeArm, change_result, write_comparison
+from ..fake_comparison import FakeArm, change_result, folder_of, write_comparison
 
 HOSTILE = ("<script>alert(1)</script>", "../../x", "=1+1", "_$x^$", "|a](javascript:1)`")
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "=cmd()", "a\x1b[31m\nb")
@@ -350,3 +351,45 @@ def _elements(page):
             elements.append(last)
         last[1][name] = value
     return elements
+
+
+def test_a_report_over_damaged_files_names_each_with_its_run(tmp_path):
+    comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm(0.8)}, snapshots=True)
+    damaged = {
+        ("CE", 1): ("env.json", b"\xff"),
+        ("CE", 2): ("config.yaml", b"["),
+        ("FL", 1): ("inference/coco_instances_results.json", b'[{"image_id": 1'),
+        ("FL", 2): ("metrics.json", b'{"iteration": 19, "total_loss": 1.0}\n[]\n'),
+    }
+    for (arm, seed), (name, content) in damaged.items():
+        (folder_of(tmp_path, comparison, arm, seed) / name).write_bytes(content)
+    summary = summarize(tmp_path, replicates=0)
+    assert summary.complete
+    said = terminal_report(summary).splitlines()
+    for (arm, seed), (name, _) in damaged.items():
+        file = folder_of(tmp_path, comparison, arm, seed) / name
+        (line,) = [line for line in said if str(file) in line]
+        assert line.startswith(f"{arm} seed {seed}")
+    assert len(json_content(summary)["problems"]) == 3
+    assert "FL seed 1 could not be evaluated" in json_content(summary)["detections"]["problems"][-1]
+
+
+def test_a_run_with_a_damaged_result_has_failed_in_the_report(tmp_path):
+    comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm(0.8)})
+    file = folder_of(tmp_path, comparison, "FL", 2) / "result.json"
+    file.write_text(file.read_text()[:40])
+    summary = summarize(tmp_path, replicates=0)
+    assert summary.states == {"pending": 0, "running": 0, "done": 3, "failed": 1}
+    assert f"failed: FL seed 2: {file} is damaged" in terminal_report(summary)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"null", b"{", b"[" * 100_000, b'{"name": 1}', b'{"runs": [1]}', None]
+)
+def test_a_damaged_plan_is_one_line_with_its_name(tmp_path, capsys, content):
+    file = tmp_path / "comparison.json"
+    file.mkdir() if content is None else file.write_bytes(content)
+    assert commands.focal_compare(["report", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"focal-compare: {file} is damaged: ")
+    assert "Delete it" in line
