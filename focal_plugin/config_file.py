@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from pathlib import Path
 
-from .names import did_you_mean, shown
+from .names import shown
 
 # A link in the repository; a wheel holds the files themselves.
 FOLDER = Path(__file__).parent / "configs"
+
+NAME_MAX = 255
+"""Length of the longest file name, in bytes."""
 
 
 def get_config_file(name: str) -> str:
@@ -32,7 +36,10 @@ def no_config_file(name: str) -> str:
     with contextlib.suppress(OSError, RuntimeError):  # a name that no file can have
         if Path(name).is_dir():
             return f"{shown(name)} is a folder, not a config file"
-    return f"no file and no shipped config is named {shown(name)}{did_you_mean(name, _shipped())}"
+    by_name = {Path(config).name: config for config in _shipped()}
+    nearest = difflib.get_close_matches(Path(name).name[:NAME_MAX], by_name, n=1)
+    hint = f"; did you mean {by_name[nearest[0]]!r}?" if nearest else ""
+    return f"no file and no shipped config is named {shown(name)}{hint}"
 
 
 def find_config_file(name: str, folder: Path | None = None) -> Path:
@@ -55,4 +62,6 @@ def find_config_file(name: str, folder: Path | None = None) -> Path:
 
 
 def _shipped() -> list[str]:
-    return [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.yaml"))]
+    """Return the shipped configs, without the arms, which are no configs of their own."""
+    files = [path.relative_to(FOLDER) for path in sorted(FOLDER.glob("**/*.yaml"))]
+    return [str(file) for file in files if file.parts[0] != "arms"]

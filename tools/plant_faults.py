@@ -465,6 +465,27 @@ FAULTS = (
         "tests/faults/test_damaged_checkpoints.py",
     ),
     Fault(
+        "partly-loaded-model-is-evaluated",
+        "focal_plugin/engine/evaluated_weights.py",
+        "    if not args.allow_partial_weights:\n        checkpointer.check_complete()",
+        "",
+        "tests/engine/test_evaluated_weights.py",
+    ),
+    Fault(
+        "another-run-is-overwritten",
+        "focal_plugin/engine/command_line.py",
+        "    if found is not None:\n        raise OutputFolderError(",
+        "    if found is None:\n        raise OutputFolderError(",
+        "tests/engine/test_logs.py",
+    ),
+    Fault(
+        "integer-is-no-float",
+        "focal_plugin/config_node.py",
+        "if is_integer and isinstance(current, float):",
+        "if False:",
+        "tests/test_config.py",
+    ),
+    Fault(
         "output-folder-is-not-held",
         "focal_plugin/engine/command_line.py",
         "hold_output_folder(Path(cfg.OUTPUT_DIR))",

@@ -17,7 +17,7 @@ from torch import nn
 from .. import arms
 from ..components import import_components
 from ..config import get_cfg, resolve_device
-from ..config_file import find_config_file, no_config_file
+from ..config_file import find_config_file
 from ..data import (
     check_datasets,
     count_objects,
@@ -229,10 +229,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
             "no config is given: add --config-file FILE, such as "
             "Shapes-Detection/retinanet_small.yaml"
         )
-    file = find_config_file(args.config_file)
-    if not file.is_file():
-        raise FileNotFoundError(f"--config-file {no_config_file(args.config_file)}")
-    args.config_file = str(file)
+    args.config_file = str(find_config_file(args.config_file))
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
     if args.arm:

@@ -97,8 +97,8 @@ def test_the_same_for_a_detector_of_two_stages(refused, arguments, reason):
     [
         ("", "no config is given: add --config-file FILE, such as"),
         ("configs/retinanet_smal.yaml", "did you mean 'Shapes-Detection/retinanet_small.yaml'?"),
-        ("nothing/like/it.yaml", "nothing/like/it.yaml: no file and no shipped config has this"),
-        (ROOT / "configs", "this is a folder, not a config file"),
+        ("nothing/like/it.yaml", "no file and no shipped config is named 'nothing/like/it.yaml'"),
+        (ROOT / "configs", "is a folder, not a config file"),
     ],
 )
 def test_a_config_that_does_not_exist_is_named_with_the_nearest(refused, config, reason):
