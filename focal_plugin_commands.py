@@ -120,6 +120,8 @@ Exit code: 0 no errors; 1 errors, or warnings with --strict; 2 a mistake in the 
 ENGINES = ("local", "ray", "slurm")
 REPLICATES = 1000
 """Resamples of the test images per arm."""
+MAX_LINE = 1000
+"""Characters of a line of an error."""
 NOT_ALL_DONE = 3
 """Exit code of `focal-compare report --strict` for an unfinished comparison."""
 
@@ -194,9 +196,17 @@ def focal_plugin(argv: list[str] | None = None) -> int:
     return check_data_command.main(args)
 
 
-def message_of(error: BaseException) -> object:
-    """Return the message of an error; the text of a KeyError is a quoted string otherwise."""
-    return error.args[0] if isinstance(error, KeyError) and error.args else error
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, whose lines may hold a name of any length, in short lines."""
+    # the text of a KeyError is a quoted string otherwise
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return "\n".join(shortened(line, MAX_LINE) for line in str(message).split("\n"))
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters; a longer one loses its middle."""
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
 
 
 def _compare_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from focal_plugin_commands import message_of
 
 from .components import import_components
@@ -14,10 +16,13 @@ from .config import get_cfg
 from .config_file import find_config_file
 from .data import (
     DataError,
+    DatasetArgument,
     Report,
     check_coco,
+    compare_with_training,
     is_strict,
     parse_dataset_argument,
+    register_coco_dataset,
     register_datasets,
     report_datasets,
     use_datasets,
@@ -94,8 +99,24 @@ def _of_files(args: argparse.Namespace) -> list[Report]:
             decode_images=args.images,
             max_json_mib=args.max_json_mib,
         )
-        reports.append(_with_num_classes(replace(report, name=name), args.num_classes))
+        report = _compared_with_training(replace(report, name=name))
+        reports.append(_with_num_classes(report, args.num_classes))
     return reports
+
+
+def _compared_with_training(report: Report) -> Report:
+    """Compare a file without errors with what training on its boxes would see."""
+    if report.num("error") or report.file is None or report.image_root is None:
+        return report
+    name = f"check-data {report.file}"
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (name,)
+    register_coco_dataset(DatasetArgument(name, report.file, report.image_root))
+    try:
+        return replace(compare_with_training(cfg, replace(report, name=name)), name=report.name)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def _parse_files(text: str) -> tuple[Path, Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from focal_plugin_commands import shortened
+
 MAX_SHOWN = 120
 """Characters of a name in a message; a longer one loses its middle."""
 
@@ -27,8 +29,7 @@ def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> 
 
 def shown(value: object) -> str:
     """Return the repr of a value for a message: in one line, and at most 120 characters long."""
-    text = repr(value)
-    if len(text) <= MAX_SHOWN:
-        return text
-    half = (MAX_SHOWN - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
+    try:
+        return shortened(repr(value), MAX_SHOWN)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a huge number"

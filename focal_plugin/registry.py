@@ -33,8 +33,6 @@ else:
 class RegistrationError(ValueError):
     """Error for a component that cannot be registered."""
 
-    raised_by_all = True  # every process registers the same components
-
 
 class OutsideComponent(NamedTuple):
     """Component of a module outside of this package."""

@@ -82,6 +82,19 @@ def test_errors_are_exit_code_1_with_counts_findings_and_what_to_do(write, capsy
     assert "good.json" not in said.splitlines()[-1]
 
 
+@pytest.mark.parametrize("boxes", [[[3, 3, 1e-7, 2]], [[50, 3, 4, 4], [7, 60, 2, 2]]])
+def test_a_class_that_training_would_not_see_is_not_ready_to_train(write, boxes, capsys, tmp_path):
+    data = write("lost.json", *boxes)
+    content = json.loads((tmp_path / "lost.json").read_text())
+    for annotation in content["annotations"][1:]:
+        annotation["category_id"] = 2
+    (tmp_path / "lost.json").write_text(json.dumps(content))
+    before = DatasetCatalog.list()
+    assert run(data) == 1
+    assert f"cat: {len(boxes)} objects in the dataset, 0 in training" in capsys.readouterr().out
+    assert DatasetCatalog.list() == before
+
+
 def test_warnings_are_exit_code_1_only_where_it_is_strict(write):
     data = write("warn.json", EMPTY)
     assert run(data) == 0

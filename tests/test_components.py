@@ -12,9 +12,10 @@ from focal_plugin.compare.plan.spec import load_spec
 from focal_plugin.compare.running.run_one import Task, _command
 from focal_plugin.components import ComponentImportError, import_components
 from focal_plugin.engine.checkpoints.identity import run_identity
-from focal_plugin.engine.command_line import argument_parser, refusals_in_words, setup
+from focal_plugin.engine.command_line import argument_parser, setup
 from focal_plugin.engine.hooks.fixed_anchors import dense_parts
 from focal_plugin.engine.hooks.run_record import describe_environment
+from focal_plugin.engine.refusals import endings_in_words, refusals_in_words
 from focal_plugin.losses import (
     CLS_LOSS_REGISTRY,
     SigmoidCrossEntropyLoss,
@@ -401,7 +402,7 @@ def test_a_module_that_does_not_exist_is_exit_code_2_of_every_command(folder, na
     assert focal_compare(["explain", argument]) == 2
     assert focal_compare(["run", str(spec), "--dry-run"]) == 2
     assert focal_plugin(["check-data", argument, "a.json:images"]) == 2
-    with pytest.raises(SystemExit) as caught, refusals_in_words():
+    with pytest.raises(SystemExit) as caught, endings_in_words(), refusals_in_words():
         setup(argument_parser().parse_args([argument]))
     assert caught.value.code == 2
     lines = capsys.readouterr().err.splitlines()

@@ -78,7 +78,7 @@ def shrink(cfg):
     A ResNet-50 becomes a ResNet-18 with a narrow pyramid: what an arm changes sits on top of them,
     and a model of full size takes a second to allocate.
     """
-    if cfg.MODEL.RESNETS.DEPTH > 18:
+    if "small" not in cfg.MODEL.BACKBONE.NAME:
         cfg.MODEL.RESNETS.DEPTH = 18
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
         cfg.MODEL.FPN.OUT_CHANNELS = 64

@@ -89,8 +89,8 @@ sys.exit(tool.main(sys.argv[1:]))
     )
 
 
-def test_there_are_sixty_faults_with_unique_names(tool):
-    assert len({fault.name for fault in tool.FAULTS}) == len(tool.FAULTS) == 60
+def test_there_are_at_least_sixty_faults_with_unique_names(tool):
+    assert len({fault.name for fault in tool.FAULTS}) == len(tool.FAULTS) >= 60
 
 
 def test_the_text_of_every_fault_occurs_once_and_the_change_is_python(tool):

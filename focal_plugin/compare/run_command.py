@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     args.spec = find_config_file(str(args.spec))
     output = args.output or Path("runs") / args.spec.stem
     _check_output(output)
-    plan = read_plan(args.spec, ArmCheck())
+    plan = read_plan(args.spec, ArmCheck(here=args.engine == "local"))
     comparison = plan.comparison
     if warning := trained_test_sets(plan.configs):
         print(warning, file=sys.stderr)

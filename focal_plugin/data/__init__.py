@@ -1,12 +1,13 @@
 """The built-in dataset, and registration and checks of custom datasets."""
 
+from .checks.as_trained import compare_with_training
 from .checks.check_coco import check_coco, drop_impossible_boxes
 from .checks.facts import DATASET_FACTS, describe_dataset
 from .checks.findings import DataError, Finding, Report, raise_if_any_is_bad, write_reports
 from .checks.preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
 from .class_counts import count_objects
 from .dataset_arguments import register_datasets, unused_datasets, use_datasets
-from .registration import parse_dataset_argument, register_coco_dataset
+from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
 from .shapes.painting import ShapesSpec
@@ -14,12 +15,14 @@ from .shapes.painting import ShapesSpec
 __all__ = [
     "DATASET_FACTS",
     "DataError",
+    "DatasetArgument",
     "Finding",
     "Report",
     "ShapesSpec",
     "check_classes",
     "check_coco",
     "check_datasets",
+    "compare_with_training",
     "count_objects",
     "describe_dataset",
     "draw_dataset",

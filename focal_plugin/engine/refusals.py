@@ -83,7 +83,7 @@ def in_words(error: Exception) -> str:
     If the error does not come from this package, the line says where it was raised. Our own errors
     may list several findings, one on each line.
     """
-    kind, message = type(error).__name__, str(message_of(error))
+    kind, message = type(error).__name__, message_of(error)
     places = traceback.extract_tb(error.__traceback__)
     if not places or isinstance(error, OSError) or _is_ours(places[-1].filename):
         return f"{kind}: {message}"

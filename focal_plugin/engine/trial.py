@@ -17,6 +17,7 @@ from ..checks import check_choice
 from ..data.loading.image_cache import build_train_mapper
 from ..modeling import knows_crowds
 from .amp import amp_precision
+from .config_checks import building_explained, check_config
 from .nonfinite import NonFinitePolicy
 from .trainer import Trainer
 
@@ -24,12 +25,13 @@ SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrain
 """Detectron2's values of `DATALOADER.SAMPLER_TRAIN`."""
 
 
-def check_arm(cfg: CfgNode) -> None:
+def check_arm(cfg: CfgNode, *, here: bool = True) -> None:
     """
     Build what a run builds from its config, without weights, data and files, and drop it.
 
     Args:
-        cfg: the config of a run; a device of "auto" stays open.
+        cfg: the config of a run; its device may be "auto".
+        here: True if this machine must have the device.
 
     Raises:
         Exception: the error that ends the run at its start. Its type depends on the component.
@@ -38,12 +40,15 @@ def check_arm(cfg: CfgNode) -> None:
     cfg.defrost()
     cfg.MODEL.FOCAL.INIT = "stock"
     check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
-    if cfg.SOLVER.IMS_PER_BATCH < 1:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH must be >= 1, got {cfg.SOLVER.IMS_PER_BATCH}")
-    _check_weights(cfg.MODEL.WEIGHTS)
     amp_precision(cfg)
+    if not here or cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg, training=True, processes=1)
+    _check_weights(cfg.MODEL.WEIGHTS)
     NonFinitePolicy.from_config(cfg)
-    optimizer = Trainer.build_optimizer(cfg, _build_model(cfg))
+    with building_explained(cfg):
+        model = _build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
     Trainer.build_lr_scheduler(cfg, optimizer)
     build_train_mapper(cfg, crowds=knows_crowds(cfg))
     DatasetMapper(cfg, is_train=False)

@@ -33,7 +33,7 @@ from ..losses import (
 from ..losses.build import stock_box_loss
 from ..registry import configurable
 from .config_scopes import ROI_HEADS
-from .unused_keys import warn_of_replaced
+from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CLS_NORMALIZERS = ("rois", "foreground")
 """Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER`."""
@@ -131,11 +131,17 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         warn_of_replaced(
             cfg, {"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.NAME"}
         )
+        box_loss = build_box_loss(cfg, ROI_HEADS)
+        warn_of_missing_options(
+            cfg,
+            box_loss,
+            {"MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.NAME"},
+        )
         named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         return {
             **super().from_config(cfg, input_shape),
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
-            "box_loss": build_box_loss(cfg, ROI_HEADS),
+            "box_loss": box_loss,
             "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
             "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT,
             "prior_prob": cfg.MODEL.FOCAL.ROI_HEADS.PRIOR_PROB,

@@ -39,10 +39,15 @@ from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, PerImageNormalizer, build_normalizer
-from .unused_keys import warn_of_replaced
+from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
 """Legal values of `MODEL.FOCAL.ANCHOR_LABELS.CROWD`."""
+
+_OPTIONS_OF_STOCKS_LOSS = {
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": "MODEL.FOCAL.CLS_LOSS.NAME",
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": "MODEL.FOCAL.CLS_LOSS.NAME",
+}
 
 
 @META_ARCH_REGISTRY.register()
@@ -116,11 +121,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
             stock = super().from_config(cfg)
+        cls_loss = build_cls_loss(cfg)
+        warn_of_missing_options(cfg, cls_loss, _OPTIONS_OF_STOCKS_LOSS)
         return {
             **stock,
             "head": _build_head(cfg, stock["backbone"].output_shape(), stock["head"]),
             "anchor_matcher": build_anchor_matcher(cfg),
-            "cls_loss": build_cls_loss(cfg),
+            "cls_loss": cls_loss,
             "box_loss": build_box_loss(cfg),
             "normalizer": build_normalizer(cfg),
             "miner": build_miner(cfg),

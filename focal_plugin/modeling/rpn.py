@@ -49,7 +49,7 @@ from .normalizer import (
     SampleSizeNormalizer,
     build_normalizer,
 )
-from .unused_keys import warn_of_replaced
+from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 _STOCK: Mapping[str, Any] = {
     "CLS_LOSS.NAME": "SigmoidCrossEntropyLoss",
@@ -189,13 +189,17 @@ class FocalRPN(DenseLossMixin, RPN):
         for loss, node in {"loss_rpn_cls": "CLS_LOSS", "loss_rpn_loc": "BOX_LOSS"}.items():
             key = f"MODEL.FOCAL.RPN.{node}.WEIGHT"
             ret["loss_weight"][loss] *= check_option(key, rpn[node].WEIGHT, low=0)
+        box_loss = build_box_loss(cfg, config_scopes.RPN)
+        warn_of_missing_options(
+            cfg, box_loss, {"MODEL.RPN.SMOOTH_L1_BETA": "MODEL.FOCAL.RPN.BOX_LOSS.NAME"}
+        )
         if rpn.TARGET_STD:
             ret["box2box_transform"] = _transform_of_std(rpn.TARGET_STD)
         return {
             **ret,
             "anchor_matcher": build_anchor_matcher(cfg, config_scopes.RPN),
             "cls_loss": build_cls_loss(cfg, config_scopes.RPN),
-            "box_loss": build_box_loss(cfg, config_scopes.RPN),
+            "box_loss": box_loss,
             "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN),
             "sampling": _sampling(cfg),
             "matched": check_choice("MODEL.FOCAL.RPN.MATCHED", rpn.MATCHED, MATCHED),

@@ -14,6 +14,8 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import log_first_n
 
+from ..registry import ConfigurableModule
+
 
 def refuse_unused(cfg: CfgNode, keys: Iterable[str], by: str) -> None:
     """
@@ -44,6 +46,20 @@ def warn_of_replaced(cfg: CfgNode, replaced: Mapping[str, str]) -> None:
         if _read(cfg, by) not in ("", "random", [], ()) and _is_set(cfg, key):
             # once, although a cascade builds several predictors
             log_first_n(logging.WARNING, _message(cfg, key, by), name=__name__, key="message")
+
+
+def warn_of_missing_options(
+    cfg: CfgNode, part: ConfigurableModule, options: Mapping[str, str]
+) -> None:
+    """
+    Log each of Detectron2's keys that is set, but is no option of the chosen component.
+
+    Args:
+        part: the component.
+        options: full key -> full key that chooses the component, see :func:`warn_of_replaced`.
+    """
+    own = {part.config_scope.key(key) for key in part.config_keys.values()}
+    warn_of_replaced(cfg, {key: by for key, by in options.items() if key not in own})
 
 
 def _is_set(cfg: CfgNode, key: str) -> bool:

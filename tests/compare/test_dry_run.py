@@ -87,7 +87,7 @@ def test_time_is_estimated_for_the_runs_that_are_left(tmp_path, monkeypatch, cap
             raise RuntimeError("out of\nmemory")
         return 0.5
 
-    monkeypatch.setattr(run_command, "ArmCheck", lambda: None)
+    monkeypatch.setattr(run_command, "ArmCheck", lambda here: None)
     monkeypatch.setattr(run_command, "seconds_per_step", seconds)
     spec = write(tmp_path, arms={"FL": [], "g1": [GAMMA, 1]}, seeds=[1, 2, 3])
     command = ["run", str(spec), "--output", str(tmp_path / "out"), "--dry-run", "--time"]
@@ -127,5 +127,13 @@ def test_an_output_folder_that_cannot_exist_is_one_short_line(name, tmp_path, ca
 def test_a_spec_that_does_not_exist_is_one_short_line(name, capsys):
     assert commands.focal_compare(["run", name, "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert "no file is named" in error
+    assert "no file and no shipped config is named" in error
     assert len(error) < 300
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, OSError])
+def test_a_long_name_is_cut_in_every_message(error):
+    message = commands.message_of(error(f"first {'x' * 100_000} last\nsecond"))
+    assert message.startswith("first xxx")
+    assert message.endswith("xxx last\nsecond")
+    assert max(map(len, message.split("\n"))) <= commands.MAX_LINE

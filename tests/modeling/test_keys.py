@@ -1,5 +1,7 @@
 """Every key of a detector's config has an effect on it, or is named."""
 
+from collections import Counter
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -132,11 +134,21 @@ REPLACED = [
     (RCNN, "RPN.BBOX_REG_LOSS_TYPE", "diou", "FOCAL.RPN.STYLE", "tensorpack"),
     (RCNN, "RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 2.0, 2.0), "FOCAL.RPN.STYLE", "matterport"),
     (RCNN, "RPN.BBOX_REG_WEIGHTS", (2.0, 1.0, 2.0, 2.0), "FOCAL.RPN.TARGET_STD", [0.1] * 4),
+    (RETINANET, "RETINANET.FOCAL_LOSS_GAMMA", 3.0, "FOCAL.CLS_LOSS.NAME", "AsymmetricLoss"),
+    (RETINANET, "RETINANET.FOCAL_LOSS_ALPHA", 0.5, "FOCAL.CLS_LOSS.NAME", "GHMLoss"),
+    (RCNN, "RPN.SMOOTH_L1_BETA", 0.5, "FOCAL.RPN.BOX_LOSS.NAME", "GIoULoss"),
+    (RCNN, "ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.5, "FOCAL.ROI_HEADS.BOX_LOSS.NAME", "HuberLoss"),
     (RCNN, "RPN.POSITIVE_FRACTION", 0.25, "FOCAL.RPN.MINING.NAME", "all"),
     (RCNN, "RPN.POSITIVE_FRACTION", 0.75, "FOCAL.RPN.MINING.NAME", "TopKMiner"),
     (RCNN, "ROI_HEADS.POSITIVE_FRACTION", 0.5, "ROI_HEADS.NAME", "OHEMROIHeads"),
     (RCNN, "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "ciou", "FOCAL.ROI_HEADS.BOX_LOSS.NAME", "HuberLoss"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_logged_before(monkeypatch):
+    """Detectron2 logs a message of which one is enough once in a process."""
+    monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
 
 
 @pytest.mark.parametrize(("file", "key", "value", "by", "name"), REPLACED)
@@ -148,6 +160,20 @@ def test_a_key_that_another_one_replaces_is_named(file, key, value, by, name, ca
     build(make_cfg(file, key, value, by, name))
     (record,) = [x for x in caplog.records if "has no effect" in x.message]
     assert record.message.startswith(f"{key} = {value!r} has no effect with MODEL.")
+
+
+@each(
+    "opts",
+    [
+        ("RETINANET.FOCAL_LOSS_GAMMA", 3.0, "FOCAL.CLS_LOSS.NAME", "PolyFocalLoss"),
+        ("RETINANET.FOCAL_LOSS_ALPHA", -1.0, "FOCAL.CLS_LOSS.NAME", "SigmoidCrossEntropyLoss"),
+        ("RPN.SMOOTH_L1_BETA", 0.5, "FOCAL.RPN.BOX_LOSS.NAME", "SmoothL1Loss"),
+    ],
+)
+def test_an_option_of_the_chosen_loss_is_not_named(opts, caplog):
+    names = [f"MODEL.{x}" if "." in str(x) and isinstance(x, str) else x for x in opts]
+    build(make_cfg(RCNN if "RPN" in opts[0] else RETINANET, *names))
+    assert "has no effect" not in caplog.text
 
 
 def test_a_cascade_names_a_replaced_key_once(caplog):

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from ...data import DataError, check_datasets
 from ...engine.trial import check_arm
+from ...engine.unread_keys import RecordingCfgNode
 
 
 class ArmCheck:
@@ -17,9 +18,13 @@ class ArmCheck:
 
     Whether an arm needs the same is not guessed: the keys that the check of the data reads are
     recorded.
+
+    Args:
+        here: True if this machine trains the runs, so that it must have their device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, here: bool = True) -> None:
+        self._here = here
         self._outcomes: list[tuple[dict[str, Any], DataError | None]] = []
 
     def __call__(self, cfg: CfgNode) -> None:
@@ -30,7 +35,7 @@ class ArmCheck:
             Exception: the arm cannot run; see :func:`~focal_plugin.engine.trial.check_arm` and
                 :func:`~focal_plugin.data.check_datasets`.
         """
-        check_arm(cfg)
+        check_arm(cfg, here=self._here)
         error = self._data_error(cfg)
         if error is not None:
             raise error
@@ -40,37 +45,15 @@ class ArmCheck:
         for read, error in self._outcomes:
             if all(values.get(key) == value for key, value in read.items()):
                 return error
-        reads: set[str] = set()
+        recording = RecordingCfgNode.of(cfg)
+        recording.defrost()
         error = None
         try:
-            check_datasets(_Recording.of(cfg, reads))
+            check_datasets(recording)
         except DataError as found:
             error = found
-        self._outcomes.append(({key: values[key] for key in reads}, error))
+        self._outcomes.append(({key: values[key] for key in recording.reads}, error))
         return error
-
-
-class _Recording(CfgNode):
-    """Copy of a config that records the full key of each value that is read."""
-
-    @classmethod
-    def of(cls, cfg: Mapping[str, Any], reads: set[str], prefix: str = "") -> _Recording:
-        node = cls()
-        for name, value in cfg.items():
-            nested = isinstance(value, dict)
-            node[name] = cls.of(value, reads, f"{prefix}{name}.") if nested else value
-        vars(node).update(_reads=reads, _prefix=prefix)
-        return node
-
-    def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
-        if "_reads" in vars(self) and not isinstance(value, dict):
-            vars(self)["_reads"].add(f"{vars(self)['_prefix']}{name}")
-        return value
-
-    def clone(self) -> _Recording:
-        """Return a copy that records into the same set."""
-        return self.of(self, vars(self)["_reads"], vars(self)["_prefix"])
 
 
 def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -50,7 +50,7 @@ def each_arm() -> Iterator[Callable[[str], AbstractContextManager[None]]]:
 
 def in_words(error: Exception) -> str:
     """Return the message of an error; with its type and place if it is not one of this package."""
-    message = str(message_of(error))
+    message = message_of(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     is_ours = Path(place.filename).is_relative_to(PACKAGE) or _package(error) == PACKAGE.name
     if is_ours or isinstance(error, OSError):

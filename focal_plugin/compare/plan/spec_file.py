@@ -313,9 +313,9 @@ def _integer(value: Any, place: str, least: int) -> int:
 
 def _seeds(seeds: Any, place: str) -> tuple[int, ...]:
     if type(seeds) is int:
-        if _integer(seeds, place, 1) > MAX_RUNS:
-            raise ValueError(f"{place} must be at most {MAX_RUNS}, got {seeds}")
-        return tuple(range(1, seeds + 1))
+        if seeds > MAX_RUNS:
+            raise ValueError(f"{place} must be at most {MAX_RUNS}, got {shown(seeds)}")
+        return tuple(range(1, _integer(seeds, place, 1) + 1))
     if not isinstance(seeds, list) or not seeds:
         raise ValueError(f"{place} must be a list of integers or their number, got {shown(seeds)}")
     unique = dict.fromkeys(_integer(seed, place, 0) for seed in seeds)

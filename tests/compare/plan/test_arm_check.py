@@ -46,7 +46,7 @@ RETINANET = {
     "head": (["MODEL.FOCAL.HEAD.NAME", "Head"], "MODEL.FOCAL.HEAD.NAME = 'Head'"),
     "normalizer": (["MODEL.FOCAL.NORMALIZER.NAME", "mean"], "NORMALIZER"),
     "labels": (["MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", "yes"], "LOW_QUALITY"),
-    "thresholds": (["MODEL.RETINANET.IOU_THRESHOLDS", [0.5, 0.4]], "matcher.py"),
+    "thresholds": (["MODEL.RETINANET.IOU_THRESHOLDS", [0.5, 0.4]], "matcher.py, line"),
     "features": (["MODEL.RETINANET.IN_FEATURES", ["p3", "p9"]], "p9"),
     "scheduler": (["SOLVER.LR_SCHEDULER_NAME", "Cosine"], "Unknown LR scheduler: Cosine"),
     "policy": (["MODEL.FOCAL.NONFINITE.POLICY", "ignore"], "NONFINITE.POLICY must be one of"),
@@ -55,6 +55,7 @@ RETINANET = {
     "sampler": (["DATALOADER.SAMPLER_TRAIN", "Random"], "DATALOADER.SAMPLER_TRAIN must be one of"),
     "batch": (["SOLVER.IMS_PER_BATCH", 0], "SOLVER.IMS_PER_BATCH must be"),
     "weights": (["MODEL.WEIGHTS", "none.pth"], "MODEL.WEIGHTS: there is no file none.pth"),
+    "long": (["MODEL.WEIGHTS", "x" * 100_000], "File name too long"),
     "key": (["MODEL.RETINANET.GAMMA", 2], "Non-existent config key: MODEL.RETINANET.GAMMA"),
     "other family": ({"arm": "rpn_ohem"}, "is for faster_rcnn"),
     "other test set": (
@@ -82,6 +83,7 @@ def test_one_reading_names_every_faulty_arm_in_a_line(base, faults, tmp_path, wi
     for line, (name, (_, message)) in zip(lines, faults.items(), strict=True):
         assert line.startswith(f"  arm {name!r}: "), line
         assert message in line
+        assert len(line) < 1100
 
 
 def test_arms_with_the_same_fault_share_a_line(tmp_path, without_data):
@@ -129,7 +131,7 @@ def test_the_data_are_read_once_for_all_arms_that_need_the_same_of_them(tmp_path
             raise DataError("no masks")
 
     monkeypatch.setattr(arm_check, "check_datasets", check)
-    monkeypatch.setattr(arm_check, "check_arm", lambda cfg: None)
+    monkeypatch.setattr(arm_check, "check_arm", lambda cfg, here: None)
     mask = ["MODEL.MASK_ON", True]
     arms = {"a": [], "b": {"arm": "ce"}, "c": mask, "d": [*mask, "SOLVER.BASE_LR", 0.3]}
     message = refused(tmp_path, arms)

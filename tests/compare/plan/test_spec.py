@@ -409,6 +409,9 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         ("arms: {'  ': b.yaml}\nseeds: [1]", "1 to 80 visible characters"),
         ('arms: {"a\\eb": b.yaml}\nseeds: [1]', "'\\x1b' is invisible"),
         ('arms: {"a\\u202eb": b.yaml}\nseeds: [1]', "'\\u202e' is invisible"),
+        ('arms: {"\U0001f468\u200d\U0001f469": b.yaml}\nseeds: [1]', "'\\u200d' is invisible"),
+        ('arms: {"a\\0b": b.yaml}\nseeds: [1]', "'\\x00' is invisible"),
+        ('arms: {"a\\nb": b.yaml}\nseeds: [1]', "'\\n' is invisible"),
         (f"arms: {{{'x' * 81}: b.yaml}}\nseeds: [1]", "1 to 80"),
         ("arms: {1: b.yaml}\nseeds: [1]", "quotes"),
         ("arms: {no: b.yaml}\nseeds: [1]", "quotes"),
@@ -418,6 +421,21 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: []", "seeds"),
         (arms("fl") + "seeds: 0", ">= 1"),
         (arms("fl") + "seeds: [1, 1]", "given twice"),
+        (arms("fl") + "seeds: 1000000000", "seeds must be at most 10000, got 1000000000"),
+        (arms("fl") + "seeds: 0x" + "f" * 9000, "must be at most 10000, got a huge"),
+        (arms("ce", "fl") + "seeds: 6000", "make 12000 runs, over 10000"),
+        (
+            arms("ce", "fl")
+            + "seeds: 5000\nlearning_rates: {factors: [1, 2, 3], seeds: [9001, 9002]}",
+            "over 10000",
+        ),
+        (arms("fl") + "seeds: 1\nbudget: {iterations: 99999999999999999999}", "at most"),
+        (arms("fl") + "seeds: 1\ndiagnostics: 99999999999", "at most"),
+        (arms("fl") + f"seeds: 1\nbase: {'x' * 100_000}.yaml", "no file and no shipped"),
+        (arms("fl") + f"seeds: 1\ndatasets: {{a: '{'x' * 100_000}:y'}}", "no file 'xxx"),
+        (arms("fl") + "seeds: 1\ndatasets: {a: '~nobody/a.json:y'}", "no file '~nobody"),
+        (f"arms: [{'x' * 100_000}]\nseeds: 1", "1 to 80"),
+        (f"arms: {{a: {{arm: {'x' * 100_000}}}}}\nseeds: 1", "no arm is named 'xxx"),
         (arms("fl") + "seeds: [-1]", ">= 0"),
         (arms("fl") + "seeds: [x]", "integer"),
         (arms("fl") + "seeds: [true]", "integer"),
@@ -463,7 +481,9 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
     ],
 )
 def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):
-    assert message in refused(write, text)
+    told = refused(write, text, (ValueError, FileNotFoundError))
+    assert message in told
+    assert len(told) < 800
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,14 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
 from focal_plugin import get_cfg
-from focal_plugin.data import DataError, check_datasets, register_coco_dataset, report_datasets
+from focal_plugin.data import (
+    DataError,
+    check_coco,
+    check_datasets,
+    compare_with_training,
+    register_coco_dataset,
+    report_datasets,
+)
 from focal_plugin.data.checks import as_trained
 from focal_plugin.data.checks.mapped_objects import lost_by_mapper
 from focal_plugin.data.loading.training_set import load_training_set
@@ -266,6 +275,27 @@ def test_the_loader_logs_nothing_in_the_check(dataset, caplog):
     assert caplog.messages == []
     logging.getLogger("detectron2").warning("again")
     assert caplog.messages == ["again"]
+
+
+@pytest.mark.slow
+def test_the_comparison_takes_little_longer_than_the_loading(dataset):
+    folder = dataset()
+    content = json.loads((folder / "a.json").read_text())
+    image, annotation = content["images"][0], content["annotations"][0]
+    content["images"] = [{**image, "id": number} for number in range(1, 2001)]
+    content["annotations"] = [
+        {**annotation, "id": number, "image_id": 1 + number % 2000, "bbox": [number / 999, 3, 9, 8]}
+        for number in range(1, 14_001)
+    ]
+    (folder / "a.json").write_text(json.dumps(content))
+    report = check_coco(folder / "a.json", None)
+    start = time.process_time()
+    load_training_set(config())
+    loading = time.process_time() - start
+    start = time.process_time()
+    compared = compare_with_training(config(), replace(report.without(report.counts), name="user"))
+    assert time.process_time() - start < 4 * loading + 0.5
+    assert compared.counts == {}
 
 
 # Dicts registered from Python
