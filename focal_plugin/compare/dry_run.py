@@ -1,4 +1,4 @@
-"""What `focal-compare run --dry-run` prints: the runs, how the arms differ, and what follows."""
+"""Text of `focal-compare run --dry-run`: the runs, how the arms differ, and what follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of what a dry run says."""
+"""Tests of the text of a dry run."""
 
 import json
 import re

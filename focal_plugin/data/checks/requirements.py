@@ -1,4 +1,4 @@
-"""What a config asks of its data: masks, keypoints and proposals."""
+"""Requirements of a config on its data: masks, keypoints and proposals."""
 
 from __future__ import annotations
 
