@@ -291,7 +291,11 @@ RIGHT_SLOPE = "-self.power * at.q**self.power * at.p"
 )
 def test_a_formula_whose_kernel_computes_another_loss_is_refused(folder, kernel):
     text = POWER.format(kernel=kernel, slope=RIGHT_SLOPE)
-    fails = "fails: there is no formula hinj" if kernel == "hinj" else r"is \S+ at x_t = .*, but"
+    unusable = {
+        "hinj": "fails: there is no formula hinj",
+        "varifocal": "fails: varifocal is a formula for positives",
+    }
+    fails = unusable.get(kernel, r"is \S+ at x_t = .*, but")
     with pytest.raises(
         ComponentImportError, match=rf"PowerLoss of outside_losses: Power: .*'{kernel}'.* {fails}"
     ) as caught:

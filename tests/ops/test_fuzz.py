@@ -117,7 +117,7 @@ def run(check, impl, seed, cases):
 
 @pytest.mark.parametrize("check", ["check_dense_loss", "check_match_anchors"])
 def test_the_interpreter_of_triton_agrees(check, interpreter):
-    """Without a GPU, few cases are fast enough."""
+    """The interpreter of Triton is slow, so there are few cases."""
     interpreter(run, globals()[check], "triton", 0, 5)
 
 

@@ -1,4 +1,4 @@
-"""What is checked is what is trained and evaluated: each object that is lost is named before."""
+"""Every object that training or evaluation would lose is named before."""
 
 import json
 import logging
