@@ -53,6 +53,10 @@ def _is_list_of_numbers(polygon: Any) -> bool:
 
 def _is_rle(value: dict[str, Any]) -> bool:
     size, counts = value.get("size"), value.get("counts")
-    is_size = isinstance(size, list | tuple) and len(size) == 2 and set(map(type, size)) == {int}
-    is_list = isinstance(counts, list) and set(map(type, counts)) == {int}
-    return is_size and (is_list or (isinstance(counts, str | bytes) and len(counts) > 0))
+    if not isinstance(size, list | tuple) or len(size) != 2 or set(map(type, size)) != {int}:
+        return False
+    if isinstance(counts, list):
+        # pycocotools leaves the pixels beyond the last run undefined.
+        is_whole = set(map(type, counts)) == {int} and min(counts) >= 0
+        return is_whole and sum(counts) == size[0] * size[1]
+    return isinstance(counts, str | bytes) and len(counts) > 0

@@ -299,9 +299,16 @@ def _check_annotations(
         rows_of_unusable(annotations),
         lambda row: columns.about(row, f"segmentation {_given(annotations[row]['segmentation'])}"),
     )
-    ignored = np.flatnonzero(_are_set(annotations, "ignore"))
-    found.add_each("annotation-ignore", ignored, one_of_list)
-    found.add_each("annotation-area", _without_area(annotations), one_of_list)
+    found.add_each(
+        "annotation-ignore",
+        [row for row, x in enumerate(annotations) if x.get("ignore", 0) != 0],
+        lambda row: columns.about(row, f"ignore {_given(annotations[row]['ignore'])}"),
+    )
+    found.add_each(
+        "annotation-area",
+        _without_area(annotations),
+        lambda row: columns.about(row, _without(annotations[row])),
+    )
     return columns
 
 
@@ -374,8 +381,8 @@ def _check_objects(
     rows = columns.images[~columns.crowd]
     num_objects = np.bincount(rows[rows != NONE], minlength=len(images))
     if not num_objects.any():
-        if found.counts["no-annotations"]:
-            return
+        if found.counts["no-annotations"] or found.counts["annotation-image-id"]:
+            return  # the objects are there, or another finding says why not
         num_crowds = int(columns.crowd.sum())
         message = (
             f"{len(images)} images, {len(annotations)} annotations ({num_crowds} crowd regions)"
@@ -511,6 +518,15 @@ def _without_area(annotations: list[dict[str, Any]]) -> list[int]:
         for row, annotation in enumerate(annotations)
         if "iscrowd" not in annotation or not _is_float(annotation.get("area"))
     ]
+
+
+def _without(annotation: dict[str, Any]) -> str:
+    """Return which of area and iscrowd an annotation lacks."""
+    given = ("area", "iscrowd")
+    return ", ".join(
+        f"{key} {_given(annotation[key])}" if key in annotation else f"{key} missing"
+        for key in given
+    )
 
 
 def _is_float(value: Any) -> bool:

@@ -67,7 +67,7 @@ def _check_images(dicts: list[dict[str, Any]], found: Findings) -> None:
             message = f"image {image_id}: file not found: {file_name}"
             found.add("image-missing", message, image_id=image_id)
     local = [
-        (_who(image), _id(image), str(image["file_name"]))
+        (_who(image), _id(image), str(image["file_name"]), _size(image))
         for image in dicts
         if os.path.isfile(str(image.get("file_name")))
     ]
@@ -145,6 +145,11 @@ BOX_FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
 
 def _id(image: dict[str, Any]) -> Any:
     return image.get("image_id")
+
+
+def _size(image: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Return the stated width and height, or None, as an image need not state them."""
+    return (image["width"], image["height"]) if {"width", "height"} <= image.keys() else None
 
 
 def _who(image: dict[str, Any]) -> str:

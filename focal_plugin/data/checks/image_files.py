@@ -26,7 +26,7 @@ def check_image_files(
         images: images with file names relative to ``image_root``.
         allow_outside_root: allow files elsewhere, by "..", an absolute name or a link.
         decode: open and decode each image; a terminal shows a progress bar. False: only the
-            pixels of a few images are checked.
+            size and the pixels of a few images are checked.
     """
     found = Findings()
     there = []
@@ -46,7 +46,10 @@ def check_image_files(
             found.add(rule, f"{_who(image)}: {message}", image_id=image.image_id)
         escalate_if_all(found, len(there))
     else:
-        few = [(_who(image), image.image_id, path) for image, path in there]
+        few = [
+            (_who(image), image.image_id, path, (image.width, image.height))
+            for image, path in there
+        ]
         check_a_few(few, found)
     return found
 
@@ -108,11 +111,7 @@ def _decode(image_and_path: tuple[ListedImage, str]) -> tuple[str, str] | None:
         pixels: Any = read_image(path, format="BGR")  # applies the EXIF orientation, as in training
     except Exception as error:  # each decoder raises its own
         return "image-unreadable", f"{path}: {type(error).__name__}: {error}"
-    height, width = pixels.shape[:2]
-    if (width, height) == (image.width, image.height):
-        return fault_of_pixels(path, pixels)
-    stated = f"{image.width:g} x {image.height:g}"
-    return "image-size-differs", f"the file is {width} x {height}, the annotations say {stated}"
+    return fault_of_pixels(path, pixels, (image.width, image.height))
 
 
 def _who(image: ListedImage) -> str:

@@ -1,4 +1,4 @@
-"""Rules for pixels that Detectron2 reads as something else: 16 bits, floats and constant images."""
+"""Rules for decoded images: another size than stated, 16 bits, floats and constant pixels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from .findings import Findings
 NUM_TRIED = 16
 """Number of images, evenly spread over a dataset, that a check decodes in any case."""
 
+Size = tuple[Any, Any]
+"""Width and height, as stated."""
+
 RULES_OF_PIXELS = ("image-mode", "image-constant")
 
 
-def fault_of_pixels(path: str, pixels: Any) -> tuple[str, str] | None:
+def fault_of_pixels(path: str, pixels: Any, size: Size | None) -> tuple[str, str] | None:
     """
-    Return the rule and the message if the model would not see what the file shows, or None.
+    Return the rule and the message if the model would not see what the dataset states, or None.
 
     Args:
         path: file of the image.
-        pixels: (H, W, C), as Detectron2 reads them.
+        pixels: (H, W, C), as Detectron2 reads them, in the EXIF orientation.
+        size: as the dataset states it; None if it does not.
 
     Raises:
         Exception: the file cannot be decoded; each decoder raises its own.
     """
+    height, width = pixels.shape[:2]
+    if size is not None and (width, height) != size:
+        stated = " x ".join(map(str, size))
+        return "image-size-differs", f"the file is {width} x {height}, the annotations say {stated}"
     with Image.open(PathManager.get_local_path(path)) as image:
         mode = image.mode
         # Detectron2 cuts these modes to 0..255 instead of scaling them.
@@ -54,19 +62,19 @@ def escalate_if_all(found: Findings, num_images: int) -> None:
             found.escalate(rule)
 
 
-def check_a_few(images: Sequence[tuple[str, Any, str]], found: Findings) -> None:
+def check_a_few(images: Sequence[tuple[str, Any, str, Size | None]], found: Findings) -> None:
     """
-    Check the pixels of a few images; a file that cannot be decoded is left to the run.
+    Check the size and the pixels of a few images; a file that cannot be decoded is left to the run.
 
     Args:
-        images: description, id and path of each image.
+        images: description, id, path and stated size of each image.
     """
     places = np.linspace(0, len(images) - 1, min(NUM_TRIED, len(images))).astype(int)
     tried = 0
     for place in places:
-        who, image_id, path = images[place]
+        who, image_id, path, size = images[place]
         try:
-            fault = fault_of_pixels(path, read_image(path, format="BGR"))
+            fault = fault_of_pixels(path, read_image(path, format="BGR"), size)
         except Exception:  # each decoder raises its own
             continue
         tried += 1

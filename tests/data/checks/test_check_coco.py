@@ -371,9 +371,10 @@ def test_an_image_that_cannot_be_decoded_is_found_where_images_are_opened(check,
     assert str(file) in finding.message
 
 
-def test_another_size_than_stated_is_found_where_images_are_opened(check):
+@pytest.mark.parametrize("decode_images", [False, True])
+def test_another_size_than_stated_is_found(check, decode_images):
     content = coco(images=[image(1), image(2, width=24, height=32), image(3)])
-    (finding,) = only(check(content, decode_images=True), "image-size-differs")
+    (finding,) = only(check(content, decode_images=decode_images), "image-size-differs")
     assert finding.image_id == 2
     assert finding.message.endswith("the file is 32 x 24, the annotations say 24 x 32")
 
@@ -432,9 +433,11 @@ def test_an_unknown_category_is_an_error_with_the_annotation(check, category_id)
     assert f"category_id {category_id!r}" in finding.message
 
 
-def test_an_annotation_that_detectron2_refuses_is_an_error(check):
-    (finding,) = only(check(with_annotations(annotation(7, ignore=1))), "annotation-ignore")
+@pytest.mark.parametrize("ignore", [1, True, None, "0", [], 0.5])
+def test_an_annotation_that_detectron2_refuses_is_an_error(check, ignore):
+    (finding,) = only(check(with_annotations(annotation(7, ignore=ignore))), "annotation-ignore")
     assert finding.annotation_id == 7
+    assert f"ignore {ignore!r}" in finding.message
     assert check(with_annotations(annotation(7, ignore=0))).counts == {}
 
 
@@ -683,6 +686,35 @@ def test_corners_given_as_sizes_are_an_error(check):
     assert report.counts["boxes-are-corners"] == report.num("error") == 1
     assert report.counts["box-beyond-image"] == 5
     assert "5 of 6 boxes" in next(f for f in report.findings if f.severity == "error").message
+
+
+@pytest.mark.parametrize("wrong", [[0, 0, 40, 24], [5, 5, 3, 3], [-4, 2, 9, 9]])
+def test_corners_are_found_if_one_box_of_many_is_wrong(check, wrong):
+    corners = change_each(spread_boxes(), bbox=lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+    many = [
+        {**entry, "id": 10 * copy + entry["id"], "bbox": [x + copy / 10, *rest]}
+        for copy in range(5)
+        for entry in corners["annotations"]
+        for x, *rest in [entry["bbox"]]
+    ]
+    many[0]["bbox"] = wrong
+    report = check({**corners, "annotations": many})
+    assert report.counts["boxes-are-corners"] == report.num("error") == 1
+    message = next(f for f in report.findings if f.severity == "error").message
+    assert "as [x1, y1, x2, y2], 29 fit" in message
+
+
+def test_a_box_format_is_not_guessed_from_some_boxes(check):
+    content = spread_boxes()
+    for entry in content["annotations"][:2]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+    assert "boxes-are-corners" not in check(content).counts
+
+
+def test_objects_of_unknown_images_are_not_called_missing(check):
+    content = change_each(coco(), image_id=str)
+    assert only(check(content), "annotation-image-id")
 
 
 def test_centers_given_as_corners_are_a_warning(check):
@@ -1018,7 +1050,8 @@ def test_objects_twice_tiny_boxes_and_iscrowd_are_found_in_dicts(dicts):
     sizes = {"width": 32, "height": 24}
     twice = [{**x, **sizes, "annotations": x["annotations"] * 2} for x in dicts]
     assert check_dicts(twice, num_classes=1).counts == {"object-twice": 2}
-    assert check_dicts([{**x, "width": None} for x in twice], num_classes=1).counts == {}
+    unsized = [{**x, "annotations": x["annotations"] * 2} for x in dicts]
+    assert check_dicts(unsized, num_classes=1).counts == {}
     tiny = dataset_dict([0.1, 0.2, 0.3, 0.4])["annotations"]
     report = check_dicts([{**x, **sizes, "annotations": tiny} for x in dicts], num_classes=1)
     assert report.counts == {"box-tiny": 2}
