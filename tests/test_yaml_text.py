@@ -89,6 +89,18 @@ def test_a_file_that_is_no_text_of_this_size_is_named(content, message, tmp_path
             read(tmp_path / "a.yaml")
 
 
+def test_a_file_that_changes_is_checked_again(tmp_path):
+    file = tmp_path / "a.yaml"
+    for text in ("SEED: 1", "SEED: 2"):
+        file.write_text(text)
+        cfg = get_cfg()
+        cfg.merge_from_file(str(file))
+        assert f"SEED: {cfg.SEED}" == text
+    file.write_text("SEED: 1\nSEED: 2")
+    with pytest.raises(ValueError, match="line 2: the key 'SEED' stands twice"):
+        get_cfg().merge_from_file(str(file))
+
+
 def test_a_base_that_fans_out_ends_after_some_files(tmp_path):
     for level in range(30):
         below = f"{level + 1}.yaml"
