@@ -5,6 +5,7 @@ The config node of this package: it reads YAML safely and explains unknown keys.
 from __future__ import annotations
 
 import contextlib
+import functools
 import numbers
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 from .names import did_you_mean, shown
-from .yaml_text import MERGE, children, compose, load, read_text
+from .yaml_text import MERGE, children, compose, construct, read_text
 
 RENAMED = {
     "MODEL.FOCAL.CLS_LOSS.BETA": "MODEL.FOCAL.CLS_LOSS.FL_STAR_BETA",
@@ -178,6 +179,7 @@ def _get(cfg: Mapping[str, Any], full_key: str) -> Any:
     return value
 
 
+@functools.lru_cache(MAX_FILES)  # many configs have the same base, and each is loaded twice
 def _check_yaml(file: str, text: str, *, allow_unsafe: bool) -> None:
     """Check form and values; this executes nothing and opens no other file."""
     root = compose(text, file)
@@ -195,7 +197,7 @@ def _check_yaml(file: str, text: str, *, allow_unsafe: bool) -> None:
                 "value, or, if you have read the file, give --allow-unsafe-yaml"
             )
     if not allow_unsafe:
-        load(text, file)
+        construct(root, file)
     for node in _nodes(root):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag not in {"tag:yaml.org,2002:str", MERGE}:

@@ -73,7 +73,11 @@ def load(text: str, name: str) -> Any:
     Raises:
         ValueError: a value does not fit its tag, or a tag may run code.
     """
-    root = compose(text, name)
+    return construct(compose(text, name), name)
+
+
+def construct(root: yaml.Node | None, name: str) -> Any:
+    """Return the values of the nodes of :func:`compose`, with the errors of :func:`load`."""
     if root is None:
         return None
     try:

@@ -20,15 +20,16 @@ def _load(file, allow_unsafe):
     return pickle.dumps(_load_yaml_with_base(FocalCfgNode, file, allow_unsafe))
 
 
+def load_once(_, file, allow_unsafe=False):
+    """Do what `FocalCfgNode.load_yaml_with_base` does, but parse a file once in a process."""
+    return pickle.loads(_load(file, allow_unsafe))
+
+
 @contextlib.contextmanager
 def files_read_once():
     """Parse a file that many configs are based on only once in this context."""
-
-    def load(_, file, allow_unsafe=False):
-        return pickle.loads(_load(file, allow_unsafe))
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FocalCfgNode, "load_yaml_with_base", classmethod(load))
+        patch.setattr(FocalCfgNode, "load_yaml_with_base", classmethod(load_once))
         yield
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-from typing import Any
 
 import PIL.Image
-from detectron2.engine import defaults
+
+from focal_plugin import get_cfg
+from focal_plugin.config_node import FocalCfgNode
+
+from .cached_configs import load_once
+from .conftest import ROOT
 
 LATE = (
     "absl.logging",
@@ -16,11 +20,6 @@ LATE = (
     "focal_plugin.ops.dense_loss_cpp",
     "focal_plugin.ops.dense_loss_eager",
     "focal_plugin.ops.dense_loss_triton",
-    "pygments.formatters.terminal256",
-    "pygments.lexers.data",
-    "pygments.lexers.python",
-    "pygments.styles.monokai",
-    "pygments.unistring",
     "torch._subclasses.schema_check_mode",
     "torch.distributed.launcher.api",
     "torch.utils.cpp_extension",
@@ -29,25 +28,12 @@ LATE = (
 )
 """Modules that a training imports while it runs, if they are installed."""
 
-
-def _look_up(cfg: Any, *keys: str, default: Any = None) -> Any:
-    """
-    Look up a key as `detectron2.engine.defaults._try_get_key` does, but faster.
-
-    That function converts the whole config to YAML and back, three times in each run.
-    """
-    for key in keys:
-        value = cfg
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            return value
-    return default
-
-
 for name in LATE:
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 PIL.Image.preinit()
+FocalCfgNode.load_yaml_with_base = classmethod(load_once)
+for file in (ROOT / "configs/quick_schedules").glob("*_instant_test.yaml"):
+    get_cfg().merge_from_file(str(file))
+gc.enable()  # conftest.py disables it
 gc.freeze()  # a collection in a forked process would copy the whole memory of the server
-defaults._try_get_key = _look_up

@@ -56,10 +56,11 @@ def start_logs(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info(f"{doing} {args.config_file} in {folder}; details are in {folder / LOG_FILE}")
     logger.debug(f"Processes: {comm.get_world_size()}. Environment info:\n{collect_env_info()}")
     logger.debug(f"Command line arguments: {args}")
-    logger.debug(f"Running with full config:\n{cfg.dump()}")
+    config = cfg.dump()
+    logger.debug(f"Running with full config:\n{config}")
     record = folder / CONFIG_FILE
     if rank == 0 and not (args.eval_only and record.exists()):
-        record.write_text(cfg.dump(), encoding="utf-8")
+        record.write_text(config, encoding="utf-8")
     seed_all_rng(cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

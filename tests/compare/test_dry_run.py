@@ -18,6 +18,7 @@ from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.plan.spec import read_plan
 
 from ..conftest import ROOT
+from ..forked import NARROW
 
 BASE = str(ROOT / "configs" / "Shapes-Detection" / "retinanet_small.yaml")
 GAMMA = "MODEL.RETINANET.FOCAL_LOSS_GAMMA"
@@ -99,9 +100,11 @@ def test_time_is_estimated_for_the_runs_that_are_left(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.slow
-def test_a_few_steps_of_a_real_arm_are_timed(tmp_path):
+def test_a_few_steps_of_a_real_arm_are_timed(tmp_path, tiny_shapes):
     cfg = read_plan(write(tmp_path, arms={"FL": []})).configs["FL"].clone()
     cfg.merge_from_list(["SEED", 1, "MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", 1])
+    cfg.merge_from_list(["DATASETS.TRAIN", (tiny_shapes.name,)])
+    cfg.merge_from_list([part for pair in NARROW.items() for part in pair])
     assert 0 < run_command.seconds_per_step(cfg, warm_up=0, timed=1) < 60
 
 

@@ -18,19 +18,24 @@ from focal_plugin.engine import Trainer
 from focal_plugin.engine.amp import amp_precision
 from focal_plugin.engine.nonfinite import NonFiniteError
 
+from ..cached_configs import read_cfg
 from ..conftest import ROOT
 from ..each import each
+from ..forked import NARROW
 
 pytestmark = pytest.mark.slow
 
 TWO_STAGE = ROOT / "configs/quick_schedules/faster_rcnn_small_instant_test.yaml"
 CONFIG = ROOT / "configs/quick_schedules/retinanet_small_instant_test.yaml"
+SMALL = (
+    *(part for pair in NARROW.items() for part in pair),
+    *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64),
+)
 
 
 @pytest.fixture
 def cfg(tiny_shapes, tmp_path):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIG))
+    cfg = read_cfg(CONFIG, *SMALL)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("tiny_shapes",), ()
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.MODEL.DEVICE = "cpu"
@@ -54,6 +59,7 @@ AUGMENTED = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (96,))
 @each("file", [CONFIG, TWO_STAGE])
 def test_an_evaluation_with_augmentation_follows_the_last_one(cfg, file):
     cfg.merge_from_file(str(file))
+    cfg.merge_from_list([*SMALL, "DATALOADER.NUM_WORKERS", 0])
     cfg.merge_from_list(["DATASETS.TRAIN", ("tiny_shapes",), "DATASETS.TEST", ("tiny_shapes",)])
     cfg.merge_from_list(["SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 2])
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
@@ -246,6 +252,7 @@ def test_proposals_from_predictions_that_are_not_finite_do_not_end_a_skipped_ste
     two_stage.OUTPUT_DIR, two_stage.SEED = cfg.OUTPUT_DIR, cfg.SEED
     two_stage.MODEL.FOCAL.NONFINITE.POLICY = "skip"
     two_stage.SOLVER.IMS_PER_BATCH, two_stage.SOLVER.MAX_ITER = 2, 2
+    two_stage.DATALOADER.NUM_WORKERS = 0
     trainer = Trainer(two_stage)
 
     def spoil(model, inputs):
