@@ -5,7 +5,11 @@ Train or evaluate a detector on one or several machines, with the flags of Detec
     python train_net.py --help
 """
 
-from focal_plugin.engine.train import invoke_main
+import sys
 
 if __name__ == "__main__":
+    try:
+        from focal_plugin.engine.train import invoke_main
+    except KeyboardInterrupt:  # PyTorch takes seconds
+        sys.exit(130)
     invoke_main()

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .config_node import FocalCfgNode
-from .registry import default_of, outside_components
+from .registry import OutsideComponent, RegistrationError, default_of, outside_components
 
 
 def get_cfg() -> FocalCfgNode:
@@ -305,12 +305,29 @@ def _add_keys_of_outside_components(cfg: CfgNode) -> None:
     for component in outside_components:
         for argument, key in getattr(component.component, "config_keys", {}).items():
             for stage in ("", "RPN.", "ROI_HEADS.") if key.startswith(shared) else ("",):
-                *nodes, leaf = key.replace("MODEL.FOCAL.", f"MODEL.FOCAL.{stage}", 1).split(".")
-                node = cfg
-                for name in nodes:
-                    node = node.setdefault(name, type(cfg)())
-                if leaf not in node:
-                    node[leaf] = default_of(component, argument)
+                own = key.replace("MODEL.FOCAL.", f"MODEL.FOCAL.{stage}", 1)
+                _add_option(cfg, own, component, argument)
+
+
+def _add_option(cfg: CfgNode, key: str, component: OutsideComponent, argument: str) -> None:
+    """
+    Add a key with the default of its argument, unless the config has it.
+
+    Raises:
+        RegistrationError: the key cannot hold a value, or the argument has no default that fits.
+    """
+    *nodes, leaf = key.split(".")
+    node = cfg
+    for name in nodes:
+        node = node.setdefault(name, type(cfg)())
+        if not isinstance(node, CfgNode):
+            raise RegistrationError(f"config_keys of {component.name}: no key can be {key}")
+    value = node[leaf] if leaf in node else default_of(component, argument)
+    if isinstance(value, dict):
+        raise RegistrationError(
+            f"config_keys of {component.name}: {key} must be a number, text or a list"
+        )
+    node[leaf] = value
 
 
 def _options_of(part: CfgNode, *without: str) -> CfgNode:

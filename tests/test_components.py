@@ -185,6 +185,8 @@ def test_a_loss_known_as_a_sum_trains_without_mining_and_diagnostics(folder):
         ("return logits.detach().square().sum()", "without a gradient"),
         ("return logits.square().sum(0)", r"one loss for each of 4 rows, got shape \(3,\)"),
         ("return 1.0", "got float"),
+        ("return logits.sum() * float('nan')", "returns NaN or infinity for usual inputs"),
+        ("return (logits / 0).square().sum()", "returns NaN or infinity for usual inputs"),
         ("return F.one_hot(labels, 3).sub(logits).sum()", r"fails on tensors \(4, 3\) and \(4,\)"),
     ],
 )
@@ -375,6 +377,34 @@ def test_a_name_of_two_files_is_one_line_with_both_modules(folder):
 def test_an_option_without_a_default_is_refused_when_its_key_is_added(folder):
     load(folder, PLAIN.replace("factor: float = 1.0", "factor"))
     with pytest.raises(RegistrationError, match="config_keys of PlainLoss: 'factor' has no def"):
+        get_cfg()
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "problem"),
+    [
+        ("MODEL.RETINANET", "1.0", "MODEL.RETINANET must be a number, text or a list"),
+        ("MODEL.FOCAL.CLS_LOSS", "1.0", "MODEL.FOCAL.CLS_LOSS must be a number, text or a list"),
+        ("MODEL.DEVICE.NAME", "1.0", "no key can be MODEL.DEVICE.NAME"),
+        ("MODEL.FOCAL.CLS_LOSS.TABLE", "{1: 2}", "TABLE must be a number, text or a list"),
+    ],
+)
+def test_an_option_that_no_key_can_hold_is_refused(folder, key, default, problem):
+    load(
+        folder,
+        f"""
+@CLS_LOSS_REGISTRY.register()
+class KeyedLoss(nn.Module):
+    config_keys = {{"factor": "{key}"}}
+
+    def __init__(self, factor={default}):
+        super().__init__()
+
+    def forward(self, logits, labels):
+        return logits.square().sum()
+""",
+    )
+    with pytest.raises(RegistrationError, match=f"^config_keys of KeyedLoss: .*{problem}"):
         get_cfg()
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.layers import get_norm
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -16,7 +18,9 @@ from detectron2.modeling import (
     build_backbone,
 )
 from detectron2.utils.registry import Registry
+from PIL import Image
 
+from ..checks import check_choice
 from ..names import did_you_mean
 from ..registry import DENSE
 from .finite import check_solver
@@ -34,8 +38,40 @@ NAMES_OF_RCNN: Mapping[str, Registry] = {
 }
 """Keys that name a component of `GeneralizedRCNN` only."""
 
-AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD")
-"""Counts that a training requires."""
+AT_LEAST_ONE = (
+    "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RETINANET.NUM_CONVS",
+    "INPUT.MAX_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TEST",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+)
+"""Counts that cannot be 0."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "DATALOADER.SAMPLER_TRAIN": (
+        "TrainingSampler",
+        "RepeatFactorTrainingSampler",
+        "RandomSubsetTrainingSampler",
+    ),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+}
+"""Keys of a training -> all their values in Detectron2."""
+
+NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.RETINANET.NORM", "MODEL.ROI_BOX_HEAD.NORM")
+"""Keys that name a normalization."""
+
+MATCHERS = ("MODEL.RETINANET", "MODEL.RPN", "MODEL.ROI_HEADS")
+"""Nodes whose `IOU_THRESHOLDS` separate their `IOU_LABELS`."""
+
+BOX_WEIGHTS = (
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+    "MODEL.RPN.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+)
+"""Keys with the weights of x, y, width and height, and of the angle if there is one."""
 
 WITHOUT_ANGLE = ("RetinaNet", "FocalRetinaNet", "RPN", "FocalRPN")
 """Detectors and proposal generators whose boxes have no angle."""
@@ -49,10 +85,16 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
         KeyError: a component is unknown; the message suggests the nearest name.
         ValueError: a value cannot work; the message names its key.
     """
+    if not cfg.OUTPUT_DIR:
+        raise ValueError("OUTPUT_DIR is empty: name a folder")
+    if cfg.SEED >= 2**32:
+        raise ValueError(f"SEED must be < 2**32, got {cfg.SEED}")
     _check_device(cfg.MODEL.DEVICE)
+    _check_counts(cfg, processes)
+    _check_pixels(cfg)
     if training:
-        _check_counts(cfg, processes)
         check_solver(cfg)
+        _check_augmentation(cfg)
     key = "TRAIN" if training else "TEST"
     if not cfg.DATASETS[key]:
         raise ValueError(f"DATASETS.{key} is empty: name a dataset, such as \"('my_dataset',)\"")
@@ -60,6 +102,8 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
     for full_key, registry in {**NAMES, **(NAMES_OF_RCNN if is_rcnn else {})}.items():
         _check_name(cfg, full_key, registry)
     _check_anchors(cfg, is_rcnn=is_rcnn)
+    _check_boxes(cfg)
+    _check_norms(cfg)
 
 
 @contextmanager
@@ -87,6 +131,8 @@ def _check_device(name: str) -> None:
         raise ValueError(
             f"MODEL.DEVICE is {name!r}: it must be cpu, cuda, cuda:0 or auto"
         ) from None
+    if device.type == "meta":
+        raise ValueError(f"MODEL.DEVICE is {name!r}, which computes nothing: set cpu, cuda or auto")
     if device.type != "cuda":
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -110,6 +156,61 @@ def _check_counts(cfg: CfgNode, processes: int) -> None:
             f"SOLVER.IMS_PER_BATCH must be a multiple of the {share} processes, got "
             f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
+
+
+def _check_pixels(cfg: CfgNode) -> None:
+    """Check that the format of images fits the numbers of each channel."""
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std) or not all(std):
+        raise ValueError(
+            f"MODEL.PIXEL_MEAN and MODEL.PIXEL_STD must have one number for each channel, and the "
+            f"second no 0, got {mean} and {std}"
+        )
+    try:
+        pixels = convert_PIL_to_numpy(Image.new("RGB", (1, 1)), cfg.INPUT.FORMAT)
+    except ValueError:
+        raise ValueError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: it must be BGR, RGB, L or another mode of PIL"
+        ) from None
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if channels not in {1, len(mean)}:
+        raise ValueError(
+            f"MODEL.PIXEL_MEAN has {len(mean)} numbers, but INPUT.FORMAT {cfg.INPUT.FORMAT} has "
+            f"{channels} channels"
+        )
+
+
+def _check_augmentation(cfg: CfgNode) -> None:
+    for key, choices in CHOICES.items():
+        check_choice(key, DENSE.read(cfg, key), choices)
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    if not sizes or min(sizes) < 0:
+        raise ValueError(f"INPUT.MIN_SIZE_TRAIN must have sizes >= 0, such as (800,), got {sizes}")
+
+
+def _check_boxes(cfg: CfgNode) -> None:
+    for node in MATCHERS:
+        thresholds = DENSE.read(cfg, f"{node}.IOU_THRESHOLDS")
+        labels = DENSE.read(cfg, f"{node}.IOU_LABELS")
+        if thresholds != sorted(thresholds) or len(labels) != len(thresholds) + 1:
+            raise ValueError(
+                f"{node}.IOU_THRESHOLDS must rise, and IOU_LABELS have one entry more, got "
+                f"{thresholds} and {labels}"
+            )
+    for key in BOX_WEIGHTS:
+        weights = DENSE.read(cfg, key)
+        if len(weights) not in {4, 5} or min(weights) <= 0:
+            raise ValueError(f"{key} must have 4 numbers > 0, got {weights}")
+
+
+def _check_norms(cfg: CfgNode) -> None:
+    for key in NORMS:
+        try:
+            get_norm(DENSE.read(cfg, key), 32)
+        except KeyError as error:
+            raise ValueError(
+                f"{key} is {error}: it must be BN, SyncBN, FrozenBN, GN, LN or empty"
+            ) from None
 
 
 def _check_name(cfg: CfgNode, full_key: str, registry: Registry) -> None:

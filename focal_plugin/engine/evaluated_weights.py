@@ -11,6 +11,7 @@ from torch import nn
 
 from ..run_folder import FINAL_WEIGHTS, LAST_CHECKPOINT
 from .checkpoints.checkpointer import Checkpointer, CheckpointError
+from .finite import wrong_weight
 from .trainer import Trainer
 
 
@@ -46,11 +47,14 @@ def load_model(cfg: CfgNode, args: argparse.Namespace, options: dict[str, Any]) 
         options: options of :class:`~focal_plugin.engine.checkpoints.checkpointer.Checkpointer`.
 
     Raises:
-        CheckpointError: a tensor was not loaded, and --allow-partial-weights is not given.
+        CheckpointError: a tensor was not loaded, and --allow-partial-weights is not given; or a
+            weight is not finite.
     """
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **options)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     if not args.allow_partial_weights:
         checkpointer.check_complete()
+    if problem := wrong_weight(model):
+        raise CheckpointError(f"{problem}, so the model cannot be evaluated; give other weights")
     return model

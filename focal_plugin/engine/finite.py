@@ -10,13 +10,15 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..checks import check_option
+
 LARGEST = torch.finfo(torch.float32).max
 """Largest number that an optimizer can use: beyond it, float32 weights become infinite."""
 
 
 def check_solver(cfg: CfgNode) -> None:
     """
-    Check that every number of `SOLVER` is finite in float32.
+    Check that every number of `SOLVER` is finite in float32, and that no rate is negative.
 
     Raises:
         ValueError: one is not; the message names its key.
@@ -28,6 +30,10 @@ def check_solver(cfg: CfgNode) -> None:
                 raise ValueError(
                     f"{key} must be a finite number, at most {LARGEST:.3g}, got {value!r:.80}"
                 )
+    for name in ("BASE_LR", "MOMENTUM", "WEIGHT_DECAY"):
+        check_option(f"SOLVER.{name}", cfg.SOLVER[name], low=0)
+    if cfg.SOLVER.WEIGHT_DECAY_BIAS is not None:  # None has no type, so text is possible
+        check_option("SOLVER.WEIGHT_DECAY_BIAS", cfg.SOLVER.WEIGHT_DECAY_BIAS, low=0)
 
 
 def weights_are_finite(model: nn.Module, *, gradients: bool = True) -> bool:

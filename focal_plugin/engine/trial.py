@@ -13,16 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from torch import nn
 
-from ..checks import check_choice
 from ..data.loading.image_cache import build_train_mapper
 from ..modeling import knows_crowds
 from .amp import amp_precision
 from .config_checks import building_explained, check_config
 from .nonfinite import NonFinitePolicy
 from .trainer import Trainer
-
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
-"""Detectron2's values of `DATALOADER.SAMPLER_TRAIN`."""
 
 
 def check_arm(cfg: CfgNode, *, here: bool = True) -> None:
@@ -39,7 +35,6 @@ def check_arm(cfg: CfgNode, *, here: bool = True) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.FOCAL.INIT = "stock"
-    check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     amp_precision(cfg)
     if not here or cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cpu"

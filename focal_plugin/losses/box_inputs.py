@@ -16,8 +16,12 @@ def float32_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         both in float32.
 
     Raises:
+        TypeError: one of them is no tensor.
         ValueError: the shapes do not match.
     """
+    for name, value in (("predictions", pred), ("targets", target)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if pred.shape != target.shape or pred.dim() != 2 or pred.shape[1] != 4:
         raise ValueError(
             "predictions and targets must both be (V, 4), got "

@@ -188,9 +188,13 @@ def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
     Raise an error if logits and labels do not match.
 
     Raises:
+        TypeError: logits or labels are no tensor.
         ValueError: the shapes do not match, labels are not integers, or (checked on the CPU only) a
             label is outside -1..num_classes.
     """
+    for name, value in (("logits", logits), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if logits.shape[:-1] != labels.shape or logits.dim() == 0:
         raise ValueError(
             "logits must be (..., K) and labels (...), got "

@@ -228,6 +228,8 @@ def _try(module: nn.Module, name: str, *tensors: Tensor) -> Tensor:
         )
     if not loss.requires_grad:
         raise ValueError(f"{name}.forward returns a loss without a gradient")
+    if not torch.isfinite(loss).all():
+        raise ValueError(f"{name}.forward returns NaN or infinity for usual inputs")
     return loss
 
 

@@ -235,7 +235,8 @@ def zip_levels(
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """Return the logits, labels and quality of each level, of one tensor or several."""
     if isinstance(logits, Tensor):
-        assert isinstance(labels, Tensor)
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
         assert quality is None or isinstance(quality, Tensor)
         return [(logits, labels, quality)]
     qualities = [None] * len(logits) if quality is None else quality

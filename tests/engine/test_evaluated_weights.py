@@ -77,6 +77,19 @@ def test_a_checkpoint_of_another_class_count_lists_what_was_not_loaded(cfg, tmp_
     load_model(cfg, arguments(allow_partial_weights=True), {})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_not_evaluated(cfg, tmp_path, value):
+    state = Trainer.build_model(cfg).state_dict()
+    state["head.cls_score.weight"][0, 0, 0, 0] = value
+    cfg.MODEL.WEIGHTS = str(tmp_path / "diverged.pth")
+    torch.save({"model": state}, cfg.MODEL.WEIGHTS)
+    with pytest.raises(
+        CheckpointError, match=r"of head\.cls_score\.weight are not finite"
+    ) as error:
+        load_model(cfg, arguments(), {})
+    assert "\n" not in str(error.value)
+
+
 def parts(**sizes):
     return nn.ModuleDict({name: nn.Linear(size, size) for name, size in sizes.items()})
 

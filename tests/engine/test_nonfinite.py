@@ -263,6 +263,20 @@ def test_a_number_of_the_solver_that_is_not_finite_is_refused_by_its_key(key, va
         check_solver(cfg)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("BASE_LR", -0.1), ("MOMENTUM", -1.0), ("WEIGHT_DECAY", -1e-9)),
+        *(("WEIGHT_DECAY_BIAS", "nan"), ("WEIGHT_DECAY_BIAS", -1.0), ("WEIGHT_DECAY_BIAS", "x")),
+    ],
+)
+def test_a_negative_rate_and_a_text_are_refused_by_their_key(name, value):
+    cfg = get_cfg()
+    cfg.SOLVER[name] = value
+    with pytest.raises(ValueError, match=rf"^SOLVER\.{name} must be (a number|>= 0), got "):
+        check_solver(cfg)
+
+
 def test_an_infinite_norm_and_limit_of_gradients_are_legal():
     cfg = get_cfg()
     check_solver(cfg)

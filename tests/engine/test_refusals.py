@@ -65,6 +65,25 @@ def refused(tiny_shapes, tmp_path, monkeypatch):
         (["MODEL.FPN.IN_FEATURES", "['res3', 'res9']"], "MODEL.FPN.IN_FEATURES names res9, but"),
         (["MODEL.WEIGHTS", "no/such.pth"], "MODEL.WEIGHTS no/such.pth: file not found; give the"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty: name a dataset"),
+        (["MODEL.DEVICE", "meta"], "MODEL.DEVICE is 'meta', which computes nothing"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty: name a folder"),
+        (["SEED", str(2**32)], "SEED must be < 2**32, got 4294967296"),
+        (["MODEL.PIXEL_MEAN", "[1.0]"], "PIXEL_STD must have one number for each channel"),
+        (["MODEL.PIXEL_STD", "[1, 0, 1]"], "PIXEL_STD must have one number for each channel"),
+        (["MODEL.PIXEL_MEAN", "[1]", "MODEL.PIXEL_STD", "[1]"], "BGR has 3 channels"),
+        (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT is 'XYZ': it must be BGR, RGB, L"),
+        (["INPUT.FORMAT", "RGBA"], "PIXEL_MEAN has 3 numbers, but INPUT.FORMAT RGBA has 4"),
+        (["INPUT.MIN_SIZE_TRAIN", "()"], "INPUT.MIN_SIZE_TRAIN must have sizes >= 0"),
+        (["INPUT.MAX_SIZE_TRAIN", "0"], "INPUT.MAX_SIZE_TRAIN must be >= 1, got 0"),
+        (["INPUT.RANDOM_FLIP", "both"], "INPUT.RANDOM_FLIP must be one of"),
+        (["INPUT.CROP.TYPE", "center"], "INPUT.CROP.TYPE must be one of"),
+        (["DATALOADER.SAMPLER_TRAIN", "Random"], "DATALOADER.SAMPLER_TRAIN must be one of"),
+        (["MODEL.FPN.OUT_CHANNELS", "0"], "MODEL.FPN.OUT_CHANNELS must be >= 1, got 0"),
+        (["MODEL.FPN.NORM", "Batch"], "MODEL.FPN.NORM is 'Batch': it must be BN, SyncBN"),
+        (["MODEL.RETINANET.NUM_CONVS", "0"], "MODEL.RETINANET.NUM_CONVS must be >= 1, got 0"),
+        (["MODEL.RETINANET.IOU_THRESHOLDS", "[0.5, 0.4]"], "RETINANET.IOU_THRESHOLDS must rise"),
+        (["MODEL.RETINANET.IOU_LABELS", "[0, 1]"], "and IOU_LABELS have one entry more"),
+        (["MODEL.RETINANET.BBOX_REG_WEIGHTS", "(1, 1)"], "BBOX_REG_WEIGHTS must have 4 numbers"),
         (["SOLVER.MAX_ITERS", "3"], "did you mean 'SOLVER.MAX_ITER'?"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be a float, such as "),
         (["SOLVER.LR_SCHEDULER_NAME", "Nope"], "Unknown LR scheduler: Nope (in detectron2/"),
@@ -208,3 +227,17 @@ def test_the_script_prints_the_reason_once(monkeypatch, capsys):
 
 def test_a_process_of_several_reports_the_reason_to_its_parent():
     assert ranks._read_error(Refusal("KeyError: no such key")) == (2, "KeyError: no such key")
+
+
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(monkeypatch):
+    real = __import__
+
+    def interrupted(name, *args, **keywords):
+        if name == "focal_plugin.engine.train":
+            raise KeyboardInterrupt
+        return real(name, *args, **keywords)
+
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
+    assert end.value.code == 130

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from focal_plugin.losses import asymmetric_loss, giou_loss, sigmoid_focal_loss, softmax_focal_loss
 from focal_plugin.losses.one_vs_rest import one_vs_rest, sum_per_class
 
 from .regimes import TOLERANCE, K, assert_value_and_gradient_match, one_hot, random_batch
@@ -104,3 +106,12 @@ def test_no_one_hot_target_is_created(combine):
         _cross_entropy(logits, labels, combine)
     assert 0 < len(made.dtypes) <= 5
     assert set(made.dtypes) == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.asarray])
+@pytest.mark.parametrize(
+    "loss", [sigmoid_focal_loss, softmax_focal_loss, asymmetric_loss, giou_loss]
+)
+def test_what_is_no_tensor_is_refused_by_name(loss, kind):
+    with pytest.raises(TypeError, match=r"^(labels|targets) must be a tensor, got (list|tuple|nd)"):
+        loss(torch.zeros(4, 4), kind([0, 1, 2, 3]))

@@ -19,6 +19,7 @@ from ...run_folder import (
     detections_folder,
     snapshot_files,
 )
+from ...yaml_text import load
 from ..plan.comparison import Comparison, Run
 from .environment import Environment
 from .result import Metrics, Result, read_metrics
@@ -159,8 +160,8 @@ def _lines(numbers: tuple[int, ...]) -> str:
 
 
 def _config_of(text: str) -> CfgNode:
-    try:
-        content = yaml.load(text, _YAML_LOADER)
+    try:  # without an alias, the fast loader cannot make more of the text than there is
+        content = load(text, "it") if "*" in text else yaml.load(text, _YAML_LOADER)
     except yaml.YAMLError as error:
         raise ValueError(f"it is not safe YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -46,7 +46,7 @@ RETINANET = {
     "head": (["MODEL.FOCAL.HEAD.NAME", "Head"], "MODEL.FOCAL.HEAD.NAME = 'Head'"),
     "normalizer": (["MODEL.FOCAL.NORMALIZER.NAME", "mean"], "NORMALIZER"),
     "labels": (["MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY", "yes"], "LOW_QUALITY"),
-    "thresholds": (["MODEL.RETINANET.IOU_THRESHOLDS", [0.5, 0.4]], "matcher.py, line"),
+    "thresholds": (["MODEL.RETINANET.IOU_THRESHOLDS", [0.5, 0.4]], "IOU_THRESHOLDS must rise"),
     "features": (["MODEL.RETINANET.IN_FEATURES", ["p3", "p9"]], "p9"),
     "scheduler": (["SOLVER.LR_SCHEDULER_NAME", "Cosine"], "Unknown LR scheduler: Cosine"),
     "policy": (["MODEL.FOCAL.NONFINITE.POLICY", "ignore"], "NONFINITE.POLICY must be one of"),

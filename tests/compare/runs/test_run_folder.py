@@ -1,6 +1,7 @@
 """Tests of the files of a run: config, start and environment."""
 
 import json
+import time
 
 import pytest
 import yaml
@@ -188,6 +189,19 @@ def test_a_malformed_config_is_an_error_that_names_the_file(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         read_config(file)
+
+
+def test_a_config_whose_aliases_stand_for_gigabytes_is_refused_within_a_second(tmp_path):
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    file = tmp_path / "config.yaml"
+    file.write_text("\n".join(lines))
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"config\.yaml .* more than 100000 values"):
+        read_config(file)
+    assert time.monotonic() - start < 1
+    file.write_text("\n".join(lines[:2]))
+    assert read_config(file).a1 == [[1] * 9] * 9
 
 
 def test_detectron2_writes_no_tag_that_the_safe_loader_refuses():
