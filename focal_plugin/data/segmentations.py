@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +31,12 @@ def kind_of_segmentation(segmentation: Any) -> SegmentationKind:
         return "rle" if _is_rle(segmentation) else "unusable"
     if not isinstance(segmentation, list) or not all(map(_is_list_of_numbers, segmentation)):
         return "unusable"
-    whole = (len(x) % 2 == 0 and len(x) >= MIN_COORDINATES for x in segmentation)
-    return "polygons" if any(whole) else "unusable"
+    return "polygons" if any(map(is_whole, segmentation)) else "unusable"
+
+
+def is_whole(polygon: Sequence[float]) -> bool:
+    """Return True for three or more points; Detectron2's loader drops other polygons."""
+    return len(polygon) % 2 == 0 and len(polygon) >= MIN_COORDINATES
 
 
 def has_mask(annotation: dict[str, Any]) -> bool:
@@ -57,6 +62,6 @@ def _is_rle(value: dict[str, Any]) -> bool:
         return False
     if isinstance(counts, list):
         # pycocotools leaves the pixels beyond the last run undefined.
-        is_whole = set(map(type, counts)) == {int} and min(counts) >= 0
-        return is_whole and sum(counts) == size[0] * size[1]
+        are_lengths = set(map(type, counts)) == {int} and min(counts) >= 0
+        return are_lengths and sum(counts) == size[0] * size[1]
     return isinstance(counts, str | bytes) and len(counts) > 0

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ..segmentations import has_mask, kind_of_segmentation
+from ..segmentations import has_mask, is_whole, kind_of_segmentation
 from .annotation_names import AnnotationNames
+from .dict_rules import fault_of_box
 from .findings import Findings
 
 MASK_FORMATS = ("polygon", "bitmask")
@@ -89,7 +92,21 @@ def _fault_of_mask(mask_format: str, annotation: dict[str, Any]) -> tuple[str, s
     kind = kind_of_segmentation(annotation["segmentation"])
     if mask_format == "polygon" and kind != "polygons":
         return "mask-format", f'the segmentation is {kind}, INPUT.MASK_FORMAT is "polygon"'
+    if kind == "polygons" and fault_of_box(annotation) is None and _covers_nothing(annotation):
+        return "mask-empty", f"box {annotation['bbox']}"
     return None
+
+
+def _covers_nothing(annotation: dict[str, Any]) -> bool:
+    """Return True if the extent of the polygons and the box have no area in common."""
+    polygons = filter(is_whole, annotation["segmentation"])
+    points = np.concatenate([np.reshape(x, (-1, 2)) for x in polygons])
+    x0, y0, x1, y1 = BoxMode.convert(
+        list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
+    )
+    lower = np.maximum(points.min(axis=0), (x0, y0))
+    upper = np.minimum(points.max(axis=0), (x1, y1))
+    return bool((upper <= lower).any())
 
 
 def _fault_of_keypoints(number: int, annotation: dict[str, Any]) -> str | None:

@@ -309,6 +309,11 @@ RULES = {
         "add its segmentation, train boxes only with MODEL.MASK_ON False, or drop such objects "
         'from training with MODEL.FOCAL.DATA.CHECK "drop"',
     ),
+    "mask-empty": Rule(
+        "warning",
+        "MODEL.MASK_ON is True, but a polygon covers no pixel of its box",
+        'correct its segmentation or its "bbox"; the object trains an empty mask',
+    ),
     "mask-format": Rule(
         "error",
         "INPUT.MASK_FORMAT does not fit the masks",

@@ -136,6 +136,22 @@ def test_a_class_of_which_no_object_is_left_is_an_error(dataset):
         check_datasets(config(*MASKS, *DROP))
 
 
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [500, 500, 510, 500, 510, 510],
+        [5, 5, 5, 5, 5, 5],
+        [4, 9, 40, 9, 20, 9],
+        [-9, 0, -1, 0, -9, 9],
+    ],
+    ids=["outside the image", "a point", "a line", "left of the image"],
+)
+def test_a_polygon_without_a_pixel_of_its_box_is_named(dataset, polygon):
+    dataset({2: {"segmentation": [polygon]}})
+    (report,) = check_datasets(config(*MASKS))
+    assert [(f.rule, f.annotation_id) for f in report.findings] == [("mask-empty", 2)]
+
+
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
 def test_rle_requires_bitmasks(dataset, mask_format):
     dataset({4: {"segmentation": RLE}})
