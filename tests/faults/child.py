@@ -13,6 +13,8 @@ from pathlib import Path
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from focal_plugin.engine.train import invoke_main
+
 from ..forked import (
     ROOT,
     behave_like_a_command,
@@ -21,10 +23,6 @@ from ..forked import (
     redirect_output,
 )
 from .planted import Plant
-
-sys.path.insert(0, str(ROOT))
-
-import train_net
 
 
 def run(arguments: Sequence[str], log: Path, control: Path, plants: Sequence[Plant]) -> None:
@@ -78,4 +76,4 @@ def _train_as_worker(log: Path, *arguments: str) -> None:
 
 def _train(*arguments: str) -> None:
     sys.argv = [str(ROOT / "train_net.py"), *arguments]
-    train_net.invoke_main()
+    invoke_main()
