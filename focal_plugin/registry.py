@@ -222,7 +222,7 @@ def build_named(
         known = ", ".join(sorted(by_name))
         raise KeyError(
             f"{name_key} = {name!r} is not one of {known}{did_you_mean(name, by_name)}; "
-            "one of your own needs --import"
+            "one of your own needs --import, or imports in a spec"
         )
     try:
         part = by_name[name](cfg, *args, **({"config_scope": config_scope} if config_scope else {}))
