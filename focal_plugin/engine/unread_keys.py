@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 READ_LATER = (
     "VERSION",
     "CUDNN_BENCHMARK",
+    "FLOAT32_PRECISION",  # of Detectron2 since August 2024
     "GLOBAL",
     "DATASETS.TEST",
     "DATASETS.PROPOSAL_FILES_TEST",
