@@ -166,7 +166,7 @@ def test_weights_that_cannot_be_fetched_name_the_key(refused, address, monkeypat
     monkeypatch.setattr("iopath.common.file_io.download", no_network)
     text = refused("MODEL.WEIGHTS", address)
     assert f"MODEL.WEIGHTS {address} cannot be fetched (no network)" in text
-    assert 'set MODEL.WEIGHTS ""' in text
+    assert 'random weights with MODEL.WEIGHTS ""' in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

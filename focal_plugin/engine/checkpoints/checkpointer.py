@@ -209,7 +209,7 @@ class Checkpointer(DetectionCheckpointer):
         address, _, query = (path, "", "") if Path(path).is_file() else path.partition("?")
         if query not in {"", f"{HEURISTICS}=True"}:
             raise CheckpointError(f"{path}: unknown query ?{query}, expected ?{HEURISTICS}=True")
-        remedy = 'give the path of a file, or set MODEL.WEIGHTS "" to start from random weights'
+        remedy = 'give the path of a file, or train from random weights with MODEL.WEIGHTS ""'
         try:
             file = Path(self.path_manager.get_local_path(address))
         except Exception as error:  # each kind of address has errors of its own
