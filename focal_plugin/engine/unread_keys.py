@@ -81,10 +81,10 @@ class RecordingCfgNode(CfgNode):
     @property
     def unread(self) -> dict[str, Any]:
         """Full key -> value of each key that differs from its default and was not read."""
-        defaults = dict(_values(get_cfg()))
+        defaults = dict(leaves(get_cfg()))
         return {
             key: value
-            for key, value in _values(self)
+            for key, value in leaves(self)
             if key not in self.reads
             and value != defaults.get(key)
             and not f"{key}.".startswith(tuple(f"{x}." for x in (*READ_LATER, *SWITCHED)))
@@ -98,9 +98,10 @@ def warn_of_unread(cfg: RecordingCfgNode) -> None:
         logger.warning(f"Keys that have no effect in this run: {listed}")
 
 
-def _values(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full key and the value of each key that is no node."""
     for name, value in cfg.items():
         if isinstance(value, CfgNode):
-            yield from _values(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
 
 from ...data import DataError, check_datasets
 from ...engine.trial import check_arm
-from ...engine.unread_keys import RecordingCfgNode
+from ...engine.unread_keys import RecordingCfgNode, leaves
 
 
 class ArmCheck:
@@ -41,7 +40,7 @@ class ArmCheck:
             raise error
 
     def _data_error(self, cfg: CfgNode) -> DataError | None:
-        values = dict(_leaves(cfg))
+        values = dict(leaves(cfg))
         for read, error in self._outcomes:
             if all(values.get(key) == value for key, value in read.items()):
                 return error
@@ -54,11 +53,3 @@ class ArmCheck:
             error = found
         self._outcomes.append(({key: values[key] for key in recording.reads}, error))
         return error
-
-
-def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in cfg.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
