@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from focal_plugin_commands import message_of
-
 from .components import import_components
 from .config import get_cfg
 from .config_file import find_config_file
 from .data import (
-    DataError,
     DatasetArgument,
     Report,
     check_coco,
@@ -40,21 +36,7 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         0 if there are no errors; 1 for errors in the data; 2 for a mistake in the command.
     """
-    try:
-        import_components(args.imports)
-        return _check_data(args)
-    except KeyboardInterrupt:
-        print("\nfocal-plugin: interrupted", file=sys.stderr)
-        return 130
-    except DataError as error:
-        print(f"focal-plugin: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, KeyError, AssertionError, OSError) as error:
-        print(f"focal-plugin: {message_of(error)}", file=sys.stderr)
-        return 2
-
-
-def _check_data(args: argparse.Namespace) -> int:
+    import_components(args.imports)
     reports, strict = _of_config(args) if args.config_file else (_of_files(args), args.strict)
     for report in reports:
         print("\n".join(_text(report)), end="\n\n")

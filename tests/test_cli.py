@@ -1,6 +1,7 @@
 """focal-plugin as it is typed."""
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -15,6 +16,7 @@ from focal_plugin import __version__
 from focal_plugin.compare.analysis.detection_analysis import REPLICATES
 from focal_plugin.compare.running.engines.base import ENGINES
 from focal_plugin.data.shapes.png import encode_png
+from focal_plugin_commands import compare, plugin
 
 from .conftest import ROOT
 
@@ -220,29 +222,26 @@ def test_help_teaches_by_examples(capsys):
         assert word in said
 
 
-def test_every_line_of_the_examples_is_one_that_the_parser_takes():
-    lines = commands.CHECK_DATA_DESCRIPTION.replace("\\\n", " ").splitlines()
-    examples = [line.split()[1:] for line in lines if line.startswith("  focal-plugin ")]
-    assert len(examples) == 5
+@pytest.mark.parametrize(
+    ("program", "commands", "at_least"),
+    [("focal-compare", compare, 12), ("focal-plugin", plugin, 7)],
+)
+def test_every_example_of_the_help_is_one_that_the_parser_takes(program, commands, at_least):
+    parser = commands._parser()
+    parsers = [parser, *parser._subparsers._group_actions[0].choices.values()]
+    texts = "\n".join(f"{each.description}\n{each.epilog}" for each in parsers)
+    lines = texts.replace("\\\n", " ").splitlines()
+    examples = [line.split("#")[0] for line in lines if line.startswith(f"  {program} ")]
+    assert len(examples) >= at_least
     for example in examples:
-        commands._plugin_parser().parse_args(example)
-
-
-def test_every_example_of_focal_compare_is_one_that_the_parser_takes():
-    texts = commands.COMPARE_EXAMPLES + commands.RUN_EPILOG + commands.EXPLAIN_EPILOG
-    lines = [line.partition("  #")[0] for line in texts.splitlines()]
-    examples = [line.split()[1:] for line in lines if line.startswith("  focal-compare ")]
-    assert len(examples) > 10
-    for example in examples:
-        commands._compare_parser().parse_args(example)
+        parser.parse_args(shlex.split(example)[1:])
 
 
 def test_defaults_and_choices_of_the_parser_are_those_of_the_package():
-    assert commands.REPLICATES == REPLICATES
-    assert tuple(ENGINES) == commands.ENGINES
-    assert {name: f"{name}_command" for name in commands.COMPARE_COMMANDS} == {
-        name: command.module.rpartition(".")[2]
-        for name, command in commands.COMPARE_COMMANDS.items()
+    assert compare.REPLICATES == REPLICATES
+    assert tuple(ENGINES) == compare.ENGINES
+    assert {name: f"{name}_command" for name in compare.COMMANDS} == {
+        name: command.module.rpartition(".")[2] for name, command in compare.COMMANDS.items()
     }
 
 

@@ -13,7 +13,7 @@ from .conftest import ROOT
 pytestmark = pytest.mark.slow
 
 COPIED = (
-    *("focal_plugin", "focal_plugin_commands.py", "focal_plugin_doctor.py"),
+    *("focal_plugin", "focal_plugin_commands", "focal_plugin_doctor.py"),
     *("configs", "tests", "pyproject.toml"),
 )
 # The last path before a block is the file that the block contains or changes.

@@ -50,10 +50,9 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     copy.mkdir()
-    modules = ("focal_plugin_commands.py", "focal_plugin_doctor.py")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *modules):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "focal_plugin_doctor.py"):
         (copy / name).write_bytes((ROOT / name).read_bytes())
-    for name in ("focal_plugin", "configs"):
+    for name in ("focal_plugin", "focal_plugin_commands", "configs"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True)
     for built in copy.glob("focal_plugin/ops/_C*.so"):
         built.unlink()

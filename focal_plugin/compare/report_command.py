@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from focal_plugin_commands import NOT_ALL_DONE
+from focal_plugin_commands.compare import NOT_ALL_DONE
 
 from .report.terminal import terminal_report
 from .report.write import write_report

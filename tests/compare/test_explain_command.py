@@ -6,6 +6,7 @@ import pytest
 
 import focal_plugin_commands as commands
 from focal_plugin.compare import explain_command
+from focal_plugin_commands.compare import DEFAULT_LOSSES
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def test_draws_a_png_with_the_curves_beside_it(run, tmp_path, capsys):
     width, height = struct.unpack(">II", header[16:])
     assert width > height > 500
     rows = list(csv.DictReader(file.with_suffix(".csv").open()))
-    assert {row["name"] for row in rows} == set(commands.DEFAULT_LOSSES)
-    assert len(rows) == len(commands.DEFAULT_LOSSES) * 2 * len(explain_command.X_T)
+    assert {row["name"] for row in rows} == set(DEFAULT_LOSSES)
+    assert len(rows) == len(DEFAULT_LOSSES) * 2 * len(explain_command.X_T)
     entropy = [r for r in rows if r["name"] == "SigmoidCrossEntropyLoss" and r["x_t"] == "0"]
     assert [(r["side"], r["loss"], r["gradient"]) for r in entropy] == [
         ("positive", "0.693147", "0.5"),

@@ -24,6 +24,9 @@ SHOWN = 3
 class DataError(ValueError):
     """Error in a dataset that would spoil or end a training; the message says where and why."""
 
+    exit_code = 1
+    """Exit code of a command that this error ends."""
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -1,18 +1,11 @@
-"""
-Command lines of `focal-compare` and `focal-plugin`.
-
-The parsers import nothing of the package, which takes seconds because of PyTorch. So `--help`,
-`--version` and a typo answer at once.
-"""
+"""Command line of `focal-compare`: its subcommands and their arguments."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from .command import Command, add_import_argument, build_parser, run_command
 
 COMPARE_EXAMPLES = """
 examples:
@@ -95,65 +88,11 @@ List the named arms: published answers to imbalance, each as the config keys tha
 in a spec (`arms: [ce, ohem, fl]`) or with `train_net.py --arm NAME`, on any base of its family.
 """
 
-CHECK_DATA_DESCRIPTION = """
-Check datasets in COCO format before training.
-
-examples:
-  focal-plugin check-data train.json:images val.json:images
-      check files: JSON:IMAGES, the annotations and the folder of their images
-  focal-plugin check-data train.json:images --num-classes 3 --images
-      compare with the NUM_CLASSES of a model, and decode every image
-  focal-plugin check-data --config-file FILE
-      check the datasets of a config as train_net.py does before training
-  focal-plugin check-data --config-file FILE --dataset mine=train.json:images \\
-      DATASETS.TRAIN "('mine',)" MODEL.RETINANET.NUM_CLASSES 3
-      the same with a dataset of your own, and with other keys of the config
-  focal-plugin check-data train.json:images --strict --report findings.json
-      treat warnings as errors; write all counts and the first 20 findings of each rule as JSON
-
-An error would train wrong, evaluate wrong or end the run later. A warning is data that Detectron2
-drops silently, or a likely mistake. A note needs no action.
-
-Exit code: 0 no errors; 1 errors, or warnings with --strict; 2 a mistake in the command.
-"""
-
 ENGINES = ("local", "ray", "slurm")
 REPLICATES = 1000
 """Resamples of the test images per arm."""
-MAX_LINE = 1000
-"""Characters of a line of an error."""
 NOT_ALL_DONE = 3
 """Exit code of `focal-compare report --strict` for an unfinished comparison."""
-
-
-class Command(NamedTuple):
-    """
-    Subcommand of `focal-compare`.
-
-    Attributes:
-        help: one line of the list of commands.
-        add_arguments: function that adds its arguments to a parser.
-        module: module whose function `main` takes the parsed arguments.
-    """
-
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    module: str
-
-
-class _Version(argparse.Action):
-    """Option that prints the installed version and exits."""
-
-    def __init__(self, option_strings: list[str], dest: str) -> None:
-        super().__init__(
-            option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version"
-        )
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"{parser.prog} {version('focal_plugin')}")
-        parser.exit()
 
 
 def focal_compare(argv: list[str] | None = None) -> int:
@@ -164,92 +103,17 @@ def focal_compare(argv: list[str] | None = None) -> int:
         0 on success; 1 if runs failed; 2 for a mistake in the command; 3 for an unfinished
         comparison with `report --strict`; 128 plus the signal number after a signal.
     """
-    args = _compare_parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int]
-    try:
-        command = importlib.import_module(COMPARE_COMMANDS[args.command].module).main
-        return command(args)
-    except KeyboardInterrupt:
-        print("\nfocal-compare: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        print(f"focal-compare: {message_of(error)}", file=sys.stderr)
-        return 2
+    return run_command(_parser(), COMMANDS, argv)
 
 
-def focal_plugin(argv: list[str] | None = None) -> int:
-    """
-    Run the command `focal-plugin`.
-
-    Returns:
-        0 on success; 1 for errors in the data, or if training cannot work here; 2 for a mistake in
-        the command.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["doctor"]:  # it must work if the package cannot be imported
-        import focal_plugin_doctor
-
-        return focal_plugin_doctor.main(argv[1:])
-    args = _plugin_parser().parse_args(argv)
-    from focal_plugin import check_data_command
-
-    return check_data_command.main(args)
-
-
-def message_of(error: BaseException) -> str:
-    """Return the message of an error, whose lines may hold a name of any length, in short lines."""
-    # the text of a KeyError is a quoted string otherwise
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return "\n".join(shortened(line, MAX_LINE) for line in str(message).split("\n"))
-
-
-def shortened(text: str, width: int) -> str:
-    """Return a text of at most ``width`` characters; a longer one loses its middle."""
-    half = (width - 3) // 2
-    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
-
-
-def _compare_parser() -> argparse.ArgumentParser:
-    parser = _parser(
-        prog="focal-compare",
-        description="Train the arms of a comparison with several seeds, and report which "
-        "differences are larger than chance.",
+def _parser() -> argparse.ArgumentParser:
+    return build_parser(
+        "focal-compare",
+        "Train the arms of a comparison with several seeds, and report which differences are "
+        "larger than chance.",
+        COMMANDS,
         epilog=COMPARE_EXAMPLES,
     )
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar=" | ".join(COMPARE_COMMANDS)
-    )
-    for name, command in COMPARE_COMMANDS.items():
-        command.add_arguments(
-            commands.add_parser(
-                name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter
-            )
-        )
-    return parser
-
-
-def _plugin_parser() -> argparse.ArgumentParser:
-    parser = _parser(prog="focal-plugin", description="Check a dataset and the installation.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check-data | doctor")
-    _add_check_data_arguments(
-        commands.add_parser(
-            "check-data",
-            help="find faults in a dataset in COCO format",
-            description=CHECK_DATA_DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    # focal_plugin_doctor parses its arguments
-    commands.add_parser("doctor", help="report installed packages and how to fix conflicts")
-    return parser
-
-
-def _parser(**options: Any) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.RawDescriptionHelpFormatter, **options
-    )
-    parser.add_argument("--version", action=_Version)
-    return parser
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -296,18 +160,6 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_import_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--import",
-        action="append",
-        default=[],
-        dest="imports",
-        metavar="MODULE",
-        help="import a module of your own, such as my_package.losses or my_losses.py; can be "
-        "repeated",
-    )
-
-
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = REPORT_DESCRIPTION
     parser.add_argument(
@@ -331,7 +183,7 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = EXPLAIN_DESCRIPTION
     parser.epilog = EXPLAIN_EPILOG
-    _add_import_argument(parser)
+    add_import_argument(parser)
     parser.add_argument(
         "losses",
         nargs="*",
@@ -354,43 +206,7 @@ def _add_arms_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="show these arms with their keys")
 
 
-def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "given",
-        nargs="*",
-        metavar="JSON:IMAGES",
-        help="annotations and image folder; with --config-file: KEY VALUE pairs of the config",
-    )
-    parser.add_argument("--config-file", metavar="FILE", help="check the datasets of this config")
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a dataset for the config; without a config, check it under this name",
-    )
-    _add_import_argument(parser)
-    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
-    parser.add_argument("--images", action="store_true", help="decode every image")
-    parser.add_argument(
-        "--allow-outside-root",
-        action="store_true",
-        help="allow images outside the image folder, by '..', an absolute name or a link",
-    )
-    parser.add_argument(
-        "--max-json-mib",
-        type=float,
-        default=2048,
-        metavar="N",
-        help="do not read a larger JSON file (default: 2048)",
-    )
-    parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="NUM_CLASSES of the model, without a config"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all findings as JSON")
-
-
-COMPARE_COMMANDS = {
+COMMANDS = {
     "run": Command(
         "train the unfinished runs, then report",
         _add_run_arguments,
@@ -410,6 +226,3 @@ COMPARE_COMMANDS = {
         "focal_plugin.compare.explain_command",
     ),
 }
-
-if __name__ == "__main__":
-    sys.exit(focal_compare())
