@@ -334,11 +334,10 @@ def count_samples_per_class(cfg: CfgNode) -> None:
             continue
         counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
         here = [sum(counts)] if config_scope is config_scopes.RPN else counts
-        if missing:
-            cfg.merge_from_list([config_scope.key(SAMPLES), here])
+        pairs: list[Any] = [config_scope.key(SAMPLES), here] if missing else []
         if automatic:
-            alphas = _class_alpha(cfg, loss, config_scope, here)
-            cfg.merge_from_list([config_scope.key(CLASS_ALPHA), alphas])
+            pairs += [config_scope.key(CLASS_ALPHA), _class_alpha(cfg, loss, config_scope, here)]
+        cfg.merge_from_list(pairs)
 
 
 def _class_alpha(

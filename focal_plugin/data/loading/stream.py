@@ -167,7 +167,8 @@ class Batches:
     They are endless if the sampler is, and iteration reads no image.
 
     Args:
-        sampler: sampler with the interface of Detectron2's. With n processes, process r receives samples r, r + n, ...
+        sampler: a sampler like Detectron2's. With n processes, process r receives samples r, r + n,
+            ...
         batch_size: images per process, >= 1.
         wide: for each image, True if it is wider than high. A batch then never mixes both kinds,
             as in Detectron2's `AspectRatioGroupedDataset`.
