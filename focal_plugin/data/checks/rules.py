@@ -179,8 +179,13 @@ RULES = {
     ),
     "annotation-ignore": Rule(
         "error",
-        '"ignore" is set, which Detectron2 does not load',
-        'use "iscrowd": 1, or remove the annotation',
+        '"ignore" is set, which Detectron2 does not load, or it is not 0, 1, true or false',
+        'set "iscrowd": 1, or give the file as JSON:IMAGES, where "ignore": 1 means the same',
+    ),
+    "ignore-regions": Rule(
+        "note",
+        "annotations are ignore regions: crowd regions in training and in the evaluation",
+        'none required: training ignores them with MODEL.FOCAL.ANCHOR_LABELS.CROWD "ignore"',
     ),
     "annotation-area": Rule(
         "warning",

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ...checks import check_count
 from ...random_state import seed_from, seeded
 from ...signals import JOB_SIGNALS
+from ..ignore_regions import EVERY_CLASS
 from .class_aware import ClassAwareTrainingSampler, classes_of
 from .training_set import load_training_set
 
@@ -272,8 +273,9 @@ def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterabl
     if name == "RepeatFactorTrainingSampler":
         # Detectron2 0.6 has no REPEAT_SQRT.
         sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
+        images = [_without_class_free(dataset[index]) for index in range(len(dataset))]
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
+            images, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
     if name == "ClassAwareTrainingSampler":
@@ -281,6 +283,11 @@ def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterabl
         return ClassAwareTrainingSampler(classes, seed=cfg.SEED)
     with seeded(cfg.SEED, "sampler"):  # the other samplers draw their seed
         return build_detection_train_loader.from_config(cfg, mapper, dataset=dataset)["sampler"]
+
+
+def _without_class_free(image: dict[str, Any]) -> dict[str, Any]:
+    """Return the annotations of an image without the ignore regions of every class."""
+    return {"annotations": [x for x in image["annotations"] if not x.get(EVERY_CLASS)]}
 
 
 def _images_per_process(images_per_batch: int) -> int:
