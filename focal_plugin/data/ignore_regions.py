@@ -25,6 +25,7 @@ from .checks.coco_rules import is_truth
 from .checks.facts import read_content
 from .coco_ids import is_id
 from .dataset_root import dataset_root
+from .labeled_categories import FIELDS
 
 EVERY_CLASS = "every_class"
 """Key of an annotation whose region is ignored for every class; its category is only a stand-in."""
@@ -108,6 +109,9 @@ def _convert(content: dict[str, Any], ignored: Sequence[str]) -> tuple[int, int]
     out = {x["id"] for x in categories if x["name"] in ignored}
     content["categories"] = [x for x in categories if x["id"] not in out]
     stand_in = min(x["id"] for x in content["categories"])
+    for image, field in itertools.product(content["images"], FIELDS):
+        if isinstance(image.get(field), list):
+            image[field] = [x for x in image[field] if not (is_id(x) and x in out)]
     marked = of_categories = 0
     for annotation in content.get("annotations", ()):
         category = annotation.get("category_id")

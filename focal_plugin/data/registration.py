@@ -15,6 +15,7 @@ from .checks.coco_rules import rows_of_unusable
 from .checks.facts import read_content
 from .checks.findings import DataError
 from .ignore_regions import EVERY_CLASS, convert_ignore_regions
+from .labeled_categories import add_labeled_classes
 
 
 class DatasetArgument(NamedTuple):
@@ -87,12 +88,29 @@ def load_coco(name: str, json_file: Path, image_root: Path) -> list[dict[str, An
     Load a COCO JSON with Detectron2's loader, without segmentations that it cannot use.
 
     Detectron2 drops such an object, or fails, even if only boxes are trained. Here it is loaded
-    without a segmentation. A region of every class keeps that mark.
+    without a segmentation. A region of every class keeps that mark, and a partly labeled image has
+    its labeled classes.
     """
-    if not read_content(json_file).findings.counts["segmentation-unusable"]:
+    known = read_content(json_file)
+    unusable = known.findings.counts["segmentation-unusable"]
+    partly_labeled = known.findings.counts["image-partly-labeled"]
+    if not (unusable or partly_labeled):
         return load_coco_json(str(json_file), str(image_root), name, [EVERY_CLASS])
     content = json.loads(json_file.read_text(encoding="utf-8"))
-    for row in rows_of_unusable(content["annotations"]):
+    dicts = _load_usable(content, name, json_file, image_root)
+    if partly_labeled:
+        add_labeled_classes(dicts, content, known.facts["category_ids"])
+    return dicts
+
+
+def _load_usable(
+    content: dict[str, Any], name: str, json_file: Path, image_root: Path
+) -> list[dict[str, Any]]:
+    """Load without the segmentations that Detectron2's loader cannot use."""
+    rows = rows_of_unusable(content["annotations"])
+    if not rows:
+        return load_coco_json(str(json_file), str(image_root), name, [EVERY_CLASS])
+    for row in rows:
         del content["annotations"][row]["segmentation"]
     with tempfile.TemporaryDirectory() as folder:
         usable = Path(folder, json_file.name)  # Detectron2 knows some files by their name

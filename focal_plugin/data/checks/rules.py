@@ -120,6 +120,17 @@ RULES = {
         "an image has no objects",
         "none required: DATALOADER.FILTER_EMPTY_ANNOTATIONS sets whether it is trained on",
     ),
+    "image-partly-labeled": Rule(
+        "note",
+        "an image states the categories with which it is labeled completely",
+        "none required: FocalRetinaNet does not train the others as background there, unless "
+        'MODEL.FOCAL.ANCHOR_LABELS.UNLABELED is "background"; the evaluation counts them',
+    ),
+    "labeled-categories": Rule(
+        "error",
+        "the labeled categories of an image are not a list of ids of categories",
+        "list the ids of categories of this file",
+    ),
     "image-missing": Rule(
         "error",
         "the file of an image does not exist",

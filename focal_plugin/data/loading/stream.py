@@ -32,6 +32,7 @@ from ...checks import check_count
 from ...random_state import seed_from, seeded
 from ...signals import JOB_SIGNALS
 from ..ignore_regions import EVERY_CLASS
+from ..labeled_categories import LABELED_CLASSES
 from .class_aware import ClassAwareTrainingSampler, classes_of
 from .training_set import load_training_set
 
@@ -96,7 +97,10 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
     )
     stored = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
     samples = Samples(stored, mapper, seed=cfg.SEED, max_unreadable=max_unreadable)
-    return TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader = TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    if isinstance(dataset, list):
+        loader.num_partly_labeled = sum(LABELED_CLASSES in image for image in dataset)
+    return loader
 
 
 class Sample(NamedTuple):
@@ -212,6 +216,7 @@ class TrainLoader:
     Attributes:
         start_batch: number of batches to skip; set it before iterating.
         unreadable: file name -> message, for the images that could not be read so far.
+        num_partly_labeled: number of images in the dataset that state their labeled classes.
     """
 
     def __init__(self, samples: Samples, batches: Batches, *, num_workers: int) -> None:
@@ -219,6 +224,7 @@ class TrainLoader:
         self.batches = batches
         self.num_workers = num_workers
         self.start_batch = 0
+        self.num_partly_labeled = 0
         self.unreadable: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
