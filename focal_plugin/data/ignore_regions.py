@@ -55,7 +55,8 @@ class IgnoreRegions(NamedTuple):
 
     def __str__(self) -> str:
         """Return what became crowd regions, as one clause; "" if nothing did."""
-        parts = [f'{self.marked} annotations with "ignore": 1'] if self.marked else []
+        plural = "s" if self.marked != 1 else ""
+        parts = [f'{self.marked} annotation{plural} with "ignore": 1'] if self.marked else []
         if self.categories:
             parts.append(f"{self.of_categories} of the category {', '.join(self.categories)}")
         return " and ".join(parts)

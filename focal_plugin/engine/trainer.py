@@ -19,15 +19,7 @@ from torch import nn
 
 from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
-from ..modeling import (
-    FocalRetinaNet,
-    build_tta,
-    check_tta,
-    key_of_crowds,
-    knows_crowds,
-    loses_crowds,
-)
-from ..modeling.unlabeled_classes import check_leaves_out
+from ..modeling import build_tta, check_tta, key_of_crowds, knows_crowds, loses_crowds
 from ..random_state import seed_all
 from ..run_folder import detections_folder
 from .amp import amp_precision
@@ -46,6 +38,7 @@ from .nonfinite import (
     GuardedTrainer,
     StepGuard,
 )
+from .partial_labels import check_partial_labels
 from .unread_keys import RecordingCfgNode, warn_of_unread
 
 logger = logging.getLogger(__name__)
@@ -96,7 +89,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        _check_partial_labels(model, getattr(data_loader, "num_partly_labeled", 0))
+        check_partial_labels(cfg, getattr(data_loader, "num_partly_labeled", 0))
         devices = {} if cfg.MODEL.DEVICE != "cpu" else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
         trainer = {
@@ -290,28 +283,6 @@ class Trainer(DefaultTrainer):
             for name, folder in zip(names, folders, strict=True)
         ]
         return _augmented(cls.test(cfg, build_tta(cfg, model), evaluators), names)
-
-
-def _check_partial_labels(model: nn.Module, num_images: int) -> None:
-    """
-    Log that images are partly labeled.
-
-    Raises:
-        ValueError: the detector, or its loss, cannot leave out a class.
-    """
-    if not num_images:
-        return
-    stated = f"{num_images} training images state their labeled categories"
-    try:
-        if not isinstance(model, FocalRetinaNet):
-            raise ValueError("only FocalRetinaNet can leave out the others")
-        check_leaves_out(model.cls_loss, model.num_classes)
-    except ValueError as error:
-        raise ValueError(
-            f"{stated}, but {error}; or set MODEL.FOCAL.ANCHOR_LABELS.UNLABELED background, which "
-            "trains every object without annotation as background"
-        ) from error
-    logger.info(f"{stated}: the other categories are not background there")
 
 
 def _warn_of_ignore_regions(cfg: CfgNode) -> None:

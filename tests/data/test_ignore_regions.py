@@ -60,7 +60,7 @@ def test_a_marked_annotation_becomes_a_crowd_region_of_its_class(file):
     assert content["annotations"][2] == {
         "id": 3, "image_id": 1, "category_id": 9, "bbox": MARKED, "iscrowd": 1, "area": 100,
     }  # fmt: skip
-    assert str(regions) == '1 annotations with "ignore": 1'
+    assert str(regions) == '1 annotation with "ignore": 1'
 
 
 def test_an_ignored_category_is_no_class_and_its_boxes_are_regions_of_every_class(file):
@@ -69,7 +69,7 @@ def test_an_ignored_category_is_no_class_and_its_boxes_are_regions_of_every_clas
     assert [x["name"] for x in content["categories"]] == ["car", "dog"]
     region = content["annotations"][1]
     assert (region["category_id"], region["iscrowd"], region["area"]) == (4, 1, 400)
-    assert str(regions) == '1 annotations with "ignore": 1 and 1 of the category DontCare'
+    assert str(regions) == '1 annotation with "ignore": 1 and 1 of the category DontCare'
 
 
 def test_the_given_file_stays_and_the_copy_is_written_once(file):
@@ -163,7 +163,7 @@ def test_check_data_counts_the_regions(file, capsys):
     assert commands.focal_plugin([*command, "DontCare", "--num-classes", "2"]) == 0
     out = capsys.readouterr().out
     assert f"{file}: 2 images, 2 objects, 2 crowds, 0 errors" in out
-    assert '  1 annotations with "ignore": 1 and 1 of the category DontCare' in out
+    assert '  1 annotation with "ignore": 1 and 1 of the category DontCare' in out
     assert commands.focal_plugin([*command, "dontcare"]) == 2
     assert "has the ignored category 'dontcare'; did you mean 'DontCare'" in capsys.readouterr().err
 

@@ -18,6 +18,7 @@ from focal_plugin.data.loading.image_cache import CachedCrowdDatasetMapper, buil
 from focal_plugin.data.loading.labeled_classes import LabeledClasses
 from focal_plugin.data.loading.stream import build_train_loader
 from focal_plugin.data.loading.training_set import load_training_set
+from focal_plugin.engine.partial_labels import count_partly_labeled
 
 CATEGORIES = [{"id": n, "name": name} for n, name in ((9, "cat"), (2, "dog"), (5, "cow"))]
 """Class 0 is the dog, class 1 the cow and class 2 the cat."""
@@ -70,6 +71,12 @@ def of_images(dicts):
 
 def test_the_fields_become_the_labeled_classes_of_an_image(cfg):
     assert of_images(load_training_set(cfg)) == LABELED
+
+
+def test_a_sweep_counts_the_partly_labeled_images_of_its_files(cfg):
+    assert count_partly_labeled(cfg) == len(LABELED)
+    cfg.MODEL.FOCAL.ANCHOR_LABELS.UNLABELED = "background"
+    assert count_partly_labeled(cfg) == 0
 
 
 def test_the_key_takes_all_images_as_completely_labeled(cfg):

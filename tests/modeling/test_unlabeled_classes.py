@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from torch import nn
 
+from focal_plugin import get_cfg
 from focal_plugin.data.loading.labeled_classes import LabeledClasses
-from focal_plugin.engine.trainer import _check_partial_labels
+from focal_plugin.engine.partial_labels import check_partial_labels
 from focal_plugin.losses import CLS_LOSS_REGISTRY, SigmoidFocalLoss, SigmoidFocalStarLoss
 from focal_plugin.modeling.unlabeled_classes import check_leaves_out, leave_out_unlabeled
 
@@ -177,12 +177,15 @@ def test_an_image_without_objects_that_is_labeled_with_one_class_trains_only_thi
     assert not by_class[:, [k for k in range(NUM_CLASSES) if k != 2]].any()
 
 
-def test_the_trainer_refuses_partial_labels_for_other_detectors_and_losses(model):
-    _check_partial_labels(model, 3)
-    _check_partial_labels(nn.Linear(1, 1), 0)
+def test_partial_labels_are_refused_for_other_detectors_and_losses():
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    check_partial_labels(cfg, 3)
     remedy = re.escape("; or set MODEL.FOCAL.ANCHOR_LABELS.UNLABELED background")
-    with pytest.raises(ValueError, match=f"^3 training images state .* only FocalRetina.*{remedy}"):
-        _check_partial_labels(nn.Linear(1, 1), 3)
-    softmax = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
+    cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SoftmaxFocalLoss"
     with pytest.raises(ValueError, match=f"SoftmaxFocalLoss compares all classes.*{remedy}"):
-        _check_partial_labels(tiny_model(*softmax), 3)
+        check_partial_labels(cfg, 3)
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    with pytest.raises(ValueError, match=f"^3 training images state .* only FocalRetina.*{remedy}"):
+        check_partial_labels(cfg, 3)
+    check_partial_labels(cfg, 0)
