@@ -62,11 +62,30 @@ def leave_out_unlabeled(
     classes = torch.arange(num_classes, device=logits[0].device)
     unlabeled = torch.stack([_unlabeled(instances, classes) for instances in gt_instances])
     levels = torch.stack(gt_labels).split([x[0, ..., 0].numel() for x in logits], dim=1)
-    masked = []
-    for level, labels in zip(logits, levels, strict=True):
-        own = labels.reshape(level.shape[:-1]).unsqueeze(-1) == classes
-        left_out = unlabeled[:, None, None, None, :] & ~own
-        masked.append(level.masked_fill(left_out, LOWEST))
+    return [
+        _leave_out(level, unlabeled, labels) for level, labels in zip(logits, levels, strict=True)
+    ]
+
+
+def _leave_out(logits: Tensor, unlabeled: Tensor, labels: Tensor) -> Tensor:
+    """
+    Leave out the classes of one level.
+
+    Args:
+        logits: (N, Hi, Wi, A, K).
+        unlabeled: (N, K), bool.
+        labels: (N, Hi * Wi * A).
+    """
+    # (N, A, K, Hi, Wi), the layout of a head's output, in which a class is a plane
+    planes = logits.permute(0, 3, 4, 1, 2)
+    masked = planes.masked_fill(unlabeled[:, None, :, None, None], LOWEST).permute(0, 3, 4, 1, 2)
+    is_object = (labels >= 0) & (labels < logits.shape[-1])
+    kept = is_object & unlabeled.gather(1, labels.masked_fill(~is_object, 0))
+    if kept.any():
+        image, anchor = kept.nonzero(as_tuple=True)
+        place = torch.unravel_index(anchor, logits.shape[1:-1])
+        at = (image, *place, labels[image, anchor])
+        masked.index_put_(at, logits[at])
     return masked
 
 
