@@ -25,6 +25,8 @@ from .data import (
     write_reports,
 )
 from .data.checks.rules import Severity
+from .data.dataset_arguments import refuse_unknown_categories
+from .data.ignore_regions import IgnoreRegions, convert_ignore_regions
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -52,7 +54,7 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Return the reports, and whether warnings are errors, which the config may say too."""
     if args.num_classes is not None:
         raise ValueError("--num-classes is the config's where there is a --config-file")
-    names = register_datasets(args.dataset)
+    names = register_datasets(args.dataset, args.ignore_category)
     cfg = get_cfg()
     cfg.merge_from_file(str(find_config_file(args.config_file)))
     cfg.merge_from_list(args.given)
@@ -73,17 +75,33 @@ def _of_files(args: argparse.Namespace) -> list[Report]:
     if not (datasets or files):
         raise ValueError("nothing to check: give JSON:IMAGES or --config-file FILE")
     reports = []
-    for name, json_file, image_root in (*files, *datasets):
+    found: set[str] = set()
+    for name, given, image_root in (*files, *datasets):
+        regions = _convert(given, args)
+        found.update(regions.categories)
         report = check_coco(
-            json_file,
+            regions.json_file,
             image_root,
             allow_outside_root=args.allow_outside_root,
             decode_images=args.images,
             max_json_mib=args.max_json_mib,
         )
-        report = _compared_with_training(replace(report, name=name))
+        if str(regions):
+            report = replace(report.with_finding("ignore-regions", str(regions)), name=str(given))
+        report = _compared_with_training(replace(report, name=name or report.name))
         reports.append(_with_num_classes(report, args.num_classes))
+    known = [report.facts["classes"] for report in reports]
+    if all(known):  # otherwise a report says what is wrong with a file
+        classes = dict.fromkeys(name for names in known for name in names)
+        refuse_unknown_categories(args.ignore_category, found, classes)
     return reports
+
+
+def _convert(json_file: Path, args: argparse.Namespace) -> IgnoreRegions:
+    """Return the file with crowd regions for its ignore regions; a missing file stays missing."""
+    if not json_file.is_file():
+        return IgnoreRegions(json_file)
+    return convert_ignore_regions(json_file, args.ignore_category, max_json_mib=args.max_json_mib)
 
 
 def _compared_with_training(report: Report) -> Report:

@@ -6,7 +6,12 @@ from .checks.facts import DATASET_FACTS, describe_dataset
 from .checks.findings import DataError, Finding, Report, raise_if_any_is_bad, write_reports
 from .checks.preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
 from .class_counts import count_objects
-from .dataset_arguments import register_datasets, unused_datasets, use_datasets
+from .dataset_arguments import (
+    check_ignored,
+    register_datasets,
+    unused_datasets,
+    use_datasets,
+)
 from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
@@ -22,6 +27,7 @@ __all__ = [
     "check_classes",
     "check_coco",
     "check_datasets",
+    "check_ignored",
     "compare_with_training",
     "count_objects",
     "describe_dataset",

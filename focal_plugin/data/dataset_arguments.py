@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
+from ..names import did_you_mean, shown
 from .registration import parse_dataset_argument, register_coco_dataset
 
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
-def register_datasets(arguments: Sequence[str]) -> list[str]:
+def register_datasets(arguments: Sequence[str], ignored: Sequence[str] = ()) -> list[str]:
     """
     Register the datasets of `--dataset`, and return their names.
 
+    Args:
+        ignored: names of categories whose annotations are ignore regions, of `--ignore-category`.
+
     Raises:
         FileNotFoundError: a file or a folder does not exist.
-        ValueError: an argument has another form, or its name is taken.
+        ValueError: an argument has another form, or its name is taken; or no dataset has an ignored
+            category.
     """
     datasets = [parse_dataset_argument(text) for text in arguments]
     for dataset in datasets:
-        register_coco_dataset(dataset)
-    return [dataset.name for dataset in datasets]
+        register_coco_dataset(dataset, ignored)
+    names = [dataset.name for dataset in datasets]
+    check_ignored(ignored, names)
+    return names
+
+
+def check_ignored(ignored: Sequence[str], names: Sequence[str]) -> None:
+    """
+    Raise an error if no registered dataset has an ignored category.
+
+    Raises:
+        ValueError: the message names the nearest category.
+    """
+    metadata = [MetadataCatalog.get(name) for name in names]
+    found = {category for x in metadata for category in x.ignore_regions.categories}
+    classes = dict.fromkeys(name for x in metadata for name in x.thing_classes)
+    refuse_unknown_categories(ignored, found, classes)
+
+
+def refuse_unknown_categories(
+    ignored: Sequence[str], found: Collection[str], classes: Collection[str]
+) -> None:
+    """
+    Raise an error if an ignored category was not found.
+
+    Args:
+        found: ignored categories that some file has.
+        classes: all other categories of the files, for the message.
+
+    Raises:
+        ValueError: the message names the nearest category.
+    """
+    for name in ignored:
+        if name not in found:
+            hint = did_you_mean(name, classes) or f"; categories: {', '.join(classes)}"
+            raise ValueError(
+                f"no given dataset has the ignored category {shown(name)}{hint if classes else ''}"
+            )
 
 
 def use_datasets(
