@@ -13,7 +13,7 @@ from focal_plugin import get_cfg
 from focal_plugin.data import check_coco, register_datasets
 from focal_plugin.data.checks.check_coco import check_dicts
 from focal_plugin.data.ignore_regions import convert_ignore_regions
-from focal_plugin.data.labeled_categories import labeled_ids
+from focal_plugin.data.labeled_categories import labeled_ids, rows_of_partly_labeled
 from focal_plugin.data.loading.image_cache import CachedCrowdDatasetMapper, build_train_mapper
 from focal_plugin.data.loading.labeled_classes import LabeledClasses
 from focal_plugin.data.loading.stream import build_train_loader
@@ -126,7 +126,6 @@ def test_the_field_stays_when_instances_are_selected_or_moved():
 @pytest.mark.parametrize(
     ("image", "annotated", "expected"),
     [
-        ({}, [1], None),
         ({"labeled_categories": [3, 3, 1]}, [7], [3, 1]),
         ({"labeled_categories": [], "neg_category_ids": [4]}, [7], []),
         ({"neg_category_ids": [4, 5]}, [7, 7, 2], [7, 2, 4, 5]),
@@ -135,6 +134,14 @@ def test_the_field_stays_when_instances_are_selected_or_moved():
 )
 def test_the_labeled_categories_of_an_image(image, annotated, expected):
     assert labeled_ids(image, annotated) == expected
+
+
+def test_empty_lists_of_lvis_count_only_if_another_one_has_an_id():
+    """Converters write both lists, always empty, into the files of datasets without them."""
+    empty = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    assert rows_of_partly_labeled([empty, empty]) == []
+    assert rows_of_partly_labeled([empty, {"neg_category_ids": [2]}, {}]) == [0, 1]
+    assert rows_of_partly_labeled([empty, {"labeled_categories": []}]) == [1]
 
 
 @pytest.mark.parametrize(
