@@ -6,8 +6,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from .components import import_components
 from .config import get_cfg
 from .config_file import find_config_file
@@ -18,8 +16,8 @@ from .data import (
     compare_with_training,
     is_strict,
     parse_dataset_argument,
-    register_coco_dataset,
     register_datasets,
+    registered,
     report_datasets,
     use_datasets,
     write_reports,
@@ -93,12 +91,8 @@ def _compared_with_training(report: Report) -> Report:
     name = f"check-data {report.file}"
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = (name,)
-    register_coco_dataset(DatasetArgument(name, report.file, report.image_root))
-    try:
+    with registered([DatasetArgument(name, report.file, report.image_root)]):
         return replace(compare_with_training(cfg, replace(report, name=name)), name=report.name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def _parse_files(text: str) -> tuple[Path, Path]:

@@ -12,6 +12,8 @@ PLUGIN_EXAMPLES = """
 examples:
   focal-plugin check-data train.json:images val.json:images
       find faults in your annotations before training
+  focal-plugin init cells --train train.json:images --budget 2h
+      write a config and a comparison for your data, this machine and the time you have
   focal-plugin doctor
       report installed packages and how to fix conflicts
 """
@@ -36,6 +38,27 @@ An error would train wrong, evaluate wrong or end the run later. A warning is da
 drops silently, or a likely mistake. A note needs no action.
 
 Exit code: 0 no errors; 1 errors, or warnings with --strict; 2 a mistake in the command.
+"""
+
+
+INIT_DESCRIPTION = """
+Write NAME/base.yaml and NAME/compare.yaml, a first comparison of answers to imbalance on your data:
+input size, anchors, batch, schedule and learning rate, each with its reason.
+
+examples:
+  focal-plugin init cells --train train.json:images --val val.json:images
+      two hours for seven arms with six seeds each; `focal-compare run cells/compare.yaml` trains
+  focal-plugin init cells --train all.json:images --budget 45m --seeds 2
+      split the images first, stratified by class, into cells/train.json and cells/val.json
+  focal-plugin init street --train train.json:images --val val.json:images --size r50 --budget 3d
+      ResNet-50 with ImageNet weights, for a GPU
+  focal-plugin init pets --import my_datasets.py --train pets_train --val pets_val
+      datasets that a module of yours registers
+
+The time of a run is measured with a few steps here, so use the machine that will train. Faulty data
+is refused, as by check-data. Nothing is written over.
+
+Exit code: 0 written; 1 errors in the data; 2 a mistake in the command, or too small a budget.
 """
 
 
@@ -101,11 +124,58 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all findings as JSON")
 
 
+def _add_init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = INIT_DESCRIPTION
+    parser.add_argument("name", metavar="NAME", help="folder to write, which must not exist")
+    parser.add_argument(
+        "--train",
+        required=True,
+        metavar="JSON:IMAGES",
+        help="annotations and image folder in COCO format, or the name of a registered dataset",
+    )
+    parser.add_argument(
+        "--val",
+        metavar="JSON:IMAGES",
+        help="images for the evaluation; default: a fifth of the training images",
+    )
+    parser.add_argument(
+        "--budget",
+        default="2h",
+        metavar="TIME",
+        help="time for all runs together, such as 30m, 2h or 1h30m (default: 2h)",
+    )
+    parser.add_argument(
+        "--size",
+        choices=("small", "r50"),
+        default="small",
+        help="model: a small one that trains on a CPU (default), or ResNet-50",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=6,
+        metavar="N",
+        help="runs of each arm (default: 6, the fewest that give a verdict)",
+    )
+    parser.add_argument(
+        "--input-size",
+        type=int,
+        metavar="PIXELS",
+        help="shorter side of an image for the model; default: as the smallest class requires",
+    )
+    add_import_argument(parser)
+
+
 def _add_no_arguments(_: argparse.ArgumentParser) -> None:
     """Add none: `focal_plugin_doctor` parses them."""
 
 
 COMMANDS = {
+    "init": Command(
+        "write a first comparison for a dataset of your own",
+        _add_init_arguments,
+        "focal_plugin.init.init_command",
+    ),
     "check-data": Command(
         "find faults in a dataset in COCO format",
         _add_check_data_arguments,

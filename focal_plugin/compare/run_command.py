@@ -41,10 +41,12 @@ def main(args: argparse.Namespace) -> int:
         ValueError: an arm cannot run, or `--output` cannot be a folder.
     """
     args.spec = find_config_file(str(args.spec))
-    output = args.output or Path("runs") / args.spec.stem
-    _check_output(output)
+    if args.output is not None:
+        _check_output(args.output)
     plan = read_plan(args.spec, ArmCheck(here=args.engine == "local"))
     comparison = plan.comparison
+    output = args.output or Path("runs") / comparison.name
+    _check_output(output)
     if warning := trained_test_sets(plan.configs):
         print(warning, file=sys.stderr)
     if args.dry_run:

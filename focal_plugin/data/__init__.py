@@ -7,7 +7,12 @@ from .checks.findings import DataError, Finding, Report, raise_if_any_is_bad, wr
 from .checks.preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
 from .class_counts import count_objects
 from .dataset_arguments import register_datasets, unused_datasets, use_datasets
-from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
+from .registration import (
+    DatasetArgument,
+    parse_dataset_argument,
+    register_coco_dataset,
+    registered,
+)
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
 from .shapes.painting import ShapesSpec
@@ -34,6 +39,7 @@ __all__ = [
     "register_coco_dataset",
     "register_datasets",
     "register_shapes",
+    "registered",
     "report_datasets",
     "unused_datasets",
     "use_datasets",

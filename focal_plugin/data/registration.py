@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +67,34 @@ def register_coco_dataset(dataset: DatasetArgument) -> None:
         evaluator_type="coco",
         thing_classes=classes,
     )
+
+
+@contextlib.contextmanager
+def registered(datasets: Iterable[DatasetArgument]) -> Iterator[None]:
+    """
+    Register datasets inside the context, unless they are registered already.
+
+    Raises:
+        FileNotFoundError: a JSON file or an image directory does not exist.
+        ValueError: a name is taken by another dataset, or a JSON has no categories.
+    """
+    added = []
+    try:
+        for dataset in datasets:
+            if not _is_registered(dataset):
+                register_coco_dataset(dataset)
+                added.append(dataset.name)
+        yield
+    finally:
+        for name in added:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def _is_registered(dataset: DatasetArgument) -> bool:
+    if dataset.name not in DatasetCatalog.list():
+        return False
+    return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
 
 
 def load_coco(name: str, json_file: Path, image_root: Path) -> list[dict[str, Any]]:
