@@ -86,7 +86,8 @@ DEFAULT_LOSSES = (
 
 ARMS_DESCRIPTION = """
 List the named arms: published answers to imbalance, each as the config keys that differ. Use a name
-in a spec (`arms: [ce, ohem, fl]`) or with `train_net.py --arm NAME`, on any base of its family.
+in a spec (`arms: [ce, ohem, fl]`) or with `train_net.py --arm NAME`, on any base of its family. The
+arms of `data` choose the training images, and every base accepts them.
 """
 
 ENGINES = ("local", "ray", "slurm")
@@ -203,7 +204,9 @@ def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_arms_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = ARMS_DESCRIPTION
-    parser.add_argument("--family", choices=("retinanet", "faster_rcnn"), help="default: both")
+    parser.add_argument(
+        "--family", choices=("retinanet", "faster_rcnn", "data"), help="default: all"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="show these arms with their keys")
 
 

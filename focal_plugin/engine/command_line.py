@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import arms
+from ..checks import IllegalOptionError
 from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
@@ -26,9 +27,10 @@ from ..data import (
     unused_datasets,
     use_datasets,
 )
-from ..losses import CLS_LOSS_REGISTRY
+from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss, class_alpha_of_counts
+from ..losses.class_alpha import ALPHA, AUTO
 from ..modeling import config_scopes
-from ..registry import DENSE
+from ..registry import DENSE, ConfigScope
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -300,14 +302,21 @@ def _seed_of(record: Path) -> int:
 _SEED_REMEDY = "state the SEED of the run, or delete the file and start without --resume"
 
 
+SAMPLES = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
+CLASS_ALPHA = "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA"
+
+
 def count_samples_per_class(cfg: CfgNode) -> None:
     """
     Count the training objects per class if the classification loss requires it.
 
-    The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it; proposals
-    have one class. The saved config of a run therefore contains the numbers that it used.
+    The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it, and its
+    alphas into a `CLASS_ALPHA` of "auto"; proposals have one class. The saved config of a run
+    therefore contains the numbers that it used.
+
+    Raises:
+        ValueError: an option of the alphas is outside its legal range; the message names its key.
     """
-    key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
     roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for config_scope, num_classes in [
         (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
@@ -315,10 +324,34 @@ def count_samples_per_class(cfg: CfgNode) -> None:
         (config_scopes.ROI_HEADS, roi_classes),
     ]:
         name = config_scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
-        loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model raises the error
-        wanted = loss is not None and key in loss.config_keys.values()
-        if wanted and not config_scope.read(cfg, key):
-            counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
-            here = [sum(counts)] if config_scope is config_scopes.RPN else counts
-            pair: list[Any] = [config_scope.key(key), here]
-            cfg.merge_from_list(pair)
+        loss = dict(CLS_LOSS_REGISTRY).get(name)
+        if loss is None:
+            continue  # building the model raises the error
+        keys = set(loss.config_keys.values())
+        missing = SAMPLES in keys and not config_scope.read(cfg, SAMPLES)
+        automatic = CLASS_ALPHA in keys and config_scope.read(cfg, CLASS_ALPHA) == AUTO
+        if not (missing or automatic):
+            continue
+        counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+        here = [sum(counts)] if config_scope is config_scopes.RPN else counts
+        pairs: list[Any] = [config_scope.key(SAMPLES), here] if missing else []
+        if automatic:
+            pairs += [config_scope.key(CLASS_ALPHA), _class_alpha(cfg, loss, config_scope, here)]
+        cfg.merge_from_list(pairs)
+
+
+def _class_alpha(
+    cfg: CfgNode, loss: type[ClassificationLoss], config_scope: ConfigScope, counts: list[int]
+) -> list[float]:
+    options = {
+        "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
+        "class_alpha_power": "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA_POWER",
+    }
+    values = {name: config_scope.read(cfg, key) for name, key in options.items()}
+    alpha = ALPHA if values["alpha"] is None else values["alpha"]
+    power = values["class_alpha_power"]
+    try:
+        return class_alpha_of_counts(counts, alpha=alpha, power=power, with_background=loss.softmax)
+    except IllegalOptionError as error:
+        key = config_scope.key(options[error.option])
+        raise ValueError(f"{key} {error.requirement}") from error

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ...checks import check_count
 from ...random_state import seed_from, seeded
 from ...signals import JOB_SIGNALS
+from .class_aware import ClassAwareTrainingSampler, classes_of
 from .training_set import load_training_set
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
     Build a :class:`TrainLoader` with the batches of Detectron2's `build_detection_train_loader`.
 
     Images, filters, samplers and batches are the same. Invalid boxes are dropped if
-    `MODEL.FOCAL.DATA.CHECK` is "drop".
+    `MODEL.FOCAL.DATA.CHECK` is "drop". There is one more sampler,
+    :class:`~focal_plugin.data.loading.class_aware.ClassAwareTrainingSampler`.
 
     Args:
         cfg: with a `SEED` >= 0.
@@ -75,8 +77,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
         Detectron2's own loader if the dataset is a PyTorch `IterableDataset`.
 
     Raises:
-        ValueError: Detectron2 has no sampler named `DATALOADER.SAMPLER_TRAIN`, or images without a
-            size are to be grouped by aspect ratio.
+        ValueError: there is no sampler named `DATALOADER.SAMPLER_TRAIN`, or it requires objects and
+            there are none; or images without a size are to be grouped by aspect ratio.
     """
     dataset: MapDataset | IterableDataset[Any] = load_training_set(cfg)
     if isinstance(dataset, IterableDataset):
@@ -165,7 +167,8 @@ class Batches:
     They are endless if the sampler is, and iteration reads no image.
 
     Args:
-        sampler: Detectron2's sampler. With n processes, process r receives samples r, r + n, ...
+        sampler: a sampler like Detectron2's. With n processes, process r receives samples r, r + n,
+            ...
         batch_size: images per process, >= 1.
         wide: for each image, True if it is wider than high. A batch then never mixes both kinds,
             as in Detectron2's `AspectRatioGroupedDataset`.
@@ -261,7 +264,7 @@ class TrainLoader:
 
 
 def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterable[int]:
-    """Build Detectron2's sampler with the name and the seed of the config."""
+    """Build the sampler with the name and the seed of the config."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     logger.info(f"Using training sampler {name}")
     if name == "TrainingSampler":
@@ -273,6 +276,9 @@ def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterabl
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
+    if name == "ClassAwareTrainingSampler":
+        classes = [classes_of(dataset[index]) for index in range(len(dataset))]
+        return ClassAwareTrainingSampler(classes, seed=cfg.SEED)
     with seeded(cfg.SEED, "sampler"):  # the other samplers draw their seed
         return build_detection_train_loader.from_config(cfg, mapper, dataset=dataset)["sampler"]
 
