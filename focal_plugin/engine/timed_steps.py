@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
@@ -96,6 +97,7 @@ def seconds_per_test_image(cfg: CfgNode, *, images: int = 4) -> float:
 @contextmanager
 def _trainer(cfg: CfgNode) -> Iterator[Trainer]:
     """Provide a trainer with random weights, whose output folder is removed."""
+    gc.collect()  # the data loader of an earlier one; a forked worker could not end its workers
     cfg = cfg.clone()
     cfg.defrost()
     resolve_device(cfg)

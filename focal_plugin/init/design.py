@@ -100,7 +100,7 @@ def design(
     _set_weights(draft, recipe, facts)
     _set_data(draft, train, test)
     objects, tested = read_training_set(draft.cfg), read_test_set(test)
-    facts["data"] = _data_fact(objects, tested)
+    facts["data"] = _data_fact(draft.cfg, objects, tested)
     _set_input(draft, recipe, objects, input_size, facts)
     _set_anchors(draft, objects, facts)
     _set_workers(draft, machine)
@@ -150,9 +150,9 @@ def _set_data(draft: Draft, train: str, test: str) -> None:
     if names and "CLASS_NAMES" in draft.cfg.MODEL.FOCAL:
         draft.set("MODEL.FOCAL.CLASS_NAMES", names, "for pictures and tables")
     check_datasets(draft.cfg)
-    for name in (train, test):
+    for name, use in ((train, "learn"), (test, "evaluate")):
         if not any(count_objects([name], num_classes=num_classes)):
-            raise DataError(f"{name} has no objects: there is nothing to learn or to evaluate")
+            raise DataError(f"{name} has no objects: there is nothing to {use}")
 
 
 def _largest_class(name: str) -> int:
@@ -161,21 +161,21 @@ def _largest_class(name: str) -> int:
     return max(found, default=0)
 
 
-def _data_fact(train: ObjectTable, test: ObjectTable) -> str:
-    counts = train.objects_per_class(len(train.class_names))
+def _data_fact(cfg: CfgNode, train: ObjectTable, test: ObjectTable) -> str:
+    counts = train.objects_per_class(cfg.MODEL.RETINANET.NUM_CLASSES)
     parts = [
         f"{len(train.file_names)} training and {len(test.file_names)} validation images",
         f"{int(counts.sum())} objects of {len(counts)} classes",
     ]
-    present = counts[counts > 0]
-    if len(present) > 1:
-        most, least = (train.class_names[int(i)] for i in (counts.argmax(), _rarest(counts)))
-        parts.append(f"{most} to {least} {present.max() / present.min():.3g} : 1")
+    most, least = int(counts.argmax()), int(np.where(counts, counts, counts.max() + 1).argmin())
+    if counts[most] > counts[least]:
+        ratio = f"{counts[most] / counts[least]:.3g} : 1"
+        parts.append(f"{_class_name(train, most)} to {_class_name(train, least)} {ratio}")
     return ", ".join(parts)
 
 
-def _rarest(counts: np.ndarray) -> int:
-    return int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+def _class_name(objects: ObjectTable, index: int) -> str:
+    return objects.class_names[index] if objects.class_names else f"class {index}"
 
 
 def _set_input(
@@ -186,7 +186,7 @@ def _set_input(
         name, share = _smallest_class(objects)
         needed = recipe.object_px / share
         size = next((s for s in recipe.input_sizes if s >= needed), recipe.input_sizes[-1])
-        why = f"half of the {name} are larger than {share * size:.0f} px then, the smallest class"
+        why = f"the smallest class, {name}, has a median size of {share * size:.0f} px then"
     draft.set("INPUT.MIN_SIZE_TRAIN", [size], f"shorter side: {why}")
     draft.set("INPUT.MIN_SIZE_TEST", size, "as in training")
     draft.set("INPUT.MAX_SIZE_TRAIN", LONG_SIDE * size, "longer images are scaled down")
@@ -202,9 +202,7 @@ def _smallest_class(objects: ObjectTable) -> tuple[str, float]:
     classes = objects.classes[objects.is_object]
     medians = {int(c): float(np.median(shares[classes == c])) for c in np.unique(classes)}
     smallest = min(medians, key=lambda c: medians[c])
-    names = objects.class_names
-    name = names[smallest] if names else f"class {smallest}"
-    return name, max(medians[smallest], 1e-6)
+    return _class_name(objects, smallest), max(medians[smallest], 1e-6)
 
 
 def _set_anchors(draft: Draft, objects: ObjectTable, facts: dict[str, str]) -> None:
@@ -242,10 +240,10 @@ def _set_schedule(
     image_s = seconds_per_test_image(draft.cfg)
     found = fit_schedule(task, recipe, batch=batch, step_s=step_s, test_image_s=image_s)
     steps = tuple(max(1, round(share * found.iterations)) for share in recipe.steps)
-    passes = found.iterations * batch / task.train_images
+    passes = f"{found.iterations * batch / task.train_images:.1f}"
     runs = f"{task.runs} runs of {step_s:.2g} s a step"
     total = f"{duration_argument(found.total_s)} of {duration_argument(task.budget_s)}"
-    draft.set("SOLVER.MAX_ITER", found.iterations, f"{passes:.3g} passes over the images; {runs}")
+    draft.set("SOLVER.MAX_ITER", found.iterations, f"{passes} passes over the images; {runs}")
     draft.set("SOLVER.STEPS", list(steps), "the learning rate falls tenfold after each")
     warmup = min(recipe.warmup, found.iterations // 4)
     draft.set("SOLVER.WARMUP_ITERS", warmup, "the learning rate rises from almost 0")
@@ -253,7 +251,7 @@ def _set_schedule(
     draft.set("SOLVER.CHECKPOINT_PERIOD", -(-found.iterations // 2), "a lost run resumes there")
     draft.set("TEST.EVAL_PERIOD", period, f"{task.test_images} images of {image_s:.2g} s each time")
     draft.set("MODEL.RETINANET.SCORE_THRESH_TEST", SCORE_THRESHOLD, "AP counts low scores, too")
-    facts["schedule"] = f"{found.iterations} iterations a run, {passes:.3g} passes; {runs}"
+    facts["schedule"] = f"{found.iterations} iterations a run, {passes} passes; {runs}"
     facts["time"] = f"{total} for all runs"
     if found.is_full:
         facts["time"] += "; more would not help a run, but more --seeds would help the verdict"

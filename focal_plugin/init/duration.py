@@ -27,7 +27,7 @@ def parse_duration(text: str) -> float:
     seconds = sum(float(number) * SECONDS[unit] for unit, number in parts.items())
     if not 0 < seconds <= LONGEST_S:
         raise ValueError(
-            f"a duration is written as 30m, 2h or 1h30m, and is at most a year, got {shown(text)}"
+            f"a time is written as 30m, 2h or 1h30m, and is at most a year, got {shown(text)}"
         )
     return seconds
 

@@ -53,11 +53,11 @@ def find_sources(train: str, val: str | None, *, prefix: str, folder: Path) -> S
     """
     name, test = f"{prefix}_train", f"{prefix}_val"
     if val is not None:
-        given = (_source(train, name), _source(val, test))
+        given = (_source("--train", train, name), _source("--val", val, test))
         files = tuple(each for each in given if isinstance(each, DatasetArgument))
         name, test = (each if isinstance(each, str) else each.name for each in given)
         return Sources(name, test, files, {})
-    source = _source(train, name)
+    source = _source("--train", train, name)
     if isinstance(source, str):
         raise ValueError(
             f"{source} is a registered dataset, which cannot be split: give --val, too"
@@ -73,23 +73,28 @@ def dataset_prefix(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "data"
 
 
-def _source(text: str, name: str) -> DatasetArgument | str:
-    json_file, _, image_root = text.rpartition(":")
-    if json_file and image_root:
-        return DatasetArgument(name, Path(json_file).expanduser(), Path(image_root).expanduser())
+def _source(flag: str, text: str, name: str) -> DatasetArgument | str:
+    json_text, _, root_text = text.rpartition(":")
+    if json_text and root_text:
+        json_file, image_root = (Path(part).expanduser() for part in (json_text, root_text))
+        if not json_file.is_file():
+            raise FileNotFoundError(f"{flag}: there is no file {shown(json_text)}")
+        if not image_root.is_dir():
+            raise FileNotFoundError(f"{flag}: there is no folder {shown(root_text)}")
+        return DatasetArgument(name, json_file, image_root)
     known = DatasetCatalog.list()
     if text in known:
         return text
-    if Path(text).exists():
-        raise ValueError(f"a dataset is given as JSON:IMAGES, got {shown(text)}")
+    if "/" in text or text.endswith(".json"):
+        raise ValueError(f"{flag} must be JSON:IMAGES, or the name of a dataset, got {shown(text)}")
     raise KeyError(
-        f"no dataset is named {shown(text)}{did_you_mean(text, known, cutoff=0.85)}; give "
-        "JSON:IMAGES, or --import a module that registers it"
+        f"{flag}: no dataset is named {shown(text)}; give JSON:IMAGES, or --import a module that "
+        f"registers it{did_you_mean(text, known, cutoff=0.85)}"
     )
 
 
 def _split(source: DatasetArgument, folder: Path) -> tuple[list[Path], dict[str, str]]:
-    with registered([source]):  # for its errors about paths and categories
+    with registered([source]):
         report = check_coco(source.json_file, source.image_root)
         report.raise_if_bad()
         if not any(count_objects([source.name], num_classes=len(report.facts["classes"]))):

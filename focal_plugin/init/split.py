@@ -55,7 +55,7 @@ def split_coco(
     )[group_of]
     if is_val.all() or not is_val.any():
         raise DataError(
-            f"{len(groups)} different images are too few to split into training and validation: "
+            f"too few images to split into training and validation: {len(groups)} without copies; "
             "give --val JSON:IMAGES"
         )
     return Split(_part(content, ~is_val), _part(content, is_val), len(images) - len(groups))

@@ -69,10 +69,12 @@ def path_text(path: Path, folder: Path) -> str:
     """
     Return a path as a spec in ``folder`` names it.
 
-    It is relative if it lies beside or below the folder, so that both can be moved together.
+    It is relative if it lies beside or below the folder, or if both lie in the working directory,
+    so that all can be moved together.
     """
     absolute, base = (Path(os.path.abspath(each)) for each in (path, folder))
-    if not absolute.is_relative_to(base.parent):
+    together = [root for root in (base.parent, Path.cwd()) if base.is_relative_to(root)]
+    if not any(absolute.is_relative_to(root) for root in together):
         return str(absolute)
     text = os.path.relpath(absolute, base)
     return f"./{text}" if text.startswith("~") else text
