@@ -50,6 +50,8 @@ ALLOWED = {
         "signals",
     },
     "audit": {
+        "arms",
+        "ops",
         "modeling",
         "data",
         "diagnostics",
