@@ -152,9 +152,9 @@ def _axis(
 def _require_grid(detector: AnchoredDetector) -> None:
     """Refuse a generator of another kind, whose anchors the tables would not hold."""
     rows, columns = 2, 3
-    maps = [(rows, columns)] * len(detector.strides)
-    levels = zip(_generate(detector, maps), detector.generator.num_anchors, detector.strides)
-    for anchors, cells, stride in levels:
+    num_cells = np.array(detector.generator.num_anchors)
+    levels = _generate(detector, [(rows, columns)] * len(detector.strides))
+    for anchors, cells, stride in zip(levels, num_cells, detector.strides, strict=True):
         grid = anchors.view(rows, columns, cells, 4)
         step = torch.tensor([stride, 0, stride, 0])
         expected = grid[:1, :1] + step * torch.arange(columns).view(1, -1, 1, 1)

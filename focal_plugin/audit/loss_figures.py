@@ -20,10 +20,10 @@ from .anchored_set import AnchoredSet
 from .dense_start import terms_of_sampled_images
 from .image_terms import ImageTerms
 from .labeling import Labeling
-from .start_of_training import RandomSample, Start, start_of, references, terms_of_labels
+from .start_of_training import RandomSample, Start, references, start_of, terms_of_labels
 from .summaries import ratio
 
-BATCHES = 200
+BATCHES = 100
 """Random batches from which the first step is estimated."""
 
 

@@ -2,18 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 
 from focal_plugin import get_cfg
 from focal_plugin.audit.detector import read_detector
 from focal_plugin.audit.labeling import best_ious, label_anchors
-from focal_plugin.audit.network_frame import FrameSize
 from focal_plugin.config_file import find_config_file
 from focal_plugin.modeling.matcher import match_images
-from focal_plugin.modeling.rpn import FocalRPN
 
-from .reference import dense_labels, placed, random_table, table_of_boxes
+from .reference import dense_labels, placed, random_table
 
 
 def config(name="retinanet_small.yaml", **keys):
