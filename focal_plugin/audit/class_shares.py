@@ -32,7 +32,8 @@ def count_by_class(tables: Sequence[ObjectTable]) -> tuple[list[str], np.ndarray
         K names, and the counts (T, K), int64.
     """
     names = [_names_of(table) for table in tables]
-    if not all(table.class_names and len(set(n)) == len(n) for table, n in zip(tables, names)):
+    are_named = all(table.class_names for table in tables)
+    if not are_named or any(len(set(own)) < len(own) for own in names):
         names = [max(names, key=len)] * len(tables)
     union = list(dict.fromkeys(chain(*names)))
     place = {name: index for index, name in enumerate(union)}
