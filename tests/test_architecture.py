@@ -51,6 +51,8 @@ ALLOWED = {
         "signals",
     },
     "audit": {
+        "arms",
+        "ops",
         "modeling",
         "data",
         "diagnostics",

@@ -26,9 +26,7 @@ from ..data import (
     unused_datasets,
     use_datasets,
 )
-from ..losses import CLS_LOSS_REGISTRY
-from ..modeling import config_scopes
-from ..registry import DENSE
+from ..modeling.samples_per_class import set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -307,18 +305,6 @@ def count_samples_per_class(cfg: CfgNode) -> None:
     The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it; proposals
     have one class. The saved config of a run therefore contains the numbers that it used.
     """
-    key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
-    roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for config_scope, num_classes in [
-        (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
-        (config_scopes.RPN, roi_classes),
-        (config_scopes.ROI_HEADS, roi_classes),
-    ]:
-        name = config_scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
-        loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model raises the error
-        wanted = loss is not None and key in loss.config_keys.values()
-        if wanted and not config_scope.read(cfg, key):
-            counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
-            here = [sum(counts)] if config_scope is config_scopes.RPN else counts
-            pair: list[Any] = [config_scope.key(key), here]
-            cfg.merge_from_list(pair)
+    set_samples_per_class(
+        cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+    )
