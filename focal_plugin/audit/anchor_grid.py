@@ -12,6 +12,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +128,9 @@ def _rows_of(sizes: np.ndarray) -> list[list[int]]:
 def _generate(detector: AnchoredDetector, sizes: list[Any]) -> list[torch.Tensor]:
     """Return the anchors of feature maps of some (height, width)."""
     maps = [torch.empty(1, 1, int(h), int(w), device="meta") for h, w in sizes]
-    return [boxes.tensor for boxes in detector.generator(maps)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.meshgrid")  # Detectron2 omits `indexing`
+        return [boxes.tensor for boxes in detector.generator(maps)]
 
 
 def _axis(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..pages.text import listed, plain
 from .sentence import Sentence, Severity
 
 Facts = dict[str, Any]
@@ -22,7 +23,6 @@ BACKGROUND = 1000.0
 """Negatives per positive from which on the background is extreme."""
 BELOW_STRIDE, DUPLICATES, NMS, LOST = 0.1, 0.01, 0.01, 0.05
 """Shares of objects from which on a sentence warns."""
-NAMES_SHOWN = 5
 
 
 def sentences_of(facts: Facts) -> tuple[Sentence, ...]:
@@ -60,15 +60,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def listed(names: list[str]) -> str:
-    """Return some names, and how many more there are."""
-    more = len(names) - NAMES_SHOWN
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
 def _names(facts: Facts) -> list[str]:
-    return [row["name"] for row in facts["classes"]["per_class"]]
+    return [plain(row["name"]) for row in facts["classes"]["per_class"]]
 
 
 def _at(facts: Facts) -> str:
