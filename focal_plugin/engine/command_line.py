@@ -15,7 +15,6 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import arms
-from ..checks import IllegalOptionError
 from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
@@ -27,10 +26,7 @@ from ..data import (
     unused_datasets,
     use_datasets,
 )
-from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss, class_alpha_of_counts
-from ..losses.class_alpha import ALPHA, AUTO
-from ..modeling import config_scopes
-from ..registry import DENSE, ConfigScope
+from ..modeling.samples_per_class import set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -302,10 +298,6 @@ def _seed_of(record: Path) -> int:
 _SEED_REMEDY = "state the SEED of the run, or delete the file and start without --resume"
 
 
-SAMPLES = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
-CLASS_ALPHA = "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA"
-
-
 def count_samples_per_class(cfg: CfgNode) -> None:
     """
     Count the training objects per class if the classification loss requires it.
@@ -317,41 +309,6 @@ def count_samples_per_class(cfg: CfgNode) -> None:
     Raises:
         ValueError: an option of the alphas is outside its legal range; the message names its key.
     """
-    roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for config_scope, num_classes in [
-        (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
-        (config_scopes.RPN, roi_classes),
-        (config_scopes.ROI_HEADS, roi_classes),
-    ]:
-        name = config_scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
-        loss = dict(CLS_LOSS_REGISTRY).get(name)
-        if loss is None:
-            continue  # building the model raises the error
-        keys = set(loss.config_keys.values())
-        missing = SAMPLES in keys and not config_scope.read(cfg, SAMPLES)
-        automatic = CLASS_ALPHA in keys and config_scope.read(cfg, CLASS_ALPHA) == AUTO
-        if not (missing or automatic):
-            continue
-        counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
-        here = [sum(counts)] if config_scope is config_scopes.RPN else counts
-        pairs: list[Any] = [config_scope.key(SAMPLES), here] if missing else []
-        if automatic:
-            pairs += [config_scope.key(CLASS_ALPHA), _class_alpha(cfg, loss, config_scope, here)]
-        cfg.merge_from_list(pairs)
-
-
-def _class_alpha(
-    cfg: CfgNode, loss: type[ClassificationLoss], config_scope: ConfigScope, counts: list[int]
-) -> list[float]:
-    options = {
-        "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
-        "class_alpha_power": "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA_POWER",
-    }
-    values = {name: config_scope.read(cfg, key) for name, key in options.items()}
-    alpha = ALPHA if values["alpha"] is None else values["alpha"]
-    power = values["class_alpha_power"]
-    try:
-        return class_alpha_of_counts(counts, alpha=alpha, power=power, with_background=loss.softmax)
-    except IllegalOptionError as error:
-        key = config_scope.key(options[error.option])
-        raise ValueError(f"{key} {error.requirement}") from error
+    set_samples_per_class(
+        cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+    )

@@ -135,7 +135,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
                 "loss_cls": _weight(cfg, "CLS_LOSS"),
                 "loss_box_reg": _weight(cfg, "BOX_LOSS"),
             },
-            "ignores_crowds": _ignores_crowds(cfg),
+            "ignores_crowds": ignores_crowds(cfg),
         }
 
     def forward_training(
@@ -262,7 +262,13 @@ def _weight(cfg: CfgNode, node: str) -> float:
     return check_option(f"MODEL.FOCAL.{node}.WEIGHT", cfg.MODEL.FOCAL[node].WEIGHT, low=0)
 
 
-def _ignores_crowds(cfg: CfgNode) -> bool:
+def ignores_crowds(cfg: CfgNode) -> bool:
+    """
+    Return True if background anchors inside crowd regions are ignored.
+
+    Raises:
+        ValueError: `MODEL.FOCAL.ANCHOR_LABELS.CROWD` has an illegal value.
+    """
     crowd = cfg.MODEL.FOCAL.ANCHOR_LABELS.CROWD
     check_choice("MODEL.FOCAL.ANCHOR_LABELS.CROWD", crowd, CROWD_POLICIES)
     return crowd == "ignore" or bool(cfg.MODEL.FOCAL.MINING.NAME)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
 from . import csv_tables, sentences, tables
 from .csv_tables import Cell
-from .tables import Table
 
 CHAPTERS = {
     "verdict": "Verdict",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ...pages.text import are, count_text, listed, p_text, plain
 from ..analysis.fairness import SharedStart
 from ..analysis.power import MAX_SEEDS, POWER, Recommendation
 from ..analysis.problem import Problem, ProblemKind
@@ -20,7 +21,6 @@ from ..analysis.statistics import (
 )
 from ..analysis.summary import EFFECTS, Summary
 from ..analysis.training import LOSS_PREFIXES
-from .cells import are, count_text, listed, p_text, plain
 
 NAMES_SHOWN = 5
 FAIRNESS = "This chapter lists causes of a difference other than the loss."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ...pages.text import count_text, plain
 from ..analysis.problem import DAMAGE
 from ..analysis.summary import Summary
-from .cells import count_text, plain
 from .sections import contents
 from .sentences import problem_sentences
 from .tables import aligned
