@@ -30,6 +30,7 @@ from ..modeling.samples_per_class import set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
+from .class_names import settle_class_names
 from .config_checks import check_config
 from .evaluated_weights import choose_weights
 from .lock import OutputFolderError, hold_output_folder
@@ -201,6 +202,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         choose_weights(cfg, args)
     reports = check_datasets(cfg, allow_outside_root=args.allow_outside_root, training=training)
     settle_seed(cfg, resume=args.resume)
+    renamed = settle_class_names(cfg, training=training)
     if training:
         count_samples_per_class(cfg)
     cfg.freeze()
@@ -208,6 +210,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_resumable(cfg, checkpoint_options(args))
     start_logs(cfg, args)
     log_reports(reports)
+    if renamed:
+        logger.warning(renamed)
     for name in unused_datasets(cfg, names) if training else ():
         logger.warning(f"--dataset {name} is registered, but the config does not use it")
     return cfg

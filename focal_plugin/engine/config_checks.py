@@ -23,6 +23,7 @@ from PIL import Image
 from ..checks import check_choice
 from ..names import did_you_mean
 from ..registry import DENSE
+from .class_names import check_class_names
 from .finite import check_solver
 
 NAMES: Mapping[str, Registry] = {
@@ -105,6 +106,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
     _check_anchors(cfg, is_rcnn=is_rcnn)
     _check_boxes(cfg)
     _check_norms(cfg)
+    check_class_names(cfg)
 
 
 @contextmanager
