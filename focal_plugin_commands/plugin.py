@@ -187,6 +187,8 @@ def _add_init_arguments(parser: argparse.ArgumentParser) -> None:
         help="shorter side of an image for the model; default: as the smallest class requires",
     )
     add_import_argument(parser)
+
+
 def _add_audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = AUDIT_DESCRIPTION
     parser.add_argument(
@@ -232,6 +234,7 @@ COMMANDS = {
         "write a first comparison for a dataset of your own",
         _add_init_arguments,
         "focal_plugin.init.init_command",
+    ),
     "audit": Command(
         "measure the imbalance of a dataset as a detector sees it",
         _add_audit_arguments,
