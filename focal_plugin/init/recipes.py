@@ -70,6 +70,12 @@ _RETINANET = (
     Setting("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.0, "L1, as in Detectron2's RetinaNet"),
 )
 
+
+def _octaves(*sizes: int) -> list[list[int]]:
+    """Return each size with a third and two thirds of an octave more, rounded to pixels."""
+    return [[round(size * 2 ** (third / 3)) for third in range(3)] for size in sizes]
+
+
 _UNTRAINED_PIXELS = Setting(
     "MODEL.PIXEL_STD",
     [57.375, 57.12, 58.395],
@@ -92,6 +98,7 @@ SMALL = Recipe(
         Setting("MODEL.FPN.NORM", "GN", "a norm that trains from random weights"),
         Setting("MODEL.FOCAL.FPN.TOP_BLOCK", "", "no P6 and P7: three levels cover the objects"),
         Setting("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5"], "the levels with anchors"),
+        Setting("MODEL.ANCHOR_GENERATOR.SIZES", _octaves(16, 32, 64), "two strides of each level"),
         Setting("MODEL.RETINANET.NUM_CONVS", 2, "half of the large model"),
         Setting("MODEL.RETINANET.NORM", "GN", "a norm that trains from random weights"),
     ),
@@ -117,6 +124,11 @@ R50 = Recipe(
         Setting("MODEL.RESNETS.DEPTH", 50, "ResNet-50"),
         Setting("MODEL.RESNETS.OUT_FEATURES", ["res3", "res4", "res5"], "strides 8, 16 and 32"),
         Setting("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"], "strides 8, 16 and 32"),
+        Setting(
+            "MODEL.ANCHOR_GENERATOR.SIZES",
+            _octaves(32, 64, 128, 256, 512),
+            "those of the paper: four strides of each level",
+        ),
     ),
     from_scratch=(
         Setting("MODEL.BACKBONE.FREEZE_AT", 0, "no layer is frozen: all start from random weights"),

@@ -17,8 +17,8 @@ RUN_S = 15.0
 EVALUATION_S = 2.0
 """Time of an evaluation beside the detection, in seconds."""
 
-EVALUATIONS = (4, 2, 1)
-"""Evaluations of a run to choose from."""
+EVALUATIONS = (4, 2)
+"""Evaluations of a run to choose from, if there is time for more than one."""
 
 EVALUATION_SHARE = 0.2
 """Largest share of a run for more than one evaluation."""
@@ -98,10 +98,17 @@ def fit_schedule(
             f"evaluation take {RUN_S + evaluation_s + recipe.least * step_s:.0f} s; give --budget "
             f"{duration_argument(budget_for(recipe.enough))} or more, or fewer --seeds"
         )
-    evaluations = next(
-        (n for n in EVALUATIONS if n * evaluation_s <= EVALUATION_SHARE * run_s), EVALUATIONS[-1]
-    )
-    affordable = _rounded((run_s - RUN_S - evaluations * evaluation_s) / step_s)
+
+    def affordable_with(evaluations: int) -> int:
+        return _rounded((run_s - RUN_S - evaluations * evaluation_s) / step_s)
+
+    several = [
+        n
+        for n in EVALUATIONS
+        if n * evaluation_s <= EVALUATION_SHARE * run_s and affordable_with(n) >= recipe.enough
+    ]
+    evaluations = several[0] if several else 1
+    affordable = affordable_with(evaluations)
     most = max(10 * recipe.enough, round(recipe.most_passes * task.train_images / batch))
     iterations = max(recipe.least, min(affordable, most))
     return Schedule(

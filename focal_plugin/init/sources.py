@@ -59,9 +59,7 @@ def find_sources(train: str, val: str | None, *, prefix: str, folder: Path) -> S
         return Sources(name, test, files, {})
     source = _source("--train", train, name)
     if isinstance(source, str):
-        raise ValueError(
-            f"{source} is a registered dataset, which cannot be split: give --val, too"
-        )
+        raise ValueError(f"{source} is registered, and only a file can be split: give --val, too")
     parts, notes = _split(source, folder)
     root = source.image_root
     files = tuple(DatasetArgument(n, f, root) for n, f in zip((name, test), parts, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,9 @@ def flow(value: Any) -> str:
     text: str = yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False
     )
-    return text.removesuffix("...\n").strip()
+    text = text.removesuffix("...\n").strip()
+    # PyYAML writes a line break in a text as one; JSON, which is YAML, escapes it
+    return json.dumps(value, ensure_ascii=False) if "\n" in text else text
 
 
 def path_text(path: Path, folder: Path) -> str:
@@ -92,14 +95,21 @@ def _node_lines(tree: Mapping[str, Any], indent: str) -> list[str]:
 
 def _lines(indent: str, key: str, value: Any, why: str) -> list[str]:
     text = f"{indent}{flow(key)}: {flow(value)}"
-    if len(text) + len(why) + 4 > WIDTH:
-        return [f"{indent}# {why}", text]
-    return [_line(text, why)]
+    line = _line(text, why)
+    return [line] if len(line) <= WIDTH else [f"{indent}# {_one_line(why)}", text]
 
 
 def _line(text: str, why: str) -> str:
-    return f"{text}  # {' '.join(why.split())}" if why else text
+    return f"{text}  # {_one_line(why)}" if why else text
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _comments(lines: Sequence[str]) -> list[str]:
-    return [f"# {line}".rstrip() for line in lines]
+    return [f"# {_keeping_indent(line)}".rstrip() for line in lines]
+
+
+def _keeping_indent(line: str) -> str:
+    return " " * (len(line) - len(line.lstrip(" "))) + _one_line(line)
