@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .anchored_set import AnchoredSet
 from .labeling import Labeling
 from .summaries import quantiles, ratio

@@ -20,7 +20,7 @@ from .anchored_set import AnchoredSet
 from .dense_start import terms_of_sampled_images
 from .image_terms import ImageTerms
 from .labeling import Labeling
-from .start_of_training import RandomSample, Start, start_of, references, terms_of_labels
+from .start_of_training import RandomSample, Start, references, start_of, terms_of_labels
 from .summaries import ratio
 
 BATCHES = 200

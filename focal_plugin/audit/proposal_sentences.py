@@ -1,0 +1,39 @@
+"""Sentences about a proposal of anchors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..pages.text import plain
+from .proposal_yaml import WITHOUT_PROPOSAL
+from .sentence import Sentence
+
+
+def proposal_sentences(facts: dict[str, Any]) -> list[Sentence]:
+    """
+    Return the sentence about a proposal.
+
+    Args:
+        facts: result of :func:`~focal_plugin.audit.proposal.propose_anchors`.
+    """
+    if facts["status"] != "proposed":
+        return [Sentence("green", "proposal", WITHOUT_PROPOSAL[facts["status"]])]
+    rows = [row for row in facts["per_class"] if row["before"] is not None]
+    worst = min(rows, key=lambda row: row["before"])
+    text = (
+        f"Other anchors reach {_percent(worst['after'])} of {plain(worst['name'])} instead of "
+        f"{_percent(worst['before'])}{_input(facts)}."
+    )
+    return [Sentence("yellow", "proposal", f"{text} See the proposal.")]
+
+
+def _input(facts: dict[str, Any]) -> str:
+    before, after = facts["before"]["short"], facts["after"]["short"]
+    if before == after:
+        return f" at {after} px" if after else ""
+    return f", at {after} px instead of {before} px and {facts['cost']:.3g} times the pixels"
+
+
+def _percent(share: float) -> str:
+    """Return a share as a percentage; only all objects are 100%."""
+    return "100%" if share == 1 else f"{min(100 * share, 99.9):.3g}%"
