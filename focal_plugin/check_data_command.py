@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .components import import_components
 from .config import get_cfg
-from .config_file import find_config_file
 from .data import (
     DatasetArgument,
     Report,
@@ -19,12 +17,11 @@ from .data import (
     is_strict,
     parse_dataset_argument,
     register_coco_dataset,
-    register_datasets,
     report_datasets,
-    use_datasets,
     write_reports,
 )
 from .data.checks.rules import Severity
+from .dataset_config import config_of_flags, parse_files
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -52,11 +49,7 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Return the reports, and whether warnings are errors, which the config may say too."""
     if args.num_classes is not None:
         raise ValueError("--num-classes is the config's where there is a --config-file")
-    names = register_datasets(args.dataset)
-    cfg = get_cfg()
-    cfg.merge_from_file(str(find_config_file(args.config_file)))
-    cfg.merge_from_list(args.given)
-    use_datasets(cfg, names, opts=args.given, training=True)
+    cfg = config_of_flags(args.config_file, datasets=args.dataset, opts=args.given)
     strict = args.strict or is_strict(cfg)
     reports = report_datasets(
         cfg,
@@ -69,7 +62,7 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
 
 def _of_files(args: argparse.Namespace) -> list[Report]:
     datasets = [parse_dataset_argument(text) for text in args.dataset]
-    files = [("", *_parse_files(text)) for text in args.given]
+    files = [("", *parse_files(text)) for text in args.given]
     if not (datasets or files):
         raise ValueError("nothing to check: give JSON:IMAGES or --config-file FILE")
     reports = []
@@ -99,13 +92,6 @@ def _compared_with_training(report: Report) -> Report:
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-
-
-def _parse_files(text: str) -> tuple[Path, Path]:
-    json_file, _, image_root = text.rpartition(":")
-    if not (json_file and image_root):
-        raise ValueError(f"a dataset is given as JSON:IMAGES, got {text!r}")
-    return Path(json_file).expanduser(), Path(image_root).expanduser()
 
 
 def _with_num_classes(report: Report, num_classes: int | None) -> Report:

@@ -12,6 +12,8 @@ PLUGIN_EXAMPLES = """
 examples:
   focal-plugin check-data train.json:images val.json:images
       find faults in your annotations before training
+  focal-plugin audit train.json:images --test val.json:images
+      measure the imbalance of your data as a detector sees it, before training
   focal-plugin doctor
       report installed packages and how to fix conflicts
 """
@@ -36,6 +38,27 @@ An error would train wrong, evaluate wrong or end the run later. A warning is da
 drops silently, or a likely mistake. A note needs no action.
 
 Exit code: 0 no errors; 1 errors, or warnings with --strict; 2 a mistake in the command.
+"""
+
+AUDIT_DESCRIPTION = """
+Measure the imbalance of a training set as a detector sees it: with its input size, anchors,
+matcher and loss. No model is trained.
+
+examples:
+  focal-plugin audit train.json:images
+      audit annotations with the anchors of RetinaNet for COCO
+  focal-plugin audit train.json:images --test val.json:images --images
+      also compare with a test set, and open the images to find near copies
+  focal-plugin audit --config-file FILE --dataset mine=train.json:images \\
+      DATASETS.TRAIN "('mine',)" MODEL.RETINANET.NUM_CLASSES 3 INPUT.MIN_SIZE_TEST 512
+      the same with the anchors and the input size of your config
+  focal-plugin audit train.json:images --arm ohem --arm ghm --json audit.json
+      compare the losses of two arms before the first step; write all figures as JSON
+
+A red sentence names a fault that no training mends. A yellow one limits a result. A green one needs
+no action.
+
+Exit code: 0 nothing is red; 1 a sentence is red; 2 a mistake in the command, or errors in the data.
 """
 
 
@@ -101,11 +124,52 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all findings as JSON")
 
 
+def _add_audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = AUDIT_DESCRIPTION
+    parser.add_argument(
+        "given",
+        nargs="*",
+        metavar="JSON:IMAGES",
+        help="training annotations and image folder; with --config-file: KEY VALUE pairs",
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="config to audit; default: COCO's")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="register a dataset for the config; can be repeated",
+    )
+    add_import_argument(parser)
+    parser.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="compare the loss of an arm before the first step; can be repeated",
+    )
+    parser.add_argument(
+        "--test",
+        action="append",
+        default=[],
+        metavar="JSON:IMAGES",
+        help="test set to compare with, in place of those of the config; can be repeated",
+    )
+    parser.add_argument("--images", action="store_true", help="open images to find near copies")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with figures")
+
+
 def _add_no_arguments(_: argparse.ArgumentParser) -> None:
     """Add none: `focal_plugin_doctor` parses them."""
 
 
 COMMANDS = {
+    "audit": Command(
+        "measure the imbalance of a dataset as a detector sees it",
+        _add_audit_arguments,
+        "focal_plugin.audit_command",
+    ),
     "check-data": Command(
         "find faults in a dataset in COCO format",
         _add_check_data_arguments,

@@ -26,9 +26,7 @@ def anchor_facts(data: AnchoredSet, labeling: Labeling, num_classes: int) -> dic
     """Return the figures of the anchors over all objects, by class and by size."""
     is_object = data.table.is_object
     classes = data.table.classes[is_object]
-    found = Labeling(
-        *(field[is_object] for field in labeling[:4]), labeling.anchors, labeling.ignored
-    )
+    found = labeling.of(is_object)
     sizes = coco_size(data.frame.sides[is_object] ** 2)
     levels = found.positives.sum(axis=0)
     return {
@@ -69,14 +67,11 @@ def _per_class(found: Labeling, classes: np.ndarray, num_classes: int) -> list[d
         positives = found.positives[objects].sum(axis=0)
         of_positives = ratio(positives.sum(), total)
         of_objects = ratio(len(objects), len(classes))
-        neutral = (
-            ratio(of_positives, of_objects) if of_positives is not None and of_objects else None
-        )
         rows.append(
             {
                 **_facts_of(found, objects),
                 "share_of_positives": of_positives,
-                "positives_over_objects": neutral,
+                "positives_over_objects": ratio(of_positives or 0, of_objects or 0),
                 "positives_by_level": _shares(positives),
             }
         )

@@ -12,6 +12,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +128,9 @@ def _rows_of(sizes: np.ndarray) -> list[list[int]]:
 def _generate(detector: AnchoredDetector, sizes: list[Any]) -> list[torch.Tensor]:
     """Return the anchors of feature maps of some (height, width)."""
     maps = [torch.empty(1, 1, int(h), int(w), device="meta") for h, w in sizes]
-    return [boxes.tensor for boxes in detector.generator(maps)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.meshgrid")  # Detectron2 omits `indexing`
+        return [boxes.tensor for boxes in detector.generator(maps)]
 
 
 def _axis(
@@ -152,9 +155,9 @@ def _axis(
 def _require_grid(detector: AnchoredDetector) -> None:
     """Refuse a generator of another kind, whose anchors the tables would not hold."""
     rows, columns = 2, 3
-    maps = [(rows, columns)] * len(detector.strides)
-    levels = zip(_generate(detector, maps), detector.generator.num_anchors, detector.strides)
-    for anchors, cells, stride in levels:
+    num_cells = np.array(detector.generator.num_anchors)
+    levels = _generate(detector, [(rows, columns)] * len(detector.strides))
+    for anchors, cells, stride in zip(levels, num_cells, detector.strides, strict=True):
         grid = anchors.view(rows, columns, cells, 4)
         step = torch.tensor([stride, 0, stride, 0])
         expected = grid[:1, :1] + step * torch.arange(columns).view(1, -1, 1, 1)

@@ -31,6 +31,10 @@ FORMAT = 1
 """Version of the form of the facts."""
 
 
+MOST_REMEDIES = 5
+"""Classes, those with the most objects, for which remedies are tried."""
+
+
 @dataclass(frozen=True)
 class Audit:
     """
@@ -135,10 +139,11 @@ def _anchor_facts(labeled: LabeledSet, frames: Sequence[FrameSize]) -> dict[str,
     facts["at_training"] = [
         {"frame": size._asdict(), **_recall_at(data, size, labeled)} for size in frames
     ]
+    rows = facts["per_class"]
+    red = [i for i, x in enumerate(rows) if x["objects"] and x["recall"]["0.5"] < RECALL_RED]
+    red.sort(key=lambda index: -rows[index]["objects"])
     facts["remedies"] = {
-        str(index): remedies_for(data, labeling.best_iou, index)
-        for index, row in enumerate(facts["per_class"])
-        if row["objects"] and row["recall"]["0.5"] < RECALL_RED
+        str(index): remedies_for(data, labeling.best_iou, index) for index in red[:MOST_REMEDIES]
     }
     return facts
 

@@ -13,7 +13,7 @@ from .summaries import ratio, share
 
 
 def ceiling_facts(detector: AnchoredDetector, table: ObjectTable) -> dict[str, Any]:
-    """Return the figures of the ceilings; `topk_candidates` is None for an R-CNN, which has none."""
+    """Return the figures of the ceilings; an R-CNN has no `topk_candidates`."""
     model = detector.cfg.MODEL
     is_dense = detector.kind == "RetinaNet"
     nms = model.RETINANET.NMS_THRESH_TEST if is_dense else model.ROI_HEADS.NMS_THRESH_TEST

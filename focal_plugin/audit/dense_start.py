@@ -21,7 +21,7 @@ from .image_terms import ImageTerms
 from .matching import match_pairs
 from .start_of_training import AnchorTerms, Start, terms_of_anchors, terms_of_labels
 
-IMAGES = 16
+IMAGES = 8
 """Images of a sample."""
 MOST_LOGITS = 2**27
 """Logits of an image that fit in memory, with their gradients."""
@@ -57,7 +57,7 @@ def _terms_of_image(start: Start, data: AnchoredSet, image: int) -> tuple[float,
 
 
 def _dense_labels(start: Start, data: AnchoredSet, image: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return labels (R,) in {-1, 0..K-1, K}, anchors (R, 4), and the box of each positive (V, 4)."""
+    """Return labels (R,) in {-1..K}, anchors (R, 4), and the object of each positive (V, 4)."""
     block = data.block(image, image + 1)
     pairs = data.pairs(block.objects, floor=data.detector.matcher.thresholds[1])
     boxes = data.frame.boxes[block.objects]

@@ -63,7 +63,7 @@ class AnchoredDetector(NamedTuple):
     @property
     def signature(self) -> tuple[Any, ...]:
         """Value that is equal for two detectors that label all anchors alike."""
-        cells = [cell.tolist() for cell in self.generator.cell_anchors]
+        cells = [cell.tolist() for _, cell in self.generator.named_buffers()]
         matcher = self.matcher
         return (
             *(self.kind, self.num_classes, self.levels, self.strides, cells),
@@ -143,9 +143,8 @@ def _anchors(cfg: CfgNode, features: list[str]) -> dict[str, Any]:
         generator = build_anchor_generator(cfg, [shapes[name] for name in features])
     except AssertionError as error:
         raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR has {len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)} lists of SIZES and "
-            f"{len(cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS)} of ASPECT_RATIOS, but the detector "
-            f"has {len(features)} levels"
+            f"MODEL.ANCHOR_GENERATOR must have SIZES and ASPECT_RATIOS for {len(features)} levels, "
+            f"or one list for all of them: {error}"
         ) from error
     if generator.box_dim != 4:
         raise ValueError(

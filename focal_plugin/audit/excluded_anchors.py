@@ -39,7 +39,7 @@ def exclude_anchors(
 
 def _num_by_level(grid: AnchorGrid, locations: Locations) -> np.ndarray:
     """Return the number of anchors at some locations of each image by level, (images, L)."""
-    of_shape = locations.columns.count * locations.rows.count  # (images, S)
+    of_shape = locations.columns.number * locations.rows.number  # (images, S)
     first_shape = np.cumsum(grid.num_cells) - grid.num_cells
     by_level: np.ndarray = np.add.reduceat(of_shape, first_shape, axis=1)
     return by_level

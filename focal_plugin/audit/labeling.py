@@ -41,6 +41,15 @@ class Labeling(NamedTuple):
     anchors: np.ndarray
     ignored: np.ndarray
 
+    def of(self, objects: np.ndarray) -> Labeling:
+        """Return the counts of some annotations, a mask or indices."""
+        return self._replace(
+            best_iou=self.best_iou[objects],
+            positives=self.positives[objects],
+            forced=self.forced[objects],
+            stolen=self.stolen[objects],
+        )
+
     def positives_by_image(self, image: np.ndarray) -> np.ndarray:
         """
         Return the positive anchors of each image by level, (I, L), int64.

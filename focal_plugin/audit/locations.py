@@ -8,7 +8,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Ranges(NamedTuple):
     last: np.ndarray
 
     @property
-    def count(self) -> np.ndarray:
+    def number(self) -> np.ndarray:
         """Number of locations, (O, S)."""
         return (self.last - self.first + 1).clip(min=0)
 
@@ -38,10 +38,13 @@ class Locations(NamedTuple):
     columns: Ranges
     rows: Ranges
 
-    def contain(self, image: np.ndarray, shape: np.ndarray, column: np.ndarray, row: np.ndarray):
+    def contain(
+        self, image: np.ndarray, shape: np.ndarray, column: np.ndarray, row: np.ndarray
+    ) -> np.ndarray:
         """Return the mask of the anchors, (P,) each, that count."""
         x, y = ((r.first[image, shape], r.last[image, shape]) for r in self)
-        return (x[0] <= column) & (column <= x[1]) & (y[0] <= row) & (row <= y[1])
+        within: np.ndarray = (x[0] <= column) & (column <= x[1]) & (y[0] <= row) & (row <= y[1])
+        return within
 
 
 def all_locations(grid: AnchorGrid, images: np.ndarray) -> Locations:
@@ -75,7 +78,7 @@ def inside_image(
 
 def _inside(axis: Axis, among: Ranges, lengths: np.ndarray, margin: float, closed: bool) -> Ranges:
     first, last = among.first.copy(), among.last.copy()
-    side = "right" if closed else "left"
+    side: Literal["left", "right"] = "right" if closed else "left"
     for shape, (start, stop) in enumerate(zip(axis.start, [*axis.start[1:], None], strict=True)):
         low, high = axis.low[start:stop], axis.high[start:stop]
         first[:, shape] = np.maximum(first[:, shape], np.searchsorted(low, -margin))

@@ -77,8 +77,8 @@ def is_cut_off(data: AnchoredSet) -> np.ndarray:
     """Return the mask of the boxes within a pixel of the border of their image file, (M,)."""
     boxes = data.table.boxes
     limits = data.table.image_sizes[data.table.image][:, ::-1] - AT_BORDER  # width, height
-    touching: np.ndarray = (boxes[:, :2] <= AT_BORDER).any(axis=1)
-    return touching | (boxes[:, 2:] >= limits).any(axis=1)
+    touching: np.ndarray = np.any((boxes[:, :2] <= AT_BORDER) | (boxes[:, 2:] >= limits), axis=1)
+    return touching
 
 
 def _coco_sizes(areas: np.ndarray) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 import numpy as np
 
@@ -31,7 +31,4 @@ def by_class(values: np.ndarray, classes: np.ndarray, num_classes: int) -> list[
     """Return the values of the objects of each class; those of crowd regions are left out."""
     order = np.argsort(classes, kind="stable")
     bounds = np.searchsorted(classes[order], np.arange(num_classes + 1))
-    parts: list[Any] = [
-        values[order[first:stop]] for first, stop in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-    return parts
+    return [values[order[first:stop]] for first, stop in itertools.pairwise(bounds)]
