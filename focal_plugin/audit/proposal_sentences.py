@@ -7,6 +7,7 @@ from typing import Any
 from ..pages.text import plain
 from .proposal_yaml import WITHOUT_PROPOSAL
 from .sentence import Sentence
+from .sentences import percent
 
 
 def proposal_sentences(facts: dict[str, Any]) -> list[Sentence]:
@@ -21,8 +22,8 @@ def proposal_sentences(facts: dict[str, Any]) -> list[Sentence]:
     rows = [row for row in facts["per_class"] if row["before"] is not None]
     worst = min(rows, key=lambda row: row["before"])
     text = (
-        f"Other anchors reach {_percent(worst['after'])} of {plain(worst['name'])} instead of "
-        f"{_percent(worst['before'])}{_input(facts)}."
+        f"Other anchors reach {percent(worst['after'])} of {plain(worst['name'])} instead of "
+        f"{percent(worst['before'])}{_input(facts)}."
     )
     return [Sentence("yellow", "proposal", f"{text} See the proposal.")]
 
@@ -32,8 +33,3 @@ def _input(facts: dict[str, Any]) -> str:
     if before == after:
         return f" at {after} px" if after else ""
     return f", at {after} px instead of {before} px and {facts['cost']:.3g} times the pixels"
-
-
-def _percent(share: float) -> str:
-    """Return a share as a percentage; only all objects are 100%."""
-    return "100%" if share == 1 else f"{min(100 * share, 99.9):.3g}%"

@@ -69,7 +69,12 @@ def _recall_lines(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"# Anchors for {plain(', '.join(facts['train']))}, found with {counted}.",
         "# Share of objects with an anchor of IoU .5, before and after:",
-        f"#   {before['recall']:.3f}  {after['recall']:.3f}  all objects",
-        *(f"#   {row['before']:.3f}  {row['after']:.3f}  {plain(row['name'])}" for row in rows[:ROWS]),
+        _recall_line(before["recall"], after["recall"], "all objects"),
+        *(_recall_line(row["before"], row["after"], row["name"]) for row in rows[:ROWS]),
     ]
-    return lines + ([f"#   and {len(rows) - ROWS} more classes"] if len(rows) > ROWS else [])
+    more = len(rows) - ROWS
+    return [*lines, f"#   and {more:,} more classes"] if more > 0 else lines
+
+
+def _recall_line(before: float, after: float, name: str) -> str:
+    return f"#   {before:.3f}  {after:.3f}  {plain(name)}"
