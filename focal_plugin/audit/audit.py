@@ -21,14 +21,23 @@ from .image_figures import image_facts
 from .labeling import best_ious, label_anchors
 from .loss_figures import LabeledSet, loss_facts
 from .network_frame import FrameSize, frame_at_test, frames_at_training
-from .object_table import ObjectTable, read_training_set
+from .object_table import ObjectTable, read_test_set, read_training_set
+from .proposal import propose_anchors
+from .proposal_sentences import proposal_sentences
 from .remedies import remedies_for
-from .sentence import Sentence
+from .sentence import Sentence, by_severity
 from .sentences import RECALL_RED, sentences_of
+from .side_figures import side_facts
 from .size_figures import size_facts
+from .split_sentences import split_sentences
+from .splits import split_facts
 
 FORMAT = 1
 """Version of the form of the facts."""
+
+
+MOST_REMEDIES = 5
+"""Classes, those with the most objects, for which remedies are tried."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,21 @@ def audit_config(
         ),
         "loss": loss_facts(labeled, {name: _labeled_by_arm(cfg, name, labeled) for name in arms}),
         "ceilings": ceiling_facts(detector, table),
+        "sides": side_facts(data, labeled.labeling.best_iou, num_classes),
+        "splits": split_facts(table, [read_test_set(name) for name in test], images=images),
+        "proposal": propose_anchors(cfg, table),
     }
-    return Audit(facts, sentences_of(facts))
+    return Audit(facts, _all_sentences(facts))
+
+
+def _all_sentences(facts: dict[str, Any]) -> tuple[Sentence, ...]:
+    return by_severity(
+        [
+            *sentences_of(facts),
+            *proposal_sentences(facts["proposal"]),
+            *split_sentences(facts["splits"]),
+        ]
+    )
 
 
 def _with_counts(cfg: CfgNode, table: ObjectTable) -> CfgNode:
@@ -135,10 +157,11 @@ def _anchor_facts(labeled: LabeledSet, frames: Sequence[FrameSize]) -> dict[str,
     facts["at_training"] = [
         {"frame": size._asdict(), **_recall_at(data, size, labeled)} for size in frames
     ]
+    rows = facts["per_class"]
+    red = [i for i, x in enumerate(rows) if x["objects"] and x["recall"]["0.5"] < RECALL_RED]
+    red.sort(key=lambda index: -rows[index]["objects"])
     facts["remedies"] = {
-        str(index): remedies_for(data, labeling.best_iou, index)
-        for index, row in enumerate(facts["per_class"])
-        if row["objects"] and row["recall"]["0.5"] < RECALL_RED
+        str(index): remedies_for(data, labeling.best_iou, index) for index in red[:MOST_REMEDIES]
     }
     return facts
 

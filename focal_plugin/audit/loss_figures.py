@@ -59,16 +59,24 @@ def _row(start: Start, labeled: LabeledSet) -> dict[str, Any]:
         return {**facts, "images": 0}
     positive, negative = terms.positive_loss.sum(), terms.negative_loss.sum()
     gradients = terms.positive_gradient.sum(), terms.negative_gradient.sum()
-    has_positives = terms.num_pos > 0
-    per_image = (terms.positive_loss + terms.negative_loss)[has_positives]
     return {
         **facts,
         "images": len(terms.num_pos),
-        "per_positive": ratio(positive + negative, terms.num_pos.sum()),
-        "per_positive_of_image": _mean(per_image / terms.num_pos[has_positives]),
+        **({} if start.cls_loss.own_normalizer else _per_positive(terms)),
         "negatives_of_loss": ratio(negative, positive + negative),
         "negatives_of_gradient": ratio(gradients[1], sum(gradients)),
         "first_step": _spread(_first_steps(start, terms)),
+    }
+
+
+def _per_positive(terms: ImageTerms) -> dict[str, float | None]:
+    """Return the loss for each positive anchor: over all images, and the mean over images."""
+    has_positives = terms.num_pos > 0
+    total = terms.positive_loss + terms.negative_loss
+    of_images = total[has_positives] / terms.num_pos[has_positives]
+    return {
+        "per_positive": ratio(total.sum(), terms.num_pos.sum()),
+        "per_positive_of_image": float(of_images.mean()) if len(of_images) else None,
     }
 
 
@@ -164,10 +172,6 @@ def _normalizer_facts(start: Start, labeled: LabeledSet) -> dict[str, Any]:
         "init": getattr(start.normalizer, "init", None),
         "positives_per_batch": _spread(sums),
     }
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _spread(values: np.ndarray) -> dict[str, float] | None:

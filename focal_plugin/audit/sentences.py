@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..pages.text import listed, plain
-from .sentence import Sentence, Severity
+from .sentence import Sentence, Severity, by_severity
 
 Facts = dict[str, Any]
 
@@ -21,6 +21,8 @@ FEW_OBJECTS = 10
 ALWAYS_WITH_HEAD = 0.9
 BACKGROUND = 1000.0
 """Negatives per positive from which on the background is extreme."""
+SHOWN = 5
+"""Classes that a sentence names."""
 BELOW_STRIDE, DUPLICATES, NMS, LOST = 0.1, 0.01, 0.01, 0.05
 """Shares of objects from which on a sentence warns."""
 
@@ -41,8 +43,7 @@ def sentences_of(facts: Facts) -> tuple[Sentence, ...]:
         _ceilings,
     ]
     found = [sentence for part in parts for sentence in part(facts)]
-    order = ("red", "yellow", "green")
-    return tuple(sorted(found, key=lambda sentence: order.index(sentence.severity)))
+    return by_severity(found)
 
 
 def percent(value: float) -> str:
@@ -70,48 +71,70 @@ def _at(facts: Facts) -> str:
 
 
 def _anchors(facts: Facts) -> Iterator[Sentence]:
-    reached = True
-    remedies = facts["anchors"]["remedies"]
-    for index, row in enumerate(facts["anchors"]["per_class"]):
-        recall = row["recall"]["0.5"]
-        if recall is None or recall >= RECALL_YELLOW:
-            continue
-        reached = False
-        severity: Severity = "red" if recall < RECALL_RED else "yellow"
-        text = (
-            f"{_names(facts)[index]}: {percent(1 - recall)} of objects have no anchor of IoU .5 "
-            f"{_at(facts)}."
-        )
-        if severity == "red":
-            text += f" No loss will find them; {_remedy(remedies.get(str(index)))}."
-        yield Sentence(severity, "anchors", text)
-    if reached:
+    recalls = {
+        index: row["recall"]["0.5"]
+        for index, row in enumerate(facts["anchors"]["per_class"])
+        if row["objects"]
+    }
+    red = [index for index, recall in recalls.items() if recall < RECALL_RED]
+    yield from _unreachable(facts, red, recalls)
+    yellow = [i for i, recall in recalls.items() if RECALL_RED <= recall < RECALL_YELLOW]
+    if yellow:
+        missed = sorted(1 - recalls[index] for index in yellow)
+        shares = " to ".join(dict.fromkeys(map(percent, (missed[0], missed[-1]))))
+        names = listed([_names(facts)[index] for index in yellow], SHOWN)
+        text = f"{names}: {shares} of objects have no anchor of IoU .5 {_at(facts)}."
+        yield Sentence("yellow", "anchors", text)
+    if not (red or yellow):
         recall = facts["anchors"]["recall"]["0.5"]
         text = f"{percent(recall)} of objects have an anchor of IoU .5 {_at(facts)}."
         yield Sentence("green", "anchors", text)
 
 
-def _remedy(remedy: Facts | None) -> str:
-    remedy = remedy or {}
+def _unreachable(facts: Facts, classes: list[int], recalls: dict[int, float]) -> Iterator[Sentence]:
+    """Yield a sentence for each class with a remedy, and one for all others."""
+    remedies = facts["anchors"]["remedies"]
+    for index in classes:
+        if str(index) in remedies:
+            text = (
+                f"{_names(facts)[index]}: {percent(1 - recalls[index])} of objects have no anchor "
+                f"of IoU .5 {_at(facts)}. No loss will find them; {_remedy(remedies[str(index)])}."
+            )
+            yield Sentence("red", "anchors", text)
+    others = [_names(facts)[index] for index in classes if str(index) not in remedies]
+    if others:
+        text = (
+            f"{listed(others, SHOWN)}: most objects have no anchor of IoU .5 {_at(facts)}. No loss "
+            "will find them."
+        )
+        yield Sentence("red", "anchors", text)
+
+
+def _remedy(remedy: Facts) -> str:
     ways = []
-    if remedy.get("size"):
+    if remedy["size"] is not None:
         ways.append(f"add size {remedy['size']}")
-    if remedy.get("short"):
+    if remedy["short"] is not None:
         ways.append(f"train at {remedy['short']} px")
     return " or ".join(ways) or "change the sizes and ratios of the anchors"
 
 
 def _share_of_positives(facts: Facts) -> Iterator[Sentence]:
-    rows = zip(facts["classes"]["per_class"], facts["anchors"]["per_class"], strict=True)
-    for counted, row in rows:
-        neutral = row["positives_over_objects"]
-        if neutral is not None and neutral < NEUTRAL:
-            yield Sentence(
-                "yellow",
-                "anchors",
-                f"{counted['name']} has {percent(counted['share'])} of the objects, but "
-                f"{percent(row['share_of_positives'])} of the positive anchors.",
-            )
+    rows = facts["anchors"]["per_class"]
+    starved = [
+        index
+        for index, row in enumerate(rows)
+        if row["positives_over_objects"] is not None and row["positives_over_objects"] < NEUTRAL
+    ]
+    if starved:
+        objects = sum(facts["classes"]["per_class"][index]["share"] for index in starved)
+        positives = sum(rows[index]["share_of_positives"] for index in starved)
+        names = [_names(facts)[index] for index in starved]
+        text = (
+            f"{listed(names, SHOWN)}: {percent(objects)} of all objects, but {percent(positives)} "
+            "of all positive anchors."
+        )
+        yield Sentence("yellow", "anchors", text)
     stolen = facts["anchors"]["stolen"]
     if stolen >= 0.01:
         text = f"{percent(stolen)} of objects lose all of their anchors to other objects."
@@ -136,13 +159,15 @@ def _classes(facts: Facts) -> Iterator[Sentence]:
     rows = classes["per_class"]
     if classes["absent"]:
         names = [rows[index]["name"] for index in classes["absent"]]
-        yield Sentence("yellow", "classes", f"No training image has an object of {listed(names)}.")
+        yield Sentence(
+            "yellow", "classes", f"No training image has an object of {listed(names, SHOWN)}."
+        )
     few = [f"{row['name']} ({row['objects']})" for row in rows if 0 < row["objects"] < FEW_OBJECTS]
     if few:
         yield Sentence(
             "yellow",
             "classes",
-            f"Some classes have fewer than {FEW_OBJECTS} objects: {listed(few)}.",
+            f"Some classes have fewer than {FEW_OBJECTS} objects: {listed(few, SHOWN)}.",
         )
     yield from _imbalance(classes)
 

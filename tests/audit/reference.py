@@ -6,11 +6,22 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
+from focal_plugin import get_cfg
 from focal_plugin.audit.anchored_set import place_anchors
 from focal_plugin.audit.network_frame import FrameSize
 from focal_plugin.audit.object_table import CROWD, ObjectTable
+from focal_plugin.config_file import find_config_file
 
 SAME_SIZE = FrameSize(0, 1333)
+
+
+def config(name="retinanet_small.yaml", **keys):
+    """Return a config with three classes and the changed keys, `A__B=value` for `A.B`."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(find_config_file(f"Shapes-Detection/{name}")))
+    cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg.merge_from_list([x for k, value in keys.items() for x in (k.replace("__", "."), value)])
+    return cfg
 
 
 def table_of_boxes(images, *, size=(64, 96), class_names=("a", "b", "c")):
@@ -34,9 +45,9 @@ def random_table(num_images, *, seed, largest=80, size=(64, 96), crowds=0.0, num
     images = []
     for _ in range(num_images):
         number = rng.integers(*num_objects)
-        corner = rng.integers(0, 2 * np.array(size[::-1]) - 4, (number, 2)) / 2
-        sides = np.exp(rng.uniform(np.log(2), np.log(largest), (number, 2)))
-        high = np.minimum(corner + np.round(2 * sides) / 2, np.array(size[::-1]))
+        sides = np.exp(rng.uniform(np.log(2), np.log(largest), (number, 2))).round()
+        corner = (2 * rng.random((number, 2)) * (size[::-1] - sides).clip(min=0)).round() / 2
+        high = np.minimum(corner + sides, size[::-1])
         label = np.where(rng.random(number) < crowds, CROWD, rng.integers(0, 3, number))
         images.append(np.column_stack([corner, high, label]).tolist())
     return table_of_boxes(images, size=size)
@@ -72,7 +83,8 @@ def dense_labels(data, label):
     Count labels with the dense labels of each image.
 
     Args:
-        label: (anchors per level, instances) -> (idxs, labels, labels by IoU alone), one image.
+        label: (anchors of each level, instances) -> labels in {-1, 0, 1}, and matched boxes, of one
+            image.
     """
     table, levels = data.table, len(data.detector.levels)
     num = len(table.classes)
@@ -81,19 +93,18 @@ def dense_labels(data, label):
     anchors_per, ignored = [], []
     for image in range(len(table.file_names)):
         anchors = anchors_of(data, image)
-        instances = instances_of(data, image)
         objects = np.flatnonzero((table.image == image) & table.is_object)
-        idxs, labels, by_iou = label(anchors, instances)
-        iou = pairwise_iou(Boxes(torch.from_numpy(data.frame.boxes[objects])), Boxes.cat(anchors))
-        best[objects] = iou.amax(dim=1).numpy()
+        labels, matched = (x.numpy() for x in label(anchors, instances_of(data, image)))
+        boxes = data.frame.boxes[objects]
+        iou = pairwise_iou(Boxes(torch.from_numpy(boxes)), Boxes.cat(anchors)).numpy()
+        best[objects] = iou.max(axis=1)
         level = np.repeat(np.arange(levels), [len(a) for a in anchors])
-        positive = labels.numpy() == 1
-        if len(objects):
-            owner = objects[idxs.numpy()[positive]]
-            np.add.at(positives, (owner, level[positive]), 1)
-            np.add.at(forced, owner[by_iou.numpy()[positive] != 1], 1)
+        for anchor in np.flatnonzero(labels == 1):
+            owner = objects[(boxes == matched[anchor]).all(axis=1).argmax()]
+            positives[owner, level[anchor]] += 1
+            forced[owner] += iou[:, anchor].max() < np.float32(data.detector.matcher.thresholds[-2])
         anchors_per.append([len(a) for a in anchors])
-        ignored.append(np.bincount(level[labels.numpy() == -1], minlength=levels))
+        ignored.append(np.bincount(level[labels == -1], minlength=levels))
     return DenseLabels(best, positives, forced, np.array(anchors_per), np.array(ignored))
 
 

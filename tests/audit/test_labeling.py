@@ -2,46 +2,39 @@
 
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import build_backbone, build_model, build_proposal_generator
 from detectron2.structures import Boxes
 
-from focal_plugin import get_cfg
 from focal_plugin.audit.detector import read_detector
 from focal_plugin.audit.labeling import best_ious, label_anchors
-from focal_plugin.config_file import find_config_file
-from focal_plugin.modeling.matcher import match_images
+from focal_plugin.audit.network_frame import FrameSize
 
-from .reference import dense_labels, placed, random_table
-
-
-def config(name="retinanet_small.yaml", **keys):
-    """Return a config with three classes and the changed keys, `A__B=value` for `A.B`."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(find_config_file(f"Shapes-Detection/{name}")))
-    cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
-    pairs = [x for key, value in keys.items() for x in (key.replace("__", "."), value)]
-    cfg.merge_from_list(pairs)
-    return cfg
+from .reference import config, dense_labels, placed, random_table, table_of_boxes
 
 
-def labels_of_detector(detector):
-    """Return the labels of one image by the matcher and the crowd rule, as the model applies."""
+def retinanets_labels(cfg):
+    """Return the labels and matched boxes of an image, from `FocalRetinaNet.label_anchors`."""
+    cfg.MODEL.DEVICE = "meta"
+    model = build_model(cfg)
 
     def label(anchors, instances):
-        boxes = Boxes.cat(anchors)
-        (match,) = match_images(detector.matcher, boxes, [instances])
-        (by_iou,) = match_images(
-            type(detector.matcher)(
-                detector.matcher.thresholds[1:-1], detector.matcher.labels, low_quality="off"
-            ),
-            boxes,
-            [instances],
-        )
-        labels = match.labels.clone()
-        if not len(match.objects):
-            labels.zero_()
-        if detector.crowd_rule is not None:
-            detector.crowd_rule.apply_(labels, boxes, match.crowds, background=0)
-        return match.idxs, labels, by_iou.labels
+        (labels,), (boxes,) = model.label_anchors(anchors, [instances])
+        return torch.where(labels < 0, -1, (labels < model.num_classes).long()), boxes
+
+    return label
+
+
+def rpns_labels(cfg):
+    """Return the labels and matched boxes of an image, from `FocalRPN`, before its sampling."""
+    cfg.MODEL.FOCAL.RPN.MINING.NAME = "all"
+    with torch.device("meta"):
+        shapes = build_backbone(cfg).output_shape()
+    rpn = build_proposal_generator(cfg, shapes)
+
+    def label(anchors, instances):
+        (labels,), (boxes,) = rpn.label_and_sample_anchors(anchors, [instances])
+        return labels, boxes
 
     return label
 
@@ -49,23 +42,81 @@ def labels_of_detector(detector):
 def assert_same(data, label):
     found, dense = label_anchors(data), dense_labels(data, label)
     for name in ("best_iou", "positives", "forced", "anchors", "ignored"):
-        assert np.array_equal(getattr(found, name), getattr(dense, name)), name
-    assert np.array_equal(best_ious(data), dense.best_iou)
+        if name != "best_iou" or not data.detector.matches_inside_only:
+            assert np.array_equal(getattr(found, name), getattr(dense, name)), name
+    assert np.array_equal(best_ious(data), found.best_iou)
     return found
 
 
 @pytest.mark.parametrize("low_quality", ["on", "clobber", "off"])
-@pytest.mark.parametrize("largest", [8, 80], ids=["smaller than most anchors", "of all sizes"])
-def test_labels_are_those_of_the_matcher(low_quality, largest):
+def test_labels_are_those_of_retinanet(low_quality):
     cfg = config(MODEL__FOCAL__ANCHOR_LABELS__LOW_QUALITY=low_quality)
-    detector = read_detector(cfg)
-    data = placed(detector, random_table(12, seed=3, largest=largest))
-    found = assert_same(data, labels_of_detector(detector))
-    assert found.positives.sum() > 20
-    assert (found.forced.sum() > 0) == (low_quality == "on" or largest == 80 != low_quality)
+    data = placed(read_detector(cfg), random_table(12, seed=3))
+    found = assert_same(data, retinanets_labels(cfg))
+    assert found.positives.sum() > 100
+    assert (found.forced.sum() > 0) == (low_quality != "off")
 
 
-def test_labels_are_those_of_the_matcher_for_objects_larger_than_every_anchor():
-    detector = read_detector(config())
-    table = random_table(2, seed=1, largest=700, size=(300, 420), num_objects=(2, 5))
-    assert assert_same(placed(detector, table), labels_of_detector(detector)).forced.sum() > 50
+def test_labels_are_those_of_retinanet_for_objects_smaller_than_every_anchor():
+    cfg = config()
+    data = placed(read_detector(cfg), random_table(6, seed=1, largest=7, num_objects=(20, 60)))
+    found = assert_same(data, retinanets_labels(cfg))
+    assert found.best_iou.max() < 0.4
+    assert found.stolen.any()
+
+
+def test_labels_are_those_of_retinanet_for_objects_larger_than_every_anchor():
+    cfg = config()
+    table = table_of_boxes([[(2, 3, 290, 280, 0), (0, 0, 300, 210, 1)]], size=(300, 420))
+    found = assert_same(placed(read_detector(cfg), table), retinanets_labels(cfg))
+    assert found.forced.sum() > 100  # every anchor of the largest size inside an object
+
+
+def test_labels_are_those_of_retinanet_at_stock_anchors_in_a_resized_image():
+    sizes = [[32, 40.3, 50.8], [64, 80.6, 101.6], [128, 161.3, 203.2]]
+    cfg = config(MODEL__ANCHOR_GENERATOR__SIZES=sizes)
+    data = placed(read_detector(cfg), random_table(2, seed=5), FrameSize(300, 420))
+    assert data.frame.image_sizes.tolist() == [[280, 420]] * 2
+    assert assert_same(data, retinanets_labels(cfg)).positives.sum() > 50
+
+
+def test_labels_are_those_of_retinanet_with_ignored_crowds():
+    cfg = config(MODEL__FOCAL__ANCHOR_LABELS__CROWD="ignore")
+    table = random_table(8, seed=2, crowds=0.3)
+    found = assert_same(placed(read_detector(cfg), table), retinanets_labels(cfg))
+    only_crowds = table._replace(classes=np.full_like(table.classes, -1))
+    alone = assert_same(placed(read_detector(cfg), only_crowds), retinanets_labels(cfg))
+    assert alone.ignored.sum() > found.ignored.sum() > 500
+    assert alone.positives.sum() == 0
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"MODEL__FOCAL__RPN__STYLE": "tensorpack"},
+        {"MODEL__FOCAL__RPN__MATCHED": "inside", "MODEL__FOCAL__RPN__CROWD": "ignore"},
+        {"MODEL__RPN__BOUNDARY_THRESH": 3},
+        {"MODEL__FOCAL__RPN__STYLE": "matterport"},
+        {"MODEL__FOCAL__RPN__CROWD": "tensorpack", "MODEL__FOCAL__RPN__CROWD_THRESH": 0.5},
+    ],
+    ids=["stock", "tensorpack", "inside", "boundary", "matterport", "crowds exclude positives"],
+)
+def test_labels_are_those_of_the_rpn(keys):
+    cfg = config("faster_rcnn_small.yaml", **keys)
+    data = placed(read_detector(cfg), random_table(6, seed=4, crowds=0.2, largest=50))
+    assert assert_same(data, rpns_labels(cfg)).positives.sum() > 20
+
+
+def test_best_ious_are_of_anchors_inside_if_only_these_are_matched():
+    cfg = config("faster_rcnn_small.yaml", MODEL__FOCAL__RPN__MATCHED="inside")
+    table = table_of_boxes([[(0, 0, 10, 10, 0)]])
+    best = best_ious(placed(read_detector(cfg), table))
+    inside = Boxes(torch.tensor([[0.0, 0, 16, 16]]))  # no anchor of 16 px is nearer
+    assert 0 < best[0] <= 100 / inside.area().item()
+
+
+def test_a_dataset_without_objects_has_only_background():
+    found = label_anchors(placed(read_detector(config()), table_of_boxes([[], []])))
+    assert found.anchors.sum() > 0
+    assert found.ignored.sum() == found.positives.sum() == 0
