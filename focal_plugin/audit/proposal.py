@@ -60,7 +60,9 @@ class _Candidate(NamedTuple):
         )
 
 
-def propose_anchors(cfg: CfgNode, table: ObjectTable) -> dict[str, Any]:
+def propose_anchors(
+    cfg: CfgNode, table: ObjectTable, *, larger_input: bool = True
+) -> dict[str, Any]:
     """
     Propose anchors that reach the objects of every class on the network's input at test size.
 
@@ -70,6 +72,7 @@ def propose_anchors(cfg: CfgNode, table: ObjectTable) -> dict[str, Any]:
     Args:
         cfg: a config whose model has anchors.
         table: the training set.
+        larger_input: False to keep the input of the config in any case.
 
     Returns:
         JSON values:
@@ -98,7 +101,8 @@ def propose_anchors(cfg: CfgNode, table: ObjectTable) -> dict[str, Any]:
     elif shapes is None:
         status = "unsupported"
     else:
-        best = _choose(cfg, sample, shapes, counts)
+        factors = FACTORS if larger_input and frame_at_test(cfg).short else FACTORS[:1]
+        best = _choose(cfg, sample, shapes, counts, factors)
         chosen = best if best.mean >= now.mean + WORTHWHILE else None
         status = "none" if chosen is None else "proposed"
     after = [None] * detector.num_classes if chosen is None else chosen.recall
@@ -151,11 +155,17 @@ def _shapes_of(detector: AnchoredDetector) -> Shapes | None:
     return Shapes(*(np.sort(np.exp(log)) for log in logs))
 
 
-def _choose(cfg: CfgNode, sample: ObjectTable, shapes: Shapes, counts: np.ndarray) -> _Candidate:
+def _choose(
+    cfg: CfgNode,
+    sample: ObjectTable,
+    shapes: Shapes,
+    counts: np.ndarray,
+    factors: Sequence[float],
+) -> _Candidate:
     """Return the candidate with the smallest input that reaches the goal, or comes close to it."""
     searched = sample_by_class(sample, SEARCHED)
     tried = []
-    for factor in FACTORS if frame_at_test(cfg).short else FACTORS[:1]:
+    for factor in factors:
         of_input = _input_opts(cfg, factor)
         of_anchors = _search(_with(cfg, of_input), searched, shapes)
         tried.append(_candidate(cfg, sample, [*of_anchors, *of_input]))

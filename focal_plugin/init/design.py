@@ -103,7 +103,7 @@ def design(
     objects, tested = read_training_set(draft.cfg), read_test_set(test)
     facts["data"] = _data_fact(draft.cfg, objects, tested)
     _set_input(draft, recipe, objects, input_size, facts)
-    _set_anchors(draft, objects, facts)
+    _set_anchors(draft, objects, facts, larger_input=input_size is None)
     _set_workers(draft, machine)
     with _threads(machine.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # train_net.py shows them in its log
@@ -206,20 +206,24 @@ def _smallest_class(objects: ObjectTable) -> tuple[str, float]:
     return _class_name(objects, smallest), max(medians[smallest], 1e-6)
 
 
-def _set_anchors(draft: Draft, objects: ObjectTable, facts: dict[str, str]) -> None:
+def _set_anchors(
+    draft: Draft, objects: ObjectTable, facts: dict[str, str], *, larger_input: bool
+) -> None:
     """Set the anchors that the audit proposes, and the input that they are for."""
-    proposal = propose_anchors(draft.cfg, objects)
+    proposal = propose_anchors(draft.cfg, objects, larger_input=larger_input)
     before, opts = proposal["before"]["recall"], proposal["opts"]
     if not opts:
-        facts["anchors"] = f"{before:.1%} of the objects have an anchor of IoU .5; kept"
+        kept = draft.settings["MODEL.ANCHOR_GENERATOR.SIZES"]
+        facts["anchors"] = f"{before:.1%} of the objects have one of IoU .5; {kept.why}"
+        draft.set(kept.key, kept.value, facts["anchors"])
         return
-    gain = f"recall at IoU .5 from {before:.1%} to {proposal['after']['recall']:.1%}"
+    gain = f"{proposal['after']['recall']:.1%} of the objects have one of IoU .5, not {before:.1%}"
+    facts["anchors"] = f"proposed by the audit: {gain}"
     for key, text in zip(opts[::2], opts[1::2], strict=True):
         draft.set(key, ast.literal_eval(text), f"proposed by the audit: {gain}")
-    facts["anchors"] = f"proposed by the audit, {gain}"
     if proposal["cost"] > 1:
-        at = f"{draft.cfg.INPUT.MIN_SIZE_TEST} px, because no anchors reach them in a smaller one"
-        facts["anchors"] += f"; the input grows to {at}"
+        size = draft.cfg.INPUT.MIN_SIZE_TEST
+        facts["input"] = f"{size} px, the shorter side: a smaller one leaves objects without anchor"
 
 
 def _set_workers(draft: Draft, machine: Machine) -> None:

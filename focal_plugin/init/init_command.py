@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
                 machine=this_machine(),
                 input_size=args.input_size,
             )
-            audit = audit_config(found.draft.cfg)
+            audit = audit_config(found.draft.cfg, test=[sources.test])
         write_text(folder / BASE, base_text(args.size, sources, found))
         write_text(
             folder / SPEC,
