@@ -16,6 +16,7 @@ from ..names import shown
 from ..run_folder import STATUS_FILE
 from ..yaml_text import load
 from .analysis.tuning import best_factors
+from .audit_before import audit_before
 from .dry_run import plan_text, time_text, trained_test_sets
 from .plan.arm_check import ArmCheck
 from .plan.arm_errors import in_words
@@ -54,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     comparison.write(output)
     _mention_others(comparison, output)
+    if audit := audit_before(plan, output):
+        print(audit, file=sys.stderr)
     try:
         comparison, statuses = _train(args, comparison, output)
     except SweepInterruptedError as interruption:

@@ -13,6 +13,7 @@ from . import csv_tables, sentences, tables
 from .csv_tables import Cell
 
 CHAPTERS = {
+    "before": "Before training",
     "verdict": "Verdict",
     "certainty": "Certainty",
     "sources": "Sources of the differences",
@@ -78,6 +79,12 @@ def _verdict_section(
 
 
 SECTIONS = (
+    Section(
+        "audit",
+        "before",
+        lead=sentences.audit_lead,
+        sentences=lambda summary: list(summary.red),
+    ),
     _verdict_section(
         "verdicts",
         "At the same learning rate for all",
