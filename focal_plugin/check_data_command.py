@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+
+from detectron2.data import DatasetCatalog
 
 from .components import import_components
 from .config import get_cfg
@@ -15,6 +19,7 @@ from .data import (
     is_strict,
     parse_dataset_argument,
     registered,
+    report_dataset,
     report_datasets,
     write_reports,
 )
@@ -59,37 +64,46 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
 
 
 def _of_files(args: argparse.Namespace) -> list[Report]:
-    datasets = [parse_dataset_argument(text) for text in args.dataset]
+    known = [text for text in args.dataset if text in DatasetCatalog.list()]
+    datasets = [parse_dataset_argument(text) for text in args.dataset if text not in known]
     files = [("", *parse_files(text)) for text in args.given]
-    if not (datasets or files):
+    if not (known or datasets or files):
         raise ValueError("nothing to check: give JSON:IMAGES or --config-file FILE")
-    reports = []
+    options = {
+        "allow_outside_root": args.allow_outside_root,
+        "decode_images": args.images,
+        "max_json_mib": args.max_json_mib,
+    }
+    reports = [_compared_with_training(report_dataset(name, **options)) for name in known]
     for name, json_file, image_root in (*files, *datasets):
-        report = check_coco(
-            json_file,
-            image_root,
-            allow_outside_root=args.allow_outside_root,
-            decode_images=args.images,
-            max_json_mib=args.max_json_mib,
-        )
-        report = _compared_with_training(replace(report, name=name))
-        reports.append(_with_num_classes(report, args.num_classes))
-    return reports
+        report = check_coco(json_file, image_root, **options)
+        with _registered(report) as given:
+            reports.append(replace(_compared_with_training(given), name=name))
+    return [_with_num_classes(report, args.num_classes) for report in reports]
+
+
+@contextmanager
+def _registered(report: Report) -> Iterator[Report]:
+    """Provide the report of a file under a registered name, if the file has no errors."""
+    if report.num("error") or report.file is None or report.image_root is None:
+        yield report
+        return
+    name = f"check-data {report.file}"
+    with registered([DatasetArgument(name, report.file, report.image_root)]):
+        yield replace(report, name=name)
 
 
 def _compared_with_training(report: Report) -> Report:
-    """Compare a file without errors with what training on its boxes would see."""
-    if report.num("error") or report.file is None or report.image_root is None:
+    """Compare a registered dataset without errors with what training on its boxes would see."""
+    if report.num("error") or not report.name:
         return report
-    name = f"check-data {report.file}"
     cfg = get_cfg()
-    cfg.DATASETS.TRAIN = (name,)
-    with registered([DatasetArgument(name, report.file, report.image_root)]):
-        return replace(compare_with_training(cfg, replace(report, name=name)), name=report.name)
+    cfg.DATASETS.TRAIN = (report.name,)
+    return compare_with_training(cfg, report)
 
 
 def _with_num_classes(report: Report, num_classes: int | None) -> Report:
-    classes = report.facts["classes"]
+    classes = report.facts.get("classes")
     if num_classes is None or classes is None or len(classes) == num_classes:
         return report
     message = f"--num-classes is {num_classes}, the file has {len(classes)} categories"

@@ -123,8 +123,9 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         action="append",
         default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a dataset for the config; without a config, check it under this name",
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a dataset for the config, or name a registered one; without a config, check "
+        "it under this name",
     )
     add_import_argument(parser)
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
@@ -202,8 +203,8 @@ def _add_audit_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         action="append",
         default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a dataset for the config; can be repeated",
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a dataset for the config, or name a registered one; can be repeated",
     )
     add_import_argument(parser)
     parser.add_argument(

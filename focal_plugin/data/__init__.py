@@ -10,6 +10,7 @@ from .checks.preflight import (
     is_strict,
     log_reports,
     num_classes_of_model,
+    report_dataset,
     report_datasets,
 )
 from .class_counts import count_objects
@@ -48,6 +49,7 @@ __all__ = [
     "register_datasets",
     "register_shapes",
     "registered",
+    "report_dataset",
     "report_datasets",
     "unused_datasets",
     "use_datasets",

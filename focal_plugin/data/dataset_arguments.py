@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from .registration import parse_dataset_argument, register_coco_dataset
 
@@ -16,14 +17,21 @@ def register_datasets(arguments: Sequence[str]) -> list[str]:
     """
     Register the datasets of `--dataset`, and return their names.
 
+    The name of a registered dataset stands for itself.
+
     Raises:
         FileNotFoundError: a file or a folder does not exist.
         ValueError: an argument has another form, or its name is taken.
     """
-    datasets = [parse_dataset_argument(text) for text in arguments]
+    known = DatasetCatalog.list()
+    datasets = [None if text in known else parse_dataset_argument(text) for text in arguments]
     for dataset in datasets:
-        register_coco_dataset(dataset)
-    return [dataset.name for dataset in datasets]
+        if dataset is not None:
+            register_coco_dataset(dataset)
+    return [
+        text if dataset is None else dataset.name
+        for text, dataset in zip(arguments, datasets, strict=True)
+    ]
 
 
 def use_datasets(

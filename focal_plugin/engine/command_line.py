@@ -61,8 +61,12 @@ Custom dataset in COCO format; a pair NAME_train and NAME_val sets DATASETS.TRAI
     $ python train_net.py --config-file FILE --dataset pets=pets.json:images \\
         DATASETS.TRAIN "('pets',)" DATASETS.TEST "('pets',)" MODEL.RETINANET.NUM_CLASSES 3
 
+Datasets of another format, from a module of yours that registers them with Detectron2:
+    $ python train_net.py --config-file FILE --import my_datasets.py \\
+        --dataset pets_train --dataset pets_val MODEL.RETINANET.NUM_CLASSES 3
+
 A loss of your own, from a module of yours that registers it:
-    $ python train_net.py --config-file FILE --import my_losses.py \
+    $ python train_net.py --config-file FILE --import my_losses.py \\
         MODEL.FOCAL.CLS_LOSS.NAME MyLoss
 
 Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
@@ -97,8 +101,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--dataset",
         action="append",
         default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a COCO-format dataset under NAME; can be repeated",
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a COCO-format dataset under NAME, or name a registered one; can be repeated",
     )
     parser.add_argument(
         "--import",
@@ -106,8 +110,8 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         dest="imports",
         metavar="MODULE",
-        help="import a module of your own that registers a loss or another component, such as "
-        "my_package.losses or my_losses.py; can be repeated",
+        help="import a module of your own that registers a loss, another component or a dataset, "
+        "such as my_package.losses or my_losses.py; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
@@ -184,7 +188,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         CheckpointError: there are no weights to evaluate, or the checkpoint to resume from is
             damaged or belongs to another run.
         OutputFolderError: `OUTPUT_DIR` is in use, holds another run, or is not writable.
-        RegistrationError: a module of `--import` cannot be imported, or registers no component.
+        RegistrationError: a module of `--import` cannot be imported, or registers what is no
+            component.
         FileNotFoundError: a file that an argument names does not exist.
     """
     import_components(args.imports)

@@ -153,7 +153,7 @@ def report_datasets(
         _check_name(name)
     reports = []
     for name in names:
-        report = _report_one(
+        report = report_dataset(
             name,
             allow_outside_root=allow_outside_root,
             decode_images=decode_images,
@@ -181,9 +181,17 @@ def _check_name(name: str) -> None:
         )
 
 
-def _report_one(
+def report_dataset(
     name: str, *, allow_outside_root: bool, decode_images: bool, max_json_mib: float | None
 ) -> Report:
+    """
+    Return the report of a registered dataset, whatever its use.
+
+    The other arguments are those of :func:`check_coco`.
+
+    Raises:
+        FileNotFoundError: the annotation file or the image folder does not exist.
+    """
     metadata = MetadataCatalog.get(name)
     json_file = find_json(name)
     if json_file is None or metadata.get("evaluator_type") in OTHER_FORMATS:
