@@ -21,11 +21,16 @@ from .image_figures import image_facts
 from .labeling import best_ious, label_anchors
 from .loss_figures import LabeledSet, loss_facts
 from .network_frame import FrameSize, frame_at_test, frames_at_training
-from .object_table import ObjectTable, read_training_set
+from .object_table import ObjectTable, read_test_set, read_training_set
+from .proposal import propose_anchors
+from .proposal_sentences import proposal_sentences
 from .remedies import remedies_for
-from .sentence import Sentence
+from .sentence import Sentence, by_severity
 from .sentences import RECALL_RED, sentences_of
+from .side_figures import side_facts
 from .size_figures import size_facts
+from .split_sentences import split_sentences
+from .splits import split_facts
 
 FORMAT = 1
 """Version of the form of the facts."""
@@ -96,8 +101,21 @@ def audit_config(
         ),
         "loss": loss_facts(labeled, {name: _labeled_by_arm(cfg, name, labeled) for name in arms}),
         "ceilings": ceiling_facts(detector, table),
+        "sides": side_facts(data, labeled.labeling.best_iou, num_classes),
+        "splits": split_facts(table, [read_test_set(name) for name in test], images=images),
+        "proposal": propose_anchors(cfg, table),
     }
-    return Audit(facts, sentences_of(facts))
+    return Audit(facts, _all_sentences(facts))
+
+
+def _all_sentences(facts: dict[str, Any]) -> tuple[Sentence, ...]:
+    return by_severity(
+        [
+            *sentences_of(facts),
+            *proposal_sentences(facts["proposal"]),
+            *split_sentences(facts["splits"]),
+        ]
+    )
 
 
 def _with_counts(cfg: CfgNode, table: ObjectTable) -> CfgNode:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
 
 Severity = Literal["red", "yellow", "green"]
 
@@ -20,3 +21,9 @@ class Sentence(NamedTuple):
     severity: Severity
     topic: str
     text: str
+
+
+def by_severity(sentences: Iterable[Sentence]) -> tuple[Sentence, ...]:
+    """Return the red sentences first, then the yellow ones, then the green ones."""
+    order = get_args(Severity)
+    return tuple(sorted(sentences, key=lambda sentence: order.index(sentence.severity)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..pages.text import listed, plain
-from .sentence import Sentence, Severity
+from .sentence import Sentence, Severity, by_severity
 
 Facts = dict[str, Any]
 
@@ -44,8 +44,7 @@ def sentences_of(facts: Facts) -> tuple[Sentence, ...]:
         _ceilings,
     ]
     found = [x._replace(text=plain(x.text)) for part in parts for x in part(facts)]
-    order = ("red", "yellow", "green")
-    return tuple(sorted(found, key=lambda sentence: order.index(sentence.severity)))
+    return by_severity(found)
 
 
 def percent(value: float) -> str:
