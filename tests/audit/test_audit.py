@@ -63,8 +63,17 @@ def count_by_hand(dicts):
     return np.array(best), np.array(classes), np.array(positives), sum(ignored)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_proposal():
+    """Leave out the search for anchors, which has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "focal_plugin.audit.audit.propose_anchors"
+        patch.setattr(name, lambda *_: {"status": "enough"})
+        yield
+
+
 @pytest.fixture(scope="module")
-def audit(tiny_shapes):
+def audit(tiny_shapes, no_proposal):
     return audit_config(built_in())
 
 
