@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .audit import audit_config
+from .audit.page import html_page
 from .audit.text_page import text_page
 from .components import import_components
 from .config import get_cfg
@@ -38,6 +39,8 @@ def main(args: argparse.Namespace) -> int:
     print(text_page(audit, colored=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
     if args.json is not None:
         write_text(args.json, audit.as_json() + "\n")
+    if args.html is not None:
+        write_text(args.html, html_page(audit))
     return 1 if audit.red else 0
 
 

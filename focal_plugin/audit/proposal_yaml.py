@@ -13,7 +13,7 @@ ROWS = 10
 
 WITHOUT_PROPOSAL = {
     "enough": "The anchors reach 99% of the objects of every class, so nothing is proposed.",
-    "none": "No anchors of the same number reach more objects, so nothing is proposed.",
+    "none": "No other sizes and ratios reach clearly more objects, so nothing is proposed.",
     "empty": "There are no objects, so nothing is proposed.",
     "unsupported": "The levels have different numbers of anchors, so nothing is proposed.",
 }
