@@ -8,7 +8,6 @@ from tabulate import tabulate
 
 from ..pages.text import NOTHING, count_text, listed, number_text, plain
 from .audit import Audit
-from .proposal_yaml import proposal_yaml
 from .sentences import percent
 
 COLORS = {"red": "\x1b[31m", "yellow": "\x1b[33m", "green": "\x1b[32m"}
@@ -45,9 +44,7 @@ def text_page(audit: Audit, *, colored: bool) -> str:
         f"{plain(sentence.text)}"
         for sentence in audit.sentences
     ]
-    offered = facts["proposal"]["status"] == "proposed"
-    proposal = [f"Proposal:\n{proposal_yaml(facts['proposal']).rstrip()}"] if offered else []
-    return "\n\n".join([*parts, "\n".join(lines), *proposal])
+    return "\n\n".join([*parts, "\n".join(lines)])
 
 
 _ALIGNED = ("left", *("right",) * (len(HEADER) - 1))
