@@ -10,11 +10,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .audit import audit_config
+from .audit.page import html_page
+from .audit.proposal_yaml import proposal_yaml
 from .audit.text_page import text_page
 from .components import import_components
 from .config import get_cfg
 from .config_file import find_config_file
-from .data import DatasetArgument, check_datasets, register_coco_dataset
+from .data import DataError, DatasetArgument, check_datasets, register_coco_dataset
 from .data.checks.facts import find_json
 from .dataset_config import config_of_flags, parse_files
 from .files import write_text
@@ -32,13 +34,31 @@ def main(args: argparse.Namespace) -> int:
     """
     import_components(args.imports)
     cfg = _config(args)
-    check_datasets(cfg)
+    _refuse_faults(cfg)
     audit = audit_config(cfg, test=cfg.DATASETS.TEST, arms=args.arm, images=args.images)
     print(f"config: {args.config_file or _default(cfg)}")
     print(text_page(audit, colored=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    if audit.facts["proposal"]["status"] == "proposed":
+        print(f"\nproposal:\n{proposal_yaml(audit.facts['proposal'])}", end="")
     if args.json is not None:
         write_text(args.json, audit.as_json() + "\n")
+    if args.html is not None:
+        write_text(args.html, html_page(audit))
     return 1 if audit.red else 0
+
+
+def _refuse_faults(cfg: CfgNode) -> None:
+    """
+    Refuse faulty data as `train_net.py` does.
+
+    Raises:
+        ValueError: a dataset has errors. It is no :class:`DataError`, whose exit code is that of a
+            red sentence.
+    """
+    try:
+        check_datasets(cfg)
+    except DataError as error:
+        raise ValueError(str(error)) from error
 
 
 def _default(cfg: CfgNode) -> str:

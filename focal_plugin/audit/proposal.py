@@ -34,8 +34,8 @@ FACTORS = (1.0, 1.5, 2.0)
 """Factors of the input size that are tried, until one reaches the goal."""
 PAYS = 0.02
 """Loss of mean recall that a smaller input may have if no size reaches the goal."""
-WORTHWHILE = 0.01
-"""Least gain of mean recall over the classes that is worth a proposal."""
+WORTHWHILE, OF_MISSING = 0.01, 0.1
+"""Least gain of mean recall that is worth a proposal: absolute, and of what is missing to 1."""
 SEARCHED, EVALUATED = 2_000, 50_000
 """Largest number of objects in the search, and in the recall before and after."""
 
@@ -103,7 +103,8 @@ def propose_anchors(
     else:
         factors = FACTORS if larger_input and frame_at_test(cfg).short else FACTORS[:1]
         best = _choose(cfg, sample, shapes, counts, factors)
-        chosen = best if best.mean >= now.mean + WORTHWHILE else None
+        least = max(WORTHWHILE, OF_MISSING * (1 - now.mean))
+        chosen = best if best.mean >= now.mean + least else None
         status = "none" if chosen is None else "proposed"
     after = [None] * detector.num_classes if chosen is None else chosen.recall
     names = class_names(table, detector.num_classes)

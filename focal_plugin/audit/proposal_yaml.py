@@ -13,7 +13,7 @@ ROWS = 10
 
 WITHOUT_PROPOSAL = {
     "enough": "The anchors reach 99% of the objects of every class, so nothing is proposed.",
-    "none": "No anchors of the same number reach more objects, so nothing is proposed.",
+    "none": "No other sizes and ratios reach clearly more objects, so nothing is proposed.",
     "empty": "There are no objects, so nothing is proposed.",
     "unsupported": "The levels have different numbers of anchors, so nothing is proposed.",
 }
@@ -33,16 +33,18 @@ def proposal_yaml(facts: dict[str, Any]) -> str:
     if facts["status"] != "proposed":
         return f"# {WITHOUT_PROPOSAL[facts['status']]}\n"
     keys = dict(zip(facts["opts"][0::2], facts["opts"][1::2], strict=True))
-    lines = [*_recall_lines(facts), "MODEL:", "  ANCHOR_GENERATOR:"]
-    lines += [
-        "    # Pixels of the network's input, for each level: "
-        + ", ".join(
-            f"{name} (stride {stride})"
-            for name, stride in zip(facts["levels"], facts["strides"], strict=True)
-        ),
-        *_lists("SIZES", keys["MODEL.ANCHOR_GENERATOR.SIZES"]),
-        "    # Height over width, for all levels.",
-        *_lists("ASPECT_RATIOS", keys["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]),
+    levels = [
+        f"{plain(name)}, stride {stride}"
+        for name, stride in zip(facts["levels"], facts["strides"], strict=True)
+    ]
+    lines = [
+        *_recall_lines(facts),
+        "MODEL:",
+        "  ANCHOR_GENERATOR:",
+        "    # Pixels of the network's input, for each level",
+        *_lists("SIZES", keys["MODEL.ANCHOR_GENERATOR.SIZES"], levels),
+        "    # Height over width",
+        *_lists("ASPECT_RATIOS", keys["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"], ["all levels"]),
     ]
     of_input = [(key, value) for key, value in keys.items() if key.startswith("INPUT.")]
     if of_input:
@@ -54,8 +56,9 @@ def proposal_yaml(facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lists(name: str, value: str) -> list[str]:
-    return [f"    {name}:", *(f"      - {part}" for part in yaml.safe_load(value))]
+def _lists(name: str, value: str, comments: list[str]) -> list[str]:
+    parts = zip(yaml.safe_load(value), comments, strict=True)
+    return [f"    {name}:", *(f"      - {part}  # {comment}" for part, comment in parts)]
 
 
 def _recall_lines(facts: dict[str, Any]) -> list[str]:

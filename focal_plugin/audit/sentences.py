@@ -33,6 +33,7 @@ def sentences_of(facts: Facts) -> tuple[Sentence, ...]:
         return (Sentence("red", "images", "No image has an object, so there is nothing to learn."),)
     parts: list[Callable[[Facts], Iterator[Sentence]]] = [
         _anchors,
+        _training_sizes,
         _share_of_positives,
         _levels,
         _classes,
@@ -42,7 +43,7 @@ def sentences_of(facts: Facts) -> tuple[Sentence, ...]:
         _normalizer,
         _ceilings,
     ]
-    found = [sentence for part in parts for sentence in part(facts)]
+    found = [x._replace(text=plain(x.text)) for part in parts for x in part(facts)]
     return by_severity(found)
 
 
@@ -62,7 +63,7 @@ def number(value: float) -> str:
 
 
 def _names(facts: Facts) -> list[str]:
-    return [plain(row["name"]) for row in facts["classes"]["per_class"]]
+    return [row["name"] for row in facts["classes"]["per_class"]]
 
 
 def _at(facts: Facts) -> str:
@@ -108,6 +109,30 @@ def _unreachable(facts: Facts, classes: list[int], recalls: dict[int, float]) ->
             "will find them."
         )
         yield Sentence("red", "anchors", text)
+
+
+def _training_sizes(facts: Facts) -> Iterator[Sentence]:
+    """Yield the sizes of training images if they differ, and the classes that they make tiny."""
+    frames = facts["anchors"]["at_training"]
+    test = facts["detector"]["frame"]["short"]
+    shorts = [at["frame"]["short"] for at in frames]
+    if not min(shorts) <= test <= max(shorts):
+        sizes = " to ".join(str(short) for short in shorts)
+        text = f"The shorter side of a test image is {test} px, and of a training image {sizes} px."
+        yield Sentence("yellow", "sizes", text)
+    at_test = facts["anchors"]["per_class"]
+    for at in frames:
+        worse = [
+            name
+            for name, now, then in zip(_names(facts), at_test, at["per_class"], strict=True)
+            if now["objects"] and then["0.5"] < RECALL_RED <= now["recall"]["0.5"]
+        ]
+        if worse:
+            text = (
+                f"{listed(worse, SHOWN)}: most objects have no anchor of IoU .5 in training images "
+                f"of {at['frame']['short']} px."
+            )
+            yield Sentence("yellow", "anchors", text)
 
 
 def _remedy(remedy: Facts) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .anchored_set import AnchoredSet
 
-PER_OCTAVE = 2
+PER_OCTAVE = 4
 """Bins for each doubling of the side."""
 REACHED = 0.5
 """IoU with an anchor from which on an object is reached."""
@@ -31,9 +31,10 @@ def side_facts(data: AnchoredSet, best_iou: np.ndarray, num_classes: int) -> dic
 
     Returns:
         `edges`, B + 1 sides in pixels, and in `per_class` the `objects` and the `reached` ones of
-        each bin, B numbers each. Sides below a pixel are in the first bin. No objects: no bins.
+        each bin, B numbers each. A side below a pixel counts as one pixel, and an empty box not at
+        all. No objects: no bins.
     """
-    objects = data.table.is_object
+    objects = data.table.is_object & (data.frame.sides > 0)
     side, classes = data.frame.sides[objects].clip(min=1), data.table.classes[objects]
     place = np.floor(PER_OCTAVE * np.log2(side)).astype(np.int64)
     first, stop = (int(place.min()), int(place.max()) + 1) if len(place) else (0, 0)

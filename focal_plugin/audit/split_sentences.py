@@ -60,9 +60,10 @@ def _leaks(train: Facts, test: Facts) -> Iterator[Sentence]:
             yield Sentence("red", "splits", f"{text} Its AP measures memory; split again.")
         else:
             yield Sentence("yellow", "splits", f"{text} Remove them from one of the sets.")
-    if images and not leaks:
+    if test["readable"] and not leaks:
         compared = "bytes" if test["near_copies"] is None else "bytes or the picture"
-        text = f"No image of {name} has the {compared} of a training image."
+        which = "No" if test["readable"] == images else f"No readable ({test['readable']:,})"
+        text = f"{which} image of {name} has the {compared} of a training image."
         yield Sentence("green", "splits", text)
 
 

@@ -40,8 +40,8 @@ def split_facts(
     Returns:
         JSON values:
 
-        * `train`, and `tests` as a list: `name`, `images` (distinct files), `copies` and
-          `near_copies`. `copies` are images with the bytes of another training image.
+        * `train`, and `tests` as a list: `name`, `images` (distinct files), `readable` ones,
+          `copies` and `near_copies`. `copies` are images with the bytes of another training image.
           `near_copies` are images with the picture of one in other bytes; None without ``images``.
           Both have the number of `images`, and the first `pairs`, each a copy and its original.
         * each of `tests` also: `drift` by :func:`~focal_plugin.audit.class_shares.class_drift` and
@@ -57,6 +57,7 @@ def split_facts(
         {
             "name": ", ".join(table.names),
             "images": len(split.files),
+            "readable": sum(file not in problems for file in split.files),
             "copies": _listed(exact),
             "near_copies": None if alike is None else _listed(alike),
         }

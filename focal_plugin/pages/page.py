@@ -36,7 +36,7 @@ def render(template: Path, **values: Any) -> str:
     Return a page; every value is escaped.
 
     Args:
-        template: Jinja2 template that extends `page.html.j2` of this package.
+        template: Jinja2 template that extends `base.html.j2` of this package.
         values: what the template shows.
     """
     environment = jinja2.Environment(

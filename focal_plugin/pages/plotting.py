@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,9 @@ PNG_DPI = 180
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Apply the style of the pages, whatever the settings of the user."""
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # The text of a page is in the reader's font, which has the glyph
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
