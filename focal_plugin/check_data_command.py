@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
@@ -24,6 +25,8 @@ from .data import (
     write_reports,
 )
 from .data.checks.rules import Severity
+from .data.dataset_arguments import refuse_unknown_categories
+from .data.ignore_regions import IgnoreRegions, convert_ignore_regions
 from .dataset_config import config_of_flags, parse_files
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -52,7 +55,12 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Return the reports, and whether warnings are errors, which the config may say too."""
     if args.num_classes is not None:
         raise ValueError("--num-classes is the config's where there is a --config-file")
-    cfg = config_of_flags(args.config_file, datasets=args.dataset, opts=args.given)
+    cfg = config_of_flags(
+        args.config_file,
+        datasets=args.dataset,
+        ignored=args.ignore_category,
+        opts=args.given,
+    )
     strict = args.strict or is_strict(cfg)
     reports = report_datasets(
         cfg,
@@ -75,10 +83,21 @@ def _of_files(args: argparse.Namespace) -> list[Report]:
         "max_json_mib": args.max_json_mib,
     }
     reports = [_compared_with_training(report_dataset(name, **options)) for name in known]
-    for name, json_file, image_root in (*files, *datasets):
-        report = check_coco(json_file, image_root, **options)
-        with _registered(report) as given:
-            reports.append(replace(_compared_with_training(given), name=name))
+    found: set[str] = set()
+    for name, given, image_root in (*files, *datasets):
+        regions = _convert(given, args)
+        found.update(regions.categories)
+        report = check_coco(regions.json_file, image_root, **options)
+        title = name
+        if str(regions):
+            report = report.with_finding("ignore-regions", str(regions))
+            title = name or str(given)
+        with _registered(report) as of_name:
+            reports.append(replace(_compared_with_training(of_name), name=title))
+    classes = [report.facts.get("classes") for report in reports]
+    if all(classes):  # otherwise a report says what is wrong with a file
+        names = dict.fromkeys(name for of_file in classes for name in of_file or ())
+        refuse_unknown_categories(args.ignore_category, found, names)
     return [_with_num_classes(report, args.num_classes) for report in reports]
 
 
@@ -91,6 +110,13 @@ def _registered(report: Report) -> Iterator[Report]:
     name = f"check-data {report.file}"
     with registered([DatasetArgument(name, report.file, report.image_root)]):
         yield replace(report, name=name)
+
+
+def _convert(json_file: Path, args: argparse.Namespace) -> IgnoreRegions:
+    """Return the file with crowd regions for its ignore regions; a missing file stays missing."""
+    if not json_file.is_file():
+        return IgnoreRegions(json_file)
+    return convert_ignore_regions(json_file, args.ignore_category, max_json_mib=args.max_json_mib)
 
 
 def _compared_with_training(report: Report) -> Report:

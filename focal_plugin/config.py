@@ -243,6 +243,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.ANCHOR_LABELS.LOW_QUALITY = "on"
     # Anchors inside a crowd region: "background" (stock), or "ignore" (always so with MINING)
     node.ANCHOR_LABELS.CROWD = "background"
+    # Classes with which an image is not labeled, if it has "labeled_categories": "ignore" (no loss
+    # but for annotated objects), or "background" (stock)
+    node.ANCHOR_LABELS.UNLABELED = "ignore"
 
     # Divisor of the summed losses: "ema" (stock: running mean of the positive anchors in a batch,
     # per process), "ema_global" (of all processes), "batch", "global" (batch of all processes),

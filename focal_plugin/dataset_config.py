@@ -12,22 +12,27 @@ from .data import register_datasets, use_datasets
 
 
 def config_of_flags(
-    config_file: str, *, datasets: Sequence[str], opts: Sequence[str]
+    config_file: str,
+    *,
+    datasets: Sequence[str],
+    opts: Sequence[str],
+    ignored: Sequence[str] = (),
 ) -> FocalCfgNode:
     """
     Return the config of a file, of `--dataset` and of `KEY VALUE` pairs.
 
     Args:
         config_file: path or name.
-        datasets: `NAME=JSON:IMAGES`, which are registered.
+        datasets: `NAME=JSON:IMAGES`, which are registered, or names of registered datasets.
         opts: `KEY`, `VALUE`, ...
+        ignored: names of categories whose annotations are ignore regions.
 
     Raises:
         KeyError: a key is unknown.
         ValueError: an argument has another form, or a dataset is registered in vain.
         FileNotFoundError: there is no such file.
     """
-    names = register_datasets(datasets)
+    names = register_datasets(datasets, ignored)
     cfg = get_cfg()
     cfg.merge_from_file(str(find_config_file(config_file)))
     cfg.merge_from_list(list(opts))

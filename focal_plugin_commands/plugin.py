@@ -33,6 +33,8 @@ examples:
   focal-plugin check-data --config-file FILE --dataset mine=train.json:images \\
       DATASETS.TRAIN "('mine',)" MODEL.RETINANET.NUM_CLASSES 3
       the same with a dataset of your own, and with other keys of the config
+  focal-plugin check-data train.json:images val.json:images --ignore-category DontCare
+      boxes of this category are ignore regions, and it is no class
   focal-plugin check-data train.json:images --strict --report findings.json
       treat warnings as errors; write all counts and the first 20 findings of each rule as JSON
 
@@ -126,6 +128,14 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=JSON:IMAGES]",
         help="register a dataset for the config, or name a registered one; without a config, check "
         "it under this name",
+    )
+    parser.add_argument(
+        "--ignore-category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a category that is no class, such as DontCare: its boxes are ignore regions; can be "
+        "repeated",
     )
     add_import_argument(parser)
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")

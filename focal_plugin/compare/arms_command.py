@@ -44,6 +44,8 @@ def _details(arm: arms.Arm) -> str:
     lines = [f"{arm.family}/{arm.name}: {arm.about}"]
     if arm.paper:
         lines.append(f"  paper: {arm.paper}")
+    if arm.family == arms.DATA:
+        lines.append("  compared with: the base")
     if arm.reference is not None:
         lines.append(f"  compared with: {arm.reference}")
     lines += [f"  requires {', '.join(names)} in {key}" for key, names in arm.requires.items()]

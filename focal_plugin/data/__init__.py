@@ -14,13 +14,14 @@ from .checks.preflight import (
     report_datasets,
 )
 from .class_counts import count_objects
-from .dataset_arguments import register_datasets, unused_datasets, use_datasets
-from .registration import (
-    DatasetArgument,
-    parse_dataset_argument,
-    register_coco_dataset,
+from .dataset_arguments import (
+    check_ignored,
+    register_datasets,
     registered,
+    unused_datasets,
+    use_datasets,
 )
+from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
 from .shapes.painting import ShapesSpec
@@ -35,6 +36,7 @@ __all__ = [
     "check_classes",
     "check_coco",
     "check_datasets",
+    "check_ignored",
     "compare_with_training",
     "count_objects",
     "describe_dataset",

@@ -65,6 +65,10 @@ Datasets of another format, from a module of yours that registers them with Dete
     $ python train_net.py --config-file FILE --import my_datasets.py \\
         --dataset pets_train --dataset pets_val MODEL.RETINANET.NUM_CLASSES 3
 
+Boxes of a category that are neither objects nor background; NUM_CLASSES does not count it:
+    $ python train_net.py --config-file FILE --arm crowd_ignore --ignore-category DontCare \\
+        --dataset my_train=train.json:images --dataset my_val=val.json:images
+
 A loss of your own, from a module of yours that registers it:
     $ python train_net.py --config-file FILE --import my_losses.py \\
         MODEL.FOCAL.CLS_LOSS.NAME MyLoss
@@ -103,6 +107,15 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME[=JSON:IMAGES]",
         help="register a COCO-format dataset under NAME, or name a registered one; can be repeated",
+    )
+    parser.add_argument(
+        "--ignore-category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a category of the --dataset files that is no class, such as DontCare: its boxes are "
+        "regions that the evaluation ignores, and training with MODEL.FOCAL.ANCHOR_LABELS.CROWD "
+        "ignore; can be repeated",
     )
     parser.add_argument(
         "--import",
@@ -194,7 +207,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     import_components(args.imports)
     training = not args.eval_only
-    names = register_datasets(args.dataset)
+    names = register_datasets(args.dataset, args.ignore_category)
     cfg = read_config(args)
     use_datasets(cfg, names, opts=args.opts, training=training)
     check_config(cfg, training=training, processes=comm.get_world_size())

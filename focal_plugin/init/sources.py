@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import DataError, DatasetArgument, check_coco, count_objects, registered
 from ..files import write_text
@@ -93,7 +93,8 @@ def _source(flag: str, text: str, name: str) -> DatasetArgument | str:
 
 def _split(source: DatasetArgument, folder: Path) -> tuple[list[Path], dict[str, str]]:
     with registered([source]):
-        report = check_coco(source.json_file, source.image_root)
+        checked = Path(MetadataCatalog.get(source.name).json_file)  # with crowds for ignore regions
+        report = check_coco(checked, source.image_root)
         report.raise_if_bad()
         if not any(count_objects([source.name], num_classes=len(report.facts["classes"]))):
             raise DataError(f"{source.json_file} has no objects: there is nothing to learn")

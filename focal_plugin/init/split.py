@@ -68,12 +68,16 @@ def _holding(content: dict[str, Any], group_of: np.ndarray, groups: int) -> np.n
     pairs = {
         (index_of[x["image_id"]], class_of[x["category_id"]])
         for x in content["annotations"]
-        if not x.get("iscrowd", 0)
+        if _is_object(x)
     }
     holding = np.zeros((groups, len(class_of)), dtype=np.int64)
     for image, category in pairs:
         holding[group_of[image], category] += 1
     return holding
+
+
+def _is_object(annotation: dict[str, Any]) -> bool:
+    return not (annotation.get("iscrowd", 0) or annotation.get("ignore", 0))
 
 
 def _part(content: dict[str, Any], kept: np.ndarray) -> dict[str, Any]:
@@ -87,9 +91,7 @@ def _part(content: dict[str, Any], kept: np.ndarray) -> dict[str, Any]:
 
 def one_sided_classes(parts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the classes that have an object in one of two parts only."""
-    found = [
-        {x["category_id"] for x in part["annotations"] if not x.get("iscrowd", 0)} for part in parts
-    ]
+    found = [{x["category_id"] for x in part["annotations"] if _is_object(x)} for part in parts]
     return [
         c["name"] for c in parts[0]["categories"] if (c["id"] in found[0]) != (c["id"] in found[1])
     ]

@@ -40,6 +40,7 @@ from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, PerImageNormalizer, build_normalizer
+from .unlabeled_classes import leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
@@ -150,14 +151,16 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         """
         Compute the losses, see :meth:`RetinaNet.forward_training`.
 
-        The predictions of the head are not copied into another layout.
+        The predictions of the head are not copied into another layout. Classes with which an image
+        is not labeled have no negatives there, see :func:`leave_out_unlabeled`.
         """
         logits, deltas = predictions
         anchors = self.anchor_generator(features)
         gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
+        by_anchor = [view_as_anchors(x, self.num_classes) for x in logits]
         return self.losses(
             anchors,
-            [view_as_anchors(x, self.num_classes) for x in logits],
+            leave_out_unlabeled(by_anchor, gt_labels, gt_instances),
             gt_labels,
             [view_as_anchors(x, 4) for x in deltas],
             gt_boxes,
@@ -266,7 +269,7 @@ def _weight(cfg: CfgNode, node: str) -> float:
 
 def ignores_crowds(cfg: CfgNode) -> bool:
     """
-    Return True if background anchors inside crowd regions are ignored.
+    Return True if a RetinaNet of this config ignores the anchors in crowd regions.
 
     Raises:
         ValueError: `MODEL.FOCAL.ANCHOR_LABELS.CROWD` has an illegal value.

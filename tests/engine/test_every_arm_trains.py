@@ -17,13 +17,19 @@ from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
 from ..test_configs import FAMILIES
 
+
+def only_chooses_images(family, arm):
+    """Return True for an arm that changes no part of the detector."""
+    keys = [key for name in arm.names for key in arms.load(name, family).changes]
+    return bool(keys) and all(key.startswith("DATALOADER.") for key in keys)
+
+
 ARMS = {
     (family, name): arm
     for family in FAMILIES
     for name, arm in shapes_arms(family).items()
-    if not all(key.startswith("DATALOADER.") for key in arms.load(arm.names[-1], family).changes)
+    if not only_chooses_images(family, arm)
 }
-"""Every arm but those that only choose the images."""
 STEPS = 2
 """Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}

@@ -59,10 +59,11 @@ def test_copies_of_an_image_stay_together(tmp_path):
         assert not kinds(train) & kinds(val)
 
 
-def test_a_crowd_region_is_no_object(tmp_path):
+@pytest.mark.parametrize("mark", ["iscrowd", "ignore"])
+def test_a_region_is_no_object(tmp_path, mark):
     content = write(tmp_path, [b"a", b"b", b"c", b"d", b"e"], [[7], [7], [7], [7], [7]])
     content["annotations"].append(
-        {"id": 99, "image_id": "i0", "category_id": 3, "iscrowd": 1, "score": 0}
+        {"id": 99, "image_id": "i0", "category_id": 3, mark: 1, "score": 0}
     )
     parts = split_coco(content, tmp_path)[:2]
     assert sum(len(part["annotations"]) for part in parts) == 6

@@ -61,6 +61,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
           total_iterations: 20000           # all runs together; more is an error
         imports: [my_losses.py]             # modules that register components of your own
         datasets: {my_val: val.json:images}          # registered in each run; for use in opts
+        ignore_categories: [DontCare]       # of datasets: boxes that are ignore regions
         learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
@@ -155,7 +156,7 @@ class _Runs:
         self._opts: dict[str, tuple[str, ...]] = {}
         self.configs: dict[str, CfgNode] = {}
         read = cache(_read_config)
-        with registered(spec.datasets), each_arm() as of_arm:
+        with registered(spec.datasets, spec.ignore_categories), each_arm() as of_arm:
             for name, arm in spec.arms.items():
                 with of_arm(name):
                     self._opts[name], self.configs[name] = _resolve(arm, spec, read)
@@ -180,14 +181,15 @@ class _Runs:
             role=role,
             lr_factor=lr_factor,
             imports=self._spec.imports,
+            ignore_categories=self._spec.ignore_categories,
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
         """Return the hash of all that affects the result, without folders and dataset paths."""
         config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
         config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
-        outside = filter(None, [component_digests(cfg)])
-        content = json.dumps([config, self._annotations, *outside], sort_keys=True)
+        others = filter(None, [component_digests(cfg), self._spec.ignore_categories])
+        content = json.dumps([config, self._annotations, *others], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _refuse_same_configs(self) -> None:

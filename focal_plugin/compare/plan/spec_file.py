@@ -26,6 +26,7 @@ KEYS = (
     "budget",
     "imports",
     "datasets",
+    "ignore_categories",
     "learning_rates",
     "initial_weights",
     "diagnostics",
@@ -74,6 +75,7 @@ class Spec:
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
         imports: modules that register components; files are absolute.
+        ignore_categories: categories of ``datasets`` whose annotations are ignore regions.
         lr_factors: factors of the learning rate to try for each arm, () without tuning.
         lr_seeds: seeds of the tuning runs.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
@@ -88,6 +90,7 @@ class Spec:
     total_iterations: int | None
     imports: tuple[str, ...]
     datasets: tuple[DatasetArgument, ...]
+    ignore_categories: tuple[str, ...]
     lr_factors: tuple[float, ...]
     lr_seeds: tuple[int, ...]
     initial_weights: str
@@ -128,6 +131,7 @@ def read_spec(file: Path) -> Spec:
         total_iterations=_optional_count(budget, "total_iterations"),
         imports=_imports(content.get("imports", []), file.parent),
         datasets=_datasets(_section(content, "datasets", None), file.parent),
+        ignore_categories=_ignore_categories(content.get("ignore_categories", [])),
         lr_factors=factors,
         lr_seeds=lr_seeds,
         initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
@@ -370,6 +374,12 @@ def _imports(imports: Any, folder: Path) -> tuple[str, ...]:
         str((folder / Path(name).expanduser()).resolve()) if name.endswith(".py") else name
         for name in imports
     )
+
+
+def _ignore_categories(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"ignore_categories must be a list of names, got {shown(names)}")
+    return tuple(names)
 
 
 def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, ...]:

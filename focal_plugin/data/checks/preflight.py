@@ -207,7 +207,9 @@ def report_dataset(
         decode_images=decode_images,
         max_json_mib=max_json_mib,
     )
-    return replace(report, name=name)
+    report = replace(report, name=name)
+    regions = str(metadata.get("ignore_regions", ""))
+    return report.with_finding("ignore-regions", regions) if regions else report
 
 
 def _class_count_problem(cfg: CfgNode, name: str, *, in_file: Sequence[str] | None) -> str | None:

@@ -31,6 +31,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ...checks import check_count
 from ...random_state import seed_from, seeded
 from ...signals import JOB_SIGNALS
+from ..ignore_regions import EVERY_CLASS
+from ..labeled_categories import LABELED_CLASSES
 from .class_aware import ClassAwareTrainingSampler, classes_of
 from .training_set import load_training_set
 
@@ -95,7 +97,10 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
     )
     stored = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
     samples = Samples(stored, mapper, seed=cfg.SEED, max_unreadable=max_unreadable)
-    return TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader = TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    if isinstance(dataset, list):
+        loader.num_partly_labeled = sum(LABELED_CLASSES in image for image in dataset)
+    return loader
 
 
 class Sample(NamedTuple):
@@ -211,6 +216,7 @@ class TrainLoader:
     Attributes:
         start_batch: number of batches to skip; set it before iterating.
         unreadable: file name -> message, for the images that could not be read so far.
+        num_partly_labeled: number of images in the dataset that state their labeled classes.
     """
 
     def __init__(self, samples: Samples, batches: Batches, *, num_workers: int) -> None:
@@ -218,6 +224,7 @@ class TrainLoader:
         self.batches = batches
         self.num_workers = num_workers
         self.start_batch = 0
+        self.num_partly_labeled = 0
         self.unreadable: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -272,8 +279,9 @@ def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterabl
     if name == "RepeatFactorTrainingSampler":
         # Detectron2 0.6 has no REPEAT_SQRT.
         sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
+        images = [_without_class_free(dataset[index]) for index in range(len(dataset))]
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
+            images, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
     if name == "ClassAwareTrainingSampler":
@@ -281,6 +289,11 @@ def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterabl
         return ClassAwareTrainingSampler(classes, seed=cfg.SEED)
     with seeded(cfg.SEED, "sampler"):  # the other samplers draw their seed
         return build_detection_train_loader.from_config(cfg, mapper, dataset=dataset)["sampler"]
+
+
+def _without_class_free(image: dict[str, Any]) -> dict[str, Any]:
+    """Return the annotations of an image without the ignore regions of every class."""
+    return {"annotations": [x for x in image["annotations"] if not x.get(EVERY_CLASS)]}
 
 
 def _images_per_process(images_per_batch: int) -> int:

@@ -37,6 +37,8 @@ def test_rounds_and_images_are_shuffled():
 def test_the_stream_depends_only_on_the_seed():
     assert draw(100) == draw(100)
     assert draw(100) != draw(100, seed=4)
+    one_class = [{0}] * 20
+    assert draw(20, classes=one_class) != draw(20, classes=one_class, seed=4)
 
 
 def test_an_image_without_objects_is_never_drawn():

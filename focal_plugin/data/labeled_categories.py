@@ -1,0 +1,73 @@
+"""
+Partly labeled images: images of a COCO file in which only some categories were searched.
+
+An image may state `"labeled_categories"`, the ids of the categories of which every object is
+annotated. LVIS states the same in two lists: `"neg_category_ids"` are searched and absent, and
+`"not_exhaustive_category_ids"` are present, but not all annotated (arXiv:1908.03195 section 3). An
+image without such a field is labeled with every category.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+LABELED = "labeled_categories"
+NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
+FIELDS = (LABELED, NEGATIVE, NOT_EXHAUSTIVE)
+
+LABELED_CLASSES = "labeled_classes"
+"""Key of a dataset dict: the labeled classes, as indices. Without it, every class is labeled."""
+
+
+def is_partly_labeled(image: Mapping[str, Any]) -> bool:
+    """Return True if an image of a COCO file states its labeled categories."""
+    return any(field in image for field in FIELDS)
+
+
+def labeled_ids(image: Mapping[str, Any], annotated: Collection[Any]) -> list[Any] | None:
+    """
+    Return the ids of the categories with which an image is labeled completely.
+
+    Args:
+        image: image of a COCO file, whose fields are lists of ids.
+        annotated: category ids of its annotations.
+
+    Returns:
+        None if the image states nothing, which means every category.
+    """
+    if LABELED in image:
+        return list(dict.fromkeys(image[LABELED]))
+    if not is_partly_labeled(image):
+        return None
+    not_all = set(image.get(NOT_EXHAUSTIVE, ()))
+    return [x for x in dict.fromkeys([*annotated, *image.get(NEGATIVE, ())]) if x not in not_all]
+
+
+def add_labeled_classes(
+    dicts: Sequence[dict[str, Any]], content: Mapping[str, Any], category_ids: Sequence[Any]
+) -> None:
+    """
+    Add :data:`LABELED_CLASSES` to the dicts of the images that state their labeled categories.
+
+    Args:
+        dicts: in Detectron2's format, with the image ids of ``content``; changed in place.
+        content: content of the COCO file, without errors.
+        category_ids: category id of each class.
+    """
+    class_of = {category_id: index for index, category_id in enumerate(category_ids)}
+    stating = {x["id"]: x for x in content["images"] if is_partly_labeled(x)}
+    annotated: dict[Any, list[Any]] = {image_id: [] for image_id in stating}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in annotated:
+            annotated[annotation["image_id"]].append(annotation["category_id"])
+    for record in dicts:
+        image_id = record["image_id"]
+        if image_id in stating:
+            ids = labeled_ids(stating[image_id], annotated[image_id]) or []
+            record[LABELED_CLASSES] = sorted(class_of[x] for x in ids)
+
+
+def completely_labeled(image: dict[str, Any]) -> dict[str, Any]:
+    """Return a dataset dict without its labeled classes."""
+    return {key: value for key, value in image.items() if key != LABELED_CLASSES}
