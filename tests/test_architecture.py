@@ -12,6 +12,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A part may import the parts on its right. Modules that are no package are below all packages.
 # `focal_plugin_doctor` is outside and imports none of them.
 ALLOWED = {
+    "prediction": {
+        "compare",
+        "engine",
+        "data",
+        "prediction",
+        "components",
+        "config",
+        "files",
+        "json_file",
+        "run_folder",
+        "score_thresholds",
+    },
     "compare": {
         "arms",
         "data",
@@ -28,6 +40,7 @@ ALLOWED = {
         "json_file",
         "names",
         "run_folder",
+        "score_thresholds",
         "signals",
         "yaml_text",
     },
@@ -47,6 +60,7 @@ ALLOWED = {
         "names",
         "random_state",
         "run_folder",
+        "score_thresholds",
         "signals",
     },
     "audit": {
@@ -88,6 +102,7 @@ ALLOWED = {
     "names": set(),
     "random_state": set(),
     "run_folder": set(),
+    "score_thresholds": set(),
     "signals": set(),
     "yaml_text": set(),
 }

@@ -45,6 +45,9 @@ def main(args: argparse.Namespace) -> int:
         onnx_packages()
         if args.scripting:
             raise ValueError("--format onnx is made by a trace: leave --scripting away")
+    file = args.out or args.run / f"model{SUFFIXES[args.format]}"
+    if args.out and not file.parent.is_dir():
+        raise FileNotFoundError(f"--out: there is no folder {file.parent}")
     given = find_images(args.images or ())
     run = read_run(
         args.run, weights=args.weights, device="cpu" if args.format == "onnx" else args.device
@@ -65,7 +68,6 @@ def main(args: argparse.Namespace) -> int:
     if not agreement.is_within_tolerance:
         print("The exported detector differs, so it is not written.", file=sys.stderr)
         return 1
-    file = args.out or args.run / f"model{SUFFIXES[args.format]}"
     write_all({file: exported.content})
     print(f"{file}: {len(exported.content) / 2**20:.1f} MiB")
     return 0

@@ -53,7 +53,7 @@ class TraceableDetector(nn.Module):
 
 
 class ScriptableRetinaNet(nn.Module):
-    """Same interface as :class:`TraceableDetector`, but for a script of a one-stage detector."""
+    """Variant of :class:`TraceableDetector` for a script of a one-stage detector."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ScriptableRetinaNet(nn.Module):
 
 
 class ScriptableRCNN(nn.Module):
-    """Same interface as :class:`TraceableDetector`, but for a script of a two-stage detector."""
+    """Variant of :class:`TraceableDetector` for a script of a two-stage detector."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -110,7 +110,10 @@ def _computed(run: TrainedRun, detections: Path) -> ScoreThresholds:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         coco = COCO(str(ground_truth))
     number_annotations(coco)
-    return score_thresholds(coco, entries, test_set=str(run.test_set))
+    try:
+        return score_thresholds(coco, entries, test_set=str(run.test_set))
+    except (KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{detections} holds no detections of {ground_truth}: {REMEDY}") from error
 
 
 def _ground_truth(run: TrainedRun) -> Path:

@@ -17,6 +17,7 @@ from ..engine import Checkpointer, CheckpointError
 from ..engine.checkpoints.last import last_file
 from ..engine.config_checks import building_explained, check_device
 from ..engine.finite import wrong_weight
+from ..json_file import DamagedFileError
 from ..run_folder import CONFIG_FILE, FINAL_WEIGHTS, LAST_CHECKPOINT
 
 
@@ -30,7 +31,7 @@ class TrainedRun:
         cfg: its config, for the device of this process.
         weights: file of the weights.
         has_other_weights: True if the weights are not those of the run.
-        environment: what the run recorded of its datasets; None if it recorded nothing.
+        environment: what the run recorded of its datasets; None if that is lost.
     """
 
     folder: Path
@@ -88,9 +89,11 @@ def read_run(folder: Path, *, weights: Path | None = None, device: str = "auto")
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"--weights: there is no file {weights}")
     cfg.MODEL.WEIGHTS = str(weights or _own_weights(folder))
-    return TrainedRun(
-        folder, cfg, Path(cfg.MODEL.WEIGHTS), weights is not None, Environment.read(folder)
-    )
+    try:
+        environment = Environment.read(folder)
+    except DamagedFileError:  # it adds facts that other files may have, too
+        environment = None
+    return TrainedRun(folder, cfg, Path(cfg.MODEL.WEIGHTS), weights is not None, environment)
 
 
 def load_model(run: TrainedRun) -> TrainedModel:

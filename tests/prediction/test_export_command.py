@@ -133,6 +133,11 @@ def test_without_images_random_ones_are_compared(run):
     assert all(map(torch.equal, chosen, again))
 
 
+def test_a_missing_folder_of_the_file_is_named_before_anything_runs(run, tmp_path, capsys):
+    assert export(run, "--format", "torchscript", "--out", tmp_path / "no/model.pt") == 2
+    assert "--out: there is no folder" in capsys.readouterr().err
+
+
 def boxes(*rows):
     table = torch.tensor(rows, dtype=torch.float32).view(-1, 6)
     return table[:, :4], table[:, 4], table[:, 5].long()

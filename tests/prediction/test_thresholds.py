@@ -39,6 +39,11 @@ def edit(copy, change):
     file.write_text(json.dumps(content))
 
 
+def edit_detections(copy, content):
+    (copy / "inference/score_thresholds.json").unlink()
+    (copy / "inference/coco_instances_results.json").write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -56,6 +61,11 @@ def edit(copy, change):
             lambda copy: edit(copy, lambda data: data.update(json_sha256="0")),
             ValueError,
             "annotations.json has changed since .* was trained: give the threshold",
+        ),
+        (
+            lambda copy: edit_detections(copy, [{"image_id": 1}]),
+            ValueError,
+            "results.json holds no detections of .*annotations.json: give the threshold",
         ),
         (
             lambda copy: (copy / "inference/score_thresholds.json").write_text("{"),

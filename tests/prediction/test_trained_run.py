@@ -43,6 +43,7 @@ def test_the_weights_of_an_unfinished_training_are_used_and_named(tmp_path, tiny
 
 
 def test_a_folder_of_weights_needs_no_record(copy):
+    (copy / "env.json").write_text("{")
     (copy / "last_checkpoint").unlink()
     assert read_run(copy).weights == copy / "model_final.pth"
 
