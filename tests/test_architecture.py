@@ -24,6 +24,18 @@ ALLOWED = {
         "files",
         "names",
     },
+    "prediction": {
+        "compare",
+        "engine",
+        "data",
+        "prediction",
+        "components",
+        "config",
+        "files",
+        "json_file",
+        "run_folder",
+        "score_thresholds",
+    },
     "compare": {
         "arms",
         "data",
@@ -41,6 +53,7 @@ ALLOWED = {
         "names",
         "pages",
         "run_folder",
+        "score_thresholds",
         "signals",
         "yaml_text",
     },
@@ -60,6 +73,7 @@ ALLOWED = {
         "names",
         "random_state",
         "run_folder",
+        "score_thresholds",
         "signals",
     },
     "audit": {
@@ -115,6 +129,7 @@ ALLOWED = {
     "names": set(),
     "random_state": set(),
     "run_folder": set(),
+    "score_thresholds": set(),
     "signals": set(),
     "yaml_text": set(),
 }

@@ -1,1 +1,1 @@
-"""What to compare on a dataset of one's own: the config and the spec that a first try needs."""
+"""First comparison on a dataset of one's own: its config and its spec."""

@@ -1,4 +1,4 @@
-"""What this machine has for a run."""
+"""Memory, processors and GPUs of this machine for a run."""
 
 from __future__ import annotations
 

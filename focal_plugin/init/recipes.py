@@ -1,5 +1,5 @@
 """
-Recipes: what each size of model needs to train on images of one's own.
+Recipes for each size of model to train on images of one's own.
 
 A recipe is data. The numbers that depend on the images or on the machine are not in it: see
 :mod:`.design`.
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 @dataclass(frozen=True)
 class Recipe:
     """
-    What a size of model needs.
+    Recipe of one size of model.
 
     Attributes:
         about: the model in a few words.

@@ -32,7 +32,7 @@ COPIES = 3
 
 class Task(NamedTuple):
     """
-    What the budget is for.
+    Work that the budget is for.
 
     Attributes:
         budget_s: time for all runs, in seconds.

@@ -1,4 +1,4 @@
-"""Whether trained weights can be fetched, found out in seconds."""
+"""Search for trained weights, on this machine or on their server, that takes seconds."""
 
 from __future__ import annotations
 

@@ -173,9 +173,17 @@ class Checkpointer(DetectionCheckpointer):
 
         _of_main_process(check)
 
-    def check_complete(self) -> None:
+    def check_complete(
+        self,
+        *,
+        remedy: str = "Give the checkpoint of this model as MODEL.WEIGHTS, or "
+        "--allow-partial-weights to evaluate it as it is",
+    ) -> None:
         """
         Raise an error if a tensor of the model still has its initial value.
+
+        Args:
+            remedy: what the user can do.
 
         Raises:
             CheckpointError: the message lists these tensors, with the reasons.
@@ -183,10 +191,6 @@ class Checkpointer(DetectionCheckpointer):
         if not self.not_loaded:
             return
         weights = list(filter(_is_a_weight, self.model.state_dict()))
-        remedy = (
-            "Give the checkpoint of this model as MODEL.WEIGHTS, or --allow-partial-weights to "
-            "evaluate it as it is"
-        )
         lines = "".join(f"\n  {line}" for line in _by_module(self.not_loaded))
         raise CheckpointError(
             f"{len(self.not_loaded)} of the {len(weights)} tensors of the model were not loaded "
