@@ -262,6 +262,10 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.SMALL_RESNET = new_node()
     node.SMALL_RESNET.WIDTHS = [24, 32, 64, 96]
 
+    # Names of the classes, in the order of their indices. []: train_net.py takes those of the first
+    # training set. config.yaml and checkpoints keep them, so that a trained model knows its classes
+    node.CLASS_NAMES = []
+
     # train_net.py: initial weights. "stock", or "by_name": each random tensor is drawn from SEED
     # and its own name. So it starts alike in every model that has it, and data and augmentation
     # depend on SEED alone

@@ -42,6 +42,9 @@ DETECTIONS_NAME = "coco_instances_results.json"
 DETECTIONS_FILE = f"{DETECTIONS_FOLDER}/{DETECTIONS_NAME}"
 """The same, if there is only one test set."""
 
+THRESHOLDS_NAME = "score_thresholds.json"
+"""F1-best score threshold of each class, beside the detections, a JSON object."""
+
 AUGMENTED_DETECTIONS_FOLDER = "inference_TTA"
 """Detections of the evaluation with test-time augmentation, as in :data:`DETECTIONS_FOLDER`."""
 

@@ -29,6 +29,7 @@ own. Finished runs are not trained again, and interrupted runs resume.
 
 RUN_EPILOG = """
 A spec is a YAML file. Only arms and seeds are required:
+  name: cells                       # title of the report, folder below runs/; default: the file's
   base: Shapes-Detection/retinanet_small.yaml    # relative to the spec, or a shipped config
   arms:                             # or a list of named arms: [ce, ohem, fl]
     CE: ce                          # a named arm, see `focal-compare arms`
@@ -121,7 +122,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = RUN_DESCRIPTION
     parser.epilog = RUN_EPILOG
     parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see below")
-    parser.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
+    parser.add_argument("--output", type=Path, help="default: runs/NAME")
     parser.add_argument(
         "--dry-run",
         action="store_true",

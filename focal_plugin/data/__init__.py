@@ -4,11 +4,20 @@ from .checks.as_trained import compare_with_training
 from .checks.check_coco import check_coco, drop_impossible_boxes
 from .checks.facts import DATASET_FACTS, describe_dataset
 from .checks.findings import DataError, Finding, Report, raise_if_any_is_bad, write_reports
-from .checks.preflight import check_classes, check_datasets, is_strict, log_reports, report_datasets
+from .checks.preflight import (
+    check_classes,
+    check_datasets,
+    is_strict,
+    log_reports,
+    num_classes_of_model,
+    report_dataset,
+    report_datasets,
+)
 from .class_counts import count_objects
 from .dataset_arguments import (
     check_ignored,
     register_datasets,
+    registered,
     unused_datasets,
     use_datasets,
 )
@@ -35,11 +44,14 @@ __all__ = [
     "drop_impossible_boxes",
     "is_strict",
     "log_reports",
+    "num_classes_of_model",
     "parse_dataset_argument",
     "raise_if_any_is_bad",
     "register_coco_dataset",
     "register_datasets",
     "register_shapes",
+    "registered",
+    "report_dataset",
     "report_datasets",
     "unused_datasets",
     "use_datasets",

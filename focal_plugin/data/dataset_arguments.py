@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..names import did_you_mean, shown
-from .registration import parse_dataset_argument, register_coco_dataset
+from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
 
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
@@ -17,6 +18,8 @@ KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 def register_datasets(arguments: Sequence[str], ignored: Sequence[str] = ()) -> list[str]:
     """
     Register the datasets of `--dataset`, and return their names.
+
+    The name of a registered dataset stands for itself.
 
     Args:
         ignored: names of categories whose annotations are ignore regions, of `--ignore-category`.
@@ -26,12 +29,50 @@ def register_datasets(arguments: Sequence[str], ignored: Sequence[str] = ()) -> 
         ValueError: an argument has another form, or its name is taken; or no dataset has an ignored
             category.
     """
-    datasets = [parse_dataset_argument(text) for text in arguments]
+    known = DatasetCatalog.list()
+    datasets = [None if text in known else parse_dataset_argument(text) for text in arguments]
     for dataset in datasets:
-        register_coco_dataset(dataset, ignored)
-    names = [dataset.name for dataset in datasets]
+        if dataset is not None:
+            register_coco_dataset(dataset, ignored)
+    names = [
+        text if dataset is None else dataset.name
+        for text, dataset in zip(arguments, datasets, strict=True)
+    ]
     check_ignored(ignored, names)
     return names
+
+
+@contextlib.contextmanager
+def registered(datasets: Iterable[DatasetArgument], ignored: Sequence[str] = ()) -> Iterator[None]:
+    """
+    Register datasets inside the context, unless they are registered already.
+
+    Args:
+        ignored: names of categories whose annotations are ignore regions.
+
+    Raises:
+        FileNotFoundError: a JSON file or an image directory does not exist.
+        ValueError: a name is taken by another dataset, or a JSON has no categories; or no dataset
+            has an ignored category.
+    """
+    datasets, added = list(datasets), []
+    try:
+        for dataset in datasets:
+            if not _is_registered(dataset):
+                register_coco_dataset(dataset, ignored)
+                added.append(dataset.name)
+        check_ignored(ignored, [dataset.name for dataset in datasets])
+        yield
+    finally:
+        for name in added:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def _is_registered(dataset: DatasetArgument) -> bool:
+    if dataset.name not in DatasetCatalog.list():
+        return False
+    return MetadataCatalog.get(dataset.name).get("given_json_file") == str(dataset.json_file)
 
 
 def check_ignored(ignored: Sequence[str], names: Sequence[str]) -> None:
@@ -42,8 +83,9 @@ def check_ignored(ignored: Sequence[str], names: Sequence[str]) -> None:
         ValueError: the message names the nearest category.
     """
     metadata = [MetadataCatalog.get(name) for name in names]
-    found = {category for x in metadata for category in x.ignore_regions.categories}
-    classes = dict.fromkeys(name for x in metadata for name in x.thing_classes)
+    regions = [x.get("ignore_regions") for x in metadata]  # None: another module registered it
+    found = {category for x in regions if x is not None for category in x.categories}
+    classes = dict.fromkeys(name for x in metadata for name in x.get("thing_classes") or ())
     refuse_unknown_categories(ignored, found, classes)
 
 

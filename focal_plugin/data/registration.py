@@ -36,7 +36,10 @@ def parse_dataset_argument(text: str) -> DatasetArgument:
     name, _, paths = text.partition("=")
     json_file, _, image_root = paths.rpartition(":")
     if not (name and json_file and image_root):
-        raise ValueError(f"--dataset must be NAME=annotations.json:image_dir, got {text!r}")
+        raise ValueError(
+            f"--dataset must be NAME=annotations.json:image_dir, got {text!r}; a registered "
+            "dataset is given by its name"
+        )
     return DatasetArgument(name, Path(json_file).expanduser(), Path(image_root).expanduser())
 
 

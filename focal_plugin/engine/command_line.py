@@ -15,7 +15,6 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import arms
-from ..checks import IllegalOptionError
 from ..components import import_components
 from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
@@ -27,13 +26,11 @@ from ..data import (
     unused_datasets,
     use_datasets,
 )
-from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss, class_alpha_of_counts
-from ..losses.class_alpha import ALPHA, AUTO
-from ..modeling import config_scopes
-from ..registry import DENSE, ConfigScope
+from ..modeling.samples_per_class import set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
+from .class_names import settle_class_names
 from .config_checks import check_config
 from .evaluated_weights import choose_weights
 from .lock import OutputFolderError, hold_output_folder
@@ -64,12 +61,16 @@ Custom dataset in COCO format; a pair NAME_train and NAME_val sets DATASETS.TRAI
     $ python train_net.py --config-file FILE --dataset pets=pets.json:images \\
         DATASETS.TRAIN "('pets',)" DATASETS.TEST "('pets',)" MODEL.RETINANET.NUM_CLASSES 3
 
+Datasets of another format, from a module of yours that registers them with Detectron2:
+    $ python train_net.py --config-file FILE --import my_datasets.py \\
+        --dataset pets_train --dataset pets_val MODEL.RETINANET.NUM_CLASSES 3
+
 Boxes of a category that are neither objects nor background; NUM_CLASSES does not count it:
     $ python train_net.py --config-file FILE --arm crowd_ignore --ignore-category DontCare \\
         --dataset my_train=train.json:images --dataset my_val=val.json:images
 
 A loss of your own, from a module of yours that registers it:
-    $ python train_net.py --config-file FILE --import my_losses.py \
+    $ python train_net.py --config-file FILE --import my_losses.py \\
         MODEL.FOCAL.CLS_LOSS.NAME MyLoss
 
 Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
@@ -104,8 +105,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--dataset",
         action="append",
         default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a COCO-format dataset under NAME; can be repeated",
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a COCO-format dataset under NAME, or name a registered one; can be repeated",
     )
     parser.add_argument(
         "--ignore-category",
@@ -122,8 +123,8 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         dest="imports",
         metavar="MODULE",
-        help="import a module of your own that registers a loss or another component, such as "
-        "my_package.losses or my_losses.py; can be repeated",
+        help="import a module of your own that registers a loss, another component or a dataset, "
+        "such as my_package.losses or my_losses.py; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
@@ -200,7 +201,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         CheckpointError: there are no weights to evaluate, or the checkpoint to resume from is
             damaged or belongs to another run.
         OutputFolderError: `OUTPUT_DIR` is in use, holds another run, or is not writable.
-        RegistrationError: a module of `--import` cannot be imported, or registers no component.
+        RegistrationError: a module of `--import` cannot be imported, or registers what is no
+            component.
         FileNotFoundError: a file that an argument names does not exist.
     """
     import_components(args.imports)
@@ -218,6 +220,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         choose_weights(cfg, args)
     reports = check_datasets(cfg, allow_outside_root=args.allow_outside_root, training=training)
     settle_seed(cfg, resume=args.resume)
+    renamed = settle_class_names(cfg, training=training)
     if training:
         count_samples_per_class(cfg)
     cfg.freeze()
@@ -225,6 +228,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_resumable(cfg, checkpoint_options(args))
     start_logs(cfg, args)
     log_reports(reports)
+    if renamed:
+        logger.warning(renamed)
     for name in unused_datasets(cfg, names) if training else ():
         logger.warning(f"--dataset {name} is registered, but the config does not use it")
     return cfg
@@ -315,10 +320,6 @@ def _seed_of(record: Path) -> int:
 _SEED_REMEDY = "state the SEED of the run, or delete the file and start without --resume"
 
 
-SAMPLES = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
-CLASS_ALPHA = "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA"
-
-
 def count_samples_per_class(cfg: CfgNode) -> None:
     """
     Count the training objects per class if the classification loss requires it.
@@ -330,41 +331,6 @@ def count_samples_per_class(cfg: CfgNode) -> None:
     Raises:
         ValueError: an option of the alphas is outside its legal range; the message names its key.
     """
-    roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for config_scope, num_classes in [
-        (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
-        (config_scopes.RPN, roi_classes),
-        (config_scopes.ROI_HEADS, roi_classes),
-    ]:
-        name = config_scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
-        loss = dict(CLS_LOSS_REGISTRY).get(name)
-        if loss is None:
-            continue  # building the model raises the error
-        keys = set(loss.config_keys.values())
-        missing = SAMPLES in keys and not config_scope.read(cfg, SAMPLES)
-        automatic = CLASS_ALPHA in keys and config_scope.read(cfg, CLASS_ALPHA) == AUTO
-        if not (missing or automatic):
-            continue
-        counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
-        here = [sum(counts)] if config_scope is config_scopes.RPN else counts
-        pairs: list[Any] = [config_scope.key(SAMPLES), here] if missing else []
-        if automatic:
-            pairs += [config_scope.key(CLASS_ALPHA), _class_alpha(cfg, loss, config_scope, here)]
-        cfg.merge_from_list(pairs)
-
-
-def _class_alpha(
-    cfg: CfgNode, loss: type[ClassificationLoss], config_scope: ConfigScope, counts: list[int]
-) -> list[float]:
-    options = {
-        "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
-        "class_alpha_power": "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA_POWER",
-    }
-    values = {name: config_scope.read(cfg, key) for name, key in options.items()}
-    alpha = ALPHA if values["alpha"] is None else values["alpha"]
-    power = values["class_alpha_power"]
-    try:
-        return class_alpha_of_counts(counts, alpha=alpha, power=power, with_background=loss.softmax)
-    except IllegalOptionError as error:
-        key = config_scope.key(options[error.option])
-        raise ValueError(f"{key} {error.requirement}") from error
+    set_samples_per_class(
+        cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+    )

@@ -23,6 +23,7 @@ from PIL import Image
 from ..checks import check_choice
 from ..names import did_you_mean
 from ..registry import DENSE
+from .class_names import check_class_names
 from .finite import check_solver
 
 NAMES: Mapping[str, Registry] = {
@@ -90,7 +91,7 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
         raise ValueError("OUTPUT_DIR is empty: name a folder")
     if cfg.SEED >= 2**32:
         raise ValueError(f"SEED must be < 2**32, got {cfg.SEED}")
-    _check_device(cfg.MODEL.DEVICE)
+    check_device(cfg.MODEL.DEVICE)
     _check_counts(cfg, processes)
     _check_pixels(cfg)
     if training:
@@ -105,6 +106,32 @@ def check_config(cfg: CfgNode, *, training: bool, processes: int) -> None:
     _check_anchors(cfg, is_rcnn=is_rcnn)
     _check_boxes(cfg)
     _check_norms(cfg)
+    check_class_names(cfg)
+
+
+def check_device(name: str, *, key: str = "MODEL.DEVICE") -> None:
+    """
+    Check that a device exists and can compute.
+
+    Args:
+        key: the key or the flag that sets it, for the message.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{key} is {name!r}: it must be cpu, cuda, cuda:0 or auto") from None
+    if device.type == "meta":
+        raise ValueError(f"{key} is {name!r}, which computes nothing: set cpu, cuda or auto")
+    if device.type != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise ValueError(f"{key} is {name!r}, but PyTorch finds no GPU: set {key} cpu, or auto")
+    if (device.index or 0) >= count:
+        raise ValueError(f"{key} is {name!r}, but the last GPU is cuda:{count - 1}")
 
 
 @contextmanager
@@ -123,26 +150,6 @@ def building_explained(cfg: CfgNode) -> Iterator[None]:
         if problem is None:
             raise
         raise ValueError(problem) from error
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f"MODEL.DEVICE is {name!r}: it must be cpu, cuda, cuda:0 or auto"
-        ) from None
-    if device.type == "meta":
-        raise ValueError(f"MODEL.DEVICE is {name!r}, which computes nothing: set cpu, cuda or auto")
-    if device.type != "cuda":
-        return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not count:
-        raise ValueError(
-            f"MODEL.DEVICE is {name!r}, but PyTorch finds no GPU: set MODEL.DEVICE cpu, or auto"
-        )
-    if (device.index or 0) >= count:
-        raise ValueError(f"MODEL.DEVICE is {name!r}, but the last GPU is cuda:{count - 1}")
 
 
 def _check_counts(cfg: CfgNode, processes: int) -> None:

@@ -11,6 +11,8 @@ import importlib.metadata
 import io
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ from focal_plugin_doctor import has_compiled_ops, has_faster_coco_eval
 
 from ..data.coco_ids import MAX_FLOAT
 from ..data.ignore_regions import spread_over_classes
+from ..files import write_json
+from ..run_folder import THRESHOLDS_NAME
+from .score_thresholds import score_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,8 @@ class NumberedCOCOEvaluator(COCOEvaluator):
     parent computes with the ids of annotations: 0 counts as no match, a text is an error, and the
     compiled code cannot hold 2**64. Such annotations are numbered from 1. A region of every class
     becomes a crowd region of each.
+
+    Beside the detections it writes their F1-best score thresholds, for `focal-plugin predict`.
     """
 
     def __init__(
@@ -76,6 +83,18 @@ class NumberedCOCOEvaluator(COCOEvaluator):
         )
         spread_over_classes(self._coco_api)
         number_annotations(self._coco_api)
+
+    def _eval_predictions(
+        self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
+    ) -> None:
+        super()._eval_predictions(predictions, img_ids)
+        if self._do_evaluation and self._output_dir:
+            # The parent has converted the category ids in place
+            detections = [entry for image in predictions for entry in image["instances"]]
+            found = score_thresholds(
+                self._coco_api, detections, test_set=self._metadata.name, image_ids=img_ids
+            )
+            write_json(Path(self._output_dir, THRESHOLDS_NAME), asdict(found))
 
 
 def number_annotations(ground_truth: COCO) -> None:

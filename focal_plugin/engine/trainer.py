@@ -104,7 +104,12 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, identity=run_identity(cfg), trainer=this, **checkpoint_options
+            model,
+            cfg.OUTPUT_DIR,
+            identity=run_identity(cfg),
+            class_names=cfg.MODEL.FOCAL.CLASS_NAMES,
+            trainer=this,
+            **checkpoint_options,
         )
         self.register_hooks(self.build_hooks())
         warn_of_unread(cfg)

@@ -277,7 +277,11 @@ class SoftmaxClassifier(nn.Conv2d):
         Returns:
             float32 (N, A * K, H, W).
         """
-        logits = self.score(features).float().unflatten(1, (-1, self.num_classes + 1))
+        num_images, _, height, width = features.shape
+        of_anchor = self.num_classes + 1
+        logits = self.score(features).float()
+        # a view, because ONNX would keep the height and the width of `unflatten`
+        logits = logits.view(num_images, self.out_channels // of_anchor, of_anchor, height, width)
         relative = logits[:, :, :-1] - logits[:, :, -1:]  # (N, A, K, H, W)
         if not self.training:
             relative = sigmoid_logits_of_softmax(relative, dim=2)

@@ -35,6 +35,7 @@ from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
+from .class_names import name_classes
 from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
@@ -119,6 +120,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         warn_of_replaced(cfg, {"MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.BOX_LOSS.NAME"})
+        name_classes(cfg)
         check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
             stock = super().from_config(cfg)

@@ -33,6 +33,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..losses.base import ClassificationLoss, require_rows
 from ..mining import Miner, build_miner
 from ..registry import configurable
+from .class_names import name_classes
 from .config_scopes import ROI_HEADS
 from .fast_rcnn import FocalFastRCNNOutputLayers
 from .matcher import split_crowds
@@ -60,6 +61,7 @@ class FocalROIHeads(StandardROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        name_classes(cfg)
         stock = super()._init_box_head(cfg, input_shape)
         return {**stock, "box_predictor": _build_predictor(cfg, stock["box_predictor"])}
 
@@ -83,6 +85,7 @@ class FocalCascadeROIHeads(CascadeROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        name_classes(cfg)
         stock = super()._init_box_head(cfg, input_shape)
         predictors = [_build_predictor(cfg, predictor) for predictor in stock["box_predictors"]]
         return {**stock, "box_predictors": predictors}

@@ -257,7 +257,7 @@ def test_faster_coco_eval_computes_the_results(register, tmp_path, monkeypatch):
             super().run()
 
     monkeypatch.setattr(faster_coco_eval, "COCOeval_faster", Counts)
-    monkeypatch.setattr("pycocotools.cocoeval.COCOeval.evaluate", None)  # must not be called
+    monkeypatch.setattr("pycocotools.cocoeval.COCOeval.accumulate", None)  # must not be called
     classes = register(random_case(1)[0])
     ours = FasterCOCOEvaluator("cases", str(tmp_path))
     Evaluated(ours, *random_case(1), classes)

@@ -10,6 +10,8 @@ import pytest
 import torch
 import yaml
 
+from focal_plugin.data.shapes.painting import CLASSES
+
 from ..conftest import ROOT
 from ..forked import NARROW, run_script
 
@@ -53,6 +55,10 @@ def test_trains_and_evaluates_a_users_data(tiny_shapes, tmp_path):
     assert "\x1b" not in trained.stdout + trained.stderr + details
 
     config = (tmp_path / "config.yaml").read_text()
+    names = yaml.safe_load(config)["MODEL"]["FOCAL"]["CLASS_NAMES"]
+    assert names == list(CLASSES)
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["focal_plugin"]["class_names"] == names
     only_tested = opts(tiny_shapes, tmp_path, "DATASETS.TRAIN", "('not_registered',)")
     evaluated = train_net("--eval-only", *dataset(tiny_shapes), *only_tested)
     assert evaluated.returncode == 0, evaluated.stderr

@@ -64,7 +64,8 @@ BY_DESIGN = {
     "MODEL.FOCAL.RPN.NORMALIZER": "a choice",
     "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.NAME": "a choice",
     "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME": "a choice",
-    # names of features
+    # names
+    "MODEL.FOCAL.CLASS_NAMES": "they are shown, and have no effect on the detector",
     "MODEL.FPN.IN_FEATURES": "features of the backbone",
     "MODEL.RESNETS.OUT_FEATURES": "features of the backbone",
     "MODEL.RETINANET.IN_FEATURES": "features of the backbone",

@@ -12,6 +12,9 @@ from ..runs.start import Start
 
 ABSENT = "(no such key)"
 
+# Keys without an effect on the weights. A run of an older version has no names of classes
+NOT_COMPARED = {"OUTPUT_DIR", "MODEL.FOCAL.CLASS_NAMES"}
+
 # Prefixes of the keys that a comparison of losses may change: the loss itself, the selection of
 # anchors or RoIs, the normalizer and the weight, and the initial prediction. Any other key changes
 # the model, the data or the schedule.
@@ -62,7 +65,7 @@ class Difference:
 
 def config_differences(configs: Mapping[str, CfgNode]) -> list[Difference]:
     """
-    Return every key in which two arms differ, except `OUTPUT_DIR`.
+    Return every key in which two arms differ, except :data:`NOT_COMPARED`.
 
     Args:
         configs: arm -> config. A tuple equals a list, because Detectron2 saves tuples as lists.
@@ -72,7 +75,7 @@ def config_differences(configs: Mapping[str, CfgNode]) -> list[Difference]:
     """
     flat = {arm: dict(_leaves(cfg)) for arm, cfg in configs.items()}
     differences = []
-    for key in sorted({key for leaves in flat.values() for key in leaves} - {"OUTPUT_DIR"}):
+    for key in sorted({key for leaves in flat.values() for key in leaves} - NOT_COMPARED):
         values = {arm: leaves.get(key, ABSENT) for arm, leaves in flat.items()}
         first, *others = values.values()
         if any(value != first for value in others):

@@ -68,7 +68,7 @@ class Comparison:
     All runs of a comparison.
 
     Attributes:
-        name: name of the spec file.
+        name: name in the spec, or else of its file.
         arms: names, in the order of the spec.
         reference: arm that the others are compared with.
         seeds: seeds, in the order of the spec.

@@ -11,13 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ... import arms
 from ...components import component_digests, import_components
 from ...config import get_cfg
-from ...data import check_classes, check_ignored, register_coco_dataset, use_datasets
-from ...data.registration import DatasetArgument
+from ...data import check_classes, registered, use_datasets
 from ...files import sha256_of
 from .arm_errors import each_arm
 from .comparison import Comparison, Run
@@ -48,6 +46,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
 
     The file is YAML::
 
+        name: cells                     # title, and folder below runs/; default: that of the file
         base: ../Shapes-Detection/retinanet_small.yaml    # relative to the spec
         arms:
           CE: ce                                          # an arm, see `focal-compare arms`,
@@ -99,7 +98,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         ]
         _check_total(spec, equal, tuning)
     comparison = Comparison(
-        name=file.stem,
+        name=runs.name,
         arms=tuple(spec.arms),
         reference=spec.reference,
         seeds=spec.seeds,
@@ -149,6 +148,7 @@ class _Runs:
     """Factory of the runs of a spec; it resolves the config of each arm once."""
 
     def __init__(self, spec: Spec, check: Callable[[CfgNode], None] | None = None) -> None:
+        self.name = spec.name
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
         self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
@@ -156,7 +156,7 @@ class _Runs:
         self._opts: dict[str, tuple[str, ...]] = {}
         self.configs: dict[str, CfgNode] = {}
         read = cache(_read_config)
-        with _registered(spec.datasets, spec.ignore_categories), each_arm() as of_arm:
+        with registered(spec.datasets, spec.ignore_categories), each_arm() as of_arm:
             for name, arm in spec.arms.items():
                 with of_arm(name):
                     self._opts[name], self.configs[name] = _resolve(arm, spec, read)
@@ -277,29 +277,6 @@ def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
             f"learning rates, {tune} to tune them, {again} at the best ones), but "
             f"total_iterations is {spec.total_iterations}"
         )
-
-
-@contextlib.contextmanager
-def _registered(datasets: tuple[DatasetArgument, ...], ignored: tuple[str, ...]) -> Iterator[None]:
-    """Register datasets temporarily, so that errors in them show before any run."""
-    added = []
-    try:
-        for dataset in datasets:
-            if not _is_registered(dataset):
-                register_coco_dataset(dataset, ignored)
-                added.append(dataset.name)
-        check_ignored(ignored, [dataset.name for dataset in datasets])
-        yield
-    finally:
-        for name in added:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-
-def _is_registered(dataset: DatasetArgument) -> bool:
-    if dataset.name not in DatasetCatalog.list():
-        return False
-    return MetadataCatalog.get(dataset.name).get("given_json_file") == str(dataset.json_file)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ...yaml_text import load, read_text
 from .arm_errors import each_arm
 
 KEYS = (
+    "name",
     "base",
     "arms",
     "seeds",
@@ -36,7 +37,7 @@ BUDGET_KEYS = ("iterations", "total_iterations")
 LEARNING_RATE_KEYS = ("factors", "seeds")
 INITIAL_WEIGHTS = ("by_name", "stock")
 DIAGNOSTICS_PERIOD = 20
-MAX_ARM_NAME = 80
+MAX_NAME = 80
 MAX_NUMBER = 2**31 - 1
 MAX_RUNS = 10_000
 # Config key -> where the spec sets it, so that no option can contradict the spec
@@ -70,6 +71,7 @@ class Spec:
     Content of a spec.
 
     Attributes:
+        name: title of the report, and folder of the runs below `runs/`.
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
         imports: modules that register components; files are absolute.
@@ -79,6 +81,7 @@ class Spec:
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
     """
 
+    name: str
     arms: dict[str, ArmSpec]
     seeds: tuple[int, ...]
     reference: str
@@ -119,6 +122,7 @@ def read_spec(file: Path) -> Spec:
     opts = _opts(content.get("opts", []), "opts")
     _refuse_contradictions(arms, opts, fixed_iterations="iterations" in budget)
     return Spec(
+        name=_title(content["name"]) if "name" in content else file.stem,
         arms=arms,
         seeds=seeds,
         reference=_reference(content, arms),
@@ -159,9 +163,16 @@ def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
     made = {}
     with each_arm() as of_arm:
         for name, arm in by_name.items():
-            with of_arm(_arm_name(name)):
+            with of_arm(_name(name, "arm")):
                 made[name] = _arm(arm, base_file, folder)
     return made
+
+
+def _title(name: Any) -> str:
+    title = _name(name, "name")
+    if "/" in title or title in {".", ".."}:
+        raise ValueError(f"name {shown(title)} must be the name of a folder, not a path")
+    return title
 
 
 def _listed(entries: list[Any]) -> dict[Any, Any]:
@@ -191,13 +202,13 @@ def _listed(entries: list[Any]) -> dict[Any, Any]:
     return listed
 
 
-def _arm_name(name: Any) -> str:
+def _name(name: Any, what: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"arm {shown(name)}: a name must be text; put it in quotes")
-    if not name.strip() or len(name) > MAX_ARM_NAME or not name.isprintable():
+        raise ValueError(f"{what} {shown(name)}: a name must be text; put it in quotes")
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         invisible = next((f": {c!a} is invisible" for c in name if not c.isprintable()), "")
         raise ValueError(
-            f"arm {shown(name)}: a name must have 1 to {MAX_ARM_NAME} visible characters{invisible}"
+            f"{what} {shown(name)}: a name must have 1 to {MAX_NAME} visible characters{invisible}"
         )
     return name
 

@@ -90,6 +90,7 @@ def draw_boxes(
     *,
     scale: float = SCALE,
     font_size: int = FONT_SIZE,
+    line_width: int = 2,
 ) -> Image.Image:
     """Return the image, enlarged ``scale`` times, with the boxes on it."""
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -98,7 +99,7 @@ def draw_boxes(
     draw = ImageDraw.Draw(canvas)
     for labeled in boxes:
         x, y, width, height = (scale * value for value in labeled.box)
-        draw.rectangle((x, y, x + width, y + height), outline=labeled.color, width=2)
+        draw.rectangle((x, y, x + width, y + height), outline=labeled.color, width=line_width)
     for labeled in boxes:  # texts on top of boxes
         if labeled.text:
             _draw_text(draw, labeled, scale, _font(font_size))

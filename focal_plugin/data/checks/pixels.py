@@ -37,16 +37,28 @@ def fault_of_pixels(path: str, pixels: Any, size: Size | None) -> tuple[str, str
     if size is not None and (width, height) != size:
         stated = " x ".join(map(str, size))
         return "image-size-differs", f"the file is {width} x {height}, the annotations say {stated}"
-    with Image.open(PathManager.get_local_path(path)) as image:
-        mode = image.mode
-        # Detectron2 cuts these modes to 0..255 instead of scaling them.
-        stored = np.asarray(image) if mode in ("I", "F") or mode.startswith("I;16") else None
-    if stored is not None and not _fits_8_bits(stored):
-        span = f"{stored.min():g} to {stored.max():g}"
-        return "image-mode", f"mode {mode}, pixels from {span}: {path}"
+    cut = cut_range(path)
+    if cut is not None:
+        return "image-mode", f"{cut}: {path}"
     if pixels.size > pixels.shape[2] and (pixels == pixels[0, 0]).all():
         return "image-constant", f"all pixels are {pixels[0, 0].tolist()}: {path}"
     return None
+
+
+def cut_range(path: str) -> str | None:
+    """
+    Return mode and range of the pixels of a file that Detectron2 cuts to 0..255; None if it fits.
+
+    Raises:
+        Exception: the file cannot be decoded; each decoder raises its own.
+    """
+    with Image.open(PathManager.get_local_path(path)) as image:
+        mode = image.mode
+        # Detectron2 cuts these modes instead of scaling them.
+        stored = np.asarray(image) if mode in ("I", "F") or mode.startswith("I;16") else None
+    if stored is None or _fits_8_bits(stored):
+        return None
+    return f"mode {mode}, pixels from {stored.min():g} to {stored.max():g}"
 
 
 def _fits_8_bits(stored: np.ndarray) -> bool:

@@ -43,6 +43,17 @@ NUM_NAMED = 10
 """Number of classes that a message names."""
 
 
+def num_classes_of_model(cfg: CfgNode) -> tuple[str, int] | None:
+    """
+    Return the key of a config that sets the number of classes of its detector, and that number.
+
+    Returns:
+        None for a detector without such a key, or with one of its own.
+    """
+    node = NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    return None if node is None else (f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES)
+
+
 def check_classes(cfg: CfgNode) -> None:
     """
     Check class counts as in :func:`check_datasets`, but read no file and draw no built-in dataset.
@@ -142,7 +153,7 @@ def report_datasets(
         _check_name(name)
     reports = []
     for name in names:
-        report = _report_one(
+        report = report_dataset(
             name,
             allow_outside_root=allow_outside_root,
             decode_images=decode_images,
@@ -170,9 +181,17 @@ def _check_name(name: str) -> None:
         )
 
 
-def _report_one(
+def report_dataset(
     name: str, *, allow_outside_root: bool, decode_images: bool, max_json_mib: float | None
 ) -> Report:
+    """
+    Return the report of a registered dataset, whatever its use.
+
+    The other arguments are those of :func:`check_coco`.
+
+    Raises:
+        FileNotFoundError: the annotation file or the image folder does not exist.
+    """
     metadata = MetadataCatalog.get(name)
     json_file = find_json(name)
     if json_file is None or metadata.get("evaluator_type") in OTHER_FORMATS:
@@ -195,13 +214,12 @@ def _report_one(
 
 def _class_count_problem(cfg: CfgNode, name: str, *, in_file: Sequence[str] | None) -> str | None:
     """Return how the class counts of model, metadata and annotation file differ, or None."""
-    node = NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    key, num_classes = num_classes_of_model(cfg) or (None, None)
     known = MetadataCatalog.get(name).get("thing_classes")
     num_known, num_in_file = (None if x is None else len(x) for x in (known, in_file))
-    num_classes = None if node is None else cfg.MODEL[node].NUM_CLASSES
     if len({num_classes, num_known, num_in_file} - {None}) < 2:
         return None
-    model = f"MODEL.{node}.NUM_CLASSES is {num_classes}, but " if node else ""
+    model = f"{key} is {num_classes}, but " if key else ""
     counts = []
     if known is not None:
         counts.append(f"dataset {name!r} has {num_known} classes: {_listed(known)}")

@@ -42,6 +42,7 @@ class Checkpointer(DetectionCheckpointer):
 
     Attributes:
         not_loaded: name of each tensor of the model that no file has set -> the reason.
+        loaded_class_names: names of the classes of the file that was loaded last; () without any.
 
     Args:
         model: the model, wrapped or not.
@@ -52,6 +53,7 @@ class Checkpointer(DetectionCheckpointer):
         allowed_changes: keys of ``identity``, or nodes, that may differ from the checkpoint.
         fall_back: if the last checkpoint is damaged, resume from the newest older intact one.
         trust_pickle: read `.pkl` files from outside the model zoo; they cannot run code either.
+        class_names: names of the classes to save, in the order of their indices.
         checkpointables: objects saved besides the model, by name.
     """
 
@@ -64,6 +66,7 @@ class Checkpointer(DetectionCheckpointer):
         allowed_changes: Collection[str] = (),
         fall_back: bool = False,
         trust_pickle: bool = False,
+        class_names: Collection[str] = (),
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
@@ -71,6 +74,8 @@ class Checkpointer(DetectionCheckpointer):
         self.allowed_changes = tuple(allowed_changes)
         self.fall_back = fall_back
         self.trust_pickle = trust_pickle
+        self.class_names = tuple(class_names)
+        self.loaded_class_names: tuple[str, ...] = ()
         # Most buffers outside the state dict are constants that the config sets, and the config
         # may be allowed to change. A checkpoint contains only the buffers that training changes.
         in_state = self.model.state_dict()
@@ -102,6 +107,7 @@ class Checkpointer(DetectionCheckpointer):
             "identity": dict(self.identity) if self.identity is not None else None,
             "environment": self._environment(),
             "buffers": self._different(buffers_of_ranks),
+            "class_names": list(self.class_names),
         }
         content = {"model": self.model.state_dict(), **states, **extra, OUR_KEY: ours}
         write_checkpoint(file, content)
@@ -167,9 +173,17 @@ class Checkpointer(DetectionCheckpointer):
 
         _of_main_process(check)
 
-    def check_complete(self) -> None:
+    def check_complete(
+        self,
+        *,
+        remedy: str = "Give the checkpoint of this model as MODEL.WEIGHTS, or "
+        "--allow-partial-weights to evaluate it as it is",
+    ) -> None:
         """
         Raise an error if a tensor of the model still has its initial value.
+
+        Args:
+            remedy: what the user can do.
 
         Raises:
             CheckpointError: the message lists these tensors, with the reasons.
@@ -177,10 +191,6 @@ class Checkpointer(DetectionCheckpointer):
         if not self.not_loaded:
             return
         weights = list(filter(_is_a_weight, self.model.state_dict()))
-        remedy = (
-            "Give the checkpoint of this model as MODEL.WEIGHTS, or --allow-partial-weights to "
-            "evaluate it as it is"
-        )
         lines = "".join(f"\n  {line}" for line in _by_module(self.not_loaded))
         raise CheckpointError(
             f"{len(self.not_loaded)} of the {len(weights)} tensors of the model were not loaded "
@@ -343,6 +353,7 @@ class Checkpointer(DetectionCheckpointer):
     ) -> dict[str, Any]:
         """Load everything and return the rest of the content."""
         stored = _stored(content)
+        self.loaded_class_names = tuple(stored["class_names"])
         content.pop(OUR_KEY, None)
         incompatible = self._load_model(content)
         self._note_what_was_loaded(file, incompatible)
@@ -418,7 +429,7 @@ def _stored(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stored facts of the run; empty for a checkpoint of another trainer."""
     ours = content.get(OUR_KEY)
     ours = ours if isinstance(ours, dict) else {}
-    return {"identity": None, "environment": {}, "buffers": [{}], **ours}
+    return {"identity": None, "environment": {}, "buffers": [{}], "class_names": [], **ours}
 
 
 def _is_a_weight(name: str) -> bool:

@@ -26,6 +26,7 @@ WITHOUT_INFLUENCE = (
     "MODEL.WEIGHTS",  # not read by a resumed run
     "TEST",  # evaluation only, except for PRECISE_BN
     "DATASETS.TEST",
+    "MODEL.FOCAL.CLASS_NAMES",  # a name has no effect on the weights
     "MODEL.FOCAL.DIAGNOSTICS",  # observes only
     "MODEL.FOCAL.DATA.IMAGE_CACHE_MIB",  # same pixels, loaded faster
     "MODEL.FOCAL.DATA.MAX_UNREADABLE_IMAGES",  # limit only; the training data is the same

@@ -70,6 +70,8 @@ def test_equal_arms_and_a_single_one_differ_in_nothing():
 
 def test_the_folder_of_a_run_does_not_count():
     assert config_differences({"a": arm("fl", "OUTPUT_DIR", "x"), "b": arm("fl")}) == []
+    named = arm("fl", "MODEL.FOCAL.CLASS_NAMES", ["a", "b"])  # "b" is a run of an older version
+    assert config_differences({"a": named, "b": arm("fl")}) == []
 
 
 def test_a_missing_key_is_a_difference():

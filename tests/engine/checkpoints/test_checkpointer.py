@@ -101,6 +101,17 @@ def test_a_resumed_run_has_weights_buffers_and_optimizer_bit_for_bit(tmp_path):
     assert extra == {"iteration": 9}
 
 
+def test_a_checkpoint_knows_the_classes_and_an_old_one_without_them_resumes(tmp_path):
+    saved(tmp_path, class_names=["dog", "cat"])
+    *_, checkpointer = trained(tmp_path, steps=0, class_names=["other"])
+    checkpointer.resume_or_load("", resume=True)
+    assert checkpointer.loaded_class_names == ("dog", "cat")
+    assert checkpointer.class_names == ("other",)  # of the run, which the next checkpoint stores
+    edit(tmp_path / "model_0000009.pth", lambda content: content["focal_plugin"].pop("class_names"))
+    checkpointer.resume_or_load("", resume=True)
+    assert checkpointer.loaded_class_names == ()
+
+
 def test_a_checkpoint_is_three_files_and_the_record_names_it(tmp_path):
     saved(tmp_path)
     assert names(tmp_path) == ["last_checkpoint", "model_0000009.pth", "model_0000009.pth.sha256"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ....score_thresholds import best_f1
 from .average_precision import Evaluation
 
 
@@ -47,15 +48,8 @@ def best_threshold(evaluation: Evaluation) -> float:
     Ties go to the highest threshold. It is infinite if no detection is correct.
     """
     score, _, right = _counted(evaluation)
-    order = np.argsort(-score, kind="stable")
-    score, right = score[order], np.cumsum(right[order])
-    objects = evaluation.objects_per_class.sum()
-    if not right.any():
-        return float("inf")
-    # Detections of equal score pass a threshold together, so F1 counts only where the score drops
-    last = np.append(score[1:] < score[:-1], True)
-    f1 = 2 * right / (np.arange(1, len(score) + 1) + objects)
-    return float(score[last][f1[last].argmax()])
+    best = best_f1(score, right, int(evaluation.objects_per_class.sum()))
+    return float("inf") if best is None else best.score
 
 
 def image_f1(evaluation: Evaluation, threshold: float) -> np.ndarray:
