@@ -61,7 +61,9 @@ def offered():
 
 
 def test_the_best_iou_of_the_search_is_that_of_the_anchors():
-    data = placed(read_detector(coarse()), random_table(8, seed=2))
+    table = random_table(8, seed=2)
+    table.boxes[table.image == 0] = (86, 54, 96, 64)  # beyond the last location
+    data = placed(read_detector(coarse()), table)
     scales = np.array(data.detector.cfg.MODEL.ANCHOR_GENERATOR.SIZES[0]) / 8
     found = Reach(data).best_iou(Shapes(scales, np.array([0.5, 1, 2])))
     dense = []
@@ -112,8 +114,18 @@ def test_the_same_data_has_the_same_proposal_and_the_config_is_not_changed(offer
     unchanged = cfg.dump()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("focal_plugin.audit.anchor_search.GENERATIONS", 10)
+        patch.setattr(proposal, "FACTORS", (1.0, np.nan))  # the second one is not tried
         assert propose_anchors(cfg, table) == facts
     assert cfg.dump() == unchanged
+
+
+def test_each_class_counts_alike():
+    shapes = [(18, 54, 0)] * 50 + [(54, 18, 1)] * 3 + [(54, 18, 2)] * 3  # width, height, class
+    table = table_of_boxes([[(20, 5, 20 + w, 5 + h, label)] for w, h, label in shapes])
+    cfg = coarse(MODEL__ANCHOR_GENERATOR__SIZES=[[26], [52], [104]])
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]]  # one ratio cannot serve all
+    facts = propose_anchors(cfg, table)
+    assert [row["after"] for row in facts["per_class"]] == [0, 1, 1]
 
 
 def test_a_larger_input_is_offered_only_if_no_anchors_reach_the_objects(monkeypatch):
