@@ -62,10 +62,10 @@ def offered():
 
 def test_the_best_iou_of_the_search_is_that_of_the_anchors():
     table = random_table(8, seed=2)
-    table.boxes[table.image == 0] = (86, 54, 96, 64)  # beyond the last location
-    data = placed(read_detector(coarse()), table)
-    scales = np.array(data.detector.cfg.MODEL.ANCHOR_GENERATOR.SIZES[0]) / 8
-    found = Reach(data).best_iou(Shapes(scales, np.array([0.5, 1, 2])))
+    table.boxes[table.image == 0] = (90, 58, 96, 64)  # beyond the last location
+    sizes = [[5, 7, 9], [10, 14, 18], [20, 28, 36]]
+    data = placed(read_detector(coarse(MODEL__ANCHOR_GENERATOR__SIZES=sizes)), table)
+    found = Reach(data).best_iou(Shapes(np.array(sizes[0]) / 8, np.array([0.5, 1, 2])))
     dense = []
     for image in range(8):
         boxes = torch.from_numpy(data.frame.boxes[data.table.image == image])
