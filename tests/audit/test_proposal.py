@@ -194,7 +194,7 @@ def test_the_yaml_is_a_config_with_the_keys_of_the_proposal(offered, tmp_path):
 
 def test_a_name_cannot_leave_its_comment(offered):
     _, _, facts = offered
-    rows = [{**row, "name": f"x\nMODEL: {i}\r"} for i, row in enumerate(facts["per_class"])]
+    rows = [{**row, "name": f"x\nEVIL: {i}\r"} for i, row in enumerate(facts["per_class"])]
     many = {**facts, "per_class": rows * 20, "train": ["a\nb: c"]}
     text = proposal_yaml(many)
     assert set(yaml.safe_load(text)) == {"MODEL"}
