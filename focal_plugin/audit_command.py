@@ -16,7 +16,7 @@ from .audit.text_page import text_page
 from .components import import_components
 from .config import get_cfg
 from .config_file import find_config_file
-from .data import DatasetArgument, check_datasets, register_coco_dataset
+from .data import DataError, DatasetArgument, check_datasets, register_coco_dataset
 from .data.checks.facts import find_json
 from .dataset_config import config_of_flags, parse_files
 from .files import write_text
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     """
     import_components(args.imports)
     cfg = _config(args)
-    check_datasets(cfg)
+    _refuse_faults(cfg)
     audit = audit_config(cfg, test=cfg.DATASETS.TEST, arms=args.arm, images=args.images)
     print(f"config: {args.config_file or _default(cfg)}")
     print(text_page(audit, colored=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
@@ -45,6 +45,20 @@ def main(args: argparse.Namespace) -> int:
     if args.html is not None:
         write_text(args.html, html_page(audit))
     return 1 if audit.red else 0
+
+
+def _refuse_faults(cfg: CfgNode) -> None:
+    """
+    Refuse faulty data as `train_net.py` does.
+
+    Raises:
+        ValueError: a dataset has errors. It is no :class:`DataError`, whose exit code is that of a
+            red sentence.
+    """
+    try:
+        check_datasets(cfg)
+    except DataError as error:
+        raise ValueError(str(error)) from error
 
 
 def _default(cfg: CfgNode) -> str:

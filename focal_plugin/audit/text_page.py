@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from ..pages.text import NOTHING, count_text, listed, number_text, plain
 from .audit import Audit
+from .proposal_yaml import proposal_yaml
 from .sentences import percent
 
 COLORS = {"red": "\x1b[31m", "yellow": "\x1b[33m", "green": "\x1b[32m"}
@@ -44,7 +45,7 @@ def text_page(audit: Audit, *, colored: bool) -> str:
         f"{plain(sentence.text)}"
         for sentence in audit.sentences
     ]
-    return "\n\n".join([*parts, "\n".join(lines)])
+    return "\n\n".join([*parts, "\n".join(lines), *_proposal(facts)])
 
 
 _ALIGNED = ("left", *("right",) * (len(HEADER) - 1))
@@ -106,6 +107,13 @@ def _row(facts: dict[str, Any], index: int) -> tuple[str, ...]:
         _share(counted["share"]),
         _share(anchors["share_of_positives"]),
     )
+
+
+def _proposal(facts: dict[str, Any]) -> list[str]:
+    """Return the proposal of anchors as YAML, if there is one."""
+    if facts["proposal"]["status"] != "proposed":
+        return []
+    return [f"Proposal, for the end of your config:\n\n{proposal_yaml(facts['proposal']).rstrip()}"]
 
 
 def _share(value: float | None) -> str:

@@ -63,8 +63,17 @@ def count_by_hand(dicts):
     return np.array(best), np.array(classes), np.array(positives), sum(ignored)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_proposal():
+    """Leave out the search for anchors, which has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "focal_plugin.audit.audit.propose_anchors"
+        patch.setattr(name, lambda *_: {"status": "enough"})
+        yield
+
+
 @pytest.fixture(scope="module")
-def audit(tiny_shapes):
+def audit(tiny_shapes, no_proposal):
     return audit_config(built_in())
 
 
@@ -98,6 +107,9 @@ def test_figures_of_the_built_in_dataset_are_those_of_an_independent_count(audit
     background = audit.facts["background"]
     total = len(dicts) * len(anchors_by_hand(64, 64)[0])
     assert background["anchors"]["mean"] == total / len(dicts)
+    negatives = total - positives.sum() - ignored
+    elements = 5 * negatives + 4 * positives.sum()
+    assert background["elements"]["ratio"] == pytest.approx(elements / positives.sum())
     assert background["bg_fg"] == pytest.approx(
         (total - positives.sum() - ignored) / positives.sum()
     )
@@ -111,9 +123,9 @@ def test_an_audit_is_json_without_nan(audit):
 
 
 def test_an_arm_that_labels_alike_differs_only_in_its_loss():
-    audit = audit_config(built_in(), arms=["ce", "low_quality_off"])
+    audit = audit_config(built_in(), arms=["ce", "low_quality_off", "class_balanced"])
     rows = {row["name"]: row for row in audit.facts["loss"]["rows"]}
-    assert list(rows) == ["config", "CE", "FL", "ce", "low_quality_off"]
+    assert list(rows) == ["config", "CE", "FL", "ce", "low_quality_off", "class_balanced"]
     assert rows["ce"]["first_step"] == rows["CE"]["first_step"]
     assert rows["config"]["first_step"] == rows["FL"]["first_step"]
     assert rows["low_quality_off"]["first_step"] != rows["FL"]["first_step"]

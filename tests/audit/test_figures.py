@@ -103,10 +103,10 @@ def test_neighbors_are_those_of_all_pairs(iou, monkeypatch):
 
 
 def test_boxes_are_resized_and_clipped_as_by_the_mapper():
-    table = table_of_boxes([[(10, 10, 200, 30, 0), (5, 5, 5, 9, 0)]], size=(60, 100))
+    table = table_of_boxes([[(10, -10, 200, 30, 0), (5, 5, 5, 9, 0)]], size=(60, 100))
     frame = to_network_frame(table, FrameSize(128, 200))
     assert frame.image_sizes.tolist() == [[120, 200]]
-    assert frame.boxes.tolist() == [[20, 20, 200, 60], [0, 0, 0, 0]]
+    assert frame.boxes.tolist() == [[20, 0, 200, 60], [0, 0, 0, 0]]
     assert to_network_frame(table, FrameSize(0, 50)).image_sizes.tolist() == [[60, 100]]
 
 

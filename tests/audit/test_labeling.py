@@ -51,7 +51,9 @@ def assert_same(data, label):
 @pytest.mark.parametrize("low_quality", ["on", "clobber", "off"])
 def test_labels_are_those_of_retinanet(low_quality):
     cfg = config(MODEL__FOCAL__ANCHOR_LABELS__LOW_QUALITY=low_quality)
-    data = placed(read_detector(cfg), random_table(12, seed=3))
+    table = random_table(12, seed=3)
+    table = table._replace(boxes=np.round(table.boxes / 8) * 8)  # equal IoUs, and empty boxes
+    data = placed(read_detector(cfg), table)
     found = assert_same(data, retinanets_labels(cfg))
     assert found.positives.sum() > 100
     assert (found.forced.sum() > 0) == (low_quality != "off")
@@ -114,6 +116,13 @@ def test_best_ious_are_of_anchors_inside_if_only_these_are_matched():
     best = best_ious(placed(read_detector(cfg), table))
     inside = Boxes(torch.tensor([[0.0, 0, 16, 16]]))  # no anchor of 16 px is nearer
     assert 0 < best[0] <= 100 / inside.area().item()
+
+
+def test_the_first_of_two_equal_objects_steals_the_anchors_of_the_second():
+    table = table_of_boxes([[(8, 8, 40, 40, 1), (8, 8, 40, 40, 0), (50, 5, 50, 9, 2)]])
+    found = label_anchors(placed(read_detector(config()), table))
+    assert (found.positives.sum(axis=1) > 0).tolist() == [True, False, False]
+    assert found.stolen.tolist() == [False, True, False]  # the third one overlaps no anchor
 
 
 def test_a_dataset_without_objects_has_only_background():

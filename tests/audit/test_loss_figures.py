@@ -71,8 +71,9 @@ def test_the_loss_is_that_of_the_first_step(arm, num_images):
 
 @pytest.mark.parametrize("arm", ["rpn_fl", "rpn_softmax_ce", "rpn_inside"])
 def test_the_loss_is_that_of_the_first_step_of_an_rpn(arm):
-    head = {"MODEL__RPN__HEAD_NAME": "PriorRPNHead", "MODEL__FOCAL__RPN__PRIOR_PROB": 0.1}
-    cfg = config_of_arm(arm, 3, "faster_rcnn_small.yaml", **head)
+    keys = {"MODEL__RPN__HEAD_NAME": "PriorRPNHead", "MODEL__FOCAL__RPN__PRIOR_PROB": 0.1}
+    keys["MODEL__RPN__BATCH_SIZE_PER_IMAGE"] = 8  # fewer than twice the positives
+    cfg = config_of_arm(arm, 3, "faster_rcnn_small.yaml", **keys)
     labeled = labeled_by(cfg, random_table(3, seed=8, num_objects=(3, 9)))
     row = loss_facts(labeled, {})["rows"][0]
     step = first_step(cfg, labeled.data, zeroed=("objectness_logits",), loss="loss_rpn_cls")

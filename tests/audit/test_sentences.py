@@ -68,6 +68,7 @@ QUIET = {
             "images_per_batch": 4,
         },
     },
+    "proposal": {"status": "enough"},
     "ceilings": {
         "nms": 0.0,
         "nms_thresh": 0.5,
