@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..pages.text import are, count_text, listed, plain
+from ..pages.text import count_text, listed, plain
 from .class_shares import half_width
 from .sentence import Sentence
 from .sentences import SHOWN, percent
@@ -85,12 +85,12 @@ def _example(copies: Facts) -> str:
 def _drift(test: Facts) -> Iterator[Sentence]:
     name, drift = plain(test["name"]), test["drift"]
     if drift["only_test"]:
-        names = [plain(name) for name in drift["only_test"]]
-        text = f"{listed(names, SHOWN)} {are(names)} in {name}, but not in the training set: AP 0."
+        who, has, its = _classes(drift["only_test"])
+        text = f"{who} {has} objects in {name}, but none in training, so {its} AP will be 0."
         yield Sentence("red", "splits", text)
     if drift["only_train"] and drift["total_variation"] is not None:
-        names = [plain(name) for name in drift["only_train"]]
-        text = f"{listed(names, SHOWN)} {are(names)} not in {name}, so their AP is unknown."
+        who, has, its = _classes(drift["only_train"])
+        text = f"{who} {has} no objects in {name}, so {its} AP stays unknown."
         yield Sentence("yellow", "splits", text)
     variation, expected = drift["total_variation"], drift["expected"]
     if variation is None:
@@ -102,6 +102,12 @@ def _drift(test: Facts) -> Iterator[Sentence]:
             f"{percent(variation)} of the objects of {name} would have to change their class for "
             f"the shares of the training set; by chance it would be {percent(expected)}.",
         )
+
+
+def _classes(names: list[str]) -> tuple[str, str, str]:
+    """Return names as a subject, with its verb and its pronoun."""
+    who = listed([plain(name) for name in names], SHOWN)
+    return (who, "has", "its") if len(names) == 1 else (who, "have", "their")
 
 
 def _decidable(test: Facts) -> Iterator[Sentence]:
