@@ -22,7 +22,7 @@ WITHOUT_PROPOSAL = {
 
 def proposal_yaml(facts: dict[str, Any]) -> str:
     """
-    Return a YAML fragment with the keys of a proposal, for the end of a config file.
+    Return the keys of a proposal as YAML, for a config with the audited one as its `_BASE_`.
 
     Args:
         facts: result of :func:`~focal_plugin.audit.proposal.propose_anchors`.
@@ -49,7 +49,7 @@ def proposal_yaml(facts: dict[str, Any]) -> str:
     of_input = [(key, value) for key, value in keys.items() if key.startswith("INPUT.")]
     if of_input:
         lines += [
-            f"# {facts['cost']:.3g} times the pixels, so a step takes about that many times as long",
+            f"# {facts['cost']:.3g} times the pixels, so a step takes about as much longer",
             "INPUT:",
             *(f"  {key.removeprefix('INPUT.')}: {value}" for key, value in of_input),
         ]
