@@ -269,6 +269,7 @@ ROOMS = {
     "running": {"plan", "runs"},
     "analysis": {"plan", "runs"},
     "report": {"plan", "runs", "analysis"},
+    "export": {"plan", "runs", "analysis", "report"},
 }
 
 
