@@ -11,6 +11,9 @@ from .neighbors import has_neighbor
 from .object_table import ObjectTable
 from .summaries import ratio, share
 
+SMALLEST_IOU = 1e-6
+"""IoU of two boxes that overlap, for an NMS threshold of 0."""
+
 
 def ceiling_facts(detector: AnchoredDetector, table: ObjectTable) -> dict[str, Any]:
     """Return the figures of the ceilings; an R-CNN has no `topk_candidates`."""
@@ -19,14 +22,15 @@ def ceiling_facts(detector: AnchoredDetector, table: ObjectTable) -> dict[str, A
     nms = model.RETINANET.NMS_THRESH_TEST if is_dense else model.ROI_HEADS.NMS_THRESH_TEST
     topk = model.RETINANET.TOPK_CANDIDATES_TEST if is_dense else None
     most = detector.cfg.TEST.DETECTIONS_PER_IMAGE
+    limit = most if most >= 0 else np.inf  # Detectron2 keeps all detections
     objects = np.bincount(table.image[table.is_object], minlength=len(table.file_names))
-    near = has_neighbor(table, iou=nms)[table.is_object] if nms > 0 else table.is_object
+    near = has_neighbor(table, iou=max(nms, SMALLEST_IOU))[table.is_object]
     return {
         "nms_thresh": nms,
         "nms": share(near),
         "topk_candidates": topk,
         "topk_images": None if topk is None else share(objects > topk),
         "detections_per_image": most,
-        "detections_images": share(objects > most),
-        "detections_lost": ratio((objects - most).clip(min=0).sum(), objects.sum()),
+        "detections_images": share(objects > limit),
+        "detections_lost": ratio((objects - limit).clip(min=0).sum(), objects.sum()),
     }

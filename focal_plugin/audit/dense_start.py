@@ -50,7 +50,10 @@ def _terms_of_image(start: Start, data: AnchoredSet, image: int) -> tuple[float,
     num_pos = int(positive.sum())
     kept = labels >= 0
     if isinstance(start.sampling, Miner):
-        kept = _mine(start, start.sampling, terms.loss, labels, anchors)
+        rank = terms.loss.float()
+        if start.sampling.rank_by == "cls_and_box":
+            rank[positive] += _box_losses(start, anchors[positive], gt_boxes)
+        kept = _mine(start.sampling, rank, labels, anchors)
     pos, neg = positive & kept, kept & ~positive
     sums = [term[mask].sum().item() for term in terms for mask in (pos, neg)]
     return (*sums, num_pos, int(kept.sum()))
@@ -98,6 +101,14 @@ def _terms_of_anchors(
     )
 
 
-def _mine(start: Start, miner: Miner, loss: Tensor, labels: Tensor, anchors: Tensor) -> Tensor:
-    """Return the mask of the anchors that the miner keeps, (R,); all deltas are 0."""
-    return miner(loss.float().unsqueeze(0), labels.unsqueeze(0), anchors.unsqueeze(0))[0]
+def _box_losses(start: Start, anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Return the box loss of each positive, (V,), if all deltas are 0."""
+    if start.box_loss.on_boxes:
+        return start.box_loss.per_box(anchors, gt_boxes)
+    target = start.transform.get_deltas(anchors, gt_boxes)
+    return start.box_loss.per_box(torch.zeros_like(target), target)
+
+
+def _mine(miner: Miner, rank: Tensor, labels: Tensor, anchors: Tensor) -> Tensor:
+    """Return the mask of the anchors that the miner keeps, (R,), if all deltas are 0."""
+    return miner(rank.unsqueeze(0), labels.unsqueeze(0), anchors.unsqueeze(0))[0]

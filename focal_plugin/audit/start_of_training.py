@@ -14,19 +14,23 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import check_option
 from ..losses import (
+    BoxLoss,
     ClassificationLoss,
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
+    build_box_loss,
     build_cls_loss,
 )
 from ..mining import Miner, build_miner
 from ..modeling.heads import check_prior_prob
 from ..modeling.normalizer import RPN_NORMALIZERS, Normalizer, build_normalizer
-from ..modeling.rpn import sampling_of
+from ..modeling.rpn import sampling_of, transform_of_std
 from .detector import AnchoredDetector
 
 PRIOR_RPN_HEADS = ("PriorRPNHead", "SoftmaxRPNHead")
@@ -52,6 +56,7 @@ class Start(NamedTuple):
         sampling: the anchors that count: a miner, a random sample, or None for all.
         weight: factor of the loss.
         num_images: images of a batch.
+        box_loss, transform: the box loss, by which a miner may rank, and the deltas of boxes.
     """
 
     cls_loss: ClassificationLoss
@@ -61,6 +66,8 @@ class Start(NamedTuple):
     sampling: Miner | RandomSample | None
     weight: float
     num_images: int
+    box_loss: BoxLoss
+    transform: Box2BoxTransform
 
     @property
     def logit(self) -> float:
@@ -79,17 +86,18 @@ def start_of(detector: AnchoredDetector) -> Start:
     """
     cfg, scope = detector.cfg, detector.config_scope
     is_dense = detector.kind == "RetinaNet"
-    check_prior_prob(cfg)
     normalizers = {} if is_dense else {"normalizers": RPN_NORMALIZERS}
     weight = scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.WEIGHT")
     return Start(
         cls_loss=build_cls_loss(cfg, scope).eval(),
         normalizer=build_normalizer(cfg, **normalizers, config_scope=scope),
         num_classes=scope.read(cfg, "MODEL.RETINANET.NUM_CLASSES"),
-        prior_prob=cfg.MODEL.RETINANET.PRIOR_PROB if is_dense else _prior_of_rpn(cfg),
+        prior_prob=_prior_of_retinanet(cfg) if is_dense else _prior_of_rpn(cfg),
         sampling=build_miner(cfg) if is_dense else _sampling_of_rpn(cfg),
         weight=weight if is_dense else weight * cfg.MODEL.RPN.LOSS_WEIGHT,
         num_images=cfg.SOLVER.IMS_PER_BATCH,
+        box_loss=build_box_loss(cfg, scope).eval(),
+        transform=_transform(detector),
     )
 
 
@@ -102,10 +110,27 @@ def references(start: Start) -> dict[str, Start]:
     }
 
 
-def _prior_of_rpn(cfg: CfgNode) -> float:
-    has_prior = cfg.MODEL.RPN.HEAD_NAME in PRIOR_RPN_HEADS
-    prior: float = cfg.MODEL.FOCAL.RPN.PRIOR_PROB if has_prior else 0.5
+def _prior_of_retinanet(cfg: CfgNode) -> float:
+    check_prior_prob(cfg)
+    prior: float = cfg.MODEL.RETINANET.PRIOR_PROB
     return prior
+
+
+def _prior_of_rpn(cfg: CfgNode) -> float:
+    if cfg.MODEL.RPN.HEAD_NAME not in PRIOR_RPN_HEADS:
+        return 0.5
+    key = "MODEL.FOCAL.RPN.PRIOR_PROB"
+    prior = cfg.MODEL.FOCAL.RPN.PRIOR_PROB
+    return check_option(key, prior, low=0, high=1, open_low=True, open_high=True)
+
+
+def _transform(detector: AnchoredDetector) -> Box2BoxTransform:
+    model = detector.cfg.MODEL
+    if detector.kind == "RetinaNet":
+        return Box2BoxTransform(weights=model.RETINANET.BBOX_REG_WEIGHTS)
+    if model.FOCAL.RPN.TARGET_STD:
+        return transform_of_std(model.FOCAL.RPN.TARGET_STD)
+    return Box2BoxTransform(weights=model.RPN.BBOX_REG_WEIGHTS)
 
 
 def _sampling_of_rpn(cfg: CfgNode) -> Miner | RandomSample | None:

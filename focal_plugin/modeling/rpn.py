@@ -194,7 +194,7 @@ class FocalRPN(DenseLossMixin, RPN):
             cfg, box_loss, {"MODEL.RPN.SMOOTH_L1_BETA": "MODEL.FOCAL.RPN.BOX_LOSS.NAME"}
         )
         if rpn.TARGET_STD:
-            ret["box2box_transform"] = _transform_of_std(rpn.TARGET_STD)
+            ret["box2box_transform"] = transform_of_std(rpn.TARGET_STD)
         return {
             **ret,
             "anchor_matcher": build_anchor_matcher(cfg, config_scopes.RPN),
@@ -401,7 +401,13 @@ def sampling_of(cfg: CfgNode) -> str | Miner:
     return miner
 
 
-def _transform_of_std(std: list[float]) -> Box2BoxTransform:
+def transform_of_std(std: list[float]) -> Box2BoxTransform:
+    """
+    Return the transform whose deltas are divided by `MODEL.FOCAL.RPN.TARGET_STD`.
+
+    Raises:
+        ValueError: it is not 4 numbers > 0.
+    """
     key = "MODEL.FOCAL.RPN.TARGET_STD"
     if len(std) != 4:
         raise ValueError(f"{key} must be 4 numbers, got {std}")

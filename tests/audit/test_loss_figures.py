@@ -60,7 +60,9 @@ def config_of_arm(arm, num_images, name="retinanet_small.yaml", **keys):
     ],
 )
 def test_the_loss_is_that_of_the_first_step(arm, num_images):
-    cfg = config_of_arm(arm, num_images, MODEL__FOCAL__CLS_LOSS__WEIGHT=3.0)
+    keys = {"MODEL__FOCAL__CLS_LOSS__WEIGHT": 3.0, "MODEL__FOCAL__MINING__RANK_BY": "cls_and_box"}
+    keys["MODEL__FOCAL__MINING__NUM_KEEP"] = 1000  # all survivors of the suppression by this rank
+    cfg = config_of_arm(arm, num_images, **keys)
     table = random_table(num_images, seed=8, num_objects=(3, 9), crowds=0.2)
     set_samples_per_class(cfg, lambda k: table.objects_per_class(k).tolist())
     labeled = labeled_by(cfg, table)
