@@ -15,13 +15,14 @@ An arm is a file `configs/arms/FAMILY/NAME.yaml`. It holds the config keys that 
         MINING:
           NAME: "OHEMMiner"
 
-Any base of the family accepts an arm::
+Any base of the family accepts an arm. The arms of the family `data` change no model, but the images
+that it is trained on. Every base accepts them::
 
     from focal_plugin import arms, get_cfg
 
     cfg = get_cfg()
     cfg.merge_from_file("my_base.yaml")
-    arms.apply(cfg, "ohem")
+    arms.apply(cfg, "ohem", "repeat_factor")
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from .names import did_you_mean, shown
 
 FAMILIES = {"retinanet": "fl", "faster_rcnn": "stock"}
 """Family -> its reference, with which an arm is compared that builds on no other."""
+
+DATA = "data"
+"""Family of the arms that every detector accepts; the base is the reference of each."""
 
 HEADER = "ARM"
 _HEADER_KEYS = {"ABOUT", "GROUP", "PAPER", "BUILDS_ON", "REQUIRES"}
@@ -68,7 +72,7 @@ class Arm:
 
     Attributes:
         name: name of its file, without the suffix.
-        family: "retinanet" or "faster_rcnn": the detectors that it applies to.
+        family: "retinanet" or "faster_rcnn": the detectors that it applies to; "data": all of them.
         about: one sentence.
         group: heading under which it is listed.
         paper: authors, year, and table or equation where there is one; "" if there is no paper.
@@ -88,10 +92,13 @@ class Arm:
 
     @property
     def reference(self) -> str | None:
-        """Name of the arm that it is compared with; None for the reference of the family."""
-        if self.builds_on is not None:
-            return self.builds_on
-        return None if self.name == FAMILIES[self.family] else FAMILIES[self.family]
+        """
+        Name of the arm that it is compared with.
+
+        None for the reference of a family, and for an arm of `data`, whose reference is its base.
+        """
+        of_family = FAMILIES.get(self.family)
+        return self.builds_on or (None if self.name == of_family else of_family)
 
     @property
     def all_changes(self) -> dict[str, Any]:
@@ -112,8 +119,7 @@ class Arm:
             ValueError: the config is of another family, a component of it ignores a key of the arm,
                 or it lacks what the arm requires.
         """
-        family = family_of(cfg)
-        if family != self.family:
+        if self.family != DATA and self.family != (family := family_of(cfg)):
             raise ValueError(
                 f"arm {self.name!r} is for {self.family}, but the base is for {family}"
             )
@@ -145,8 +151,7 @@ def names(family: str | None = None) -> list[str]:
     Raises:
         KeyError: there is no such family.
     """
-    families = FAMILIES if family is None else (_known_family(family),)
-    return sorted({name for each in families for name in _files(each)})
+    return sorted({name for each in _families(family) for name in _files(each)})
 
 
 def load(name: str, family: str | None = None) -> Arm:
@@ -155,7 +160,7 @@ def load(name: str, family: str | None = None) -> Arm:
 
     Args:
         name: such as "ohem", or "retinanet/ohem".
-        family: needed only for a name that both families have.
+        family: of the base; needed only for a name that both families have.
 
     Raises:
         KeyError: there is no such arm, the message names the nearest one; or both families have it.
@@ -163,7 +168,7 @@ def load(name: str, family: str | None = None) -> Arm:
     """
     if "/" in name:
         family, _, name = name.partition("/")
-    families = list(FAMILIES) if family is None else [_known_family(family)]
+    families = list(dict.fromkeys((*_families(family), DATA)))
     found = [each for each in families if name in _files(each)]
     if not found:
         known = names(family)
@@ -177,7 +182,7 @@ def load(name: str, family: str | None = None) -> Arm:
 
 def load_all(family: str | None = None) -> Iterator[Arm]:
     """Load every arm, or every arm of a family, by name."""
-    for each in FAMILIES if family is None else (_known_family(family),):
+    for each in _families(family):
         for name in sorted(_files(each)):
             yield _read(each, name)
 
@@ -214,7 +219,7 @@ def load_for(cfg: Any, name: str) -> Arm:
         KeyError: there is no such arm.
         ValueError: the config is no base for it, see :meth:`Arm.check`.
     """
-    family = family_of(cfg)
+    family = DATA if name.rpartition("/")[2] in _files(DATA) else family_of(cfg)
     known = "/" not in name and name in _files(family)
     arm = load(name, family) if known else load(name)
     arm.check(cfg)
@@ -263,10 +268,12 @@ def family_of(cfg: Any) -> str:
     return family
 
 
-def _known_family(family: str) -> str:
-    if family not in FAMILIES:
-        raise KeyError(f"there is no family {shown(family)}; there are {', '.join(FAMILIES)}")
-    return family
+def _families(family: str | None) -> tuple[str, ...]:
+    """Return one family, or all of them for None."""
+    known = (*FAMILIES, DATA)
+    if family is not None and family not in known:
+        raise KeyError(f"there is no family {shown(family)}; there are {', '.join(known)}")
+    return known if family is None else (family,)
 
 
 @cache

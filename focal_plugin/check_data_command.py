@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from .components import import_components
 from .config import get_cfg
-from .config_file import find_config_file
 from .data import (
     DatasetArgument,
     Report,
@@ -18,13 +19,15 @@ from .data import (
     compare_with_training,
     is_strict,
     parse_dataset_argument,
-    register_coco_dataset,
-    register_datasets,
+    registered,
+    report_dataset,
     report_datasets,
-    use_datasets,
     write_reports,
 )
 from .data.checks.rules import Severity
+from .data.dataset_arguments import refuse_unknown_categories
+from .data.ignore_regions import IgnoreRegions, convert_ignore_regions
+from .dataset_config import config_of_flags, parse_files
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -52,11 +55,12 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
     """Return the reports, and whether warnings are errors, which the config may say too."""
     if args.num_classes is not None:
         raise ValueError("--num-classes is the config's where there is a --config-file")
-    names = register_datasets(args.dataset)
-    cfg = get_cfg()
-    cfg.merge_from_file(str(find_config_file(args.config_file)))
-    cfg.merge_from_list(args.given)
-    use_datasets(cfg, names, opts=args.given, training=True)
+    cfg = config_of_flags(
+        args.config_file,
+        datasets=args.dataset,
+        ignored=args.ignore_category,
+        opts=args.given,
+    )
     strict = args.strict or is_strict(cfg)
     reports = report_datasets(
         cfg,
@@ -68,48 +72,64 @@ def _of_config(args: argparse.Namespace) -> tuple[list[Report], bool]:
 
 
 def _of_files(args: argparse.Namespace) -> list[Report]:
-    datasets = [parse_dataset_argument(text) for text in args.dataset]
-    files = [("", *_parse_files(text)) for text in args.given]
-    if not (datasets or files):
+    known = [text for text in args.dataset if text in DatasetCatalog.list()]
+    datasets = [parse_dataset_argument(text) for text in args.dataset if text not in known]
+    files = [("", *parse_files(text)) for text in args.given]
+    if not (known or datasets or files):
         raise ValueError("nothing to check: give JSON:IMAGES or --config-file FILE")
-    reports = []
-    for name, json_file, image_root in (*files, *datasets):
-        report = check_coco(
-            json_file,
-            image_root,
-            allow_outside_root=args.allow_outside_root,
-            decode_images=args.images,
-            max_json_mib=args.max_json_mib,
-        )
-        report = _compared_with_training(replace(report, name=name))
-        reports.append(_with_num_classes(report, args.num_classes))
-    return reports
+    options = {
+        "allow_outside_root": args.allow_outside_root,
+        "decode_images": args.images,
+        "max_json_mib": args.max_json_mib,
+    }
+    reports = [_compared_with_training(report_dataset(name, **options)) for name in known]
+    found: set[str] = set()
+    for name, given, image_root in (*files, *datasets):
+        regions = _convert(given, args)
+        found.update(regions.categories)
+        report = check_coco(regions.json_file, image_root, **options)
+        title = name
+        if str(regions):
+            report = report.with_finding("ignore-regions", str(regions))
+            title = name or str(given)
+        with _registered(report) as of_name:
+            reports.append(replace(_compared_with_training(of_name), name=title))
+    classes = [report.facts.get("classes") for report in reports]
+    if all(classes):  # otherwise a report says what is wrong with a file
+        names = dict.fromkeys(name for of_file in classes for name in of_file or ())
+        refuse_unknown_categories(args.ignore_category, found, names)
+    return [_with_num_classes(report, args.num_classes) for report in reports]
+
+
+@contextmanager
+def _registered(report: Report) -> Iterator[Report]:
+    """Provide the report of a file under a registered name, if the file has no errors."""
+    if report.num("error") or report.file is None or report.image_root is None:
+        yield report
+        return
+    name = f"check-data {report.file}"
+    with registered([DatasetArgument(name, report.file, report.image_root)]):
+        yield replace(report, name=name)
+
+
+def _convert(json_file: Path, args: argparse.Namespace) -> IgnoreRegions:
+    """Return the file with crowd regions for its ignore regions; a missing file stays missing."""
+    if not json_file.is_file():
+        return IgnoreRegions(json_file)
+    return convert_ignore_regions(json_file, args.ignore_category, max_json_mib=args.max_json_mib)
 
 
 def _compared_with_training(report: Report) -> Report:
-    """Compare a file without errors with what training on its boxes would see."""
-    if report.num("error") or report.file is None or report.image_root is None:
+    """Compare a registered dataset without errors with what training on its boxes would see."""
+    if report.num("error") or not report.name:
         return report
-    name = f"check-data {report.file}"
     cfg = get_cfg()
-    cfg.DATASETS.TRAIN = (name,)
-    register_coco_dataset(DatasetArgument(name, report.file, report.image_root))
-    try:
-        return replace(compare_with_training(cfg, replace(report, name=name)), name=report.name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def _parse_files(text: str) -> tuple[Path, Path]:
-    json_file, _, image_root = text.rpartition(":")
-    if not (json_file and image_root):
-        raise ValueError(f"a dataset is given as JSON:IMAGES, got {text!r}")
-    return Path(json_file).expanduser(), Path(image_root).expanduser()
+    cfg.DATASETS.TRAIN = (report.name,)
+    return compare_with_training(cfg, report)
 
 
 def _with_num_classes(report: Report, num_classes: int | None) -> Report:
-    classes = report.facts["classes"]
+    classes = report.facts.get("classes")
     if num_classes is None or classes is None or len(classes) == num_classes:
         return report
     message = f"--num-classes is {num_classes}, the file has {len(classes)} categories"

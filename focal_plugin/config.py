@@ -60,8 +60,11 @@ def add_focal_config(cfg: CfgNode) -> None:
     # SigmoidFocalLoss: targets 1 and 0 become 1 - s/2 and s/2
     loss.LABEL_SMOOTHING = 0.0
     # SigmoidFocalLoss, SoftmaxFocalLoss: one alpha per class, in place of FOCAL_LOSS_ALPHA.
-    # Softmax has one more, the last, for background
+    # Softmax has one more, the last, for background. "auto": train_net.py computes them from the
+    # objects per class in the training set, and writes them here
     loss.CLASS_ALPHA = []
+    # "auto": power of the inverse number of objects; 0: the same alpha for each class
+    loss.CLASS_ALPHA_POWER = 0.5
     # SigmoidFocalStarLoss: shift of the logit; its slope is FOCAL_LOSS_GAMMA
     loss.FL_STAR_BETA = 1.0
     # SigmoidHingeLoss: the loss is zero from this p_t on
@@ -240,6 +243,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.ANCHOR_LABELS.LOW_QUALITY = "on"
     # Anchors inside a crowd region: "background" (stock), or "ignore" (always so with MINING)
     node.ANCHOR_LABELS.CROWD = "background"
+    # Classes with which an image is not labeled, if it has "labeled_categories": "ignore" (no loss
+    # but for annotated objects), or "background" (stock)
+    node.ANCHOR_LABELS.UNLABELED = "ignore"
 
     # Divisor of the summed losses: "ema" (stock: running mean of the positive anchors in a batch,
     # per process), "ema_global" (of all processes), "batch", "global" (batch of all processes),

@@ -55,6 +55,9 @@ MAY_BE_NONE = {
 }
 """Keys that are None by default, so that a config may set them back."""
 
+MAY_BE_AUTO = {f"MODEL.FOCAL.{stage}CLS_LOSS.CLASS_ALPHA" for stage in ("", "RPN.", "ROI_HEADS.")}
+"""Keys that are a list, or the text "auto"."""
+
 MAX_FILES = 50
 """Most files that one config may read by its `_BASE_` and theirs."""
 _files: ContextVar[list[str] | None] = ContextVar("files", default=None)
@@ -62,9 +65,10 @@ _files: ContextVar[list[str] | None] = ContextVar("files", default=None)
 
 class FocalCfgNode(CfgNode):
     """
-    Detectron2's `CfgNode` with five differences.
+    Detectron2's `CfgNode` with six differences.
 
     * A key that holds a float accepts an integer.
+    * A key of :data:`MAY_BE_AUTO` changes between a list and "auto".
     * The error about an unknown key names the nearest one, and that about an old key the new one.
     * A node stays a node, and a value becomes None only if None means something for its key.
     * A config file cannot run code, unless the caller allows it.
@@ -111,7 +115,7 @@ class FocalCfgNode(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: FvcoreCfgNode) -> Any:
         _refuse_old_keys(_full_keys(cfg_other))
-        with _ExplainedErrors(self):
+        with _ExplainedErrors(self), _auto_allowed(self, _full_keys(cfg_other)):
             return super().merge_from_other_cfg(_as_floats(cfg_other, self))
 
     @classmethod
@@ -129,10 +133,47 @@ class FocalCfgNode(CfgNode):
         # a mapping would replace a node with all its keys
         as_values = ((key, repr(x) if isinstance(x, dict) else x) for key, x in given)
         _refuse_other_kinds(self, as_values)
-        with _ExplainedErrors(self):
+        with _ExplainedErrors(self), _auto_allowed(self, given):
             for key, _ in pairs:
                 _check_parents(self, key)
             return super().merge_from_list([part for pair in given for part in pair])
+
+
+@contextlib.contextmanager
+def _auto_allowed(cfg: CfgNode, items: Iterable[tuple[str, Any]]) -> Iterator[None]:
+    """
+    Let keys of :data:`MAY_BE_AUTO` change between a list and "auto" in this context.
+
+    yacs compares the types of the old and the new value, unless the old one is None. After an
+    error, the keys have their old values.
+
+    Raises:
+        ValueError: such a key gets another kind of value.
+    """
+    given = {key: cfg._decode_cfg_value(value) for key, value in items if key in MAY_BE_AUTO}
+    for key, value in given.items():
+        if value != "auto" and not isinstance(value, list | tuple):
+            raise ValueError(
+                f"{key} must be a list of numbers, one for each class, or auto, got {shown(value)}"
+            )
+    changing = {
+        key: old
+        for key, value in given.items()
+        if (value == "auto") != ((old := _get(cfg, key)) == "auto")
+    }
+    for key in changing:
+        _set(cfg, key, None)
+    try:
+        yield
+    except BaseException:
+        for key, old in changing.items():
+            _set(cfg, key, old)
+        raise
+
+
+def _set(cfg: CfgNode, full_key: str, value: Any) -> None:
+    node, _, name = full_key.rpartition(".")
+    _get(cfg, node)[name] = value
 
 
 def _check_pairs(cfg_list: list[Any]) -> None:

@@ -101,6 +101,6 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="imports",
         metavar="MODULE",
-        help="import a module of your own, such as my_package.losses or my_losses.py; can be "
-        "repeated",
+        help="import a module of your own that registers components or datasets, such as "
+        "my_package.losses or my_losses.py; can be repeated",
     )

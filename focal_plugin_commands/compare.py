@@ -14,6 +14,8 @@ examples:
   focal-compare run my_comparison.yaml --output runs/mine --jobs 8
   focal-compare report runs/demo
       write the report of the finished runs: runs/demo/report.html
+  focal-compare export runs/demo --to csv
+      copy the finished runs to CSV files, Weights & Biases, MLflow or trackio
   focal-compare arms --family retinanet
       list the named arms: losses, miners, heads, normalizers
   focal-compare explain SigmoidCrossEntropyLoss SigmoidFocalLoss:gamma=0.5
@@ -29,6 +31,7 @@ own. Finished runs are not trained again, and interrupted runs resume.
 
 RUN_EPILOG = """
 A spec is a YAML file. Only arms and seeds are required:
+  name: cells                       # title of the report, folder below runs/; default: the file's
   base: Shapes-Detection/retinanet_small.yaml    # relative to the spec, or a shipped config
   arms:                             # or a list of named arms: [ce, ohem, fl]
     CE: ce                          # a named arm, see `focal-compare arms`
@@ -83,12 +86,31 @@ DEFAULT_LOSSES = (
 )
 """Losses that `focal-compare explain` draws by default."""
 
+EXPORT_DESCRIPTION = """
+Copy the finished runs of a comparison to where you keep yours: config, logged numbers, final AP and
+the table of verdicts. Training writes nothing there.
+
+examples:
+  focal-compare export runs/demo --to csv
+      runs.csv, metrics.csv, config.csv and verdicts.csv in runs/demo/export/csv
+  focal-compare export runs/demo --to mlflow --out shared/mlflow
+      an SQLite store, or that of the environment variable MLFLOW_TRACKING_URI
+  WANDB_MODE=offline focal-compare export runs/demo --to wandb
+      files that `wandb sync` sends later; without the variable, to your account
+  focal-compare export runs/demo --to trackio
+
+Each target but csv needs its package: pip install 'focal_plugin[wandb]', [mlflow] or [trackio]. The
+same export again adds only the runs that have finished since.
+"""
+
 ARMS_DESCRIPTION = """
 List the named arms: published answers to imbalance, each as the config keys that differ. Use a name
-in a spec (`arms: [ce, ohem, fl]`) or with `train_net.py --arm NAME`, on any base of its family.
+in a spec (`arms: [ce, ohem, fl]`) or with `train_net.py --arm NAME`, on any base of its family. The
+arms of `data` choose the training images, and every base accepts them.
 """
 
 ENGINES = ("local", "ray", "slurm")
+TARGETS = ("csv", "wandb", "mlflow", "trackio")
 REPLICATES = 1000
 """Resamples of the test images per arm."""
 NOT_ALL_DONE = 3
@@ -120,7 +142,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = RUN_DESCRIPTION
     parser.epilog = RUN_EPILOG
     parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file, see below")
-    parser.add_argument("--output", type=Path, help="default: runs/<name of the spec>")
+    parser.add_argument("--output", type=Path, help="default: runs/NAME")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -180,6 +202,20 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = EXPORT_DESCRIPTION
+    parser.add_argument(
+        "runs", type=Path, metavar="RUNS_DIR", help="output folder of `focal-compare run`"
+    )
+    parser.add_argument("--to", required=True, choices=TARGETS, help="where the runs go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for what the target writes here; default: RUNS_DIR/export/TARGET",
+    )
+
+
 def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = EXPLAIN_DESCRIPTION
     parser.epilog = EXPLAIN_EPILOG
@@ -202,7 +238,9 @@ def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_arms_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = ARMS_DESCRIPTION
-    parser.add_argument("--family", choices=("retinanet", "faster_rcnn"), help="default: both")
+    parser.add_argument(
+        "--family", choices=("retinanet", "faster_rcnn", "data"), help="default: all"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="show these arms with their keys")
 
 
@@ -216,6 +254,11 @@ COMMANDS = {
         "write verdicts, tables and figures of the finished runs",
         _add_report_arguments,
         "focal_plugin.compare.report_command",
+    ),
+    "export": Command(
+        "copy the finished runs to CSV files or an experiment tracker",
+        _add_export_arguments,
+        "focal_plugin.compare.export_command",
     ),
     "arms": Command(
         "list the named arms", _add_arms_arguments, "focal_plugin.compare.arms_command"

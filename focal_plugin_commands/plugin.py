@@ -13,6 +13,10 @@ PLUGIN_EXAMPLES = """
 examples:
   focal-plugin check-data train.json:images val.json:images
       find faults in your annotations before training
+  focal-plugin init cells --train train.json:images --budget 2h
+      write a config and a comparison for your data, this machine and the time you have
+  focal-plugin audit train.json:images --test val.json:images
+      measure the imbalance of your data as a detector sees it, before training
   focal-plugin predict output/mine photos/
       draw the boxes of a trained run on images
   focal-plugin doctor
@@ -32,6 +36,8 @@ examples:
   focal-plugin check-data --config-file FILE --dataset mine=train.json:images \\
       DATASETS.TRAIN "('mine',)" MODEL.RETINANET.NUM_CLASSES 3
       the same with a dataset of your own, and with other keys of the config
+  focal-plugin check-data train.json:images val.json:images --ignore-category DontCare
+      boxes of this category are ignore regions, and it is no class
   focal-plugin check-data train.json:images --strict --report findings.json
       treat warnings as errors; write all counts and the first 20 findings of each rule as JSON
 
@@ -39,6 +45,48 @@ An error would train wrong, evaluate wrong or end the run later. A warning is da
 drops silently, or a likely mistake. A note needs no action.
 
 Exit code: 0 no errors; 1 errors, or warnings with --strict; 2 a mistake in the command.
+"""
+
+AUDIT_DESCRIPTION = """
+Measure the imbalance of a training set as a detector sees it: with its input size, anchors,
+matcher and loss. No model is trained.
+
+examples:
+  focal-plugin audit train.json:images
+      audit annotations with the anchors of RetinaNet for COCO
+  focal-plugin audit train.json:images --test val.json:images --images
+      also compare with a test set, and open the images to find near copies
+  focal-plugin audit --config-file FILE --dataset mine=train.json:images \\
+      DATASETS.TRAIN "('mine',)" MODEL.RETINANET.NUM_CLASSES 3 INPUT.MIN_SIZE_TEST 512
+      the same with the anchors and the input size of your config
+  focal-plugin audit train.json:images --arm ohem --arm ghm --json audit.json
+      compare the losses of two arms before the first step; write all figures as JSON
+
+A red sentence names a fault that no training mends. A yellow one limits a result. A green one needs
+no action.
+
+Exit code: 0 nothing is red; 1 a sentence is red; 2 a mistake in the command, or errors in the data.
+"""
+
+
+INIT_DESCRIPTION = """
+Write NAME/base.yaml and NAME/compare.yaml, a first comparison of answers to imbalance on your data:
+input size, anchors, batch, schedule and learning rate, each with its reason.
+
+examples:
+  focal-plugin init cells --train train.json:images --val val.json:images
+      two hours for seven arms with six seeds each; `focal-compare run cells/compare.yaml` trains
+  focal-plugin init cells --train all.json:images --budget 45m --seeds 2
+      split the images first, stratified by class, into cells/train.json and cells/val.json
+  focal-plugin init street --train train.json:images --val val.json:images --size r50 --budget 3d
+      ResNet-50 with ImageNet weights, for a GPU
+  focal-plugin init pets --import my_datasets.py --train pets_train --val pets_val
+      datasets that a module of yours registers
+
+The time of a run is measured with a few steps here, so use the machine that will train. Faulty data
+is refused, as by check-data. Nothing is written over.
+
+Exit code: 0 written; 1 errors in the data; 2 a mistake in the command, or too small a budget.
 """
 
 PREDICT_DESCRIPTION = """
@@ -120,8 +168,17 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         action="append",
         default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a dataset for the config; without a config, check it under this name",
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a dataset for the config, or name a registered one; without a config, check "
+        "it under this name",
+    )
+    parser.add_argument(
+        "--ignore-category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a category that is no class, such as DontCare: its boxes are ignore regions; can be "
+        "repeated",
     )
     add_import_argument(parser)
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
@@ -142,6 +199,84 @@ def _add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-classes", type=int, metavar="N", help="NUM_CLASSES of the model, without a config"
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all findings as JSON")
+
+
+def _add_init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = INIT_DESCRIPTION
+    parser.add_argument("name", metavar="NAME", help="folder to write, which must not exist")
+    parser.add_argument(
+        "--train",
+        required=True,
+        metavar="JSON:IMAGES",
+        help="annotations and image folder in COCO format, or the name of a registered dataset",
+    )
+    parser.add_argument(
+        "--val",
+        metavar="JSON:IMAGES",
+        help="images for the evaluation; default: a fifth of the training images",
+    )
+    parser.add_argument(
+        "--budget",
+        default="2h",
+        metavar="TIME",
+        help="time for all runs together, such as 30m, 2h or 1h30m (default: 2h)",
+    )
+    parser.add_argument(
+        "--size",
+        choices=("small", "r50"),
+        default="small",
+        help="model: a small one that trains on a CPU (default), or ResNet-50",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=6,
+        metavar="N",
+        help="runs of each arm (default: 6, the fewest that give a verdict)",
+    )
+    parser.add_argument(
+        "--input-size",
+        type=int,
+        metavar="PIXELS",
+        help="shorter side of an image for the model; default: as the smallest class requires",
+    )
+    add_import_argument(parser)
+
+
+def _add_audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = AUDIT_DESCRIPTION
+    parser.add_argument(
+        "given",
+        nargs="*",
+        metavar="JSON:IMAGES",
+        help="training annotations and image folder; with --config-file: KEY VALUE pairs",
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="config to audit; default: COCO's")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a dataset for the config, or name a registered one; can be repeated",
+    )
+    add_import_argument(parser)
+    parser.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="compare the loss of an arm before the first step; can be repeated",
+    )
+    parser.add_argument(
+        "--test",
+        action="append",
+        default=[],
+        metavar="JSON:IMAGES",
+        help="test set to compare with, in place of those of the config; can be repeated",
+    )
+    parser.add_argument("--images", action="store_true", help="open images to find near copies")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with figures")
 
 
 def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +370,16 @@ def _add_no_arguments(_: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "init": Command(
+        "write a first comparison for a dataset of your own",
+        _add_init_arguments,
+        "focal_plugin.init.init_command",
+    ),
+    "audit": Command(
+        "measure the imbalance of a dataset as a detector sees it",
+        _add_audit_arguments,
+        "focal_plugin.audit_command",
+    ),
     "check-data": Command(
         "find faults in a dataset in COCO format",
         _add_check_data_arguments,

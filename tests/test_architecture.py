@@ -12,6 +12,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A part may import the parts on its right. Modules that are no package are below all packages.
 # `focal_plugin_doctor` is outside and imports none of them.
 ALLOWED = {
+    "init": {
+        "compare",
+        "engine",
+        "audit",
+        "data",
+        "init",
+        "arms",
+        "components",
+        "config",
+        "files",
+        "names",
+    },
     "prediction": {
         "compare",
         "engine",
@@ -39,6 +51,7 @@ ALLOWED = {
         "files",
         "json_file",
         "names",
+        "pages",
         "run_folder",
         "score_thresholds",
         "signals",
@@ -64,6 +77,8 @@ ALLOWED = {
         "signals",
     },
     "audit": {
+        "arms",
+        "ops",
         "modeling",
         "data",
         "diagnostics",
@@ -78,15 +93,27 @@ ALLOWED = {
         "files",
         "json_file",
         "names",
+        "pages",
         "random_state",
     },
-    "check_data_command": {"components", "config", "config_file", "data"},
+    "audit_command": {
+        "audit",
+        "components",
+        "config",
+        "config_file",
+        "data",
+        "dataset_config",
+        "files",
+    },
+    "check_data_command": {"components", "config", "data", "dataset_config"},
+    "dataset_config": {"config", "config_file", "config_node", "data"},
     "modeling": {"ops", "losses", "mining", "modeling", "registry", "checks"},
     "data": {"data", "checks", "files", "garbage_collection", "names", "random_state", "signals"},
     "diagnostics": {"losses", "mining", "diagnostics", "names"},
     "losses": {"ops", "losses", "registry", "checks"},
     "mining": {"ops", "mining", "registry", "checks"},
     "ops": {"ops", "checks"},
+    "pages": {"pages"},
     "env": {"config", "doctor"},
     "components": {"files", "registry"},
     "registry": {"checks", "names"},
@@ -242,6 +269,7 @@ ROOMS = {
     "running": {"plan", "runs"},
     "analysis": {"plan", "runs"},
     "report": {"plan", "runs", "analysis"},
+    "export": {"plan", "runs", "analysis", "report"},
 }
 
 

@@ -75,11 +75,40 @@ def test_the_arms_of_a_group_are_found_by_its_heading():
 
 
 @pytest.mark.parametrize(
+    "opts",
+    [
+        (RETINANET,),
+        (FASTER_RCNN,),
+        (RETINANET, "MODEL.META_ARCHITECTURE", "RetinaNet"),
+        (RETINANET, "MODEL.META_ARCHITECTURE", "PanopticFPN"),
+    ],
+)
+def test_every_base_accepts_an_arm_of_the_data(opts):
+    cfg = base(*opts)
+    arms.apply(cfg, "class_aware", "data/with_empty")
+    assert cfg.DATALOADER.SAMPLER_TRAIN == "ClassAwareTrainingSampler"
+    assert cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS is False
+
+
+def test_an_arm_of_the_data_is_found_from_every_family_and_compared_with_its_base():
+    arm = arms.load("class_aware")
+    assert arm == arms.load("class_aware", "retinanet") == arms.load("data/class_aware")
+    assert (arm.family, arm.reference) == ("data", None)
+    assert "class_aware" in arms.names()
+    assert "class_aware" not in arms.names("retinanet")
+
+
+def test_no_name_is_of_the_data_and_of_a_family():
+    for family in arms.FAMILIES:
+        assert not set(arms.names("data")) & set(arms.names(family))
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("ohm", "there is no arm 'ohm'; did you mean 'ohem'"),
         ("retinanet/rpn_ohem", "there is no arm 'rpn_ohem' of retinanet"),
-        ("yolo/ohem", "there is no family 'yolo'; there are retinanet, faster_rcnn"),
+        ("yolo/ohem", "there is no family 'yolo'; there are retinanet, faster_rcnn, data"),
     ],
 )
 def test_an_unknown_name_is_refused(name, message):

@@ -1,8 +1,10 @@
+import functools
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
@@ -106,6 +108,44 @@ def test_a_value_of_another_type_is_an_error_that_names_the_key(pairs, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         get_cfg().merge_from_list(pairs)
     assert "\n" not in str(error.value)
+
+
+AUTO_KEYS = [f"MODEL.FOCAL.{stage}CLS_LOSS.CLASS_ALPHA" for stage in ("", "RPN.", "ROI_HEADS.")]
+
+
+def value_of(cfg, key):
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+@each("key", AUTO_KEYS)
+def test_class_alpha_changes_between_a_list_and_auto_by_options_and_by_files(key, tmp_path):
+    cfg = get_cfg()
+    for value in ("auto", "[0.1, 0.2]", "auto", (0.3, 0.4)):
+        cfg.merge_from_list([key, value])
+        assert value_of(cfg, key) in ("auto", [0.1, 0.2], (0.3, 0.4))
+    *nodes, name = key.split(".")
+    for value in ("auto", [0.5, 0.5], "auto"):
+        content = functools.reduce(lambda inner, node: {node: inner}, nodes[::-1], {name: value})
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+        cfg.merge_from_file(str(tmp_path / "a.yaml"))
+        assert value_of(cfg, key) == value
+
+
+@each("value", [3, "often", "0.5", [], None])
+def test_another_value_of_class_alpha_is_refused_and_changes_nothing(value):
+    for before in ("auto", [0.1]):
+        cfg = get_cfg()
+        cfg.merge_from_list([AUTO_KEYS[0], before])
+        if value == []:
+            unknown = [AUTO_KEYS[0], "auto" if before == [0.1] else [0.2], "NO.SUCH", 1]
+            with pytest.raises(KeyError, match=r"NO\.SUCH"):
+                cfg.merge_from_list(unknown)
+        else:
+            with pytest.raises(ValueError, match=r"CLASS_ALPHA must (be a list of|not be None)"):
+                cfg.merge_from_list([AUTO_KEYS[0], value])
+        assert value_of(cfg, AUTO_KEYS[0]) == before
 
 
 def test_a_key_below_a_value_is_unknown():

@@ -36,6 +36,7 @@ COCO_HAS_IT = {"fl", "stock", "p6_res5", "head_no_norm", "fpn_no_norm", "norm_fi
 OTHER_KEYS = {
     "box_ghm": {"MODEL.FOCAL.BOX_LOSS.WEIGHT"},
     "fl_gamma_half": {"MODEL.RETINANET.FOCAL_LOSS_ALPHA", "MODEL.RETINANET.FOCAL_LOSS_GAMMA"},
+    "fl_cls_x4": {"MODEL.FOCAL.CLS_LOSS.WEIGHT"},
     "fl_label_smoothing": {"MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING"},
     "box_smooth_l1": {"MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"},
 }
@@ -43,7 +44,9 @@ OTHER_KEYS = {
 NOT_ON_SHAPES = {
     "retinanet/head_gn": "the small detector has it",
     "retinanet/fpn_gn": "the small detector has it",
+    "retinanet/repeat_factor_fl": "repeat_factor is the same, because the base has the focal loss",
     "faster_rcnn/fpn_gn": "the small detector has it",
+    "data/with_empty": "the base has it",
 }
 
 
@@ -225,6 +228,29 @@ def test_the_comparison_of_all_arms_on_the_built_in_data_set_has_each(family):
     assert missing == {
         name for each, _, name in (key.partition("/") for key in NOT_ON_SHAPES) if each == family
     }
+
+
+def test_an_arm_of_the_data_differs_from_every_base_in_the_keys_of_its_file_alone():
+    """Its keys choose images, and the base decides which empty images it has."""
+    for arm in arms.load_all(arms.DATA):
+        assert all(key.startswith("DATALOADER.") for key in arm.changes), arm.name
+        for family in FAMILIES:
+            base = read_cfg(COCO[family])
+            cfg = base.clone()
+            arms.apply(cfg, arm.name)
+            changed = set(differences(cfg, base))
+            assert changed == arm.changes.keys() or arm.name == "without_empty"
+
+
+def test_the_arms_of_the_data_are_in_the_comparison_of_all_one_stage_arms():
+    missing = set(arms.names(arms.DATA)) - shapes_arms("retinanet").keys()
+    assert {f"data/{name}" for name in missing} <= NOT_ON_SHAPES.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_repeat_factor_with_focal_loss_has_the_keys_of_repeat_factor(family):
+    combined, alone = arms.load("repeat_factor_fl", family), arms.load("repeat_factor")
+    assert combined.changes == alone.changes
 
 
 @each(

@@ -84,7 +84,8 @@ def test_the_wheel_contains_every_config_and_the_typed_marker(installed):
     package = next(installed.glob("lib/python3*/site-packages/focal_plugin"))
     assert configs_in(package / "configs") == configs_in(ROOT / "configs")
     assert (package / "py.typed").exists()
-    assert (package / "compare" / "report" / "report.html.j2").exists()
+    for folder in ("audit", "compare/report", "pages"):
+        assert list((package / folder).glob("*.j2")), folder
     assert not (package / "ops" / "_C.so").exists()
 
 

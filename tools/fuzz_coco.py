@@ -144,7 +144,7 @@ def promised_objects(report: Report, json_file: Path) -> Counter[int]:
     promised = Counter(dict(enumerate(report.facts["annotations_per_class"])))
     for annotation_id in {x.annotation_id for x in report.findings if x.rule in DROPPING}:
         annotation = annotations[annotation_id]
-        if not annotation.get("iscrowd"):
+        if not (annotation.get("iscrowd") or annotation.get("ignore")):
             promised[class_of[annotation["category_id"]]] -= 1
     return promised
 

@@ -21,9 +21,9 @@ from pages import fill
 from focal_plugin.compare.analysis.summary import Summary
 from focal_plugin.compare.report import tables
 from focal_plugin.compare.report.markdown import markdown_table
-from focal_plugin.compare.report.tables import Table
 from focal_plugin.compare.report.write import write_report
 from focal_plugin.files import write_text
+from focal_plugin.pages.table import Table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "shapes-benchmark.md"

@@ -35,6 +35,7 @@ from focal_plugin.compare.plan import comparison as plan_of_runs
 from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
 from focal_plugin.compare.runs.result import AVERAGES
 from focal_plugin.compare.runs.run_folder import read_run_folders
+from focal_plugin.data.loading.training_set import UNLABELED_POLICIES
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
@@ -182,6 +183,7 @@ SWITCHES = {
     "MODEL.FOCAL.FPN.TOP_LEVELS": backbones.TOP_LEVELS,
     "MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY": matcher.LOW_QUALITY,
     "MODEL.FOCAL.ANCHOR_LABELS.CROWD": retinanet.CROWD_POLICIES,
+    "MODEL.FOCAL.ANCHOR_LABELS.UNLABELED": UNLABELED_POLICIES,
     "MODEL.FOCAL.RPN.STYLE": rpn.STYLES,
     "MODEL.FOCAL.RPN.NORMALIZER": RPN_NORMALIZERS,
     "MODEL.FOCAL.RPN.LOW_QUALITY": matcher.LOW_QUALITY,
@@ -192,6 +194,8 @@ SWITCHES = {
     "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER": box_heads.NORM_ORDERS,
 }
 STOCK_SWITCHES = (
+    "DATALOADER.SAMPLER_TRAIN",
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
     "MODEL.RETINANET.NORM",
     "MODEL.RETINANET.NUM_CONVS",
     "MODEL.RETINANET.PRIOR_PROB",

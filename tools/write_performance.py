@@ -18,8 +18,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from pages import fill
 
-from focal_plugin.compare.report import plotting
 from focal_plugin.files import write_text
+from focal_plugin.pages import plotting
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "performance.md"

@@ -21,14 +21,15 @@ def main(args: argparse.Namespace) -> int:
     if args.names:
         print("\n\n".join(_details(arms.load(name, args.family)) for name in args.names))
     else:
-        for family in arms.FAMILIES if args.family is None else (args.family,):
+        every = (*arms.FAMILIES, arms.DATA)
+        for family in every if args.family is None else (args.family,):
             print(_listing(family))
     return 0
 
 
 def _listing(family: str) -> str:
     """Return one line per arm, below the heading of its group; the largest group comes first."""
-    reference = arms.FAMILIES[family]
+    reference = arms.FAMILIES.get(family, "the base, of any detector")
     found = list(arms.load_all(family))
     width = max(len(arm.name) for arm in found)
     groups = Counter(arm.group for arm in found)
@@ -43,6 +44,8 @@ def _details(arm: arms.Arm) -> str:
     lines = [f"{arm.family}/{arm.name}: {arm.about}"]
     if arm.paper:
         lines.append(f"  paper: {arm.paper}")
+    if arm.family == arms.DATA:
+        lines.append("  compared with: the base")
     if arm.reference is not None:
         lines.append(f"  compared with: {arm.reference}")
     lines += [f"  requires {', '.join(names)} in {key}" for key, names in arm.requires.items()]

@@ -11,12 +11,12 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from ..names import shown
+from ..pages.text import count_text, duration_text, plain
 from .analysis.fairness import config_differences
 from .analysis.power import POWER, smallest_effect, smallest_significant
 from .analysis.statistics import fewest_seeds
 from .plan.comparison import Comparison, Run
 from .plan.spec import Plan
-from .report.cells import count_text, duration_text, plain
 from .runs.status import Status
 
 WIDTH = 100

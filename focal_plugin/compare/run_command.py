@@ -16,6 +16,7 @@ from ..names import shown
 from ..run_folder import STATUS_FILE
 from ..yaml_text import load
 from .analysis.tuning import best_factors
+from .audit_before import audit_before
 from .dry_run import plan_text, time_text, trained_test_sets
 from .plan.arm_check import ArmCheck
 from .plan.arm_errors import in_words
@@ -41,10 +42,12 @@ def main(args: argparse.Namespace) -> int:
         ValueError: an arm cannot run, or `--output` cannot be a folder.
     """
     args.spec = find_config_file(str(args.spec))
-    output = args.output or Path("runs") / args.spec.stem
-    _check_output(output)
+    if args.output is not None:
+        _check_output(args.output)
     plan = read_plan(args.spec, ArmCheck(here=args.engine == "local"))
     comparison = plan.comparison
+    output = args.output or Path("runs") / comparison.name
+    _check_output(output)
     if warning := trained_test_sets(plan.configs):
         print(warning, file=sys.stderr)
     if args.dry_run:
@@ -52,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     comparison.write(output)
     _mention_others(comparison, output)
+    if audit := audit_before(plan, output):
+        print(audit, file=sys.stderr)
     try:
         comparison, statuses = _train(args, comparison, output)
     except SweepInterruptedError as interruption:

@@ -10,10 +10,17 @@ from .checks.preflight import (
     is_strict,
     log_reports,
     num_classes_of_model,
+    report_dataset,
     report_datasets,
 )
 from .class_counts import count_objects
-from .dataset_arguments import register_datasets, unused_datasets, use_datasets
+from .dataset_arguments import (
+    check_ignored,
+    register_datasets,
+    registered,
+    unused_datasets,
+    use_datasets,
+)
 from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
@@ -29,6 +36,7 @@ __all__ = [
     "check_classes",
     "check_coco",
     "check_datasets",
+    "check_ignored",
     "compare_with_training",
     "count_objects",
     "describe_dataset",
@@ -42,6 +50,8 @@ __all__ = [
     "register_coco_dataset",
     "register_datasets",
     "register_shapes",
+    "registered",
+    "report_dataset",
     "report_datasets",
     "unused_datasets",
     "use_datasets",

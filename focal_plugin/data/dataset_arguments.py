@@ -2,28 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .registration import parse_dataset_argument, register_coco_dataset
+from ..names import did_you_mean, shown
+from .registration import DatasetArgument, parse_dataset_argument, register_coco_dataset
 
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
-def register_datasets(arguments: Sequence[str]) -> list[str]:
+def register_datasets(arguments: Sequence[str], ignored: Sequence[str] = ()) -> list[str]:
     """
     Register the datasets of `--dataset`, and return their names.
 
+    The name of a registered dataset stands for itself.
+
+    Args:
+        ignored: names of categories whose annotations are ignore regions, of `--ignore-category`.
+
     Raises:
         FileNotFoundError: a file or a folder does not exist.
-        ValueError: an argument has another form, or its name is taken.
+        ValueError: an argument has another form, or its name is taken; or no dataset has an ignored
+            category.
     """
-    datasets = [parse_dataset_argument(text) for text in arguments]
+    known = DatasetCatalog.list()
+    datasets = [None if text in known else parse_dataset_argument(text) for text in arguments]
     for dataset in datasets:
-        register_coco_dataset(dataset)
-    return [dataset.name for dataset in datasets]
+        if dataset is not None:
+            register_coco_dataset(dataset, ignored)
+    names = [
+        text if dataset is None else dataset.name
+        for text, dataset in zip(arguments, datasets, strict=True)
+    ]
+    check_ignored(ignored, names)
+    return names
+
+
+@contextlib.contextmanager
+def registered(datasets: Iterable[DatasetArgument], ignored: Sequence[str] = ()) -> Iterator[None]:
+    """
+    Register datasets inside the context, unless they are registered already.
+
+    Args:
+        ignored: names of categories whose annotations are ignore regions.
+
+    Raises:
+        FileNotFoundError: a JSON file or an image directory does not exist.
+        ValueError: a name is taken by another dataset, or a JSON has no categories; or no dataset
+            has an ignored category.
+    """
+    datasets, added = list(datasets), []
+    try:
+        for dataset in datasets:
+            if not _is_registered(dataset):
+                register_coco_dataset(dataset, ignored)
+                added.append(dataset.name)
+        check_ignored(ignored, [dataset.name for dataset in datasets])
+        yield
+    finally:
+        for name in added:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def _is_registered(dataset: DatasetArgument) -> bool:
+    if dataset.name not in DatasetCatalog.list():
+        return False
+    return MetadataCatalog.get(dataset.name).get("given_json_file") == str(dataset.json_file)
+
+
+def check_ignored(ignored: Sequence[str], names: Sequence[str]) -> None:
+    """
+    Raise an error if no registered dataset has an ignored category.
+
+    Raises:
+        ValueError: the message names the nearest category.
+    """
+    metadata = [MetadataCatalog.get(name) for name in names]
+    regions = [x.get("ignore_regions") for x in metadata]  # None: another module registered it
+    found = {category for x in regions if x is not None for category in x.categories}
+    classes = dict.fromkeys(name for x in metadata for name in x.get("thing_classes") or ())
+    refuse_unknown_categories(ignored, found, classes)
+
+
+def refuse_unknown_categories(
+    ignored: Sequence[str], found: Collection[str], classes: Collection[str]
+) -> None:
+    """
+    Raise an error if an ignored category was not found.
+
+    Args:
+        found: ignored categories that some file has.
+        classes: all other categories of the files, for the message.
+
+    Raises:
+        ValueError: the message names the nearest category.
+    """
+    for name in ignored:
+        if name not in found:
+            hint = did_you_mean(name, classes) or f"; categories: {', '.join(classes)}"
+            raise ValueError(
+                f"no given dataset has the ignored category {shown(name)}{hint if classes else ''}"
+            )
 
 
 def use_datasets(

@@ -26,9 +26,7 @@ from ..data import (
     unused_datasets,
     use_datasets,
 )
-from ..losses import CLS_LOSS_REGISTRY
-from ..modeling import config_scopes
-from ..registry import DENSE
+from ..modeling.samples_per_class import set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -63,8 +61,16 @@ Custom dataset in COCO format; a pair NAME_train and NAME_val sets DATASETS.TRAI
     $ python train_net.py --config-file FILE --dataset pets=pets.json:images \\
         DATASETS.TRAIN "('pets',)" DATASETS.TEST "('pets',)" MODEL.RETINANET.NUM_CLASSES 3
 
+Datasets of another format, from a module of yours that registers them with Detectron2:
+    $ python train_net.py --config-file FILE --import my_datasets.py \\
+        --dataset pets_train --dataset pets_val MODEL.RETINANET.NUM_CLASSES 3
+
+Boxes of a category that are neither objects nor background; NUM_CLASSES does not count it:
+    $ python train_net.py --config-file FILE --arm crowd_ignore --ignore-category DontCare \\
+        --dataset my_train=train.json:images --dataset my_val=val.json:images
+
 A loss of your own, from a module of yours that registers it:
-    $ python train_net.py --config-file FILE --import my_losses.py \
+    $ python train_net.py --config-file FILE --import my_losses.py \\
         MODEL.FOCAL.CLS_LOSS.NAME MyLoss
 
 Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun:
@@ -99,8 +105,17 @@ def argument_parser() -> argparse.ArgumentParser:
         "--dataset",
         action="append",
         default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a COCO-format dataset under NAME; can be repeated",
+        metavar="NAME[=JSON:IMAGES]",
+        help="register a COCO-format dataset under NAME, or name a registered one; can be repeated",
+    )
+    parser.add_argument(
+        "--ignore-category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a category of the --dataset files that is no class, such as DontCare: its boxes are "
+        "regions that the evaluation ignores, and training with MODEL.FOCAL.ANCHOR_LABELS.CROWD "
+        "ignore; can be repeated",
     )
     parser.add_argument(
         "--import",
@@ -108,8 +123,8 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         dest="imports",
         metavar="MODULE",
-        help="import a module of your own that registers a loss or another component, such as "
-        "my_package.losses or my_losses.py; can be repeated",
+        help="import a module of your own that registers a loss, another component or a dataset, "
+        "such as my_package.losses or my_losses.py; can be repeated",
     )
     parser.add_argument(
         "--resume-fallback",
@@ -186,12 +201,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
         CheckpointError: there are no weights to evaluate, or the checkpoint to resume from is
             damaged or belongs to another run.
         OutputFolderError: `OUTPUT_DIR` is in use, holds another run, or is not writable.
-        RegistrationError: a module of `--import` cannot be imported, or registers no component.
+        RegistrationError: a module of `--import` cannot be imported, or registers what is no
+            component.
         FileNotFoundError: a file that an argument names does not exist.
     """
     import_components(args.imports)
     training = not args.eval_only
-    names = register_datasets(args.dataset)
+    names = register_datasets(args.dataset, args.ignore_category)
     cfg = read_config(args)
     use_datasets(cfg, names, opts=args.opts, training=training)
     check_config(cfg, training=training, processes=comm.get_world_size())
@@ -308,21 +324,13 @@ def count_samples_per_class(cfg: CfgNode) -> None:
     """
     Count the training objects per class if the classification loss requires it.
 
-    The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it; proposals
-    have one class. The saved config of a run therefore contains the numbers that it used.
+    The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it, and its
+    alphas into a `CLASS_ALPHA` of "auto"; proposals have one class. The saved config of a run
+    therefore contains the numbers that it used.
+
+    Raises:
+        ValueError: an option of the alphas is outside its legal range; the message names its key.
     """
-    key = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
-    roi_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for config_scope, num_classes in [
-        (DENSE, cfg.MODEL.RETINANET.NUM_CLASSES),
-        (config_scopes.RPN, roi_classes),
-        (config_scopes.ROI_HEADS, roi_classes),
-    ]:
-        name = config_scope.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
-        loss = dict(CLS_LOSS_REGISTRY).get(name)  # None: building the model raises the error
-        wanted = loss is not None and key in loss.config_keys.values()
-        if wanted and not config_scope.read(cfg, key):
-            counts = count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
-            here = [sum(counts)] if config_scope is config_scopes.RPN else counts
-            pair: list[Any] = [config_scope.key(key), here]
-            cfg.merge_from_list(pair)
+    set_samples_per_class(
+        cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+    )

@@ -54,12 +54,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "DATALOADER.SAMPLER_TRAIN": (
         "TrainingSampler",
         "RepeatFactorTrainingSampler",
+        "ClassAwareTrainingSampler",
         "RandomSubsetTrainingSampler",
     ),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
 }
-"""Keys of a training -> all their values in Detectron2."""
+"""Keys of a training -> all their values."""
 
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.RETINANET.NORM", "MODEL.ROI_BOX_HEAD.NORM")
 """Keys that name a normalization."""

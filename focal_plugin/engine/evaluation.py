@@ -23,6 +23,7 @@ from pycocotools.coco import COCO
 from focal_plugin_doctor import has_compiled_ops, has_faster_coco_eval
 
 from ..data.coco_ids import MAX_FLOAT
+from ..data.ignore_regions import spread_over_classes
 from ..files import write_json
 from ..run_folder import THRESHOLDS_NAME
 from .score_thresholds import score_thresholds
@@ -65,7 +66,8 @@ class NumberedCOCOEvaluator(COCOEvaluator):
 
     It has the interface of :class:`detectron2.evaluation.COCOEvaluator` with default options. The
     parent computes with the ids of annotations: 0 counts as no match, a text is an error, and the
-    compiled code cannot hold 2**64. Such annotations are numbered from 1.
+    compiled code cannot hold 2**64. Such annotations are numbered from 1. A region of every class
+    becomes a crowd region of each.
 
     Beside the detections it writes their F1-best score thresholds, for `focal-plugin predict`.
     """
@@ -79,6 +81,7 @@ class NumberedCOCOEvaluator(COCOEvaluator):
             use_fast_impl=has_compiled_ops(),
             kpt_oks_sigmas=keypoint_sigmas,
         )
+        spread_over_classes(self._coco_api)
         number_annotations(self._coco_api)
 
     def _eval_predictions(

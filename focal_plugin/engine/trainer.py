@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -18,7 +19,7 @@ from torch import nn
 
 from ..data.loading.image_cache import build_train_mapper
 from ..data.loading.stream import build_train_loader
-from ..modeling import build_tta, check_tta, knows_crowds, loses_crowds
+from ..modeling import build_tta, check_tta, key_of_crowds, knows_crowds, loses_crowds
 from ..random_state import seed_all
 from ..run_folder import detections_folder
 from .amp import amp_precision
@@ -37,6 +38,7 @@ from .nonfinite import (
     GuardedTrainer,
     StepGuard,
 )
+from .partial_labels import check_partial_labels
 from .unread_keys import RecordingCfgNode, warn_of_unread
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        check_partial_labels(cfg, getattr(data_loader, "num_partly_labeled", 0))
         devices = {} if cfg.MODEL.DEVICE != "cpu" else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
         trainer = {
@@ -228,6 +231,7 @@ class Trainer(DefaultTrainer):
                 f"MODEL.FOCAL.RPN uses crowd regions, but {cfg.MODEL.ROI_HEADS.NAME} would treat "
                 "them as objects, so they are not loaded. FocalROIHeads supports them"
             )
+        _warn_of_ignore_regions(cfg)
         return build_train_loader(cfg, build_train_mapper(cfg, crowds=knows_crowds(cfg)))
 
     @classmethod
@@ -284,6 +288,14 @@ class Trainer(DefaultTrainer):
             for name, folder in zip(names, folders, strict=True)
         ]
         return _augmented(cls.test(cfg, build_tta(cfg, model), evaluators), names)
+
+
+def _warn_of_ignore_regions(cfg: CfgNode) -> None:
+    metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN]
+    regions = ", ".join(filter(None, (str(x.get("ignore_regions", "")) for x in metadata)))
+    key = key_of_crowds(cfg) if regions else ""
+    if key:
+        logger.warning(f"{regions} are background in training: {key} ignore takes them out")
 
 
 def _augmented(results: dict[str, Any], datasets: Sequence[str] = ()) -> dict[str, Any]:

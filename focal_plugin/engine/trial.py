@@ -42,14 +42,17 @@ def check_arm(cfg: CfgNode, *, here: bool = True) -> None:
     _check_weights(cfg.MODEL.WEIGHTS)
     NonFinitePolicy.from_config(cfg)
     with building_explained(cfg):
-        model = _build_model(cfg)
+        model = build_without_memory(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
     Trainer.build_lr_scheduler(cfg, optimizer)
     build_train_mapper(cfg, crowds=knows_crowds(cfg))
     DatasetMapper(cfg, is_train=False)
 
 
-def _build_model(cfg: CfgNode) -> nn.Module:
+def build_without_memory(cfg: CfgNode) -> nn.Module:
+    """Return the model of a config with random weights, on the device "meta" if possible."""
+    cfg = cfg.clone()
+    cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     try:
         with torch.device("meta"):

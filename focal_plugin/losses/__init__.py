@@ -21,6 +21,7 @@ from .build import (
     build_box_loss,
     build_cls_loss,
 )
+from .class_alpha import class_alpha_of_counts
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
 from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2

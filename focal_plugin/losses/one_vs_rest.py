@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import IllegalOptionError, PerClass, check_labels, check_number, check_per_class
+from ..checks import IllegalOptionError, check_labels, check_number
 
 ALPHA_OFF = -1
 """Value of "no alpha" in Detectron2 and fvcore, where None is not available."""
@@ -149,16 +149,6 @@ def check_alpha(alpha: float | None) -> float | None:
     if not 0 <= number <= 1:
         raise IllegalOptionError("alpha", f"must be in [0, 1], or -1 for off, got {alpha}")
     return number
-
-
-def check_class_alpha(class_alpha: PerClass) -> Tensor:
-    """
-    Return the same numbers as float32, each in [0, 1].
-
-    Raises:
-        IllegalOptionError: a number is outside [0, 1], or there is not one for each class.
-    """
-    return torch.tensor(check_per_class("class_alpha", class_alpha, low=0, high=1))
 
 
 def check_one_per_class(

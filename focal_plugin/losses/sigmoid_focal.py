@@ -10,15 +10,21 @@ from ..checks import PerClass, check_option
 from ..ops import Formula, Point, Terms, apply_formula, check_impl
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
+from .class_alpha import (
+    ALPHA,
+    check_class_alpha,
+    check_class_alpha_or_auto,
+    require_numbers,
+)
 from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
-from .one_vs_rest import check_alpha, check_class_alpha, check_one_per_class
+from .one_vs_rest import check_alpha, check_one_per_class
 
 
 def sigmoid_focal_loss(
     logits: Tensor,
     labels: Tensor,
     *,
-    alpha: float | None = 0.25,
+    alpha: float | None = ALPHA,
     gamma: float = 2.0,
     label_smoothing: float = 0.0,
     class_alpha: PerClass = (),
@@ -75,6 +81,10 @@ class SigmoidFocalLoss(ElementwiseLoss):
     """
     Module of :func:`sigmoid_focal_loss`, with the same options.
 
+    Its ``class_alpha`` may be "auto" in a config. `train_net.py` then replaces it, see
+    :func:`~focal_plugin.losses.class_alpha_of_counts`. Until then, the loss can be built but not
+    called.
+
     Reported:
         RetinaNet R-50-FPN, COCO, 600 px: 31.1 -> 34.0 AP over alpha-balanced cross entropy
     """
@@ -90,10 +100,10 @@ class SigmoidFocalLoss(ElementwiseLoss):
     def __init__(
         self,
         *,
-        alpha: float | None = 0.25,
+        alpha: float | None = ALPHA,
         gamma: float = 2.0,
         label_smoothing: float = 0.0,
-        class_alpha: PerClass = (),
+        class_alpha: PerClass | str = (),
         impl: str = "auto",
     ) -> None:
         super().__init__()
@@ -103,14 +113,20 @@ class SigmoidFocalLoss(ElementwiseLoss):
         self.label_smoothing = check_option(
             "label_smoothing", label_smoothing, low=0, high=1, open_high=True
         )
-        self.class_alpha: Tensor
-        self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
+        self.class_alpha: Tensor | None
+        of_classes = check_class_alpha_or_auto(class_alpha)
+        self.register_buffer("class_alpha", of_classes, persistent=False)
+
+    def check(self, num_classes: int) -> None:
+        if self.class_alpha is not None:
+            super().check(num_classes)
 
     def terms(self, logits: Tensor) -> Terms:
         alpha: float | Tensor | None = self.alpha
-        if len(self.class_alpha):
-            key = self.key_of("class_alpha")
-            alpha = check_one_per_class("class_alpha", self.class_alpha, logits, key=key)
+        key = self.key_of("class_alpha")
+        of_classes = require_numbers(self.class_alpha, key=key)
+        if len(of_classes):
+            alpha = check_one_per_class("class_alpha", of_classes, logits, key=key)
         return alpha_balanced(Focal(self.gamma, self.label_smoothing), alpha)
 
 

@@ -9,7 +9,13 @@ from torch import Tensor
 from ..checks import PerClass, check_option
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_alpha, check_class_alpha, check_one_per_class
+from .class_alpha import (
+    ALPHA,
+    check_class_alpha,
+    check_class_alpha_or_auto,
+    require_numbers,
+)
+from .one_vs_rest import check_alpha, check_one_per_class
 from .sigmoid_focal import focal_of_signed_logits
 from .softmax import softmax_loss_per_anchor
 
@@ -18,7 +24,7 @@ def softmax_focal_loss(
     logits: Tensor,
     labels: Tensor,
     *,
-    alpha: float | None = 0.25,
+    alpha: float | None = ALPHA,
     gamma: float = 2.0,
     class_alpha: PerClass = (),
 ) -> Tensor:
@@ -61,6 +67,9 @@ class SoftmaxFocalLoss(ClassificationLoss):
     """
     Module of :func:`softmax_focal_loss`, with the same options.
 
+    Its ``class_alpha`` may be "auto" in a config, as that of
+    :class:`~focal_plugin.losses.SigmoidFocalLoss`.
+
     Reported:
         none, although the code of the focal loss authors includes it
     """
@@ -76,21 +85,24 @@ class SoftmaxFocalLoss(ClassificationLoss):
     def __init__(
         self,
         *,
-        alpha: float | None = 0.25,
+        alpha: float | None = ALPHA,
         gamma: float = 2.0,
-        class_alpha: PerClass = (),
+        class_alpha: PerClass | str = (),
     ) -> None:
         super().__init__()
         self.alpha = check_alpha(alpha)
         self.gamma = check_option("gamma", gamma, low=0)
-        self.class_alpha: Tensor
-        self.register_buffer("class_alpha", check_class_alpha(class_alpha), persistent=False)
+        self.class_alpha: Tensor | None
+        of_classes = check_class_alpha_or_auto(class_alpha)
+        self.register_buffer("class_alpha", of_classes, persistent=False)
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        alpha = self.class_alpha if len(self.class_alpha) else self.alpha
-        return _per_anchor(logits, labels, alpha, self.gamma, key=self.key_of("class_alpha"))
+        key = self.key_of("class_alpha")
+        of_classes = require_numbers(self.class_alpha, key=key)
+        alpha = of_classes if len(of_classes) else self.alpha
+        return _per_anchor(logits, labels, alpha, self.gamma, key=key)
 
 
 def _per_anchor(

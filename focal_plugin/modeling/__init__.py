@@ -3,7 +3,7 @@
 from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
 from .box_heads import FocalFastRCNNConvFCHead
 from .class_names import name_classes
-from .crowds import knows_crowds, loses_crowds
+from .crowds import key_of_crowds, knows_crowds, loses_crowds
 from .fast_rcnn import FocalFastRCNNOutputLayers
 from .heads import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from .normalizer import build_normalizer
@@ -36,6 +36,7 @@ __all__ = [
     "build_small_resnet_fpn_backbone",
     "build_tta",
     "check_tta",
+    "key_of_crowds",
     "knows_crowds",
     "loses_crowds",
     "name_classes",

@@ -11,7 +11,7 @@ from detectron2.modeling import (
     ProposalNetwork,
 )
 
-from .retinanet import FocalRetinaNet
+from .retinanet import FocalRetinaNet, ignores_crowds
 from .roi_heads import FocalCascadeROIHeads, FocalROIHeads
 from .rpn import FocalRPN, crowd_rule_of
 
@@ -33,6 +33,17 @@ def loses_crowds(cfg: CfgNode) -> bool:
         return False
     rule = crowd_rule_of(cfg)
     return rule is not None and rule.threshold <= 1
+
+
+def key_of_crowds(cfg: CfgNode) -> str:
+    """Return the key that would make training ignore crowd regions; "" if it ignores them."""
+    detector = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if issubclass(detector, (GeneralizedRCNN, ProposalNetwork)):
+        rule = crowd_rule_of(cfg)
+        ignored = knows_crowds(cfg) and rule is not None and rule.threshold <= 1
+        return "" if ignored else "MODEL.FOCAL.RPN.CROWD"
+    ignored = knows_crowds(cfg) and ignores_crowds(cfg)
+    return "" if ignored else "MODEL.FOCAL.ANCHOR_LABELS.CROWD"
 
 
 def _has_our_rpn(cfg: CfgNode) -> bool:

@@ -40,6 +40,7 @@ from .dense_losses import DenseLossMixin
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, PerImageNormalizer, build_normalizer
+from .unlabeled_classes import leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
@@ -137,7 +138,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
                 "loss_cls": _weight(cfg, "CLS_LOSS"),
                 "loss_box_reg": _weight(cfg, "BOX_LOSS"),
             },
-            "ignores_crowds": _ignores_crowds(cfg),
+            "ignores_crowds": ignores_crowds(cfg),
         }
 
     def forward_training(
@@ -150,14 +151,16 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         """
         Compute the losses, see :meth:`RetinaNet.forward_training`.
 
-        The predictions of the head are not copied into another layout.
+        The predictions of the head are not copied into another layout. Classes with which an image
+        is not labeled have no negatives there, see :func:`leave_out_unlabeled`.
         """
         logits, deltas = predictions
         anchors = self.anchor_generator(features)
         gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
+        by_anchor = [view_as_anchors(x, self.num_classes) for x in logits]
         return self.losses(
             anchors,
-            [view_as_anchors(x, self.num_classes) for x in logits],
+            leave_out_unlabeled(by_anchor, gt_labels, gt_instances),
             gt_labels,
             [view_as_anchors(x, 4) for x in deltas],
             gt_boxes,
@@ -264,7 +267,13 @@ def _weight(cfg: CfgNode, node: str) -> float:
     return check_option(f"MODEL.FOCAL.{node}.WEIGHT", cfg.MODEL.FOCAL[node].WEIGHT, low=0)
 
 
-def _ignores_crowds(cfg: CfgNode) -> bool:
+def ignores_crowds(cfg: CfgNode) -> bool:
+    """
+    Return True if a RetinaNet of this config ignores the anchors in crowd regions.
+
+    Raises:
+        ValueError: `MODEL.FOCAL.ANCHOR_LABELS.CROWD` has an illegal value.
+    """
     crowd = cfg.MODEL.FOCAL.ANCHOR_LABELS.CROWD
     check_choice("MODEL.FOCAL.ANCHOR_LABELS.CROWD", crowd, CROWD_POLICIES)
     return crowd == "ignore" or bool(cfg.MODEL.FOCAL.MINING.NAME)

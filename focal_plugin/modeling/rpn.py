@@ -201,7 +201,7 @@ class FocalRPN(DenseLossMixin, RPN):
             "cls_loss": build_cls_loss(cfg, config_scopes.RPN),
             "box_loss": box_loss,
             "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN),
-            "sampling": _sampling(cfg),
+            "sampling": sampling_of(cfg),
             "matched": check_choice("MODEL.FOCAL.RPN.MATCHED", rpn.MATCHED, MATCHED),
             "crowd_rule": crowd_rule_of(cfg),
             "logs_precision_recall": check_choice(
@@ -385,7 +385,13 @@ def crowd_rule_of(cfg: CfgNode) -> CrowdRule | None:
     return rule and rule._replace(threshold=rpn.CROWD_THRESH)
 
 
-def _sampling(cfg: CfgNode) -> str | Miner:
+def sampling_of(cfg: CfgNode) -> str | Miner:
+    """
+    Return which labeled anchors the RPN trains on: "random", "all", or a miner.
+
+    Raises:
+        ValueError: `MODEL.FOCAL.RPN.MINING` has an illegal value.
+    """
     sampling: str = cfg.MODEL.FOCAL.RPN.MINING.NAME
     check_choice("MODEL.FOCAL.RPN.MINING.NAME", sampling, (*SAMPLING, *dict(MINER_REGISTRY)))
     if sampling in SAMPLING:

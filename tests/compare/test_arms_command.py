@@ -29,6 +29,11 @@ def test_an_arm_is_shown_with_its_paper_its_reference_and_its_keys(capsys):
     assert "  requires p6, p7 in MODEL.RETINANET.IN_FEATURES\n" in text
 
 
+def test_an_arm_of_the_data_is_compared_with_its_base(capsys):
+    assert commands.focal_compare(["arms", "--family", "data", "class_aware"]) == 0
+    assert "  compared with: the base\n  DATALOADER.SAMPLER_TRAIN" in capsys.readouterr().out
+
+
 def test_an_unknown_arm_is_a_mistake_in_the_command(capsys):
     assert commands.focal_compare(["arms", "ohm"]) == 2
     assert "did you mean 'ohem'" in capsys.readouterr().err

@@ -20,8 +20,9 @@ LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
-    """Skip the check of the arms, which has tests of its own and reads data."""
+    """Skip the check of the arms and the audit, which have tests of their own and read data."""
     monkeypatch.setattr(run_command, "ArmCheck", lambda here: None)
+    monkeypatch.setattr(run_command, "audit_before", lambda plan, output: f"Red in {output}.")
 
 
 def write_spec(folder, **more):
@@ -54,7 +55,8 @@ def trained(monkeypatch):
 def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
     output = tmp_path / "out"
     assert commands.focal_compare(["run", str(write_spec(tmp_path)), "--output", str(output)]) == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert f"Red in {output}.\n" in warned
     assert str(output / "report.html") in said
     assert (output / "report.html").exists()
     assert "FL" in said

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from focal_plugin import get_cfg
+from focal_plugin import arms, get_cfg
 from focal_plugin.data import count_objects
 from focal_plugin.engine import argument_parser, checkpoint_options
 from focal_plugin.engine.command_line import count_samples_per_class, settle_seed
-from focal_plugin.losses import build_cls_loss
+from focal_plugin.losses import build_cls_loss, class_alpha_of_counts
 
 
 @pytest.fixture
@@ -41,6 +41,46 @@ def test_both_stages_get_class_counts_and_proposals_have_one_class(cfg):
     assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == []
     assert [sum(counts)] == cfg.MODEL.FOCAL.RPN.CLS_LOSS.SAMPLES_PER_CLASS
     assert counts == cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
+
+
+def test_automatic_alphas_are_those_of_the_objects_and_the_config_has_the_numbers(cfg):
+    cfg.MODEL.FOCAL.CLS_LOSS.NAME = "SigmoidFocalLoss"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    power = "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.CLASS_ALPHA_POWER"
+    names = {"": "SigmoidFocalLoss", "RPN.": "SigmoidFocalLoss", "ROI_HEADS.": "SoftmaxFocalLoss"}
+    for stage, name in names.items():
+        node = f"MODEL.FOCAL.{stage}CLS_LOSS."
+        cfg.merge_from_list([node + "NAME", name, node + "CLASS_ALPHA", "auto"])
+    cfg.merge_from_list([power, 1.0, "MODEL.FOCAL.RPN.CLS_LOSS.ALPHA", -1.0])
+    count_samples_per_class(cfg)
+    counts = count_objects(["tiny_shapes"], num_classes=5)
+    focal = cfg.MODEL.FOCAL
+    expected = class_alpha_of_counts(counts)
+    assert expected == focal.CLS_LOSS.CLASS_ALPHA
+    assert focal.RPN.CLS_LOSS.CLASS_ALPHA == [0.5]
+    expected = class_alpha_of_counts(counts, power=1.0, with_background=True)
+    assert expected == focal.ROI_HEADS.CLS_LOSS.CLASS_ALPHA
+    assert focal.CLS_LOSS.SAMPLES_PER_CLASS == []
+    assert build_cls_loss(cfg)(torch.zeros(1, 5), torch.tensor([0])) > 0
+    before = cfg.dump()
+    count_samples_per_class(cfg)
+    assert cfg.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA_POWER", -1.0), ("MODEL.RETINANET.FOCAL_LOSS_ALPHA", 2.0)],
+)
+def test_an_illegal_option_of_automatic_alphas_is_named(cfg, key, value):
+    arms.apply(cfg_of_retinanet(cfg), "class_alpha_auto")
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=rf"^{key} must be .*got {value}"):
+        count_samples_per_class(cfg)
+
+
+def cfg_of_retinanet(cfg):
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    return cfg
 
 
 @pytest.mark.parametrize("name", ["SigmoidFocalLoss", "no such loss"])

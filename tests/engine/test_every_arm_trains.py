@@ -7,15 +7,29 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
+from focal_plugin import arms
 from focal_plugin.data import ShapesSpec, draw_dataset
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
 from focal_plugin.engine.unread_keys import RecordingCfgNode
+from focal_plugin.losses import class_alpha_of_counts
 
 from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
 from ..test_configs import FAMILIES
 
-ARMS = {(family, name): arm for family in FAMILIES for name, arm in shapes_arms(family).items()}
+
+def only_chooses_images(family, arm):
+    """Return True for an arm that changes no part of the detector."""
+    keys = [key for name in arm.names for key in arms.load(name, family).changes]
+    return bool(keys) and all(key.startswith("DATALOADER.") for key in keys)
+
+
+ARMS = {
+    (family, name): arm
+    for family in FAMILIES
+    for name, arm in shapes_arms(family).items()
+    if not only_chooses_images(family, arm)
+}
 STEPS = 2
 """Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
@@ -39,7 +53,10 @@ def load_arm(family, arm):
     cfg.INPUT.MIN_SIZE_TRAIN = (64,)
     cfg.INPUT.RANDOM_FLIP = "none"  # the same images in every arm and run
     cfg.SOLVER.BASE_LR = 0.005  # without warm-up
-    cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]  # train_net.py counts them
+    # train_net.py counts the objects
+    cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]
+    if cfg.MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA == "auto":
+        cfg.MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA = class_alpha_of_counts([3, 2, 2, 1, 0])
     return cfg
 
 

@@ -10,6 +10,7 @@ class ProblemKind(Enum):
     """Kinds of problems; the comments say what the fields of :class:`Problem` hold."""
 
     FILE_DAMAGED = auto()  # names: one run; detail: the error
+    AUDIT_DAMAGED = auto()  # detail: the error
     NO_RUN_DONE = auto()
     NO_DATA_RECORDED = auto()
     GROUND_TRUTH_MISSING = auto()  # detail: the file
@@ -23,6 +24,7 @@ class ProblemKind(Enum):
 
 DAMAGE = (
     ProblemKind.FILE_DAMAGED,
+    ProblemKind.AUDIT_DAMAGED,
     ProblemKind.GROUND_TRUTH_BROKEN,
     ProblemKind.DETECTIONS_BROKEN,
     ProblemKind.SNAPSHOT_BROKEN,

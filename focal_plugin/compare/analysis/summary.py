@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...json_file import DamagedFileError
 from ..plan.comparison import Comparison
+from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
@@ -112,7 +114,8 @@ class Summary:
     Attributes:
         shown: all arms: the reference, then the others by the size of their difference to it.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
-        problems: damaged files of the runs.
+        problems: damaged files of the comparison and of its runs.
+        red: sentences of the audit about what no training mends; () if there is no audit.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
         test_sets: every test set if there are several; other attributes are about the first.
@@ -131,6 +134,7 @@ class Summary:
     states: dict[str, int]
     runs: tuple[RunRow, ...]
     problems: tuple[Problem, ...]
+    red: tuple[str, ...]
     equal: Standing
     best: Standing | None
     tuning: Tuning | None
@@ -173,6 +177,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     shown = _most_different(comparison, equal)
     spread = _spread_of_differences(equal)
     tuned = tune(comparison, folders)
+    red, problems = _audit(comparison, folder)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -182,11 +187,15 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         iterations=tuple(sorted({run.iterations for run in comparison.runs})),
         states={state: sum(r.state == state for r in folders) for state in STATES},
         runs=tuple(map(_run_row, folders)),
-        problems=tuple(
-            Problem(ProblemKind.FILE_DAMAGED, (folder.run.name,), damage)
-            for folder in folders
-            for damage in folder.damage
+        problems=(
+            *problems,
+            *(
+                Problem(ProblemKind.FILE_DAMAGED, (folder.run.name,), damage)
+                for folder in folders
+                for damage in folder.damage
+            ),
         ),
+        red=red,
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
@@ -200,6 +209,15 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         spread_of_differences=spread,
         recommendations=_recommendations(spread, len(comparison.arms) - 1),
     )
+
+
+def _audit(comparison: Comparison, folder: Path) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+    """Return the red sentences of the audit, and the damage of its file."""
+    try:
+        audit = AuditRecord.read(folder, comparison)
+    except DamagedFileError as error:
+        return (), (Problem(ProblemKind.AUDIT_DAMAGED, detail=str(error)),)
+    return (audit.red if audit else ()), ()
 
 
 def _by_arm(

@@ -7,6 +7,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ...data import DataError, check_datasets
+from ...engine.command_line import count_samples_per_class
+from ...engine.partial_labels import check_partial_labels, count_partly_labeled
 from ...engine.trial import check_arm
 from ...engine.unread_keys import RecordingCfgNode, leaves
 
@@ -31,13 +33,18 @@ class ArmCheck:
         Check an arm.
 
         Raises:
-            Exception: the arm cannot run; see :func:`~focal_plugin.engine.trial.check_arm` and
-                :func:`~focal_plugin.data.check_datasets`.
+            Exception: the arm cannot run; see :func:`~focal_plugin.engine.trial.check_arm`,
+                :func:`~focal_plugin.data.check_datasets` and
+                :func:`~focal_plugin.engine.partial_labels.check_partial_labels`.
         """
         check_arm(cfg, here=self._here)
         error = self._data_error(cfg)
         if error is not None:
             raise error
+        if num_images := count_partly_labeled(cfg):
+            counted = cfg.clone()
+            count_samples_per_class(counted)
+            check_partial_labels(counted, num_images)
 
     def _data_error(self, cfg: CfgNode) -> DataError | None:
         values = dict(leaves(cfg))

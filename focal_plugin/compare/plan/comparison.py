@@ -35,6 +35,7 @@ class Run:
         role: one of :data:`ROLES`.
         lr_factor: factor of the learning rate of the arm.
         imports: modules for `train_net.py --import`.
+        ignore_categories: names for `train_net.py --ignore-category`.
     """
 
     arm: str
@@ -47,6 +48,7 @@ class Run:
     role: str = "equal"
     lr_factor: float = 1.0
     imports: tuple[str, ...] = ()
+    ignore_categories: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -66,7 +68,7 @@ class Comparison:
     All runs of a comparison.
 
     Attributes:
-        name: name of the spec file.
+        name: name in the spec, or else of its file.
         arms: names, in the order of the spec.
         reference: arm that the others are compared with.
         seeds: seeds, in the order of the spec.

@@ -11,13 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ... import arms
 from ...components import component_digests, import_components
 from ...config import get_cfg
-from ...data import check_classes, register_coco_dataset, use_datasets
-from ...data.registration import DatasetArgument
+from ...data import check_classes, registered, use_datasets
 from ...files import sha256_of
 from .arm_errors import each_arm
 from .comparison import Comparison, Run
@@ -48,6 +46,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
 
     The file is YAML::
 
+        name: cells                     # title, and folder below runs/; default: that of the file
         base: ../Shapes-Detection/retinanet_small.yaml    # relative to the spec
         arms:
           CE: ce                                          # an arm, see `focal-compare arms`,
@@ -62,6 +61,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
           total_iterations: 20000           # all runs together; more is an error
         imports: [my_losses.py]             # modules that register components of your own
         datasets: {my_val: val.json:images}          # registered in each run; for use in opts
+        ignore_categories: [DontCare]       # of datasets: boxes that are ignore regions
         learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
@@ -98,7 +98,7 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         ]
         _check_total(spec, equal, tuning)
     comparison = Comparison(
-        name=file.stem,
+        name=runs.name,
         arms=tuple(spec.arms),
         reference=spec.reference,
         seeds=spec.seeds,
@@ -148,6 +148,7 @@ class _Runs:
     """Factory of the runs of a spec; it resolves the config of each arm once."""
 
     def __init__(self, spec: Spec, check: Callable[[CfgNode], None] | None = None) -> None:
+        self.name = spec.name
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
         self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
@@ -155,7 +156,7 @@ class _Runs:
         self._opts: dict[str, tuple[str, ...]] = {}
         self.configs: dict[str, CfgNode] = {}
         read = cache(_read_config)
-        with _registered(spec.datasets), each_arm() as of_arm:
+        with registered(spec.datasets, spec.ignore_categories), each_arm() as of_arm:
             for name, arm in spec.arms.items():
                 with of_arm(name):
                     self._opts[name], self.configs[name] = _resolve(arm, spec, read)
@@ -180,14 +181,15 @@ class _Runs:
             role=role,
             lr_factor=lr_factor,
             imports=self._spec.imports,
+            ignore_categories=self._spec.ignore_categories,
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
         """Return the hash of all that affects the result, without folders and dataset paths."""
         config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
         config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
-        outside = filter(None, [component_digests(cfg)])
-        content = json.dumps([config, self._annotations, *outside], sort_keys=True)
+        others = filter(None, [component_digests(cfg), self._spec.ignore_categories])
+        content = json.dumps([config, self._annotations, *others], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _refuse_same_configs(self) -> None:
@@ -275,28 +277,6 @@ def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
             f"learning rates, {tune} to tune them, {again} at the best ones), but "
             f"total_iterations is {spec.total_iterations}"
         )
-
-
-@contextlib.contextmanager
-def _registered(datasets: tuple[DatasetArgument, ...]) -> Iterator[None]:
-    """Register datasets temporarily, so that errors in them show before any run."""
-    added = []
-    try:
-        for dataset in datasets:
-            if not _is_registered(dataset):
-                register_coco_dataset(dataset)
-                added.append(dataset.name)
-        yield
-    finally:
-        for name in added:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-
-def _is_registered(dataset: DatasetArgument) -> bool:
-    if dataset.name not in DatasetCatalog.list():
-        return False
-    return MetadataCatalog.get(dataset.name).get("json_file") == str(dataset.json_file)
 
 
 @contextlib.contextmanager

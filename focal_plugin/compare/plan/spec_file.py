@@ -17,6 +17,7 @@ from ...yaml_text import load, read_text
 from .arm_errors import each_arm
 
 KEYS = (
+    "name",
     "base",
     "arms",
     "seeds",
@@ -25,6 +26,7 @@ KEYS = (
     "budget",
     "imports",
     "datasets",
+    "ignore_categories",
     "learning_rates",
     "initial_weights",
     "diagnostics",
@@ -35,7 +37,7 @@ BUDGET_KEYS = ("iterations", "total_iterations")
 LEARNING_RATE_KEYS = ("factors", "seeds")
 INITIAL_WEIGHTS = ("by_name", "stock")
 DIAGNOSTICS_PERIOD = 20
-MAX_ARM_NAME = 80
+MAX_NAME = 80
 MAX_NUMBER = 2**31 - 1
 MAX_RUNS = 10_000
 # Config key -> where the spec sets it, so that no option can contradict the spec
@@ -69,14 +71,17 @@ class Spec:
     Content of a spec.
 
     Attributes:
+        name: title of the report, and folder of the runs below `runs/`.
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
         imports: modules that register components; files are absolute.
+        ignore_categories: categories of ``datasets`` whose annotations are ignore regions.
         lr_factors: factors of the learning rate to try for each arm, () without tuning.
         lr_seeds: seeds of the tuning runs.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
     """
 
+    name: str
     arms: dict[str, ArmSpec]
     seeds: tuple[int, ...]
     reference: str
@@ -85,6 +90,7 @@ class Spec:
     total_iterations: int | None
     imports: tuple[str, ...]
     datasets: tuple[DatasetArgument, ...]
+    ignore_categories: tuple[str, ...]
     lr_factors: tuple[float, ...]
     lr_seeds: tuple[int, ...]
     initial_weights: str
@@ -116,6 +122,7 @@ def read_spec(file: Path) -> Spec:
     opts = _opts(content.get("opts", []), "opts")
     _refuse_contradictions(arms, opts, fixed_iterations="iterations" in budget)
     return Spec(
+        name=_title(content["name"]) if "name" in content else file.stem,
         arms=arms,
         seeds=seeds,
         reference=_reference(content, arms),
@@ -124,6 +131,7 @@ def read_spec(file: Path) -> Spec:
         total_iterations=_optional_count(budget, "total_iterations"),
         imports=_imports(content.get("imports", []), file.parent),
         datasets=_datasets(_section(content, "datasets", None), file.parent),
+        ignore_categories=_ignore_categories(content.get("ignore_categories", [])),
         lr_factors=factors,
         lr_seeds=lr_seeds,
         initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
@@ -155,9 +163,16 @@ def _arms(arms: Any, base: Any, folder: Path) -> dict[str, ArmSpec]:
     made = {}
     with each_arm() as of_arm:
         for name, arm in by_name.items():
-            with of_arm(_arm_name(name)):
+            with of_arm(_name(name, "arm")):
                 made[name] = _arm(arm, base_file, folder)
     return made
+
+
+def _title(name: Any) -> str:
+    title = _name(name, "name")
+    if "/" in title or title in {".", ".."}:
+        raise ValueError(f"name {shown(title)} must be the name of a folder, not a path")
+    return title
 
 
 def _listed(entries: list[Any]) -> dict[Any, Any]:
@@ -187,13 +202,13 @@ def _listed(entries: list[Any]) -> dict[Any, Any]:
     return listed
 
 
-def _arm_name(name: Any) -> str:
+def _name(name: Any, what: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"arm {shown(name)}: a name must be text; put it in quotes")
-    if not name.strip() or len(name) > MAX_ARM_NAME or not name.isprintable():
+        raise ValueError(f"{what} {shown(name)}: a name must be text; put it in quotes")
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         invisible = next((f": {c!a} is invisible" for c in name if not c.isprintable()), "")
         raise ValueError(
-            f"arm {shown(name)}: a name must have 1 to {MAX_ARM_NAME} visible characters{invisible}"
+            f"{what} {shown(name)}: a name must have 1 to {MAX_NAME} visible characters{invisible}"
         )
     return name
 
@@ -359,6 +374,12 @@ def _imports(imports: Any, folder: Path) -> tuple[str, ...]:
         str((folder / Path(name).expanduser()).resolve()) if name.endswith(".py") else name
         for name in imports
     )
+
+
+def _ignore_categories(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"ignore_categories must be a list of names, got {shown(names)}")
+    return tuple(names)
 
 
 def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, ...]:

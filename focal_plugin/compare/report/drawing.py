@@ -1,49 +1,20 @@
-"""Shared parts of the figures of a report."""
+"""Parts that several figures of a report share."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
+from ...pages.drawing import Drawing, log_labels, shorten
 from ..analysis.summary import Summary
-from .cells import plain
-from .plotting import ArmStyle, arm_styles
+from .arm_styles import ArmStyle, arm_styles
 
-WIDTH = 7.6  # inches
 BAND = 0.14  # opacity
 LOG_FROM = 20.0  # ratio of largest to smallest value above which an axis is logarithmic
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """
-    Figure with its name and its texts.
-
-    Attributes:
-        name: name of its files, unique on the page: letters, digits and `-`.
-        title: one line, also the text for screen readers.
-        caption: explanation below the figure.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-
-def shorten(name: str, length: int = 30) -> str:
-    """Return a name cut to ``length`` characters; the tables have the whole name."""
-    name = plain(name)
-    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def draw_line(axes: Axes, x: ArrayLike, y: ArrayLike, look: ArmStyle) -> None:
@@ -69,19 +40,6 @@ def log_if_wide(axes: Axes, values: list[float]) -> None:
     if positive and len(positive) == len(values) and max(values) / min(values) > LOG_FROM:
         axes.set_yscale("log")
         log_labels(axes.yaxis)
-
-
-def log_labels(axis: Axis) -> None:
-    """Label a logarithmic axis; the labels of matplotlib are formulas, which are off."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _short(value: float) -> str:
-    if 1e-3 <= value < 1e5:
-        return f"{value:,g}"
-    exponent = f"{math.log10(value):.0f}".translate(SUPERSCRIPTS)
-    return f"10{exponent}"
 
 
 def draw_legend(

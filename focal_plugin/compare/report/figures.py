@@ -9,22 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...pages.drawing import WIDTH, Drawing, lay_out, shorten
+from ...pages.plotting import GRID, INK, PAPER, style
+from ...pages.text import plain, signed
 from ..analysis.detection_analysis import ERROR_TYPES
 from ..analysis.scores import Spread, Standing
 from ..analysis.statistics import PairedDifference, Verdict
 from ..analysis.summary import Summary
 from . import captions
-from .cells import plain, signed
-from .drawing import (
-    WIDTH,
-    Drawing,
-    arms_drawing,
-    draw_band,
-    draw_line,
-    gray_first,
-    shorten,
-)
-from .plotting import GRID, INK, PAPER, ArmStyle, arm_styles, style
+from .arm_styles import ArmStyle, arm_styles
+from .drawing import arms_drawing, draw_band, draw_line, gray_first
 from .training_figures import (
     draw_cumulative_loss,
     draw_gradient_histogram,
@@ -55,10 +49,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
             _cost(summary, styles),
         ]
         drawings = [drawing for drawing in made if drawing is not None]
-        for drawing in drawings:
-            # Once for PNG and SVG: the layout takes most of the time, and must be the same
-            drawing.figure.draw_without_rendering()
-            drawing.figure.set_layout_engine("none")
+        lay_out(drawings)
     return drawings
 
 

@@ -6,12 +6,13 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from ...pages.drawing import Drawing
+from ...pages.table import Table
+from ...pages.text import plain
 from ..analysis.summary import Summary
-from .cells import plain
-from .drawing import Drawing
 from .qualitative import Grid
 from .sections import CHAPTERS, contents
-from .tables import Table, aligned
+from .tables import aligned
 
 
 def markdown_report(summary: Summary, drawings: Sequence[Drawing], grid: Grid | None) -> str:

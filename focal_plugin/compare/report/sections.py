@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
 from . import csv_tables, sentences, tables
 from .csv_tables import Cell
-from .tables import Table
 
 CHAPTERS = {
+    "before": "Before training",
     "verdict": "Verdict",
     "certainty": "Certainty",
     "sources": "Sources of the differences",
@@ -78,6 +79,12 @@ def _verdict_section(
 
 
 SECTIONS = (
+    Section(
+        "audit",
+        "before",
+        lead=sentences.audit_lead,
+        sentences=lambda summary: list(summary.red),
+    ),
     _verdict_section(
         "verdicts",
         "At the same learning rate for all",

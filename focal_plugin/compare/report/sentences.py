@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ...pages.text import are, count_text, listed, p_text, plain
 from ..analysis.fairness import SharedStart
 from ..analysis.power import MAX_SEEDS, POWER, Recommendation
 from ..analysis.problem import Problem, ProblemKind
@@ -20,7 +21,6 @@ from ..analysis.statistics import (
 )
 from ..analysis.summary import EFFECTS, Summary
 from ..analysis.training import LOSS_PREFIXES
-from .cells import are, count_text, listed, p_text, plain
 
 NAMES_SHOWN = 5
 FAIRNESS = "This chapter lists causes of a difference other than the loss."
@@ -207,6 +207,16 @@ def provenance_sentences(provenance: Provenance) -> list[str]:
     return found
 
 
+def audit_lead(summary: Summary) -> str:
+    """Return what the sentences of the audit mean; "" without them."""
+    if not summary.red:
+        return ""
+    return (
+        "The audit of the data and the anchors found faults that no arm and no training mends. The "
+        "verdicts below are about detectors with these faults."
+    )
+
+
 def problem_sentences(problems: Iterable[Problem], reference: str) -> list[str]:
     """Return one sentence per problem."""
     return [_problem_sentence(problem, reference) for problem in problems]
@@ -218,6 +228,7 @@ def _problem_sentence(problem: Problem, reference: str) -> str:
         ProblemKind.FILE_DAMAGED: (
             f"{names}: {detail}. Delete this file, or the folder of the run to train it again."
         ),
+        ProblemKind.AUDIT_DAMAGED: f"{detail}. Delete it; `focal-compare run` writes it again.",
         ProblemKind.NO_RUN_DONE: "No run is done, so there are no detections.",
         ProblemKind.NO_DATA_RECORDED: "No run recorded a COCO json as its test set.",
         ProblemKind.GROUND_TRUTH_MISSING: f"The ground truth {detail} is not on this machine.",

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from ...run_folder import MOMENTS
-from ..analysis.detection_analysis import ERROR_TYPES
-from ..analysis.scores import NO_GROUND_TRUTH, Standing
-from ..analysis.statistics import Verdict, fewest_seeds
-from ..analysis.summary import Summary
-from ..analysis.training import Cost
-from ..runs.result import AVERAGES
-from .cells import (
+from ...pages.table import Table
+from ...pages.text import (
     NOTHING,
     compact_text,
     count_text,
@@ -24,38 +17,18 @@ from .cells import (
     p_text,
     percent_text,
     plain,
-    runs_text,
-    share_text,
     signed,
-    spread_text,
-    value_text,
 )
+from ...run_folder import MOMENTS
+from ..analysis.detection_analysis import ERROR_TYPES
+from ..analysis.scores import NO_GROUND_TRUTH, Standing
+from ..analysis.statistics import Verdict, fewest_seeds
+from ..analysis.summary import Summary
+from ..analysis.training import Cost
+from ..runs.result import AVERAGES
+from .cells import runs_text, share_text, spread_text, value_text
 
 EMPTY = " A run that detected nothing is not part of the mean; in the difference its AP is 0."
-
-
-@dataclass(frozen=True)
-class Table:
-    """
-    Table for people; every cell is text.
-
-    Attributes:
-        name: letters, digits and `-`.
-        caption: explanation of the table; "" if the header suffices.
-        left: number of text columns at the left; all others are numbers.
-        text_last: True if the last column is text, too.
-    """
-
-    name: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-    left: int = 1
-    text_last: bool = False
-
-    def is_text(self, column: int) -> bool:
-        """Return True if a column is text, aligned left."""
-        return column < self.left or (self.text_last and column == len(self.header) - 1)
 
 
 def verdict_table(summary: Summary, standing: Standing) -> Table:

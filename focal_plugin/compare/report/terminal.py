@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ...pages.text import count_text, plain
 from ..analysis.problem import DAMAGE
 from ..analysis.summary import Summary
-from .cells import count_text, plain
 from .sections import contents
 from .sentences import problem_sentences
 from .tables import aligned
@@ -12,7 +12,8 @@ from .tables import aligned
 
 def terminal_report(summary: Summary) -> str:
     """Return the verdicts with their sentences, then the states of unfinished runs."""
-    parts = []
+    red = [f"  {plain(text)}" for text in summary.red]
+    parts = ["\n".join(["Before training, the audit says:", *red])] if red else []
     for content in contents(summary):
         if content.section.standing is not None:
             parts += [f"{content.title}:"] if content.title else []

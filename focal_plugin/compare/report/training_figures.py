@@ -10,22 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...pages.drawing import WIDTH, Drawing, log_labels
 from ...run_folder import GRADIENT_NORM_KEY, MOMENTS
 from ..analysis.loss_views import SHARES, LossView
 from ..analysis.summary import Summary
 from ..analysis.training import AP_KEY, Curve
 from . import captions
-from .drawing import (
-    WIDTH,
-    Drawing,
-    arms_drawing,
-    draw_band,
-    draw_line,
-    gray_first,
-    log_if_wide,
-    log_labels,
-)
-from .plotting import ArmStyle
+from .arm_styles import ArmStyle
+from .drawing import arms_drawing, draw_band, draw_line, gray_first, log_if_wide
 
 
 def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import write_all
+from ...pages.page import inlined
+from ...pages.plotting import png, svg
 from ..analysis.detection_analysis import REPLICATES
 from ..analysis.summary import Summary, summarize
 from .csv_tables import csv_text
 from .figures import draw_all
 from .json_content import json_content
 from .markdown import markdown_report
-from .page import html_page, inlined
-from .plotting import png, svg
+from .page import html_page
 from .qualitative import draw_grid
 from .sections import SECTIONS
 

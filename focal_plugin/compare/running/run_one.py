@@ -136,6 +136,8 @@ def _command(task: Task) -> list[str]:
         command += ["--import", module]
     for dataset in run.datasets:
         command += ["--dataset", dataset]
+    for category in run.ignore_categories:
+        command += ["--ignore-category", category]
     if task.num_gpus > 1:
         command += ["--num-gpus", str(task.num_gpus)]
     return [*command, *run.opts, "OUTPUT_DIR", str(task.folder)]

@@ -19,6 +19,7 @@ from ..coco_ids import Id, is_id, kind_of, wrong_ids
 from ..segmentations import kind_of_segmentation
 from .box_patterns import Objects, check_box_patterns
 from .findings import Findings
+from .labeling_rules import check_labeled_categories
 
 LISTS = ("images", "annotations", "categories")
 
@@ -98,6 +99,7 @@ def check_content(content: Any, *, may_repeat_annotations: bool = False) -> Cont
     images, annotations, categories = (lists[key] for key in LISTS)
     _check_categories(categories, found)
     listed = _check_images(images, found)
+    check_labeled_categories(images, categories, found)
     columns = _check_annotations(
         annotations, images, categories, found, may_repeat=may_repeat_annotations
     )

@@ -14,6 +14,7 @@ from ..coco_ids import is_id, wrong_ids
 from .box_patterns import Objects, check_box_patterns
 from .coco_rules import EMPTY, fit_float32, is_truth
 from .findings import Findings, Report
+from .labeling_rules import check_labeled_classes
 from .pixels import check_a_few
 
 
@@ -27,6 +28,7 @@ def check_dicts(dicts: list[dict[str, Any]], *, num_classes: int | None) -> Repo
     """
     found = Findings()
     _check_images(dicts, found)
+    check_labeled_classes(dicts, num_classes, found)
     annotated = [(image, x) for image in dicts for x in image.get("annotations", ())]
     for image, annotation in annotated:
         rule = fault_of_box(annotation)

@@ -153,7 +153,7 @@ def report_datasets(
         _check_name(name)
     reports = []
     for name in names:
-        report = _report_one(
+        report = report_dataset(
             name,
             allow_outside_root=allow_outside_root,
             decode_images=decode_images,
@@ -181,9 +181,17 @@ def _check_name(name: str) -> None:
         )
 
 
-def _report_one(
+def report_dataset(
     name: str, *, allow_outside_root: bool, decode_images: bool, max_json_mib: float | None
 ) -> Report:
+    """
+    Return the report of a registered dataset, whatever its use.
+
+    The other arguments are those of :func:`check_coco`.
+
+    Raises:
+        FileNotFoundError: the annotation file or the image folder does not exist.
+    """
     metadata = MetadataCatalog.get(name)
     json_file = find_json(name)
     if json_file is None or metadata.get("evaluator_type") in OTHER_FORMATS:
@@ -199,7 +207,9 @@ def _report_one(
         decode_images=decode_images,
         max_json_mib=max_json_mib,
     )
-    return replace(report, name=name)
+    report = replace(report, name=name)
+    regions = str(metadata.get("ignore_regions", ""))
+    return report.with_finding("ignore-regions", regions) if regions else report
 
 
 def _class_count_problem(cfg: CfgNode, name: str, *, in_file: Sequence[str] | None) -> str | None:

@@ -120,6 +120,17 @@ RULES = {
         "an image has no objects",
         "none required: DATALOADER.FILTER_EMPTY_ANNOTATIONS sets whether it is trained on",
     ),
+    "image-partly-labeled": Rule(
+        "note",
+        "an image states the categories with which it is labeled completely",
+        "none required: FocalRetinaNet does not train the others as background there, unless "
+        'MODEL.FOCAL.ANCHOR_LABELS.UNLABELED is "background"; the evaluation counts them',
+    ),
+    "labeled-categories": Rule(
+        "error",
+        "the labeled categories of an image are not a list of ids of categories",
+        "list the ids of categories of this file",
+    ),
     "image-missing": Rule(
         "error",
         "the file of an image does not exist",
@@ -179,8 +190,13 @@ RULES = {
     ),
     "annotation-ignore": Rule(
         "error",
-        '"ignore" is set, which Detectron2 does not load',
-        'use "iscrowd": 1, or remove the annotation',
+        '"ignore" is set, which Detectron2 does not load, or it is not 0, 1, true or false',
+        'set "iscrowd": 1, or give the file as JSON:IMAGES, where "ignore": 1 means the same',
+    ),
+    "ignore-regions": Rule(
+        "note",
+        "annotations are ignore regions: crowd regions in training and in the evaluation",
+        'none required: training ignores them with MODEL.FOCAL.ANCHOR_LABELS.CROWD "ignore"',
     ),
     "annotation-area": Rule(
         "warning",

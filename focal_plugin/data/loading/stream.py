@@ -31,6 +31,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ...checks import check_count
 from ...random_state import seed_from, seeded
 from ...signals import JOB_SIGNALS
+from ..ignore_regions import EVERY_CLASS
+from ..labeled_categories import LABELED_CLASSES
+from .class_aware import ClassAwareTrainingSampler, classes_of
 from .training_set import load_training_set
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
     Build a :class:`TrainLoader` with the batches of Detectron2's `build_detection_train_loader`.
 
     Images, filters, samplers and batches are the same. Invalid boxes are dropped if
-    `MODEL.FOCAL.DATA.CHECK` is "drop".
+    `MODEL.FOCAL.DATA.CHECK` is "drop". There is one more sampler,
+    :class:`~focal_plugin.data.loading.class_aware.ClassAwareTrainingSampler`.
 
     Args:
         cfg: with a `SEED` >= 0.
@@ -75,8 +79,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
         Detectron2's own loader if the dataset is a PyTorch `IterableDataset`.
 
     Raises:
-        ValueError: Detectron2 has no sampler named `DATALOADER.SAMPLER_TRAIN`, or images without a
-            size are to be grouped by aspect ratio.
+        ValueError: there is no sampler named `DATALOADER.SAMPLER_TRAIN`, or it requires objects and
+            there are none; or images without a size are to be grouped by aspect ratio.
     """
     dataset: MapDataset | IterableDataset[Any] = load_training_set(cfg)
     if isinstance(dataset, IterableDataset):
@@ -93,7 +97,10 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Iterable[list[dict[str, 
     )
     stored = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
     samples = Samples(stored, mapper, seed=cfg.SEED, max_unreadable=max_unreadable)
-    return TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader = TrainLoader(samples, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    if isinstance(dataset, list):
+        loader.num_partly_labeled = sum(LABELED_CLASSES in image for image in dataset)
+    return loader
 
 
 class Sample(NamedTuple):
@@ -165,7 +172,8 @@ class Batches:
     They are endless if the sampler is, and iteration reads no image.
 
     Args:
-        sampler: Detectron2's sampler. With n processes, process r receives samples r, r + n, ...
+        sampler: a sampler like Detectron2's. With n processes, process r receives samples r, r + n,
+            ...
         batch_size: images per process, >= 1.
         wide: for each image, True if it is wider than high. A batch then never mixes both kinds,
             as in Detectron2's `AspectRatioGroupedDataset`.
@@ -208,6 +216,7 @@ class TrainLoader:
     Attributes:
         start_batch: number of batches to skip; set it before iterating.
         unreadable: file name -> message, for the images that could not be read so far.
+        num_partly_labeled: number of images in the dataset that state their labeled classes.
     """
 
     def __init__(self, samples: Samples, batches: Batches, *, num_workers: int) -> None:
@@ -215,6 +224,7 @@ class TrainLoader:
         self.batches = batches
         self.num_workers = num_workers
         self.start_batch = 0
+        self.num_partly_labeled = 0
         self.unreadable: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -261,7 +271,7 @@ class TrainLoader:
 
 
 def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterable[int]:
-    """Build Detectron2's sampler with the name and the seed of the config."""
+    """Build the sampler with the name and the seed of the config."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     logger.info(f"Using training sampler {name}")
     if name == "TrainingSampler":
@@ -269,12 +279,21 @@ def _build_sampler(cfg: CfgNode, dataset: MapDataset, mapper: Mapper) -> Iterabl
     if name == "RepeatFactorTrainingSampler":
         # Detectron2 0.6 has no REPEAT_SQRT.
         sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
+        images = [_without_class_free(dataset[index]) for index in range(len(dataset))]
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
+            images, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
         )
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
+    if name == "ClassAwareTrainingSampler":
+        classes = [classes_of(dataset[index]) for index in range(len(dataset))]
+        return ClassAwareTrainingSampler(classes, seed=cfg.SEED)
     with seeded(cfg.SEED, "sampler"):  # the other samplers draw their seed
         return build_detection_train_loader.from_config(cfg, mapper, dataset=dataset)["sampler"]
+
+
+def _without_class_free(image: dict[str, Any]) -> dict[str, Any]:
+    """Return the annotations of an image without the ignore regions of every class."""
+    return {"annotations": [x for x in image["annotations"] if not x.get(EVERY_CLASS)]}
 
 
 def _images_per_process(images_per_batch: int) -> int:

@@ -8,10 +8,15 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 
+from ...checks import check_choice
 from ..checks.impossible_boxes import drop_impossible_boxes
+from ..labeled_categories import completely_labeled
 from ..segmentations import has_mask
 
 logger = logging.getLogger(__name__)
+
+UNLABELED_POLICIES = ("ignore", "background")
+"""Legal values of `MODEL.FOCAL.ANCHOR_LABELS.UNLABELED`."""
 
 
 def load_training_set(cfg: CfgNode, **options: Any) -> list[dict[str, Any]] | Any:
@@ -19,14 +24,20 @@ def load_training_set(cfg: CfgNode, **options: Any) -> list[dict[str, Any]] | An
     Load the datasets of `DATASETS.TRAIN` together as Detectron2's train loader does.
 
     If `MODEL.FOCAL.DATA.CHECK` is "drop", invalid boxes are dropped. With `MODEL.MASK_ON`, objects
-    without a mask are dropped too.
+    without a mask are dropped too. With `MODEL.FOCAL.ANCHOR_LABELS.UNLABELED` "background", every
+    image counts as completely labeled.
 
     Args:
         options: further arguments of Detectron2's `get_detection_dataset_dicts`.
 
     Returns:
         dataset dicts, or a PyTorch dataset if the first dataset is one.
+
+    Raises:
+        ValueError: `MODEL.FOCAL.ANCHOR_LABELS.UNLABELED` has an illegal value.
     """
+    key = "MODEL.FOCAL.ANCHOR_LABELS.UNLABELED"
+    unlabeled = check_choice(key, cfg.MODEL.FOCAL.ANCHOR_LABELS.UNLABELED, UNLABELED_POLICIES)
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
@@ -35,7 +46,11 @@ def load_training_set(cfg: CfgNode, **options: Any) -> list[dict[str, Any]] | An
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         **options,
     )
-    if not isinstance(dataset, list) or cfg.MODEL.FOCAL.DATA.CHECK != "drop":
+    if not isinstance(dataset, list):
+        return dataset
+    if unlabeled == "background":
+        dataset = [completely_labeled(image) for image in dataset]
+    if cfg.MODEL.FOCAL.DATA.CHECK != "drop":
         return dataset
     dataset = drop_impossible_boxes(dataset)
     return _drop_objects_without_mask(dataset) if cfg.MODEL.MASK_ON else dataset

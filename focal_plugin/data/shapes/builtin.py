@@ -7,13 +7,13 @@ They are stored in Detectron2's dataset root, `$DETECTRON2_DATASETS` or `./datas
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from ..dataset_root import dataset_root
 from .dataset import draw_dataset
 from .painting import CLASSES, VERSION, ShapesSpec
 
@@ -50,10 +50,9 @@ def register_shapes(name: str, spec: ShapesSpec, folder: Path) -> None:
 
 
 def register_all() -> None:
-    root = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
     for name, spec in SPLITS.items():
         # The path contains the version, so that another version's files are never used.
-        register_shapes(name, spec, root / f"focal_shapes_v{VERSION}" / name)
+        register_shapes(name, spec, dataset_root() / f"focal_shapes_v{VERSION}" / name)
 
 
 register_all()

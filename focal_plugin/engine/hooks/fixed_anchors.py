@@ -30,6 +30,7 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ...data.labeled_categories import completely_labeled
 from ...data.loading.crowd_mapper import CrowdDatasetMapper
 from ...diagnostics.analysis import (
     GRADIENT_EDGES,
@@ -65,6 +66,8 @@ def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
     """
     Load the first images of the first test set with their annotations, without augmentation.
 
+    As in the evaluation, every image counts as completely labeled.
+
     Returns:
         the model's training input; [] if there is no test set or it has no annotations.
     """
@@ -76,9 +79,8 @@ def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
     with generators_kept(
         "cuda" if torch.cuda.is_initialized() else "cpu"
     ):  # even a resize to one size makes a random draw
-        images = [
-            mapper(copy.deepcopy(x)) for x in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_IMAGES]
-        ]
+        dicts = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_IMAGES]
+        images = [mapper(copy.deepcopy(completely_labeled(x))) for x in dicts]
     return images if all("instances" in x for x in images) else []
 
 

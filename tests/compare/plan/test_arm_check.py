@@ -116,7 +116,7 @@ def test_a_component_that_needs_values_is_built_on_the_cpu(monkeypatch):
 
     monkeypatch.setattr(trial.Trainer, "build_model", build)
     cfg = trial.CfgNode({"MODEL": {"DEVICE": "cuda"}})
-    assert trial._build_model(cfg) == "model"
+    assert trial.build_without_memory(cfg) == "model"
     assert devices == ["meta", "cpu"]
 
 

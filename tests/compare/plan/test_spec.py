@@ -298,6 +298,20 @@ def test_other_annotations_are_another_hash_and_another_place_is_not(write, data
     assert changed.config_hash != before
 
 
+def test_an_ignored_category_is_no_class_in_every_run(write, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    opts = "seeds: 1\nopts: [DATASETS.TEST, [mine], MODEL.RETINANET.NUM_CLASSES, 4]\n"
+    others = "DATASETS.TRAIN, [mine], "
+    text = arms("fl") + opts.replace("[DATASETS", f"[{others}DATASETS") + dataset
+    (run,) = load_spec(write(text + "ignore_categories: [class 2]\n")).runs
+    assert run.ignore_categories == ("class 2",)
+    message = refused(write, text + "ignore_categories: [class 7]\n")
+    assert "no given dataset has the ignored category 'class 7'; did you mean 'class" in message
+    assert "ignore_categories must be a list of names" in refused(
+        write, text + "ignore_categories: class 2\n"
+    )
+
+
 def test_a_pair_of_datasets_is_what_every_run_trains_and_evaluates_on(write, dataset):
     pair = "datasets: {my_train: mine.json:images, my_val: mine.json:images}\n"
     runs = load_spec(write(arms("ce", "fl") + "seeds: 1\n" + pair)).runs

@@ -2,7 +2,8 @@
 
 import pytest
 
-from focal_plugin.compare.report import figures, plotting
+from focal_plugin.compare.report import figures
+from focal_plugin.pages import plotting
 
 FIGURES = {
     "forest": "_forest",

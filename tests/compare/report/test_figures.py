@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 
 from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.report.arm_styles import arm_styles
 from focal_plugin.compare.report.figures import draw_all
-from focal_plugin.compare.report.plotting import (
-    INK,
-    PALETTE,
-    REST,
-    arm_styles,
-    inline_svg,
-    png,
-    svg,
-)
+from focal_plugin.pages.plotting import INK, PALETTE, REST, inline_svg, png, svg
 
 from ..fake_comparison import FakeArm, write_comparison
 from .conftest import FIGURES

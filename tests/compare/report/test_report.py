@@ -15,19 +15,18 @@ from focal_plugin.compare.analysis.scores import NO_PREDICTIONS, Spread
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.report import write as report
-from focal_plugin.compare.report.cells import NOTHING, plain, signed, spread_text
+from focal_plugin.compare.report.cells import spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
-from focal_plugin.compare.report.drawing import Drawing
 from focal_plugin.compare.report.json_content import json_content
 from focal_plugin.compare.report.markdown import markdown_text
 from focal_plugin.compare.report.sections import contents
 from focal_plugin.compare.report.sentences import headline
-from focal_plugin.compare.report.tables import (
-    verdict_table,
-)
+from focal_plugin.compare.report.tables import verdict_table
 from focal_plugin.compare.report.terminal import terminal_report
 from focal_plugin.compare.report.write import ReportFiles, write_report
 from focal_plugin.compare.runs.result import AVERAGES
+from focal_plugin.pages.drawing import Drawing
+from focal_plugin.pages.text import NOTHING, plain, signed
 
 from ..fake_comparison import FakeArm, change_result, folder_of, write_comparison
 

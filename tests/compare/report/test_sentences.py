@@ -4,7 +4,6 @@ from focal_plugin.compare.analysis.fairness import SharedStart
 from focal_plugin.compare.analysis.power import recommend_seeds
 from focal_plugin.compare.analysis.problem import Problem, ProblemKind
 from focal_plugin.compare.analysis.statistics import Flaw, FlawKind, verdicts
-from focal_plugin.compare.report.cells import p_text
 from focal_plugin.compare.report.sentences import (
     flaw_text,
     problem_sentences,
@@ -12,6 +11,7 @@ from focal_plugin.compare.report.sentences import (
     start_sentences,
     verdict_sentence,
 )
+from focal_plugin.pages.text import p_text
 
 from ...each import each
 from ..analysis.test_statistics import arm, compare_with_zero, spread

@@ -211,7 +211,10 @@ def as_process(monkeypatch, rank, num_processes):
     monkeypatch.setattr(comm, "get_world_size", lambda: num_processes)
 
 
-@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+SAMPLERS = ["TrainingSampler", "RepeatFactorTrainingSampler", "ClassAwareTrainingSampler"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_two_processes_together_see_what_one_sees(cfg, monkeypatch, sampler):
     cfg.DATALOADER.SAMPLER_TRAIN = sampler
     expected = flat(batches_of(cfg, 6))
@@ -305,8 +308,17 @@ def test_the_order_is_that_of_detectron2s_sampler_with_the_seed_of_the_config(cf
     assert flat(ids(batches_of(cfg, 10))) == [100 + index for index in order]
 
 
+def test_a_rare_class_is_in_every_second_image_of_class_aware_sampling(cfg, dicts):
+    dicts[0]["annotations"] = [{**dicts[0]["annotations"][0], "category_id": 1}]
+    cfg.DATALOADER.SAMPLER_TRAIN = "ClassAwareTrainingSampler"
+    seen = flat(ids(batches_of(cfg, 10)))
+    assert seen.count(100) == 20
+    assert 104 not in seen  # it has no object
+    assert flat(ids(batches_of(cfg, 5, start=5))) == seen[20:]
+
+
 def test_images_of_rare_classes_are_repeated(cfg, dicts):
-    dicts[0]["annotations"][0] = {**dicts[0]["annotations"][0], "category_id": 1}
+    dicts[0]["annotations"] = [{**dicts[0]["annotations"][0], "category_id": 1}]
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     cfg.DATALOADER.REPEAT_THRESHOLD = 0.9
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.9)

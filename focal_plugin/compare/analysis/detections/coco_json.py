@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....data.coco_ids import LEGAL, Id, canonical, is_id, wrong_ids
+from ....data.ignore_regions import classes_of_region
 from ..statistics import is_finite_number
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def read_ground_truth(file: Path) -> GroundTruth:
     """
     Read the annotations of a COCO json.
 
-    An annotation of an image that is not listed is left out, with a warning.
+    An annotation of an image that is not listed is left out, with a warning. An ignore region of
+    every class is a crowd of each.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -101,7 +103,8 @@ def read_ground_truth(file: Path) -> GroundTruth:
         if not is_finite_number(area):
             raise ValueError(f"{where}: area must be a finite number, got {area!r}")
         crowd = bool(annotation.get("iscrowd", 0))
-        rows.append((images[image_id], category, *box, area, crowd))
+        for of_class in classes_of_region(annotation, category, range(len(categories))):
+            rows.append((images[image_id], of_class, *box, area, crowd))
     if outside:
         logger.warning("%s: %d annotations of images that are not listed", file, outside)
     table = np.array(rows, dtype=np.float64).reshape(-1, 8)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 if TYPE_CHECKING:
-    from matplotlib.typing import LineStyleType, RcKeyType
+    from matplotlib.typing import RcKeyType
 
 # Each color has a CSS variable on the page, so that figures follow light and dark mode
 INK, MUTED, GRID, PAPER, REST = "#1b1e23", "#5f6772", "#dcdfe4", "#ffffff", "#a9b0ba"
@@ -33,9 +33,6 @@ PALETTE = (
     "#882255",
     "#999933",
 )
-MOST_COLORED = len(PALETTE) + 1  # plus the reference, in ink
-DASHES: tuple[LineStyleType, ...] = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)))
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -67,7 +64,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "text.color": INK,
-    "text.parse_math": False,  # an arm may have the name "$x$"
+    "text.parse_math": False,  # a class may have the name "$x$"
     "text.usetex": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -94,41 +91,12 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 PNG_DPI = 180
 
 
-@dataclass(frozen=True)
-class ArmStyle:
-    """Style of an arm in all figures; ``colored`` is False for the gray arms."""
-
-    color: str
-    dash: LineStyleType
-    marker: str
-    colored: bool
-
-
-def arm_styles(arms: tuple[str, ...], reference: str, shown: list[str]) -> dict[str, ArmStyle]:
-    """
-    Return the style of each arm.
-
-    The reference is in ink, the first arms of ``shown`` are in color, and all others are gray,
-    because nobody can tell twenty colors apart.
-
-    Args:
-        shown: arms, the most interesting first.
-    """
-    colored = [arm for arm in shown if arm != reference][: len(PALETTE)]
-    if len(arms) <= MOST_COLORED:  # the order of the spec keeps colors stable
-        colored = [arm for arm in arms if arm != reference]
-    styles = dict.fromkeys(arms, ArmStyle(REST, "solid", ".", colored=False))
-    styles[reference] = ArmStyle(INK, "solid", MARKERS[0], colored=True)
-    for i, arm in enumerate(colored):
-        dash = DASHES[(i // 3) % len(DASHES)]
-        styles[arm] = ArmStyle(PALETTE[i], dash, MARKERS[(i + 1) % len(MARKERS)], colored=True)
-    return styles
-
-
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Apply the style of the report, whatever the settings of the user."""
-    with mpl.rc_context():
+    """Apply the style of the pages, whatever the settings of the user."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # The text of a page is in the reader's font, which has the glyph
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield

@@ -1,0 +1,1 @@
+"""Finished runs of a comparison for the trackers of experiments that people use."""

@@ -1,0 +1,1 @@
+"""First comparison on a dataset of one's own: its config and its spec."""

@@ -1,0 +1,1 @@
+"""Pages for people that need no script and no network: their texts, tables, figures and look."""
