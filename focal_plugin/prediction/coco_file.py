@@ -15,6 +15,7 @@ from typing import Any
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
+from ..compare.report.cells import count_text
 from .detector import Detected, Unreadable
 
 
@@ -91,9 +92,9 @@ class CocoFile:
 
     @property
     def summary(self) -> str:
-        """Numbers of images and boxes, and of the boxes of each class, most frequent first."""
+        """Numbers of images, of objects found, and of those of each class, most frequent first."""
         counts = Counter(entry["category_id"] - 1 for entry in self._annotations)
         named = ((count, self._categories[k]["name"]) for k, count in counts.most_common())
         each = ", ".join(f"{count} {name}" for count, name in named)
-        boxes = f"{len(self._annotations)} boxes" + (f" ({each})" if each else "")
-        return f"{len(self._images)} images, {boxes}"
+        objects = count_text(len(self._annotations), "object") + (f" ({each})" if each else "")
+        return f"{count_text(len(self._images), 'image')}, {objects}"

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ..compare.report.cells import count_text
 from ..components import import_components
 from ..files import write_all
 from ..json_file import DamagedFileError, read_object
@@ -108,12 +109,12 @@ def _scores(run: TrainedRun) -> list[float | None] | None:
 def _images(cfg: CfgNode, given: Sequence[Path], run: TrainedRun) -> tuple[list[Tensor], str]:
     """Return images as the network gets them, one of another size, and where they come from."""
     device = torch.device(cfg.MODEL.DEVICE)
-    files, origin = (given, "given images") if given else (images_of_test_set(run), "test images")
+    files, origin = (given, "given image") if given else (images_of_test_set(run), "test image")
     if files:
         step = max(1, len(files) // NUM_IMAGES)
         chosen = [read_input(cfg, file).float() for file in files[::step][:NUM_IMAGES]]
     else:
-        origin = "random images"
+        origin = "random image"
         chosen = _random_images(cfg)
     first = chosen[0]
     lower = first[:, : max(1, first.shape[1] * 3 // 4)]  # in case all images have one size
@@ -133,9 +134,10 @@ def _random_images(cfg: CfgNode) -> list[Tensor]:
 
 
 def _sentence(found: Agreement, origin: str) -> str:
+    compared = count_text(found.images - 1, origin)
     text = (
-        f"Compared with the detector in PyTorch on {found.images - 1} {origin} and a part of one, "
-        f"with {found.boxes} boxes: largest difference {found.box_difference:.2g} px (tolerance "
+        f"Compared with the detector in PyTorch on {compared} and a part of one, with "
+        f"{found.boxes} boxes: largest difference {found.box_difference:.2g} px (tolerance "
         f"{BOX_TOLERANCE:g}) and {found.score_difference:.2g} in a score (tolerance "
         f"{SCORE_TOLERANCE:g})."
     )

@@ -13,6 +13,7 @@ import torch
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from ..compare.report.cells import count_text
 from ..components import import_components
 from ..files import write_text
 from .coco_file import CocoFile
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     if pictures and len(files) > failed:
         print(f"Pictures: {folder / PICTURES_FOLDER}")
     if failed:
-        print(f"{failed} of {len(files)} files could not be read.", file=sys.stderr)
+        print(f"{failed} of {count_text(len(files), 'file')} could not be read.", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
+from ..compare.report.cells import count_text
 from ..compare.runs.environment import Environment
 from ..config import get_cfg, resolve_device
 from ..data import num_classes_of_model
@@ -155,14 +156,14 @@ def progress_sentence(run: TrainedRun, model: TrainedModel) -> str:
             f"The training is unfinished: the weights are those after iteration "
             f"{model.iterations} of {total} ({run.weights.name})."
         )
-    return f"Weights: {run.weights}, after {model.iterations} iterations."
+    return f"Weights: {run.weights}, after {count_text(model.iterations, 'iteration')}."
 
 
 def _what_it_lacks(folder: Path) -> str:
     if not folder.is_dir():
         return "there is no such folder"
     runs = sorted(file.parent for file in folder.glob(f"*/{CONFIG_FILE}"))
-    hint = f"; it holds {len(runs)} runs, such as {runs[0]}" if runs else ""
+    hint = f"; it holds {count_text(len(runs), 'run')}, such as {runs[0]}" if runs else ""
     return f"it has no {CONFIG_FILE}{hint}"
 
 

@@ -96,7 +96,7 @@ def test_an_export_that_differs_is_not_written(run, tmp_path, images, capsys, mo
     chosen = ("--images", images[0], "--out", file, "--device", "cpu")
     assert export(run, "--format", "torchscript", *chosen) == 1
     said = capsys.readouterr()
-    assert "on 1 given images" in said.out
+    assert "on 1 given image and" in said.out
     assert "largest difference 1 px (tolerance 0.05)" in said.out
     assert said.err == "The exported detector differs, so it is not written.\n"
     assert not file.exists()
@@ -132,7 +132,7 @@ def test_without_images_random_ones_are_compared(run):
     found = read_run(run, device="cpu")
     without = found.__class__(found.folder, found.cfg, found.weights, False, None)
     chosen, origin = export_command._images(found.cfg, [], without)
-    assert origin == "random images"
+    assert origin == "random image"
     assert len(chosen) == 11
     assert len({image.shape for image in chosen}) > 4
     again, _ = export_command._images(found.cfg, [], without)

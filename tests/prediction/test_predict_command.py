@@ -4,9 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
+from detectron2.structures import Instances
 from PIL import Image
 
 import focal_plugin_commands as commands
+from focal_plugin.prediction.predict_command import shown
+from focal_plugin.prediction.thresholds import Thresholds
 
 
 def predict(*arguments):
@@ -19,7 +23,7 @@ def test_it_writes_a_coco_file_and_pictures(run, images, tmp_path, capsys):
     assert not said.err
     assert "Weights: " in said.out
     assert "Score thresholds with the largest F1 on tiny_shapes, at IoU 0.5:" in said.out
-    assert f"12 images, {len(read(tmp_path)['annotations'])} boxes (" in said.out
+    assert f"12 images, {len(read(tmp_path)['annotations'])} objects (" in said.out
     content = read(tmp_path)
     assert [image["file_name"] for image in content["images"]] == [x.name for x in images]
     least = {category["id"]: category["score_threshold"] for category in content["categories"]}
@@ -32,6 +36,14 @@ def test_it_writes_a_coco_file_and_pictures(run, images, tmp_path, capsys):
 
 def read(tmp_path):
     return json.loads((tmp_path / "out/predictions.json").read_text())
+
+
+def test_each_class_has_its_own_threshold_which_a_score_may_equal():
+    scores, classes = torch.tensor([0.5, 0.5, 0.25]), torch.tensor([0, 1, 1])
+    found = Instances((9, 9), scores=scores, pred_classes=classes)
+    kept = shown(found, Thresholds((0.75, float(scores[1]))))
+    assert kept.pred_classes.tolist() == [1]
+    assert kept.scores.tolist() == [0.5]
 
 
 def test_the_file_is_a_dataset_that_check_data_reads(run, images, tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_a_folder_that_is_no_run_is_explained(copy, damage, error, message):
 
 
 def test_the_folder_of_a_comparison_names_one_of_its_runs(copy):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"it holds 1 runs, such as {copy}")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"it holds 1 run, such as {copy}")):
         read_run(copy.parent)
 
 
