@@ -4,7 +4,8 @@ Partly labeled images: images of a COCO file in which only some categories were 
 An image may state `"labeled_categories"`, the ids of the categories of which every object is
 annotated. LVIS states the same in two lists: `"neg_category_ids"` are searched and absent, and
 `"not_exhaustive_category_ids"` are present, but not all annotated (arXiv:1908.03195 section 3). An
-image without such a field is labeled with every category.
+image without such a field is labeled with every category. So is every image of a file in which both
+lists are always empty, as some converters write them.
 """
 
 from __future__ import annotations
@@ -20,26 +21,24 @@ LABELED_CLASSES = "labeled_classes"
 """Key of a dataset dict: the labeled classes, as indices. Without it, every class is labeled."""
 
 
-def is_partly_labeled(image: Mapping[str, Any]) -> bool:
-    """Return True if an image of a COCO file states its labeled categories."""
-    return any(field in image for field in FIELDS)
+def partly_labeled(images: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the positions of the images of a COCO file that state their labeled categories."""
+    lists = (NEGATIVE, NOT_EXHAUSTIVE)
+    has_lists = any(image.get(field, []) != [] for image in images for field in lists)
+    fields = FIELDS if has_lists else (LABELED,)
+    return [row for row, image in enumerate(images) if any(field in image for field in fields)]
 
 
-def labeled_ids(image: Mapping[str, Any], annotated: Collection[Any]) -> list[Any] | None:
+def labeled_ids(image: Mapping[str, Any], annotated: Collection[Any]) -> list[Any]:
     """
-    Return the ids of the categories with which an image is labeled completely.
+    Return the ids of the categories with which a partly labeled image is labeled completely.
 
     Args:
         image: image of a COCO file, whose fields are lists of ids.
         annotated: category ids of its annotations.
-
-    Returns:
-        None if the image states nothing, which means every category.
     """
     if LABELED in image:
         return list(dict.fromkeys(image[LABELED]))
-    if not is_partly_labeled(image):
-        return None
     not_all = set(image.get(NOT_EXHAUSTIVE, ()))
     return [x for x in dict.fromkeys([*annotated, *image.get(NEGATIVE, ())]) if x not in not_all]
 
@@ -56,7 +55,8 @@ def add_labeled_classes(
         category_ids: category id of each class.
     """
     class_of = {category_id: index for index, category_id in enumerate(category_ids)}
-    stating = {x["id"]: x for x in content["images"] if is_partly_labeled(x)}
+    images = content["images"]
+    stating = {images[row]["id"]: images[row] for row in partly_labeled(images)}
     annotated: dict[Any, list[Any]] = {image_id: [] for image_id in stating}
     for annotation in content["annotations"]:
         if annotation["image_id"] in annotated:
@@ -64,7 +64,7 @@ def add_labeled_classes(
     for record in dicts:
         image_id = record["image_id"]
         if image_id in stating:
-            ids = labeled_ids(stating[image_id], annotated[image_id]) or []
+            ids = labeled_ids(stating[image_id], annotated[image_id])
             record[LABELED_CLASSES] = sorted(class_of[x] for x in ids)
 
 

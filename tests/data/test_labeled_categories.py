@@ -69,6 +69,14 @@ def of_images(dicts):
     return {x["image_id"]: x["labeled_classes"] for x in dicts if "labeled_classes" in x}
 
 
+def test_lists_of_lvis_that_are_empty_in_every_image_state_nothing(file):
+    empty = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    write(file, dict.fromkeys(FIELDS, empty))
+    assert "image-partly-labeled" not in check_coco(file, file.parent).counts
+    write(file, {**dict.fromkeys(FIELDS, empty), 5: {"neg_category_ids": [2]}})
+    assert check_coco(file, file.parent).counts["image-partly-labeled"] == len(FIELDS)
+
+
 def test_the_fields_become_the_labeled_classes_of_an_image(cfg):
     assert of_images(load_training_set(cfg)) == LABELED
 
@@ -126,7 +134,6 @@ def test_the_field_stays_when_instances_are_selected_or_moved():
 @pytest.mark.parametrize(
     ("image", "annotated", "expected"),
     [
-        ({}, [1], None),
         ({"labeled_categories": [3, 3, 1]}, [7], [3, 1]),
         ({"labeled_categories": [], "neg_category_ids": [4]}, [7], []),
         ({"neg_category_ids": [4, 5]}, [7, 7, 2], [7, 2, 4, 5]),
