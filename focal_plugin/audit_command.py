@@ -11,7 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .audit import audit_config
 from .audit.page import html_page
-from .audit.proposal_yaml import proposal_yaml
 from .audit.text_page import text_page
 from .components import import_components
 from .config import get_cfg
@@ -38,8 +37,6 @@ def main(args: argparse.Namespace) -> int:
     audit = audit_config(cfg, test=cfg.DATASETS.TEST, arms=args.arm, images=args.images)
     print(f"config: {args.config_file or _default(cfg)}")
     print(text_page(audit, colored=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
-    if audit.facts["proposal"]["status"] == "proposed":
-        print(f"\nproposal:\n{proposal_yaml(audit.facts['proposal'])}", end="")
     if args.json is not None:
         write_text(args.json, audit.as_json() + "\n")
     if args.html is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from .object_table import ObjectTable
 
-PAIRS_AT_ONCE = 1_000_000
+PAIRS_AT_ONCE = 100_000
 """Number of pairs that are compared together."""
 
 
@@ -23,12 +23,16 @@ def has_neighbor(table: ObjectTable, *, iou: float) -> np.ndarray:
     order = np.lexsort((boxes[:, 0], table.classes[objects], table.image[objects]))
     objects, boxes = objects[order], boxes[order]
     ends = _end_of_window(table, objects, boxes, iou)
+    y, height = boxes[:, 1], boxes[:, 3] - boxes[:, 1]
+    reach = (1 / iou - 1) * height + 1e-9 * height.max(initial=0)  # the other is 1 / iou as high
     counts = ends - np.arange(len(objects)) - 1
     found = np.zeros(len(table.classes), dtype=bool)
     for first, stop in _parts(counts):
         left = np.repeat(np.arange(first, stop), counts[first:stop])
         before = np.cumsum(counts[first:stop]) - counts[first:stop]
         right = left + 1 + np.arange(len(left)) - np.repeat(before, counts[first:stop])
+        close = np.abs(y[left] - y[right]) <= reach[left]
+        left, right = left[close], right[close]
         near = _iou(boxes[left], boxes[right]) >= iou
         found[objects[left[near]]] = found[objects[right[near]]] = True
     return found
@@ -67,9 +71,12 @@ def _parts(counts: np.ndarray) -> list[tuple[int, int]]:
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the IoU of pairs of boxes, (n, 4) each; 0 for two empty boxes."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    overlap = sides.clip(min=0).prod(axis=1)
-    areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    union = areas - overlap
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.T, b.T
+    width, height = (
+        (np.minimum(high, other_high) - np.maximum(low, other_low)).clip(min=0)
+        for low, high, other_low, other_high in [(ax1, ax2, bx1, bx2), (ay1, ay2, by1, by2)]
+    )
+    overlap = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - overlap
     iou: np.ndarray = np.divide(overlap, union, out=np.zeros_like(union), where=union > 0)
     return iou

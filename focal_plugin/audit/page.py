@@ -42,6 +42,11 @@ def _split_tables(facts: Facts) -> list[Table | None]:
     return [split_table(facts), *(decidable_table(facts, test) for test in tests)]
 
 
+def _offered(facts: Facts) -> str:
+    proposal = facts["proposal"]
+    return proposal_yaml(proposal) if proposal["status"] == "proposed" else ""
+
+
 ROOMS = (
     _Room(
         "anchors",
@@ -52,7 +57,7 @@ ROOMS = (
     _Room(
         "proposal",
         "Proposal",
-        code=lambda facts: proposal_yaml(facts["proposal"]),
+        code=_offered,
     ),
     _Room("classes", "Classes", figures=("positives",)),
     _Room(

@@ -22,7 +22,7 @@ WITHOUT_PROPOSAL = {
 
 def proposal_yaml(facts: dict[str, Any]) -> str:
     """
-    Return a YAML fragment with the keys of a proposal, for the end of a config file.
+    Return the keys of a proposal as YAML, for a config with the audited one as its `_BASE_`.
 
     Args:
         facts: result of :func:`~focal_plugin.audit.proposal.propose_anchors`.
@@ -49,7 +49,7 @@ def proposal_yaml(facts: dict[str, Any]) -> str:
     of_input = [(key, value) for key, value in keys.items() if key.startswith("INPUT.")]
     if of_input:
         lines += [
-            f"# {facts['cost']:.3g} times the pixels of the config, and about as much time.",
+            f"# {facts['cost']:.3g} times the pixels, so a step takes about as much longer",
             "INPUT:",
             *(f"  {key.removeprefix('INPUT.')}: {value}" for key, value in of_input),
         ]
@@ -64,14 +64,14 @@ def _lists(name: str, value: str, comments: list[str]) -> list[str]:
 def _recall_lines(facts: dict[str, Any]) -> list[str]:
     """Return comments with the recall before and after, the worst class first."""
     before, after = facts["before"], facts["after"]
-    counted = f"{facts['evaluated']:,} objects"
+    counted = f"{facts['evaluated']:,}"
     if facts["evaluated"] < facts["objects"]:
         counted += f" of {facts['objects']:,}"
     rows = [row for row in facts["per_class"] if row["before"] is not None]
     rows.sort(key=lambda row: row["before"])
     lines = [
-        f"# Anchors for {plain(', '.join(facts['train']))}, found with {counted}.",
-        "# Share of objects with an anchor of IoU .5, before and after:",
+        f"# Anchors for {plain(', '.join(facts['train']))}",
+        f"# Share of {counted} objects with an anchor of IoU .5, before and after:",
         _recall_line(before["recall"], after["recall"], "all objects"),
         *(_recall_line(row["before"], row["after"], row["name"]) for row in rows[:ROWS]),
     ]

@@ -113,7 +113,8 @@ def _proposal(facts: dict[str, Any]) -> list[str]:
     """Return the proposal of anchors as YAML, if there is one."""
     if facts["proposal"]["status"] != "proposed":
         return []
-    return [f"Proposal, for the end of your config:\n\n{proposal_yaml(facts['proposal']).rstrip()}"]
+    text = proposal_yaml(facts["proposal"]).rstrip()
+    return [f"Proposal, for a config with yours as its _BASE_:\n\n{text}"]
 
 
 def _share(value: float | None) -> str:

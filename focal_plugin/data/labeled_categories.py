@@ -4,8 +4,7 @@ Partly labeled images: images of a COCO file in which only some categories were 
 An image may state `"labeled_categories"`, the ids of the categories of which every object is
 annotated. LVIS states the same in two lists: `"neg_category_ids"` are searched and absent, and
 `"not_exhaustive_category_ids"` are present, but not all annotated (arXiv:1908.03195 section 3). An
-image without such a field is labeled with every category. So is every image of a file in which both
-lists are always empty, as some converters write them.
+image without such a field is labeled with every category.
 """
 
 from __future__ import annotations
@@ -21,20 +20,25 @@ LABELED_CLASSES = "labeled_classes"
 """Key of a dataset dict: the labeled classes, as indices. Without it, every class is labeled."""
 
 
-def partly_labeled(images: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the positions of the images of a COCO file that state their labeled categories."""
-    lists = (NEGATIVE, NOT_EXHAUSTIVE)
-    has_lists = any(image.get(field, []) != [] for image in images for field in lists)
-    fields = FIELDS if has_lists else (LABELED,)
+def rows_of_partly_labeled(images: Sequence[Mapping[str, Any]]) -> list[int]:
+    """
+    Return the rows of the images of a COCO file that state their labeled categories.
+
+    LVIS's two lists count unless all of them are empty. Converters write empty ones into files of
+    every kind.
+    """
+    of_lvis = (NEGATIVE, NOT_EXHAUSTIVE)
+    is_lvis = any(image.get(field, []) != [] for image in images for field in of_lvis)
+    fields = FIELDS if is_lvis else (LABELED,)
     return [row for row, image in enumerate(images) if any(field in image for field in fields)]
 
 
 def labeled_ids(image: Mapping[str, Any], annotated: Collection[Any]) -> list[Any]:
     """
-    Return the ids of the categories with which a partly labeled image is labeled completely.
+    Return the ids of the categories with which an image is labeled completely.
 
     Args:
-        image: image of a COCO file, whose fields are lists of ids.
+        image: image of a COCO file that states them, in fields that are lists of ids.
         annotated: category ids of its annotations.
     """
     if LABELED in image:
@@ -56,7 +60,7 @@ def add_labeled_classes(
     """
     class_of = {category_id: index for index, category_id in enumerate(category_ids)}
     images = content["images"]
-    stating = {images[row]["id"]: images[row] for row in partly_labeled(images)}
+    stating = {images[row]["id"]: images[row] for row in rows_of_partly_labeled(images)}
     annotated: dict[Any, list[Any]] = {image_id: [] for image_id in stating}
     for annotation in content["annotations"]:
         if annotation["image_id"] in annotated:

@@ -7,6 +7,7 @@ import yaml
 from detectron2.structures import Boxes, pairwise_iou
 
 from focal_plugin import get_cfg
+from focal_plugin.audit import proposal
 from focal_plugin.audit.anchor_search import Reach, Shapes
 from focal_plugin.audit.anchored_set import place_anchors
 from focal_plugin.audit.detector import read_detector
@@ -60,9 +61,11 @@ def offered():
 
 
 def test_the_best_iou_of_the_search_is_that_of_the_anchors():
-    data = placed(read_detector(coarse()), random_table(8, seed=2))
-    scales = np.array(data.detector.cfg.MODEL.ANCHOR_GENERATOR.SIZES[0]) / 8
-    found = Reach(data).best_iou(Shapes(scales, np.array([0.5, 1, 2])))
+    table = random_table(8, seed=2)
+    table.boxes[table.image == 0] = (90, 58, 96, 64)  # beyond the last location
+    sizes = [[5, 7, 9], [10, 14, 18], [20, 28, 36]]
+    data = placed(read_detector(coarse(MODEL__ANCHOR_GENERATOR__SIZES=sizes)), table)
+    found = Reach(data).best_iou(Shapes(np.array(sizes[0]) / 8, np.array([0.5, 1, 2])))
     dense = []
     for image in range(8):
         boxes = torch.from_numpy(data.frame.boxes[data.table.image == image])
@@ -111,8 +114,18 @@ def test_the_same_data_has_the_same_proposal_and_the_config_is_not_changed(offer
     unchanged = cfg.dump()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("focal_plugin.audit.anchor_search.GENERATIONS", 10)
+        patch.setattr(proposal, "FACTORS", (1.0, np.nan))  # the second one is not tried
         assert propose_anchors(cfg, table) == facts
     assert cfg.dump() == unchanged
+
+
+def test_each_class_counts_alike():
+    shapes = [(18, 54, 0)] * 50 + [(54, 18, 1)] * 3 + [(54, 18, 2)] * 3  # width, height, class
+    table = table_of_boxes([[(20, 5, 20 + w, 5 + h, label)] for w, h, label in shapes])
+    cfg = coarse(MODEL__ANCHOR_GENERATOR__SIZES=[[26], [52], [104]])
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]]  # one ratio cannot serve all
+    facts = propose_anchors(cfg, table)
+    assert [row["after"] for row in facts["per_class"]] == [0, 1, 1]
 
 
 def test_a_larger_input_is_offered_only_if_no_anchors_reach_the_objects(monkeypatch):
@@ -181,7 +194,7 @@ def test_the_yaml_is_a_config_with_the_keys_of_the_proposal(offered, tmp_path):
 
 def test_a_name_cannot_leave_its_comment(offered):
     _, _, facts = offered
-    rows = [{**row, "name": f"x\nMODEL: {i}\r"} for i, row in enumerate(facts["per_class"])]
+    rows = [{**row, "name": f"x\nEVIL: {i}\r"} for i, row in enumerate(facts["per_class"])]
     many = {**facts, "per_class": rows * 20, "train": ["a\nb: c"]}
     text = proposal_yaml(many)
     assert set(yaml.safe_load(text)) == {"MODEL"}

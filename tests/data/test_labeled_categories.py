@@ -13,7 +13,7 @@ from focal_plugin import get_cfg
 from focal_plugin.data import check_coco, register_datasets
 from focal_plugin.data.checks.check_coco import check_dicts
 from focal_plugin.data.ignore_regions import convert_ignore_regions
-from focal_plugin.data.labeled_categories import labeled_ids
+from focal_plugin.data.labeled_categories import labeled_ids, rows_of_partly_labeled
 from focal_plugin.data.loading.image_cache import CachedCrowdDatasetMapper, build_train_mapper
 from focal_plugin.data.loading.labeled_classes import LabeledClasses
 from focal_plugin.data.loading.stream import build_train_loader
@@ -67,14 +67,6 @@ def cfg(file):
 
 def of_images(dicts):
     return {x["image_id"]: x["labeled_classes"] for x in dicts if "labeled_classes" in x}
-
-
-def test_lists_of_lvis_that_are_empty_in_every_image_state_nothing(file):
-    empty = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-    write(file, dict.fromkeys(FIELDS, empty))
-    assert "image-partly-labeled" not in check_coco(file, file.parent).counts
-    write(file, {**dict.fromkeys(FIELDS, empty), 5: {"neg_category_ids": [2]}})
-    assert check_coco(file, file.parent).counts["image-partly-labeled"] == len(FIELDS)
 
 
 def test_the_fields_become_the_labeled_classes_of_an_image(cfg):
@@ -142,6 +134,14 @@ def test_the_field_stays_when_instances_are_selected_or_moved():
 )
 def test_the_labeled_categories_of_an_image(image, annotated, expected):
     assert labeled_ids(image, annotated) == expected
+
+
+def test_empty_lists_of_lvis_count_only_if_another_one_has_an_id():
+    """Converters write both lists, always empty, into the files of datasets without them."""
+    empty = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    assert rows_of_partly_labeled([empty, empty]) == []
+    assert rows_of_partly_labeled([empty, {"neg_category_ids": [2]}, {}]) == [0, 1]
+    assert rows_of_partly_labeled([empty, {"labeled_categories": []}]) == [1]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 
 from focal_plugin.engine import Checkpointer, Trainer
 from focal_plugin.engine.hooks.run_record import describe_environment
@@ -45,10 +46,9 @@ def run(tiny_shapes, tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
-def two_stage_run(tiny_shapes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two_stage_run")
-    make_run(folder, RCNN)
-    return folder
+def two_stage_model():
+    torch.manual_seed(0)
+    return build_model(narrow_cfg(RCNN, *SMALL, *CLASSES)).eval()
 
 
 @pytest.fixture

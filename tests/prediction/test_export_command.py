@@ -12,6 +12,7 @@ import focal_plugin_commands as commands
 from focal_plugin.prediction import export_command
 from focal_plugin.prediction.agreement import Agreement, compare, difference
 from focal_plugin.prediction.exported_model import Exported, eager, script
+from focal_plugin.prediction.portable_detector import ScriptableRCNN, TraceableDetector
 from focal_plugin.prediction.trained_run import load_model, read_run
 
 from ..modeling.pairs import RETINANET
@@ -41,12 +42,8 @@ def facts_in(file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["--tracing", "--scripting"])
-@pytest.mark.parametrize("kind", ["run", "two_stage_run"])
-def test_a_torchscript_file_detects_like_the_detector(
-    kind, how, request, tmp_path, capsys, monkeypatch
-):
+def test_a_torchscript_file_detects_like_the_detector(how, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export_command, "NUM_IMAGES", 2)
-    run = request.getfixturevalue(kind)
     file = tmp_path / "model.pt"
     assert export(run, "--format", "torchscript", how, "--out", file, "--device", "cpu") == 0
     said = capsys.readouterr().out
@@ -61,6 +58,15 @@ def test_a_torchscript_file_detects_like_the_detector(
     facts = facts_in(file)
     assert len(facts["class_names"]) == 5
     assert (facts["format"], facts["min_size"]) == ("BGR", 64)
+
+
+@pytest.mark.parametrize("adapter", [TraceableDetector, ScriptableRCNN])
+def test_what_is_exported_of_two_stages_detects_like_the_detector(adapter, two_stage_model):
+    image = torch.randint(0, 256, (3, 96, 80), generator=torch.Generator().manual_seed(3)).float()
+    with torch.no_grad():
+        found = adapter(two_stage_model)(image)
+    assert len(found[1]) > 0
+    assert difference(eager(two_stage_model, image), found) == (0.0, 0.0)
 
 
 @pytest.mark.slow

@@ -2,33 +2,55 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from focal_plugin.compare.runs.environment import Environment
 from focal_plugin.prediction.thresholds import automatic, best_thresholds
 from focal_plugin.prediction.trained_run import read_run
 from focal_plugin.score_thresholds import ClassThreshold, ScoreThresholds
 
 NAMES = ("a", "b")
+FILES = ("score_thresholds.json", "coco_instances_results.json")
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return read_run(run)
 
 
 @pytest.fixture
 def copy(run, tmp_path):
-    return shutil.copytree(run, tmp_path / "copy")
+    """Return a copy of what a run leaves beside its weights."""
+    (tmp_path / "inference").mkdir()
+    for name in ("env.json", *(f"inference/{name}" for name in FILES)):
+        shutil.copy(run / name, tmp_path / name)
+    return tmp_path
 
 
-def test_a_run_of_an_older_version_gets_the_same_from_its_detections(copy):
-    written = best_thresholds(read_run(copy))
+@pytest.fixture
+def best(found, copy):
+    """Return a function that finds the thresholds of the copy."""
+
+    def best():
+        return best_thresholds(replace(found, folder=copy, environment=Environment.read(copy)))
+
+    return best
+
+
+def test_a_run_of_an_older_version_gets_the_same_from_its_detections(copy, best):
+    written = best()
     (copy / "inference/score_thresholds.json").unlink()
-    assert best_thresholds(read_run(copy)) == written
+    assert best() == written
     assert written.together.score is not None
 
 
-def test_written_thresholds_need_no_ground_truth(copy):
-    written = best_thresholds(read_run(copy))
+def test_written_thresholds_need_no_ground_truth(copy, best):
+    written = best()
     (copy / "env.json").unlink()
     (copy / "inference/coco_instances_results.json").unlink()
-    assert best_thresholds(read_run(copy)) == written
+    assert best() == written
 
 
 def edit(copy, change):
@@ -74,10 +96,10 @@ def edit_detections(copy, content):
         ),
     ],
 )
-def test_a_run_without_known_thresholds_asks_for_one(copy, damage, error, message):
+def test_a_run_without_known_thresholds_asks_for_one(copy, best, damage, error, message):
     damage(copy)
     with pytest.raises(error, match=message):
-        best_thresholds(read_run(copy))
+        best()
 
 
 def thresholds(first, second, together):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,9 +89,9 @@ def test_a_folder_that_is_no_run_is_explained(copy, damage, error, message):
     assert str(copy) in str(raised.value) or error is KeyError
 
 
-def test_the_folder_of_a_comparison_names_one_of_its_runs(run):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"such as {run}")):
-        read_run(run.parent)
+def test_the_folder_of_a_comparison_names_one_of_its_runs(copy):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"it holds 1 runs, such as {copy}")):
+        read_run(copy.parent)
 
 
 def test_a_missing_file_of_weights_and_device_are_named(run, tmp_path):
@@ -121,14 +122,17 @@ def test_weights_with_a_nan_are_refused(copy):
         load_model(read_run(copy, weights=copy / "nan.pth"))
 
 
-def test_names_come_from_the_weights_then_the_config_then_the_record(copy):
-    recorded = load_model(read_run(copy)).class_names
+def test_names_come_from_the_weights_then_the_config_then_the_record(run):
+    found = read_run(run)
+    recorded = load_model(found).class_names
     assert recorded == tuple(MetadataCatalog.get("tiny_shapes").thing_classes)
-    edit_config(copy, lambda x: x["MODEL"]["FOCAL"].update(CLASS_NAMES=[*"abcde"]))
-    assert class_names(read_run(copy), tuple("vwxyz")) == tuple("vwxyz")
-    assert class_names(read_run(copy), ("too few",)) == tuple("abcde")
-    edit_config(copy, lambda x: x["MODEL"]["FOCAL"].update(CLASS_NAMES=[]))
-    assert class_names(read_run(copy), ()) == recorded
-    (copy / "env.json").unlink()
-    edit_config(copy, lambda x: x["DATASETS"].update(TRAIN=["not registered"]))
-    assert class_names(read_run(copy), ()) == tuple(f"class {i}" for i in range(5))
+    found.cfg.MODEL.FOCAL.CLASS_NAMES = [*"abcde"]
+    assert class_names(found, tuple("vwxyz")) == tuple("vwxyz")
+    assert class_names(found, ("too few",)) == tuple("abcde")
+    found.cfg.MODEL.FOCAL.CLASS_NAMES = []
+    assert class_names(found, ()) == recorded
+    found.cfg.DATASETS.TRAIN = ("not registered",)
+    assert class_names(found, ()) == recorded  # of env.json
+    unknown = replace(found, environment=None)
+    assert class_names(unknown, ()) == tuple(f"class {i}" for i in range(5))
+    MetadataCatalog.pop("not registered")

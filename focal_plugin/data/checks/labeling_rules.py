@@ -7,7 +7,7 @@ from typing import Any
 
 from ...names import shown
 from ..coco_ids import Id, is_id
-from ..labeled_categories import FIELDS, LABELED_CLASSES, partly_labeled
+from ..labeled_categories import FIELDS, LABELED_CLASSES, rows_of_partly_labeled
 from .findings import Findings
 
 
@@ -15,7 +15,7 @@ def check_labeled_categories(
     images: Sequence[dict[str, Any]], categories: Sequence[dict[str, Any]], found: Findings
 ) -> None:
     """Report the images of a COCO file that state their labeled categories, and unknown ids."""
-    stating = partly_labeled(images)
+    stating = rows_of_partly_labeled(images)
     known = {x["id"] for x in categories if is_id(x.get("id"))}
     faults = {row: _fault(images[row], known) for row in stating}
 
