@@ -141,8 +141,8 @@ def test_a_larger_input_is_offered_only_if_no_anchors_reach_the_objects(monkeypa
     assert (round(64 * factor), round(1333 * factor)) == (own.MIN_SIZE_TEST, own.MAX_SIZE_TEST)
     (sentence,) = proposal_sentences(facts)
     assert f"at {facts['after']['short']} px instead of 64 px" in sentence.text
-    monkeypatch.setattr(proposal, "FACTORS", (1.0,))
-    alone = propose_anchors(cfg, table)
+    alone = propose_anchors(cfg, table, larger_input=False)
+    assert not any(key.startswith("INPUT") for key in alone["opts"])
     assert (alone["per_class"][1]["after"] or 0) < min(0.95, facts["per_class"][1]["after"])
 
 

@@ -40,7 +40,7 @@ class ExportedRun:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What distinguishes the run from the others of the comparison."""
+        """Arm, seed, role and learning rate factor, which no other run shares."""
         return {
             "arm": self.arm,
             "seed": self.seed,

@@ -43,6 +43,18 @@ def arms(*names):
     return "arms: {" + ", ".join(f"{n}: {{config: {base}, arm: {n}}}" for n in names) + "}\n"
 
 
+def test_a_spec_may_name_itself_and_else_has_the_name_of_its_file(write):
+    text = arms("ce", "fl") + "seeds: 1\n"
+    assert load_spec(write(text, "mine.yaml")).name == "mine"
+    assert load_spec(write(f"name: 'cells 2'\n{text}")).name == "cells 2"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "''", "2024", "[a]", f"'{'x' * 81}'", r'"a\nb"'])
+def test_a_name_that_is_no_folder_is_refused(write, name):
+    with pytest.raises(ValueError, match="name "):
+        load_spec(write(f"name: {name}\n" + arms("ce") + "seeds: 1\n"))
+
+
 def as_trained(run):
     """Return the config that the trainer of a run makes from its command line."""
     args = argument_parser().parse_args(["--config-file", run.config_file, *run.opts])
