@@ -18,6 +18,7 @@ from .config_file import find_config_file
 from .data import DataError, DatasetArgument, check_datasets, register_coco_dataset
 from .data.checks.facts import find_json
 from .dataset_config import config_of_flags, parse_files
+from .engine.config_checks import check_config
 from .files import write_text
 
 BASE = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
@@ -33,6 +34,8 @@ def main(args: argparse.Namespace) -> int:
     """
     import_components(args.imports)
     cfg = _config(args)
+    cfg.MODEL.DEVICE = "cpu"  # no model runs
+    check_config(cfg, training=True, processes=1)
     _refuse_faults(cfg)
     audit = audit_config(cfg, test=cfg.DATASETS.TEST, arms=args.arm, images=args.images)
     print(f"config: {args.config_file or _default(cfg)}")

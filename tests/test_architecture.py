@@ -103,6 +103,7 @@ ALLOWED = {
         "config_file",
         "data",
         "dataset_config",
+        "engine",
         "files",
     },
     "check_data_command": {"components", "config", "data", "dataset_config"},

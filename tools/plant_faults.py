@@ -621,6 +621,27 @@ FAULTS = (
         "tests/test_doctor.py",
     ),
     Fault(
+        "audit-misses-the-last-column-of-anchors",
+        "focal_plugin/audit/overlaps.py",
+        "self.ranges.last[at])\n        return",
+        "self.ranges.last[at] - 1)\n        return",
+        "tests/audit/test_labeling.py",
+    ),
+    Fault(
+        "audit-gives-a-weak-anchor-to-the-wrong-object",
+        "focal_plugin/audit/matching.py",
+        "    _settle_weak(matcher, grid, boxes, images, matched, best)\n",
+        "",
+        "tests/audit/test_labeling.py",
+    ),
+    Fault(
+        "audit-forgets-the-factor-of-the-loss",
+        "focal_plugin/audit/loss_figures.py",
+        "start.weight * loss",
+        "loss",
+        "tests/audit/test_loss_figures.py",
+    ),
+    Fault(
         "strict-config-is-not-obeyed",
         "focal_plugin/check_data_command.py",
         "strict = args.strict or is_strict(cfg)",

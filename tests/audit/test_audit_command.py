@@ -83,6 +83,7 @@ def test_a_config_is_audited_with_its_keys_and_arms(run, files):
         ),
         (["nothing.json:images"], "file not found: nothing.json"),
         (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config-file", SMALL, "INPUT.MIN_SIZE_TRAIN", "()"], "INPUT.MIN_SIZE_TRAIN must have"),
         (["a:b", "--dataset", "x=a:b"], "without --config-file, give one training set"),
     ],
 )
