@@ -9,6 +9,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import ast
+import math
 import statistics
 import warnings
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def design(
     facts["data"] = _data_fact(draft.cfg, objects, tested)
     _set_input(draft, recipe, objects, input_size, facts)
     _set_anchors(draft, objects, facts, larger_input=input_size is None)
+    _set_detections(draft, objects, tested)
     _set_workers(draft, machine)
     with _threads(machine.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # train_net.py shows them in its log
@@ -224,6 +226,14 @@ def _set_anchors(
     if proposal["cost"] > 1:
         size = draft.cfg.INPUT.MIN_SIZE_TEST
         facts["input"] = f"{size} px, the shorter side: a smaller one leaves objects without anchor"
+
+
+def _set_detections(draft: Draft, train: ObjectTable, test: ObjectTable) -> None:
+    """Keep as many detections as the fullest image has objects, if the default drops some."""
+    most = max(int(np.bincount(table.image[table.is_object]).max()) for table in (train, test))
+    if most > draft.cfg.TEST.DETECTIONS_PER_IMAGE:
+        why = f"the fullest image has {most} objects; COCO's AP counts at most 100 of an image"
+        draft.set("TEST.DETECTIONS_PER_IMAGE", math.ceil(most / 100) * 100, why)
 
 
 def _set_workers(draft: Draft, machine: Machine) -> None:
