@@ -240,6 +240,12 @@ def _add_init_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="shorter side of an image for the model; default: as the smallest class requires",
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time; default: one per GPU, or one, as in `focal-compare run`",
+    )
     add_import_argument(parser)
 
 

@@ -50,7 +50,11 @@ def main(args: argparse.Namespace) -> int:
     budget_s = parse_duration(args.budget)
     _check_numbers(args)
     import_components(args.imports)
+    machine = this_machine(args.jobs)
     target = Path(args.name)
+    command = f"focal-compare run {shlex.quote(str(target / SPEC))}"
+    if args.jobs is not None:
+        command += f" --jobs {args.jobs}"
     with _new_folder(target) as folder:
         prefix = dataset_prefix(target.absolute().name)
         sources = find_sources(args.train, args.val, prefix=prefix, folder=folder)
@@ -62,14 +66,22 @@ def main(args: argparse.Namespace) -> int:
                 sources.test,
                 seeds=args.seeds,
                 budget_s=budget_s,
-                machine=this_machine(),
+                machine=machine,
                 input_size=args.input_size,
             )
             audit = audit_config(found.draft.cfg, test=[sources.test])
         write_text(folder / BASE, base_text(args.size, sources, found))
         write_text(
             folder / SPEC,
-            compare_text(target, folder, sources, found, seeds=args.seeds, imports=args.imports),
+            compare_text(
+                target.absolute().name,
+                command,
+                folder,
+                sources,
+                found,
+                seeds=args.seeds,
+                imports=args.imports,
+            ),
         )
         read_plan(folder / SPEC, ArmCheck())
     facts = {**sources.notes, **found.facts}
@@ -78,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         print("\nBefore training, the audit says:")
         print("\n".join(f"  {sentence.text}" for sentence in audit.red))
     print(f"\nWritten: {target / BASE}, {target / SPEC}")
-    print(f"Next: focal-compare run {shlex.quote(str(target / SPEC))}")
+    print(f"Next: {command}")
     return 0
 
 

@@ -18,7 +18,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 class Machine(NamedTuple):
     """
-    Share of this machine for a run of `focal-compare run` without options.
+    Share of this machine for a run of `focal-compare run`.
 
     Attributes:
         jobs: runs at a time.
@@ -33,9 +33,17 @@ class Machine(NamedTuple):
     memory: float
 
 
-def this_machine() -> Machine:
-    """Return what a run gets."""
-    division = divide(Options(), visible_gpus(), usable_processors())
+def this_machine(jobs: int | None = None) -> Machine:
+    """
+    Return what a run gets.
+
+    Args:
+        jobs: runs at a time, `--jobs` of that command. None: its default.
+
+    Raises:
+        ValueError: ``jobs`` exceeds what the machine has.
+    """
+    division = divide(Options(jobs=jobs), visible_gpus(), usable_processors())
     if torch.cuda.is_available():
         return Machine(division.jobs, division.threads, "cuda", torch.cuda.mem_get_info()[0])
     return Machine(division.jobs, division.threads, "cpu", main_memory() / division.jobs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ def base_text(size: str, sources: Sources, found: Design) -> str:
 
 
 def compare_text(
-    target: Path,
+    name: str,
+    command: str,
     folder: Path,
     sources: Sources,
     found: Design,
@@ -42,14 +42,15 @@ def compare_text(
     Return the text of `compare.yaml`.
 
     Args:
-        target: folder of the file in the end.
-        folder: folder beside it, which has its place so far.
+        name: of the comparison.
+        command: runs it.
+        folder: of the file, or a folder beside it.
         imports: modules and files of `--import`.
     """
     schedule = found.schedule
     iterations = len(ARMS) * seeds * schedule.iterations
     entries: list[tuple[str, Any, str]] = [
-        ("name", target.absolute().name, "title of the report, and folder below runs/"),
+        ("name", name, "title of the report, and folder below runs/"),
         ("base", BASE, "what all arms share"),
     ]
     if imports:
@@ -72,7 +73,7 @@ def compare_text(
     ]
     header = [
         "Which answer to imbalance helps on these images?",
-        f"    focal-compare run {shlex.quote(str(target / SPEC))}",
+        f"    {command}",
     ]
     return spec_text(header, entries)
 

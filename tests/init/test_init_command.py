@@ -28,6 +28,10 @@ def data(tiny_shapes, tmp_path_factory):
     return folder
 
 
+def machine_with(jobs):
+    return Machine(jobs or 1, 2, "cpu", 2.0**34)
+
+
 @pytest.fixture(scope="module")
 def costs():
     """Set the time and memory of a step and an image, instead of measuring them."""
@@ -35,7 +39,7 @@ def costs():
         patch.setattr(design, "bytes_per_image", lambda cfg: 2**24)
         patch.setattr(design, "seconds_per_step", lambda cfg, **_: 0.3)
         patch.setattr(design, "seconds_per_test_image", lambda cfg: 0.02)
-        patch.setattr(init_command, "this_machine", lambda: Machine(1, 2, "cpu", 2.0**34))
+        patch.setattr(init_command, "this_machine", machine_with)
         yield
 
 
@@ -135,13 +139,15 @@ def test_datasets_that_a_module_registers_can_be_named(data, cheap, tmp_path, ca
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
     said = capsys.readouterr().out
-    assert "focal-compare run pets/compare.yaml" in said
+    assert said.endswith("Next: focal-compare run pets/compare.yaml\n")
 
 
 def test_what_was_decided_is_told_in_a_dozen_lines(data, cheap, tmp_path, capsys):
     files = f"{data / 'all.json'}:{data / 'images'}"
-    assert init(tmp_path / "x", "--train", files, "--val", files, "--input-size", 96) == 0
+    options = ["--input-size", 96, "--jobs", 2]
+    assert init(tmp_path / "x", "--train", files, "--val", files, *options) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"Next: focal-compare run {tmp_path}/x/compare.yaml --jobs 2"
     assert len(lines) < 20
     text = "\n".join(lines)
     for word in ("96 px", "12 training and 12 validation images", "learning rate", "iterations"):
