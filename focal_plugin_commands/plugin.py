@@ -99,7 +99,7 @@ examples:
       files and a quoted pattern, into another folder
   focal-plugin predict output/mine photos/ --score 0.3 --no-images
       one score threshold for all classes, and no pictures
-  focal-plugin predict runs/mine/FL/1 photos/ --device cuda --batch 16
+  focal-plugin predict runs/mine/fl-seed1-95ec26a5 photos/ --device cuda --batch 16
       a run of a comparison, on a GPU
 
 RUN is the OUTPUT_DIR of a training. Each class has the score threshold with the largest F1 on the

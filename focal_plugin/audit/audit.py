@@ -65,7 +65,12 @@ class Audit:
 
 
 def audit_config(
-    cfg: CfgNode, *, test: Sequence[str] = (), arms: Sequence[str] = (), images: bool = False
+    cfg: CfgNode,
+    *,
+    test: Sequence[str] = (),
+    arms: Sequence[str] = (),
+    images: bool = False,
+    proposal: bool = True,
 ) -> Audit:
     """
     Audit the training set of a config with its own anchors, matcher and loss.
@@ -76,6 +81,7 @@ def audit_config(
         test: registered datasets to compare with the training set.
         arms: names of arms whose loss is compared with that of the config.
         images: whether images are opened to find near copies across datasets.
+        proposal: whether better anchors are searched for, which takes seconds.
 
     Raises:
         KeyError: an arm, a component or a dataset is unknown.
@@ -103,7 +109,7 @@ def audit_config(
         "ceilings": ceiling_facts(detector, table),
         "sides": side_facts(data, labeled.labeling.best_iou, num_classes),
         "splits": split_facts(table, [read_test_set(name) for name in test], images=images),
-        "proposal": propose_anchors(cfg, table),
+        "proposal": propose_anchors(cfg, table, search=proposal),
     }
     return Audit(facts, _all_sentences(facts))
 

@@ -61,7 +61,7 @@ class _Candidate(NamedTuple):
 
 
 def propose_anchors(
-    cfg: CfgNode, table: ObjectTable, *, larger_input: bool = True
+    cfg: CfgNode, table: ObjectTable, *, larger_input: bool = True, search: bool = True
 ) -> dict[str, Any]:
     """
     Propose anchors that reach the objects of every class on the network's input at test size.
@@ -73,13 +73,14 @@ def propose_anchors(
         cfg: a config whose model has anchors.
         table: the training set.
         larger_input: False to keep the input of the config in any case.
+        search: False to describe the anchors of the config only.
 
     Returns:
         JSON values:
 
         * `status`: "proposed", "enough" (every class has a recall of .99), "none" (the search found
-          nothing better), "empty" (no objects) or "unsupported" (the levels have different numbers
-          of sizes or ratios).
+          nothing better), "empty" (no objects), "unsupported" (the levels have different numbers
+          of sizes or ratios) or "not searched".
         * `before` and `after`: `sizes` of each level in pixels of the input, `ratios`, `short` and
           `longest`, the limits of the input's sides, and the `recall` at IoU .5. `after` is None
           without a proposal.
@@ -100,6 +101,8 @@ def propose_anchors(
         status = "enough"
     elif shapes is None:
         status = "unsupported"
+    elif not search:
+        status = "not searched"
     else:
         factors = FACTORS if larger_input and frame_at_test(cfg).short else FACTORS[:1]
         best = _choose(cfg, sample, shapes, counts, factors)

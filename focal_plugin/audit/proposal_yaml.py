@@ -15,6 +15,7 @@ WITHOUT_PROPOSAL = {
     "enough": "The anchors reach 99% of the objects of every class, so nothing is proposed.",
     "none": "No other sizes and ratios reach clearly more objects, so nothing is proposed.",
     "empty": "There are no objects, so nothing is proposed.",
+    "not searched": "Better anchors were not searched for.",
     "unsupported": "The levels have different numbers of anchors, so nothing is proposed.",
 }
 """Status without a proposal -> the reason."""

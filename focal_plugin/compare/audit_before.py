@@ -32,7 +32,7 @@ def audit_before(plan: Plan, output: Path) -> str:
     resolve_device(cfg)
     try:
         with registered(map(parse_dataset_argument, run.datasets)):
-            audit = audit_config(cfg, test=cfg.DATASETS.TEST)
+            audit = audit_config(cfg, test=cfg.DATASETS.TEST, proposal=False)
     except Exception as error:  # a detector without anchors, or data with a loader of its own
         return f"No audit: {in_words(error)}"
     content = {**json.loads(audit.as_json()), "config_hash": audited_hash(comparison)}

@@ -15,6 +15,7 @@ from ..engine.timed_steps import seconds_per_step
 from ..names import shown
 from ..run_folder import STATUS_FILE
 from ..yaml_text import load
+from .analysis.summary import Summary
 from .analysis.tuning import best_factors
 from .audit_before import audit_before
 from .dry_run import plan_text, time_text, trained_test_sets
@@ -68,7 +69,15 @@ def main(args: argparse.Namespace) -> int:
     files = write_report(output)
     print(f"\n{terminal_report(files.summary)}\n")
     print(f"The report: {files.html}")
+    if best := _best_run(files.summary):
+        print(f"Boxes of the run with the highest AP: focal-plugin predict {output / best} IMAGES")
     return _count_failures(comparison, statuses)
+
+
+def _best_run(summary: Summary) -> str | None:
+    """Return the id of the finished run with the highest AP; None if no run has one."""
+    scores = {run.id: run.ap["AP"] for run in summary.runs if run.ap.get("AP") is not None}
+    return max(scores, key=lambda run: scores[run], default=None)
 
 
 def _check_output(output: Path) -> None:

@@ -21,7 +21,7 @@ from ..files import write_text
 from ..names import shown
 from .design import ARMS, design
 from .duration import parse_duration
-from .machine import this_machine
+from .machine import busy_processors, this_machine
 from .recipes import RECIPES
 from .sources import dataset_prefix, find_sources
 from .written import BASE, SPEC, base_text, compare_text
@@ -30,6 +30,10 @@ LARGEST_INPUT = 4096
 """Largest `--input-size`, in pixels."""
 SMALLEST_INPUT = 32
 """Smallest `--input-size`, in pixels."""
+ENOUGH_SEEDS = 6
+"""Seeds of the default, below which no verdict is possible."""
+BUSY = 1.0
+"""Busy processors at the start from which on the time of a step is wrong."""
 LABEL_WIDTH = 9
 """Columns of the labels of the facts."""
 
@@ -50,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     budget_s = parse_duration(args.budget)
     _check_numbers(args)
     import_components(args.imports)
-    machine = this_machine(args.jobs)
+    machine, load = this_machine(args.jobs), busy_processors()
     target = Path(args.name)
     command = f"focal-compare run {shlex.quote(str(target / SPEC))}"
     if args.jobs is not None:
@@ -69,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
                 machine=machine,
                 input_size=args.input_size,
             )
-            audit = audit_config(found.draft.cfg, test=[sources.test])
+            audit = audit_config(found.draft.cfg, test=[sources.test], proposal=False)
         write_text(folder / BASE, base_text(args.size, sources, found))
         write_text(
             folder / SPEC,
@@ -85,6 +89,13 @@ def main(args: argparse.Namespace) -> int:
         )
         read_plan(folder / SPEC, ArmCheck())
     facts = {**sources.notes, **found.facts}
+    if args.seeds < ENOUGH_SEEDS:
+        facts["seeds"] = f"{args.seeds} of each arm: a first look; a verdict needs {ENOUGH_SEEDS}"
+    if load >= BUSY:
+        facts["machine"] = (
+            f"WARNING: {load:.1f} processors were busy before, so the time of a step is too high; "
+            "give the command again on an idle machine"
+        )
     print("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in facts.items()))
     if audit.red:
         print("\nBefore training, the audit says:")

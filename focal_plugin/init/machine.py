@@ -49,6 +49,11 @@ def this_machine(jobs: int | None = None) -> Machine:
     return Machine(division.jobs, division.threads, "cpu", main_memory() / division.jobs)
 
 
+def busy_processors() -> float:
+    """Return how many processors were busy in the last minute, this program included."""
+    return os.getloadavg()[0]
+
+
 def main_memory() -> float:
     """Return the main memory that is free, in bytes, at most the limit of the container."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from .. import arms
 from .design import ARMS, Design
 from .sources import Sources
@@ -59,7 +61,7 @@ def compare_text(
     if sources.files:
         entries.append(("datasets", _datasets(sources, found, folder), "paths seen from this file"))
     entries += [
-        ("arms", [(name, arms.load_for(found.draft.cfg, name).about) for name in ARMS], ""),
+        ("arms", [(name, _about(found.draft.cfg, name)) for name in ARMS], ""),
         ("reference", REFERENCE, "no remedy: every other arm is compared with it"),
         ("seeds", seeds, "fewer than 6 give no verdict; more find smaller differences"),
         (
@@ -76,6 +78,12 @@ def compare_text(
         f"    {command}",
     ]
     return spec_text(header, entries)
+
+
+def _about(cfg: CfgNode, name: str) -> str:
+    arm = arms.load_for(cfg, name)
+    loss = " The loss is that of the base, focal loss." if arm.family == arms.DATA else ""
+    return f"{arm.about}{loss}"
 
 
 def _datasets(sources: Sources, found: Design, folder: Path) -> dict[str, tuple[str, str]]:

@@ -68,7 +68,7 @@ def no_proposal():
     """Leave out the search for anchors, which has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
         name = "focal_plugin.audit.audit.propose_anchors"
-        patch.setattr(name, lambda *_: {"status": "enough"})
+        patch.setattr(name, lambda *_, **__: {"status": "enough"})
         yield
 
 

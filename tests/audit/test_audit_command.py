@@ -14,7 +14,9 @@ SMALL = "Shapes-Detection/retinanet_small.yaml"
 def run(tmp_path, monkeypatch, capsys):
     """Run the command in an empty folder, and forget the datasets that it registers."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("focal_plugin.audit.audit.propose_anchors", lambda *_: {"status": "enough"})
+    monkeypatch.setattr(
+        "focal_plugin.audit.audit.propose_anchors", lambda *_, **__: {"status": "enough"}
+    )
     before = set(DatasetCatalog.list())
 
     def command(*arguments):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from focal_plugin.audit import Audit, Sentence, proposal
+from focal_plugin.audit import Audit, Sentence
 from focal_plugin.compare import audit_before as module
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.audit_before import audit_before
@@ -40,7 +40,7 @@ def audits(monkeypatch):
     """Replace the audit by one with a red sentence, and return the configs that it is given."""
     configs = []
 
-    def audit_config(cfg, *, test):
+    def audit_config(cfg, *, test, proposal):
         configs.append((cfg, test))
         sentences = (Sentence("red", "anchors", FAULT), Sentence("green", "classes", "Fine."))
         return Audit({"format": 1}, sentences)
@@ -49,12 +49,12 @@ def audits(monkeypatch):
     return configs
 
 
-def test_the_reference_is_audited_as_it_trains(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(proposal, "FACTORS", (1.0,))
+def test_the_reference_is_audited_as_it_trains(plan, tmp_path):
     text = audit_before(plan("MODEL.ANCHOR_GENERATOR.SIZES", [[512], [512], [512]]), tmp_path)
     assert re.search(r"Before training, the audit says:\n  .*no anchor of IoU \.5", text)
     content = json.loads((tmp_path / "audit.json").read_text())
     assert content["anchors"]
+    assert content["proposal"]["status"] == "not searched"
     assert content["images"]["train"] == ["tiny_shapes"]
 
 
@@ -70,7 +70,7 @@ def test_an_audit_is_made_once_for_a_config(plan, audits, tmp_path):
 
 
 def test_what_cannot_be_audited_is_a_line_and_no_file(plan, monkeypatch, tmp_path):
-    def no_anchors(cfg, *, test):
+    def no_anchors(cfg, *, test, proposal):
         raise ValueError("the detector has no anchors")
 
     monkeypatch.setattr(module, "audit_config", no_anchors)

@@ -40,6 +40,7 @@ def costs():
         patch.setattr(design, "seconds_per_step", lambda cfg, **_: 0.3)
         patch.setattr(design, "seconds_per_test_image", lambda cfg: 0.02)
         patch.setattr(init_command, "this_machine", machine_with)
+        patch.setattr(init_command, "busy_processors", lambda: 0.9)
         yield
 
 
@@ -217,3 +218,12 @@ def test_the_help_parses():
     parser = plugin._parser()
     args = parser.parse_args(["init", "x", "--train", "a:b"])
     assert (args.budget, args.size, args.seeds) == ("2h", "small", 6)
+
+
+def test_a_busy_machine_and_few_seeds_are_told(data, cheap, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(init_command, "busy_processors", lambda: 1.7)
+    files = f"{data / 'all.json'}:{data / 'images'}"
+    assert init(tmp_path / "y", "--train", files, "--val", files, "--seeds", 2) == 0
+    said = capsys.readouterr().out
+    assert "WARNING: 1.7 processors were busy before" in said
+    assert "2 of each arm: a first look; a verdict needs 6" in said

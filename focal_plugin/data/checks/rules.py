@@ -255,7 +255,8 @@ RULES = {
     "box-tiny": Rule(
         "warning",
         "a box is at most one pixel wide and high",
-        "boxes are in pixels: multiply fractions of the image by its width and height",
+        "remove the slip of an annotator; if most boxes are tiny, they are fractions of the image: "
+        "multiply them by its width and height",
     ),
     "box-beyond-image": Rule(
         "warning",
