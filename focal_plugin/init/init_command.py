@@ -62,6 +62,8 @@ def main(args: argparse.Namespace) -> int:
     with _new_folder(target) as folder:
         prefix = dataset_prefix(target.absolute().name)
         sources = find_sources(args.train, args.val, prefix=prefix, folder=folder)
+        if load >= BUSY:
+            print(_warning(load), file=sys.stderr)
         print("Reading the data, and timing a few steps ...", file=sys.stderr)
         with registered(sources.files):
             found = design(
@@ -91,11 +93,6 @@ def main(args: argparse.Namespace) -> int:
     facts = {**sources.notes, **found.facts}
     if args.seeds < ENOUGH_SEEDS:
         facts["seeds"] = f"{args.seeds} of each arm: a first look; a verdict needs {ENOUGH_SEEDS}"
-    if load >= BUSY:
-        facts["machine"] = (
-            f"WARNING: {load:.1f} processors were busy before, so the time of a step is too high; "
-            "give the command again on an idle machine"
-        )
     print("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in facts.items()))
     if audit.red:
         print("\nBefore training, the audit says:")
@@ -103,6 +100,13 @@ def main(args: argparse.Namespace) -> int:
     print(f"\nWritten: {target / BASE}, {target / SPEC}")
     print(f"Next: {command}")
     return 0
+
+
+def _warning(load: float) -> str:
+    return (
+        f"WARNING: {load:.1f} processors were busy before, so the time of a step will be too high; "
+        "give the command again on an idle machine"
+    )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
