@@ -23,6 +23,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 gc.disable()  # until all tests are imported
 
+# A shell's background job ignores Ctrl-C, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _FOLDER = "FOCAL_PLUGIN_TESTS_FOLDER"
 """Environment variable with the folder of the session, which its other processes inherit."""
 
