@@ -3,13 +3,13 @@ Search for anchor sizes and ratios that reach the objects of every class.
 
 The size of an anchor is a scale times the stride of its level, and all levels share the scales, as
 in RetinaNet. So each level has the sizes that its stride serves, and the levels together cover all
-sizes. Differential evolution searches scales and ratios (Zlocha et al. 2019, arXiv:1906.02283).
+sizes. The scales of a level end where those of the next level begin: a large anchor on a fine level
+has many locations, and would take the positives from small objects. Differential evolution searches
+scales and ratios (Zlocha et al. 2019, arXiv:1906.02283).
 
 The paper maximizes the mean best IoU. Here an object counts from an IoU of .4 on, and fully from .6
 on. Each class counts alike, and the anchors have their places on the grid. k-means on the
-logarithms of width and height ignores the grid. On blood cells at 128 px, its anchors reached 80%,
-64% and 55% of red cells, white cells and platelets. Those of this search reached 99.7%, 99.5% and
-54%.
+logarithms of width and height ignores the grid.
 
 Shape shorthand:
     M: number of objects
@@ -111,18 +111,24 @@ def search(data: AnchoredSet, weights: np.ndarray, start: Shapes, *, largest: fl
     """
     reach, num = Reach(data), len(start.scales)
     low = min(1.0, *start.scales)  # a smaller anchor would miss what lies between two locations
-    bounds = [(np.log(low), np.log(largest))] * num
+    steps = reach.strides[1:] / reach.strides[:-1]
+    widest = np.log(min(steps, default=largest / low))
+    # the smallest scale, the distances of the others from it, and the ratios
+    bounds = [(np.log(low), np.log(largest)), *[(0, widest)] * (num - 1)]
     bounds += [(-np.log(MOST_ELONGATED), np.log(MOST_ELONGATED))] * len(start.ratios)
 
     def shapes_of(logs: np.ndarray) -> Shapes:
-        return Shapes(np.sort(np.exp(logs[:num])), np.sort(np.exp(logs[num:])))
+        scales = np.exp(logs[0] + np.append(0, np.sort(logs[1:num])))
+        return Shapes(scales, np.sort(np.exp(logs[num:])))
 
     def cost(logs: np.ndarray) -> float:
         iou = reach.best_iou(shapes_of(logs))
         reached = ((iou - COUNTS_FROM) / (COUNTS_FULLY - COUNTS_FROM)).clip(0, 1)
         return -float((reached + BEYOND * iou) @ weights)
 
-    first = np.clip(np.log(np.concatenate(start)), *np.transpose(bounds))
+    scales = np.log(start.scales)
+    first = np.concatenate([scales[:1], scales[1:] - scales[0], np.log(start.ratios)])
+    first = np.clip(first, *np.transpose(bounds))
     result = differential_evolution(
         cost,
         bounds,
