@@ -105,6 +105,8 @@ def test_the_proposal_keeps_levels_and_anchors_and_has_round_numbers(offered):
     strides = np.array(facts["strides"])[:, None]
     assert (np.array(after.SIZES) >= strides).all()
     assert (np.diff(after.SIZES, axis=1) > 0).all()
+    ends = np.array(after.SIZES)[:, -1]  # a level ends where the next one begins, but for rounding
+    assert (ends[:-1] <= np.array(after.SIZES)[1:, 0] + 1).all()
     assert all(round(ratio, 2) == ratio for ratio in after.ASPECT_RATIOS[0])
     assert facts["after"]["sizes"] == after.SIZES
 
