@@ -23,7 +23,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import differential_evolution
 
 from .anchored_set import AnchoredSet
 
@@ -109,6 +108,8 @@ def search(data: AnchoredSet, weights: np.ndarray, start: Shapes, *, largest: fl
         start: shapes to start from; the result has as many.
         largest: largest scale.
     """
+    from scipy.optimize import differential_evolution  # .3 s, for which no sweep should wait
+
     reach, num = Reach(data), len(start.scales)
     low = min(1.0, *start.scales)  # a smaller anchor would miss what lies between two locations
     steps = reach.strides[1:] / reach.strides[:-1]
