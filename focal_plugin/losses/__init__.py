@@ -2,6 +2,7 @@
 
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
+from .base import BagLoss
 from .box_iou import (
     CIoULoss,
     DIoULoss,
@@ -14,10 +15,12 @@ from .box_iou import (
     iou_loss,
 )
 from .build import (
+    BAG_LOSS_REGISTRY,
     BOX_LOSS_REGISTRY,
     CLS_LOSS_REGISTRY,
     BoxLoss,
     ClassificationLoss,
+    build_bag_loss,
     build_box_loss,
     build_cls_loss,
 )
@@ -26,6 +29,7 @@ from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_l
 from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
 from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
+from .free_anchor import FreeAnchorLoss, free_anchor_loss
 from .ghm import GHMLoss, ghm_loss
 from .ghm_box import GHMBoxLoss, ghm_box_loss
 from .huber import HuberLoss, huber_loss
