@@ -31,6 +31,7 @@ from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
 from ..losses.base import require_rows
 from ..losses.processes import mean_over_processes
 from ..mining import Miner
+from ..ops.levels import rows_of_levels, split_levels
 from ..registry import DENSE, ConfigScope
 from .balance import Balance, SharedFeatures
 from .dense_targets import DenseTargets
@@ -244,13 +245,8 @@ class DenseLossMixin:
         """Split by level if the loss allows it, which avoids a copy of all logits."""
         if not self.cls_loss.decomposes:
             return [cat(logits, dim=1)], [labels], None if quality is None else [quality]
-        sizes = [x[0, ..., 0].numel() for x in logits]
-
-        def split(anchors: Tensor) -> list[Tensor]:
-            levels = zip(anchors.split(sizes, dim=1), logits, strict=True)
-            return [level.reshape(x.shape[:-1]) for level, x in levels]
-
-        return logits, split(labels), None if quality is None else split(quality)
+        of_levels = None if quality is None else split_levels(quality, logits)
+        return logits, split_levels(labels, logits), of_levels
 
     def _both_losses(
         self, batch: DenseBatch, labels: Tensor, boxed: Tensor
@@ -287,7 +283,7 @@ class DenseLossMixin:
             return None if weight is None else weight[boxed]
         if self.box_weighted_by == "iou":
             return self._iou(batch, boxed)
-        logits = _rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
+        logits = rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
         if self.cls_loss.softmax:
             return logits.softmax(dim=1)[:, :-1].amax(dim=1)
         return logits.sigmoid().amax(dim=1)
@@ -295,7 +291,7 @@ class DenseLossMixin:
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""
         image, anchor = positives.nonzero(as_tuple=True)
-        deltas = _rows_of_levels(batch.deltas, image, anchor)
+        deltas = rows_of_levels(batch.deltas, image, anchor)
         anchors = batch.anchors[anchor]
         gt_boxes = torch.cat(
             [boxes[mask] for boxes, mask in zip(batch.targets.gt_boxes, positives, strict=True)]
@@ -338,7 +334,7 @@ class DenseLossMixin:
 
     def _decode(self, batch: DenseBatch, image: Tensor, anchor: Tensor) -> Tensor:
         """Return the predicted boxes of some anchors, (V, 4); both indices are (V,)."""
-        deltas = _rows_of_levels(batch.deltas, image, anchor)
+        deltas = rows_of_levels(batch.deltas, image, anchor)
         return self.box2box_transform.apply_deltas(deltas, batch.anchors[anchor])
 
 
@@ -350,27 +346,3 @@ def _positive(total: Tensor) -> Tensor:
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:
     """Return (N, Ri, K) tensors, as copies if the logits of an anchor are not adjacent."""
     return [x.flatten(1, -2) for x in logits]
-
-
-def _rows_of_levels(levels: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
-    """
-    Gather the predictions of some anchors, without a copy of all predictions.
-
-    Args:
-        levels: (N, ..., D) each, D numbers per anchor, in any layout.
-        image, anchor: int64 (V,), in 0..N-1 and 0..R-1.
-
-    Returns:
-        (V, D).
-    """
-    rows = []
-    places = []
-    first = 0
-    for level in levels:
-        shape = level.shape[1:-1]
-        place = ((anchor >= first) & (anchor < first + shape.numel())).nonzero().squeeze(1)
-        within = torch.unravel_index(anchor[place] - first, shape)
-        rows.append(level[(image[place], *within)])
-        places.append(place)
-        first += shape.numel()
-    return torch.cat(rows)[torch.cat(places).argsort()]

@@ -12,7 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,23 +25,32 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_option
 from ..losses import (
+    BagLoss,
     BoxLoss,
     ClassificationLoss,
     SigmoidFocalLoss,
+    build_bag_loss,
     build_box_loss,
     build_cls_loss,
 )
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
+from .assigners import AnchorGrid, Assigner, DensePredictions, build_assigner
 from .balance import Balance, FixedBalance, build_balance, features_shared_by
 from .class_names import name_classes
 from .dense_losses import DenseLossMixin, box_weighting_of
 from .dense_targets import DenseTargets
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
-from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
+from .matcher import (
+    IGNORED_CROWDS,
+    Match,
+    build_anchor_matcher,
+    match_images,
+    split_crowds,
+)
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
-from .unlabeled_classes import leave_out_unlabeled
+from .unlabeled_classes import FIELD, leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
@@ -72,6 +81,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         box_weighted_by: str = "",
         normalizer: Normalizer | None = None,
         balance: Balance | None = None,
+        assigner: Assigner | None = None,
+        bag_loss: BagLoss | None = None,
         miner: Miner | None = None,
         loss_weight: dict[str, float] | None = None,
         ignores_crowds: bool = False,
@@ -87,6 +98,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             box_weighted_by: the weight of each box: "" (1), "score", "iou" or "target".
             normalizer: the divisor of both losses. None: stock's running mean.
             balance: the balance between both losses. None: their constant weights alone.
+            assigner: the rule that assigns anchors to objects. None: that of ``anchor_matcher``.
+            bag_loss: the loss that replaces both losses, their divisor and the assigner. None:
+                there is none.
             miner: the selection of the anchors that count; None: every anchor counts.
             loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a missing name.
             ignores_crowds: if True, background anchors inside crowd regions are ignored.
@@ -95,7 +109,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         Raises:
             ValueError: one of loss and head uses softmax logits and the other sigmoid logits, or a
                 name in ``loss_weight`` is unknown; or ``miner`` cannot rank anchors by a loss that
-                is a sum only.
+                is a sum only; or ``assigner`` or ``bag_loss`` does not work with another part.
         """
         super().__init__(**kwargs)
         cls_loss = cls_loss or SigmoidFocalLoss(
@@ -119,8 +133,11 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         self.box_weighted_by = box_weighted_by
         self.balance = balance or FixedBalance()
         self.shared_features = features_shared_by(self.head, self.balance)
+        self.assigner = assigner
+        self.bag_loss = bag_loss
         self.miner = miner
         self.check_parts()
+        self._check_assignment()
         self.loss_weight = loss_weight or {}
         self.ignores_crowds = ignores_crowds
 
@@ -142,6 +159,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "box_weighted_by": box_weighting_of(cfg),
             "normalizer": build_normalizer(cfg),
             "balance": build_balance(cfg),
+            "assigner": build_assigner(cfg),
+            "bag_loss": build_bag_loss(cfg),
             "miner": build_miner(cfg),
             "loss_weight": {
                 "loss_cls": _weight(cfg, "CLS_LOSS"),
@@ -149,6 +168,34 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             },
             "ignores_crowds": ignores_crowds(cfg),
         }
+
+    def _check_assignment(self) -> None:
+        """
+        Check that the parts work with the assigner, or with a loss that has no labels.
+
+        Raises:
+            ValueError: they do not.
+        """
+        reader = self.assigner if self.assigner and self.assigner.needs_predictions else None
+        reader_of_scores = self.bag_loss or reader
+        if reader_of_scores is not None and self.cls_loss.softmax:
+            raise ValueError(
+                f"{type(reader_of_scores).__name__} reads sigmoid logits, but "
+                f"{type(self.cls_loss).__name__} has softmax logits (MODEL.FOCAL.CLS_LOSS.NAME)"
+            )
+        if self.bag_loss is None:
+            return
+        unused = {
+            "ASSIGNER.NAME": self.assigner is not None,
+            "BALANCE.NAME": not isinstance(self.balance, FixedBalance),
+            "BOX_LOSS.WEIGHTED_BY": bool(self.box_weighted_by),
+            "MINING.NAME": self.miner is not None,
+        }
+        for key in (key for key, is_set in unused.items() if is_set):
+            raise ValueError(
+                f"MODEL.FOCAL.{key} must have its default, because "
+                f"{type(self.bag_loss).__name__} gives no label to an anchor"
+            )
 
     def forward_training(
         self,
@@ -163,19 +210,57 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         The predictions of the head are not copied into another layout. Classes with which an image
         is not labeled have no negatives there, see :func:`leave_out_unlabeled`.
         """
-        logits, deltas = predictions
         anchors = self.anchor_generator(features)
-        by_anchor = [view_as_anchors(x, self.num_classes) for x in logits]
-        targets = self.assign(anchors, gt_instances)
+        logits = [view_as_anchors(x, self.num_classes) for x in predictions[0]]
+        deltas = [view_as_anchors(x, 4) for x in predictions[1]]
+        if self.bag_loss is not None:
+            return self._bag_losses(self.bag_loss, anchors, logits, deltas, gt_instances)
+        targets = self.assign(
+            anchors, gt_instances, DensePredictions(logits, deltas, self.box2box_transform)
+        )
         gt_labels = list(targets.labels)
         return self.losses(
             anchors,
-            leave_out_unlabeled(by_anchor, gt_labels, gt_instances),
+            leave_out_unlabeled(logits, gt_labels, gt_instances),
             gt_labels,
-            [view_as_anchors(x, 4) for x in deltas],
+            deltas,
             targets.gt_boxes,
             targets=targets,
         )
+
+    def _bag_losses(
+        self,
+        bag_loss: BagLoss,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Compute the losses without labels of anchors, see :meth:`forward_training`."""
+        if any(instances.has(FIELD) for instances in gt_instances):
+            raise ValueError(
+                f"{type(bag_loss).__name__} requires images that are labeled with every class; set "
+                "MODEL.FOCAL.ANCHOR_LABELS.UNLABELED to 'background'"
+            )
+        all_anchors = Boxes.cat(anchors)
+        ignored = torch.zeros(
+            len(gt_instances), len(all_anchors), dtype=torch.int8, device=all_anchors.device
+        )
+        objects, crowds = zip(*map(split_crowds, gt_instances), strict=True)
+        if self.ignores_crowds:
+            for labels, regions in zip(ignored, crowds, strict=True):
+                IGNORED_CROWDS.apply_(labels, all_anchors, regions, background=0)
+        losses = bag_loss(
+            logits,
+            deltas,
+            all_anchors.tensor,
+            [x.gt_boxes.tensor for x in objects],
+            [x.gt_classes for x in objects],
+            transform=self.box2box_transform,
+            ignored=ignored < 0,
+        )
+        assert isinstance(losses, dict)
+        return losses
 
     @torch.no_grad()
     def label_anchors(
@@ -186,7 +271,12 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         return list(targets.labels), targets.gt_boxes
 
     @torch.no_grad()
-    def assign(self, anchors: list[Boxes], gt_instances: list[Instances]) -> DenseTargets:
+    def assign(
+        self,
+        anchors: list[Boxes],
+        gt_instances: list[Instances],
+        predictions: DensePredictions | None = None,
+    ) -> DenseTargets:
         """
         Give each anchor its target.
 
@@ -196,10 +286,20 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         Args:
             anchors: one per level, Hi * Wi * A boxes.
             gt_instances: one per image, with gt_boxes and gt_classes.
+            predictions: the predictions for the same images, for an assigner that needs them.
+
+        Raises:
+            ValueError: the assigner needs predictions, but there are none.
         """
         all_anchors = Boxes.cat(anchors)
-        gt_labels, gt_boxes, objects = [], [], []
-        for match in match_images(self.anchor_matcher, all_anchors, gt_instances):
+        matches: Iterable[Match]
+        if self.assigner is None:
+            matches = match_images(self.anchor_matcher, all_anchors, gt_instances)
+        else:
+            grid = AnchorGrid.of(anchors, self.anchor_generator)
+            matches = self.assigner.match(grid, gt_instances, predictions)
+        gt_labels, gt_boxes, objects, soft_targets, num_unassigned = [], [], [], [], []
+        for match in matches:
             classes = match.classes
             labels = classes.masked_fill(match.labels == 0, self.num_classes)
             labels.masked_fill_(match.labels == -1, -1)
@@ -212,7 +312,18 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             gt_labels.append(labels)
             gt_boxes.append(match.boxes)
             objects.append(match.idxs)
-        return DenseTargets(torch.stack(gt_labels), gt_boxes, torch.stack(objects))
+            num_unassigned.append(match.num_unassigned)
+            if match.target is not None:
+                soft_targets.append(match.target)
+        target = torch.stack(soft_targets) if soft_targets else None
+        return DenseTargets(
+            torch.stack(gt_labels),
+            gt_boxes,
+            torch.stack(objects),
+            quality=target,
+            weight=target,
+            num_unassigned=torch.stack(num_unassigned),
+        )
 
     def losses(
         self,
@@ -244,6 +355,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         num_images = len(result.num_pos)
         storage = get_event_storage()
         storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)
+        if targets.num_unassigned is not None:
+            num_unassigned = targets.num_unassigned.sum().item()
+            storage.put_scalar("num_objects_without_anchor", num_unassigned / num_images)
         if self.miner is not None:
             num_kept = (result.labels >= 0).sum().item()
             storage.put_scalar("num_kept_anchors", num_kept / num_images)
