@@ -102,8 +102,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Factor of the loss
     loss.WEIGHT = 1.0
     # Weight of each box: "" (1, stock), "score" (the largest probability of a class), "iou" (of the
-    # predicted box) or "target" (the weight that the assigner gives). The loss is then divided by
-    # the sum of the weights
+    # predicted box), "centerness" (of the anchor) or "target" (the weight that the assigner gives).
+    # The loss is then divided by the sum of the weights
     loss.WEIGHTED_BY = ""
     # HuberLoss: end of the parabola
     loss.HUBER_DELTA = 1 / 9
@@ -201,6 +201,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.HEAD.CLASSIFIER = "conv"
     # "cosine": factor of the cosine
     node.HEAD.COSINE_SCALE = 20.0
+    # DistributionRetinaNetHead: bins of a distance, and factor of the distribution focal loss
+    node.HEAD.NUM_BINS = 17
+    node.HEAD.DFL_WEIGHT = 0.25
 
     # FocalRPN (a name for MODEL.PROPOSAL_GENERATOR.NAME): "detectron2", "tensorpack" or
     # "matterport". The style sets each key below that is empty or None

@@ -38,6 +38,7 @@ from ..mining import Miner, build_miner
 from ..registry import configurable
 from .assigners import AnchorGrid, Assigner, DensePredictions, build_assigner
 from .balance import Balance, FixedBalance, build_balance, features_shared_by
+from .box_output_heads import BoxOutputHead
 from .class_names import name_classes
 from .dense_losses import DenseLossMixin, box_weighting_of
 from .dense_targets import DenseTargets
@@ -148,11 +149,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
             stock = super().from_config(cfg)
+        head = _build_head(cfg, stock["backbone"].output_shape(), stock["head"])
         cls_loss = build_cls_loss(cfg)
         warn_of_missing_options(cfg, cls_loss, _OPTIONS_OF_STOCKS_LOSS)
         return {
             **stock,
-            "head": _build_head(cfg, stock["backbone"].output_shape(), stock["head"]),
+            "head": head,
+            "box2box_transform": getattr(head, "box2box_transform", stock["box2box_transform"]),
             "anchor_matcher": build_anchor_matcher(cfg),
             "cls_loss": cls_loss,
             "box_loss": build_box_loss(cfg),
@@ -189,6 +192,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "ASSIGNER.NAME": self.assigner is not None,
             "BALANCE.NAME": not isinstance(self.balance, FixedBalance),
             "BOX_LOSS.WEIGHTED_BY": bool(self.box_weighted_by),
+            "HEAD.NAME": isinstance(self.head, BoxOutputHead),
             "MINING.NAME": self.miner is not None,
         }
         for key in (key for key, is_set in unused.items() if is_set):
@@ -212,7 +216,12 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         """
         anchors = self.anchor_generator(features)
         logits = [view_as_anchors(x, self.num_classes) for x in predictions[0]]
-        deltas = [view_as_anchors(x, 4) for x in predictions[1]]
+        box_outputs = None
+        if isinstance(self.head, BoxOutputHead):
+            box_outputs = [view_as_anchors(x, self.head.box_channels) for x in predictions[1]]
+            deltas = [self.head.deltas_of(x) for x in box_outputs]
+        else:
+            deltas = [view_as_anchors(x, 4) for x in predictions[1]]
         if self.bag_loss is not None:
             return self._bag_losses(self.bag_loss, anchors, logits, deltas, gt_instances)
         targets = self.assign(
@@ -226,6 +235,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             deltas,
             targets.gt_boxes,
             targets=targets,
+            box_outputs=box_outputs,
         )
 
     def _bag_losses(
@@ -334,6 +344,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         gt_boxes: list[Tensor],
         *,
         targets: DenseTargets | None = None,
+        box_outputs: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """
         Compute the losses with the injected components, see :meth:`RetinaNet.losses`.
@@ -347,11 +358,15 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             targets: the same labels and boxes, with all else that the assigner gives. None: it
                 gives nothing else.
 
+            box_outputs: one per level, (N, Hi, Wi, A, D), of a head that predicts more than deltas.
+
         Returns:
-            "loss_cls" and "loss_box_reg", float32 scalars.
+            "loss_cls", "loss_box_reg" and those of the head, float32 scalars.
         """
         targets = targets or DenseTargets(torch.stack(gt_labels), gt_boxes)
-        result = self.dense_losses(anchors, pred_logits, targets, pred_anchor_deltas)
+        result = self.dense_losses(
+            anchors, pred_logits, targets, pred_anchor_deltas, box_outputs=box_outputs
+        )
         num_images = len(result.num_pos)
         storage = get_event_storage()
         storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)
@@ -361,7 +376,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         if self.miner is not None:
             num_kept = (result.labels >= 0).sum().item()
             storage.put_scalar("num_kept_anchors", num_kept / num_images)
-        losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box}
+        losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box, **result.auxiliary}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
 
