@@ -21,7 +21,7 @@ def atss_assign(
     anchors_per_location: int | None = 1,
 ) -> Tensor:
     """
-    Assign anchors by adaptive training sample selection (ATSS).
+    Assign anchors by adaptive training sample selection (ATSS), with a threshold per object.
 
         candidates of g = on each level, the k * A anchors whose centers are nearest to that of g
         T_g             = mean + standard deviation of the candidates' IoU with g

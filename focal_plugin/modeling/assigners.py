@@ -167,7 +167,7 @@ class Assigner(ConfigurableModule):
 
 class ATSSAssigner(Assigner):
     """
-    Assigner with a threshold of the IoU for each object, see :func:`atss_assign`.
+    Module of :func:`atss_assign`.
 
     Reported:
         RetinaNet R-50-FPN with the recipe of FCOS, COCO: 37.0 -> 39.3 AP over IoU thresholds
@@ -202,7 +202,7 @@ class ATSSAssigner(Assigner):
 
 class TALAssigner(ATSSAssigner):
     """
-    Assigner by the agreement of score and box, with a soft target, see :func:`tal_assign`.
+    Module of :func:`tal_assign`.
 
     The target is the `quality` of a loss that requires one, and the weight of a positive. At first,
     the scores mean nothing. There the assigner is ATSS, and the target is 1.
@@ -285,7 +285,7 @@ class TALAssigner(ATSSAssigner):
 
 class SimOTAAssigner(Assigner):
     """
-    Assigner of the cheapest anchors by class and box loss, see :func:`simota_assign`.
+    Module of :func:`simota_assign`.
 
     Reported:
         none for a RetinaNet
@@ -339,7 +339,7 @@ class SimOTAAssigner(Assigner):
 
 class PAAAssigner(Assigner):
     """
-    Assigner that separates good candidates from bad ones by their loss, see :func:`paa_assign`.
+    Module of :func:`paa_assign`.
 
     The loss of a candidate is the focal loss plus the GIoU loss, whatever the detector trains with.
 
