@@ -40,6 +40,7 @@ from focal_plugin.dataset_config import config_of_flags
 from focal_plugin.modeling import FocalRetinaNet, build_assigner
 from focal_plugin.modeling.assigners import DensePredictions
 from focal_plugin.modeling.dense_targets import DenseTargets
+from focal_plugin.modeling.matcher import split_crowds
 from focal_plugin.modeling.retinanet import view_as_anchors
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "assignment" / "shapes.png"
@@ -116,8 +117,12 @@ def load_images(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
     mapper = CrowdDatasetMapper(cfg, is_train=True)
     mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
     name = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0]
-    dicts = [x for x in DatasetCatalog.get(name) if 2 <= len(x["annotations"]) <= 8]
+    dicts = [x for x in DatasetCatalog.get(name) if 2 <= _num_objects(x) <= 8]
     return [mapper(x) for x in dicts[:count]]
+
+
+def _num_objects(image: dict[str, Any]) -> int:
+    return sum(not annotation.get("iscrowd") for annotation in image["annotations"])
 
 
 @torch.no_grad()
@@ -165,7 +170,8 @@ def _draw_image(
     labels, objects = targets.labels[0], targets.objects
     assert objects is not None
     counts = []
-    for g, box in enumerate(image["instances"].gt_boxes.tensor.tolist()):
+    instances, _ = split_crowds(image["instances"])
+    for g, box in enumerate(instances.gt_boxes.tensor.tolist()):
         color = plt.get_cmap("tab10")(g % 10)
         x1, y1, x2, y2 = box
         axes.add_patch(

@@ -71,6 +71,7 @@ class DenseStep(NamedTuple):
 
     anchors: Tensor  # (R, 4), XYXY
     logits: list[Tensor]  # one per level, (N, Ri, K), or K+1 for a softmax loss
+    targets: DenseTargets
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
     kept_labels: Tensor  # (N, R), labels with -1 for the anchors that mining drops
     quality: Tensor | None  # (N, R), IoU; None if the loss does not use it
@@ -205,6 +206,7 @@ class DenseLossMixin:
                 DenseStep(
                     anchors=batch.anchors,
                     logits=_as_rows(batch.logits),
+                    targets=targets,
                     labels=targets.labels,
                     kept_labels=labels,
                     quality=quality,
