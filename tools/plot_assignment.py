@@ -14,6 +14,7 @@ predictions see those of one detector, trained for some steps with stock's rule.
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
@@ -61,9 +64,9 @@ RULES: dict[str, tuple[Any, ...]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.FOCAL.ASSIGNER.NAME", "max_iou", *args.opts]
+    opts = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", *args.opts]
     cfg = config_of_flags(args.config_file, datasets=args.dataset, opts=opts)
-    torch.manual_seed(SEED)
+    seed_all_rng(SEED)
     model = build_model(cfg)
     if not isinstance(model, FocalRetinaNet):
         raise SystemExit(f"the config must name a FocalRetinaNet, got {type(model).__name__}")
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train(model, cfg, args.steps)
     figure = draw(model, cfg, load_images(cfg, args.images))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=args.dpi)
+    save(figure, args.output, args.dpi)
     print(args.output)
 
 
@@ -93,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dpi", type=int, default=100, help="pixels per inch; default: 100")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="further keys of the config")
     return parser
+
+
+def save(figure: plt.Figure, file: Path, dpi: int) -> None:
+    """Save a figure with 128 colors, which makes a file a third as large."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi)
+    Image.open(content).convert("RGB").quantize(128).save(file, optimize=True)
 
 
 def train(model: FocalRetinaNet, cfg: CfgNode, steps: int) -> None:

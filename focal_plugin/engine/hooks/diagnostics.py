@@ -241,7 +241,9 @@ def log_tally(storage: EventStorage, prefix: str, tally: Tally, levels: list[str
     _put(storage, {f"{prefix}/{name}": value for name, value in scalars.items()})
 
 
-def log_positives(storage: EventStorage, prefix: str, step: DenseStep, levels: list[str]) -> None:
+def log_positives(
+    storage: EventStorage, prefix: str, step: DenseStep, levels: list[str], *, num_classes: int
+) -> None:
     """
     Log the numbers of positive anchors that the assigner gives, before mining.
 
