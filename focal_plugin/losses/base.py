@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..registry import ConfigurableModule
 
@@ -19,6 +21,8 @@ class ClassificationLoss(ConfigurableModule):
     A subclass implements :meth:`per_anchor`. The class attributes tell a detector how to use the
     loss.
     """
+
+    __constants__: ClassVar[list[str]] = ["softmax"]  # TorchScript skips other class attributes
 
     softmax: ClassVar[bool] = False
     """True for K+1 logits per anchor, background last, decoded by softmax."""
@@ -42,6 +46,45 @@ class ClassificationLoss(ConfigurableModule):
         Raises:
             ValueError: it does not.
         """
+
+    def num_columns(self, num_classes: int) -> int:
+        """
+        Return the number of logits of an anchor or RoI: K, or K+1 if :attr:`softmax`.
+
+        Only box heads provide columns beyond these, see :func:`require_dense_columns`.
+        """
+        return num_classes + self.softmax
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """
+        Predict the probabilities of RoIs. It must support TorchScript.
+
+        Args:
+            logits: (R, columns), see :meth:`num_columns`.
+
+        Returns:
+            (R, K+1), of each class and, in the last column, of the background.
+        """
+        return softmax_probabilities(logits) if self.softmax else sigmoid_probabilities(logits)
+
+    def prior_biases(self, num_classes: int, prior: float) -> list[float]:
+        """
+        Return the biases with which a new box head predicts "some object" with probability prior.
+
+            sigmoid:  b_k = -log((1 - prior) / prior)         for each class k
+            softmax:  b_K = log(K * (1 - prior) / prior)      for the background, else 0
+
+        Args:
+            num_classes: K.
+            prior: in (0, 1).
+
+        Returns:
+            one bias for each of :meth:`num_columns` columns.
+        """
+        log_odds_of_none = math.log((1 - prior) / prior)
+        if self.softmax:
+            return [0.0] * num_classes + [log_odds_of_none + math.log(num_classes)]
+        return [-log_odds_of_none] * num_classes
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -174,6 +217,31 @@ class BoxLoss(ConfigurableModule):
 
     if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
         __call__ = forward
+
+
+def softmax_probabilities(logits: Tensor) -> Tensor:
+    """Return the softmax of (R, K+1) logits, the background last."""
+    return F.softmax(logits, dim=-1)
+
+
+def sigmoid_probabilities(logits: Tensor) -> Tensor:
+    """Return the sigmoid of (R, K) logits and, in a last column, the probability of no class."""
+    none_of_them = F.logsigmoid(-logits).sum(dim=1, keepdim=True).exp()
+    return torch.cat([logits.sigmoid(), none_of_them], dim=1)
+
+
+def require_dense_columns(loss: ClassificationLoss) -> None:
+    """
+    Raise an error if a loss reads columns that only the classifier of a box head has.
+
+    Raises:
+        ValueError: it does.
+    """
+    if loss.num_columns(1) != 1 + loss.softmax:
+        raise ValueError(
+            f"{type(loss).__name__} is a loss of RoI heads: it reads {loss.num_columns(80)} logits "
+            "for 80 classes. Name it in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME"
+        )
 
 
 def require_rows(*losses: ClassificationLoss | BoxLoss) -> None:

@@ -9,7 +9,6 @@ Shape shorthand:
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_choice, check_option
@@ -30,6 +29,7 @@ from ..losses import (
     build_cls_loss,
     elementwise_iou,
 )
+from ..losses.base import sigmoid_probabilities, softmax_probabilities
 from ..losses.build import stock_box_loss
 from ..registry import configurable
 from .config_scopes import ROI_HEADS
@@ -57,8 +57,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     With these biases, a new box head predicts "some object" with probability pi. The prior is that
     of arXiv:1708.02002 section 3.3. At the default keys these are the stock layers, which
-    load stock checkpoints. With a sigmoid loss, `cls_score` keeps its K+1 columns, and the last one
-    is unused.
+    load stock checkpoints. The loss states how many columns of `cls_score` it reads, and what they
+    predict. With a sigmoid loss, `cls_score` keeps its K+1 columns, and the last one is unused.
 
     Reported:
         none on COCO
@@ -119,6 +119,13 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         )
         self.cls_normalizer = cls_normalizer
         self.softmax = not stock_sigmoid if cls_loss is None else cls_loss.softmax
+        self.num_columns = self.num_classes + self.softmax
+        if cls_loss is not None:
+            self.num_columns = cls_loss.num_columns(self.num_classes)
+        if self.num_columns > self.cls_score.out_features:
+            self.cls_score = nn.Linear(self.cls_score.in_features, self.num_columns)
+            nn.init.normal_(self.cls_score.weight, std=0.01)
+            nn.init.zeros_(self.cls_score.bias)
         self.loss_weight = {
             **self.loss_weight,
             "loss_cls": self.loss_weight.get("loss_cls", 1.0) * cls_weight,
@@ -154,17 +161,19 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.cls_loss is None:
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
-        decisions = scores.detach()
-        if not self.softmax:
+        logits = self._cls_logits(scores)
+        if self.num_columns == self.num_classes:
             # The prediction is the best class if its p > .5, and background otherwise.
-            decisions = F.pad(decisions[:, :-1], (0, 1), value=torch.finfo(scores.dtype).tiny)
+            decisions = F.pad(logits.detach(), (0, 1), value=torch.finfo(scores.dtype).tiny)
+        else:
+            decisions = self.cls_loss.probabilities(logits.detach())
         # For the statistics and the box loss; the classification loss is replaced below.
         losses = super().losses((decisions, pred_deltas), proposals)
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
         quality = None
         if self.cls_loss.needs_quality:
             quality = self._quality(self._foreground(boxes, gt_boxes, pred_deltas, gt_classes))
-        loss = self.cls_loss(self._cls_logits(scores), gt_classes, quality=quality)
+        loss = self.cls_loss(logits, gt_classes, quality=quality)
         if not self.cls_loss.own_normalizer:
             of_objects = self.cls_normalizer == "foreground"
             counted = self._is_object(gt_classes) if of_objects else torch.ones_like(gt_classes)
@@ -192,9 +201,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         scores, pred_deltas = predictions
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
         foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
-        cls_loss = self.cls_loss
-        if cls_loss is None:
-            cls_loss = SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
+        cls_loss = self._loss_of_rows()
         quality = self._quality(foreground) if cls_loss.needs_quality else None
         per_roi = cls_loss.per_anchor(self._cls_logits(scores), gt_classes, quality=quality)
         per_box = self.box_loss.per_box(*self._box_pairs(foreground))
@@ -216,19 +223,19 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
         """
-        Predict the probabilities like Detectron2's method.
+        Predict the probabilities like Detectron2's method, but as the loss defines them.
 
         With a sigmoid loss, the last column is the probability of none of the K classes.
         """
-        scores, _ = predictions
+        logits = self._cls_logits(predictions[0])
         # not len(): a trace would keep its int for every later image
         num_rois = [p.__len__() for p in proposals]
-        if self.softmax:  # not super(): TorchScript does not support it
-            probs = F.softmax(scores, dim=-1)
+        if self.cls_loss is not None:
+            probs = self.cls_loss.probabilities(logits)
+        elif self.softmax:  # not super(): TorchScript does not support it
+            probs = softmax_probabilities(logits)
         else:
-            logits = scores[:, :-1]
-            none_of_them = F.logsigmoid(-logits).sum(dim=1, keepdim=True).exp()
-            probs = torch.cat([logits.sigmoid(), none_of_them], dim=1)
+            probs = sigmoid_probabilities(logits)
         return probs.split(num_rois, dim=0)
 
     def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
@@ -239,15 +246,21 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         check_option(keys["prior_prob"], prior_prob, low=0, high=1, open_high=True)
 
     def _init_prior(self, prior_prob: float) -> None:
-        log_odds_of_none = math.log((1 - prior_prob) / prior_prob)
+        biases = self._loss_of_rows().prior_biases(self.num_classes, prior_prob)
         with torch.no_grad():
-            if self.softmax:
-                self.cls_score.bias[-1] = log_odds_of_none + math.log(self.num_classes)
-            else:
-                self.cls_score.bias[:-1] = -log_odds_of_none
+            self.cls_score.bias[: self.num_columns] = torch.tensor(biases)
+
+    def _loss_of_rows(self) -> ClassificationLoss:
+        """Return the loss, or an equivalent of stock's own with a value for each RoI."""
+        if self.cls_loss is not None:
+            return self.cls_loss
+        return SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
 
     def _cls_logits(self, scores: Tensor) -> Tensor:
-        return scores if self.softmax else scores[:, :-1]
+        """Return the columns that the loss reads; the same tensor if it reads all."""
+        if self.num_columns == self.cls_score.out_features:
+            return scores  # a slice of all columns would add to the exported graph
+        return scores[:, : self.num_columns]
 
     def _is_object(self, gt_classes: Tensor) -> Tensor:
         return (gt_classes >= 0) & (gt_classes < self.num_classes)

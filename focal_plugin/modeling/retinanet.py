@@ -31,7 +31,7 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
-from ..losses.base import require_rows
+from ..losses.base import require_dense_columns, require_rows
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
@@ -96,6 +96,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         cls_loss = cls_loss or SigmoidFocalLoss(
             alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
+        require_dense_columns(cls_loss)
         if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
                 f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "

@@ -283,7 +283,7 @@ class OHEMCascadeROIHeads(_TrainsOnHardRoIs, FocalCascadeROIHeads):
 
 def _build_predictor(cfg: CfgNode, stock: FastRCNNOutputLayers) -> FocalFastRCNNOutputLayers:
     """
-    Build the configured output layers with stock's initial weights.
+    Build the configured output layers with stock's initial weights, where the shapes are the same.
 
     The random generator stays unchanged, so that all other layers start as in stock at the same
     seed.
@@ -295,7 +295,8 @@ def _build_predictor(cfg: CfgNode, stock: FastRCNNOutputLayers) -> FocalFastRCNN
         predictor = FocalFastRCNNOutputLayers(
             **{**options, "box2box_transform": stock.box2box_transform}
         )
-    predictor.cls_score.weight = stock.cls_score.weight
+    if predictor.cls_score.weight.shape == stock.cls_score.weight.shape:
+        predictor.cls_score.weight = stock.cls_score.weight
     predictor.bbox_pred.weight = stock.bbox_pred.weight
     return predictor
 
