@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +21,14 @@ from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
 from ..data import (
     check_datasets,
+    count_images,
     count_objects,
     log_reports,
     register_datasets,
     unused_datasets,
     use_datasets,
 )
-from ..modeling.samples_per_class import set_samples_per_class
+from ..modeling.samples_per_class import set_images_per_class, set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -223,6 +225,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     renamed = settle_class_names(cfg, training=training)
     if training:
         count_samples_per_class(cfg)
+    count_images_per_class(cfg)
     cfg.freeze()
     if args.resume and training:
         check_resumable(cfg, checkpoint_options(args))
@@ -322,7 +325,7 @@ _SEED_REMEDY = "state the SEED of the run, or delete the file and start without 
 
 def count_samples_per_class(cfg: CfgNode) -> None:
     """
-    Count the training objects per class if the classification loss requires it.
+    Count the training objects or images per class if the classification loss requires it.
 
     The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it, and its
     alphas into a `CLASS_ALPHA` of "auto"; proposals have one class. The saved config of a run
@@ -332,5 +335,16 @@ def count_samples_per_class(cfg: CfgNode) -> None:
         ValueError: an option of the alphas is outside its legal range; the message names its key.
     """
     set_samples_per_class(
-        cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+        cfg,
+        functools.partial(count_objects, cfg.DATASETS.TRAIN),
+        functools.partial(count_images, cfg.DATASETS.TRAIN),
     )
+
+
+def count_images_per_class(cfg: CfgNode) -> None:
+    """
+    Count the training images per class if the box head requires it, see `set_images_per_class`.
+
+    An evaluation requires them, too.
+    """
+    set_images_per_class(cfg, functools.partial(count_images, cfg.DATASETS.TRAIN))

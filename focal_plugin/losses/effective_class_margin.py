@@ -63,7 +63,8 @@ class EffectiveClassMarginLoss(ClassificationLoss):
     be evaluated without its training set.
 
     Reported:
-        none on COCO; Mask R-CNN R-50, LVIS v1: 22.5 -> 26.9 AP over softmax, with a cosine classifier
+        none on COCO; Mask R-CNN R-50, LVIS v1: 22.5 -> 26.9 AP over softmax, with a cosine
+        classifier
     """
 
     own_normalizer = True

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
@@ -33,6 +34,7 @@ from ..losses.base import sigmoid_probabilities, softmax_probabilities
 from ..losses.build import stock_box_loss
 from ..registry import configurable
 from .config_scopes import ROI_HEADS
+from .norcal import NorCal, build_norcal
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CLS_NORMALIZERS = ("rois", "foreground")
@@ -80,6 +82,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
+        norcal: NorCal | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -93,12 +96,14 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
             prior_prob: pi, in (0, 1). 0: the biases are 0, as in stock.
+            norcal: calibrates the predicted probabilities of a softmax loss; None: off.
             kwargs: see Detectron2's layers.
 
         Raises:
             ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
-                "foreground" is combined with stock's own loss, which is a mean over RoIs.
+                "foreground" is combined with stock's own loss, which is a mean over RoIs; or
+                ``norcal`` is combined with a loss that is no softmax loss.
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob)
         super().__init__(input_shape, **kwargs)
@@ -132,6 +137,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         }
         if prior_prob:
             self._init_prior(prior_prob)
+        if norcal is not None and not self.softmax:
+            raise ValueError(f"{norcal.config_keys['gamma']} > 0 requires a softmax loss")
+        self.norcal = norcal
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -147,6 +155,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         return {
             **super().from_config(cfg, input_shape),
+            **_federated_options(cfg),
+            "norcal": build_norcal(cfg),
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
             "box_loss": box_loss,
             "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
@@ -159,12 +169,18 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     ) -> dict[str, Tensor]:
         """Compute the losses like Detectron2's method, but with the injected losses."""
         if self.cls_loss is None:
+            if getattr(self, "use_fed_loss", False) and not self.fed_loss_cls_weights.any():
+                raise ValueError(
+                    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS requires one number of images for each class "
+                    "in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS"
+                )
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
         logits = self._cls_logits(scores)
         if self.num_columns == self.num_classes:
             # The prediction is the best class if its p > .5, and background otherwise.
-            decisions = F.pad(logits.detach(), (0, 1), value=torch.finfo(scores.dtype).tiny)
+            of_classes = self.cls_loss.sigmoid_logits(logits.detach())
+            decisions = F.pad(of_classes, (0, 1), value=torch.finfo(of_classes.dtype).tiny)
         else:
             decisions = self.cls_loss.probabilities(logits.detach())
         # For the statistics and the box loss; the classification loss is replaced below.
@@ -230,6 +246,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         logits = self._cls_logits(predictions[0])
         # not len(): a trace would keep its int for every later image
         num_rois = [p.__len__() for p in proposals]
+        if self.norcal is not None:
+            logits = self.norcal(logits)
         if self.cls_loss is not None:
             probs = self.cls_loss.probabilities(logits)
         elif self.softmax:  # not super(): TorchScript does not support it
@@ -288,6 +306,37 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         mask, deltas, boxes, gt_boxes = foreground
         iou = elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
         return torch.zeros_like(mask, dtype=iou.dtype).masked_scatter(mask, iou)
+
+
+def _federated_options(cfg: CfgNode) -> dict[str, Any]:
+    """
+    Return the weights of the classes in Detectron2's federated loss, if it is on.
+
+    Detectron2 reads the images of each class in the metadata of a dataset, which only LVIS has.
+    Here a key replaces them. Without either, the weights are 0, so that the layers can be built but
+    not trained.
+    """
+    box_head = cfg.MODEL.ROI_BOX_HEAD
+    if not getattr(box_head, "USE_FED_LOSS", False):  # absent in release 0.6
+        return {}
+    images = cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
+    if not images:
+        metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN]
+        if metadata and all(hasattr(x, "class_image_count") for x in metadata):
+            return {}
+        images = [0] * cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    weights = torch.tensor(images, dtype=torch.float32) ** box_head.FED_LOSS_FREQ_WEIGHT_POWER
+    return {"get_fed_loss_cls_weights": lambda: weights}
+
+
+def without_federated_loss(cfg: CfgNode) -> CfgNode:
+    """Return a config with which Detectron2's own layers need no metadata of a dataset."""
+    if not getattr(cfg.MODEL.ROI_BOX_HEAD, "USE_FED_LOSS", False):
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False
+    return cfg
 
 
 def _boxes_and_classes(

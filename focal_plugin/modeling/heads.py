@@ -100,6 +100,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         classifier: str = "conv",
         cosine_scale: float = 20.0,
         softmax: bool = False,
+        loss_class: type[ClassificationLoss] = ClassificationLoss,
         **kwargs: Any,
     ) -> None:
         """
@@ -112,6 +113,7 @@ class FocalRetinaNetHead(RetinaNetHead):
             classifier: "conv" or "cosine".
             cosine_scale: factor of the cosine, > 0.
             softmax: if True, the classes compete with each other and with the background.
+            loss_class: decodes the logits of independent classes; by default by a sigmoid.
             kwargs: see Detectron2's head.
 
         Raises:
@@ -125,7 +127,9 @@ class FocalRetinaNetHead(RetinaNetHead):
             **kwargs,
         )
         self.softmax = softmax
-        if not softmax and classifier == "conv":
+        self.sigmoid_logits = loss_class.sigmoid_logits
+        is_sigmoid = self.sigmoid_logits is ClassificationLoss.sigmoid_logits
+        if classifier == "conv" and not softmax and is_sigmoid:
             return
         num_anchors = self.bbox_pred.out_channels // 4
         shape: _ClassifierShape = {
@@ -134,11 +138,14 @@ class FocalRetinaNetHead(RetinaNetHead):
             "num_classes": self.cls_score.out_channels // num_anchors,
             "prior_prob": prior_prob,
         }
-        if classifier == "conv":
+        if softmax and classifier == "conv":
             self.cls_score = SoftmaxClassifier(**shape)
+        elif softmax:
+            self.cls_score = CosineSoftmaxClassifier(**shape, scale=cosine_scale)
+        elif classifier == "conv":
+            self.cls_score = DecodingClassifier(**shape, loss_class=loss_class)
         else:
-            cosine = CosineSoftmaxClassifier if softmax else CosineClassifier
-            self.cls_score = cosine(**shape, scale=cosine_scale)
+            self.cls_score = CosineClassifier(**shape, loss_class=loss_class, scale=cosine_scale)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
@@ -150,6 +157,7 @@ class FocalRetinaNetHead(RetinaNetHead):
             "classifier": cfg.MODEL.FOCAL.HEAD.CLASSIFIER,
             "cosine_scale": cfg.MODEL.FOCAL.HEAD.COSINE_SCALE,
             "softmax": loss.softmax,
+            "loss_class": loss,
         }
 
 
@@ -196,7 +204,51 @@ class _ClassifierShape(TypedDict):
     prior_prob: float
 
 
-class CosineClassifier(nn.Conv2d):
+class DecodingClassifier(nn.Conv2d):
+    """
+    Classifier of independent classes whose score is not the sigmoid of the training logit.
+
+        training:    x_k
+        evaluation:  s_k with sigmoid(s_k) = p(x_k)
+
+    It is a 3x3 convolution. The loss defines p and the bias whose score is the prior. Code for
+    sigmoid scores (decoding, export) works.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_anchors: int,
+        num_classes: int,
+        prior_prob: float,
+        loss_class: type[ClassificationLoss] = ClassificationLoss,
+    ) -> None:
+        super().__init__(in_channels, num_anchors * num_classes, kernel_size=3, padding=1)
+        self.sigmoid_logits = loss_class.sigmoid_logits
+        nn.init.normal_(self.weight, std=0.01)
+        assert self.bias is not None
+        nn.init.constant_(self.bias, loss_class.bias_of(prior_prob))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """
+        Compute the logits.
+
+        Args:
+            features: (N, C, H, W).
+
+        Returns:
+            (N, A * K, H, W); float32 in evaluation.
+        """
+        logits = self.score(features)
+        return logits if self.training else self.sigmoid_logits(logits)
+
+    def score(self, features: Tensor) -> Tensor:
+        """Compute the training logits x: (N, C, H, W) -> (N, A * K, H, W)."""
+        return F.conv2d(features, self.weight, self.bias, padding=1)
+
+
+class CosineClassifier(DecodingClassifier):
     """
     Classifier that compares each filter of a 3x3 convolution with its patch by angle.
 
@@ -211,31 +263,12 @@ class CosineClassifier(nn.Conv2d):
         finite gradient.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_anchors: int,
-        num_classes: int,
-        prior_prob: float,
-        scale: float,
-    ) -> None:
-        super().__init__(in_channels, num_anchors * num_classes, kernel_size=3, padding=1)
+    def __init__(self, *, scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.scale = scale
-        nn.init.normal_(self.weight, std=0.01)
-        assert self.bias is not None
-        nn.init.constant_(self.bias, -math.log((1 - prior_prob) / prior_prob))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """
-        Compute the logits.
-
-        Args:
-            features: (N, C, H, W).
-
-        Returns:
-            float32 (N, A * K, H, W).
-        """
+    def score(self, features: Tensor) -> Tensor:
+        """Compute the training logits x, see :meth:`DecodingClassifier.score`, in float32."""
         return scaled_cosine(features, self.weight, self.bias, self.scale)
 
 

@@ -24,7 +24,7 @@ TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
 
 def function_of(name: str):
     """Map `SigmoidFocalLoss` to `losses.sigmoid_focal_loss`, and likewise for other names."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.replace("IoU", "Iou"))
     return getattr(losses, words.lower())
 
 
@@ -64,7 +64,7 @@ def _with_quality(loss, logits, labels, quality=None, **options):
 
 
 def num_logits(name: str) -> int:
-    return K + LOSS_CLASSES[name].softmax
+    return make(name).num_columns(K)
 
 
 def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32, columns=K):
