@@ -21,6 +21,7 @@ from .build import (
     build_box_loss,
     build_cls_loss,
 )
+from .carl import carl_loss
 from .class_alpha import class_alpha_of_counts
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
 from .equalization import EqualizationLoss, equalization_loss
@@ -29,8 +30,10 @@ from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
 from .ghm import GHMLoss, ghm_loss
 from .ghm_box import GHMBoxLoss, ghm_box_loss
 from .huber import HuberLoss, huber_loss
+from .isr_p import isr_p_weights
 from .poly_focal import PolyFocalLoss, poly_focal_loss
 from .quality_focal import QualityFocalLoss, quality_focal_loss
+from .seesaw import SeesawLoss, seesaw_loss
 from .sigmoid_cross_entropy import SigmoidCrossEntropyLoss, sigmoid_cross_entropy_loss
 from .sigmoid_focal import SigmoidFocalLoss, sigmoid_focal_loss
 from .sigmoid_focal_star import SigmoidFocalStarLoss, sigmoid_focal_star_loss
