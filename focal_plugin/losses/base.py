@@ -23,6 +23,7 @@ class ClassificationLoss(ConfigurableModule):
     """
 
     __constants__: ClassVar[list[str]] = ["softmax"]  # TorchScript skips other class attributes
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["own_normalizer"]
 
     softmax: ClassVar[bool] = False
     """True for K+1 logits per anchor, background last, decoded by softmax."""

@@ -9,8 +9,6 @@ Shape shorthand:
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -86,11 +84,8 @@ def carl_of_log_scores(log_scores: Tensor, box_loss: Tensor, *, k: float, bias: 
         scalar.
     """
     # w is a softmax of k * log(bias + (1 - bias) * p), which no small score makes 0 / 0
-    log_v = log_scores
-    if bias == 1:
-        log_v = torch.zeros_like(log_scores)
-    elif bias > 0:
-        log_v = torch.logaddexp(log_scores + math.log1p(-bias), log_scores.new_tensor(bias).log())
+    log_slope, log_bias = log_scores.new_tensor([1 - bias, bias]).log()
+    log_v = torch.logaddexp(log_scores + log_slope, log_bias)
     return (len(box_loss) * (k * log_v).softmax(0) * box_loss).sum()
 
 

@@ -80,7 +80,7 @@ def isr_p_weights(
 
 
 def _hierarchical_ranks(classes: Tensor, objects: Tensor, iou: Tensor) -> Tensor:
-    """Return the rank of each positive in its class, int64 (P,), by rank in its object, then IoU."""
+    """Rank the positives of each class by rank in their object, then by IoU: int64 (P,)."""
     by_iou = iou.argsort(descending=True, stable=True)
     _, object_of_class = torch.stack([classes, objects]).unique(dim=1, return_inverse=True)
     in_object = ranks_in_groups(object_of_class, by_iou)
