@@ -103,6 +103,14 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.EQLV2_GAMMA = 12.0
     loss.EQLV2_MU = 0.8
     loss.EQLV2_ALPHA = 4.0
+    # SeesawLoss (RoI heads only): exponents of the ratios of counts and of scores, and lowest own
+    # score in a ratio
+    loss.SEESAW_P = 0.8
+    loss.SEESAW_Q = 2.0
+    loss.SEESAW_EPS = 1e-2
+    # SeesawLoss: "sum": NORMALIZER divides both terms, as for the published results. "mean": the
+    # classes are a mean over RoIs with an object, and the objectness is one over all RoIs
+    loss.SEESAW_REDUCTION = "sum"
 
     # Box loss: a name in BOX_LOSS_REGISTRY; "" selects the loss of Detectron2's key
     # MODEL.RETINANET.BBOX_REG_LOSS_TYPE

@@ -11,6 +11,12 @@ from focal_plugin.modeling.normalizer import NORMALIZER_REGISTRY
 REGISTRIES = (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY, MINER_REGISTRY, NORMALIZER_REGISTRY)
 
 
+# The losses of a dense detector; the others read columns that only a box head has
+DENSE_CLS_LOSSES = sorted(
+    name for name, loss in CLS_LOSS_REGISTRY if loss().num_columns(1) == 1 + loss.softmax
+)
+
+
 @contextlib.contextmanager
 def registrations_kept(folder):
     """Restore the registries, and forget the modules of a folder, afterwards."""

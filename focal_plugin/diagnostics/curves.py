@@ -88,8 +88,7 @@ def trace_loss(text: str, x_t: np.ndarray) -> LossCurve:
 
     Raises:
         ValueError: no loss has that name, an option is unknown or out of range, or the loss has no
-            curve because the loss of an anchor depends on the rest of the batch or on the logits of
-            a box head.
+            curve because the loss of an anchor depends on the rest of the batch or on more logits.
     """
     cls_loss = parse_loss(text)
     require_dense_columns(cls_loss)

@@ -23,12 +23,13 @@ class ClassificationLoss(ConfigurableModule):
     """
 
     __constants__: ClassVar[list[str]] = ["softmax"]  # TorchScript skips other class attributes
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["own_normalizer"]
 
     softmax: ClassVar[bool] = False
     """True for K+1 logits per anchor, background last, decoded by softmax."""
     needs_quality: ClassVar[bool] = False
     """True if the loss requires the IoU of each decoded box with its matched ground truth."""
-    own_normalizer: ClassVar[bool] = False
+    own_normalizer: bool = False
     """True if the loss is already normalized and must not be divided by the number of positives."""
     any_layout: ClassVar[bool] = False
     """True if the loss reads logits (..., K) of any strides in place, without a copy."""

@@ -25,7 +25,17 @@ TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
 def function_of(name: str):
     """Map `SigmoidFocalLoss` to `losses.sigmoid_focal_loss`, and likewise for other names."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.replace("IoU", "Iou"))
-    return getattr(losses, words.lower())
+    function = getattr(losses, words.lower())
+    return _sum_of_means if function is losses.seesaw_loss else function
+
+
+def _sum_of_means(logits, labels, *, p=0.8, q=2.0, eps=1e-2):
+    """Return the seesaw loss without counts as the sum of its two terms over RoIs."""
+    counts = torch.zeros(logits.shape[-1] - 1)
+    classes, objectness = losses.seesaw_loss(logits, labels, counts, p=p, q=q, eps=eps)
+    num_classes = len(counts) - 1
+    num_objects = ((labels >= 0) & (labels < num_classes)).sum()
+    return classes * num_objects + objectness * (labels >= 0).sum()
 
 
 def has_option(name: str, option: str) -> bool:
@@ -64,7 +74,7 @@ def _with_quality(loss, logits, labels, quality=None, **options):
 
 
 def num_logits(name: str) -> int:
-    return make(name).num_columns(K)
+    return LOSS_CLASSES[name]().num_columns(K)
 
 
 def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32, columns=K):

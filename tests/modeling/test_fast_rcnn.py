@@ -47,9 +47,9 @@ def make_from_config(*opts):
     return FocalFastRCNNOutputLayers(cfg, ShapeSpec(channels=8)), cfg
 
 
-def random_predictions(*, agnostic=False, scale=3.0, num_rois=R):
+def random_predictions(*, agnostic=False, scale=3.0, num_rois=R, columns=K + 1):
     generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(num_rois, K + 1, generator=generator) * scale
+    scores = torch.randn(num_rois, columns, generator=generator) * scale
     deltas = torch.randn(num_rois, 4 if agnostic else 4 * K, generator=generator)
     return scores.requires_grad_(), deltas.requires_grad_()
 
@@ -194,7 +194,7 @@ def test_every_classification_loss_is_summed_and_divided_by_what_it_says(name, n
         f"{KEYS}.NORMALIZER", normalizer,
         f"{KEYS}.CLS_LOSS.WEIGHT", 3.0,
     )  # fmt: skip
-    predictions = random_predictions()
+    predictions = random_predictions(columns=layers.cls_score.out_features)
     losses, _ = losses_of(layers, predictions)
     gradients = gradients_of(sum(losses.values()), predictions)
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -205,7 +205,7 @@ def test_every_classification_loss_is_summed_and_divided_by_what_it_says(name, n
     quality = torch.zeros(R)
     boxes, _, _, gt_boxes = decoded_boxes(deltas)
     quality[HAS_OBJECT] = _iou(boxes, gt_boxes)
-    loss = alone(scores if alone.softmax else scores[:, :K], LABELS, quality=quality)
+    loss = alone(scores[:, : alone.num_columns(K)], LABELS, quality=quality)
     divisor = {"rois": R, "foreground": HAS_OBJECT.sum()}[normalizer]
     expected = 3 * loss / (1 if alone.own_normalizer else divisor)
     torch.testing.assert_close(losses["loss_cls"], expected, rtol=1e-5, atol=1e-6)
@@ -240,7 +240,7 @@ def test_every_loss_has_finite_gradients_at_saturated_logits(name):
         f"{KEYS}.CLS_LOSS.SAMPLES_PER_CLASS", [1000, 100, 50, 10, 1],
         f"{KEYS}.CLS_LOSS.GAMMA", 0.5,
     )  # fmt: skip
-    predictions = random_predictions(scale=1e4)
+    predictions = random_predictions(scale=1e4, columns=layers.cls_score.out_features)
     losses, _ = losses_of(layers, predictions)
     assert all(loss.isfinite() for loss in losses.values())
     assert all(g.isfinite().all() for g in gradients_of(sum(losses.values()), predictions))
