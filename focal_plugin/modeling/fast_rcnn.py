@@ -13,9 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,15 +30,21 @@ from ..losses import (
     build_cls_loss,
     elementwise_iou,
 )
-from ..losses.base import sigmoid_probabilities, softmax_probabilities
+from ..losses.base import require_rows, sigmoid_probabilities, softmax_probabilities
 from ..losses.build import stock_box_loss
+from ..losses.processes import mean_over_processes
 from ..registry import configurable
+from .balance import Balance, FixedBalance, SharedFeatures, build_balance
 from .config_scopes import ROI_HEADS
+from .federated import federated_options, require_federated_weights
 from .norcal import NorCal, build_norcal
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
-CLS_NORMALIZERS = ("rois", "foreground")
-"""Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER`."""
+NORMALIZERS = ("rois", "foreground")
+"""Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER` and `BOX_NORMALIZER`."""
+
+BOX_WEIGHTS = ("", "score", "iou")
+"""Legal values of `MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY`."""
 
 
 class _Foreground(NamedTuple):
@@ -67,6 +73,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     """
 
     config_keys: ClassVar[dict[str, str]] = {
+        "box_normalizer": "MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER",
+        "box_weighted_by": "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY",
         "cls_normalizer": "MODEL.FOCAL.ROI_HEADS.NORMALIZER",
         "cls_weight": "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT",
         "prior_prob": "MODEL.FOCAL.ROI_HEADS.PRIOR_PROB",
@@ -79,6 +87,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         *,
         cls_loss: ClassificationLoss | None = None,
         box_loss: BoxLoss | None = None,
+        box_weighted_by: str = "",
+        box_normalizer: str = "rois",
+        balance: Balance | None = None,
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
@@ -92,6 +103,10 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             input_shape: see Detectron2's layers.
             cls_loss: the loss of all RoIs. None: stock's own.
             box_loss: the loss of the RoIs with an object. None: that of ``box_reg_loss_type``.
+            box_weighted_by: the weight of each box: "" (1), "score" or "iou". The box loss is then
+                divided by the sum of the weights.
+            box_normalizer: the divisor of ``box_loss``, as ``cls_normalizer``.
+            balance: the balance between both losses. None: their constant weights alone.
             cls_normalizer: the divisor of ``cls_loss``: the number of "rois", as in stock, or of
                 RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
@@ -102,10 +117,11 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         Raises:
             ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
-                "foreground" is combined with stock's own loss, which is a mean over RoIs; or
-                ``norcal`` is combined with a loss that is no softmax loss.
+                "foreground" or a balance is combined with stock's own loss, which is a mean over
+                RoIs; or the losses do not work together; or ``norcal`` is combined with a loss that
+                is no softmax loss.
         """
-        self._check_options(cls_normalizer, cls_weight, prior_prob)
+        self._check_options(cls_normalizer, cls_weight, prior_prob, box_weighted_by, box_normalizer)
         super().__init__(input_shape, **kwargs)
         stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # absent in release 0.6
         if cls_loss is not None and stock_sigmoid:
@@ -113,15 +129,31 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME select "
                 "two classification losses: choose one"
             )
-        if cls_loss is None and cls_normalizer != "rois":
-            raise ValueError(
-                f"{self.config_keys['cls_normalizer']} = {cls_normalizer!r} requires a loss in "
-                "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME: stock's own is a mean over RoIs"
-            )
+        balance = balance or FixedBalance()
+        needs_loss = {
+            self.config_keys["cls_normalizer"]: cls_normalizer != "rois",
+            self.config_keys["box_weighted_by"]: box_weighted_by == "score",
+            "MODEL.FOCAL.ROI_HEADS.BALANCE.NAME": type(balance) is not FixedBalance,
+        }
+        for key, needed in needs_loss.items():
+            if cls_loss is None and needed:
+                raise ValueError(
+                    f"{key} requires a loss in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME: stock's own is "
+                    "a mean over RoIs, with its weight"
+                )
         self.cls_loss = cls_loss
         self.box_loss = box_loss or stock_box_loss(
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
         )
+        if box_weighted_by or (cls_loss is not None and cls_loss.needs_box_loss):
+            require_rows(self.box_loss)
+        self.box_weighted_by = box_weighted_by
+        self.box_normalizer = box_normalizer
+        self.balance = balance
+        self.shared_features: SharedFeatures | None = None
+        if balance.reads_gradients:
+            self.shared_features = SharedFeatures(self, of_input=True)
+            self.shared_features.attach(True)  # a new module is in training mode
         self.cls_normalizer = cls_normalizer
         self.softmax = not stock_sigmoid if cls_loss is None else cls_loss.softmax
         self.num_columns = self.num_classes + self.softmax
@@ -155,46 +187,54 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         return {
             **super().from_config(cfg, input_shape),
-            **_federated_options(cfg),
+            **federated_options(cfg),
             "norcal": build_norcal(cfg),
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
             "box_loss": box_loss,
+            "box_weighted_by": cfg.MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY,
+            "box_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER,
+            "balance": build_balance(cfg, ROI_HEADS),
             "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
             "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT,
             "prior_prob": cfg.MODEL.FOCAL.ROI_HEADS.PRIOR_PROB,
         }
+
+    def train(self, mode: bool = True) -> FocalFastRCNNOutputLayers:
+        """Set the mode, and record the shared features in training mode only."""
+        super().train(mode)
+        if self.shared_features is not None:
+            self.shared_features.attach(mode)
+        return self
 
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
         """Compute the losses like Detectron2's method, but with the injected losses."""
         if self.cls_loss is None:
-            if getattr(self, "use_fed_loss", False) and not self.fed_loss_cls_weights.any():
-                raise ValueError(
-                    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS requires one number of images for each class "
-                    "in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS"
-                )
+            require_federated_weights(self)
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
-        logits = self._cls_logits(scores)
-        if self.num_columns == self.num_classes:
-            # The prediction is the best class if its p > .5, and background otherwise.
-            of_classes = self.cls_loss.sigmoid_logits(logits.detach())
-            decisions = F.pad(of_classes, (0, 1), value=torch.finfo(of_classes.dtype).tiny)
-        else:
-            decisions = self.cls_loss.probabilities(logits.detach())
-        # For the statistics and the box loss; the classification loss is replaced below.
-        losses = super().losses((decisions, pred_deltas), proposals)
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
-        quality = None
-        if self.cls_loss.needs_quality:
-            quality = self._quality(self._foreground(boxes, gt_boxes, pred_deltas, gt_classes))
-        loss = self.cls_loss(logits, gt_classes, quality=quality)
-        if not self.cls_loss.own_normalizer:
-            of_objects = self.cls_normalizer == "foreground"
-            counted = self._is_object(gt_classes) if of_objects else torch.ones_like(gt_classes)
-            loss = loss / counted.sum().clamp(min=1)
-        return {**losses, "loss_cls": loss * self.loss_weight["loss_cls"]}
+        logits = self._cls_logits(scores)
+        _log_classification_stats(self._decisions(self.cls_loss, logits.detach()), gt_classes)
+        foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
+        if self.cls_loss.needs_box_loss:
+            loss_cls, loss_box = self._both_losses(self.cls_loss, logits, gt_classes, foreground)
+        else:
+            quality = self._quality(foreground) if self.cls_loss.needs_quality else None
+            loss_cls = self.cls_loss(logits, gt_classes, quality=quality)
+            if not self.cls_loss.own_normalizer:
+                loss_cls = loss_cls / self._divisor(self.cls_normalizer, foreground.mask)
+            loss_box = self._box_loss(foreground, logits)
+        shared = self.shared_features.take() if self.shared_features is not None else []
+        losses = dict(
+            zip(
+                ("loss_cls", "loss_box_reg"),
+                self.balance(loss_cls, loss_box, shared=shared, log_as="roi_head/balance"),
+                strict=True,
+            )
+        )
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     @torch.no_grad()
     def losses_per_roi(
@@ -212,7 +252,6 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
         Returns:
             "loss_cls" and "loss_box_reg", float32 (R,); the latter is 0 for RoIs without an object.
-            "loss_cls" and "loss_box_reg", float32 (R,); the latter 0 where there is no object.
         """
         scores, pred_deltas = predictions
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
@@ -231,9 +270,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
     ) -> Tensor:
         """Compute the box loss like Detectron2's method, but with the injected loss."""
-        foreground = self._foreground(proposal_boxes, gt_boxes, pred_deltas, gt_classes)
-        loss = self.box_loss(*self._box_pairs(foreground))
-        return loss if self.box_loss.own_normalizer else loss / max(len(gt_classes), 1)
+        return self._box_loss(
+            self._foreground(proposal_boxes, gt_boxes, pred_deltas, gt_classes), None
+        )
 
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -256,10 +295,19 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             probs = sigmoid_probabilities(logits)
         return probs.split(num_rois, dim=0)
 
-    def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
+    def _check_options(
+        self,
+        cls_normalizer: str,
+        cls_weight: float,
+        prior_prob: float,
+        box_weighted_by: str,
+        box_normalizer: str,
+    ) -> None:
         # Named here, and in full: Detectron2's builder does not know the key of an argument.
         keys = self.config_keys
-        check_choice(keys["cls_normalizer"], cls_normalizer, CLS_NORMALIZERS)
+        check_choice(keys["box_weighted_by"], box_weighted_by, BOX_WEIGHTS)
+        check_choice(keys["box_normalizer"], box_normalizer, NORMALIZERS)
+        check_choice(keys["cls_normalizer"], cls_normalizer, NORMALIZERS)
         check_option(keys["cls_weight"], cls_weight, low=0)
         check_option(keys["prior_prob"], prior_prob, low=0, high=1, open_high=True)
 
@@ -273,6 +321,14 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.cls_loss is not None:
             return self.cls_loss
         return SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
+
+    def _decisions(self, cls_loss: ClassificationLoss, logits: Tensor) -> Tensor:
+        """Return (R, K+1), largest in the column of the predicted class, for the statistics."""
+        if self.num_columns > self.num_classes:
+            return cls_loss.probabilities(logits)
+        # The prediction is the best class if its p > .5, and background otherwise.
+        logits = cls_loss.sigmoid_logits(logits)
+        return F.pad(logits, (0, 1), value=torch.finfo(logits.dtype).tiny)
 
     def _cls_logits(self, scores: Tensor) -> Tensor:
         """Return the columns that the loss reads; the same tensor if it reads all."""
@@ -300,43 +356,66 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             return self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes
         return deltas, self.box2box_transform.get_deltas(boxes, gt_boxes)
 
+    def _both_losses(
+        self,
+        cls_loss: ClassificationLoss,
+        logits: Tensor,
+        gt_classes: Tensor,
+        foreground: _Foreground,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute both losses together, for a classification loss that weighs the box losses."""
+        per_box = self.box_loss.per_box(*self._box_pairs(foreground))
+        mask = foreground.mask
+        box_loss = torch.zeros_like(mask, dtype=per_box.dtype).masked_scatter(mask, per_box)
+        return cls_loss.of_both([logits], [gt_classes], box_loss=[box_loss])
+
+    def _box_loss(self, foreground: _Foreground, logits: Tensor | None) -> Tensor:
+        """
+        Compute the box loss, divided by its normalizer.
+
+        Args:
+            logits: (R, K), or K+1 for a softmax loss; None if the weights do not depend on them.
+        """
+        pairs = self._box_pairs(foreground)
+        if self.box_loss.own_normalizer:
+            return self.box_loss(*pairs)
+        if not self.box_weighted_by:
+            return self.box_loss(*pairs) / self._divisor(self.box_normalizer, foreground.mask)
+        weights = self._box_weights(foreground, logits)
+        loss = (weights * self.box_loss.per_box(*pairs)).sum()
+        self.box_loss.observe(*pairs)
+        total = mean_over_processes(weights.sum())
+        return loss / torch.where(total > 0, total, torch.ones_like(total))
+
+    @torch.no_grad()
+    def _box_weights(self, foreground: _Foreground, logits: Tensor | None) -> Tensor:
+        """Return the weight of each box, float32 (V,)."""
+        if self.box_weighted_by == "iou":
+            return self._iou(foreground)
+        assert self.cls_loss is not None
+        assert logits is not None
+        of_objects = logits[foreground.mask].float()
+        return self.cls_loss.probabilities(of_objects)[:, :-1].amax(dim=1)
+
+    @staticmethod
+    def _divisor(normalizer: str, is_object: Tensor) -> Tensor | int:
+        """Return the number of RoIs, or of those with an object, at least 1."""
+        if normalizer == "rois":
+            return max(len(is_object), 1)
+        return is_object.sum().clamp(min=1)
+
     @torch.no_grad()
     def _quality(self, foreground: _Foreground) -> Tensor:
         """Return (R,), the IoU of each decoded box with its object, or 0 without an object."""
-        mask, deltas, boxes, gt_boxes = foreground
-        iou = elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
+        iou = self._iou(foreground)
+        mask = foreground.mask
         return torch.zeros_like(mask, dtype=iou.dtype).masked_scatter(mask, iou)
 
-
-def _federated_options(cfg: CfgNode) -> dict[str, Any]:
-    """
-    Return the weights of the classes in Detectron2's federated loss, if it is on.
-
-    Detectron2 reads the images of each class in the metadata of a dataset, which only LVIS has.
-    Here a key replaces them. Without either, the weights are 0, so that the layers can be built but
-    not trained.
-    """
-    box_head = cfg.MODEL.ROI_BOX_HEAD
-    if not getattr(box_head, "USE_FED_LOSS", False):  # absent in release 0.6
-        return {}
-    images = cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
-    if not images:
-        metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN]
-        if metadata and all(hasattr(x, "class_image_count") for x in metadata):
-            return {}
-        images = [0] * cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    weights = torch.tensor(images, dtype=torch.float32) ** box_head.FED_LOSS_FREQ_WEIGHT_POWER
-    return {"get_fed_loss_cls_weights": lambda: weights}
-
-
-def without_federated_loss(cfg: CfgNode) -> CfgNode:
-    """Return a config with which Detectron2's own layers need no metadata of a dataset."""
-    if not getattr(cfg.MODEL.ROI_BOX_HEAD, "USE_FED_LOSS", False):
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False
-    return cfg
+    @torch.no_grad()
+    def _iou(self, foreground: _Foreground) -> Tensor:
+        """Return the IoU of the decoded box of each RoI with an object, (V,)."""
+        _, deltas, boxes, gt_boxes = foreground
+        return elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
 
 
 def _boxes_and_classes(

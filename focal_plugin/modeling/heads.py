@@ -76,7 +76,8 @@ class FocalRetinaNetHead(RetinaNetHead):
 
     pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 section 3.3). The softmax is over the
     classes and the background. Its prior, with p_bg = 1 - pi, is that of the original Detectron.
-    The configured classification loss selects sigmoid or softmax. With `MODEL.RETINANET.NORM` "BN"
+    The configured classification loss selects sigmoid or softmax. A loss of other probabilities
+    decodes its logits itself: in evaluation, the head returns the logits of sigmoids. With `MODEL.RETINANET.NORM` "BN"
     or "SyncBN", each level has its own statistics, on every version of Detectron2. At the default
     keys it is the stock head. For all keys, the towers and the box layer start with stock's values.
 
@@ -175,6 +176,9 @@ class SharedTowerRetinaNetHead(FocalRetinaNetHead):
         none on COCO
     """
 
+    last_shared: ClassVar[str] = "cls_subnet"
+    """Name of the module that computes the last features that both outputs share."""
+
     @configurable
     def __init__(self, **kwargs: Any) -> None:
         """
@@ -255,7 +259,7 @@ class CosineClassifier(DecodingClassifier):
         x_k = scale * <w_k, patch> / (|w_k| * |patch|) + b_k
 
     A logit is bounded by b_k +- scale, however large the features are. Randomly drawn filters have
-    a cosine near 0 with any patch. The bias alone, -log((1 - pi) / pi), is thus the prior.
+    a cosine near 0 with any patch. The bias alone is thus the prior.
     (arXiv:1804.09458, here over a patch.)
 
     Note:

@@ -35,7 +35,8 @@ from ..mining import Miner, build_miner
 from ..registry import configurable
 from .class_names import name_classes
 from .config_scopes import ROI_HEADS
-from .fast_rcnn import FocalFastRCNNOutputLayers, without_federated_loss
+from .fast_rcnn import FocalFastRCNNOutputLayers
+from .federated import without_federated_loss
 from .matcher import split_crowds
 from .unused_keys import warn_of_replaced
 
@@ -319,4 +320,4 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for submodule, mode in training.items():
-            submodule.training = mode
+            submodule.train(mode)

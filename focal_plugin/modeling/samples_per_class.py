@@ -12,6 +12,7 @@ from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss, class_alpha_of_count
 from ..losses.class_alpha import ALPHA, AUTO
 from ..registry import DENSE, ConfigScope
 from . import config_scopes
+from .federated import is_federated
 
 SAMPLES = "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS"
 CLASS_ALPHA = "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA"
@@ -75,7 +76,7 @@ def set_images_per_class(cfg: CfgNode, count_images: Count) -> None:
         count_images: see :func:`set_samples_per_class`.
     """
     key = config_scopes.ROI_HEADS.key(SAMPLES)
-    federated = getattr(cfg.MODEL.ROI_BOX_HEAD, "USE_FED_LOSS", False)  # absent in release 0.6
+    federated = is_federated(cfg)
     calibrated = cfg.MODEL.FOCAL.ROI_HEADS.NORCAL_GAMMA > 0
     if (federated or calibrated) and not config_scopes.ROI_HEADS.read(cfg, SAMPLES):
         counts = count_images(num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
