@@ -76,10 +76,12 @@ class FocalRetinaNetHead(RetinaNetHead):
 
     pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 section 3.3). The softmax is over the
     classes and the background. Its prior, with p_bg = 1 - pi, is that of the original Detectron.
-    The configured classification loss selects sigmoid or softmax. A loss of other probabilities
-    decodes its logits itself: in evaluation, the head returns the logits of sigmoids. With `MODEL.RETINANET.NORM` "BN"
-    or "SyncBN", each level has its own statistics, on every version of Detectron2. At the default
-    keys it is the stock head. For all keys, the towers and the box layer start with stock's values.
+    The configured classification loss selects sigmoid or softmax. A loss with other probabilities
+    defines its own prior, and how the head turns its logits into those of sigmoids in evaluation.
+
+    With `MODEL.RETINANET.NORM` "BN" or "SyncBN", each level has its own statistics, on every
+    version of Detectron2. At the default keys it is the stock head. For all keys, the towers and
+    the box layer start with stock's values.
 
     Reported:
         none on COCO
