@@ -64,7 +64,9 @@ class GumbelLoss(ElementwiseLoss):
         """
         # p is 0 or 1 beyond these limits, where float32 has no u
         u = torch.exp(-logits.float().clamp(-80.0, 80.0))
-        return -u - torch.log(-torch.expm1(-u))
+        # 1 - exp(-u) without cancellation; ONNX has no expm1
+        tanh = torch.tanh(u / 2)
+        return -u - torch.log(2 * tanh / (1 + tanh))
 
     @staticmethod
     def bias_of(prior_prob: float) -> float:
