@@ -84,7 +84,8 @@ def build_norcal(cfg: CfgNode) -> NorCal | None:
         ValueError: an option is outside its legal range; the message names its full key.
     """
     roi_heads = cfg.MODEL.FOCAL.ROI_HEADS
-    norcal = NorCal(
+    if roi_heads.NORCAL_GAMMA == 0:
+        return None
+    return NorCal(
         gamma=roi_heads.NORCAL_GAMMA, images_per_class=roi_heads.CLS_LOSS.SAMPLES_PER_CLASS
     )
-    return norcal if roi_heads.NORCAL_GAMMA else None

@@ -121,7 +121,7 @@ def test_positives_alone_are_soft_cross_entropy_with_the_powered_quality():
 
 
 class Differentiated(DetachedFocal):
-    """The same value with the slope of the focal loss, which differentiates the weight."""
+    """Formula with the slope of the focal loss, which differentiates the weight."""
 
     def slope(self, at):
         return at.q**self.gamma * (-at.q - self.gamma * at.p * at.ce)

@@ -83,4 +83,4 @@ def test_a_loss_without_a_softmax_is_refused():
 @each(("key", "value"), [("NORCAL_GAMMA", -0.5), ("CLS_LOSS.SAMPLES_PER_CLASS", [1, -1])])
 def test_an_illegal_value_is_an_error_that_names_its_key(key, value):
     with pytest.raises(ValueError, match=rf"^{KEYS}\.{key} must be"):
-        make_from_config(f"{KEYS}.{key}", value)
+        make_from_config(f"{KEYS}.NORCAL_GAMMA", 0.6, f"{KEYS}.{key}", value)
