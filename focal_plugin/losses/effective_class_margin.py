@@ -139,7 +139,7 @@ def _per_row(logits: Tensor, labels: Tensor, margins: Tensor, key: str | None = 
     shift, weight = margins.to(logits)
     z = 2 * logits.masked_fill(ignored.unsqueeze(-1), 0.0) + shift
     z_t = (-z).scatter(-1, column, z.gather(-1, column))
-    loss = (weight * -F.logsigmoid(z_t)).sum(-1).masked_fill(ignored, 0.0)
+    loss: Tensor = (weight * -F.logsigmoid(z_t)).sum(-1).masked_fill(ignored, 0.0)
     return loss / (~ignored).sum().clamp(min=1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from torch import nn
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 
 
 def is_federated(cfg: CfgNode) -> bool:
@@ -49,14 +49,15 @@ def without_federated_loss(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def require_federated_weights(layers: nn.Module) -> None:
+def require_federated_weights(layers: FastRCNNOutputLayers) -> None:
     """
     Raise an error if the federated loss of output layers has no frequencies of the classes.
 
     Raises:
         ValueError: it has none; the message names the key.
     """
-    if getattr(layers, "use_fed_loss", False) and not layers.fed_loss_cls_weights.any():
+    weights = getattr(layers, "fed_loss_cls_weights", None)  # absent without the loss
+    if weights is not None and not weights.any():
         raise ValueError(
             "MODEL.ROI_BOX_HEAD.USE_FED_LOSS requires the number of images with each class in "
             "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS"

@@ -80,7 +80,8 @@ def set_images_per_class(cfg: CfgNode, count_images: Count) -> None:
     calibrated = cfg.MODEL.FOCAL.ROI_HEADS.NORCAL_GAMMA > 0
     if (federated or calibrated) and not config_scopes.ROI_HEADS.read(cfg, SAMPLES):
         counts = count_images(num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-        cfg.merge_from_list([key, [int(x) for x in counts]])
+        pairs: list[Any] = [key, [int(x) for x in counts]]
+        cfg.merge_from_list(pairs)
 
 
 def _class_alpha(
