@@ -31,6 +31,7 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_decoder, require_dense_columns
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
@@ -94,7 +95,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             kwargs: see :class:`detectron2.modeling.RetinaNet`.
 
         Raises:
-            ValueError: one of loss and head uses softmax logits and the other sigmoid logits, or a
+            ValueError: loss and head use different logits or probabilities, or a
                 name in ``loss_weight`` is unknown; or ``miner`` cannot rank anchors by a loss that
                 is a sum only.
         """
@@ -102,11 +103,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         cls_loss = cls_loss or SigmoidFocalLoss(
             alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
+        require_dense_columns(cls_loss)
         if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
                 f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "
                 f"{type(self.head).__name__} has {not cls_loss.softmax} (MODEL.FOCAL.HEAD.NAME)"
             )
+        require_decoder(cls_loss, self.head)
         unknown = (loss_weight or {}).keys() - {"loss_cls", "loss_box_reg"}
         if unknown:
             raise ValueError(
@@ -291,6 +294,8 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
     """
     Build the configured head with stock's initial weights wherever the two share a weight.
 
+    The biases of the classes are the prior, which depends on the loss.
+
     The random generator stays unchanged. Whatever the head, all other layers start as in stock at
     the same seed.
     """
@@ -298,6 +303,7 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
         head = build_retinanet_head(cfg, [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES])
     ours = head.state_dict()
     stock = stock_head.state_dict()
+    stock.pop("cls_score.bias")
     shared = [key for key in ours if key in stock and ours[key].shape == stock[key].shape]
     head.load_state_dict({**ours, **{key: stock[key] for key in shared}})
     return head
