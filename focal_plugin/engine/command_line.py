@@ -332,8 +332,8 @@ def settle_from_training_set(cfg: CfgNode) -> None:
 
     The number of objects or images of each class is written into the `SAMPLES_PER_CLASS` of a loss
     that requires it, unless the config sets it, and its alphas into a `CLASS_ALPHA` of "auto".
-    Proposals have one class. The share of positives is written into a `PRIOR_PROB` of "auto". The saved
-    config of a run therefore contains the numbers that it used.
+    Proposals have one class. The share of positives is written into a `PRIOR_PROB` of "auto". So
+    the saved config of a run contains the numbers that it used.
 
     Raises:
         ValueError: an option is outside its legal range; the message names its key.
