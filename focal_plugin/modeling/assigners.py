@@ -11,7 +11,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from ..assignment import atss_assign, paa_assign, simota_assign, tal_assign
 from ..assignment.pairs import centers_of
 from ..checks import check_choice, check_count, check_option
 from ..losses import SigmoidFocalLoss
-from ..losses.base import BoxTransform
+from ..losses.base import BoxTransform, ClassificationLoss
 from ..losses.box_iou import giou_loss_of_boxes
 from ..registry import (
     DENSE,
@@ -64,17 +64,18 @@ class AnchorGrid(NamedTuple):
 class DensePredictions(NamedTuple):
     """Predictions of the head, before the anchors have a target."""
 
-    logits: list[Tensor]  # one per level, (N, ..., K), whose sigmoid is the score
+    logits: list[Tensor]  # one per level, (N, ..., K)
     deltas: list[Tensor]  # one per level, (N, ..., 4)
     transform: BoxTransform
+    sigmoid_logits: Callable[[Tensor], Tensor] = ClassificationLoss.sigmoid_logits
 
     def of_image(self, image: int, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (R, K) and the decoded boxes (R, 4) of an image."""
+        """Return logits (R, K), whose sigmoids are the scores, and the decoded boxes (R, 4)."""
         logits, deltas = (
             torch.cat([x[image].flatten(0, -2) for x in levels])
             for levels in (self.logits, self.deltas)
         )
-        return logits, self.transform.apply_deltas(deltas, anchors)
+        return self.sigmoid_logits(logits), self.transform.apply_deltas(deltas, anchors)
 
 
 class Scene(NamedTuple):

@@ -313,9 +313,7 @@ class DenseLossMixin:
             anchors = batch.anchors[boxed.nonzero(as_tuple=True)[1]]
             return centerness_of(anchors, self._gt_boxes(batch, boxed))
         logits = rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
-        if self.cls_loss.softmax:
-            return logits.softmax(dim=1)[:, :-1].amax(dim=1)
-        return logits.sigmoid().amax(dim=1)
+        return self.cls_loss.probabilities(logits)[:, :-1].amax(dim=1)
 
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""

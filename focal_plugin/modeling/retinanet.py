@@ -33,6 +33,7 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_decoder, require_dense_columns
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
@@ -108,7 +109,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             kwargs: see :class:`detectron2.modeling.RetinaNet`.
 
         Raises:
-            ValueError: one of loss and head uses softmax logits and the other sigmoid logits, or a
+            ValueError: loss and head use different logits or probabilities, or a
                 name in ``loss_weight`` is unknown; or ``miner`` cannot rank anchors by a loss that
                 is a sum only; or ``assigner`` or ``bag_loss`` does not work with another part.
         """
@@ -116,11 +117,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         cls_loss = cls_loss or SigmoidFocalLoss(
             alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
+        require_dense_columns(cls_loss)
         if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
                 f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "
                 f"{type(self.head).__name__} has {not cls_loss.softmax} (MODEL.FOCAL.HEAD.NAME)"
             )
+        require_decoder(cls_loss, self.head)
         unknown = (loss_weight or {}).keys() - {"loss_cls", "loss_box_reg"}
         if unknown:
             raise ValueError(
@@ -180,14 +183,20 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             ValueError: they do not.
         """
         reader = self.assigner if self.assigner and self.assigner.needs_predictions else None
-        reader_of_scores = self.bag_loss or reader
-        if reader_of_scores is not None and self.cls_loss.softmax:
+        if reader is not None and self.cls_loss.softmax:
             raise ValueError(
-                f"{type(reader_of_scores).__name__} reads sigmoid logits, but "
-                f"{type(self.cls_loss).__name__} has softmax logits (MODEL.FOCAL.CLS_LOSS.NAME)"
+                f"{type(reader).__name__} reads sigmoid logits, but {type(self.cls_loss).__name__} "
+                "has softmax logits (MODEL.FOCAL.CLS_LOSS.NAME)"
             )
         if self.bag_loss is None:
             return
+        if self.cls_loss.softmax or (
+            self.cls_loss.sigmoid_logits is not ClassificationLoss.sigmoid_logits
+        ):
+            raise ValueError(
+                f"{type(self.bag_loss).__name__} reads sigmoid logits, but the head decodes those "
+                f"of {type(self.cls_loss).__name__} (MODEL.FOCAL.CLS_LOSS.NAME)"
+            )
         unused = {
             "ASSIGNER.NAME": self.assigner is not None,
             "BALANCE.NAME": not isinstance(self.balance, FixedBalance),
@@ -224,9 +233,10 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             deltas = [view_as_anchors(x, 4) for x in predictions[1]]
         if self.bag_loss is not None:
             return self._bag_losses(self.bag_loss, anchors, logits, deltas, gt_instances)
-        targets = self.assign(
-            anchors, gt_instances, DensePredictions(logits, deltas, self.box2box_transform)
+        head_outputs = DensePredictions(
+            logits, deltas, self.box2box_transform, self.cls_loss.sigmoid_logits
         )
+        targets = self.assign(anchors, gt_instances, head_outputs)
         gt_labels = list(targets.labels)
         return self.losses(
             anchors,
@@ -405,6 +415,8 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
     """
     Build the configured head with stock's initial weights wherever the two share a weight.
 
+    The biases of the classes are the prior, which depends on the loss.
+
     The random generator stays unchanged. Whatever the head, all other layers start as in stock at
     the same seed.
     """
@@ -412,6 +424,7 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
         head = build_retinanet_head(cfg, [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES])
     ours = head.state_dict()
     stock = stock_head.state_dict()
+    stock.pop("cls_score.bias")
     shared = [key for key in ours if key in stock and ours[key].shape == stock[key].shape]
     head.load_state_dict({**ours, **{key: stock[key] for key in shared}})
     return head

@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from focal_plugin import arms
 from focal_plugin.assignment import atss_assign, paa_assign, simota_assign, tal_assign
 from focal_plugin.losses import (
+    GumbelLoss,
     free_anchor_loss,
     giou_loss,
     quality_focal_loss,
@@ -236,6 +237,20 @@ def test_a_softmax_loss_is_refused(name):
         tiny_model(NAME, name, *softmax)
 
 
+def test_the_scores_are_those_of_the_loss(batch):
+    """A score of the Gumbel loss is not the sigmoid of its logit."""
+    gumbel = ("MODEL.FOCAL.CLS_LOSS.NAME", "GumbelLoss")
+    model = random_weights(tiny_model(NAME, "tal", *gumbel), scale=0.2)
+    seen = []
+    assign = model.assigner.assign
+    model.assigner.assign = lambda scene: (seen.append(scene), assign(scene))[1]
+    losses_of(model, batch[:1])
+    logits = Step(model, batch[:1]).image(0)[0]
+    scores = seen[0].logits.sigmoid()
+    torch.testing.assert_close(scores, GumbelLoss.sigmoid_logits(logits).sigmoid())
+    assert not torch.allclose(scores, logits.sigmoid())
+
+
 @each(
     ("name", "key", "value"),
     [
@@ -343,9 +358,9 @@ def test_a_part_that_needs_labels_is_refused_with_free_anchor(key, value):
 
 
 def test_free_anchor_refuses_softmax_logits_and_partly_labeled_images(batch):
-    softmax = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
-    with pytest.raises(ValueError, match="FreeAnchorLoss reads sigmoid logits"):
-        tiny_model(*BAG, *softmax)
+    for name in ("SoftmaxFocalLoss", "GumbelLoss"):
+        with pytest.raises(ValueError, match=f"FreeAnchorLoss reads sigmoid logits.* {name}"):
+            tiny_model(*BAG, "MODEL.FOCAL.CLS_LOSS.NAME", name)
     instances = Instances((128, 160), **batch[0]["instances"].get_fields())
     instances.set(FIELD, [None] * len(instances))
     with pytest.raises(ValueError, match="labeled with every class"):
