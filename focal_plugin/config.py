@@ -141,6 +141,21 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "equal_gradient": weight of the old gradient norms
     balance.MOMENTUM = 0.9
 
+    # Weights of the classification loss of the positives: "" (1 each) or "isr_p", by rank and IoU
+    # of each positive among those of its object and class
+    reweight = node.REWEIGHT = new_node()
+    reweight.NAME = ""
+    # "isr_p": exponent, and least weight before it
+    reweight.K = 2.0
+    reweight.BIAS = 0.0
+    # CARL: an additional box term, "loss_carl", whose weights are scores with gradient. WEIGHT is
+    # its factor (0: off)
+    carl = node.CARL = new_node()
+    carl.WEIGHT = 0.0
+    # Exponent of the weights, and weight of a score of 0 before it
+    carl.K = 1.0
+    carl.BIAS = 0.2
+
     # Mining: a name in MINER_REGISTRY; "" keeps every anchor
     mining = node.MINING = new_node()
     mining.NAME = ""
@@ -241,6 +256,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.NAME = ""
     # Balance of both losses, as MODEL.FOCAL.BALANCE. All but "fixed" require a CLS_LOSS.NAME
     roi.BALANCE = _options_of(node.BALANCE)
+    # Weights of positives and the term CARL, as MODEL.FOCAL. Both require a CLS_LOSS.NAME
+    roi.REWEIGHT = _options_of(node.REWEIGHT)
+    roi.CARL = _options_of(node.CARL)
     # Divisor of a classification loss with a NAME: the number of "rois" (stock), or of those with
     # an object, "foreground"
     roi.NORMALIZER = "rois"
