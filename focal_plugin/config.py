@@ -277,6 +277,28 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.NMS_PER_LABEL = True
     mining.RANK_BY = "cls_and_box"
 
+    # SampledROIHeads, SampledCascadeROIHeads (names for MODEL.ROI_HEADS.NAME): draw of positives,
+    # "random" or "instance_balanced" (the same number of each object); their largest number is
+    # MODEL.ROI_HEADS.POSITIVE_FRACTION of BATCH_SIZE_PER_IMAGE
+    sampler = roi.SAMPLER = new_node()
+    sampler.POSITIVES = "random"
+    # Draw of negatives: "random", "iou_balanced" (the same number of each bin of IoU) or
+    # "score_hlr" (by rank of their scores, with weights; requires a CLS_LOSS.NAME)
+    sampler.NEGATIVES = "random"
+    # "iou_balanced": bins; IoU below which a negative is drawn last (0: at 0; -1: none is); share
+    # of the negatives that is not drawn from the bins; and boxes that determine the range of the
+    # bins, "negatives" or "all" (as published)
+    sampler.NUM_BINS = 3
+    sampler.FLOOR_THR = -1.0
+    sampler.FLOOR_FRACTION = 0.0
+    sampler.IOU_RANGE = "negatives"
+    # "score_hlr": exponent of the weights, least weight before it, least score of a ranked
+    # negative, and IoU above which it joins the cluster of a better one
+    sampler.HLR_K = 0.5
+    sampler.HLR_BIAS = 0.0
+    sampler.HLR_SCORE_THRESH = 0.05
+    sampler.HLR_NMS_THRESH = 0.5
+
     # FocalFastRCNNConvFCHead (a name for MODEL.ROI_BOX_HEAD.NAME): "norm_relu" (stock), or
     # "relu_norm", tensorpack's order
     node.ROI_BOX_HEAD = new_node()

@@ -10,6 +10,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -111,10 +112,7 @@ def iou_balanced_plan(
     width = (float(of_range.max()) - start) / num_bins if len(of_range) else 0.0
     edges = [start + b * width for b in range(num_bins + 1)]
     of_pool = iou[pool]
-    bins = [
-        pool[(of_pool >= low) & (of_pool < high)]
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    bins = [pool[(of_pool >= low) & (of_pool < high)] for low, high in itertools.pairwise(edges)]
     pool_quota = int(num_expected * (1 - floor_fraction))
     return IoUBalancedPlan(
         pool=pool,

@@ -114,8 +114,8 @@ class DenseLossMixin:
     balance: Balance
     shared_features: SharedFeatures | None
     miner: Miner | None
-    reweighting: ISRPReweighting | None = None
-    carl: CARLTerm | None = None
+    reweighting: ISRPReweighting | None
+    carl: CARLTerm | None
     box2box_transform: Box2BoxTransform
     observer: Callable[[DenseStep], None] | None = None
 
