@@ -1,5 +1,7 @@
 """Losses: tensors in, a float32 scalar out. Each file holds one loss, as function and as module."""
 
+from .alrp import ALRPLoss, alrp_loss
+from .ap import APLoss, ap_loss
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
 from .box_iou import (
@@ -23,6 +25,7 @@ from .build import (
 )
 from .class_alpha import class_alpha_of_counts
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
+from .dr import DRLoss, dr_loss
 from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
 from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
@@ -31,6 +34,7 @@ from .ghm_box import GHMBoxLoss, ghm_box_loss
 from .huber import HuberLoss, huber_loss
 from .poly_focal import PolyFocalLoss, poly_focal_loss
 from .quality_focal import QualityFocalLoss, quality_focal_loss
+from .rank_sort import RankSortLoss, rank_sort_loss
 from .sigmoid_cross_entropy import SigmoidCrossEntropyLoss, sigmoid_cross_entropy_loss
 from .sigmoid_focal import SigmoidFocalLoss, sigmoid_focal_loss
 from .sigmoid_focal_star import SigmoidFocalStarLoss, sigmoid_focal_star_loss
