@@ -115,6 +115,10 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.NAME = ""
     # Factor of the loss
     loss.WEIGHT = 1.0
+    # Weight of each box: "" (1, stock), "score" (the largest probability of a class), "iou" (of the
+    # predicted box) or "target" (the weight that the assigner gives). The loss is then divided by
+    # the sum of the weights
+    loss.WEIGHTED_BY = ""
     # HuberLoss: end of the parabola
     loss.HUBER_DELTA = 1 / 9
     # BalancedL1Loss
@@ -125,6 +129,23 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.GHM_MU = 0.02
     loss.GHM_BINS = 10
     loss.GHM_MOMENTUM = 0.7
+
+    # Balance of both losses: a name in BALANCE_REGISTRY. "fixed" (stock) multiplies them by their
+    # WEIGHT alone, which the others apply too
+    balance = node.BALANCE = new_node()
+    balance.NAME = "fixed"
+    # "guided", "equal_gradient": the classification loss, or its gradient, over that of the boxes
+    balance.SCALE = 1.0
+    # "guided": iterations until the factor stays constant; 0: never
+    balance.ITERS = 100
+    # "guided": multiply each loss by 1 / (2 sigma^2), with one learned sigma for each
+    balance.LEARNED = False
+    # "self": iterations between two changes of the factor, and the factor before the first one. 0:
+    # the factor makes both losses equal in each step
+    balance.PERIOD = 0
+    balance.INIT = 50.0
+    # "equal_gradient": weight of the old gradient norms
+    balance.MOMENTUM = 0.9
 
     # Mining: a name in MINER_REGISTRY; "" keeps every anchor
     mining = node.MINING = new_node()
@@ -177,6 +198,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.NAME = ""
     # HuberLoss: end of the parabola
     loss.HUBER_DELTA = None
+    # Balance of both losses, as MODEL.FOCAL.BALANCE
+    rpn.BALANCE = _options_of(node.BALANCE)
     # Divisor of the box targets: 4 numbers for dx, dy, dw, dh. detectron2 and tensorpack use
     # 1 / MODEL.RPN.BBOX_REG_WEIGHTS
     rpn.TARGET_STD = []
@@ -222,9 +245,13 @@ def add_focal_config(cfg: CfgNode) -> None:
     # beta of its smooth L1 is MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA
     loss = roi.BOX_LOSS = _options_of(node.BOX_LOSS, "WEIGHT")
     loss.NAME = ""
+    # Balance of both losses, as MODEL.FOCAL.BALANCE. All but "fixed" require a CLS_LOSS.NAME
+    roi.BALANCE = _options_of(node.BALANCE)
     # Divisor of a classification loss with a NAME: the number of "rois" (stock), or of those with
     # an object, "foreground"
     roi.NORMALIZER = "rois"
+    # The same for the box loss
+    roi.BOX_NORMALIZER = "rois"
     # Probability of an object that a fresh box head gives; 0: its biases are zero, as in stock
     roi.PRIOR_PROB = 0.0
     # OHEMROIHeads: a name in MINER_REGISTRY; "" trains on all RoIs. Options are those of

@@ -16,6 +16,7 @@ LEGAL_VALUES = {
     "LOW_QUALITY": ["clobber"],
     "MATCHED": ["inside"],
     "NORM": [""],
+    "BOX_NORMALIZER": ["foreground"],
     "NORMALIZER": ["foreground"],
     "NORM_ORDER": ["relu_norm"],
     "OUT_CHANNELS": [64],

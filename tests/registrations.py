@@ -6,9 +6,16 @@ import sys
 from focal_plugin import components, registry
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.modeling.balance import BALANCE_REGISTRY
 from focal_plugin.modeling.normalizer import NORMALIZER_REGISTRY
 
-REGISTRIES = (CLS_LOSS_REGISTRY, BOX_LOSS_REGISTRY, MINER_REGISTRY, NORMALIZER_REGISTRY)
+REGISTRIES = (
+    BALANCE_REGISTRY,
+    BOX_LOSS_REGISTRY,
+    CLS_LOSS_REGISTRY,
+    MINER_REGISTRY,
+    NORMALIZER_REGISTRY,
+)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ class ClassificationLoss(ConfigurableModule):
     """True for K+1 logits per anchor, background last, decoded by softmax."""
     needs_quality: ClassVar[bool] = False
     """True if the loss requires the IoU of each decoded box with its matched ground truth."""
+    needs_box_loss: ClassVar[bool] = False
+    """True if the loss also weighs the box losses of the positives, see :meth:`of_both`."""
     own_normalizer: ClassVar[bool] = False
     """True if the loss is already normalized and must not be divided by the number of positives."""
     any_layout: ClassVar[bool] = False
@@ -110,6 +112,24 @@ class ClassificationLoss(ConfigurableModule):
         levels = zip(logits, labels, qualities, strict=True)
         losses = [self(x, y, quality=z) for x, y, z in levels]
         return functools.reduce(torch.add, losses) * scale
+
+    def of_both(
+        self, logits: Sequence[Tensor], labels: Sequence[Tensor], *, box_loss: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Compute the classification loss and the box loss of several levels together.
+
+        A loss with :attr:`needs_box_loss` implements it. Both results are normalized.
+
+        Args:
+            logits, labels: see :meth:`of_levels`.
+            box_loss: one per level, (...), the box loss of each positive, with its graph; 0 for
+                other anchors.
+
+        Returns:
+            both losses, float32 scalars.
+        """
+        raise NotImplementedError
 
 
 class BoxLoss(ConfigurableModule):

@@ -16,28 +16,51 @@ Shape shorthand:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import cat
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import IllegalOptionError, check_choice
 from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
+from ..losses.base import require_rows
+from ..losses.processes import mean_over_processes
 from ..mining import Miner
-from .normalizer import Normalizer
+from ..registry import DENSE, ConfigScope
+from .balance import Balance, SharedFeatures
+from .dense_targets import DenseTargets
+from .normalizer import Normalizer, PerImageNormalizer
+
+BOX_WEIGHTS = ("", "score", "iou", "target")
+"""Legal values of `MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY`."""
+
+
+def box_weighting_of(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> str:
+    """
+    Return `MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY`.
+
+    Args:
+        config_scope: the location of the key, if it is moved.
+
+    Raises:
+        ValueError: it has an illegal value; the message names its full key.
+    """
+    key = "MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY"
+    return check_choice(config_scope.key(key), config_scope.read(cfg, key), BOX_WEIGHTS)
 
 
 class DenseBatch(NamedTuple):
-    """Predictions of the head for all anchors of a batch, in place, and their ground truth."""
+    """Predictions of the head for all anchors of a batch, in place, and their targets."""
 
     anchors: Tensor  # (R, 4), XYXY
     logits: list[Tensor]  # one per level, (N, ..., K), or K+1 for a softmax loss
     deltas: list[Tensor]  # one per level, (N, ..., 4)
-    labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
-    gt_boxes: list[Tensor]  # one per image, (R, 4), XYXY, used where the label is 0..K-1
+    targets: DenseTargets
 
 
 class DenseStep(NamedTuple):
@@ -51,14 +74,15 @@ class DenseStep(NamedTuple):
     cls_divisors: Tensor  # (N,), or (1,) for all images; unused if the loss is normalized
     boxed: Tensor  # (N, R), bool, the anchors of the box loss
     box_pairs: tuple[Tensor, Tensor]  # (V, 4) each, predictions and targets of these anchors
+    box_weights: Tensor | None  # (V,), weights of their losses; None: 1 each
     box_divisors: Tensor  # like cls_divisors
 
 
 class DenseResult(NamedTuple):
     """Losses of a batch, and the anchors that contribute."""
 
-    loss_cls: Tensor  # float32 scalar, divided by the normalizer
-    loss_box: Tensor  # float32 scalar, divided by the normalizer
+    loss_cls: Tensor  # float32 scalar, divided by the normalizer and balanced
+    loss_box: Tensor  # float32 scalar, divided by the normalizer and balanced
     num_pos: Tensor  # (N,), int64, positive anchors before mining
     labels: Tensor  # (N, R), labels of the batch, with -1 for the anchors that mining drops
 
@@ -70,7 +94,10 @@ class DenseLossMixin:
     Attributes:
         cls_loss: the loss of all anchors that count.
         box_loss: the loss of the positive anchors.
+        box_weighted_by: the weight of each box, one of :data:`BOX_WEIGHTS`.
         normalizer: the divisor of both losses.
+        balance: the balance between both losses.
+        shared_features: the features that the balance reads; None: it reads none.
         miner: the selection of the anchors that count; None: every anchor counts.
         box2box_transform: the conversion between deltas and boxes.
         observer: called with each batch's :class:`DenseStep`, before its losses; None: no call.
@@ -78,18 +105,54 @@ class DenseLossMixin:
 
     cls_loss: ClassificationLoss
     box_loss: BoxLoss
+    box_weighted_by: str
     normalizer: Normalizer
+    balance: Balance
+    shared_features: SharedFeatures | None
     miner: Miner | None
     box2box_transform: Box2BoxTransform
     observer: Callable[[DenseStep], None] | None = None
+
+    def check_parts(self) -> None:
+        """
+        Check that the components work together.
+
+        Raises:
+            ValueError: a component requires the loss of each anchor or box, and a loss is a sum
+                only; or the boxes of a loss that is already normalized are weighted.
+        """
+        check_choice("weighted_by", self.box_weighted_by, BOX_WEIGHTS)
+        if self.miner is not None or isinstance(self.normalizer, PerImageNormalizer):
+            require_rows(self.cls_loss)
+        if not (self.box_weighted_by or self.cls_loss.needs_box_loss):
+            return
+        require_rows(self.box_loss)
+        if self.box_loss.own_normalizer:
+            raise IllegalOptionError(
+                "weighted_by",
+                f"must be empty, because {type(self.box_loss).__name__} is already normalized",
+            )
+        if self.box_weighted_by and self.cls_loss.needs_box_loss:
+            raise IllegalOptionError(
+                "weighted_by",
+                f"must be empty, because {type(self.cls_loss).__name__} weighs the boxes itself",
+            )
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode, and record the shared features in training mode only."""
+        result = super().train(mode)  # type: ignore[misc]  # of the detector, an nn.Module
+        if self.shared_features is not None:
+            self.shared_features.attach(mode)
+        return result
 
     def dense_losses(
         self,
         anchors: list[Boxes],
         logits: list[Tensor],
-        labels: Tensor,
+        targets: DenseTargets,
         deltas: list[Tensor],
-        gt_boxes: list[Tensor],
+        *,
+        log_as: str = "balance",
     ) -> DenseResult:
         """
         Compute both losses of a batch; a differentiable 0 if there is nothing to sum.
@@ -98,22 +161,17 @@ class DenseLossMixin:
             anchors: one per level, Ri boxes.
             logits: one per level, (N, Ri, K), relative to the background logit for softmax; or
                 (N, Hi, Wi, A, K), in the memory layout of the head's output.
-            labels: (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}.
+            targets: the targets of all anchors.
             deltas: one per level, (N, Ri, 4) or (N, Hi, Wi, A, 4).
-            gt_boxes: one per image, (R, 4), XYXY, used where the label is 0..K-1.
+            log_as: prefix of what the balance logs.
         """
         num_classes = logits[0].shape[-1]
         if not self.cls_loss.any_layout:
             logits = _as_rows(logits)
         if self.cls_loss.softmax:
             logits = [F.pad(x, (0, 1)) for x in logits]
-        batch = DenseBatch(
-            anchors=Boxes.cat(anchors).tensor,
-            logits=logits,
-            deltas=deltas,
-            labels=labels,
-            gt_boxes=gt_boxes,
-        )
+        batch = DenseBatch(Boxes.cat(anchors).tensor, logits, deltas, targets)
+        labels = targets.labels
         positives = (labels >= 0) & (labels != num_classes)  # (N, R)
         num_pos = positives.sum(dim=1)
         quality = self._quality(batch, positives) if self.cls_loss.needs_quality else None
@@ -125,31 +183,39 @@ class DenseLossMixin:
                 boxed = positives & keep
 
         num_counted = (labels >= 0).sum(dim=1)
+        weighed_pos = num_pos if targets.weight is None else (targets.weight * positives).sum(dim=1)
         cls_divisors, box_divisors = self.normalizer.of_both_losses(
-            num_pos, num_counted=num_counted, num_boxes=boxed.sum(dim=1)
+            weighed_pos, num_counted=num_counted, num_boxes=boxed.sum(dim=1)
         )
         if self.miner is not None and self.miner.divide_by == "kept":
             cls_divisors = num_counted.sum().clamp(min=1).float().unsqueeze(0)
+        box_weights = self._box_weights(batch, boxed)
+        if self.box_weighted_by in ("score", "iou"):
+            assert box_weights is not None
+            box_divisors = _positive(mean_over_processes(box_weights.sum())).unsqueeze(0)
         if self.observer is not None:
             self.observer(
                 DenseStep(
                     anchors=batch.anchors,
                     logits=_as_rows(batch.logits),
-                    labels=batch.labels,
+                    labels=targets.labels,
                     kept_labels=labels,
                     quality=quality,
                     cls_divisors=cls_divisors,
                     boxed=boxed,
                     box_pairs=self._box_pairs(batch, boxed),
+                    box_weights=box_weights,
                     box_divisors=box_divisors,
                 )
             )
-        return DenseResult(
-            loss_cls=self._cls_loss(batch.logits, labels, quality, cls_divisors),
-            loss_box=self._box_loss(batch, boxed, box_divisors),
-            num_pos=num_pos,
-            labels=labels,
-        )
+        if self.cls_loss.needs_box_loss:
+            loss_cls, loss_box = self._both_losses(batch, labels, boxed)
+        else:
+            loss_cls = self._cls_loss(batch.logits, labels, quality, cls_divisors)
+            loss_box = self._box_loss(batch, boxed, box_weights, box_divisors)
+        shared = self.shared_features.take() if self.shared_features is not None else []
+        loss_cls, loss_box = self.balance(loss_cls, loss_box, shared=shared, log_as=log_as)
+        return DenseResult(loss_cls, loss_box, num_pos=num_pos, labels=labels)
 
     def _cls_loss(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
@@ -186,15 +252,45 @@ class DenseLossMixin:
 
         return logits, split(labels), None if quality is None else split(quality)
 
-    def _box_loss(self, batch: DenseBatch, positives: Tensor, divisors: Tensor) -> Tensor:
+    def _both_losses(
+        self, batch: DenseBatch, labels: Tensor, boxed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute both losses together, for a classification loss that weighs the box losses."""
+        per_box = self.box_loss.per_box(*self._box_pairs(batch, boxed))
+        box_loss = torch.zeros_like(boxed, dtype=per_box.dtype).masked_scatter(boxed, per_box)
+        levels, level_labels, level_box_loss = self._levels(batch.logits, labels, box_loss)
+        assert level_box_loss is not None
+        return self.cls_loss.of_both(levels, level_labels, box_loss=level_box_loss)
+
+    def _box_loss(
+        self, batch: DenseBatch, positives: Tensor, weights: Tensor | None, divisors: Tensor
+    ) -> Tensor:
         pred, target = self._box_pairs(batch, positives)
-        if self.box_loss.own_normalizer or len(divisors) == 1:
-            loss = self.box_loss(pred, target)
-            return loss if self.box_loss.own_normalizer else loss / divisors[0]
-        divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
-        loss = (self.box_loss.per_box(pred, target) / divisor_of_box).sum()
+        if self.box_loss.own_normalizer:
+            return self.box_loss(pred, target)
+        if weights is None and len(divisors) == 1:
+            return self.box_loss(pred, target) / divisors[0]
+        loss = self.box_loss.per_box(pred, target)
+        if weights is not None:
+            loss = loss * weights
         self.box_loss.observe(pred, target)
-        return loss
+        divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
+        return (loss / divisor_of_box).sum()
+
+    @torch.no_grad()
+    def _box_weights(self, batch: DenseBatch, boxed: Tensor) -> Tensor | None:
+        """Return the weight of each box, float32 (V,), or None for 1 each."""
+        if not self.box_weighted_by:
+            return None
+        if self.box_weighted_by == "target":
+            weight = batch.targets.weight
+            return None if weight is None else weight[boxed]
+        if self.box_weighted_by == "iou":
+            return self._iou(batch, boxed)
+        logits = _rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
+        if self.cls_loss.softmax:
+            return logits.softmax(dim=1)[:, :-1].amax(dim=1)
+        return logits.sigmoid().amax(dim=1)
 
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""
@@ -202,7 +298,7 @@ class DenseLossMixin:
         deltas = _rows_of_levels(batch.deltas, image, anchor)
         anchors = batch.anchors[anchor]
         gt_boxes = torch.cat(
-            [boxes[mask] for boxes, mask in zip(batch.gt_boxes, positives, strict=True)]
+            [boxes[mask] for boxes, mask in zip(batch.targets.gt_boxes, positives, strict=True)]
         )
         if self.box_loss.on_boxes:
             return self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes
@@ -210,18 +306,26 @@ class DenseLossMixin:
 
     @torch.no_grad()
     def _quality(self, batch: DenseBatch, positives: Tensor) -> Tensor:
-        """Return (N, R), the IoU of each positive's decoded box with its object, else 0."""
-        boxes = self._decode(batch, *positives.nonzero(as_tuple=True))
-        gt_boxes = [boxes[mask] for boxes, mask in zip(batch.gt_boxes, positives, strict=True)]
-        iou = elementwise_iou(boxes, torch.cat(gt_boxes))
+        """Return (N, R), the quality of each positive, else 0."""
+        if batch.targets.quality is not None:
+            return batch.targets.quality * positives
+        iou = self._iou(batch, positives)
         return torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
+
+    @torch.no_grad()
+    def _iou(self, batch: DenseBatch, positives: Tensor) -> Tensor:
+        """Return the IoU of the decoded box of each positive with its object, (V,)."""
+        boxes = self._decode(batch, *positives.nonzero(as_tuple=True))
+        gt_boxes = batch.targets.gt_boxes
+        of_positives = [x[mask] for x, mask in zip(gt_boxes, positives, strict=True)]
+        return elementwise_iou(boxes, torch.cat(of_positives))
 
     @torch.no_grad()
     def _mine(
         self, miner: Miner, batch: DenseBatch, positives: Tensor, quality: Tensor | None
     ) -> Tensor:
         """Return the mask of the anchors that the miner keeps, (N, R)."""
-        rank = self._loss_per_anchor(*self._levels(batch.logits, batch.labels, quality))
+        rank = self._loss_per_anchor(*self._levels(batch.logits, batch.targets.labels, quality))
         if miner.rank_by == "cls_and_box":
             rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
 
@@ -230,12 +334,17 @@ class DenseLossMixin:
                 return batch.anchors[anchor]
             return self._decode(batch, torch.full_like(anchor, image), anchor)
 
-        return miner(rank, batch.labels, boxes)
+        return miner(rank, batch.targets.labels, boxes)
 
     def _decode(self, batch: DenseBatch, image: Tensor, anchor: Tensor) -> Tensor:
         """Return the predicted boxes of some anchors, (V, 4); both indices are (V,)."""
         deltas = _rows_of_levels(batch.deltas, image, anchor)
         return self.box2box_transform.apply_deltas(deltas, batch.anchors[anchor])
+
+
+def _positive(total: Tensor) -> Tensor:
+    """Return a sum of weights, or 1 in place of 0."""
+    return torch.where(total > 0, total, torch.ones_like(total))
 
 
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:

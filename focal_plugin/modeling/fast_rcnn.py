@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,13 +31,19 @@ from ..losses import (
     build_cls_loss,
     elementwise_iou,
 )
+from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
+from ..losses.processes import mean_over_processes
 from ..registry import configurable
+from .balance import Balance, FixedBalance, SharedFeatures, build_balance
 from .config_scopes import ROI_HEADS
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
-CLS_NORMALIZERS = ("rois", "foreground")
-"""Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER`."""
+NORMALIZERS = ("rois", "foreground")
+"""Legal values of `MODEL.FOCAL.ROI_HEADS.NORMALIZER` and `BOX_NORMALIZER`."""
+
+BOX_WEIGHTS = ("", "score", "iou")
+"""Legal values of `MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY`."""
 
 
 class _Foreground(NamedTuple):
@@ -65,6 +72,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     """
 
     config_keys: ClassVar[dict[str, str]] = {
+        "box_normalizer": "MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER",
+        "box_weighted_by": "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY",
         "cls_normalizer": "MODEL.FOCAL.ROI_HEADS.NORMALIZER",
         "cls_weight": "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT",
         "prior_prob": "MODEL.FOCAL.ROI_HEADS.PRIOR_PROB",
@@ -77,6 +86,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         *,
         cls_loss: ClassificationLoss | None = None,
         box_loss: BoxLoss | None = None,
+        box_weighted_by: str = "",
+        box_normalizer: str = "rois",
+        balance: Balance | None = None,
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
@@ -89,6 +101,10 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             input_shape: see Detectron2's layers.
             cls_loss: the loss of all RoIs. None: stock's own.
             box_loss: the loss of the RoIs with an object. None: that of ``box_reg_loss_type``.
+            box_weighted_by: the weight of each box: "" (1), "score" or "iou". The box loss is then
+                divided by the sum of the weights.
+            box_normalizer: the divisor of ``box_loss``, as ``cls_normalizer``.
+            balance: the balance between both losses. None: their constant weights alone.
             cls_normalizer: the divisor of ``cls_loss``: the number of "rois", as in stock, or of
                 RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
@@ -98,9 +114,10 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         Raises:
             ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
-                "foreground" is combined with stock's own loss, which is a mean over RoIs.
+                "foreground" or a balance is combined with stock's own loss, which is a mean over
+                RoIs; or the losses do not work together.
         """
-        self._check_options(cls_normalizer, cls_weight, prior_prob)
+        self._check_options(cls_normalizer, cls_weight, prior_prob, box_weighted_by, box_normalizer)
         super().__init__(input_shape, **kwargs)
         stock_sigmoid = getattr(self, "use_sigmoid_ce", False)  # absent in release 0.6
         if cls_loss is not None and stock_sigmoid:
@@ -108,15 +125,31 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME select "
                 "two classification losses: choose one"
             )
-        if cls_loss is None and cls_normalizer != "rois":
-            raise ValueError(
-                f"{self.config_keys['cls_normalizer']} = {cls_normalizer!r} requires a loss in "
-                "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME: stock's own is a mean over RoIs"
-            )
+        balance = balance or FixedBalance()
+        needs_loss = {
+            self.config_keys["cls_normalizer"]: cls_normalizer != "rois",
+            self.config_keys["box_weighted_by"]: box_weighted_by == "score",
+            "MODEL.FOCAL.ROI_HEADS.BALANCE.NAME": type(balance) is not FixedBalance,
+        }
+        for key, needed in needs_loss.items():
+            if cls_loss is None and needed:
+                raise ValueError(
+                    f"{key} requires a loss in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME: stock's own is "
+                    "a mean over RoIs, with its weight"
+                )
         self.cls_loss = cls_loss
         self.box_loss = box_loss or stock_box_loss(
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
         )
+        if box_weighted_by or (cls_loss is not None and cls_loss.needs_box_loss):
+            require_rows(self.box_loss)
+        self.box_weighted_by = box_weighted_by
+        self.box_normalizer = box_normalizer
+        self.balance = balance
+        self.shared_features: SharedFeatures | None = None
+        if balance.reads_gradients:
+            self.shared_features = SharedFeatures(self, of_input=True)
+            self.shared_features.attach(True)  # a new module is in training mode
         self.cls_normalizer = cls_normalizer
         self.softmax = not stock_sigmoid if cls_loss is None else cls_loss.softmax
         self.loss_weight = {
@@ -142,10 +175,20 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             **super().from_config(cfg, input_shape),
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
             "box_loss": box_loss,
+            "box_weighted_by": cfg.MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY,
+            "box_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER,
+            "balance": build_balance(cfg, ROI_HEADS),
             "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
             "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT,
             "prior_prob": cfg.MODEL.FOCAL.ROI_HEADS.PRIOR_PROB,
         }
+
+    def train(self, mode: bool = True) -> FocalFastRCNNOutputLayers:
+        """Set the mode, and record the shared features in training mode only."""
+        super().train(mode)
+        if self.shared_features is not None:
+            self.shared_features.attach(mode)
+        return self
 
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -154,22 +197,27 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.cls_loss is None:
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
-        decisions = scores.detach()
-        if not self.softmax:
-            # The prediction is the best class if its p > .5, and background otherwise.
-            decisions = F.pad(decisions[:, :-1], (0, 1), value=torch.finfo(scores.dtype).tiny)
-        # For the statistics and the box loss; the classification loss is replaced below.
-        losses = super().losses((decisions, pred_deltas), proposals)
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
-        quality = None
-        if self.cls_loss.needs_quality:
-            quality = self._quality(self._foreground(boxes, gt_boxes, pred_deltas, gt_classes))
-        loss = self.cls_loss(self._cls_logits(scores), gt_classes, quality=quality)
-        if not self.cls_loss.own_normalizer:
-            of_objects = self.cls_normalizer == "foreground"
-            counted = self._is_object(gt_classes) if of_objects else torch.ones_like(gt_classes)
-            loss = loss / counted.sum().clamp(min=1)
-        return {**losses, "loss_cls": loss * self.loss_weight["loss_cls"]}
+        _log_classification_stats(self._decisions(scores), gt_classes)
+        logits = self._cls_logits(scores)
+        foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
+        if self.cls_loss.needs_box_loss:
+            loss_cls, loss_box = self._both_losses(self.cls_loss, logits, gt_classes, foreground)
+        else:
+            quality = self._quality(foreground) if self.cls_loss.needs_quality else None
+            loss_cls = self.cls_loss(logits, gt_classes, quality=quality)
+            if not self.cls_loss.own_normalizer:
+                loss_cls = loss_cls / self._divisor(self.cls_normalizer, foreground.mask)
+            loss_box = self._box_loss(foreground, logits)
+        shared = self.shared_features.take() if self.shared_features is not None else []
+        losses = dict(
+            zip(
+                ("loss_cls", "loss_box_reg"),
+                self.balance(loss_cls, loss_box, shared=shared, log_as="roi_head/balance"),
+                strict=True,
+            )
+        )
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     @torch.no_grad()
     def losses_per_roi(
@@ -187,7 +235,6 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
         Returns:
             "loss_cls" and "loss_box_reg", float32 (R,); the latter is 0 for RoIs without an object.
-            "loss_cls" and "loss_box_reg", float32 (R,); the latter 0 where there is no object.
         """
         scores, pred_deltas = predictions
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
@@ -208,9 +255,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
     ) -> Tensor:
         """Compute the box loss like Detectron2's method, but with the injected loss."""
-        foreground = self._foreground(proposal_boxes, gt_boxes, pred_deltas, gt_classes)
-        loss = self.box_loss(*self._box_pairs(foreground))
-        return loss if self.box_loss.own_normalizer else loss / max(len(gt_classes), 1)
+        return self._box_loss(
+            self._foreground(proposal_boxes, gt_boxes, pred_deltas, gt_classes), None
+        )
 
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -231,10 +278,19 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             probs = torch.cat([logits.sigmoid(), none_of_them], dim=1)
         return probs.split(num_rois, dim=0)
 
-    def _check_options(self, cls_normalizer: str, cls_weight: float, prior_prob: float) -> None:
+    def _check_options(
+        self,
+        cls_normalizer: str,
+        cls_weight: float,
+        prior_prob: float,
+        box_weighted_by: str,
+        box_normalizer: str,
+    ) -> None:
         # Named here, and in full: Detectron2's builder does not know the key of an argument.
         keys = self.config_keys
-        check_choice(keys["cls_normalizer"], cls_normalizer, CLS_NORMALIZERS)
+        check_choice(keys["box_weighted_by"], box_weighted_by, BOX_WEIGHTS)
+        check_choice(keys["box_normalizer"], box_normalizer, NORMALIZERS)
+        check_choice(keys["cls_normalizer"], cls_normalizer, NORMALIZERS)
         check_option(keys["cls_weight"], cls_weight, low=0)
         check_option(keys["prior_prob"], prior_prob, low=0, high=1, open_high=True)
 
@@ -245,6 +301,14 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 self.cls_score.bias[-1] = log_odds_of_none + math.log(self.num_classes)
             else:
                 self.cls_score.bias[:-1] = -log_odds_of_none
+
+    def _decisions(self, scores: Tensor) -> Tensor:
+        """Return scores whose largest column is the predicted class, for the statistics."""
+        if self.softmax:
+            return scores.detach()
+        # The prediction is the best class if its p > .5, and background otherwise.
+        classes = scores.detach()[:, :-1]
+        return F.pad(classes, (0, 1), value=torch.finfo(scores.dtype).tiny)
 
     def _cls_logits(self, scores: Tensor) -> Tensor:
         return scores if self.softmax else scores[:, :-1]
@@ -269,12 +333,67 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             return self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes
         return deltas, self.box2box_transform.get_deltas(boxes, gt_boxes)
 
+    def _both_losses(
+        self,
+        cls_loss: ClassificationLoss,
+        logits: Tensor,
+        gt_classes: Tensor,
+        foreground: _Foreground,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute both losses together, for a classification loss that weighs the box losses."""
+        per_box = self.box_loss.per_box(*self._box_pairs(foreground))
+        mask = foreground.mask
+        box_loss = torch.zeros_like(mask, dtype=per_box.dtype).masked_scatter(mask, per_box)
+        return cls_loss.of_both([logits], [gt_classes], box_loss=[box_loss])
+
+    def _box_loss(self, foreground: _Foreground, logits: Tensor | None) -> Tensor:
+        """
+        Compute the box loss, divided by its normalizer.
+
+        Args:
+            logits: (R, K), or K+1 for a softmax loss; None if the weights do not depend on them.
+        """
+        pairs = self._box_pairs(foreground)
+        if self.box_loss.own_normalizer:
+            return self.box_loss(*pairs)
+        if not self.box_weighted_by:
+            return self.box_loss(*pairs) / self._divisor(self.box_normalizer, foreground.mask)
+        weights = self._box_weights(foreground, logits)
+        loss = (weights * self.box_loss.per_box(*pairs)).sum()
+        self.box_loss.observe(*pairs)
+        total = mean_over_processes(weights.sum())
+        return loss / torch.where(total > 0, total, torch.ones_like(total))
+
+    @torch.no_grad()
+    def _box_weights(self, foreground: _Foreground, logits: Tensor | None) -> Tensor:
+        """Return the weight of each box, float32 (V,)."""
+        if self.box_weighted_by == "iou":
+            return self._iou(foreground)
+        assert logits is not None
+        of_objects = logits[foreground.mask].float()
+        if self.softmax:
+            return of_objects.softmax(dim=1)[:, :-1].amax(dim=1)
+        return of_objects.sigmoid().amax(dim=1)
+
+    @staticmethod
+    def _divisor(normalizer: str, is_object: Tensor) -> Tensor | int:
+        """Return the number of RoIs, or of those with an object, at least 1."""
+        if normalizer == "rois":
+            return max(len(is_object), 1)
+        return is_object.sum().clamp(min=1)
+
     @torch.no_grad()
     def _quality(self, foreground: _Foreground) -> Tensor:
         """Return (R,), the IoU of each decoded box with its object, or 0 without an object."""
-        mask, deltas, boxes, gt_boxes = foreground
-        iou = elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
+        iou = self._iou(foreground)
+        mask = foreground.mask
         return torch.zeros_like(mask, dtype=iou.dtype).masked_scatter(mask, iou)
+
+    @torch.no_grad()
+    def _iou(self, foreground: _Foreground) -> Tensor:
+        """Return the IoU of the decoded box of each RoI with an object, (V,)."""
+        _, deltas, boxes, gt_boxes = foreground
+        return elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
 
 
 def _boxes_and_classes(

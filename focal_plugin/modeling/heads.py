@@ -167,6 +167,9 @@ class SharedTowerRetinaNetHead(FocalRetinaNetHead):
         none on COCO
     """
 
+    last_shared: ClassVar[str] = "cls_subnet"
+    """Name of the module that computes the last features that both outputs share."""
+
     @configurable
     def __init__(self, **kwargs: Any) -> None:
         """

@@ -31,15 +31,16 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
-from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
+from .balance import Balance, FixedBalance, build_balance, features_shared_by
 from .class_names import name_classes
-from .dense_losses import DenseLossMixin
+from .dense_losses import DenseLossMixin, box_weighting_of
+from .dense_targets import DenseTargets
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
-from .normalizer import EMANormalizer, Normalizer, PerImageNormalizer, build_normalizer
+from .normalizer import EMANormalizer, Normalizer, build_normalizer
 from .unlabeled_classes import leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
@@ -68,7 +69,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         *,
         cls_loss: ClassificationLoss | None = None,
         box_loss: BoxLoss | None = None,
+        box_weighted_by: str = "",
         normalizer: Normalizer | None = None,
+        balance: Balance | None = None,
         miner: Miner | None = None,
         loss_weight: dict[str, float] | None = None,
         ignores_crowds: bool = False,
@@ -81,7 +84,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             cls_loss: the loss of all anchors that count. None: stock's focal loss, with
                 ``focal_loss_alpha`` and ``focal_loss_gamma``.
             box_loss: the loss of the positive anchors. None: that of ``box_reg_loss_type``.
+            box_weighted_by: the weight of each box: "" (1), "score", "iou" or "target".
             normalizer: the divisor of both losses. None: stock's running mean.
+            balance: the balance between both losses. None: their constant weights alone.
             miner: the selection of the anchors that count; None: every anchor counts.
             loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a missing name.
             ignores_crowds: if True, background anchors inside crowd regions are ignored.
@@ -111,9 +116,11 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
         )
         self.normalizer = normalizer or EMANormalizer()
+        self.box_weighted_by = box_weighted_by
+        self.balance = balance or FixedBalance()
+        self.shared_features = features_shared_by(self.head, self.balance)
         self.miner = miner
-        if miner is not None or isinstance(self.normalizer, PerImageNormalizer):
-            require_rows(cls_loss)
+        self.check_parts()
         self.loss_weight = loss_weight or {}
         self.ignores_crowds = ignores_crowds
 
@@ -132,7 +139,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "anchor_matcher": build_anchor_matcher(cfg),
             "cls_loss": cls_loss,
             "box_loss": build_box_loss(cfg),
+            "box_weighted_by": box_weighting_of(cfg),
             "normalizer": build_normalizer(cfg),
+            "balance": build_balance(cfg),
             "miner": build_miner(cfg),
             "loss_weight": {
                 "loss_cls": _weight(cfg, "CLS_LOSS"),
@@ -156,28 +165,40 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         """
         logits, deltas = predictions
         anchors = self.anchor_generator(features)
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
         by_anchor = [view_as_anchors(x, self.num_classes) for x in logits]
+        targets = self.assign(anchors, gt_instances)
+        gt_labels = list(targets.labels)
         return self.losses(
             anchors,
             leave_out_unlabeled(by_anchor, gt_labels, gt_instances),
             gt_labels,
             [view_as_anchors(x, 4) for x in deltas],
-            gt_boxes,
+            targets.gt_boxes,
+            targets=targets,
         )
 
     @torch.no_grad()
     def label_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label the anchors, see :meth:`RetinaNet.label_anchors` and :meth:`assign`."""
+        targets = self.assign(anchors, gt_instances)
+        return list(targets.labels), targets.gt_boxes
+
+    @torch.no_grad()
+    def assign(self, anchors: list[Boxes], gt_instances: list[Instances]) -> DenseTargets:
         """
-        Label the anchors, see :meth:`RetinaNet.label_anchors`.
+        Give each anchor its target.
 
         An instance with a negative class is a crowd region, and no anchor is matched with it. If
         crowds are ignored, so are the background anchors inside them.
+
+        Args:
+            anchors: one per level, Hi * Wi * A boxes.
+            gt_instances: one per image, with gt_boxes and gt_classes.
         """
         all_anchors = Boxes.cat(anchors)
-        gt_labels, gt_boxes = [], []
+        gt_labels, gt_boxes, objects = [], [], []
         for match in match_images(self.anchor_matcher, all_anchors, gt_instances):
             classes = match.classes
             labels = classes.masked_fill(match.labels == 0, self.num_classes)
@@ -190,7 +211,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
                 )
             gt_labels.append(labels)
             gt_boxes.append(match.boxes)
-        return gt_labels, gt_boxes
+            objects.append(match.idxs)
+        return DenseTargets(torch.stack(gt_labels), gt_boxes, torch.stack(objects))
 
     def losses(
         self,
@@ -199,6 +221,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         gt_labels: list[Tensor],
         pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
+        *,
+        targets: DenseTargets | None = None,
     ) -> dict[str, Tensor]:
         """
         Compute the losses with the injected components, see :meth:`RetinaNet.losses`.
@@ -209,13 +233,14 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             gt_labels: one per image, (R,), in {-1 (ignored), 0..K-1, K (background)}.
             pred_anchor_deltas: the same with 4 for K.
             gt_boxes: one per image, (R, 4), used where the label is 0..K-1.
+            targets: the same labels and boxes, with all else that the assigner gives. None: it
+                gives nothing else.
 
         Returns:
             "loss_cls" and "loss_box_reg", float32 scalars.
         """
-        result = self.dense_losses(
-            anchors, pred_logits, torch.stack(gt_labels), pred_anchor_deltas, gt_boxes
-        )
+        targets = targets or DenseTargets(torch.stack(gt_labels), gt_boxes)
+        result = self.dense_losses(anchors, pred_logits, targets, pred_anchor_deltas)
         num_images = len(result.num_pos)
         storage = get_event_storage()
         storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)

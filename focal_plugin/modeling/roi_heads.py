@@ -318,4 +318,4 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for submodule, mode in training.items():
-            submodule.training = mode
+            submodule.train(mode)

@@ -35,17 +35,17 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
-from ..losses.base import require_rows
 from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
 from . import config_scopes
-from .dense_losses import DenseLossMixin
+from .balance import Balance, FixedBalance, build_balance, features_shared_by
+from .dense_losses import DenseLossMixin, box_weighting_of
+from .dense_targets import DenseTargets
 from .matcher import CROWD_RULES, CrowdRule, Match, build_anchor_matcher, match_images
 from .normalizer import (
     RPN_NORMALIZERS,
     Normalizer,
-    PerImageNormalizer,
     SampleSizeNormalizer,
     build_normalizer,
 )
@@ -135,7 +135,9 @@ class FocalRPN(DenseLossMixin, RPN):
         *,
         cls_loss: ClassificationLoss | None = None,
         box_loss: BoxLoss | None = None,
+        box_weighted_by: str = "",
         normalizer: Normalizer | None = None,
+        balance: Balance | None = None,
         sampling: str | Miner = "random",
         matched: str = "all",
         crowd_rule: CrowdRule | None = None,
@@ -148,8 +150,10 @@ class FocalRPN(DenseLossMixin, RPN):
         Args:
             cls_loss: the objectness loss of all anchors that are trained on. None: cross entropy.
             box_loss: the loss of the anchors with an object. None: that of ``box_reg_loss_type``.
+            box_weighted_by: the weight of each box: "" (1), "score" or "iou".
             normalizer: the divisor of both losses. None: ``batch_size_per_image`` times the number
                 of images, as in stock.
+            balance: the balance between both losses. None: their constant weights alone.
             sampling: the labeled anchors to train on: "random", drawn as in stock, "all", or those
                 that a miner keeps.
             matched: the anchors to match with objects: "all", or those "inside" the image. All
@@ -172,9 +176,11 @@ class FocalRPN(DenseLossMixin, RPN):
         self.normalizer = normalizer or SampleSizeNormalizer(
             batch_size_per_image=self.batch_size_per_image
         )
+        self.box_weighted_by = box_weighted_by
+        self.balance = balance or FixedBalance()
+        self.shared_features = features_shared_by(self.rpn_head, self.balance)
         self.miner = sampling if isinstance(sampling, Miner) else None
-        if self.miner is not None or isinstance(self.normalizer, PerImageNormalizer):
-            require_rows(self.cls_loss)
+        self.check_parts()
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"
         self.crowd_rule = crowd_rule
@@ -200,7 +206,9 @@ class FocalRPN(DenseLossMixin, RPN):
             "anchor_matcher": build_anchor_matcher(cfg, config_scopes.RPN),
             "cls_loss": build_cls_loss(cfg, config_scopes.RPN),
             "box_loss": box_loss,
+            "box_weighted_by": box_weighting_of(cfg, config_scopes.RPN),
             "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN),
+            "balance": build_balance(cfg, config_scopes.RPN),
             "sampling": sampling_of(cfg),
             "matched": check_choice("MODEL.FOCAL.RPN.MATCHED", rpn.MATCHED, MATCHED),
             "crowd_rule": crowd_rule_of(cfg),
@@ -283,9 +291,9 @@ class FocalRPN(DenseLossMixin, RPN):
         result = self.dense_losses(
             anchors,
             [x.unsqueeze(-1) for x in pred_objectness_logits],
-            torch.where(objectness < 0, objectness, 1 - objectness),
+            DenseTargets(torch.where(objectness < 0, objectness, 1 - objectness), gt_boxes),
             pred_anchor_deltas,
-            gt_boxes,
+            log_as="rpn/balance",
         )
         losses = {"loss_rpn_cls": result.loss_cls, "loss_rpn_loc": result.loss_box}
         losses = {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}

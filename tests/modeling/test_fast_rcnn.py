@@ -378,7 +378,7 @@ def test_no_roi_gives_a_differentiable_zero(cls_loss, proposals):
 
 
 def test_stocks_own_loss_is_a_mean_over_rois_and_nothing_else():
-    with pytest.raises(ValueError, match=r"FOCAL.ROI_HEADS.NORMALIZER = 'foreground' requires"):
+    with pytest.raises(ValueError, match=r"FOCAL.ROI_HEADS.NORMALIZER requires a loss"):
         make(cls_normalizer="foreground")
 
 

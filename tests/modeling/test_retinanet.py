@@ -264,11 +264,11 @@ def _capture(model, batch):
     captured = {}
     losses = model.losses
 
-    def spy(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+    def spy(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, **others):
         captured.update(
             logits=[x.flatten(1, -2) for x in pred_logits], labels=torch.stack(gt_labels)
         )
-        return losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
+        return losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, **others)
 
     model.losses = spy
     losses_of(model, batch)

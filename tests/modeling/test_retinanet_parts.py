@@ -38,7 +38,7 @@ def arguments_of_losses(model, batch):
     captured = {}
     losses = model.losses
 
-    def spy(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+    def spy(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, **others):
         pred_logits, pred_anchor_deltas = (
             [x.flatten(1, -2) for x in levels] for levels in (pred_logits, pred_anchor_deltas)
         )
@@ -56,6 +56,7 @@ def arguments_of_losses(model, batch):
             gt_labels,
             pred_anchor_deltas,
             gt_boxes,
+            **others,
         )
 
     model.losses = spy

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from focal_plugin.losses import GIoULoss, SmoothL1Loss
 from focal_plugin.modeling.dense_losses import DenseBatch, DenseLossMixin
+from focal_plugin.modeling.dense_targets import DenseTargets
 from focal_plugin.modeling.retinanet import view_as_anchors
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -129,10 +130,9 @@ def ours(
         anchors=Boxes.cat(anchors).tensor,
         logits=[],
         deltas=[view_as_anchors(x, 4) for x in outputs],
-        labels=positives.long(),
-        gt_boxes=gt_boxes,
+        targets=DenseTargets(positives.long(), gt_boxes),
     )
-    return Detector(loss)._box_loss(batch, positives, torch.ones(1))
+    return Detector(loss)._box_loss(batch, positives, None, torch.ones(1))
 
 
 class Detector(DenseLossMixin):

@@ -95,7 +95,10 @@ def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]
     )
     with torch.no_grad():
         box_loss = torch.zeros_like(view.loss)
-        box_loss[step.boxed] = part.box_loss.per_box(*step.box_pairs)
+        per_box = part.box_loss.per_box(*step.box_pairs)
+        if step.box_weights is not None:
+            per_box = per_box * step.box_weights
+        box_loss[step.boxed] = per_box
     tally = tally_anchors(
         view,
         step.labels,
@@ -314,6 +317,6 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, mode in modes.items():
-            module.training = mode
+            module.train(mode)
         for buffer, value in buffers:
             buffer.copy_(value)
