@@ -87,6 +87,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.RANKING_SCOPE = "batch"
     # ALRPLoss: a positive with at most so many false positives has no gradient
     loss.ALRP_EPS = 1e-5
+    # APELoss: factor of the gap between two logits, and number of negatives that count
+    loss.APE_SCALE = 8.0
+    loss.APE_TOP_K = 100_000
     # DRLoss: temperatures of positives and negatives, L of the paper, factor, and margin
     loss.DR_LAMBDA_POS = 1.0
     loss.DR_LAMBDA_NEG = 0.0798235600148

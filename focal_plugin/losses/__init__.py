@@ -2,6 +2,7 @@
 
 from .alrp import ALRPLoss, alrp_loss
 from .ap import APLoss, ap_loss
+from .ape import APELoss, ape_loss
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
 from .box_iou import (

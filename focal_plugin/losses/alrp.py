@@ -81,29 +81,15 @@ class ALRPLoss(RampLoss):
         return _losses(logits, labels, no_error, delta=self.delta, eps=self.eps)[0]
 
     def of_both(
-        self,
-        logits: Sequence[Tensor],
-        labels: Sequence[Tensor],
-        *,
-        box_loss: Sequence[Tensor],
-        scale: float | Tensor = 1.0,
+        self, logits: Sequence[Tensor], labels: Sequence[Tensor], *, box_loss: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """
-        Compute the classification and the localization loss of several levels.
-
-        Args:
-            logits, labels, scale: see :meth:`of_levels`.
-            box_loss: shaped like the labels, the loss of each positive, with its graph.
-
-        Returns:
-            two scalars.
-        """
+        """Compute the classification and the localization loss of several levels."""
         losses = [
             _losses(*ranking, delta=self.delta, eps=self.eps)
             for ranking in self.rankings(logits, labels, box_loss)
         ]
         classification, localization = (torch.stack(x).mean() for x in zip(*losses, strict=True))
-        return classification * scale, localization * scale
+        return classification, localization
 
 
 def _losses(

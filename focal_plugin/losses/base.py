@@ -31,7 +31,12 @@ class ClassificationLoss(ConfigurableModule):
     any_layout: ClassVar[bool] = False
     """True if the loss reads logits (..., K) of any strides in place, without a copy."""
     decomposes: ClassVar[bool] = True
-    """True if the loss of all feature levels together is the sum of the losses per level."""
+    """
+    True if the loss of all feature levels together is the sum of the losses per level.
+
+    Otherwise the levels are joined to one, or given to :meth:`of_levels` if it takes
+    :attr:`any_layout`.
+    """
     stateful: ClassVar[bool] = False
     """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
     has_rows: bool = True

@@ -10,8 +10,7 @@ from torch import Tensor
 from ..ops.ranking import Ranking
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
-from .one_vs_rest import check_quality
-from .ranking import RampLoss, check_delta, levels_of
+from .ranking import RampLoss, check_delta, levels_of, qualities_of
 
 LEAST_QUALITY = 1e-6
 """Quality of a positive below it; the authors' code takes a positive of IoU 0 for a negative."""
@@ -79,22 +78,17 @@ class RankSortLoss(RampLoss):
     def of_ranking(
         self, logits: Sequence[Tensor], labels: Sequence[Tensor], quality: Sequence[Tensor] | None
     ) -> Tensor:
-        return _loss(logits, labels, quality or [None] * len(labels), self.delta)
+        return _loss(logits, labels, quality, self.delta)
 
 
 def _loss(
     logits: Sequence[Tensor],
     labels: Sequence[Tensor],
-    quality: Sequence[Tensor | None],
+    quality: Sequence[Tensor] | None,
     delta: float,
 ) -> Tensor:
     ranking = Ranking(levels_of(logits, labels), delta=delta)
-    qualities = ranking.levels.of_positives(
-        [
-            check_quality(z, y, num_classes=x.shape[-1])
-            for x, y, z in zip(logits, labels, quality, strict=True)
-        ]
-    )
+    qualities = qualities_of(ranking.levels, logits, labels, quality)
     false_positives = ranking.false_positives
     rank = ranking.sum_of_higher() + false_positives
     sorting, received = _sorting(ranking, qualities.double().clamp(min=LEAST_QUALITY))

@@ -12,7 +12,7 @@ from ..checks import check_choice, check_option
 from ..ops.levels import Levels
 from ..registry import configurable
 from .base import ClassificationLoss
-from .one_vs_rest import check_inputs
+from .one_vs_rest import check_inputs, check_quality
 
 SCOPES = ("batch", "image")
 """Legal values of `MODEL.FOCAL.CLS_LOSS.RANKING_SCOPE`."""
@@ -113,6 +113,26 @@ def levels_of(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Levels:
     for x, y in zip(logits, labels, strict=True):
         check_inputs(x, y, num_classes=x.shape[-1] if x.dim() else 0)
     return Levels.of(logits, labels)
+
+
+def qualities_of(
+    levels: Levels,
+    logits: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    quality: Sequence[Tensor] | None,
+) -> Tensor:
+    """
+    Return the quality of each positive of the levels, (P,), without a gradient.
+
+    Raises:
+        ValueError: a quality is absent, outside [0, 1], or of another shape, see `check_quality`.
+    """
+    qualities: Sequence[Tensor | None] = quality or [None] * len(labels)
+    checked = [
+        check_quality(z, y, num_classes=x.shape[-1])
+        for x, y, z in zip(logits, labels, qualities, strict=True)
+    ]
+    return levels.of_positives(checked)
 
 
 def check_delta(delta: float) -> float:

@@ -46,7 +46,7 @@ class Level(NamedTuple):
         """Yield chunks in float64, with -infinity for what is no negative, and their slices."""
         logits, labels, _ = self.block
         for chunk, positives in chunks(logits.shape, self.positives.at):
-            x = logits[chunk].double()
+            x = logits[chunk].to(torch.float64, copy=True)
             x.masked_fill_((labels[chunk[0]] < 0).unsqueeze(1), -torch.inf)
             x.view(-1)[positives] = -torch.inf
             yield chunk, x
