@@ -161,7 +161,8 @@ class _APE(torch.autograd.Function):
             in_reach = ~(scores <= at - REACH / scale)  # True for a NaN
             wrong = in_reach & (is_negative | (of_all < own))
             above = gap.sigmoid() * in_reach
-            weight = quality[some] / above.sum(1)
+            rank = above.sum(1).clamp(min=0.5)  # the positive itself, whatever is rounded
+            weight = quality[some] / rank
             loss[some] = weight * F.softplus(gap).masked_fill(~wrong, 0.0).sum(1)
             pulls = weight.unsqueeze(1) * above * wrong
             gradient += pulls.sum(0)
