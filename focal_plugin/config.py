@@ -175,7 +175,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.DIVIDE_BY = "normalizer"
 
     # Head: a name in RETINANET_HEAD_REGISTRY. Depth, norm and prior are Detectron2's keys
-    # MODEL.RETINANET.NUM_CONVS, NORM ("BN": one for each level) and PRIOR_PROB
+    # MODEL.RETINANET.NUM_CONVS, NORM ("BN": one for each level) and PRIOR_PROB ("auto":
+    # train_net.py computes the share of positives in the training set, and writes it there)
     node.HEAD = new_node()
     node.HEAD.NAME = "FocalRetinaNetHead"
     # Last layer of the classification tower: "conv" or "cosine"
@@ -230,7 +231,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Log precision and recall of the objectness at .5, .2 and .1 for each level
     rpn.PRECISION_RECALL = None
     # PriorRPNHead, SoftmaxRPNHead (names for MODEL.RPN.HEAD_NAME): objectness of a fresh head (0.5:
-    # stock), and norm of its convolutions
+    # stock; "auto": as MODEL.RETINANET.PRIOR_PROB), and norm of its convolutions
     rpn.PRIOR_PROB = 0.5
     rpn.NORM = ""
 

@@ -55,8 +55,17 @@ MAY_BE_NONE = {
 }
 """Keys that are None by default, so that a config may set them back."""
 
-MAY_BE_AUTO = {f"MODEL.FOCAL.{stage}CLS_LOSS.CLASS_ALPHA" for stage in ("", "RPN.", "ROI_HEADS.")}
-"""Keys that are a list, or the text "auto"."""
+_ONE_PER_CLASS = "a list of numbers, one for each class,"
+
+MAY_BE_AUTO = {
+    **{
+        f"MODEL.FOCAL.{stage}CLS_LOSS.CLASS_ALPHA": _ONE_PER_CLASS
+        for stage in ("", "RPN.", "ROI_HEADS.")
+    },
+    "MODEL.RETINANET.PRIOR_PROB": "a number in (0, 1)",
+    "MODEL.FOCAL.RPN.PRIOR_PROB": "a number in (0, 1)",
+}
+"""Keys that also accept the text "auto" -> description of their other values."""
 
 MAX_FILES = 50
 """Most files that one config may read by its `_BASE_` and theirs."""
@@ -68,7 +77,7 @@ class FocalCfgNode(CfgNode):
     Detectron2's `CfgNode` with six differences.
 
     * A key that holds a float accepts an integer.
-    * A key of :data:`MAY_BE_AUTO` changes between a list and "auto".
+    * A key of :data:`MAY_BE_AUTO` changes between its own type and "auto".
     * The error about an unknown key names the nearest one, and that about an old key the new one.
     * A node stays a node, and a value becomes None only if None means something for its key.
     * A config file cannot run code, unless the caller allows it.
@@ -142,7 +151,7 @@ class FocalCfgNode(CfgNode):
 @contextlib.contextmanager
 def _auto_allowed(cfg: CfgNode, items: Iterable[tuple[str, Any]]) -> Iterator[None]:
     """
-    Let keys of :data:`MAY_BE_AUTO` change between a list and "auto" in this context.
+    Let keys of :data:`MAY_BE_AUTO` change between their own type and "auto" in this context.
 
     yacs compares the types of the old and the new value, unless the old one is None. After an
     error, the keys have their old values.
@@ -152,10 +161,10 @@ def _auto_allowed(cfg: CfgNode, items: Iterable[tuple[str, Any]]) -> Iterator[No
     """
     given = {key: cfg._decode_cfg_value(value) for key, value in items if key in MAY_BE_AUTO}
     for key, value in given.items():
-        if value != "auto" and not isinstance(value, list | tuple):
-            raise ValueError(
-                f"{key} must be a list of numbers, one for each class, or auto, got {shown(value)}"
-            )
+        is_list = MAY_BE_AUTO[key] == _ONE_PER_CLASS
+        own_type = isinstance(value, list | tuple if is_list else numbers.Real)
+        if value != "auto" and (not own_type or isinstance(value, bool)):
+            raise ValueError(f"{key} must be {MAY_BE_AUTO[key]} or auto, got {shown(value)}")
     changing = {
         key: old
         for key, value in given.items()

@@ -59,6 +59,7 @@ ALLOWED = {
     },
     "engine": {
         "arms",
+        "audit",
         "modeling",
         "data",
         "diagnostics",

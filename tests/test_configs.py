@@ -15,6 +15,7 @@ from focal_plugin.data import check_classes
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.modeling.prior import without_automatic_priors
 
 from .cached_configs import COCO, coco_arms, files_read_once, read_arm, read_cfg, shapes_arms
 from .conftest import ROOT
@@ -104,7 +105,7 @@ def test_an_arm_builds_on_the_base_for_coco(family, name):
     check_classes(cfg)
     shrink(cfg)
     with uninitialized():
-        build_model(cfg)
+        build_model(without_automatic_priors(cfg))
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,14 @@ from focal_plugin.modeling import (
     SoftmaxRPNHead,
     backbones,
     box_heads,
+    dense_losses,
     fast_rcnn,
     heads,
     matcher,
     retinanet,
     rpn,
 )
+from focal_plugin.modeling.balance import BALANCES
 from focal_plugin.modeling.normalizer import NORMALIZERS, RPN_NORMALIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +148,7 @@ SECTIONS = {
     "normalizers": Section(
         "normalizer", "MODEL.FOCAL.NORMALIZER.NAME", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER.NAME",)
     ),
+    "balances": Section("balance", "MODEL.FOCAL.BALANCE.NAME", BALANCES, ("MODEL.FOCAL.BALANCE.",)),
     "RPN": Section(
         "proposal generator",
         "MODEL.PROPOSAL_GENERATOR.NAME",
@@ -178,6 +181,7 @@ SECTIONS = {
 
 # Keys that choose among methods that are not classes: key -> values
 SWITCHES = {
+    "MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY": dense_losses.BOX_WEIGHTS,
     "MODEL.FOCAL.HEAD.CLASSIFIER": heads.CLASSIFIERS,
     "MODEL.FOCAL.FPN.TOP_BLOCK": backbones.TOP_BLOCKS,
     "MODEL.FOCAL.FPN.TOP_LEVELS": backbones.TOP_LEVELS,
@@ -191,6 +195,7 @@ SWITCHES = {
     "MODEL.FOCAL.RPN.CROWD": matcher.CROWD_RULES,
     "MODEL.FOCAL.RPN.MINING.NAME": (*rpn.SAMPLING, *dict(MINER_REGISTRY)),
     "MODEL.FOCAL.ROI_HEADS.NORMALIZER": fast_rcnn.NORMALIZERS,
+    "MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER": fast_rcnn.NORMALIZERS,
     "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER": box_heads.NORM_ORDERS,
 }
 STOCK_SWITCHES = (

@@ -22,6 +22,7 @@ from .labeling import best_ious, label_anchors
 from .loss_figures import LabeledSet, loss_facts
 from .network_frame import FrameSize, frame_at_test, frames_at_training
 from .object_table import ObjectTable, read_test_set, read_training_set
+from .optimal_prior import settle_priors
 from .proposal import propose_anchors
 from .proposal_sentences import proposal_sentences
 from .remedies import remedies_for
@@ -128,6 +129,7 @@ def _with_counts(cfg: CfgNode, table: ObjectTable) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     set_samples_per_class(cfg, lambda num_classes: table.objects_per_class(num_classes).tolist())
+    settle_priors(cfg)
     return cfg
 
 

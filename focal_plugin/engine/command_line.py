@@ -26,6 +26,7 @@ from ..data import (
     unused_datasets,
     use_datasets,
 )
+from ..modeling.prior import automatic_priors, without_automatic_priors
 from ..modeling.samples_per_class import set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
@@ -222,7 +223,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     settle_seed(cfg, resume=args.resume)
     renamed = settle_class_names(cfg, training=training)
     if training:
-        count_samples_per_class(cfg)
+        settle_from_training_set(cfg)
+    else:
+        cfg = without_automatic_priors(cfg)  # the weights come from a checkpoint
     cfg.freeze()
     if args.resume and training:
         check_resumable(cfg, checkpoint_options(args))
@@ -320,17 +323,22 @@ def _seed_of(record: Path) -> int:
 _SEED_REMEDY = "state the SEED of the run, or delete the file and start without --resume"
 
 
-def count_samples_per_class(cfg: CfgNode) -> None:
+def settle_from_training_set(cfg: CfgNode) -> None:
     """
-    Count the training objects per class if the classification loss requires it.
+    Write into the config what it takes from the training set.
 
-    The counts are written into the loss's `SAMPLES_PER_CLASS` unless the config sets it, and its
-    alphas into a `CLASS_ALPHA` of "auto"; proposals have one class. The saved config of a run
-    therefore contains the numbers that it used.
+    The number of objects of each class is written into the `SAMPLES_PER_CLASS` of a loss that
+    requires it, unless the config sets it, and its alphas into a `CLASS_ALPHA` of "auto"; proposals
+    have one class. The share of positives is written into a `PRIOR_PROB` of "auto". The saved
+    config of a run therefore contains the numbers that it used.
 
     Raises:
-        ValueError: an option of the alphas is outside its legal range; the message names its key.
+        ValueError: an option is outside its legal range; the message names its key.
     """
+    if automatic_priors(cfg):
+        from ..audit.optimal_prior import settle_priors  # its imports take long
+
+        settle_priors(cfg)
     set_samples_per_class(
         cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
     )

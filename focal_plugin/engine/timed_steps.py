@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from ..config import resolve_device
-from .command_line import count_samples_per_class
+from .command_line import settle_from_training_set
 from .trainer import Trainer
 
 WARM_UP = 2
@@ -101,7 +101,7 @@ def _trainer(cfg: CfgNode) -> Iterator[Trainer]:
     cfg = cfg.clone()
     cfg.defrost()
     resolve_device(cfg)
-    count_samples_per_class(cfg)
+    settle_from_training_set(cfg)
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
         trainer = Trainer(cfg)

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data.loading.image_cache import build_train_mapper
 from ..modeling import knows_crowds
+from ..modeling.prior import without_automatic_priors
 from .amp import amp_precision
 from .config_checks import building_explained, check_config
 from .nonfinite import NonFinitePolicy
@@ -32,8 +33,7 @@ def check_arm(cfg: CfgNode, *, here: bool = True) -> None:
     Raises:
         Exception: the error that ends the run at its start. Its type depends on the component.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
+    cfg = without_automatic_priors(cfg)
     cfg.MODEL.FOCAL.INIT = "stock"
     amp_precision(cfg)
     if not here or cfg.MODEL.DEVICE == "auto":
@@ -51,8 +51,7 @@ def check_arm(cfg: CfgNode, *, here: bool = True) -> None:
 
 def build_without_memory(cfg: CfgNode) -> nn.Module:
     """Return the model of a config with random weights, on the device "meta" if possible."""
-    cfg = cfg.clone()
-    cfg.defrost()
+    cfg = without_automatic_priors(cfg)
     cfg.MODEL.DEVICE = "meta"
     try:
         with torch.device("meta"):

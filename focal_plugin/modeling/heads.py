@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from ..checks import check_choice, check_option
 from ..losses.build import CLS_LOSS_REGISTRY, ClassificationLoss
 from ..registry import Registry, build_named, configurable
+from .prior import require_prior
 
 RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD", lambda head: head)
 RETINANET_HEAD_REGISTRY.__doc__ = """
@@ -59,11 +60,9 @@ def check_prior_prob(cfg: CfgNode) -> None:
     Raise an error if the prior is not a probability.
 
     Raises:
-        ValueError: `MODEL.RETINANET.PRIOR_PROB` is not in (0, 1).
+        ValueError: `MODEL.RETINANET.PRIOR_PROB` is not in (0, 1), or is still "auto".
     """
-    prior_prob = cfg.MODEL.RETINANET.PRIOR_PROB
-    if not 0 < prior_prob < 1:
-        raise ValueError(f"MODEL.RETINANET.PRIOR_PROB must be in (0, 1), got {prior_prob}")
+    require_prior("MODEL.RETINANET.PRIOR_PROB", cfg.MODEL.RETINANET.PRIOR_PROB)
 
 
 @RETINANET_HEAD_REGISTRY.register()

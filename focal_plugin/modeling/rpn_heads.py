@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import configurable
+from .prior import require_prior
 
 
 @RPN_HEAD_REGISTRY.register()
@@ -66,9 +67,7 @@ class PriorRPNHead(StandardRPNHead):
             ValueError: an option is outside its legal range; the message names its full key.
         """
         # Named here, and in full: Detectron2's builder does not know the key of an argument.
-        if not 0 < prior_prob < 1:
-            key = self.config_keys["prior_prob"]
-            raise ValueError(f"{key} must be in (0, 1), got {prior_prob}")
+        require_prior(self.config_keys["prior_prob"], prior_prob)
         super().__init__(**kwargs)
         bias = self.objectness_logits.bias
         assert bias is not None

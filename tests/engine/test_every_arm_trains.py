@@ -12,6 +12,7 @@ from focal_plugin.data import ShapesSpec, draw_dataset
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
 from focal_plugin.engine.unread_keys import RecordingCfgNode
 from focal_plugin.losses import class_alpha_of_counts
+from focal_plugin.modeling.prior import without_automatic_priors
 
 from ..cached_configs import read_arm, shapes_arms
 from ..forked import NARROW
@@ -57,7 +58,7 @@ def load_arm(family, arm):
     cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]
     if cfg.MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA == "auto":
         cfg.MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA = class_alpha_of_counts([3, 2, 2, 1, 0])
-    return cfg
+    return without_automatic_priors(cfg)
 
 
 def read_batch(cfg, images):

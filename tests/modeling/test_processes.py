@@ -16,7 +16,14 @@ from focal_plugin.losses import EqualizationLossV2, EqualizedFocalLoss, GHMBoxLo
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
 
 from ..cached_configs import read_cfg
-from .two_processes import divisors, in_two_processes, loss_steps, model_gradients, reductions
+from .two_processes import (
+    balance_factors,
+    divisors,
+    in_two_processes,
+    loss_steps,
+    model_gradients,
+    reductions,
+)
 
 K = 5
 SIZE = 96  # size of every image, so that none is padded
@@ -106,6 +113,13 @@ LOSSES = {
         ANCHORS_OF_PROCESS,
     ),
 }
+# slopes of classification loss and box loss in each step, of both processes; and the means by
+# which one process has the same factors: of the losses, or the root of that of the squares
+SLOPES = ([(1.0, 2.0), (5.0, 1.0)], [(3.0, 8.0), (1.0, 2.0)])
+LOSSES_OF_BOTH = [(2.0, 5.0), (3.0, 1.5)]
+NORMS_OF_BOTH = [(5.0**0.5, 34.0**0.5), (13.0**0.5, 2.5**0.5)]
+MEANS = {"self": LOSSES_OF_BOTH, "guided": LOSSES_OF_BOTH, "equal_gradient": NORMS_OF_BOTH}
+
 HARMONISED = ("GHMLoss", "GHMBoxLoss")
 EQUALIZED = ("EqualizedFocalLoss", "EqualizationLossV2")
 
@@ -133,6 +147,10 @@ def both(fork_server, tmp_path_factory):
         **{
             name: (loss_steps, tuple((make, steps) for steps in steps_of_process))
             for name, (make, _, steps_of_process) in LOSSES.items()
+        },
+        **{
+            f"balance {name}": (balance_factors, tuple((name, steps) for steps in SLOPES))
+            for name in MEANS
         },
         "reductions": (reductions, (([1.0, 2.0],), ([10.0, -4.0],))),
     }
@@ -242,6 +260,14 @@ def test_buffers_are_the_same_in_both_processes(both, name):
     assert first
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert any(buffer.any() for buffer in first.values()), "nothing was learned"
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_both_processes_have_the_balance_of_their_mean(both, name):
+    expected, buffers = balance_factors(name, MEANS[name])
+    for found, of_rank in both[f"balance {name}"]:
+        assert found == [pytest.approx(factors, rel=1e-5) for factors in expected]
+        torch.testing.assert_close(of_rank, buffers)
 
 
 def test_reductions_are_over_processes_without_gradient_and_leave_their_input(both):

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from focal_plugin.engine.processes.process_group import leave_process_group
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
+from focal_plugin.modeling.balance import BALANCES
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
 PROCESSES = 2
@@ -95,6 +96,24 @@ def divisors(name, steps):
     """Return the divisors at each step; ``steps``: number of positives of each image."""
     normalizer = NORMALIZERS[name]()
     return [normalizer(torch.tensor(num_pos)).item() for num_pos in steps]
+
+
+def balance_factors(name, steps):
+    """
+    Return the two factors of each step, and the buffers after the last step.
+
+    Args:
+        steps: slopes of both losses with respect to a shared feature, which is 1.
+    """
+    balance = BALANCES[name]()
+    factors = []
+    for slopes in steps:
+        feature = torch.ones(1, requires_grad=True)
+        losses = [slope * feature.sum() for slope in slopes]
+        with EventStorage():
+            balanced = balance(*losses, shared=[feature])
+        factors.append([(new / old).item() for new, old in zip(balanced, losses, strict=True)])
+    return factors, dict(balance.named_buffers())
 
 
 def loss_steps(make_loss, steps):

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ...data import DataError, check_datasets
-from ...engine.command_line import count_samples_per_class
+from ...engine.command_line import settle_from_training_set
 from ...engine.partial_labels import check_partial_labels, count_partly_labeled
 from ...engine.trial import check_arm
 from ...engine.unread_keys import RecordingCfgNode, leaves
@@ -43,7 +43,7 @@ class ArmCheck:
             raise error
         if num_images := count_partly_labeled(cfg):
             counted = cfg.clone()
-            count_samples_per_class(counted)
+            settle_from_training_set(counted)
             check_partial_labels(counted, num_images)
 
     def _data_error(self, cfg: CfgNode) -> DataError | None:
