@@ -163,7 +163,7 @@ class _APE(torch.autograd.Function):
             above = gap.sigmoid() * in_reach
             rank = above.sum(1).clamp(min=0.5)  # the positive itself, whatever is rounded
             weight = quality[some] / rank
-            loss[some] = weight * F.softplus(gap).masked_fill(~wrong, 0.0).sum(1)
+            loss[some] = weight * F.softplus(gap, threshold=40).masked_fill(~wrong, 0.0).sum(1)
             pulls = weight.unsqueeze(1) * above * wrong
             gradient += pulls.sum(0)
             gradient[len(negatives) :][some] -= pulls.sum(1)

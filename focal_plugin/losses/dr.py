@@ -180,7 +180,7 @@ class _DR(torch.autograd.Function):
         ctx.slope = options.tau * at.sigmoid()
         ctx.levels = levels
         ctx.save_for_backward(*logits)
-        value = options.tau / options.scale * F.softplus(at)
+        value = options.tau / options.scale * F.softplus(at, threshold=40)
         value = value.masked_fill(ctx.negative.is_empty & ctx.positive.is_empty, 0.0)
         return value.to(torch.promote_types(logits[0].dtype, torch.float32))
 
