@@ -59,7 +59,7 @@ class ALRPLoss(RampLoss):
 
     Reported:
         RetinaNet R-50-FPN, 500 px, 100 epochs, COCO: 35.4 -> 39.0 AP over AP loss;
-        Faster R-CNN R-50-FPN: 38.2 -> 40.7 AP over cross entropy and GIoU
+        Faster R-CNN R-50-FPN, the same setting: 38.2 -> 40.7 AP over cross entropy and GIoU
     """
 
     needs_box_loss = True
@@ -78,14 +78,14 @@ class ALRPLoss(RampLoss):
         self, logits: Sequence[Tensor], labels: Sequence[Tensor], quality: Sequence[Tensor] | None
     ) -> Tensor:
         no_error = [torch.zeros_like(x, dtype=torch.float32) for x in labels]
-        return _losses(logits, labels, no_error, delta=self.delta, eps=self.eps)[0]
+        return _losses(logits, labels, no_error, delta=self.delta, eps=self.eps, impl=self.impl)[0]
 
     def of_both(
         self, logits: Sequence[Tensor], labels: Sequence[Tensor], *, box_loss: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Compute the classification and the localization loss of several levels."""
         losses = [
-            _losses(*ranking, delta=self.delta, eps=self.eps)
+            _losses(*ranking, delta=self.delta, eps=self.eps, impl=self.impl)
             for ranking in self.rankings(logits, labels, box_loss)
         ]
         classification, localization = (torch.stack(x).mean() for x in zip(*losses, strict=True))
@@ -99,13 +99,14 @@ def _losses(
     *,
     delta: float,
     eps: float,
+    impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     for x, y in zip(box_loss, labels, strict=True):
         if x.shape != y.shape:
             raise ValueError(
                 f"box_loss must be {tuple(y.shape)} like labels, got {tuple(x.shape)}"
             )
-    ranking = Ranking(levels_of(logits, labels), delta=delta)
+    ranking = Ranking(levels_of(logits, labels), delta=delta, impl=impl)
     errors = ranking.levels.of_positives(box_loss)
     constant = errors.detach().double()
     itself = ranking.self_count

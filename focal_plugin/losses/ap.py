@@ -62,11 +62,13 @@ class APLoss(RampLoss):
     def of_ranking(
         self, logits: Sequence[Tensor], labels: Sequence[Tensor], quality: Sequence[Tensor] | None
     ) -> Tensor:
-        return _loss(logits, labels, self.delta)
+        return _loss(logits, labels, self.delta, self.impl)
 
 
-def _loss(logits: Sequence[Tensor], labels: Sequence[Tensor], delta: float) -> Tensor:
-    ranking = Ranking(levels_of(logits, labels), delta=delta)
+def _loss(
+    logits: Sequence[Tensor], labels: Sequence[Tensor], delta: float, impl: str = "auto"
+) -> Tensor:
+    ranking = Ranking(levels_of(logits, labels), delta=delta, impl=impl)
     higher = ranking.sum_of_higher() + 1 - ranking.self_count  # a positive counts itself as 1
     rank = higher + ranking.false_positives
     precision = higher / rank

@@ -78,7 +78,7 @@ class RankSortLoss(RampLoss):
     def of_ranking(
         self, logits: Sequence[Tensor], labels: Sequence[Tensor], quality: Sequence[Tensor] | None
     ) -> Tensor:
-        return _loss(logits, labels, quality, self.delta)
+        return _loss(logits, labels, quality, self.delta, self.impl)
 
 
 def _loss(
@@ -86,8 +86,9 @@ def _loss(
     labels: Sequence[Tensor],
     quality: Sequence[Tensor] | None,
     delta: float,
+    impl: str = "auto",
 ) -> Tensor:
-    ranking = Ranking(levels_of(logits, labels), delta=delta)
+    ranking = Ranking(levels_of(logits, labels), delta=delta, impl=impl)
     qualities = qualities_of(ranking.levels, logits, labels, quality)
     false_positives = ranking.false_positives
     rank = ranking.sum_of_higher() + false_positives

@@ -38,6 +38,9 @@ class RankingLoss(ClassificationLoss):
 class RampLoss(RankingLoss):
     """Base class of the losses that compare logits by a ramp, see :mod:`focal_plugin.ops.ramps`."""
 
+    impl = "auto"
+    """Implementation, see :class:`focal_plugin.ops.ranking.Ranking`."""
+
     @configurable
     def __init__(self, *, delta: float, scope: str = "batch") -> None:
         """
