@@ -103,9 +103,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor]:
     for x, y in zip(box_loss, labels, strict=True):
         if x.shape != y.shape:
-            raise ValueError(
-                f"box_loss must be {tuple(y.shape)} like labels, got {tuple(x.shape)}"
-            )
+            raise ValueError(f"box_loss must be {tuple(y.shape)} like labels, got {tuple(x.shape)}")
     ranking = Ranking(levels_of(logits, labels), delta=delta, impl=impl)
     errors = ranking.levels.of_positives(box_loss)
     constant = errors.detach().double()

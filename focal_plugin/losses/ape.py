@@ -138,7 +138,7 @@ def _highest_negatives(levels: Levels, *, scale: float, top_k: int) -> list[Tens
                 highest, order = highest.topk(top_k, sorted=False)
                 place = place[:, order]
             first += len(x)
-    return [place[1, place[0] == number] for number in range(len(levels))]
+    return [place[1, place[0] == number] for number, _ in enumerate(levels)]
 
 
 class _APE(torch.autograd.Function):

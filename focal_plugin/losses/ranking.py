@@ -115,7 +115,7 @@ def levels_of(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Levels:
     """
     for x, y in zip(logits, labels, strict=True):
         check_inputs(x, y, num_classes=x.shape[-1] if x.dim() else 0)
-    return Levels.of(logits, labels)
+    return Levels(logits, labels)
 
 
 def qualities_of(

@@ -52,7 +52,7 @@ class Level(NamedTuple):
             yield chunk, x
 
 
-class Levels(list[Level]):
+class Levels:
     """
     Levels of a batch.
 
@@ -60,17 +60,7 @@ class Levels(list[Level]):
         scores: (P,), float64, the positive logits, without a gradient.
     """
 
-    def __init__(self, levels: Sequence[Level]) -> None:
-        super().__init__(levels)
-        self.scores = torch.cat(
-            [
-                level.block.logits.detach().view(-1)[level.positives.at].double()
-                for level in levels
-            ]
-        )
-
-    @classmethod
-    def of(cls, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Levels:
+    def __init__(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
         """
         Read several levels, each like :func:`~focal_plugin.ops.dense_loss`.
 
@@ -78,7 +68,16 @@ class Levels(list[Level]):
             logits: (..., K) each, any floating dtype; at least one.
             labels: (...) each, integer in {-1 (ignored), 0..K-1, K (background)}; not checked.
         """
-        return cls([Level.of(x, y) for x, y in zip(logits, labels, strict=True)])
+        self._levels = [Level.of(x, y) for x, y in zip(logits, labels, strict=True)]
+        self.scores = torch.cat(
+            [
+                level.block.logits.detach().view(-1)[level.positives.at].double()
+                for level in self._levels
+            ]
+        )
+
+    def __iter__(self) -> Iterator[Level]:
+        return iter(self._levels)
 
     @property
     def logits(self) -> list[Tensor]:
@@ -94,6 +93,6 @@ class Levels(list[Level]):
             ]
         )
 
-    def split_positives(self, positives: Tensor) -> Sequence[Tensor]:
-        """Split (P,) by level."""
-        return positives.split([len(level.positives.at) for level in self])
+    def split_positives(self, values: Tensor) -> list[Tensor]:
+        """Split values of the positives, (P,), by level."""
+        return list(torch.split(values, [len(level.positives.at) for level in self]))

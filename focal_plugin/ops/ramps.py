@@ -69,9 +69,7 @@ class Ramps:
         else:
             distance = distance * weights
         empty = torch.zeros_like(self.left)
-        return Tally(
-            empty.index_add(0, bucket, weights), empty.index_add(0, bucket, distance)
-        )
+        return Tally(empty.index_add(0, bucket, weights), empty.index_add(0, bucket, distance))
 
     def sums(self, tally: Tally) -> Tensor:
         """

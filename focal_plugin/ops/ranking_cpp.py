@@ -18,9 +18,7 @@ def why_not(device: torch.device) -> str | None:
 def tally(level: Level, ramps: Ramps) -> Tally:
     """Put the negatives of a level into the buckets of the ramps."""
     logits, labels, _ = level.block
-    return Tally(
-        *torch.ops.focal_plugin.ranking_tally(logits, labels, ramps.edges, ramps.left)
-    )
+    return Tally(*torch.ops.focal_plugin.ranking_tally(logits, labels, ramps.edges, ramps.left))
 
 
 def write(level: Level, ramps: Ramps, line: Line, gradient: Tensor) -> None:

@@ -75,7 +75,8 @@ class Loops:
         for i, at in enumerate(self.positives):
             gradient[at] = of_positives[i] / len(self)
         for j, at in enumerate(self.negatives):
-            gradient[at] = sum(w * row[j] for w, row in zip(weights, self.false)) / len(self)
+            pulls = [w * row[j] for w, row in zip(weights, self.false, strict=True)]
+            gradient[at] = sum(pulls) / len(self)
         return gradient
 
 
@@ -138,9 +139,7 @@ def rank_and_sort(logits, labels, quality, delta):
         if sum(worse) > 1e-10:
             for j, h in enumerate(worse):
                 received[j] += sorting[i] * h / sum(worse)
-    of_positives = [
-        got - a - b for got, a, b in zip(received, ranking, sorting, strict=True)
-    ]
+    of_positives = [got - a - b for got, a, b in zip(received, ranking, sorting, strict=True)]
     return (
         sum(ranking) / len(at),
         sum(sorting) / len(at),

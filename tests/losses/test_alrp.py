@@ -104,9 +104,7 @@ def test_a_detector_gives_the_box_losses_of_each_level():
 def test_a_ranking_of_each_image_is_the_mean_over_images():
     logits, labels, box_loss = random_ranking(3, num_anchors=40)
     by_image = [x.view(2, 20, *x.shape[1:]) for x in (logits, labels, box_loss)]
-    both = ALRPLoss(scope="image").of_both(
-        by_image[:1], by_image[1:2], box_loss=by_image[2:]
-    )
+    both = ALRPLoss(scope="image").of_both(by_image[:1], by_image[1:2], box_loss=by_image[2:])
     of_images = [alrp_loss(*(x[i] for x in by_image)) for i in range(2)]
     for ours, theirs in zip(both, zip(*of_images, strict=True), strict=True):
         assert_close(ours, sum(theirs).item() / 2, digits=13)

@@ -74,9 +74,7 @@ def test_negatives_below_all_ramps_have_a_gradient_of_exactly_zero():
 
 def test_the_gradient_is_no_derivative_of_the_value():
     logits, labels, _ = random_ranking(0)
-    assert not torch.autograd.gradcheck(
-        lambda x: ap_loss(x, labels), logits, raise_exception=False
-    )
+    assert not torch.autograd.gradcheck(lambda x: ap_loss(x, labels), logits, raise_exception=False)
 
 
 def test_it_cannot_be_differentiated_twice():

@@ -8,6 +8,7 @@ import torch
 
 from focal_plugin import get_cfg
 from focal_plugin.losses import CLS_LOSS_REGISTRY, build_cls_loss
+from focal_plugin.losses.base import require_rows
 
 from ..each import each
 from .regimes import GAMMAS, LOSS_CLASSES, TOLERANCE, K, call, function_of, has_option, make
@@ -81,6 +82,14 @@ def test_the_sum_of_per_anchor_is_the_loss_where_there_are_rows(loss, random_bat
     per_anchor = loss.per_anchor(logits, labels)
     assert per_anchor.shape == labels.shape
     torch.testing.assert_close(per_anchor.sum(), loss(logits, labels))
+
+
+def test_a_loss_without_rows_says_so_where_rows_are_required(name, loss):
+    if loss.has_rows:
+        require_rows(loss)
+    else:
+        with pytest.raises(ValueError, match=f"^{name} compares all logits .* turn them off"):
+            require_rows(loss)
 
 
 def test_leading_shape_does_not_matter(loss, random_batch):

@@ -24,7 +24,9 @@ OPTIONS = [
 ]
 
 
-def reference(logits, labels, lambda_pos=1.0, lambda_neg=LAMBDA_NEG, scale=6.0, tau=4.0, margin=0.5):
+def reference(
+    logits, labels, lambda_pos=1.0, lambda_neg=LAMBDA_NEG, scale=6.0, tau=4.0, margin=0.5
+):
     """Compute the loss with autograd in float64, from copies of all logits."""
     kept = labels >= 0
     is_positive = labels[kept].unsqueeze(1) == torch.arange(logits.shape[1])

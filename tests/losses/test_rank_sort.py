@@ -39,9 +39,7 @@ def test_the_number_of_pairs_in_memory_does_not_matter(monkeypatch):
     logits, labels, quality = random_ranking(4, num_anchors=60)
     expected = gradient_of(rank_sort_loss(logits, labels, quality), logits)
     monkeypatch.setattr(ranking, "PAIRS_PER_CHUNK", 70)
-    assert_close(
-        gradient_of(rank_sort_loss(logits, labels, quality), logits), expected, digits=14
-    )
+    assert_close(gradient_of(rank_sort_loss(logits, labels, quality), logits), expected, digits=14)
 
 
 @each("seed", range(3))

@@ -24,7 +24,7 @@ def ramp(x, delta):
 
 
 def ranked(logits, labels, delta, impl):
-    return Ranking(Levels.of([logits], [labels]), delta=delta, impl=impl)
+    return Ranking(Levels([logits], [labels]), delta=delta, impl=impl)
 
 
 def pairs(logits, labels):
@@ -167,7 +167,7 @@ def test_the_size_of_a_chunk_does_not_matter(monkeypatch):
 def test_numbers_of_positives_come_in_the_order_of_their_scores():
     for layout in LAYOUTS:
         logits, labels = batch(layout)
-        levels = Levels.of([logits, logits], [labels, labels])
+        levels = Levels([logits, logits], [labels, labels])
         scores = logits.gather(-1, labels.clamp(0, 4).unsqueeze(-1)).squeeze(-1)
         assert torch.equal(levels.of_positives([scores, scores]).double(), levels.scores)
 

@@ -61,7 +61,11 @@ def main() -> None:
         ).items()
     }
     peaks = extra_peaks_mib(
-        {f"{piece}: {name}": work for piece, works in pieces.items() for name, work in works.items()},
+        {
+            f"{piece}: {name}": work
+            for piece, works in pieces.items()
+            for name, work in works.items()
+        },
         args,
     )
     num_logits = sum(x.numel() for x in outputs)
@@ -99,9 +103,9 @@ def variants(
     def ours(loss: ClassificationLoss, impl: str | None = None) -> Work:
         if impl is not None:
             loss.impl = impl  # type: ignore[assignment]
-        options = {"quality": quality} if loss.needs_quality else {}
+        given = quality if loss.needs_quality else None
         return functools.partial(
-            backward, lambda: loss.of_levels(levels, labels, **options), outputs
+            backward, lambda: loss.of_levels(levels, labels, quality=given), outputs
         )
 
     implementations = ["cpp", "eager"] if has_extension() else ["eager"]
