@@ -85,6 +85,23 @@ def add_focal_config(cfg: CfgNode) -> None:
     # IoUAwareCrossEntropyLoss: share of the score in a target; the exponent of negatives is
     # FOCAL_LOSS_GAMMA
     loss.IA_BCE_ALPHA = 0.25
+    # APLoss, ALRPLoss, RankSortLoss: half width of the ramp that compares two logits; 0: a step
+    loss.AP_DELTA = 1.0
+    loss.ALRP_DELTA = 1.0
+    loss.RS_DELTA = 0.5
+    # The same losses: the logits of one ranking, those of the "batch" of a process or of an "image"
+    loss.RANKING_SCOPE = "batch"
+    # ALRPLoss: a positive with at most so many false positives has no gradient
+    loss.ALRP_EPS = 1e-5
+    # APELoss: factor of the gap between two logits, and number of negatives that count
+    loss.APE_SCALE = 8.0
+    loss.APE_TOP_K = 100_000
+    # DRLoss: temperatures of positives and negatives, L of the paper, factor, and margin
+    loss.DR_LAMBDA_POS = 1.0
+    loss.DR_LAMBDA_NEG = 0.0798235600148
+    loss.DR_SCALE = 6.0
+    loss.DR_TAU = 4.0
+    loss.DR_MARGIN = 0.5
     # GHMLoss: bins of the gradient norm, and weight of the old histogram
     loss.GHM_BINS = 30
     loss.GHM_MOMENTUM = 0.75
@@ -257,7 +274,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # classification loss, a name in CLS_LOSS_REGISTRY; "" is stock's cross entropy. WEIGHT is a
     # factor of this loss, as MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT is of the box loss
     roi = node.ROI_HEADS = new_node()
-    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS)
+    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS, "RANKING_SCOPE")
     loss.NAME = ""
     # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1.0: off), and
     # FOCAL_LOSS_GAMMA

@@ -44,12 +44,13 @@ ROI_HEADS = ConfigScope(
         "MODEL.RETINANET.NUM_CLASSES": "MODEL.ROI_HEADS.NUM_CLASSES",
     },
     fixed={
+        "MODEL.FOCAL.CLS_LOSS.RANKING_SCOPE": "batch",
         "MODEL.FOCAL.MINING.NMS_BOXES": "anchors",
         "MODEL.FOCAL.MINING.BOX_LOSS_ON": "kept",
         "MODEL.FOCAL.MINING.DIVIDE_BY": "kept",
     },
 )
 """
-Scope of the box heads. Its fixed keys: mining suppresses the RoIs by the proposal boxes, and both
-losses use the kept RoIs only.
+Scope of the box heads. Its fixed keys: a loss ranks the RoIs of all images together, mining
+suppresses the RoIs by the proposal boxes, and both losses use the kept RoIs only.
 """

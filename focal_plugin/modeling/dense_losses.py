@@ -276,7 +276,7 @@ class DenseLossMixin:
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
         """Split by level if the loss allows it, which avoids a copy of all logits."""
-        if not self.cls_loss.decomposes:
+        if not (self.cls_loss.decomposes or self.cls_loss.any_layout):
             return [cat(logits, dim=1)], [labels], None if quality is None else [quality]
         sizes = [x[0, ..., 0].numel() for x in logits]
 
