@@ -85,6 +85,23 @@ def add_focal_config(cfg: CfgNode) -> None:
     # IoUAwareCrossEntropyLoss: share of the score in a target; the exponent of negatives is
     # FOCAL_LOSS_GAMMA
     loss.IA_BCE_ALPHA = 0.25
+    # APLoss, ALRPLoss, RankSortLoss: half width of the ramp that compares two logits; 0: a step
+    loss.AP_DELTA = 1.0
+    loss.ALRP_DELTA = 1.0
+    loss.RS_DELTA = 0.5
+    # The same losses: the logits of one ranking, those of the "batch" of a process or of an "image"
+    loss.RANKING_SCOPE = "batch"
+    # ALRPLoss: a positive with at most so many false positives has no gradient
+    loss.ALRP_EPS = 1e-5
+    # APELoss: factor of the gap between two logits, and number of negatives that count
+    loss.APE_SCALE = 8.0
+    loss.APE_TOP_K = 100_000
+    # DRLoss: temperatures of positives and negatives, L of the paper, factor, and margin
+    loss.DR_LAMBDA_POS = 1.0
+    loss.DR_LAMBDA_NEG = 0.0798235600148
+    loss.DR_SCALE = 6.0
+    loss.DR_TAU = 4.0
+    loss.DR_MARGIN = 0.5
     # GHMLoss: bins of the gradient norm, and weight of the old histogram
     loss.GHM_BINS = 30
     loss.GHM_MOMENTUM = 0.75
@@ -185,6 +202,21 @@ def add_focal_config(cfg: CfgNode) -> None:
     assigner.PAA_TOPK = 9
     assigner.PAA_IOU = 0.1
 
+    # Weights of the classification loss of the positives: "" (1 each) or "isr_p", by rank and IoU
+    # of each positive among those of its object and class
+    reweight = node.REWEIGHT = new_node()
+    reweight.NAME = ""
+    # "isr_p": exponent, and least weight before it
+    reweight.K = 2.0
+    reweight.BIAS = 0.0
+    # CARL: an additional box term, "loss_carl", whose weights are scores with gradient. WEIGHT is
+    # its factor (0: off)
+    carl = node.CARL = new_node()
+    carl.WEIGHT = 0.0
+    # Exponent of the weights, and weight of a score of 0 before it
+    carl.K = 1.0
+    carl.BIAS = 0.2
+
     # Mining: a name in MINER_REGISTRY; "" keeps every anchor
     mining = node.MINING = new_node()
     mining.NAME = ""
@@ -279,7 +311,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # classification loss, a name in CLS_LOSS_REGISTRY; "" is stock's cross entropy. WEIGHT is a
     # factor of this loss, as MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT is of the box loss
     roi = node.ROI_HEADS = new_node()
-    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS)
+    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS, "RANKING_SCOPE")
     loss.NAME = ""
     # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1.0: off), and
     # FOCAL_LOSS_GAMMA
@@ -291,6 +323,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.NAME = ""
     # Balance of both losses, as MODEL.FOCAL.BALANCE. All but "fixed" require a CLS_LOSS.NAME
     roi.BALANCE = _options_of(node.BALANCE)
+    # Weights of positives and the term CARL, as MODEL.FOCAL. Both require a CLS_LOSS.NAME
+    roi.REWEIGHT = _options_of(node.REWEIGHT)
+    roi.CARL = _options_of(node.CARL)
     # Divisor of a classification loss with a NAME: the number of "rois" (stock), or of those with
     # an object, "foreground"
     roi.NORMALIZER = "rois"
@@ -311,6 +346,28 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.NMS_THRESH = 0.7
     mining.NMS_PER_LABEL = True
     mining.RANK_BY = "cls_and_box"
+
+    # SampledROIHeads, SampledCascadeROIHeads (names for MODEL.ROI_HEADS.NAME): draw of positives,
+    # "random" or "instance_balanced" (the same number of each object); their largest number is
+    # MODEL.ROI_HEADS.POSITIVE_FRACTION of BATCH_SIZE_PER_IMAGE
+    sampler = roi.SAMPLER = new_node()
+    sampler.POSITIVES = "random"
+    # Draw of negatives: "random", "iou_balanced" (the same number of each bin of IoU) or
+    # "score_hlr" (by rank of their scores, with weights; requires a CLS_LOSS.NAME)
+    sampler.NEGATIVES = "random"
+    # "iou_balanced": bins; IoU below which a negative is drawn last (0: at 0; -1: none is); share
+    # of the negatives that is not drawn from the bins; and boxes that determine the range of the
+    # bins, "negatives" or "all" (as published)
+    sampler.NUM_BINS = 3
+    sampler.FLOOR_THR = -1.0
+    sampler.FLOOR_FRACTION = 0.0
+    sampler.IOU_RANGE = "negatives"
+    # "score_hlr": exponent of the weights, least weight before it, least score of a ranked
+    # negative, and IoU above which it joins the cluster of a better one
+    sampler.HLR_K = 0.5
+    sampler.HLR_BIAS = 0.0
+    sampler.HLR_SCORE_THRESH = 0.05
+    sampler.HLR_NMS_THRESH = 0.5
 
     # FocalFastRCNNConvFCHead (a name for MODEL.ROI_BOX_HEAD.NAME): "norm_relu" (stock), or
     # "relu_norm", tensorpack's order

@@ -1,5 +1,8 @@
 """Losses: tensors in, a float32 scalar out. Each file holds one loss, as function and as module."""
 
+from .alrp import ALRPLoss, alrp_loss
+from .ap import APLoss, ap_loss
+from .ape import APELoss, ape_loss
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
 from .base import BagLoss
@@ -27,6 +30,7 @@ from .build import (
 from .carl import carl_loss
 from .class_alpha import class_alpha_of_counts
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
+from .dr import DRLoss, dr_loss
 from .effective_class_margin import EffectiveClassMarginLoss, effective_class_margin_loss
 from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
@@ -41,6 +45,7 @@ from .isr_p import isr_p_weights
 from .matchability_aware import MatchabilityAwareLoss, matchability_aware_loss
 from .poly_focal import PolyFocalLoss, poly_focal_loss
 from .quality_focal import QualityFocalLoss, quality_focal_loss
+from .rank_sort import RankSortLoss, rank_sort_loss
 from .seesaw import SeesawLoss, seesaw_loss
 from .sigmoid_cross_entropy import SigmoidCrossEntropyLoss, sigmoid_cross_entropy_loss
 from .sigmoid_focal import SigmoidFocalLoss, sigmoid_focal_loss

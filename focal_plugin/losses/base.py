@@ -48,13 +48,21 @@ class ClassificationLoss(ConfigurableModule):
     any_layout: ClassVar[bool] = False
     """True if the loss reads logits (..., K) of any strides in place, without a copy."""
     decomposes: ClassVar[bool] = True
-    """True if the loss of all feature levels together is the sum of the losses per level."""
+    """
+    True if the loss of all feature levels together is the sum of the losses per level.
+
+    Otherwise the levels are joined to one, or given to :meth:`of_levels` if it takes
+    :attr:`any_layout`.
+    """
     stateful: ClassVar[bool] = False
     """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
     counts_images: ClassVar[bool] = False
     """True if a sample of a class is an image that contains it, not an object."""
     has_rows: bool = True
-    """False if only the sum is available, so that nothing can rank or record anchors by it."""
+    """
+    False if only the sum is available, so that nothing can rank anchors by it. Records then use
+    :func:`distribute_by_gradient`.
+    """
 
     def check(self, num_classes: int) -> None:
         """
@@ -162,12 +170,18 @@ class ClassificationLoss(ConfigurableModule):
         Returns:
             float32 scalar; a differentiable 0 if every anchor is ignored.
         """
-        loss = self.per_anchor(logits, labels, quality=quality).sum()
-        self.observe(logits, labels)
-        return loss
+        return self.per_anchor_of_step(logits, labels, quality=quality).sum()
 
     if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
         __call__ = forward
+
+    def per_anchor_of_step(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        """Compute :meth:`per_anchor` of a step, and call :meth:`observe`."""
+        loss = self.per_anchor(logits, labels, quality=quality)
+        self.observe(logits, labels)
+        return loss
 
     @torch.jit.unused  # training only: the exported detector stays the stock one
     def of_levels(
@@ -362,6 +376,24 @@ def require_decoder(loss: ClassificationLoss, decoder: nn.Module) -> None:
         )
 
 
+def distribute_by_gradient(loss: Tensor, gradient: Tensor) -> Tensor:
+    """
+    Distribute a loss without :attr:`~ClassificationLoss.has_rows` over its anchors, for records.
+
+        loss of an anchor = loss * its sum of |gradient| / the sum of |gradient| of all anchors
+
+    Args:
+        loss: scalar.
+        gradient: (..., K), of the loss with respect to the logits.
+
+    Returns:
+        (...), its sum is the loss. If the gradient is 0 everywhere, all anchors have the same part.
+    """
+    norms = gradient.abs().sum(dim=-1)
+    norms = torch.where(norms.sum() == 0, torch.ones_like(norms), norms)
+    return loss * norms / norms.sum()
+
+
 def require_rows(*losses: ClassificationLoss | BoxLoss) -> None:
     """
     Raise an error if a loss lacks the loss of each row, for a detector that mines or divides by it.
@@ -370,8 +402,15 @@ def require_rows(*losses: ClassificationLoss | BoxLoss) -> None:
         ValueError: a loss is available as a sum only.
     """
     for loss in losses:
-        if not loss.has_rows:
+        if loss.has_rows:
+            continue
+        name = type(loss).__name__
+        if getattr(type(loss), "per_anchor", None) is ClassificationLoss.per_anchor:
             raise ValueError(
-                f"{type(loss).__name__} returns only a sum, but mining and divisors per image need "
-                "one loss per row: let its forward return shape (V,)"
+                f"{name} compares all logits with each other, so no anchor has a loss of its own "
+                "for mining and divisors per image: turn them off, or choose another loss"
             )
+        raise ValueError(
+            f"{name} returns only a sum, but mining and divisors per image need one loss per row: "
+            "let its forward return shape (V,)"
+        )

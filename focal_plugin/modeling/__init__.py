@@ -15,6 +15,8 @@ from .roi_heads import (
     FocalROIHeads,
     OHEMCascadeROIHeads,
     OHEMROIHeads,
+    SampledCascadeROIHeads,
+    SampledROIHeads,
 )
 from .rpn import FocalRPN
 from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
@@ -31,6 +33,8 @@ __all__ = [
     "OHEMCascadeROIHeads",
     "OHEMROIHeads",
     "PriorRPNHead",
+    "SampledCascadeROIHeads",
+    "SampledROIHeads",
     "SoftmaxRPNHead",
     "StrideAnchorGenerator",
     "build_assigner",

@@ -38,17 +38,20 @@ ROI_HEADS = ConfigScope(
         "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
         "MODEL.FOCAL.BALANCE": "MODEL.FOCAL.ROI_HEADS.BALANCE",
+        "MODEL.FOCAL.REWEIGHT": "MODEL.FOCAL.ROI_HEADS.REWEIGHT",
+        "MODEL.FOCAL.CARL": "MODEL.FOCAL.ROI_HEADS.CARL",
         "MODEL.FOCAL.MINING": "MODEL.FOCAL.ROI_HEADS.MINING",
         "MODEL.FOCAL.MINING.NUM_KEEP": "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
         "MODEL.RETINANET.NUM_CLASSES": "MODEL.ROI_HEADS.NUM_CLASSES",
     },
     fixed={
+        "MODEL.FOCAL.CLS_LOSS.RANKING_SCOPE": "batch",
         "MODEL.FOCAL.MINING.NMS_BOXES": "anchors",
         "MODEL.FOCAL.MINING.BOX_LOSS_ON": "kept",
         "MODEL.FOCAL.MINING.DIVIDE_BY": "kept",
     },
 )
 """
-Scope of the box heads. Its fixed keys: mining suppresses the RoIs by the proposal boxes, and both
-losses use the kept RoIs only.
+Scope of the box heads. Its fixed keys: a loss ranks the RoIs of all images together, mining
+suppresses the RoIs by the proposal boxes, and both losses use the kept RoIs only.
 """

@@ -52,6 +52,7 @@ from .matcher import (
     split_crowds,
 )
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
+from .prime_samples import CARLTerm, ISRPReweighting, build_carl, build_reweighting
 from .unlabeled_classes import FIELD, leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
@@ -86,6 +87,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         assigner: Assigner | None = None,
         bag_loss: BagLoss | None = None,
         miner: Miner | None = None,
+        reweighting: ISRPReweighting | None = None,
+        carl: CARLTerm | None = None,
         loss_weight: dict[str, float] | None = None,
         ignores_crowds: bool = False,
         **kwargs: Any,
@@ -104,6 +107,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             bag_loss: the loss that replaces both losses, their divisor and the assigner. None:
                 there is none.
             miner: the selection of the anchors that count; None: every anchor counts.
+            reweighting: the weights of the classification loss of the positives; None: 1 each.
+            carl: the box term that trains the scores; None: there is none.
             loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a missing name.
             ignores_crowds: if True, background anchors inside crowd regions are ignored.
             kwargs: see :class:`detectron2.modeling.RetinaNet`.
@@ -140,6 +145,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         self.assigner = assigner
         self.bag_loss = bag_loss
         self.miner = miner
+        self.reweighting = reweighting
+        self.carl = carl
         self.check_parts()
         self._check_assignment()
         self.loss_weight = loss_weight or {}
@@ -168,6 +175,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "assigner": build_assigner(cfg),
             "bag_loss": build_bag_loss(cfg),
             "miner": build_miner(cfg),
+            "reweighting": build_reweighting(cfg),
+            "carl": build_carl(cfg),
             "loss_weight": {
                 "loss_cls": _weight(cfg, "CLS_LOSS"),
                 "loss_box_reg": _weight(cfg, "BOX_LOSS"),
@@ -201,8 +210,10 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "ASSIGNER.NAME": self.assigner is not None,
             "BALANCE.NAME": not isinstance(self.balance, FixedBalance),
             "BOX_LOSS.WEIGHTED_BY": bool(self.box_weighted_by),
+            "CARL.WEIGHT": self.carl is not None,
             "HEAD.NAME": isinstance(self.head, BoxOutputHead),
             "MINING.NAME": self.miner is not None,
+            "REWEIGHT.NAME": self.reweighting is not None,
         }
         for key in (key for key, is_set in unused.items() if is_set):
             raise ValueError(
@@ -371,7 +382,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             box_outputs: one per level, (N, Hi, Wi, A, D), of a head that predicts more than deltas.
 
         Returns:
-            "loss_cls", "loss_box_reg" and those of the head, float32 scalars.
+            "loss_cls", "loss_box_reg" and all others by name, float32 scalars.
         """
         targets = targets or DenseTargets(torch.stack(gt_labels), gt_boxes)
         result = self.dense_losses(

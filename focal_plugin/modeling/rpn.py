@@ -193,6 +193,8 @@ class FocalRPN(DenseLossMixin, RPN):
             )
         self.assigner = assigner
         self.miner = sampling if isinstance(sampling, Miner) else None
+        self.reweighting = None  # prime samples are those of detections
+        self.carl = None
         self.check_parts()
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"

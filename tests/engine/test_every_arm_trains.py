@@ -86,10 +86,11 @@ def losses_of(cfg):
     if cfg.MODEL.FOCAL.BAG_LOSS.NAME:
         return BAG_LOSSES
     if cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet":
-        return DENSE_LOSSES
+        return DENSE_LOSSES | ({"loss_carl"} if cfg.MODEL.FOCAL.CARL.WEIGHT else set())
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:
         return RPN_LOSSES | {f"{loss}_stage{k}" for loss in DENSE_LOSSES for k in range(3)}
-    return RPN_LOSSES | DENSE_LOSSES
+    carl = {"loss_carl"} if cfg.MODEL.FOCAL.ROI_HEADS.CARL.WEIGHT else set()
+    return RPN_LOSSES | DENSE_LOSSES | carl
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ class DiagnosticsHook(HookBase):
         if not self._parts:
             logger.info(
                 "Diagnostics of this detector contain only the gradient norm: its dense losses are "
-                "Detectron2's, or are available as a sum only"
+                "Detectron2's, or the box loss is available as a sum only"
             )
             return
         self._images = load_fixed_images(self._cfg)
