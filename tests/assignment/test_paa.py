@@ -110,7 +110,7 @@ def test_a_single_candidate_is_positive():
 
 
 def test_all_candidates_are_positive_if_the_better_component_has_none():
-    """With losses so close, the component that begins at the maximum is likelier for all."""
+    """The component that begins at the maximum is likelier for all of such close losses."""
     level = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
     values = torch.tensor([0.0048, 0.0054, 0.00566], dtype=torch.float64)
     assert best_part(values.tolist()) == [0, 1, 2]
