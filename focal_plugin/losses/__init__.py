@@ -5,6 +5,7 @@ from .ap import APLoss, ap_loss
 from .ape import APELoss, ape_loss
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
+from .base import BagLoss
 from .box_iou import (
     CIoULoss,
     DIoULoss,
@@ -17,10 +18,12 @@ from .box_iou import (
     iou_loss,
 )
 from .build import (
+    BAG_LOSS_REGISTRY,
     BOX_LOSS_REGISTRY,
     CLS_LOSS_REGISTRY,
     BoxLoss,
     ClassificationLoss,
+    build_bag_loss,
     build_box_loss,
     build_cls_loss,
 )
@@ -32,6 +35,7 @@ from .effective_class_margin import EffectiveClassMarginLoss, effective_class_ma
 from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
 from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
+from .free_anchor import FreeAnchorLoss, free_anchor_loss
 from .ghm import GHMLoss, ghm_loss
 from .ghm_box import GHMBoxLoss, ghm_box_loss
 from .gumbel import GumbelLoss, gumbel_loss

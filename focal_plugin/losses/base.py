@@ -5,13 +5,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import ConfigurableModule
+
+
+class BoxTransform(Protocol):
+    """Conversion between deltas and boxes, such as Detectron2's `Box2BoxTransform`."""
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Return the deltas from the first to the second boxes, (V, 4) each."""
+        ...
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Return the boxes at some deltas from other boxes, (V, 4) each."""
+        ...
 
 
 class ClassificationLoss(ConfigurableModule):
@@ -277,6 +289,48 @@ class BoxLoss(ConfigurableModule):
 
     if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
         __call__ = forward
+
+
+class BagLoss(ConfigurableModule):
+    """
+    Base class of the losses of classes and boxes that need the objects, but no label per anchor.
+
+    A subclass implements :meth:`losses`. Such a loss replaces the classification loss, the box
+    loss and the assigner of a RetinaNet.
+    """
+
+    def losses(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Tensor,
+        gt_boxes: Sequence[Tensor],
+        gt_classes: Sequence[Tensor],
+        *,
+        transform: BoxTransform,
+        ignored: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """
+        Compute the losses of a batch, already normalized.
+
+        Args:
+            logits: one tensor for each level, (N, ..., K), in any layout.
+            deltas: the same with 4 for K.
+            anchors: (R, 4), XYXY.
+            gt_boxes: one for each image, (M, 4), XYXY; M may be 0.
+            gt_classes: one for each image, (M,), int64, in 0..K-1.
+            transform: the conversion between deltas and boxes.
+            ignored: bool (N, R), anchors that are no background; None: no anchor.
+
+        Returns:
+            name -> scalar; differentiable zeros without anything to sum.
+        """
+        raise NotImplementedError
+
+    @torch.jit.unused  # training only: the exported detector stays the stock one
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Call :meth:`losses`."""
+        return self.losses(*args, **kwargs)
 
 
 def softmax_probabilities(logits: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ def dense_parts(model: nn.Module) -> dict[str, DenseLossMixin]:
     return {
         name: part
         for name, part in parts.items()
-        if isinstance(part, DenseLossMixin) and part.box_loss.has_rows
+        if isinstance(part, DenseLossMixin)
+        and part.box_loss.has_rows
+        and getattr(part, "bag_loss", None) is None
     }
 
 
