@@ -180,6 +180,20 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "equal_gradient": weight of the old gradient norms
     balance.MOMENTUM = 0.9
 
+    # Weights of the classification loss of the positives: "" (1 each) or "isr_p", by rank and IoU
+    # of each positive among those of its object and class
+    reweight = node.REWEIGHT = new_node()
+    reweight.NAME = ""
+    # "isr_p": exponent, and least weight before it
+    reweight.K = 2.0
+    reweight.BIAS = 0.0
+    # CARL: an additional box term, "loss_carl", whose weights are scores with gradient. WEIGHT is
+    # its factor (0: off)
+    carl = node.CARL = new_node()
+    carl.WEIGHT = 0.0
+    # Exponent of the weights, and weight of a score of 0 before it
+    carl.K = 1.0
+    carl.BIAS = 0.2
     # Anchors of an object: "max_iou" (stock, by MODEL.RETINANET.IOU_THRESHOLDS), "atss", "tal",
     # "simota", "paa", or a name in ASSIGNER_REGISTRY
     assigner = node.ASSIGNER = new_node()
@@ -201,21 +215,6 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "paa": candidates of an object on each level, and their IoU
     assigner.PAA_TOPK = 9
     assigner.PAA_IOU = 0.1
-
-    # Weights of the classification loss of the positives: "" (1 each) or "isr_p", by rank and IoU
-    # of each positive among those of its object and class
-    reweight = node.REWEIGHT = new_node()
-    reweight.NAME = ""
-    # "isr_p": exponent, and least weight before it
-    reweight.K = 2.0
-    reweight.BIAS = 0.0
-    # CARL: an additional box term, "loss_carl", whose weights are scores with gradient. WEIGHT is
-    # its factor (0: off)
-    carl = node.CARL = new_node()
-    carl.WEIGHT = 0.0
-    # Exponent of the weights, and weight of a score of 0 before it
-    carl.K = 1.0
-    carl.BIAS = 0.2
 
     # Mining: a name in MINER_REGISTRY; "" keeps every anchor
     mining = node.MINING = new_node()

@@ -3,8 +3,8 @@
 Draw the anchors that each assigner gives to the objects of some images.
 
 A dot is the center of positive anchors. It has the color of their object, and its area grows with
-their number. Below an image are the smallest and the largest number of positives of an object. The rules that read
-predictions see those of one detector, trained for some steps with stock's rule.
+their number. Below an image are the smallest and the largest number of positives of an object. The
+rules that read predictions see those of one detector, trained for some steps.
 
     python tools/plot_assignment.py                # docs/images/assignment/shapes.png
     python tools/plot_assignment.py --dataset cells=train.json:images --output cells.png

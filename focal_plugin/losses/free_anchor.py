@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from ..checks import check_count, check_option
 from ..ops import Terms
-from ..ops.anchor_rows import rows_of_levels, split_levels
 from ..ops.box_pairs import box_iou, object_chunks, smallest
+from ..ops.level_rows import rows_of_levels, split_levels
 from ..registry import configurable
 from .base import BagLoss, BoxTransform
 from .build import BAG_LOSS_REGISTRY

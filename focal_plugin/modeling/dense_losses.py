@@ -31,7 +31,7 @@ from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
 from ..losses.base import require_rows
 from ..losses.processes import mean_over_processes
 from ..mining import Miner
-from ..ops.anchor_rows import rows_of_levels, split_levels
+from ..ops.level_rows import rows_of_levels, split_levels
 from ..registry import DENSE, ConfigScope
 from .balance import Balance, SharedFeatures
 from .box_output_heads import BoxOutputHead, BoxOutputs, centerness_of

@@ -268,8 +268,6 @@ def _another(value):
         return OTHER_NAMES[value]
     if isinstance(value, list):
         return [0.5, 1.0]
-    if isinstance(value, str):
-        return {"sum": "mean"}[value]
     if isinstance(value, float) and value == 0:
         return 0.25
     return type(value)(value * 0.75)
