@@ -157,7 +157,7 @@ def draw(model: FocalRetinaNet, cfg: CfgNode, images: list[dict[str, Any]]) -> p
     """Draw one row for each image, and one column for each rule."""
     model.eval()
     _, height, width = images[0]["image"].shape
-    size = (2.1 * len(RULES), (2 * height / width + 0.25) * len(images))
+    size = (2.1 * len(RULES), (2 * height / width + 0.3) * len(images) + 0.2)
     figure, grid = plt.subplots(len(images), len(RULES), figsize=size, squeeze=False)
     for (title, opts), column in zip(RULES.items(), grid.T, strict=True):
         changed = cfg.clone()
@@ -196,7 +196,7 @@ def _draw_image(
             places[:, 0], places[:, 1], s=7 * number, color=[color], edgecolors="k", linewidths=0.4
         )
         counts.append(len(centers))
-    axes.set_xlabel(f"{min(counts)} to {max(counts)}", fontsize=9)
+    axes.set_xlabel(" to ".join(map(str, sorted({min(counts), max(counts)}))), fontsize=9)
 
 
 if __name__ == "__main__":
