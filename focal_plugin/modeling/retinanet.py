@@ -12,6 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -56,6 +57,8 @@ from .prime_samples import CARLTerm, ISRPReweighting, build_carl, build_reweight
 from .unlabeled_classes import FIELD, leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
+logger = logging.getLogger(__name__)
+
 CROWD_POLICIES = ("background", "ignore")
 """Legal values of `MODEL.FOCAL.ANCHOR_LABELS.CROWD`."""
 
@@ -63,6 +66,10 @@ _OPTIONS_OF_STOCKS_LOSS = {
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": "MODEL.FOCAL.CLS_LOSS.NAME",
     "MODEL.RETINANET.FOCAL_LOSS_GAMMA": "MODEL.FOCAL.CLS_LOSS.NAME",
 }
+
+
+_REPLACED_BY_BAG_LOSS = {"CLS_LOSS": "SigmoidFocalLoss", "BOX_LOSS": "", "NORMALIZER": "ema"}
+"""Node of `MODEL.FOCAL` -> default of its `NAME`."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -155,6 +162,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         warn_of_replaced(cfg, {"MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "MODEL.FOCAL.BOX_LOSS.NAME"})
+        _warn_of_parts_without_effect(cfg)
         name_classes(cfg)
         check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
@@ -439,6 +447,19 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
     shared = [key for key in ours if key in stock and ours[key].shape == stock[key].shape]
     head.load_state_dict({**ours, **{key: stock[key] for key in shared}})
     return head
+
+
+def _warn_of_parts_without_effect(cfg: CfgNode) -> None:
+    """Log each chosen part that a loss of bags replaces. An arm may name it for any base."""
+    focal = cfg.MODEL.FOCAL
+    if focal.BAG_LOSS.NAME:
+        for node, default in _REPLACED_BY_BAG_LOSS.items():
+            name = focal[node].NAME
+            if name != default:
+                logger.warning(
+                    f"MODEL.FOCAL.{node}.NAME = {name!r} has no effect with "
+                    f"MODEL.FOCAL.BAG_LOSS.NAME = {focal.BAG_LOSS.NAME!r}"
+                )
 
 
 def _weight(cfg: CfgNode, node: str) -> float:

@@ -360,6 +360,23 @@ def test_a_part_that_needs_labels_is_refused_with_free_anchor(key, value):
         tiny_model(*BAG, f"MODEL.FOCAL.{key}", value)
 
 
+def test_the_parts_that_free_anchor_replaces_are_named(caplog):
+    tiny_model(*BAG)
+    assert not caplog.records
+    tiny_model(*BAG, "MODEL.FOCAL.CLS_LOSS.NAME", "GHMLoss", "MODEL.FOCAL.NORMALIZER.NAME", "batch")
+    cls_loss, normalizer = caplog.messages
+    assert cls_loss.startswith("MODEL.FOCAL.CLS_LOSS.NAME = 'GHMLoss' has no effect with")
+    assert normalizer.startswith("MODEL.FOCAL.NORMALIZER.NAME = 'batch' has no effect with")
+
+
+def test_free_anchor_in_half_precision_has_finite_float32_losses(batch):
+    model = random_weights(tiny_model(*BAG))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, gradients = gradients_of(model, batch)
+    assert all(loss.dtype == torch.float32 and loss > 0 for loss in losses.values())
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
 def test_free_anchor_refuses_softmax_logits_and_partly_labeled_images(batch):
     for name in ("SoftmaxFocalLoss", "GumbelLoss"):
         with pytest.raises(ValueError, match=f"FreeAnchorLoss reads sigmoid logits.* {name}"):
