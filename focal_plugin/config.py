@@ -150,6 +150,21 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "equal_gradient": weight of the old gradient norms
     balance.MOMENTUM = 0.9
 
+    # Weights of the classification loss of the positives: "" (1 each) or "isr_p", by rank and IoU
+    # of each positive among those of its object and class
+    reweight = node.REWEIGHT = new_node()
+    reweight.NAME = ""
+    # "isr_p": exponent, and least weight before it
+    reweight.K = 2.0
+    reweight.BIAS = 0.0
+    # CARL: an additional box term, "loss_carl", whose weights are scores with gradient. WEIGHT is
+    # its factor (0: off)
+    carl = node.CARL = new_node()
+    carl.WEIGHT = 0.0
+    # Exponent of the weights, and weight of a score of 0 before it
+    carl.K = 1.0
+    carl.BIAS = 0.2
+
     # Mining: a name in MINER_REGISTRY; "" keeps every anchor
     mining = node.MINING = new_node()
     mining.NAME = ""
@@ -254,6 +269,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.NAME = ""
     # Balance of both losses, as MODEL.FOCAL.BALANCE. All but "fixed" require a CLS_LOSS.NAME
     roi.BALANCE = _options_of(node.BALANCE)
+    # Weights of positives and the term CARL, as MODEL.FOCAL. Both require a CLS_LOSS.NAME
+    roi.REWEIGHT = _options_of(node.REWEIGHT)
+    roi.CARL = _options_of(node.CARL)
     # Divisor of a classification loss with a NAME: the number of "rois" (stock), or of those with
     # an object, "foreground"
     roi.NORMALIZER = "rois"
@@ -274,6 +292,28 @@ def add_focal_config(cfg: CfgNode) -> None:
     mining.NMS_THRESH = 0.7
     mining.NMS_PER_LABEL = True
     mining.RANK_BY = "cls_and_box"
+
+    # SampledROIHeads, SampledCascadeROIHeads (names for MODEL.ROI_HEADS.NAME): draw of positives,
+    # "random" or "instance_balanced" (the same number of each object); their largest number is
+    # MODEL.ROI_HEADS.POSITIVE_FRACTION of BATCH_SIZE_PER_IMAGE
+    sampler = roi.SAMPLER = new_node()
+    sampler.POSITIVES = "random"
+    # Draw of negatives: "random", "iou_balanced" (the same number of each bin of IoU) or
+    # "score_hlr" (by rank of their scores, with weights; requires a CLS_LOSS.NAME)
+    sampler.NEGATIVES = "random"
+    # "iou_balanced": bins; IoU below which a negative is drawn last (0: at 0; -1: none is); share
+    # of the negatives that is not drawn from the bins; and boxes that determine the range of the
+    # bins, "negatives" or "all" (as published)
+    sampler.NUM_BINS = 3
+    sampler.FLOOR_THR = -1.0
+    sampler.FLOOR_FRACTION = 0.0
+    sampler.IOU_RANGE = "negatives"
+    # "score_hlr": exponent of the weights, least weight before it, least score of a ranked
+    # negative, and IoU above which it joins the cluster of a better one
+    sampler.HLR_K = 0.5
+    sampler.HLR_BIAS = 0.0
+    sampler.HLR_SCORE_THRESH = 0.05
+    sampler.HLR_NMS_THRESH = 0.5
 
     # FocalFastRCNNConvFCHead (a name for MODEL.ROI_BOX_HEAD.NAME): "norm_relu" (stock), or
     # "relu_norm", tensorpack's order

@@ -150,12 +150,18 @@ class ClassificationLoss(ConfigurableModule):
         Returns:
             float32 scalar; a differentiable 0 if every anchor is ignored.
         """
-        loss = self.per_anchor(logits, labels, quality=quality).sum()
-        self.observe(logits, labels)
-        return loss
+        return self.per_anchor_of_step(logits, labels, quality=quality).sum()
 
     if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
         __call__ = forward
+
+    def per_anchor_of_step(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
+        """Compute :meth:`per_anchor` of a step, and call :meth:`observe`."""
+        loss = self.per_anchor(logits, labels, quality=quality)
+        self.observe(logits, labels)
+        return loss
 
     @torch.jit.unused  # training only: the exported detector stays the stock one
     def of_levels(

@@ -162,11 +162,12 @@ class SeesawLoss(ClassificationLoss):
         step = torch.bincount(labels[labels >= 0], minlength=len(self.counts)).to(self.counts)
         self.counts += sum_over_processes(step)
 
-    @torch.jit.unused  # training only
-    def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
+    def per_anchor_of_step(
+        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss like the base class, but with the counts of this step."""
         self.observe(logits, labels)
-        return self.per_anchor(logits, labels).sum()
+        return self.per_anchor(logits, labels)
 
 
 class _Rows(NamedTuple):

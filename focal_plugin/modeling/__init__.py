@@ -13,6 +13,8 @@ from .roi_heads import (
     FocalROIHeads,
     OHEMCascadeROIHeads,
     OHEMROIHeads,
+    SampledCascadeROIHeads,
+    SampledROIHeads,
 )
 from .rpn import FocalRPN
 from .rpn_heads import PriorRPNHead, SoftmaxRPNHead
@@ -29,6 +31,8 @@ __all__ = [
     "OHEMCascadeROIHeads",
     "OHEMROIHeads",
     "PriorRPNHead",
+    "SampledCascadeROIHeads",
+    "SampledROIHeads",
     "SoftmaxRPNHead",
     "build_focal_resnet_fpn_backbone",
     "build_normalizer",

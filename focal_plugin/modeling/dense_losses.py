@@ -36,6 +36,7 @@ from .balance import Balance, SharedFeatures
 from .box_output_heads import BoxOutputHead, BoxOutputs, centerness_of
 from .dense_targets import DenseTargets
 from .normalizer import Normalizer, PerImageNormalizer
+from .prime_samples import CARLTerm, ISRPReweighting, check_prime_samples, objects_of_batch
 
 BOX_WEIGHTS = ("", "score", "iou", "centerness", "target")
 """Legal values of `MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY`."""
@@ -87,7 +88,7 @@ class DenseResult(NamedTuple):
     loss_box: Tensor  # float32 scalar, divided by the normalizer and balanced
     num_pos: Tensor  # (N,), int64, positive anchors before mining
     labels: Tensor  # (N, R), labels of the batch, with -1 for the anchors that mining drops
-    auxiliary: dict[str, Tensor]  # name -> float32 scalar, other losses of the head
+    auxiliary: dict[str, Tensor]  # name -> float32 scalar, all other losses
 
 
 class DenseLossMixin:
@@ -102,6 +103,8 @@ class DenseLossMixin:
         balance: the balance between both losses.
         shared_features: the features that the balance reads; None: it reads none.
         miner: the selection of the anchors that count; None: every anchor counts.
+        reweighting: the weights of the classification loss of the positives; None: 1 each.
+        carl: the box term that trains the scores; None: there is none.
         box2box_transform: the conversion between deltas and boxes.
         head: the head, if it predicts more than logits and deltas.
         observer: called with each batch's :class:`DenseStep`, before its losses; None: no call.
@@ -114,6 +117,8 @@ class DenseLossMixin:
     balance: Balance
     shared_features: SharedFeatures | None
     miner: Miner | None
+    reweighting: ISRPReweighting | None
+    carl: CARLTerm | None
     box2box_transform: Box2BoxTransform
     head: nn.Module
     observer: Callable[[DenseStep], None] | None = None
@@ -124,11 +129,13 @@ class DenseLossMixin:
 
         Raises:
             ValueError: a component requires the loss of each anchor or box, and a loss is a sum
-                only; or the boxes of a loss that is already normalized are weighted.
+                only; or the boxes of a loss that is already normalized are weighted; or a loss of
+                classes and boxes is weighted.
         """
         check_choice("weighted_by", self.box_weighted_by, BOX_WEIGHTS)
         if self.miner is not None or isinstance(self.normalizer, PerImageNormalizer):
             require_rows(self.cls_loss)
+        check_prime_samples(self.cls_loss, self.box_loss, self.reweighting, self.carl)
         if not (self.box_weighted_by or self.cls_loss.needs_box_loss):
             return
         require_rows(self.box_loss)
@@ -217,7 +224,7 @@ class DenseLossMixin:
         if self.cls_loss.needs_box_loss:
             loss_cls, loss_box = self._both_losses(batch, labels, boxed)
         else:
-            loss_cls = self._cls_loss(batch.logits, labels, quality, cls_divisors)
+            loss_cls = self._cls_loss(batch, labels, quality, cls_divisors)
             loss_box = self._box_loss(batch, boxed, box_weights, box_divisors)
         shared = self.shared_features.take() if self.shared_features is not None else []
         loss_cls, loss_box = self.balance(loss_cls, loss_box, shared=shared, log_as=log_as)
@@ -225,16 +232,36 @@ class DenseLossMixin:
         return DenseResult(loss_cls, loss_box, num_pos, labels, auxiliary)
 
     def _cls_loss(
-        self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
+        self, batch: DenseBatch, labels: Tensor, quality: Tensor | None, divisors: Tensor
     ) -> Tensor:
-        levels, level_labels, level_quality = self._levels(logits, labels, quality)
-        if self.cls_loss.own_normalizer or len(divisors) == 1:
+        levels, level_labels, level_quality = self._levels(batch.logits, labels, quality)
+        if self.cls_loss.own_normalizer:
+            divisors = torch.ones_like(divisors[:1])
+        if self.reweighting is None and len(divisors) == 1:
             scale = 1.0 if self.cls_loss.own_normalizer else 1 / divisors[0]
             return self.cls_loss.of_levels(levels, level_labels, quality=level_quality, scale=scale)
-        loss = self._loss_per_anchor(levels, level_labels, level_quality).sum(dim=1)
+        loss = self._loss_per_anchor(levels, level_labels, level_quality)
         for level in zip(levels, level_labels, strict=True):
             self.cls_loss.observe(*level)
-        return (loss / divisors).sum()
+        if self.reweighting is not None:
+            loss = loss * self._cls_weights(self.reweighting, batch, labels, loss.detach())
+        return (loss.sum(dim=1) / divisors).sum()
+
+    @torch.no_grad()
+    def _cls_weights(
+        self, reweighting: ISRPReweighting, batch: DenseBatch, labels: Tensor, loss: Tensor
+    ) -> Tensor:
+        """Return the weight of the classification loss of each anchor, (N, R)."""
+        if batch.targets.objects is None:
+            raise ValueError(
+                "MODEL.FOCAL.REWEIGHT requires an assigner that names the object of each positive"
+            )
+        num_classes = batch.logits[0].shape[-1] - self.cls_loss.softmax
+        positives = (labels >= 0) & (labels != num_classes)
+        iou = self._iou(batch, positives)
+        iou = torch.zeros_like(positives, dtype=iou.dtype).masked_scatter(positives, iou)
+        objects = objects_of_batch(batch.targets.objects)
+        return reweighting(labels, objects, iou, loss, num_classes=num_classes)
 
     def _loss_per_anchor(
         self, logits: list[Tensor], labels: list[Tensor], quality: list[Tensor] | None
@@ -287,9 +314,11 @@ class DenseLossMixin:
     def _auxiliary_losses(
         self, batch: DenseBatch, boxed: Tensor, weights: Tensor | None, divisors: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the losses of what the head predicts besides logits and deltas."""
+        """Compute all losses besides both: of CARL, and of what else the head predicts."""
+        carl = self.carl
+        losses = {"loss_carl": self._carl_loss(carl, batch, boxed, divisors)} if carl else {}
         if batch.box_outputs is None:
-            return {}
+            return losses
         image, anchor = boxed.nonzero(as_tuple=True)
         boxes = BoxOutputs(
             outputs=_rows_of_levels(batch.box_outputs, image, anchor),
@@ -299,7 +328,18 @@ class DenseLossMixin:
             divisors=divisors.unsqueeze(1).expand_as(boxed)[boxed],
         )
         assert isinstance(self.head, BoxOutputHead)
-        return self.head.auxiliary_losses(boxes)
+        return {**losses, **self.head.auxiliary_losses(boxes)}
+
+    def _carl_loss(
+        self, carl: CARLTerm, batch: DenseBatch, boxed: Tensor, divisors: Tensor
+    ) -> Tensor:
+        """Compute the box term that trains the scores, divided like the box loss."""
+        logits = _rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True))
+        loss = self.box_loss.per_box(*self._box_pairs(batch, boxed))
+        if not self.box_loss.own_normalizer:
+            loss = loss / divisors.unsqueeze(1).expand_as(boxed)[boxed]
+        classes = batch.targets.labels[boxed]
+        return carl(self.cls_loss.probabilities(logits.float()), classes, loss)
 
     @torch.no_grad()
     def _box_weights(self, batch: DenseBatch, boxed: Tensor) -> Tensor | None:

@@ -38,6 +38,13 @@ from .balance import Balance, FixedBalance, SharedFeatures, build_balance
 from .config_scopes import ROI_HEADS
 from .federated import federated_options, require_federated_weights
 from .norcal import NorCal, build_norcal
+from .prime_samples import (
+    CARLTerm,
+    ISRPReweighting,
+    build_carl,
+    build_reweighting,
+    check_prime_samples,
+)
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 NORMALIZERS = ("rois", "foreground")
@@ -45,6 +52,10 @@ NORMALIZERS = ("rois", "foreground")
 
 BOX_WEIGHTS = ("", "score", "iou")
 """Legal values of `MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY`."""
+
+
+WEIGHTS = "cls_weights"
+"""Field of the `Instances` of sampled RoIs, (R,): weights of their classification losses."""
 
 
 class _Foreground(NamedTuple):
@@ -90,6 +101,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         box_weighted_by: str = "",
         box_normalizer: str = "rois",
         balance: Balance | None = None,
+        reweighting: ISRPReweighting | None = None,
+        carl: CARLTerm | None = None,
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
@@ -107,6 +120,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 divided by the sum of the weights.
             box_normalizer: the divisor of ``box_loss``, as ``cls_normalizer``.
             balance: the balance between both losses. None: their constant weights alone.
+            reweighting: the weights of ``cls_loss`` of the RoIs with an object; None: 1 each.
+            carl: the box term that trains the scores; None: there is none.
             cls_normalizer: the divisor of ``cls_loss``: the number of "rois", as in stock, or of
                 RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
@@ -117,9 +132,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         Raises:
             ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
-                "foreground" or a balance is combined with stock's own loss, which is a mean over
-                RoIs; or the losses do not work together; or ``norcal`` is combined with a loss that
-                is no softmax loss.
+                "foreground", a balance or one of the prime sample parts is combined with stock's
+                own loss, which is a mean over RoIs; or the losses do not work together; or
+                ``norcal`` is combined with a loss that is no softmax loss.
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob, box_weighted_by, box_normalizer)
         super().__init__(input_shape, **kwargs)
@@ -134,6 +149,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             self.config_keys["cls_normalizer"]: cls_normalizer != "rois",
             self.config_keys["box_weighted_by"]: box_weighted_by == "score",
             "MODEL.FOCAL.ROI_HEADS.BALANCE.NAME": type(balance) is not FixedBalance,
+            "MODEL.FOCAL.ROI_HEADS.REWEIGHT.NAME": reweighting is not None,
+            "MODEL.FOCAL.ROI_HEADS.CARL.WEIGHT": carl is not None,
         }
         for key, needed in needs_loss.items():
             if cls_loss is None and needed:
@@ -147,6 +164,10 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         )
         if box_weighted_by or (cls_loss is not None and cls_loss.needs_box_loss):
             require_rows(self.box_loss)
+        if cls_loss is not None:
+            check_prime_samples(cls_loss, self.box_loss, reweighting, carl)
+        self.reweighting = reweighting
+        self.carl = carl
         self.box_weighted_by = box_weighted_by
         self.box_normalizer = box_normalizer
         self.balance = balance
@@ -194,6 +215,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             "box_weighted_by": cfg.MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY,
             "box_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER,
             "balance": build_balance(cfg, ROI_HEADS),
+            "reweighting": build_reweighting(cfg, ROI_HEADS),
+            "carl": build_carl(cfg, ROI_HEADS),
             "cls_normalizer": cfg.MODEL.FOCAL.ROI_HEADS.NORMALIZER,
             "cls_weight": cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.WEIGHT,
             "prior_prob": cfg.MODEL.FOCAL.ROI_HEADS.PRIOR_PROB,
@@ -221,10 +244,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.cls_loss.needs_box_loss:
             loss_cls, loss_box = self._both_losses(self.cls_loss, logits, gt_classes, foreground)
         else:
-            quality = self._quality(foreground) if self.cls_loss.needs_quality else None
-            loss_cls = self.cls_loss(logits, gt_classes, quality=quality)
-            if not self.cls_loss.own_normalizer:
-                loss_cls = loss_cls / self._divisor(self.cls_normalizer, foreground.mask)
+            loss_cls = self._cls_loss(self.cls_loss, logits, gt_classes, foreground, proposals)
             loss_box = self._box_loss(foreground, logits)
         shared = self.shared_features.take() if self.shared_features is not None else []
         losses = dict(
@@ -234,6 +254,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 strict=True,
             )
         )
+        if self.carl is not None:
+            losses["loss_carl"] = self._carl_loss(self.carl, logits, gt_classes, foreground)
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     @torch.no_grad()
@@ -356,6 +378,57 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             return self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes
         return deltas, self.box2box_transform.get_deltas(boxes, gt_boxes)
 
+    def _cls_loss(
+        self,
+        cls_loss: ClassificationLoss,
+        logits: Tensor,
+        gt_classes: Tensor,
+        foreground: _Foreground,
+        proposals: list[Instances],
+    ) -> Tensor:
+        """Compute the classification loss, divided by its normalizer."""
+        quality = self._quality(foreground) if cls_loss.needs_quality else None
+        weighted = self.reweighting is not None or _has_weights(proposals)
+        if weighted:
+            per_roi = cls_loss.per_anchor_of_step(logits, gt_classes, quality=quality)
+            loss = (per_roi * self._cls_weights(per_roi, gt_classes, foreground, proposals)).sum()
+        else:
+            loss = cls_loss(logits, gt_classes, quality=quality)
+        if cls_loss.own_normalizer:
+            return loss
+        return loss / self._divisor(self.cls_normalizer, foreground.mask)
+
+    @torch.no_grad()
+    def _cls_weights(
+        self,
+        per_roi: Tensor,
+        gt_classes: Tensor,
+        foreground: _Foreground,
+        proposals: list[Instances],
+    ) -> Tensor:
+        """Return the weight of the classification loss of each RoI, (R,)."""
+        weights = torch.ones_like(per_roi)
+        if _has_weights(proposals):
+            weights = cat([p.get(WEIGHTS) for p in proposals])
+        if self.reweighting is None:
+            return weights
+        mask = foreground.mask
+        objects = torch.zeros_like(gt_classes).masked_scatter(mask, _objects(foreground, proposals))
+        return weights * self.reweighting(
+            gt_classes, objects, self._quality(foreground), per_roi, num_classes=self.num_classes
+        )
+
+    def _carl_loss(
+        self, carl: CARLTerm, logits: Tensor, gt_classes: Tensor, foreground: _Foreground
+    ) -> Tensor:
+        """Compute the box term that trains the scores, divided like the box loss."""
+        assert self.cls_loss is not None
+        mask = foreground.mask
+        loss = self.box_loss.per_box(*self._box_pairs(foreground))
+        if not self.box_loss.own_normalizer:
+            loss = loss / self._divisor(self.box_normalizer, mask)
+        return carl(self.cls_loss.probabilities(logits[mask].float()), gt_classes[mask], loss)
+
     def _both_losses(
         self,
         cls_loss: ClassificationLoss,
@@ -416,6 +489,24 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         """Return the IoU of the decoded box of each RoI with an object, (V,)."""
         _, deltas, boxes, gt_boxes = foreground
         return elementwise_iou(self.box2box_transform.apply_deltas(deltas, boxes), gt_boxes)
+
+
+def _has_weights(proposals: list[Instances]) -> bool:
+    return bool(proposals) and proposals[0].has(WEIGHTS)
+
+
+def _objects(foreground: _Foreground, proposals: list[Instances]) -> Tensor:
+    """
+    Assign a number to the object of each RoI of all images, int64 (V,).
+
+    The matcher gives a RoI the first of several equal boxes. So two RoIs of an image have the same
+    object if they have the same box of an object.
+    """
+    sizes = torch.tensor([len(p) for p in proposals], device=foreground.mask.device)
+    images = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    of_object = images[foreground.mask].unsqueeze(1).to(foreground.gt_boxes)
+    rows = torch.cat([of_object, foreground.gt_boxes], dim=1)
+    return rows.unique(dim=0, return_inverse=True)[1]
 
 
 def _boxes_and_classes(

@@ -43,6 +43,7 @@ from .dense_targets import DenseTargets
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
 from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
+from .prime_samples import CARLTerm, ISRPReweighting, build_carl, build_reweighting
 from .unlabeled_classes import leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
@@ -75,6 +76,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         normalizer: Normalizer | None = None,
         balance: Balance | None = None,
         miner: Miner | None = None,
+        reweighting: ISRPReweighting | None = None,
+        carl: CARLTerm | None = None,
         loss_weight: dict[str, float] | None = None,
         ignores_crowds: bool = False,
         **kwargs: Any,
@@ -90,6 +93,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             normalizer: the divisor of both losses. None: stock's running mean.
             balance: the balance between both losses. None: their constant weights alone.
             miner: the selection of the anchors that count; None: every anchor counts.
+            reweighting: the weights of the classification loss of the positives; None: 1 each.
+            carl: the box term that trains the scores; None: there is none.
             loss_weight: factors of "loss_cls" and "loss_box_reg"; 1 for a missing name.
             ignores_crowds: if True, background anchors inside crowd regions are ignored.
             kwargs: see :class:`detectron2.modeling.RetinaNet`.
@@ -124,6 +129,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         self.balance = balance or FixedBalance()
         self.shared_features = features_shared_by(self.head, self.balance)
         self.miner = miner
+        self.reweighting = reweighting
+        self.carl = carl
         self.check_parts()
         self.loss_weight = loss_weight or {}
         self.ignores_crowds = ignores_crowds
@@ -149,6 +156,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "normalizer": build_normalizer(cfg),
             "balance": build_balance(cfg),
             "miner": build_miner(cfg),
+            "reweighting": build_reweighting(cfg),
+            "carl": build_carl(cfg),
             "loss_weight": {
                 "loss_cls": _weight(cfg, "CLS_LOSS"),
                 "loss_box_reg": _weight(cfg, "BOX_LOSS"),
@@ -253,7 +262,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             box_outputs: one per level, (N, Hi, Wi, A, D), of a head that predicts more than deltas.
 
         Returns:
-            "loss_cls", "loss_box_reg" and those of the head, float32 scalars.
+            "loss_cls", "loss_box_reg" and all others by name, float32 scalars.
         """
         targets = targets or DenseTargets(torch.stack(gt_labels), gt_boxes)
         result = self.dense_losses(

@@ -183,6 +183,8 @@ class FocalRPN(DenseLossMixin, RPN):
         self.balance = balance or FixedBalance()
         self.shared_features = features_shared_by(self.rpn_head, self.balance)
         self.miner = sampling if isinstance(sampling, Miner) else None
+        self.reweighting = None  # prime samples are those of detections
+        self.carl = None
         self.check_parts()
         self.samples = sampling == "random"
         self.matches_inside_only = check_choice("matched", matched, MATCHED) == "inside"

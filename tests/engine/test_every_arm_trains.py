@@ -83,10 +83,11 @@ def test_the_images_have_an_object_for_each_level(images):
 def losses_of(cfg):
     """Return the names of the losses of the architecture."""
     if cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet":
-        return DENSE_LOSSES
+        return DENSE_LOSSES | ({"loss_carl"} if cfg.MODEL.FOCAL.CARL.WEIGHT else set())
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:
         return RPN_LOSSES | {f"{loss}_stage{k}" for loss in DENSE_LOSSES for k in range(3)}
-    return RPN_LOSSES | DENSE_LOSSES
+    carl = {"loss_carl"} if cfg.MODEL.FOCAL.ROI_HEADS.CARL.WEIGHT else set()
+    return RPN_LOSSES | DENSE_LOSSES | carl
 
 
 @pytest.mark.slow

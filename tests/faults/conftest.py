@@ -3,12 +3,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from .planted import hold_at
-from .runs import TWO_PROCESSES, TWO_STAGE, Runs
+from .runs import DRAWS_AND_COUNTS, TWO_PROCESSES, Runs
 
 REFERENCES = {
     "one process": {"flags": (), "keys": {}},
     "two processes": {"flags": TWO_PROCESSES, "keys": {}},
-    "two stages": {"flags": (), "keys": {"config": TWO_STAGE}},
+    "two stages": {"flags": (), "keys": DRAWS_AND_COUNTS},
 }
 
 

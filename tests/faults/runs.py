@@ -29,6 +29,14 @@ check_resume = load_tool("check_resume")
 QUICK = ROOT / "configs/quick_schedules"
 ONE_STAGE = QUICK / "retinanet_small_instant_test.yaml"
 TWO_STAGE = QUICK / "faster_rcnn_small_instant_test.yaml"
+DRAWS_AND_COUNTS = {
+    "config": TWO_STAGE,
+    "MODEL__ROI_HEADS__NAME": "SampledROIHeads",
+    "MODEL__FOCAL__ROI_HEADS__SAMPLER__POSITIVES": "instance_balanced",
+    "MODEL__FOCAL__ROI_HEADS__SAMPLER__NEGATIVES": "iou_balanced",
+    "MODEL__FOCAL__ROI_HEADS__CLS_LOSS__NAME": "SeesawLoss",
+}
+"""Keys of a two-stage run whose RPN and box head draw at random, and whose loss counts RoIs."""
 ITERATIONS = 8
 PERIOD = 3
 """Checkpoint period: checkpoints follow the iterations 2 and 5, and the end."""

@@ -9,7 +9,7 @@ import pytest
 from focal_plugin.engine.processes.stop_requests import SAME_REQUEST_S
 
 from .planted import Change, DrawnSeed, Hold, hold_at
-from .runs import SOON_S, TWO_PROCESSES, TWO_STAGE, checkpoint, differences
+from .runs import DRAWS_AND_COUNTS, SOON_S, TWO_PROCESSES, checkpoint, differences
 
 FILE = "focal_plugin.files:UnfinishedFile"
 EVALUATOR = "detectron2.evaluation.coco_evaluation:COCOEvaluator.process"
@@ -184,13 +184,17 @@ def test_a_request_to_one_of_two_processes_ends_both(runs, reference):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_model_that_draws_at_random_goes_on(runs, reference, how):
-    run = runs.start(plants=[hold_at(4)], config=TWO_STAGE)
+def test_a_model_that_draws_at_random_and_counts_goes_on(runs, reference, how):
+    run = runs.start(plants=[hold_at(4)], **DRAWS_AND_COUNTS)
     run.held()
     run.send(how).go_on()
     assert run.wait() in {-signal.SIGKILL, 143}
-    runs.resume(config=TWO_STAGE).succeed()
+    runs.resume(**DRAWS_AND_COUNTS).succeed()
     assert differences(reference("two stages"), run.output) == []
+    counts = checkpoint(run.output / "model_final.pth")["model"][
+        "roi_heads.box_predictor.cls_loss.counts"
+    ]
+    assert counts.sum() > 0
 
 
 def test_a_seed_that_was_drawn_is_kept(runs, reference):

@@ -60,6 +60,7 @@ BY_DESIGN = {
     "MODEL.FOCAL.HEAD.NAME": "a choice",
     "MODEL.FOCAL.MINING.NAME": "a choice",
     "MODEL.FOCAL.NORMALIZER.NAME": "a choice",
+    "MODEL.FOCAL.REWEIGHT.NAME": "a choice",
     "MODEL.FOCAL.RPN.BALANCE.NAME": "a choice",
     "MODEL.FOCAL.RPN.BOX_LOSS.NAME": "a choice",
     "MODEL.FOCAL.RPN.BOX_LOSS.WEIGHTED_BY": "a choice",
@@ -70,6 +71,7 @@ BY_DESIGN = {
     "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.NAME": "a choice",
     "MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY": "a choice",
     "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME": "a choice",
+    "MODEL.FOCAL.ROI_HEADS.REWEIGHT.NAME": "a choice",
     # names
     "MODEL.FOCAL.CLASS_NAMES": "they are shown, and have no effect on the detector",
     "MODEL.FPN.IN_FEATURES": "features of the backbone",
@@ -98,6 +100,7 @@ BLOCKS = (
 REFUSED = {
     **{f"MODEL.RESNETS.{name}": rf"MODEL\.RESNETS\.{name} = .* has no effect" for name in BLOCKS},
     "MODEL.FOCAL.ROI_HEADS.NORMALIZER": "requires a loss in",
+    "MODEL.FOCAL.ROI_HEADS.CARL.WEIGHT": "requires a loss in",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "use sigmoid cross entropy",  # by Detectron2
 }
 """Keys that are refused at their other value, and the message."""

@@ -12,7 +12,13 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from focal_plugin.losses import EqualizationLossV2, EqualizedFocalLoss, GHMBoxLoss, GHMLoss
+from focal_plugin.losses import (
+    EqualizationLossV2,
+    EqualizedFocalLoss,
+    GHMBoxLoss,
+    GHMLoss,
+    SeesawLoss,
+)
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
 
 from ..cached_configs import read_cfg
@@ -76,9 +82,9 @@ GHM = _cfg("MODEL.FOCAL.CLS_LOSS.NAME", "GHMLoss", "MODEL.FOCAL.BOX_LOSS.NAME", 
 NUM_POS = ([[40, 0], [0, 0], [3, 4]], [[6, 4], [0, 0], [50, 50]])
 
 
-def _anchors(num_anchors, seed):
+def _anchors(num_anchors, seed, columns=K):
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(num_anchors, K, generator=generator) * 2 - 1
+    logits = torch.randn(num_anchors, columns, generator=generator) * 2 - 1
     return logits, torch.randint(-1, K + 1, (num_anchors,), generator=generator)
 
 
@@ -94,6 +100,8 @@ def _halves(step, num_first):
 
 ANCHORS = [_anchors(200, seed=0), _anchors(300, seed=1), _anchors(100, seed=2)]
 ANCHORS_OF_PROCESS = tuple(zip(*map(_halves, ANCHORS, (150, 100, 50)), strict=True))
+ROIS = [_anchors(200, seed=0, columns=K + 2), _anchors(90, seed=1, columns=K + 2)]
+ROIS_OF_PROCESS = tuple(zip(*map(_halves, ROIS, (150, 60)), strict=True))
 BOXES = [_boxes(40, seed=0), _boxes(30, seed=1), _boxes(60, seed=2)]
 # in the second step, the other process has no positives
 BOXES_OF_PROCESS = tuple(zip(*map(_halves, BOXES, (10, 30, 20)), strict=True))
@@ -112,6 +120,7 @@ LOSSES = {
         ANCHORS,
         ANCHORS_OF_PROCESS,
     ),
+    "SeesawLoss": (functools.partial(SeesawLoss, num_classes=K), ROIS, ROIS_OF_PROCESS),
 }
 # slopes of classification loss and box loss in each step, of both processes; and the means by
 # which one process has the same factors: of the losses, or the root of that of the squares
@@ -252,6 +261,18 @@ def test_gradient_ratio_is_that_of_one_process(both, name):
 
 def _ratio(buffers):
     return buffers["gradients.positive"] / buffers["gradients.negative"]
+
+
+def test_the_seesaw_loss_counts_the_rois_of_both_processes_before_each_loss(both):
+    make, steps, steps_of_process = LOSSES["SeesawLoss"]
+    expected, buffers = loss_steps(make, steps)
+    first, second = (pairs for pairs, _ in both["SeesawLoss"])
+    for one, two, (value, gradient) in zip(first, second, expected, strict=True):
+        torch.testing.assert_close(one[0] + two[0], value)
+        torch.testing.assert_close(torch.cat([one[1], two[1]]), gradient)
+    assert torch.equal(both["SeesawLoss"][0][1]["counts"], buffers["counts"])
+    alone, _ = loss_steps(make, steps_of_process[0])
+    assert not torch.allclose(alone[-1][1], first[-1][1], rtol=1e-3), "processes hardly differ"
 
 
 @pytest.mark.parametrize("name", LOSSES)

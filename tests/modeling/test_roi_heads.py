@@ -1,6 +1,7 @@
 """RoI heads: comparison with stock's, and of mining with a plain reimplementation."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from focal_plugin.modeling import (
     FocalROIHeads,
     OHEMCascadeROIHeads,
     OHEMROIHeads,
+    SampledCascadeROIHeads,
+    SampledROIHeads,
 )
 
 from ..each import each
@@ -32,6 +35,7 @@ KEYS = "MODEL.FOCAL.ROI_HEADS"
 AGNOSTIC = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
 STOCK_OF = {"FocalROIHeads": "StandardROIHeads", "FocalCascadeROIHeads": "CascadeROIHeads"}
 OHEM = ("OHEMROIHeads", "OHEMCascadeROIHeads")
+SAMPLED = ("SampledROIHeads", "SampledCascadeROIHeads")
 
 
 def opts_of(name):
@@ -57,10 +61,10 @@ def test_initial_weights_and_state_dict_keys_are_stocks(pair):
     assert all(torch.equal(ours[key], stock[key]) for key in stock)
 
 
-@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
+@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM, *SAMPLED])
 def test_layers_built_after_the_box_head_start_as_in_stock(name):
     built = []
-    for heads in (name, STOCK_OF[name.replace("OHEM", "Focal")]):
+    for heads in (name, STOCK_OF[re.sub("OHEM|Sampled", "Focal", name)]):
         model = tiny_rcnn(*opts_of(heads), "MODEL.MASK_ON", True)
         built.append((model.roi_heads.mask_head.state_dict(), torch.get_rng_state()))
     (ours, random_state), (stock, stock_random_state) = built
@@ -133,12 +137,12 @@ def test_inference_with_mining_is_stocks(name):
     assert torch.equal(mine.pred_masks, theirs.pred_masks)
 
 
-@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
+@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM, *SAMPLED])
 @pytest.mark.parametrize("loss", ["SigmoidFocalLoss", "SoftmaxFocalLoss"])
 def test_another_loss_and_a_prior_change_no_other_initial_weight(name, loss):
     keys = [f"{KEYS}.CLS_LOSS.NAME", loss, f"{KEYS}.PRIOR_PROB", 0.01]
     ours = tiny_rcnn(*opts_of(name), *keys).state_dict()
-    stock = tiny_rcnn(*opts_of(STOCK_OF[name.replace("OHEM", "Focal")])).state_dict()
+    stock = tiny_rcnn(*opts_of(STOCK_OF[re.sub("OHEM|Sampled", "Focal", name)])).state_dict()
     changed = {key for key in stock if not torch.equal(ours[key], stock[key])}
     assert changed
     assert all(key.endswith("cls_score.bias") for key in changed)
@@ -634,7 +638,7 @@ def test_a_stateful_loss_updates_once_per_step():
 # --- crowds, empty inputs, extreme values
 
 
-@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
+@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM, *SAMPLED])
 def test_a_crowd_region_is_no_object(name):
     features, proposals, targets = random_scene()
     crowded = []
@@ -658,7 +662,7 @@ def test_a_crowd_region_is_no_object(name):
         assert torch.equal(a.gt_classes, b.gt_classes)
 
 
-@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM])
+@pytest.mark.parametrize("name", [*STOCK_OF, *OHEM, *SAMPLED])
 @each("num_rois", [(0,), (0, 0), (7,), (0, 7)])
 def test_few_rois_and_no_objects_are_trained_on(name, num_rois):
     """The last image of a scene has no object. In a scene of one image, no image has one."""
@@ -718,7 +722,15 @@ def test_the_miner_of_the_config_is_that_of_the_paper(name):
 
 
 @pytest.mark.parametrize(
-    "heads", [FocalROIHeads, FocalCascadeROIHeads, OHEMROIHeads, OHEMCascadeROIHeads]
+    "heads",
+    [
+        FocalROIHeads,
+        FocalCascadeROIHeads,
+        OHEMROIHeads,
+        OHEMCascadeROIHeads,
+        SampledROIHeads,
+        SampledCascadeROIHeads,
+    ],
 )
 def test_is_registered(heads):
     assert ROI_HEADS_REGISTRY.get(heads.__name__) is heads
