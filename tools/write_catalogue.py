@@ -39,6 +39,7 @@ from focal_plugin.data.loading.training_set import UNLABELED_POLICIES
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.mining.libra import IOU_RANGES
 from focal_plugin.modeling import (
     RETINANET_HEAD_REGISTRY,
     FocalCascadeROIHeads,
@@ -49,6 +50,8 @@ from focal_plugin.modeling import (
     OHEMCascadeROIHeads,
     OHEMROIHeads,
     PriorRPNHead,
+    SampledCascadeROIHeads,
+    SampledROIHeads,
     SoftmaxRPNHead,
     backbones,
     box_heads,
@@ -56,7 +59,9 @@ from focal_plugin.modeling import (
     fast_rcnn,
     heads,
     matcher,
+    prime_samples,
     retinanet,
+    roi_sampler,
     rpn,
 )
 from focal_plugin.modeling.balance import BALANCES
@@ -111,13 +116,19 @@ COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 @dataclass(frozen=True)
 class Section:
-    """Components of one kind, and the config keys that select one of them."""
+    """
+    Components of one kind, and the config keys that select one of them.
+
+    Attributes:
+        elsewhere: the section whose arms are about a component that no arm here names.
+    """
 
     title: str
     name_key: str
     components: dict[str, Any]
     prefixes: tuple[str, ...]
     comparison: Comparison = ONE_STAGE
+    elsewhere: Section | None = None
 
 
 def named(*components: type) -> dict[str, type]:
@@ -125,10 +136,21 @@ def named(*components: type) -> dict[str, type]:
     return {component.__name__: component for component in components}
 
 
+BOX_HEAD_LOSSES = Section(
+    "classification loss of a box head",
+    "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME",
+    dict(CLS_LOSS_REGISTRY),
+    ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.",),
+    TWO_STAGE,
+)
 LOSS_KEYS = ("MODEL.FOCAL.CLS_LOSS.", "MODEL.RETINANET.FOCAL_LOSS_")
 SECTIONS = {
     "classification losses": Section(
-        "classification loss", "MODEL.FOCAL.CLS_LOSS.NAME", dict(CLS_LOSS_REGISTRY), LOSS_KEYS
+        "classification loss",
+        "MODEL.FOCAL.CLS_LOSS.NAME",
+        dict(CLS_LOSS_REGISTRY),
+        LOSS_KEYS,
+        elsewhere=BOX_HEAD_LOSSES,
     ),
     "box losses": Section(
         "box loss",
@@ -149,6 +171,12 @@ SECTIONS = {
         "normalizer", "MODEL.FOCAL.NORMALIZER.NAME", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER.NAME",)
     ),
     "balances": Section("balance", "MODEL.FOCAL.BALANCE.NAME", BALANCES, ("MODEL.FOCAL.BALANCE.",)),
+    "prime samples": Section(
+        "weights of positives",
+        "MODEL.FOCAL.REWEIGHT.NAME",
+        prime_samples.REWEIGHTINGS,
+        ("MODEL.FOCAL.REWEIGHT.",),
+    ),
     "RPN": Section(
         "proposal generator",
         "MODEL.PROPOSAL_GENERATOR.NAME",
@@ -166,7 +194,14 @@ SECTIONS = {
     "RoI heads": Section(
         "RoI heads",
         "MODEL.ROI_HEADS.NAME",
-        named(FocalROIHeads, FocalCascadeROIHeads, OHEMROIHeads, OHEMCascadeROIHeads),
+        named(
+            FocalROIHeads,
+            FocalCascadeROIHeads,
+            OHEMROIHeads,
+            OHEMCascadeROIHeads,
+            SampledROIHeads,
+            SampledCascadeROIHeads,
+        ),
         ("MODEL.ROI_HEADS.", "MODEL.FOCAL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
         TWO_STAGE,
     ),
@@ -196,6 +231,9 @@ SWITCHES = {
     "MODEL.FOCAL.RPN.MINING.NAME": (*rpn.SAMPLING, *dict(MINER_REGISTRY)),
     "MODEL.FOCAL.ROI_HEADS.NORMALIZER": fast_rcnn.NORMALIZERS,
     "MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER": fast_rcnn.NORMALIZERS,
+    "MODEL.FOCAL.ROI_HEADS.SAMPLER.POSITIVES": roi_sampler.POSITIVES,
+    "MODEL.FOCAL.ROI_HEADS.SAMPLER.NEGATIVES": roi_sampler.NEGATIVES,
+    "MODEL.FOCAL.ROI_HEADS.SAMPLER.IOU_RANGE": IOU_RANGES,
     "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER": box_heads.NORM_ORDERS,
 }
 STOCK_SWITCHES = (
@@ -276,13 +314,17 @@ def component_rows(section: Section) -> Iterator[list[str]]:
 
 def arms_about(section: Section, name: str) -> Iterator[tuple[str, str]]:
     """Yield arms that name a component and differ from the reference only in its section."""
+    found = False
     arms = load_arms(section.comparison)
     for arm, cfg in arms.items():
         different = differing_keys(arms[section.comparison.reference], cfg)
         if name_of(cfg, section) == name and all(
             key.startswith(section.prefixes) for key in different
         ):
+            found = True
             yield section.comparison.prefix + arm, ap_of(section.comparison, arm)
+    if section.elsewhere is not None and not found:
+        yield from arms_about(section.elsewhere, name)
 
 
 def name_of(cfg: Any, section: Section) -> str:

@@ -28,6 +28,8 @@ class ISRPReweighting(ConfigurableModule):
     """
     Weights of the classification loss by the importance of each positive, ISR-P of PISA.
 
+        w_i = (bias + (1 - bias) * (n - h_i) / n)^k * sum_j L_j / sum_j w_j L_j
+
     They are those of :func:`~focal_plugin.losses.isr_p_weights` (arXiv:1904.04821). A weight
     multiplies all K terms of a positive. All other weights are 1.
 
