@@ -65,6 +65,7 @@ from focal_plugin.modeling import (
     rpn,
 )
 from focal_plugin.modeling.balance import BALANCES
+from focal_plugin.modeling.norcal import NorCal
 from focal_plugin.modeling.normalizer import NORMALIZERS, RPN_NORMALIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,19 +117,13 @@ COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
 
 @dataclass(frozen=True)
 class Section:
-    """
-    Components of one kind, and the config keys that select one of them.
-
-    Attributes:
-        elsewhere: the section whose arms are about a component that no arm here names.
-    """
+    """Components of one kind, and the config keys that select one of them."""
 
     title: str
     name_key: str
     components: dict[str, Any]
     prefixes: tuple[str, ...]
     comparison: Comparison = ONE_STAGE
-    elsewhere: Section | None = None
 
 
 def named(*components: type) -> dict[str, type]:
@@ -136,21 +131,20 @@ def named(*components: type) -> dict[str, type]:
     return {component.__name__: component for component in components}
 
 
-BOX_HEAD_LOSSES = Section(
-    "classification loss of a box head",
-    "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME",
-    dict(CLS_LOSS_REGISTRY),
-    ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.",),
-    TWO_STAGE,
-)
 LOSS_KEYS = ("MODEL.FOCAL.CLS_LOSS.", "MODEL.RETINANET.FOCAL_LOSS_")
+DENSE_LOSSES = {
+    name: loss for name, loss in CLS_LOSS_REGISTRY if loss().num_columns(1) == 1 + loss.softmax
+}
 SECTIONS = {
     "classification losses": Section(
-        "classification loss",
-        "MODEL.FOCAL.CLS_LOSS.NAME",
-        dict(CLS_LOSS_REGISTRY),
-        LOSS_KEYS,
-        elsewhere=BOX_HEAD_LOSSES,
+        "classification loss", "MODEL.FOCAL.CLS_LOSS.NAME", DENSE_LOSSES, LOSS_KEYS
+    ),
+    "losses of RoI heads": Section(
+        "classification loss of RoI heads",
+        "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME",
+        {name: loss for name, loss in CLS_LOSS_REGISTRY if name not in DENSE_LOSSES},
+        ("MODEL.FOCAL.ROI_HEADS.",),
+        TWO_STAGE,
     ),
     "box losses": Section(
         "box loss",
@@ -208,7 +202,7 @@ SECTIONS = {
     "output layers": Section(
         "output layers, box head",
         "MODEL.ROI_BOX_HEAD.NAME",
-        named(FocalFastRCNNOutputLayers, FocalFastRCNNConvFCHead),
+        named(FocalFastRCNNOutputLayers, NorCal, FocalFastRCNNConvFCHead),
         ("MODEL.FOCAL.ROI_BOX_HEAD.", "MODEL.ROI_BOX_HEAD.N", "MODEL.ROI_BOX_HEAD.CONV_DIM"),
         TWO_STAGE,
     ),
@@ -314,17 +308,13 @@ def component_rows(section: Section) -> Iterator[list[str]]:
 
 def arms_about(section: Section, name: str) -> Iterator[tuple[str, str]]:
     """Yield arms that name a component and differ from the reference only in its section."""
-    found = False
     arms = load_arms(section.comparison)
     for arm, cfg in arms.items():
         different = differing_keys(arms[section.comparison.reference], cfg)
         if name_of(cfg, section) == name and all(
             key.startswith(section.prefixes) for key in different
         ):
-            found = True
             yield section.comparison.prefix + arm, ap_of(section.comparison, arm)
-    if section.elsewhere is not None and not found:
-        yield from arms_about(section.elsewhere, name)
 
 
 def name_of(cfg: Any, section: Section) -> str:

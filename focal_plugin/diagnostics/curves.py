@@ -94,8 +94,8 @@ def trace_loss(text: str, x_t: np.ndarray) -> LossCurve:
     require_dense_columns(cls_loss)
     if cls_loss.own_normalizer:
         raise ValueError(
-            f"{type(cls_loss).__name__} has no curve: it weights an anchor by the number of "
-            "anchors in the batch with a similar gradient"
+            f"{type(cls_loss).__name__} has no curve: the loss of an anchor depends on the other "
+            "anchors in the batch"
         )
     return LossCurve(
         name=text.strip(),

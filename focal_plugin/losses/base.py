@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import ConfigurableModule
@@ -39,6 +39,8 @@ class ClassificationLoss(ConfigurableModule):
     """True if the loss of all feature levels together is the sum of the losses per level."""
     stateful: ClassVar[bool] = False
     """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
+    counts_images: ClassVar[bool] = False
+    """True if a sample of a class is an image that contains it, not an object."""
     has_rows: bool = True
     """False if only the sum is available, so that nothing can rank or record anchors by it."""
 
@@ -68,7 +70,30 @@ class ClassificationLoss(ConfigurableModule):
         Returns:
             (R, K+1), of each class and, in the last column, of the background.
         """
-        return softmax_probabilities(logits) if self.softmax else sigmoid_probabilities(logits)
+        if self.softmax:
+            return softmax_probabilities(logits)
+        return sigmoid_probabilities(self.sigmoid_logits(logits))
+
+    @staticmethod
+    def sigmoid_logits(logits: Tensor) -> Tensor:
+        """
+        Return the logits whose sigmoids are the scores of the classes, unless :attr:`softmax`.
+
+        A loss of other probabilities overrides it, and :meth:`bias_of`. It must support TorchScript
+        and have no options, because a RetinaNet head decodes without the loss.
+
+        Args:
+            logits: (..., columns), see :meth:`num_columns`; or any shape, if there are K columns.
+
+        Returns:
+            (..., K), or the shape of the logits.
+        """
+        return logits
+
+    @staticmethod
+    def bias_of(prior_prob: float) -> float:
+        """Return the logit of a class whose score is ``prior_prob``, in (0, 1)."""
+        return -math.log((1 - prior_prob) / prior_prob)
 
     def prior_biases(self, num_classes: int, prior: float) -> list[float]:
         """
@@ -84,10 +109,10 @@ class ClassificationLoss(ConfigurableModule):
         Returns:
             one bias for each of :meth:`num_columns` columns.
         """
-        log_odds_of_none = math.log((1 - prior) / prior)
         if self.softmax:
+            log_odds_of_none = math.log((1 - prior) / prior)
             return [0.0] * num_classes + [log_odds_of_none + math.log(num_classes)]
-        return [-log_odds_of_none] * num_classes
+        return [self.bias_of(prior)] * num_classes
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -268,6 +293,24 @@ def require_dense_columns(loss: ClassificationLoss) -> None:
         raise ValueError(
             f"{type(loss).__name__} is a loss of RoI heads: it reads {loss.num_columns(80)} logits "
             "for 80 classes. Name it in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME"
+        )
+
+
+def require_decoder(loss: ClassificationLoss, decoder: nn.Module) -> None:
+    """
+    Raise an error if a head does not decode logits as the loss does.
+
+    A head has the function that decodes them as its attribute `sigmoid_logits`; by default it is
+    that of :class:`ClassificationLoss`.
+
+    Raises:
+        ValueError: it decodes them in another way.
+    """
+    decodes = getattr(decoder, "sigmoid_logits", ClassificationLoss.sigmoid_logits)
+    if decodes is not loss.sigmoid_logits:
+        raise ValueError(
+            f"the head {type(decoder).__name__} does not decode the logits of "
+            f"{type(loss).__name__}: FocalRetinaNetHead and RoI heads do"
         )
 
 

@@ -36,6 +36,8 @@ from ..losses.processes import mean_over_processes
 from ..registry import configurable
 from .balance import Balance, FixedBalance, SharedFeatures, build_balance
 from .config_scopes import ROI_HEADS
+from .federated import federated_options, require_federated_weights
+from .norcal import NorCal, build_norcal
 from .prime_samples import (
     CARLTerm,
     ISRPReweighting,
@@ -104,6 +106,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
+        norcal: NorCal | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -123,13 +126,15 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
             prior_prob: pi, in (0, 1). 0: the biases are 0, as in stock.
+            norcal: calibrates the predicted probabilities of a softmax loss; None: off.
             kwargs: see Detectron2's layers.
 
         Raises:
             ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
                 "foreground", a balance or one of the prime sample parts is combined with stock's
-                own loss, which is a mean over RoIs; or the losses do not work together.
+                own loss, which is a mean over RoIs; or the losses do not work together; or
+                ``norcal`` is combined with a loss that is no softmax loss.
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob, box_weighted_by, box_normalizer)
         super().__init__(input_shape, **kwargs)
@@ -185,6 +190,9 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         }
         if prior_prob:
             self._init_prior(prior_prob)
+        if norcal is not None and not self.softmax:
+            raise ValueError(f"{norcal.config_keys['gamma']} > 0 requires a softmax loss")
+        self.norcal = norcal
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -200,6 +208,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         return {
             **super().from_config(cfg, input_shape),
+            **federated_options(cfg),
+            "norcal": build_norcal(cfg),
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
             "box_loss": box_loss,
             "box_weighted_by": cfg.MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY,
@@ -224,6 +234,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     ) -> dict[str, Tensor]:
         """Compute the losses like Detectron2's method, but with the injected losses."""
         if self.cls_loss is None:
+            require_federated_weights(self)
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
@@ -296,6 +307,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         logits = self._cls_logits(predictions[0])
         # not len(): a trace would keep its int for every later image
         num_rois = [p.__len__() for p in proposals]
+        if self.norcal is not None:
+            logits = self.norcal(logits)
         if self.cls_loss is not None:
             probs = self.cls_loss.probabilities(logits)
         elif self.softmax:  # not super(): TorchScript does not support it
@@ -336,6 +349,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.num_columns > self.num_classes:
             return cls_loss.probabilities(logits)
         # The prediction is the best class if its p > .5, and background otherwise.
+        logits = cls_loss.sigmoid_logits(logits)
         return F.pad(logits, (0, 1), value=torch.finfo(logits.dtype).tiny)
 
     def _cls_logits(self, scores: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from ..registry import configurable
 from .class_names import name_classes
 from .config_scopes import ROI_HEADS
 from .fast_rcnn import WEIGHTS, FocalFastRCNNOutputLayers
+from .federated import without_federated_loss
 from .matcher import split_crowds
 from .roi_sampler import LabeledRoIs, RoISampler, ScoredRoIs, build_roi_sampler
 from .unused_keys import warn_of_replaced
@@ -64,7 +65,7 @@ class FocalROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         name_classes(cfg)
-        stock = super()._init_box_head(cfg, input_shape)
+        stock = super()._init_box_head(without_federated_loss(cfg), input_shape)
         return {**stock, "box_predictor": _build_predictor(cfg, stock["box_predictor"])}
 
     def label_and_sample_proposals(
@@ -88,7 +89,7 @@ class FocalCascadeROIHeads(CascadeROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         name_classes(cfg)
-        stock = super()._init_box_head(cfg, input_shape)
+        stock = super()._init_box_head(without_federated_loss(cfg), input_shape)
         predictors = [_build_predictor(cfg, predictor) for predictor in stock["box_predictors"]]
         return {**stock, "box_predictors": predictors}
 

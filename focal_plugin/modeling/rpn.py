@@ -35,7 +35,7 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
-from ..losses.base import require_dense_columns
+from ..losses.base import require_decoder, require_dense_columns
 from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
@@ -172,6 +172,7 @@ class FocalRPN(DenseLossMixin, RPN):
             check_choice("sampling", sampling, SAMPLING)
         self.cls_loss = cls_loss or SigmoidCrossEntropyLoss()
         require_dense_columns(self.cls_loss)
+        require_decoder(self.cls_loss, self.rpn_head)
         self.box_loss = box_loss or stock_box_loss(
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
         )

@@ -17,6 +17,7 @@ from focal_plugin.losses import (
     BOX_LOSS_REGISTRY,
     CLS_LOSS_REGISTRY,
     EqualizationLossV2,
+    GumbelLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
     build_box_loss,
@@ -413,6 +414,42 @@ def test_sigmoid_scores_decode_to_the_classes_and_none_of_them():
     p = torch.sigmoid(scores[:, :K].double())
     expected = torch.cat([p, (1 - p).prod(1, keepdim=True)], dim=1).float()
     torch.testing.assert_close(torch.cat(probs), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_gumbel_scores_decode_to_their_probabilities():
+    layers = make(cls_loss=GumbelLoss(), prior_prob=0.01)
+    scores, deltas = random_predictions()
+    probs = torch.cat(layers.predict_probs((scores, deltas), random_proposals()))
+    p = torch.exp(-torch.exp(-scores[:, :K].double()))
+    expected = torch.cat([p, (1 - p).prod(1, keepdim=True)], dim=1).float()
+    torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-12)
+    prior = torch.exp(-torch.exp(-layers.cls_score.bias[:K]))
+    torch.testing.assert_close(prior, torch.full((K,), 0.01))
+
+
+def test_the_statistics_of_a_gumbel_loss_use_its_probabilities():
+    """An object is predicted from a logit of 0.37 on, where p is 1/2, and not from 0 on."""
+    layers = make(cls_loss=GumbelLoss())
+    scores, deltas = random_predictions()
+    scores = torch.full_like(scores, 0.3)
+    scores[:, 1] = 0.35
+    _, statistics = losses_of(layers, (scores.requires_grad_(), deltas))
+    assert statistics["fast_rcnn/false_negative"] == 1
+    _, statistics = losses_of(layers, ((scores + 0.1).detach().requires_grad_(), deltas))
+    assert statistics["fast_rcnn/false_negative"] == 0
+
+
+def test_a_margin_loss_reads_all_columns_and_decodes_its_own_scores():
+    layers, _ = make_from_config(
+        f"{KEYS}.CLS_LOSS.NAME", "EffectiveClassMarginLoss", f"{KEYS}.PRIOR_PROB", 0.1
+    )
+    scores, deltas = random_predictions()
+    probs = torch.cat(layers.predict_probs((scores, deltas), random_proposals()))
+    p = torch.sigmoid(scores.double())
+    expected = p[:, :K] * (1 - p[:, K:])
+    torch.testing.assert_close(probs[:, :K].double(), expected, rtol=1e-5, atol=1e-12)
+    log_odds = torch.full((K,), math.log(9))
+    torch.testing.assert_close(layers.cls_score.bias, torch.cat([-log_odds, log_odds[:1]]))
 
 
 def test_softmax_scores_decode_as_stock():

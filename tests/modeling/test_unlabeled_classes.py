@@ -14,12 +14,13 @@ from focal_plugin.losses import CLS_LOSS_REGISTRY, SigmoidFocalLoss, SigmoidFoca
 from focal_plugin.modeling.unlabeled_classes import check_leaves_out, leave_out_unlabeled
 
 from ..each import each
+from ..registrations import DENSE_CLS_LOSSES
 from .toy import NUM_CLASSES, gradients_of, losses_of, tiny_model, toy_batch
 
 K = 5
 LABELED = [0, 2, 4]
 CLASSES = dict(CLS_LOSS_REGISTRY)
-LEAVES_OUT = [name for name, loss in CLASSES.items() if not loss.softmax and name != "GHMLoss"]
+LEAVES_OUT = [name for name in DENSE_CLS_LOSSES if not CLASSES[name].softmax and name != "GHMLoss"]
 LEVELS = [(4, 3), (2, 2)]
 """Height and width of each level; there are two anchors per location."""
 
