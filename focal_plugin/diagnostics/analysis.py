@@ -59,6 +59,7 @@ def view_anchors(
     *,
     divisors: Tensor,
     quality: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> AnchorView:
     """
     Compute loss, gradient and probability of each anchor, without side effects.
@@ -71,6 +72,7 @@ def view_anchors(
         labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
         divisors: (N,), or (1,) for all images; unused by a loss that is already normalized.
         quality: (N, R), for a loss that requires it.
+        weights: (N, R), factors of the losses; None: 1 each.
     """
     sizes = [x.shape[1] for x in logits]
     with torch.enable_grad():
@@ -82,6 +84,8 @@ def view_anchors(
             loss = torch.cat([cls_loss.per_anchor(x, y, quality=q) for x, y, q in of_levels], 1)
         else:
             loss = cls_loss.per_anchor(joined, labels, quality=quality)
+        if weights is not None:
+            loss = loss * weights
         divided = loss if cls_loss.own_normalizer else loss / divisors.unsqueeze(1)
         (gradient,) = torch.autograd.grad(divided.sum(), joined)
     joined = joined.detach()

@@ -92,6 +92,7 @@ def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]
         step.kept_labels,
         divisors=step.cls_divisors,
         quality=step.quality,
+        weights=step.cls_weights,
     )
     with torch.no_grad():
         box_loss = torch.zeros_like(view.loss)
