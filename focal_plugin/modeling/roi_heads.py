@@ -130,7 +130,7 @@ class _SelectsRoIs(StandardROIHeads):
         predictors = self._predictors()
         if not all(isinstance(x, FocalFastRCNNOutputLayers) for x in predictors):
             raise ValueError(
-                "mining requires box predictors that return the loss of each RoI: "
+                f"{type(self).__name__} requires box predictors that return the loss of each RoI: "
                 f"FocalFastRCNNOutputLayers, got {type(predictors[0]).__name__}"
             )
 
