@@ -85,6 +85,23 @@ def add_focal_config(cfg: CfgNode) -> None:
     # IoUAwareCrossEntropyLoss: share of the score in a target; the exponent of negatives is
     # FOCAL_LOSS_GAMMA
     loss.IA_BCE_ALPHA = 0.25
+    # APLoss, ALRPLoss, RankSortLoss: half width of the ramp that compares two logits; 0: a step
+    loss.AP_DELTA = 1.0
+    loss.ALRP_DELTA = 1.0
+    loss.RS_DELTA = 0.5
+    # The same losses: the logits of one ranking, those of the "batch" of a process or of an "image"
+    loss.RANKING_SCOPE = "batch"
+    # ALRPLoss: a positive with at most so many false positives has no gradient
+    loss.ALRP_EPS = 1e-5
+    # APELoss: factor of the gap between two logits, and number of negatives that count
+    loss.APE_SCALE = 8.0
+    loss.APE_TOP_K = 100_000
+    # DRLoss: temperatures of positives and negatives, L of the paper, factor, and margin
+    loss.DR_LAMBDA_POS = 1.0
+    loss.DR_LAMBDA_NEG = 0.0798235600148
+    loss.DR_SCALE = 6.0
+    loss.DR_TAU = 4.0
+    loss.DR_MARGIN = 0.5
     # GHMLoss: bins of the gradient norm, and weight of the old histogram
     loss.GHM_BINS = 30
     loss.GHM_MOMENTUM = 0.75
@@ -133,6 +150,19 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.GHM_BINS = 10
     loss.GHM_MOMENTUM = 0.7
 
+    # A loss of objects instead of labeled anchors: a name in BAG_LOSS_REGISTRY. It replaces both
+    # losses, their normalizer and the assigner. "": there is none
+    loss = node.BAG_LOSS = new_node()
+    loss.NAME = ""
+    # FreeAnchorLoss: anchors of an object; IoU of a box that is no background; weight of the
+    # positive loss, and exponent of the negative one; weight and beta of smooth L1
+    loss.BAG_SIZE = 50
+    loss.IOU_THRESHOLD = 0.6
+    loss.ALPHA = 0.5
+    loss.GAMMA = 2.0
+    loss.BOX_WEIGHT = 0.75
+    loss.BOX_BETA = 0.11
+
     # Balance of both losses: a name in BALANCE_REGISTRY. "fixed" (stock) multiplies them by their
     # WEIGHT alone, which the others apply too
     balance = node.BALANCE = new_node()
@@ -166,6 +196,27 @@ def add_focal_config(cfg: CfgNode) -> None:
     carl.K = 1.0
     # CARL: weight of a score of 0, before the exponent
     carl.BIAS = 0.2
+    # Anchors of an object: "max_iou" (stock, by MODEL.RETINANET.IOU_THRESHOLDS), "atss", "tal",
+    # "simota", "paa", or a name in ASSIGNER_REGISTRY
+    assigner = node.ASSIGNER = new_node()
+    assigner.NAME = "max_iou"
+    # "atss": candidates of an object on each level; for each anchor of a location, or in all
+    assigner.ATSS_K = 9
+    assigner.ATSS_PER_ANCHOR = True
+    # "tal": candidates of an object, exponents of score and IoU; share of SOLVER.MAX_ITER with
+    # "atss" at first
+    assigner.TAL_TOPK = 13
+    assigner.TAL_ALPHA = 1.0
+    assigner.TAL_BETA = 6.0
+    assigner.TAL_WARMUP = 0.0
+    # "simota": distance from the center of an object, in strides; largest number of anchors of an
+    # object; weight of the box in the cost
+    assigner.SIMOTA_RADIUS = 2.5
+    assigner.SIMOTA_TOPK = 10
+    assigner.SIMOTA_IOU_WEIGHT = 3.0
+    # "paa": candidates of an object on each level, and their IoU
+    assigner.PAA_TOPK = 9
+    assigner.PAA_IOU = 0.1
 
     # Mining: a name in MINER_REGISTRY; "" keeps every anchor
     mining = node.MINING = new_node()
@@ -233,6 +284,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     rpn.NORMALIZER = ""
     # Label of the best anchor of an object, as MODEL.FOCAL.ANCHOR_LABELS.LOW_QUALITY
     rpn.LOW_QUALITY = ""
+    # Anchors of an object, as MODEL.FOCAL.ASSIGNER.NAME: "max_iou", or one without predictions
+    rpn.ASSIGNER = "max_iou"
     # Anchors that are matched with objects: "all" (stock), or those "inside" the image. No other
     # anchor is a positive or a negative
     rpn.MATCHED = ""
@@ -259,7 +312,7 @@ def add_focal_config(cfg: CfgNode) -> None:
     # classification loss, a name in CLS_LOSS_REGISTRY; "" is stock's cross entropy. WEIGHT is a
     # factor of this loss, as MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT is of the box loss
     roi = node.ROI_HEADS = new_node()
-    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS)
+    loss = roi.CLS_LOSS = _options_of(node.CLS_LOSS, "RANKING_SCOPE")
     loss.NAME = ""
     # FOCAL_LOSS_ALPHA of this loss (None: the default of its constructor; -1.0: off), and
     # FOCAL_LOSS_GAMMA

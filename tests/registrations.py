@@ -4,12 +4,15 @@ import contextlib
 import sys
 
 from focal_plugin import components, registry
-from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
+from focal_plugin.losses import BAG_LOSS_REGISTRY, BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.modeling.assigners import ASSIGNER_REGISTRY
 from focal_plugin.modeling.balance import BALANCE_REGISTRY
 from focal_plugin.modeling.normalizer import NORMALIZER_REGISTRY
 
 REGISTRIES = (
+    ASSIGNER_REGISTRY,
+    BAG_LOSS_REGISTRY,
     BALANCE_REGISTRY,
     BOX_LOSS_REGISTRY,
     CLS_LOSS_REGISTRY,

@@ -161,7 +161,7 @@ def test_the_key_of_an_option_exists_with_the_default_of_its_constructor(folder,
     assert build_cls_loss(cfg, scope).module.factor == 3.0
 
 
-def test_a_loss_known_as_a_sum_trains_without_mining_and_diagnostics(folder):
+def test_a_loss_known_as_a_sum_has_diagnostics_but_no_mining(folder):
     load(folder, MASKED)
     cfg = cfg_with("MaskedLoss")
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "FocalRetinaNet", "cpu"
@@ -171,7 +171,7 @@ def test_a_loss_known_as_a_sum_trains_without_mining_and_diagnostics(folder):
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0] * 3, [1.0] * 3
     model = build_model(cfg)
     assert not model.cls_loss.has_rows
-    assert dense_parts(model) == {}
+    assert dense_parts(model) == {"retinanet": model}
     cfg.MODEL.FOCAL.MINING.NAME = "TopKMiner"
     with pytest.raises(ValueError, match=r"^MaskedLoss returns only a sum, .* shape \(V,\)$"):
         build_model(cfg)

@@ -209,6 +209,27 @@ FAULTS = (
         "value[of_chunk] *= 1",
         "tests/ops/test_dense_loss.py",
     ),
+    Fault(
+        "ranking-counts-positive-among-negatives",
+        "focal_plugin/ops/levels.py",
+        "x.view(-1)[positives] = -torch.inf",
+        "x.view(-1)[positives] += 0",
+        "tests/ops/test_ranking.py",
+    ),
+    Fault(
+        "ranking-sum-from-the-bottom",
+        "focal_plugin/ops/ramps.py",
+        "tally.counts * (self.left - top)",
+        "tally.counts * (self.left - top + 1e9)",
+        "tests/ops/test_ranking.py",
+    ),
+    Fault(
+        "ap-without-interpolation",
+        "focal_plugin/losses/ap.py",
+        "precision[order].cummax(0).values",
+        "precision[order]",
+        "tests/losses/test_ap.py",
+    ),
     # Mining
     Fault(
         "mining-ties",

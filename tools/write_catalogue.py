@@ -30,13 +30,13 @@ from typing import Any
 from pages import fill
 
 from focal_plugin import arms as named_arms
-from focal_plugin import config, get_cfg, losses, mining
+from focal_plugin import assignment, config, get_cfg, losses, mining
 from focal_plugin.compare.plan import comparison as plan_of_runs
 from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
 from focal_plugin.compare.runs.result import AVERAGES
 from focal_plugin.compare.runs.run_folder import read_run_folders
 from focal_plugin.data.loading.training_set import UNLABELED_POLICIES
-from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
+from focal_plugin.losses import BAG_LOSS_REGISTRY, BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
 from focal_plugin.mining.libra import IOU_RANGES
@@ -64,6 +64,7 @@ from focal_plugin.modeling import (
     roi_sampler,
     rpn,
 )
+from focal_plugin.modeling.assigners import ASSIGNERS, MAX_IOU
 from focal_plugin.modeling.balance import BALANCES
 from focal_plugin.modeling.norcal import NorCal
 from focal_plugin.modeling.normalizer import NORMALIZERS, RPN_NORMALIZERS
@@ -158,6 +159,22 @@ SECTIONS = {
         dict(MINER_REGISTRY),
         ("MODEL.FOCAL.MINING.", *LOSS_KEYS),
     ),
+    "assigners": Section(
+        "assigner",
+        "MODEL.FOCAL.ASSIGNER.NAME",
+        ASSIGNERS,
+        ("MODEL.FOCAL.ASSIGNER.", *LOSS_KEYS, "MODEL.FOCAL.BOX_LOSS.", "MODEL.FOCAL.NORMALIZER."),
+    ),
+    "bag losses": Section(
+        "bag loss",
+        "MODEL.FOCAL.BAG_LOSS.NAME",
+        dict(BAG_LOSS_REGISTRY),
+        (
+            "MODEL.FOCAL.BAG_LOSS.",
+            "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+            "MODEL.RETINANET.PRIOR_PROB",
+        ),
+    ),
     "heads": Section(
         "head", "MODEL.FOCAL.HEAD.NAME", dict(RETINANET_HEAD_REGISTRY), ("MODEL.FOCAL.HEAD.",)
     ),
@@ -222,6 +239,10 @@ SWITCHES = {
     "MODEL.FOCAL.RPN.LOW_QUALITY": matcher.LOW_QUALITY,
     "MODEL.FOCAL.RPN.MATCHED": rpn.MATCHED,
     "MODEL.FOCAL.RPN.CROWD": matcher.CROWD_RULES,
+    "MODEL.FOCAL.RPN.ASSIGNER": (
+        MAX_IOU,
+        *(k for k, x in ASSIGNERS.items() if not x.needs_predictions),
+    ),
     "MODEL.FOCAL.RPN.MINING.NAME": (*rpn.SAMPLING, *dict(MINER_REGISTRY)),
     "MODEL.FOCAL.ROI_HEADS.NORMALIZER": fast_rcnn.NORMALIZERS,
     "MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER": fast_rcnn.NORMALIZERS,
@@ -284,7 +305,8 @@ def function_of(component: type) -> Any:
     named = re.match(r"Module of :func:`(\w+)`", inspect.getdoc(component) or "")
     if not named:
         return component
-    return getattr(losses, named[1], None) or getattr(mining, named[1])
+    packages = (losses, mining, assignment)
+    return next(getattr(package, named[1]) for package in packages if hasattr(package, named[1]))
 
 
 # --- the tables

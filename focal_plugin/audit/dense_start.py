@@ -81,14 +81,15 @@ def _terms_of_anchors(
     start: Start, labels: Tensor, anchors: Tensor, gt_boxes: Tensor
 ) -> AnchorTerms:
     """Return the terms of all anchors of an image, (R,) each."""
+    positive = (labels >= 0) & (labels < start.num_classes)
+    iou = elementwise_iou(anchors[positive], gt_boxes)
     if not start.cls_loss.decomposes:
-        return terms_of_anchors(start, labels)
+        quality = torch.zeros(labels.shape, dtype=iou.dtype).masked_scatter(positive, iou)
+        return terms_of_anchors(start, labels, quality)
     if not start.cls_loss.needs_quality:
         by_label = terms_of_labels(start)
         known = (labels >= 0).double()
         return AnchorTerms(*(term[labels.clamp(min=0)] * known for term in by_label))
-    positive = (labels >= 0) & (labels < start.num_classes)
-    iou = elementwise_iou(anchors[positive], gt_boxes)
     background = torch.tensor([start.num_classes])
     of_positives = terms_of_anchors(start, labels[positive], iou)
     of_background = terms_of_anchors(start, background, torch.zeros(1))

@@ -61,6 +61,13 @@ class AnchoredDetector(NamedTuple):
     boundary_thresh: float = -1
 
     @property
+    def assigner(self) -> str:
+        """Name of the rule or the loss that training uses; the audit counts labels by IoU."""
+        in_use: str = self.config_scope.read(self.cfg, "MODEL.FOCAL.ASSIGNER.NAME")
+        bag_loss: str = self.cfg.MODEL.FOCAL.BAG_LOSS.NAME if self.kind == "RetinaNet" else ""
+        return bag_loss or in_use
+
+    @property
     def signature(self) -> tuple[Any, ...]:
         """Value that is equal for two detectors that label all anchors alike."""
         cells = [cell.tolist() for _, cell in self.generator.named_buffers()]

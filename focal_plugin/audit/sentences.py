@@ -32,6 +32,7 @@ def sentences_of(facts: Facts) -> tuple[Sentence, ...]:
     if not facts["images"]["objects"]:
         return (Sentence("red", "images", "No image has an object, so there is nothing to learn."),)
     parts: list[Callable[[Facts], Iterator[Sentence]]] = [
+        _assigner,
         _anchors,
         _training_sizes,
         _share_of_positives,
@@ -90,6 +91,14 @@ def _anchors(facts: Facts) -> Iterator[Sentence]:
         recall = facts["anchors"]["recall"]["0.5"]
         text = f"{percent(recall)} of objects have an anchor of IoU .5 {_at(facts)}."
         yield Sentence("green", "anchors", text)
+
+
+def _assigner(facts: Facts) -> Iterator[Sentence]:
+    """Yield a sentence if training does not use the labels that the audit counts."""
+    name = facts["detector"]["assigner"]
+    if name != "max_iou":
+        text = f"Positives are counted by IoU thresholds (max_iou), but training uses {name}."
+        yield Sentence("yellow", "assigner", text)
 
 
 def _unreachable(facts: Facts, classes: list[int], recalls: dict[int, float]) -> Iterator[Sentence]:

@@ -27,6 +27,7 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import distribute_by_gradient
 from ..mining import Miner, build_miner
 from ..modeling.heads import check_prior_prob
 from ..modeling.normalizer import RPN_NORMALIZERS, Normalizer, build_normalizer
@@ -166,7 +167,7 @@ def terms_of_labels(start: Start) -> AnchorTerms:
 
 def terms_of_anchors(start: Start, labels: Tensor, quality: Tensor | None = None) -> AnchorTerms:
     """
-    Return the terms of anchors together, (R,) each.
+    Return the terms of the anchors of an image, (R,) each.
 
     Args:
         labels: (R,), int64 in {-1 (ignored), 0..K-1, K (background)}.
@@ -177,7 +178,17 @@ def terms_of_anchors(start: Start, labels: Tensor, quality: Tensor | None = None
     options: dict[str, Any] = {"quality": quality} if start.cls_loss.needs_quality else {}
     if start.cls_loss.has_rows:
         loss = start.cls_loss.per_anchor(padded, labels, **options)
-    else:  # a sum only, so one anchor at a time
-        loss = start.cls_loss(padded, labels, **options).reshape(1)
-    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    else:
+        total = _total(start.cls_loss, padded, labels, **options)
+        (gradient,) = torch.autograd.grad(total, logits)
+        loss = distribute_by_gradient(total, gradient)
     return AnchorTerms(loss.detach().double(), gradient.double().abs().sum(dim=1))
+
+
+def _total(
+    loss: ClassificationLoss, logits: Tensor, labels: Tensor, quality: Tensor | None = None
+) -> Tensor:
+    """Return the loss of the anchors of one image as a scalar."""
+    image = None if quality is None else quality.unsqueeze(0)
+    return loss(logits.unsqueeze(0), labels.unsqueeze(0), quality=image)

@@ -16,6 +16,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ..losses import ClassificationLoss
+from ..losses.base import distribute_by_gradient
 
 EASY_PROBABILITY = 0.1
 """Probability below which every class of an easy negative lies, so that p_t > 0.9."""
@@ -43,7 +45,10 @@ class AnchorView(NamedTuple):
     """Loss, gradient and probability of each anchor of a batch."""
 
     loss: Tensor
-    """(N, R), float32, undivided; 0 where ignored."""
+    """
+    (N, R), float32, undivided; 0 where ignored. A loss that is only a sum is distributed by the
+    gradient, see :func:`~focal_plugin.losses.base.distribute_by_gradient`.
+    """
     divided: Tensor
     """(N, R), float32, the loss over the divisor. Its sum is the loss of the batch."""
     gradient: Tensor
@@ -60,6 +65,7 @@ def view_anchors(
     divisors: Tensor,
     quality: Tensor | None = None,
     weights: Tensor | None = None,
+    box_loss: Tensor | None = None,
 ) -> AnchorView:
     """
     Compute loss, gradient and probability of each anchor, without side effects.
@@ -73,21 +79,23 @@ def view_anchors(
         divisors: (N,), or (1,) for all images; unused by a loss that is already normalized.
         quality: (N, R), for a loss that requires it.
         weights: (N, R), factors of the losses; None: 1 each.
+        box_loss: (N, R), 0 for anchors without one, for a loss that requires it.
     """
-    sizes = [x.shape[1] for x in logits]
     with torch.enable_grad():
         # float32 before the graph begins: a half-precision gradient would underflow
         joined = torch.cat([x.detach().float() for x in logits], dim=1).requires_grad_()
-        if cls_loss.decomposes:
-            qualities = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
-            of_levels = zip(joined.split(sizes, 1), labels.split(sizes, 1), qualities, strict=True)
-            loss = torch.cat([cls_loss.per_anchor(x, y, quality=q) for x, y, q in of_levels], 1)
+        if cls_loss.has_rows:
+            loss = _per_anchor(cls_loss, joined, labels, quality, [x.shape[1] for x in logits])
+            if weights is not None:
+                loss = loss * weights
+            divided = loss if cls_loss.own_normalizer else loss / divisors.unsqueeze(1)
+            (gradient,) = torch.autograd.grad(divided.sum(), joined)
         else:
-            loss = cls_loss.per_anchor(joined, labels, quality=quality)
-        if weights is not None:
-            loss = loss * weights
-        divided = loss if cls_loss.own_normalizer else loss / divisors.unsqueeze(1)
-        (gradient,) = torch.autograd.grad(divided.sum(), joined)
+            divisor = 1 if cls_loss.own_normalizer else divisors[0]
+            total = _total(cls_loss, joined, labels, quality, box_loss) / divisor
+            (gradient,) = torch.autograd.grad(total, joined)
+            divided = distribute_by_gradient(total, gradient)
+            loss = divided * divisor
     joined = joined.detach()
     if cls_loss.softmax:
         probability = joined.softmax(-1)
@@ -100,6 +108,35 @@ def view_anchors(
         gradient=gradient[..., :num_classes].abs(),
         probability=probability[..., :num_classes],
     )
+
+
+def _per_anchor(
+    cls_loss: ClassificationLoss,
+    logits: Tensor,
+    labels: Tensor,
+    quality: Tensor | None,
+    sizes: Sequence[int],
+) -> Tensor:
+    """Return the loss of each anchor, (N, R), from logits (N, R, K)."""
+    if not cls_loss.decomposes:
+        return cls_loss.per_anchor(logits, labels, quality=quality)
+    qualities = [None] * len(sizes) if quality is None else quality.split(sizes, dim=1)
+    levels = zip(logits.split(sizes, 1), labels.split(sizes, 1), qualities, strict=True)
+    return torch.cat([cls_loss.per_anchor(x, y, quality=q) for x, y, q in levels], dim=1)
+
+
+def _total(
+    cls_loss: ClassificationLoss,
+    logits: Tensor,
+    labels: Tensor,
+    quality: Tensor | None,
+    box_loss: Tensor | None,
+) -> Tensor:
+    """Return the loss of all anchors as a scalar, without an update of its state."""
+    cls_loss = copy.deepcopy(cls_loss).eval()
+    if cls_loss.needs_box_loss and box_loss is not None:
+        return cls_loss.of_both([logits], [labels], box_loss=[box_loss])[0]
+    return cls_loss(logits, labels, quality=quality)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import ConfigurableModule
+
+
+class BoxTransform(Protocol):
+    """Conversion between deltas and boxes, such as Detectron2's `Box2BoxTransform`."""
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Return the deltas from the first to the second boxes, (V, 4) each."""
+        ...
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Return the boxes at some deltas from other boxes, (V, 4) each."""
+        ...
 
 
 class ClassificationLoss(ConfigurableModule):
@@ -36,13 +48,21 @@ class ClassificationLoss(ConfigurableModule):
     any_layout: ClassVar[bool] = False
     """True if the loss reads logits (..., K) of any strides in place, without a copy."""
     decomposes: ClassVar[bool] = True
-    """True if the loss of all feature levels together is the sum of the losses per level."""
+    """
+    True if the loss of all feature levels together is the sum of the losses per level.
+
+    Otherwise the levels are joined to one, or given to :meth:`of_levels` if it takes
+    :attr:`any_layout`.
+    """
     stateful: ClassVar[bool] = False
     """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
     counts_images: ClassVar[bool] = False
     """True if a sample of a class is an image that contains it, not an object."""
     has_rows: bool = True
-    """False if only the sum is available, so that nothing can rank or record anchors by it."""
+    """
+    False if only the sum is available, so that nothing can rank anchors by it. Records then use
+    :func:`distribute_by_gradient`.
+    """
 
     def check(self, num_classes: int) -> None:
         """
@@ -271,6 +291,48 @@ class BoxLoss(ConfigurableModule):
         __call__ = forward
 
 
+class BagLoss(ConfigurableModule):
+    """
+    Base class of the losses of classes and boxes that need the objects, but no label per anchor.
+
+    A subclass implements :meth:`losses`. Such a loss replaces the classification loss, the box
+    loss and the assigner of a RetinaNet.
+    """
+
+    def losses(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Tensor,
+        gt_boxes: Sequence[Tensor],
+        gt_classes: Sequence[Tensor],
+        *,
+        transform: BoxTransform,
+        ignored: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """
+        Compute the losses of a batch, already normalized.
+
+        Args:
+            logits: one tensor for each level, (N, ..., K), in any layout.
+            deltas: the same with 4 for K.
+            anchors: (R, 4), XYXY.
+            gt_boxes: one for each image, (M, 4), XYXY; M may be 0.
+            gt_classes: one for each image, (M,), int64, in 0..K-1.
+            transform: the conversion between deltas and boxes.
+            ignored: bool (N, R), anchors that are no background; None: no anchor.
+
+        Returns:
+            name -> scalar; differentiable zeros without anything to sum.
+        """
+        raise NotImplementedError
+
+    @torch.jit.unused  # training only: the exported detector stays the stock one
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Call :meth:`losses`."""
+        return self.losses(*args, **kwargs)
+
+
 def softmax_probabilities(logits: Tensor) -> Tensor:
     """Return the softmax of (R, K+1) logits, the background last."""
     return F.softmax(logits, dim=-1)
@@ -314,6 +376,24 @@ def require_decoder(loss: ClassificationLoss, decoder: nn.Module) -> None:
         )
 
 
+def distribute_by_gradient(loss: Tensor, gradient: Tensor) -> Tensor:
+    """
+    Distribute a loss without :attr:`~ClassificationLoss.has_rows` over its anchors, for records.
+
+        loss of an anchor = loss * its sum of |gradient| / the sum of |gradient| of all anchors
+
+    Args:
+        loss: scalar.
+        gradient: (..., K), of the loss with respect to the logits.
+
+    Returns:
+        (...), its sum is the loss. If the gradient is 0 everywhere, all anchors have the same part.
+    """
+    norms = gradient.abs().sum(dim=-1)
+    norms = torch.where(norms.sum() == 0, torch.ones_like(norms), norms)
+    return loss * norms / norms.sum()
+
+
 def require_rows(*losses: ClassificationLoss | BoxLoss) -> None:
     """
     Raise an error if a loss lacks the loss of each row, for a detector that mines or divides by it.
@@ -322,8 +402,15 @@ def require_rows(*losses: ClassificationLoss | BoxLoss) -> None:
         ValueError: a loss is available as a sum only.
     """
     for loss in losses:
-        if not loss.has_rows:
+        if loss.has_rows:
+            continue
+        name = type(loss).__name__
+        if getattr(type(loss), "per_anchor", None) is ClassificationLoss.per_anchor:
             raise ValueError(
-                f"{type(loss).__name__} returns only a sum, but mining and divisors per image need "
-                "one loss per row: let its forward return shape (V,)"
+                f"{name} compares all logits with each other, so no anchor has a loss of its own "
+                "for mining and divisors per image: turn them off, or choose another loss"
             )
+        raise ValueError(
+            f"{name} returns only a sum, but mining and divisors per image need one loss per row: "
+            "let its forward return shape (V,)"
+        )

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from yacs.config import CfgNode
 
-from ..registry import DENSE, ConfigScope, Registry, build_named
-from .base import BoxLoss, ClassificationLoss
+from ..registry import DENSE, ConfigScope, Registry, build_named, require_subclass
+from .base import BagLoss, BoxLoss, ClassificationLoss
 from .plain import prepare_box_loss, prepare_cls_loss
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS", prepare_cls_loss)
@@ -27,6 +27,14 @@ Registry of box losses, chosen by `MODEL.FOCAL.BOX_LOSS.NAME`.
 A registered class is a :class:`BoxLoss`, constructed as `Loss(cfg)` or with its own keyword
 arguments. Any other module with `forward(pred, target)` is wrapped into one, see
 :class:`~focal_plugin.losses.plain.PlainBoxLoss`.
+"""
+
+BAG_LOSS_REGISTRY = Registry("BAG_LOSS", lambda loss: require_subclass(loss, BagLoss))
+BAG_LOSS_REGISTRY.__doc__ = """
+Registry of losses that need no label per anchor, chosen by `MODEL.FOCAL.BAG_LOSS.NAME`.
+
+A registered class is a :class:`BagLoss`, constructed as `Loss(cfg)` or with its own keyword
+arguments.
 """
 
 STOCK_BOX_LOSSES = {
@@ -78,6 +86,23 @@ def build_box_loss(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> BoxLoss:
     by_name = dict(losses)
     stock = [(name, by_name[ours]) for name, ours in STOCK_BOX_LOSSES.items()]
     return build_named(stock, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", cfg, config_scope=config_scope)
+
+
+def build_bag_loss(cfg: CfgNode) -> BagLoss | None:
+    """
+    Build the loss that `MODEL.FOCAL.BAG_LOSS.NAME` names.
+
+    Returns:
+        the loss; None if the name is empty, and then each anchor has a label.
+
+    Raises:
+        KeyError: no loss has that name; the message lists the registered ones.
+        ValueError: an option is outside its legal range; the message names its full key.
+    """
+    if not cfg.MODEL.FOCAL.BAG_LOSS.NAME:
+        return None
+    losses: Iterable[tuple[str, type[BagLoss]]] = BAG_LOSS_REGISTRY
+    return build_named(losses, "MODEL.FOCAL.BAG_LOSS.NAME", cfg)
 
 
 def stock_box_loss(loss_type: str, *, smooth_l1_beta: float) -> BoxLoss:

@@ -195,7 +195,9 @@ def check_inputs(logits: Tensor, labels: Tensor, *, num_classes: int) -> None:
 
 def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -> Tensor:
     """
-    Return the quality as float32 (...), without a gradient, and 0 where the label is not a class.
+    Return the quality (...), without a gradient, and 0 where the label is not a class.
+
+    It is float64 if it was, else float32.
 
     Raises:
         ValueError: there is no quality, its shape is not that of the labels, or (checked on the
@@ -206,7 +208,8 @@ def check_quality(quality: Tensor | None, labels: Tensor, *, num_classes: int) -
         shape = None if quality is None else tuple(quality.shape)
         raise ValueError(f"quality must be {tuple(labels.shape)} like labels, got {shape}")
     has_class = (labels != -1) & (labels != num_classes)
-    quality = quality.detach().float().masked_fill(~has_class, 0.0)
+    dtype = torch.promote_types(quality.dtype, torch.float32)
+    quality = quality.detach().to(dtype).masked_fill(~has_class, 0.0)
     if quality.device.type == "cpu" and ((quality < 0) | (quality > 1)).any():
         raise ValueError("quality must be in [0, 1] where the label is a class")
     return quality

@@ -1,5 +1,7 @@
 """Model components: subclasses of Detectron2's classes that implement only the difference."""
 
+from .anchor_generator import StrideAnchorGenerator
+from .assigners import build_assigner
 from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
 from .box_heads import FocalFastRCNNConvFCHead
 from .class_names import name_classes
@@ -34,6 +36,8 @@ __all__ = [
     "SampledCascadeROIHeads",
     "SampledROIHeads",
     "SoftmaxRPNHead",
+    "StrideAnchorGenerator",
+    "build_assigner",
     "build_focal_resnet_fpn_backbone",
     "build_normalizer",
     "build_retinanet_head",

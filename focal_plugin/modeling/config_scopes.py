@@ -16,6 +16,7 @@ RPN = ConfigScope(
         "MODEL.FOCAL.BOX_LOSS": "MODEL.FOCAL.RPN.BOX_LOSS",
         "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "MODEL.RPN.BBOX_REG_LOSS_TYPE",
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": "MODEL.RPN.SMOOTH_L1_BETA",
+        "MODEL.FOCAL.ASSIGNER.NAME": "MODEL.FOCAL.RPN.ASSIGNER",
         "MODEL.FOCAL.BALANCE": "MODEL.FOCAL.RPN.BALANCE",
         "MODEL.FOCAL.MINING": "MODEL.FOCAL.RPN.MINING",
         "MODEL.FOCAL.MINING.NUM_KEEP": "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
@@ -44,12 +45,13 @@ ROI_HEADS = ConfigScope(
         "MODEL.RETINANET.NUM_CLASSES": "MODEL.ROI_HEADS.NUM_CLASSES",
     },
     fixed={
+        "MODEL.FOCAL.CLS_LOSS.RANKING_SCOPE": "batch",
         "MODEL.FOCAL.MINING.NMS_BOXES": "anchors",
         "MODEL.FOCAL.MINING.BOX_LOSS_ON": "kept",
         "MODEL.FOCAL.MINING.DIVIDE_BY": "kept",
     },
 )
 """
-Scope of the box heads. Its fixed keys: mining suppresses the RoIs by the proposal boxes, and both
-losses use the kept RoIs only.
+Scope of the box heads. Its fixed keys: a loss ranks the RoIs of all images together, mining
+suppresses the RoIs by the proposal boxes, and both losses use the kept RoIs only.
 """

@@ -31,6 +31,7 @@ from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
 from ..losses.base import require_rows
 from ..losses.processes import mean_over_processes
 from ..mining import Miner
+from ..ops.level_rows import rows_of_levels, split_levels
 from ..registry import DENSE, ConfigScope
 from .balance import Balance, SharedFeatures
 from .box_output_heads import BoxOutputHead, BoxOutputs, centerness_of
@@ -71,6 +72,7 @@ class DenseStep(NamedTuple):
 
     anchors: Tensor  # (R, 4), XYXY
     logits: list[Tensor]  # one per level, (N, Ri, K), or K+1 for a softmax loss
+    targets: DenseTargets
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
     kept_labels: Tensor  # (N, R), labels with -1 for the anchors that mining drops
     quality: Tensor | None  # (N, R), IoU; None if the loss does not use it
@@ -89,7 +91,7 @@ class DenseResult(NamedTuple):
     loss_box: Tensor  # float32 scalar, divided by the normalizer and balanced
     num_pos: Tensor  # (N,), int64, positive anchors before mining
     labels: Tensor  # (N, R), labels of the batch, with -1 for the anchors that mining drops
-    auxiliary: dict[str, Tensor]  # name -> float32 scalar, other losses
+    auxiliary: dict[str, Tensor]  # name -> float32 scalar, all other losses
 
 
 class DenseLossMixin:
@@ -212,6 +214,7 @@ class DenseLossMixin:
                 DenseStep(
                     anchors=batch.anchors,
                     logits=_as_rows(batch.logits),
+                    targets=targets,
                     labels=targets.labels,
                     kept_labels=labels,
                     quality=quality,
@@ -288,15 +291,10 @@ class DenseLossMixin:
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
         """Split by level if the loss allows it, which avoids a copy of all logits."""
-        if not self.cls_loss.decomposes:
+        if not (self.cls_loss.decomposes or self.cls_loss.any_layout):
             return [cat(logits, dim=1)], [labels], None if quality is None else [quality]
-        sizes = [x[0, ..., 0].numel() for x in logits]
-
-        def split(anchors: Tensor) -> list[Tensor]:
-            levels = zip(anchors.split(sizes, dim=1), logits, strict=True)
-            return [level.reshape(x.shape[:-1]) for level, x in levels]
-
-        return logits, split(labels), None if quality is None else split(quality)
+        of_levels = None if quality is None else split_levels(quality, logits)
+        return logits, split_levels(labels, logits), of_levels
 
     def _both_losses(
         self, batch: DenseBatch, labels: Tensor, boxed: Tensor
@@ -326,15 +324,14 @@ class DenseLossMixin:
     def _auxiliary_losses(
         self, batch: DenseBatch, boxed: Tensor, weights: Tensor | None, divisors: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the losses besides those of classes and boxes, of CARL and of the head."""
-        losses = {}
-        if self.carl is not None:
-            losses["loss_carl"] = self._carl_loss(self.carl, batch, boxed, divisors)
+        """Compute all losses besides both: of CARL, and of what else the head predicts."""
+        carl = self.carl
+        losses = {"loss_carl": self._carl_loss(carl, batch, boxed, divisors)} if carl else {}
         if batch.box_outputs is None:
             return losses
         image, anchor = boxed.nonzero(as_tuple=True)
         boxes = BoxOutputs(
-            outputs=_rows_of_levels(batch.box_outputs, image, anchor),
+            outputs=rows_of_levels(batch.box_outputs, image, anchor),
             anchors=batch.anchors[anchor],
             gt_boxes=self._gt_boxes(batch, boxed),
             weights=weights,
@@ -347,7 +344,7 @@ class DenseLossMixin:
         self, carl: CARLTerm, batch: DenseBatch, boxed: Tensor, divisors: Tensor
     ) -> Tensor:
         """Compute the box term that trains the scores, divided like the box loss."""
-        logits = _rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True))
+        logits = rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True))
         loss = self.box_loss.per_box(*self._box_pairs(batch, boxed))
         if not self.box_loss.own_normalizer:
             loss = loss / divisors.unsqueeze(1).expand_as(boxed)[boxed]
@@ -367,13 +364,13 @@ class DenseLossMixin:
         if self.box_weighted_by == "centerness":
             anchors = batch.anchors[boxed.nonzero(as_tuple=True)[1]]
             return centerness_of(anchors, self._gt_boxes(batch, boxed))
-        logits = _rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
+        logits = rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
         return self.cls_loss.probabilities(logits)[:, :-1].amax(dim=1)
 
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""
         image, anchor = positives.nonzero(as_tuple=True)
-        deltas = _rows_of_levels(batch.deltas, image, anchor)
+        deltas = rows_of_levels(batch.deltas, image, anchor)
         anchors = batch.anchors[anchor]
         gt_boxes = self._gt_boxes(batch, positives)
         if self.box_loss.on_boxes:
@@ -418,7 +415,7 @@ class DenseLossMixin:
 
     def _decode(self, batch: DenseBatch, image: Tensor, anchor: Tensor) -> Tensor:
         """Return the predicted boxes of some anchors, (V, 4); both indices are (V,)."""
-        deltas = _rows_of_levels(batch.deltas, image, anchor)
+        deltas = rows_of_levels(batch.deltas, image, anchor)
         return self.box2box_transform.apply_deltas(deltas, batch.anchors[anchor])
 
 
@@ -430,27 +427,3 @@ def _positive(total: Tensor) -> Tensor:
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:
     """Return (N, Ri, K) tensors, as copies if the logits of an anchor are not adjacent."""
     return [x.flatten(1, -2) for x in logits]
-
-
-def _rows_of_levels(levels: list[Tensor], image: Tensor, anchor: Tensor) -> Tensor:
-    """
-    Gather the predictions of some anchors, without a copy of all predictions.
-
-    Args:
-        levels: (N, ..., D) each, D numbers per anchor, in any layout.
-        image, anchor: int64 (V,), in 0..N-1 and 0..R-1.
-
-    Returns:
-        (V, D).
-    """
-    rows = []
-    places = []
-    first = 0
-    for level in levels:
-        shape = level.shape[1:-1]
-        place = ((anchor >= first) & (anchor < first + shape.numel())).nonzero().squeeze(1)
-        within = torch.unravel_index(anchor[place] - first, shape)
-        rows.append(level[(image[place], *within)])
-        places.append(place)
-        first += shape.numel()
-    return torch.cat(rows)[torch.cat(places).argsort()]

@@ -27,6 +27,7 @@ class DenseTargets(NamedTuple):
             with `needs_quality`; None: the IoU.
         weight: (N, R), >= 0, weight of each positive. Its sum then replaces the number of positives
             in the normalizer. None: 1 each.
+        num_unassigned: (N,), int64, objects of each image without a positive; None: unknown.
     """
 
     labels: Tensor
@@ -34,3 +35,4 @@ class DenseTargets(NamedTuple):
     objects: Tensor | None = None
     quality: Tensor | None = None
     weight: Tensor | None = None
+    num_unassigned: Tensor | None = None

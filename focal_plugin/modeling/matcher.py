@@ -185,12 +185,14 @@ class Match(NamedTuple):
         labels: (R,), int8 in {-1 (ignored), 0 (background), 1 (positive)}.
         objects: the objects of the image, without crowds.
         crowds: C regions.
+        target: (R,), in [0, 1], soft target and weight of each positive; None: 1 each.
     """
 
     idxs: Tensor
     labels: Tensor
     objects: Instances
     crowds: Boxes
+    target: Tensor | None = None
 
     @property
     def boxes(self) -> Tensor:
@@ -201,6 +203,15 @@ class Match(NamedTuple):
     def classes(self) -> Tensor:
         """Class of each anchor's object, (R,); negative in an image without objects."""
         return self._of_objects(self.objects.gt_classes, nothing=-1)
+
+    @property
+    def num_unassigned(self) -> Tensor:
+        """Number of objects without a positive anchor, an int64 scalar."""
+        classes = self.objects.gt_classes
+        nobody = len(classes)
+        has_anchor = torch.zeros(nobody + 1, dtype=torch.bool, device=self.idxs.device)
+        has_anchor[self.idxs.masked_fill(self.labels != 1, nobody)] = True
+        return ((classes >= 0) & ~has_anchor[:-1]).sum()
 
     def _of_objects(self, values: Tensor, *, nothing: int) -> Tensor:
         """Index a table with an extra row, because index 0 is in use without objects too."""

@@ -12,7 +12,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,9 +25,11 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_option
 from ..losses import (
+    BagLoss,
     BoxLoss,
     ClassificationLoss,
     SigmoidFocalLoss,
+    build_bag_loss,
     build_box_loss,
     build_cls_loss,
 )
@@ -35,16 +37,23 @@ from ..losses.base import require_decoder, require_dense_columns
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
+from .assigners import AnchorGrid, Assigner, DensePredictions, build_assigner
 from .balance import Balance, FixedBalance, build_balance, features_shared_by
 from .box_output_heads import BoxOutputHead
 from .class_names import name_classes
 from .dense_losses import DenseLossMixin, box_weighting_of
 from .dense_targets import DenseTargets
 from .heads import build_retinanet_head, check_prior_prob, make_group_norm
-from .matcher import IGNORED_CROWDS, build_anchor_matcher, match_images
+from .matcher import (
+    IGNORED_CROWDS,
+    Match,
+    build_anchor_matcher,
+    match_images,
+    split_crowds,
+)
 from .normalizer import EMANormalizer, Normalizer, build_normalizer
 from .prime_samples import CARLTerm, ISRPReweighting, build_carl, build_reweighting
-from .unlabeled_classes import leave_out_unlabeled
+from .unlabeled_classes import FIELD, leave_out_unlabeled
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 CROWD_POLICIES = ("background", "ignore")
@@ -75,6 +84,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         box_weighted_by: str = "",
         normalizer: Normalizer | None = None,
         balance: Balance | None = None,
+        assigner: Assigner | None = None,
+        bag_loss: BagLoss | None = None,
         miner: Miner | None = None,
         reweighting: ISRPReweighting | None = None,
         carl: CARLTerm | None = None,
@@ -92,6 +103,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             box_weighted_by: the weight of each box: "" (1), "score", "iou" or "target".
             normalizer: the divisor of both losses. None: stock's running mean.
             balance: the balance between both losses. None: their constant weights alone.
+            assigner: the rule that assigns anchors to objects. None: that of ``anchor_matcher``.
+            bag_loss: the loss that replaces both losses, their divisor and the assigner. None:
+                there is none.
             miner: the selection of the anchors that count; None: every anchor counts.
             reweighting: the weights of the classification loss of the positives; None: 1 each.
             carl: the box term that trains the scores; None: there is none.
@@ -102,7 +116,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         Raises:
             ValueError: loss and head use different logits or probabilities, or a
                 name in ``loss_weight`` is unknown; or ``miner`` cannot rank anchors by a loss that
-                is a sum only.
+                is a sum only; or ``assigner`` or ``bag_loss`` does not work with another part.
         """
         super().__init__(**kwargs)
         cls_loss = cls_loss or SigmoidFocalLoss(
@@ -128,10 +142,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         self.box_weighted_by = box_weighted_by
         self.balance = balance or FixedBalance()
         self.shared_features = features_shared_by(self.head, self.balance)
+        self.assigner = assigner
+        self.bag_loss = bag_loss
         self.miner = miner
         self.reweighting = reweighting
         self.carl = carl
         self.check_parts()
+        self._check_assignment()
         self.loss_weight = loss_weight or {}
         self.ignores_crowds = ignores_crowds
 
@@ -155,6 +172,8 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "box_weighted_by": box_weighting_of(cfg),
             "normalizer": build_normalizer(cfg),
             "balance": build_balance(cfg),
+            "assigner": build_assigner(cfg),
+            "bag_loss": build_bag_loss(cfg),
             "miner": build_miner(cfg),
             "reweighting": build_reweighting(cfg),
             "carl": build_carl(cfg),
@@ -164,6 +183,41 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             },
             "ignores_crowds": ignores_crowds(cfg),
         }
+
+    def _check_assignment(self) -> None:
+        """
+        Check that the parts work with the assigner, or with a loss that has no labels.
+
+        Raises:
+            ValueError: they do not.
+        """
+        reader = self.assigner if self.assigner and self.assigner.needs_predictions else None
+        if reader is not None and self.cls_loss.softmax:
+            raise ValueError(
+                f"{type(reader).__name__} reads sigmoid logits, but {type(self.cls_loss).__name__} "
+                "has softmax logits (MODEL.FOCAL.CLS_LOSS.NAME)"
+            )
+        if self.bag_loss is None:
+            return
+        if self.cls_loss.softmax or (
+            self.cls_loss.sigmoid_logits is not ClassificationLoss.sigmoid_logits
+        ):
+            raise ValueError(
+                f"{type(self.bag_loss).__name__} reads sigmoid logits, but the head decodes those "
+                f"of {type(self.cls_loss).__name__} (MODEL.FOCAL.CLS_LOSS.NAME)"
+            )
+        unused = {
+            "ASSIGNER.NAME": self.assigner is not None,
+            "BALANCE.NAME": not isinstance(self.balance, FixedBalance),
+            "BOX_LOSS.WEIGHTED_BY": bool(self.box_weighted_by),
+            "HEAD.NAME": isinstance(self.head, BoxOutputHead),
+            "MINING.NAME": self.miner is not None,
+        }
+        for key in (key for key, is_set in unused.items() if is_set):
+            raise ValueError(
+                f"MODEL.FOCAL.{key} must have its default, because "
+                f"{type(self.bag_loss).__name__} gives no label to an anchor"
+            )
 
     def forward_training(
         self,
@@ -178,26 +232,64 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         The predictions of the head are not copied into another layout. Classes with which an image
         is not labeled have no negatives there, see :func:`leave_out_unlabeled`.
         """
-        logits, boxes = predictions
         anchors = self.anchor_generator(features)
-        by_anchor = [view_as_anchors(x, self.num_classes) for x in logits]
+        logits = [view_as_anchors(x, self.num_classes) for x in predictions[0]]
         box_outputs = None
         if isinstance(self.head, BoxOutputHead):
-            box_outputs = [view_as_anchors(x, self.head.box_channels) for x in boxes]
+            box_outputs = [view_as_anchors(x, self.head.box_channels) for x in predictions[1]]
             deltas = [self.head.deltas_of(x) for x in box_outputs]
         else:
-            deltas = [view_as_anchors(x, 4) for x in boxes]
-        targets = self.assign(anchors, gt_instances)
+            deltas = [view_as_anchors(x, 4) for x in predictions[1]]
+        if self.bag_loss is not None:
+            return self._bag_losses(self.bag_loss, anchors, logits, deltas, gt_instances)
+        head_outputs = DensePredictions(
+            logits, deltas, self.box2box_transform, self.cls_loss.sigmoid_logits
+        )
+        targets = self.assign(anchors, gt_instances, head_outputs)
         gt_labels = list(targets.labels)
         return self.losses(
             anchors,
-            leave_out_unlabeled(by_anchor, gt_labels, gt_instances),
+            leave_out_unlabeled(logits, gt_labels, gt_instances),
             gt_labels,
             deltas,
             targets.gt_boxes,
             targets=targets,
             box_outputs=box_outputs,
         )
+
+    def _bag_losses(
+        self,
+        bag_loss: BagLoss,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Compute the losses without labels of anchors, see :meth:`forward_training`."""
+        if any(instances.has(FIELD) for instances in gt_instances):
+            raise ValueError(
+                f"{type(bag_loss).__name__} requires images that are labeled with every class; set "
+                "MODEL.FOCAL.ANCHOR_LABELS.UNLABELED to 'background'"
+            )
+        all_anchors = Boxes.cat(anchors)
+        ignored = torch.zeros(
+            len(gt_instances), len(all_anchors), dtype=torch.int8, device=all_anchors.device
+        )
+        objects, crowds = zip(*map(split_crowds, gt_instances), strict=True)
+        if self.ignores_crowds:
+            for labels, regions in zip(ignored, crowds, strict=True):
+                IGNORED_CROWDS.apply_(labels, all_anchors, regions, background=0)
+        losses = bag_loss(
+            logits,
+            deltas,
+            all_anchors.tensor,
+            [x.gt_boxes.tensor for x in objects],
+            [x.gt_classes for x in objects],
+            transform=self.box2box_transform,
+            ignored=ignored < 0,
+        )
+        assert isinstance(losses, dict)
+        return losses
 
     @torch.no_grad()
     def label_anchors(
@@ -208,7 +300,12 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         return list(targets.labels), targets.gt_boxes
 
     @torch.no_grad()
-    def assign(self, anchors: list[Boxes], gt_instances: list[Instances]) -> DenseTargets:
+    def assign(
+        self,
+        anchors: list[Boxes],
+        gt_instances: list[Instances],
+        predictions: DensePredictions | None = None,
+    ) -> DenseTargets:
         """
         Give each anchor its target.
 
@@ -218,10 +315,20 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         Args:
             anchors: one per level, Hi * Wi * A boxes.
             gt_instances: one per image, with gt_boxes and gt_classes.
+            predictions: the predictions for the same images, for an assigner that needs them.
+
+        Raises:
+            ValueError: the assigner needs predictions, but there are none.
         """
         all_anchors = Boxes.cat(anchors)
-        gt_labels, gt_boxes, objects = [], [], []
-        for match in match_images(self.anchor_matcher, all_anchors, gt_instances):
+        matches: Iterable[Match]
+        if self.assigner is None:
+            matches = match_images(self.anchor_matcher, all_anchors, gt_instances)
+        else:
+            grid = AnchorGrid.of(anchors, self.anchor_generator)
+            matches = self.assigner.match(grid, gt_instances, predictions)
+        gt_labels, gt_boxes, objects, soft_targets, num_unassigned = [], [], [], [], []
+        for match in matches:
             classes = match.classes
             labels = classes.masked_fill(match.labels == 0, self.num_classes)
             labels.masked_fill_(match.labels == -1, -1)
@@ -234,7 +341,18 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             gt_labels.append(labels)
             gt_boxes.append(match.boxes)
             objects.append(match.idxs)
-        return DenseTargets(torch.stack(gt_labels), gt_boxes, torch.stack(objects))
+            num_unassigned.append(match.num_unassigned)
+            if match.target is not None:
+                soft_targets.append(match.target)
+        target = torch.stack(soft_targets) if soft_targets else None
+        return DenseTargets(
+            torch.stack(gt_labels),
+            gt_boxes,
+            torch.stack(objects),
+            quality=target,
+            weight=target,
+            num_unassigned=torch.stack(num_unassigned),
+        )
 
     def losses(
         self,
@@ -262,8 +380,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             box_outputs: one per level, (N, Hi, Wi, A, D), of a head that predicts more than deltas.
 
         Returns:
-            "loss_cls", "loss_box_reg", "loss_carl" with CARL, and those of the head, float32
-            scalars.
+            "loss_cls", "loss_box_reg" and all others by name, float32 scalars.
         """
         targets = targets or DenseTargets(torch.stack(gt_labels), gt_boxes)
         result = self.dense_losses(
@@ -272,6 +389,9 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         num_images = len(result.num_pos)
         storage = get_event_storage()
         storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)
+        if targets.num_unassigned is not None:
+            num_unassigned = targets.num_unassigned.sum().item()
+            storage.put_scalar("num_objects_without_anchor", num_unassigned / num_images)
         if self.miner is not None:
             num_kept = (result.labels >= 0).sum().item()
             storage.put_scalar("num_kept_anchors", num_kept / num_images)

@@ -13,7 +13,7 @@ Shape shorthand:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -40,6 +40,7 @@ from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
 from . import config_scopes
+from .assigners import AnchorGrid, Assigner, build_assigner
 from .balance import Balance, FixedBalance, build_balance, features_shared_by
 from .dense_losses import DenseLossMixin, box_weighting_of
 from .dense_targets import DenseTargets
@@ -139,6 +140,7 @@ class FocalRPN(DenseLossMixin, RPN):
         box_weighted_by: str = "",
         normalizer: Normalizer | None = None,
         balance: Balance | None = None,
+        assigner: Assigner | None = None,
         sampling: str | Miner = "random",
         matched: str = "all",
         crowd_rule: CrowdRule | None = None,
@@ -155,6 +157,7 @@ class FocalRPN(DenseLossMixin, RPN):
             normalizer: the divisor of both losses. None: ``batch_size_per_image`` times the number
                 of images, as in stock.
             balance: the balance between both losses. None: their constant weights alone.
+            assigner: the rule that assigns anchors to objects. None: that of ``anchor_matcher``.
             sampling: the labeled anchors to train on: "random", drawn as in stock, "all", or those
                 that a miner keeps.
             matched: the anchors to match with objects: "all", or those "inside" the image. All
@@ -165,7 +168,8 @@ class FocalRPN(DenseLossMixin, RPN):
                 its random sampling.
 
         Raises:
-            ValueError: ``sampling`` or ``matched`` has another value.
+            ValueError: ``sampling`` or ``matched`` has another value, or ``assigner`` needs
+                predictions.
         """
         super().__init__(**kwargs)
         if not isinstance(sampling, Miner):
@@ -182,6 +186,12 @@ class FocalRPN(DenseLossMixin, RPN):
         self.box_weighted_by = box_weighted_by
         self.balance = balance or FixedBalance()
         self.shared_features = features_shared_by(self.rpn_head, self.balance)
+        if assigner is not None and assigner.needs_predictions:
+            raise ValueError(
+                f"{type(assigner).__name__} needs predictions, which the labels of an RPN do not "
+                "depend on (MODEL.FOCAL.RPN.ASSIGNER)"
+            )
+        self.assigner = assigner
         self.miner = sampling if isinstance(sampling, Miner) else None
         self.reweighting = None  # prime samples are those of detections
         self.carl = None
@@ -214,6 +224,7 @@ class FocalRPN(DenseLossMixin, RPN):
             "box_weighted_by": box_weighting_of(cfg, config_scopes.RPN),
             "normalizer": build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN),
             "balance": build_balance(cfg, config_scopes.RPN),
+            "assigner": build_assigner(cfg, config_scopes.RPN),
             "sampling": sampling_of(cfg),
             "matched": check_choice("MODEL.FOCAL.RPN.MATCHED", rpn.MATCHED, MATCHED),
             "crowd_rule": crowd_rule_of(cfg),
@@ -235,7 +246,7 @@ class FocalRPN(DenseLossMixin, RPN):
         """
         all_anchors = Boxes.cat(anchors)
         gt_labels, gt_boxes = [], []
-        for match in self._match(all_anchors, gt_instances):
+        for match in self._match(anchors, gt_instances):
             labels = match.labels
             if self.crowd_rule is not None:
                 self.crowd_rule.apply_(labels, all_anchors, match.crowds, background=0)
@@ -243,13 +254,14 @@ class FocalRPN(DenseLossMixin, RPN):
             gt_boxes.append(match.boxes)
         return gt_labels, gt_boxes
 
-    def _match(self, anchors: Boxes, gt_instances: list[Instances]) -> Iterator[Match]:
+    def _match(self, levels: list[Boxes], gt_instances: list[Instances]) -> Iterator[Match]:
         """Match the anchors of each image, before the sampling."""
-        matches: Iterator[Match]
+        anchors = Boxes.cat(levels)
+        matches: Iterable[Match]
         if self.matches_inside_only:
-            matches = (self._match_inside(anchors, instances) for instances in gt_instances)
+            matches = (self._match_inside(levels, instances) for instances in gt_instances)
         else:
-            matches = match_images(self.anchor_matcher, anchors, gt_instances)
+            matches = self._match_all(levels, gt_instances)
         for match, instances in zip(matches, gt_instances, strict=True):
             if self.anchor_boundary_thresh >= 0:
                 inside = anchors.inside_box(
@@ -260,14 +272,23 @@ class FocalRPN(DenseLossMixin, RPN):
                 match.labels.masked_fill_(~inside, -1)
             yield match
 
-    def _match_inside(self, anchors: Boxes, instances: Instances) -> Match:
+    def _match_all(self, levels: list[Boxes], gt_instances: list[Instances]) -> Iterable[Match]:
+        """Match all anchors of each image."""
+        if self.assigner is None:
+            return match_images(self.anchor_matcher, Boxes.cat(levels), gt_instances)
+        return self.assigner.match(AnchorGrid.of(levels, self.anchor_generator), gt_instances)
+
+    def _match_inside(self, levels: list[Boxes], instances: Instances) -> Match:
         """Match the anchors inside the image. Anchors outside have no object and are ignored."""
-        outside = ~_inside_image(anchors, instances.image_size)
+        outside = [~_inside_image(anchors, instances.image_size) for anchors in levels]
         # A NaN box has no overlap, so anchors outside are no object's best anchors
-        nowhere = Boxes(anchors.tensor.masked_fill(outside.unsqueeze(1), float("nan")))
-        (match,) = match_images(self.anchor_matcher, nowhere, [instances])
-        match.labels.masked_fill_(outside, -1)
-        match.idxs.masked_fill_(outside, len(match.objects))
+        nowhere = [
+            Boxes(anchors.tensor.masked_fill(mask.unsqueeze(1), float("nan")))
+            for anchors, mask in zip(levels, outside, strict=True)
+        ]
+        (match,) = self._match_all(nowhere, [instances])
+        match.labels.masked_fill_(torch.cat(outside), -1)
+        match.idxs.masked_fill_(torch.cat(outside), len(match.objects))
         return match
 
     @torch.jit.unused

@@ -111,10 +111,10 @@ def check_leaves_out(loss: ClassificationLoss, num_classes: int) -> None:
             "choose a loss of independent classes"
         )
     device = next(loss.buffers(), torch.zeros(0)).device
-    logits = torch.linspace(-2, 2, num_classes, device=device).unsqueeze(0)
-    nothing = torch.full_like(logits, LOWEST)
-    alone, both = (_sum(loss, x) for x in (logits, torch.cat([logits, nothing])))
-    vanishes = abs(_sum(loss, nothing)) < VANISHES
+    logits = torch.linspace(-2, 2, 3 * num_classes, device=device).view(3, num_classes)
+    nothing = torch.full_like(logits[:1], LOWEST)
+    alone, both = (_loss(loss, x, num_objects=2) for x in (logits, torch.cat([logits, nothing])))
+    vanishes = abs(_loss(loss, nothing, num_objects=0)) < VANISHES
     if not (vanishes and math.isclose(both, alone, rel_tol=1e-5)):
         raise ValueError(
             f"{name} counts a negative of probability 0, so no class can be left out of an image; "
@@ -123,8 +123,11 @@ def check_leaves_out(loss: ClassificationLoss, num_classes: int) -> None:
 
 
 @torch.no_grad()
-def _sum(loss: ClassificationLoss, logits: Tensor) -> float:
-    """Return the loss of background anchors, without an update of its state."""
+def _loss(loss: ClassificationLoss, logits: Tensor, *, num_objects: int) -> float:
+    """Return the loss of an image whose first anchors have class 0; its state stays unchanged."""
     labels = torch.full(logits.shape[:1], logits.shape[1], device=logits.device)
-    quality = torch.zeros(logits.shape[:1], device=logits.device) if loss.needs_quality else None
-    return float(copy.deepcopy(loss).eval()(logits, labels, quality=quality))
+    labels[:num_objects] = 0
+    quality = 1 / (2 + torch.arange(len(labels), device=logits.device))
+    options = {"quality": quality.unsqueeze(0)} if loss.needs_quality else {}
+    image = logits.unsqueeze(0), labels.unsqueeze(0)
+    return float(copy.deepcopy(loss).eval()(*image, **options))

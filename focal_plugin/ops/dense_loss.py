@@ -13,9 +13,8 @@ Shape shorthand:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from .dense_loss_block import Block, Evaluate, Implementation, Terms
 from .formula import refuse_second_derivative
 from .formula_check import check_formula
 from .implementations import choose
+from .layout import Layout
 
 MODULES: dict[str, Implementation] = {
     "cpp": dense_loss_cpp,
@@ -73,7 +73,7 @@ def dense_loss(
         differentiated once. Slopes below 1e-20 are flushed to 0. An infinite logit gives an
         infinite or NaN loss.
     """
-    blocks = [_Layout.of(x).block(x, y, z) for x, y, z in zip_levels(logits, labels, quality)]
+    blocks = [_block(Layout.of(x), x, y, z) for x, y, z in zip_levels(logits, labels, quality)]
     device = blocks[0].logits.device
     if not isinstance(scale, Tensor):
         scale = torch.full((), scale, device=device)  # filled by a kernel, without a blocking copy
@@ -100,8 +100,8 @@ def dense_loss_per_anchor(
         float32 (...); 0 for ignored anchors. The backward pass computes the gradient from the
         logits, which are all that is stored until then.
     """
-    layout = _Layout.of(logits)
-    block = layout.block(logits, labels, quality)
+    layout = Layout.of(logits)
+    block = _block(layout, logits, labels, quality)
     evaluate = implementation(impl, block, terms)
     return layout.anchors_as_given(_PerAnchor.apply(evaluate, terms, block, block.logits))
 
@@ -182,50 +182,14 @@ class _PerAnchor(torch.autograd.Function):
         return None, None, None, ctx.evaluate(block, ctx.terms, upstream.contiguous())[1]
 
 
-class _Layout(NamedTuple):
-    """Memory layout of a tensor (..., K)."""
-
-    order: tuple[int, ...]  # its dimensions, from the largest stride to the smallest
-    shape: tuple[int, int, int]  # (G, K, T)
-    anchors: tuple[int, ...]  # (...)
-
-    @classmethod
-    def of(cls, logits: Tensor) -> _Layout:
-        last = logits.dim() - 1
-        strides = logits.stride()
-        order = sorted(range(last + 1), key=lambda i: (-strides[i], i))
-        if logits.is_contiguous() or not logits.permute(order).is_contiguous():
-            order = list(range(last + 1))
-        anchors, num_classes = logits.shape[:-1], logits.shape[-1]
-        groups = math.prod(logits.shape[i] for i in order[: order.index(last)])
-        shape = (groups, num_classes, math.prod(anchors) // max(groups, 1))
-        if num_classes == 1:  # one plane of all anchors
-            shape = (1, 1, math.prod(anchors))
-        return cls(tuple(order), shape, tuple(anchors))
-
-    def block(self, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Block:
-        if quality is not None:
-            quality = self._anchors_in_memory(quality.detach().float())
-        return Block(
-            logits=logits.permute(self.order).reshape(self.shape).contiguous(),
-            labels=self._anchors_in_memory(labels.int()),
-            quality=quality,
-        )
-
-    def anchors_as_given(self, anchors: Tensor) -> Tensor:
-        """Reorder (G, T) -> (...)."""
-        order = self._order_of_anchors()
-        in_memory = anchors.reshape([self.anchors[i] for i in order])
-        return in_memory.permute([order.index(i) for i in range(len(order))])
-
-    def _anchors_in_memory(self, anchors: Tensor) -> Tensor:
-        """Reorder (...) -> (G, T), contiguous."""
-        groups, _, num_anchors = self.shape
-        return anchors.permute(self._order_of_anchors()).reshape(groups, num_anchors).contiguous()
-
-    def _order_of_anchors(self) -> list[int]:
-        last = len(self.order) - 1
-        return [i for i in self.order if i != last]
+def _block(layout: Layout, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Block:
+    if quality is not None:
+        quality = layout.anchors_in_memory(quality.detach().float())
+    return Block(
+        logits=layout.logits_in_memory(logits),
+        labels=layout.anchors_in_memory(labels.int()),
+        quality=quality,
+    )
 
 
 def zip_levels(

@@ -56,7 +56,7 @@ def _evaluate_all(
 ) -> tuple[Tensor, Tensor | None]:
     per_anchor = torch.zeros(block.labels.shape, device=block.labels.device)
     gradient = None if factor is None else torch.empty_like(block.logits)
-    positives = _Positives.of(block)
+    positives = Positives.of(block)
     _negatives(block, terms, factor, positives, per_anchor, gradient)
     # The values computed for ignored anchors may be NaN
     ignored = (block.labels < 0).nonzero(as_tuple=True)
@@ -68,7 +68,7 @@ def _evaluate_all(
     return per_anchor, gradient
 
 
-class _Positives(NamedTuple):
+class Positives(NamedTuple):
     """Logits whose class is the label of their anchor, in memory order."""
 
     at: Tensor  # (V,), index into all logits
@@ -76,7 +76,7 @@ class _Positives(NamedTuple):
     label: Tensor  # (V,), int64
 
     @classmethod
-    def of(cls, block: Block) -> _Positives:
+    def of(cls, block: Block) -> Positives:
         _, num_classes, num_anchors = block.logits.shape
         is_positive = (block.labels >= 0) & (block.labels < num_classes)
         group, anchor = is_positive.nonzero(as_tuple=True)
@@ -90,7 +90,7 @@ def _negatives(
     block: Block,
     terms: Terms,
     factor: Tensor | None,
-    positives: _Positives,
+    positives: Positives,
     per_anchor: Tensor,
     gradient: Tensor | None,
 ) -> None:
@@ -99,7 +99,7 @@ def _negatives(
     weights = terms.weights(num_classes, block.logits.device)[1].view(1, -1, 1)
     if factor is not None and factor.dim():
         factor = factor.unsqueeze(1)  # (G, 1, T)
-    for chunk, of_chunk in _chunks(block.logits.shape, positives.at):
+    for chunk, of_chunk in chunks(block.logits.shape, positives.at):
         logits = block.logits[chunk]
         minus_x = _padded(logits)
         at = Point(-minus_x)
@@ -146,7 +146,7 @@ def _add_positives(
     block: Block,
     terms: Terms,
     factor: Tensor | None,
-    positives: _Positives,
+    positives: Positives,
     per_anchor: Tensor,
     gradient: Tensor | None,
 ) -> None:
@@ -165,7 +165,7 @@ def _add_positives(
         gradient.view(-1)[positives.at] = slope.to(gradient.dtype)
 
 
-def _chunks(shape: torch.Size, positives: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+def chunks(shape: torch.Size, positives: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """
     Yield parts of the logits (G, K, T): some groups, or some planes of a group that is too large.
 

@@ -129,3 +129,16 @@ def test_a_dataset_without_objects_has_only_background():
     found = label_anchors(placed(read_detector(config()), table_of_boxes([[], []])))
     assert found.anchors.sum() > 0
     assert found.ignored.sum() == found.positives.sum() == 0
+
+
+def test_the_assigner_of_training_is_known():
+    for changes, expected in [
+        ({}, "max_iou"),
+        ({"MODEL__FOCAL__ASSIGNER__NAME": "tal"}, "tal"),
+        ({"MODEL__FOCAL__BAG_LOSS__NAME": "FreeAnchorLoss"}, "FreeAnchorLoss"),
+        (
+            {"MODEL__META_ARCHITECTURE": "RetinaNet", "MODEL__FOCAL__ASSIGNER__NAME": "tal"},
+            "max_iou",
+        ),
+    ]:
+        assert read_detector(config(**changes)).assigner == expected

@@ -55,6 +55,8 @@ def config_of_arm(arm, num_images, name="retinanet_small.yaml", **keys):
         ("softmax_fl", 3),
         ("norm_per_image", 3),
         ("qfl", 3),
+        ("rank_sort", 1),
+        ("dr_authors", 1),
         ("ohem", 3),
         ("ghm", 1),
     ],

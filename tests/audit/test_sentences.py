@@ -33,7 +33,11 @@ def counted(index, name, objects):
 
 
 QUIET = {
-    "detector": {"kind": "RetinaNet", "frame": {"short": 256, "longest": 400}},
+    "detector": {
+        "kind": "RetinaNet",
+        "assigner": "max_iou",
+        "frame": {"short": 256, "longest": 400},
+    },
     "images": {"train": ["mine"], "images": 9, "objects": 30, "crowds": 0},
     "classes": {
         "per_class": [counted(0, "RBC", 20), counted(1, "Platelets", 10)],
@@ -143,6 +147,11 @@ def test_a_class_without_anchors_is_red_with_its_remedy(remedy, end):
             {"anchors__per_class": [row(20, 0.97), row(10, 0.97, positives=0.01, neutral=0.1)]},
             "yellow",
             "Platelets: 50% of all objects, but 1.0% of all positive anchors.",
+        ),
+        (
+            {"detector__assigner": "atss"},
+            "yellow",
+            "Positives are counted by IoU thresholds (max_iou), but training uses atss.",
         ),
         ({"anchors__stolen": 0.02}, "yellow", "2.0% of objects lose all of their anchors to"),
         ({"anchors__forced": 0.2}, "yellow", "20% of positives exist only as the best anchors"),

@@ -15,6 +15,8 @@ from focal_plugin.diagnostics.analysis import (
     view_anchors,
 )
 from focal_plugin.losses import (
+    CLS_LOSS_REGISTRY,
+    ALRPLoss,
     EqualizationLossV2,
     EqualizedFocalLoss,
     GHMLoss,
@@ -23,6 +25,8 @@ from focal_plugin.losses import (
     SigmoidFocalLoss,
     SoftmaxCrossEntropyLoss,
 )
+
+from ..each import each
 
 K = 3
 SIZES = [6, 4]
@@ -114,6 +118,45 @@ def test_shares_of_nothing_are_zero():
     assert tally.easy_loss_share == tally.easy_gradient_share == 0
     nothing = torch.full_like(labels, -1)
     assert tally_of(SigmoidCrossEntropyLoss(), logits, nothing, nothing).easy_share == 0
+
+
+@each("name", ["APLoss", "ALRPLoss", "RankSortLoss", "DRLoss", "APELoss"])
+def test_a_loss_without_rows_is_distributed_by_its_gradient(name):
+    logits, labels = batch()
+    loss = CLS_LOSS_REGISTRY.get(name)()
+    quality = torch.linspace(0.1, 0.9, labels.numel()).view(labels.shape)
+    view = view_anchors(loss, logits, labels, divisors=DIVISORS, quality=quality)
+    joined = torch.cat(logits, 1).requires_grad_()
+    total = loss(joined, labels, quality=quality)
+    (gradient,) = torch.autograd.grad(total, joined)
+    norms = gradient.abs().sum(-1)
+    torch.testing.assert_close(view.gradient, gradient.abs())
+    torch.testing.assert_close(view.divided.sum(), total.detach())
+    torch.testing.assert_close(view.loss, total.detach() * norms / norms.sum())
+    assert (view.loss[labels == -1] == 0).all()
+
+
+def test_box_losses_reach_a_loss_that_weighs_them():
+    logits, labels = batch()
+    box_loss = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
+    views = [
+        view_anchors(ALRPLoss(), logits, labels, divisors=DIVISORS, box_loss=x)
+        for x in (None, box_loss)
+    ]
+    torch.testing.assert_close(views[0].divided.sum(), views[1].divided.sum())
+    assert views[1].gradient.sum() > 1.01 * views[0].gradient.sum()
+
+
+def test_a_sum_that_is_not_normalized_is_divided():
+    class Total(SigmoidCrossEntropyLoss):
+        has_rows = False
+
+    logits, labels = batch()
+    rows = view_anchors(SigmoidCrossEntropyLoss(), logits, labels, divisors=DIVISORS)
+    view = view_anchors(Total(), logits, labels, divisors=DIVISORS)
+    torch.testing.assert_close(view.gradient, rows.gradient)
+    torch.testing.assert_close(view.loss.sum(), rows.loss.sum())
+    torch.testing.assert_close(view.divided.sum(), rows.divided.sum())
 
 
 def test_histogram_counts_each_logit_once_by_whether_the_label_names_it():

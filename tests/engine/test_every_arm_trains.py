@@ -34,6 +34,7 @@ ARMS = {
 STEPS = 2
 """Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
+BAG_LOSSES = {"loss_positive_bag", "loss_negative_bag"}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 COUNTS = [f"MODEL.FOCAL.{stage}CLS_LOSS.SAMPLES_PER_CLASS" for stage in ("", "ROI_HEADS.")]
 CHANGED_HERE = {*COUNTS, *NARROW}
@@ -82,6 +83,8 @@ def test_the_images_have_an_object_for_each_level(images):
 
 def losses_of(cfg):
     """Return the names of the losses of the architecture."""
+    if cfg.MODEL.FOCAL.BAG_LOSS.NAME:
+        return BAG_LOSSES
     if cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet":
         return DENSE_LOSSES | ({"loss_carl"} if cfg.MODEL.FOCAL.CARL.WEIGHT else set())
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:

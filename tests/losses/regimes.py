@@ -58,7 +58,13 @@ def call(name: str, logits, labels, **options):
 
 
 def quality_given(loss, name):
-    """Give a loss that requires a quality the same quality for every box."""
+    """
+    Give a loss that requires a quality the same quality for every box.
+
+    A function that requires box losses gets 0 for each, like its module by default.
+    """
+    if LOSS_CLASSES[name].needs_box_loss and not isinstance(loss, torch.nn.Module):
+        return functools.partial(_with_box_loss, loss)
     if not LOSS_CLASSES[name].needs_quality:
         return loss
     if isinstance(loss, torch.nn.Module):
@@ -72,6 +78,11 @@ def _with_quality(loss, logits, labels, quality=None, **options):
     if quality is None:
         quality = torch.full(labels.shape, QUALITY)
     return loss(logits, labels, quality=quality, **options)
+
+
+def _with_box_loss(loss, logits, labels, **options):
+    classification, _ = loss(logits, labels, torch.zeros(labels.shape), **options)
+    return classification
 
 
 def num_logits(name: str) -> int:

@@ -17,7 +17,7 @@ from ..each import each
 from .regimes import LOSS_CLASSES, K, call, function_of, has_option, make, num_logits, random_batch
 
 NAN, INF = float("nan"), float("inf")
-BY_TYPE = {int: [-1]}
+BY_TYPE = {int: [-1], str: ["other"]}
 """Illegal values of a key that is not below: a count is not negative, and a float is not NaN."""
 
 # Illegal values of each key, in addition to NaN. Two losses may share a key.
@@ -25,12 +25,22 @@ ILLEGAL = {
     "MODEL.RETINANET.NUM_CLASSES": [0, -1],
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": [-0.5, 1.5],
     "MODEL.RETINANET.FOCAL_LOSS_GAMMA": [-1.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.ALRP_DELTA": [-0.5, INF],
+    "MODEL.FOCAL.CLS_LOSS.ALRP_EPS": [-1e-5, INF],
+    "MODEL.FOCAL.CLS_LOSS.APE_SCALE": [-1.0, 0.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.APE_TOP_K": [0, -1],
+    "MODEL.FOCAL.CLS_LOSS.AP_DELTA": [-0.5, INF],
     "MODEL.FOCAL.CLS_LOSS.ASL_CLIP": [-0.1, 1.0],
     "MODEL.FOCAL.CLS_LOSS.ASL_GAMMA_NEG": [-1.0, INF],
     "MODEL.FOCAL.CLS_LOSS.ASL_GAMMA_POS": [-1.0, INF],
     "MODEL.FOCAL.CLS_LOSS.FL_STAR_BETA": [INF],
     "MODEL.FOCAL.CLS_LOSS.CB_BETA": [-0.1, 1.0],
     "MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA": [[0.1, 0.2, 0.3, 0.4, 1.5]],
+    "MODEL.FOCAL.CLS_LOSS.DR_LAMBDA_NEG": [-0.1, 0.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.DR_LAMBDA_POS": [-0.1, 0.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.DR_MARGIN": [INF],
+    "MODEL.FOCAL.CLS_LOSS.DR_SCALE": [-1.0, 0.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.DR_TAU": [-1.0, INF],
     "MODEL.FOCAL.CLS_LOSS.ECM_FG_BG_RATIO": [0.0, INF],
     "MODEL.FOCAL.CLS_LOSS.EFL_SCALE": [-1.0],
     "MODEL.FOCAL.CLS_LOSS.EQLV2_ALPHA": [-1.0],
@@ -45,6 +55,7 @@ ILLEGAL = {
     "MODEL.FOCAL.CLS_LOSS.MAL_GAMMA": [-1.0, INF],
     "MODEL.FOCAL.CLS_LOSS.POLY_EPSILON": [INF],
     "MODEL.FOCAL.CLS_LOSS.QFL_BETA": [-1.0, 0.5, INF],
+    "MODEL.FOCAL.CLS_LOSS.RS_DELTA": [-0.5, INF],
     "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS": [[10, -1, 5, 5, 5]],
     "MODEL.FOCAL.CLS_LOSS.SEESAW_EPS": [0.0, 1.5],
     "MODEL.FOCAL.CLS_LOSS.SEESAW_P": [-1.0, INF],
@@ -105,7 +116,8 @@ ONE_NUMBER = [np.float32, np.float64, np.array, torch.tensor, Fraction]
 NUMBERS = [
     option
     for option in OPTIONS
-    if option[2].split(".")[-1] not in {"CLASS_ALPHA", "SAMPLES_PER_CLASS", "SEESAW_REDUCTION"}
+    if option[2].split(".")[-1]
+    not in {"CLASS_ALPHA", "SAMPLES_PER_CLASS", "SEESAW_REDUCTION", "RANKING_SCOPE"}
 ]
 
 
@@ -113,7 +125,7 @@ NUMBERS = [
 def test_a_number_of_any_library_is_the_number(name, option, key):
     default = inspect.signature(LOSS_CLASSES[name].__init__).parameters[option].default or 0.5
     number = K if option == "num_classes" else type(default)(default * 0.75)
-    types = [np.int16, np.array, torch.tensor] if isinstance(number, int) else ONE_NUMBER
+    types = [np.int32, np.array, torch.tensor] if isinstance(number, int) else ONE_NUMBER
     logits, labels = batch_for(name)
     expected = make(name, **{option: number})(logits, labels)
     for convert in types:

@@ -20,7 +20,9 @@ from .toy import NUM_CLASSES, gradients_of, losses_of, tiny_model, toy_batch
 K = 5
 LABELED = [0, 2, 4]
 CLASSES = dict(CLS_LOSS_REGISTRY)
-LEAVES_OUT = [name for name in DENSE_CLS_LOSSES if not CLASSES[name].softmax and name != "GHMLoss"]
+COUNTS = {"DRLoss", "GHMLoss"}
+"""Losses in which a negative of probability 0 has a part."""
+LEAVES_OUT = [name for name in DENSE_CLS_LOSSES if not CLASSES[name].softmax and name not in COUNTS]
 LEVELS = [(4, 3), (2, 2)]
 """Height and width of each level; there are two anchors per location."""
 
@@ -130,6 +132,7 @@ def test_losses_of_independent_classes_can_leave_out_a_class():
     [
         (CLASSES["SoftmaxFocalLoss"](), "SoftmaxFocalLoss compares all classes"),
         (CLASSES["SoftmaxCrossEntropyLoss"](), "SoftmaxCrossEntropyLoss compares all classes"),
+        (CLASSES["DRLoss"](), "DRLoss counts a negative of probability 0"),
         (CLASSES["GHMLoss"](), "GHMLoss counts a negative of probability 0"),
         (SigmoidFocalLoss(gamma=0, label_smoothing=0.1), "SigmoidFocalLoss counts a negative"),
         (SigmoidFocalStarLoss(gamma=1e-4), "SigmoidFocalStarLoss counts a negative"),

@@ -14,7 +14,9 @@ import torch
 from focal_plugin.ops import Terms, dense_loss, dense_loss_per_anchor
 from focal_plugin.ops.dense_loss import MODULES
 from focal_plugin.ops.extension import has_extension
+from focal_plugin.ops.levels import Levels
 from focal_plugin.ops.match_anchors import LOW_QUALITY, match_anchors
+from focal_plugin.ops.ranking import Ranking
 
 from .test_dense_loss import TERMS, reference
 
@@ -156,6 +158,58 @@ def check_dense_loss(choose, impl):
     close(gradient.cpu().double(), exact, **TOLERANCE[dtype])
 
 
+@every_seed
+@pytest.mark.parametrize("impl", [pytest.param("cpp", marks=needs_extension), "eager"])
+def test_ranking_equals_float64(impl, seed):
+    run(check_ranking, impl, seed, CASES // 2)
+
+
+def check_ranking(choose, impl):
+    dtype = choose.choice(DTYPES["eager"])
+    torch.set_num_threads(choose.randint(1, 3))
+    levels, labels = [], []
+    num_classes = choose.choice(CLASSES)
+    for _ in range(choose.randint(1, 3)):
+        anchors = choose.anchors()
+        logits = torch.randn(*anchors, num_classes, generator=choose.torch)
+        logits = choose.choice([logits, logits.round(), 40 * logits])
+        level = torch.randint(-1, num_classes + 1, anchors, generator=choose.torch)
+        # few positives, because the reference visits all pairs
+        share = choose.choice([0, 1]) * min(1, 20 / max(level.numel(), 1))
+        is_negative = torch.rand(anchors, generator=choose.torch) >= share
+        labels.append(level.masked_fill(is_negative & (level >= 0), num_classes))
+        levels.append(choose.strided(logits.to(dtype)).detach().requires_grad_())
+    delta, upstream = choose.choice([0.0, 0.5, 1.0]), choose.choice([1.0, 2.5])
+    ranking = Ranking(Levels(levels, labels), delta=delta, impl=impl)
+    weights = ranking.scores.sigmoid()
+    loss = ranking.loss(weights, weights, -weights) * upstream
+    gradients = torch.autograd.grad(loss, levels)
+
+    of_classes = [y.unsqueeze(-1) == torch.arange(num_classes) for y in labels]
+    masks = [(y >= 0).unsqueeze(-1) & ~z for y, z in zip(labels, of_classes, strict=True)]
+    scores = torch.cat(
+        [x[z].double() for x, z in zip(levels, of_classes, strict=True)]
+    ).detach()  # in another order
+    case = f"{[x.shape for x in levels]} {[x.stride() for x in levels]} {dtype} {delta}"
+    close = functools.partial(torch.testing.assert_close, msg=lambda text: f"{case}: {text}")
+    close(ranking.scores.sort().values, scores.sort().values, rtol=0, atol=0)
+    negatives = torch.cat([x[m].double() for x, m in zip(levels, masks, strict=True)]).detach()
+    close(ranking.false_positives, ramps(negatives, ranking.scores, delta).sum(1))
+    for x, mask, of_class, found in zip(levels, masks, of_classes, gradients, strict=True):
+        expected = torch.zeros_like(x, dtype=torch.float64)
+        at = x.detach().double()
+        expected[mask] = scores.sigmoid() @ ramps(at[mask], scores, delta)
+        expected[of_class] = -at[of_class].sigmoid()
+        expected *= upstream / max(len(scores), 1)
+        close(found.double(), expected, **TOLERANCE[dtype])
+
+
+def ramps(x, centers, delta):
+    """Return the ramp of each x at each center, (P, V)."""
+    gap = x - centers.unsqueeze(1)
+    return (gap / (2 * delta) + 0.5).clamp(0, 1) if delta else (gap >= 0).double()
+
+
 def random_boxes(choose, count):
     """Return boxes with exact coordinates, a few of them without area."""
     corner = torch.randint(0, 12, (count, 2), generator=choose.torch)
@@ -275,6 +329,33 @@ def test_the_operator_of_dense_loss_refuses_memory_that_it_would_misread():
 def test_the_operator_of_dense_loss_refuses_what_it_cannot_compute(wrong):
     with pytest.raises(RuntimeError, match=r"dense_loss|requires|formula|<= 4"):
         torch.ops.focal_plugin.dense_loss(**{**LEGAL, **wrong})
+
+
+@needs_extension
+def test_the_operators_of_a_ranking_refuse_memory_that_they_would_misread():
+    legal = {
+        "logits": torch.zeros(2, 3, 4),
+        "labels": torch.zeros(2, 4, dtype=torch.int32),
+        "edges": torch.linspace(-1, 1, 6, dtype=torch.float64),
+        "left": torch.zeros(7, dtype=torch.float64),
+    }
+    outputs = {
+        "heights": torch.zeros(7, dtype=torch.float64),
+        "slopes": torch.zeros(7, dtype=torch.float64),
+        "gradient": torch.zeros(2, 3, 4),
+    }
+    for operator, inputs in (("ranking_tally", legal), ("ranking_write", {**legal, **outputs})):
+        operator = getattr(torch.ops.focal_plugin, operator)
+        operator(**inputs)
+        for name, tensor in inputs.items():
+            wrong = [tensor.new_zeros(()), tensor.new_zeros(5), tensor.new_zeros(0), tensor.short()]
+            wrong += [tensor.repeat_interleave(2, dim=-1)[..., ::2]]
+            wrong += [tensor.new_zeros(2, 3, 5), tensor[:1].expand(tensor.shape)]
+            for other in wrong:
+                with pytest.raises(
+                    (RuntimeError, NotImplementedError), match=r"must be|for 'Short'"
+                ):
+                    operator(**{**inputs, name: other})
 
 
 @needs_extension

@@ -202,7 +202,7 @@ def ours(
         outputs = [view_as_anchors(x, num_classes) for x in outputs]
     if not loss.any_layout:
         outputs = [x.flatten(1, -2) for x in outputs]
-    if not loss.decomposes:
+    if not (loss.decomposes or loss.any_layout):
         outputs = [cat(outputs, dim=1)]
     sizes = [x[0, ..., 0].numel() for x in outputs]
 

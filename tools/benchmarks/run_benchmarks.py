@@ -29,6 +29,7 @@ FAST = {
     "dense-loss-800x1344": "bm_dense_loss.py --size 800 1344 --rounds 5",
     "dense-loss-rows": "bm_dense_loss.py --anchors 20000 --batch 4 --rounds 9",
     "losses": "bm_dense_loss.py --loss --size 512 512 --rounds 3",
+    "ranking": "bm_ranking.py --rounds 3",
     "box-loss": "bm_box_loss.py --size 800 1344 --rounds 15",
     "label-anchors": "bm_match_anchors.py --rounds 7",
     "step-shapes": f"bm_training_step.py --config-file {SHAPES} --batch 16 --size 128 128",

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ...checks import check_count
 from ...diagnostics.analysis import AnchorView, Tally
+from ...diagnostics.positives import count_positives
 from ...diagnostics.snapshot import Snapshot, write_snapshot
 from ...modeling.dense_losses import DenseLossMixin, DenseStep
 from ...run_folder import GRADIENT_NORM_KEY, snapshot_file
@@ -51,8 +52,9 @@ class DiagnosticsHook(HookBase):
     It does not change the training, bit for bit.
 
     Every `MODEL.FOCAL.DIAGNOSTICS.PERIOD` iterations it writes into the event storage: the scalars
-    of :func:`log_tally` for each dense part, and `diagnostics/parameter_gradient_norm`, the norm of
-    all parameters' gradients together before clipping. It logs one line for the first iteration.
+    of :func:`log_tally` and :func:`log_positives` for each dense part, and
+    `diagnostics/parameter_gradient_norm`, the norm of all parameters' gradients together before
+    clipping. It logs one line for the first iteration.
 
     It writes a :class:`Snapshot` of each dense part on fixed images into the folder `diagnostics`
     of `OUTPUT_DIR`: `start_<part>.npz` if the run starts at iteration 0, and `final_<part>.npz` at
@@ -83,7 +85,7 @@ class DiagnosticsHook(HookBase):
         if not self._parts:
             logger.info(
                 "Diagnostics of this detector contain only the gradient norm: its dense losses are "
-                "Detectron2's, or are available as a sum only"
+                "Detectron2's, or the box loss is available as a sum only"
             )
             return
         self._images = load_fixed_images(self._cfg)
@@ -203,6 +205,8 @@ class _Observer:
         prefix = f"diagnostics/{self._name}"
         storage = get_event_storage()
         log_tally(storage, prefix, tally, level_names(self._part))
+        num_classes = view.gradient.shape[-1]
+        log_positives(storage, prefix, step, level_names(self._part), num_classes=num_classes)
         _put(storage, {f"{prefix}/divisor": divisor_of(self._part, step)})
         if comm.is_main_process():  # only its writers clear the histograms of the storage
             norms = view.gradient[step.kept_labels >= 0].flatten()
@@ -234,6 +238,39 @@ def log_tally(storage: EventStorage, prefix: str, tally: Tally, levels: list[str
         "gradient_pos": tally.total("gradient_pos"),
         "gradient_neg": tally.total("gradient_neg"),
     }
+    _put(storage, {f"{prefix}/{name}": value for name, value in scalars.items()})
+
+
+def log_positives(
+    storage: EventStorage, prefix: str, step: DenseStep, levels: list[str], *, num_classes: int
+) -> None:
+    """
+    Log the numbers of positive anchors that the assigner gives, before mining.
+
+    In this order: the number on each level, and of each class that has one. If the objects are
+    known: the mean over all objects, and the number of objects without a positive anchor.
+
+    Args:
+        prefix: prefix of the names.
+        levels: names of the feature levels.
+        num_classes: K.
+    """
+    targets = step.targets
+    counts = count_positives(
+        step.labels,
+        targets.objects,
+        num_classes=num_classes,
+        sizes=[x.shape[1] for x in step.logits],
+    )
+    of_levels, of_classes = counts.of_levels.tolist(), counts.of_classes.tolist()
+    scalars = {f"{x}/positives": n for x, n in zip(levels, of_levels, strict=True)}
+    scalars |= {f"class_{k}/positives": n for k, n in enumerate(of_classes) if n}
+    if counts.of_objects is not None and targets.num_unassigned is not None:
+        missing = int(targets.num_unassigned.sum())
+        num_objects = len(counts.of_objects) + missing
+        if num_objects:
+            scalars["positives_per_object"] = int(counts.of_objects.sum()) / num_objects
+        scalars["objects_without_anchor"] = missing
     _put(storage, {f"{prefix}/{name}": value for name, value in scalars.items()})
 
 

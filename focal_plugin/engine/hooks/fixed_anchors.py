@@ -53,12 +53,14 @@ SEED = 1708_02002
 
 
 def dense_parts(model: nn.Module) -> dict[str, DenseLossMixin]:
-    """Return the parts of a detector, by name, whose dense losses give the loss of each anchor."""
+    """Return the parts of a detector with dense losses, by name, whose boxes have a loss each."""
     parts = {"retinanet": model, "rpn": getattr(model, "proposal_generator", None)}
     return {
         name: part
         for name, part in parts.items()
-        if isinstance(part, DenseLossMixin) and part.cls_loss.has_rows and part.box_loss.has_rows
+        if isinstance(part, DenseLossMixin)
+        and part.box_loss.has_rows
+        and getattr(part, "bag_loss", None) is None
     }
 
 
@@ -86,6 +88,12 @@ def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
 
 def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]:
     """Return the anchor view and the tally of a step in the current state of the losses."""
+    with torch.no_grad():
+        per_box = part.box_loss.per_box(*step.box_pairs)
+        if step.box_weights is not None:
+            per_box = per_box * step.box_weights
+        box_loss = torch.zeros_like(step.boxed, dtype=per_box.dtype)
+        box_loss[step.boxed] = per_box
     view = view_anchors(
         part.cls_loss,
         step.logits,
@@ -93,13 +101,8 @@ def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]
         divisors=step.cls_divisors,
         quality=step.quality,
         weights=step.cls_weights,
+        box_loss=box_loss,
     )
-    with torch.no_grad():
-        box_loss = torch.zeros_like(view.loss)
-        per_box = part.box_loss.per_box(*step.box_pairs)
-        if step.box_weights is not None:
-            per_box = per_box * step.box_weights
-        box_loss[step.boxed] = per_box
     tally = tally_anchors(
         view,
         step.labels,

@@ -328,6 +328,11 @@ def test_a_run_leaves_scalars_and_two_snapshots(make_cfg):
     assert sum(last[prefix + name] for name in levels) == pytest.approx(sides)
     assert last["diagnostics/parameter_gradient_norm"] == final.parameter_gradient_norms[3]
     assert 0 <= last[prefix + "easy_cls_share"] <= 1
+    of_levels = sum(last[f"{prefix}{level}/positives"] for level in ("p3", "p4", "p5"))
+    of_classes = sum(last.get(f"{prefix}class_{k}/positives", 0) for k in range(5))
+    assert of_levels == of_classes > 0
+    assert last[prefix + "positives_per_object"] >= 1
+    assert last[prefix + "objects_without_anchor"] == 0
     assert list(Path(cfg.OUTPUT_DIR).glob("events.*"))
 
 
