@@ -96,13 +96,22 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.DR_SCALE = 6.0
     loss.DR_TAU = 4.0
     loss.DR_MARGIN = 0.5
+    # MatchabilityAwareLoss: exponent of the quality and of a negative's p, and weight of negatives
+    loss.MAL_GAMMA = 1.5
+    loss.MAL_ALPHA = 1.0
+    # IoUAwareCrossEntropyLoss: share of the score in a target; the exponent of negatives is
+    # FOCAL_LOSS_GAMMA
+    loss.IA_BCE_ALPHA = 0.25
     # GHMLoss: bins of the gradient norm, and weight of the old histogram
     loss.GHM_BINS = 30
     loss.GHM_MOMENTUM = 0.75
-    # ClassBalancedFocalLoss: beta of the effective number, and objects per class in the training
-    # set ([]: train_net.py counts them)
+    # ClassBalancedFocalLoss: beta of the effective number
     loss.CB_BETA = 0.999
+    # ClassBalancedFocalLoss, EqualizationLoss: objects per class in the training set.
+    # EffectiveClassMarginLoss: images with each class. []: train_net.py counts them
     loss.SAMPLES_PER_CLASS = []
+    # EffectiveClassMarginLoss (RoI heads only): samples of the background for one of a class
+    loss.ECM_FG_BG_RATIO = 6.3313
     # EqualizedFocalLoss: growth of gamma for a class without positive gradient
     loss.EFL_SCALE = 8.0
     # EqualizationLoss: a class is rare below this share of all objects
@@ -111,6 +120,14 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.EQLV2_GAMMA = 12.0
     loss.EQLV2_MU = 0.8
     loss.EQLV2_ALPHA = 4.0
+    # SeesawLoss (RoI heads only): exponents of the ratios of counts and of scores, and lowest own
+    # score in a ratio
+    loss.SEESAW_P = 0.8
+    loss.SEESAW_Q = 2.0
+    loss.SEESAW_EPS = 1e-2
+    # SeesawLoss: "sum": NORMALIZER divides both terms, as for the published results. "mean": the
+    # classes are a mean over RoIs with an object, and the objectness is one over all RoIs
+    loss.SEESAW_REDUCTION = "sum"
 
     # Box loss: a name in BOX_LOSS_REGISTRY; "" selects the loss of Detectron2's key
     # MODEL.RETINANET.BBOX_REG_LOSS_TYPE
@@ -119,8 +136,8 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Factor of the loss
     loss.WEIGHT = 1.0
     # Weight of each box: "" (1, stock), "score" (the largest probability of a class), "iou" (of the
-    # predicted box) or "target" (the weight that the assigner gives). The loss is then divided by
-    # the sum of the weights
+    # predicted box), "centerness" (of the anchor) or "target" (the weight that the assigner gives).
+    # The loss is then divided by the sum of the weights
     loss.WEIGHTED_BY = ""
     # HuberLoss: end of the parabola
     loss.HUBER_DELTA = 1 / 9
@@ -183,6 +200,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     node.HEAD.CLASSIFIER = "conv"
     # "cosine": factor of the cosine
     node.HEAD.COSINE_SCALE = 20.0
+    # DistributionRetinaNetHead: bins of a distance, and factor of the distribution focal loss
+    node.HEAD.NUM_BINS = 17
+    node.HEAD.DFL_WEIGHT = 0.25
 
     # FocalRPN (a name for MODEL.PROPOSAL_GENERATOR.NAME): "detectron2", "tensorpack" or
     # "matterport". The style sets each key below that is empty or None
@@ -258,6 +278,9 @@ def add_focal_config(cfg: CfgNode) -> None:
     roi.BOX_NORMALIZER = "rois"
     # Probability of an object that a fresh box head gives; 0: its biases are zero, as in stock
     roi.PRIOR_PROB = 0.0
+    # NorCal, in evaluation, for a softmax loss: the power of the images with a class by which its
+    # probability is divided (CLS_LOSS.SAMPLES_PER_CLASS; []: train_net.py counts them); 0: off
+    roi.NORCAL_GAMMA = 0.0
     # OHEMROIHeads: a name in MINER_REGISTRY; "" trains on all RoIs. Options are those of
     # MODEL.FOCAL.MINING; NUM_KEEP is MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
     mining = roi.MINING = _options_of(

@@ -18,6 +18,12 @@ REGISTRIES = (
 )
 
 
+# The losses of a dense detector; the others read columns that only a box head has
+DENSE_CLS_LOSSES = sorted(
+    name for name, loss in CLS_LOSS_REGISTRY if loss().num_columns(1) == 1 + loss.softmax
+)
+
+
 @contextlib.contextmanager
 def registrations_kept(folder):
     """Restore the registries, and forget the modules of a folder, afterwards."""

@@ -20,6 +20,7 @@ from focal_plugin.modeling.prior import without_automatic_priors
 from .cached_configs import COCO, coco_arms, files_read_once, read_arm, read_cfg, shapes_arms
 from .conftest import ROOT
 from .each import each
+from .registrations import DENSE_CLS_LOSSES
 from .uninitialized import uninitialized
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -150,8 +151,13 @@ LOSSES = {**dict(CLS_LOSS_REGISTRY), **dict(BOX_LOSS_REGISTRY)}
 def test_every_loss_and_every_miner_has_an_arm():
     configs = [read_arm(arm) for arm in coco_arms("retinanet").values()]
     found = set().union(*map(components_of, configs))
+    box_heads = [read_arm(arm).MODEL.FOCAL.ROI_HEADS for arm in coco_arms("faster_rcnn").values()]
+    of_box_heads = {roi.CLS_LOSS.NAME for roi in box_heads}
     for name in {**LOSSES, **dict(MINER_REGISTRY)}:
-        assert name in found, f"no arm is about {name}: add configs/arms/retinanet/NAME.yaml"
+        is_dense = name not in CLS_LOSS_REGISTRY or name in DENSE_CLS_LOSSES
+        family = "retinanet" if is_dense else "faster_rcnn"
+        message = f"no arm is about {name}: add configs/arms/{family}/NAME.yaml"
+        assert name in (found if is_dense else of_box_heads), message
 
 
 def test_base_equals_detectron2s_except_for_the_architecture():

@@ -60,6 +60,7 @@ from focal_plugin.modeling import (
     rpn,
 )
 from focal_plugin.modeling.balance import BALANCES
+from focal_plugin.modeling.norcal import NorCal
 from focal_plugin.modeling.normalizer import NORMALIZERS, RPN_NORMALIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,9 +127,19 @@ def named(*components: type) -> dict[str, type]:
 
 
 LOSS_KEYS = ("MODEL.FOCAL.CLS_LOSS.", "MODEL.RETINANET.FOCAL_LOSS_")
+DENSE_LOSSES = {
+    name: loss for name, loss in CLS_LOSS_REGISTRY if loss().num_columns(1) == 1 + loss.softmax
+}
 SECTIONS = {
     "classification losses": Section(
-        "classification loss", "MODEL.FOCAL.CLS_LOSS.NAME", dict(CLS_LOSS_REGISTRY), LOSS_KEYS
+        "classification loss", "MODEL.FOCAL.CLS_LOSS.NAME", DENSE_LOSSES, LOSS_KEYS
+    ),
+    "losses of RoI heads": Section(
+        "classification loss of RoI heads",
+        "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME",
+        {name: loss for name, loss in CLS_LOSS_REGISTRY if name not in DENSE_LOSSES},
+        ("MODEL.FOCAL.ROI_HEADS.",),
+        TWO_STAGE,
     ),
     "box losses": Section(
         "box loss",
@@ -173,7 +184,7 @@ SECTIONS = {
     "output layers": Section(
         "output layers, box head",
         "MODEL.ROI_BOX_HEAD.NAME",
-        named(FocalFastRCNNOutputLayers, FocalFastRCNNConvFCHead),
+        named(FocalFastRCNNOutputLayers, NorCal, FocalFastRCNNConvFCHead),
         ("MODEL.FOCAL.ROI_BOX_HEAD.", "MODEL.ROI_BOX_HEAD.N", "MODEL.ROI_BOX_HEAD.CONV_DIM"),
         TWO_STAGE,
     ),

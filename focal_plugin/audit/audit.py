@@ -128,8 +128,8 @@ def _all_sentences(facts: dict[str, Any]) -> tuple[Sentence, ...]:
 def _with_counts(cfg: CfgNode, table: ObjectTable) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
-    set_samples_per_class(cfg, lambda num_classes: table.objects_per_class(num_classes).tolist())
     settle_priors(cfg)
+    set_samples_per_class(cfg, table.objects_per_class, table.images_per_class)
     return cfg
 
 

@@ -53,6 +53,11 @@ class ObjectTable(NamedTuple):
         """Return the number of objects of each class, (K,), int64."""
         return np.bincount(self.classes[self.is_object], minlength=num_classes)
 
+    def images_per_class(self, num_classes: int) -> np.ndarray:
+        """Return the number of images with an object of each class, (K,), int64."""
+        pairs = np.stack([self.image, self.classes])[:, self.is_object]
+        return np.bincount(np.unique(pairs, axis=1)[1], minlength=num_classes)
+
 
 def read_training_set(cfg: CfgNode) -> ObjectTable:
     """Read the datasets of `DATASETS.TRAIN` together, as training loads and filters them."""

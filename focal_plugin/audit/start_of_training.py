@@ -73,8 +73,9 @@ class Start(NamedTuple):
     @property
     def logit(self) -> float:
         """Every logit; that of a softmax loss is relative to the background."""
-        odds = (1 - self.prior_prob) / self.prior_prob
-        return -math.log(odds * self.num_classes if self.cls_loss.softmax else odds)
+        if self.cls_loss.softmax:
+            return -math.log((1 - self.prior_prob) / self.prior_prob * self.num_classes)
+        return self.cls_loss.bias_of(self.prior_prob)
 
 
 def start_of(detector: AnchoredDetector) -> Start:

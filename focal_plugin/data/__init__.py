@@ -13,7 +13,7 @@ from .checks.preflight import (
     report_dataset,
     report_datasets,
 )
-from .class_counts import count_objects
+from .class_counts import count_images, count_objects
 from .dataset_arguments import (
     check_ignored,
     register_datasets,
@@ -38,6 +38,7 @@ __all__ = [
     "check_datasets",
     "check_ignored",
     "compare_with_training",
+    "count_images",
     "count_objects",
     "describe_dataset",
     "draw_dataset",

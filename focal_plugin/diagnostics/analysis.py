@@ -93,7 +93,10 @@ def view_anchors(
             divided = distribute_by_gradient(total, gradient)
             loss = divided * divisor
     joined = joined.detach()
-    probability = joined.softmax(-1) if cls_loss.softmax else joined.sigmoid()
+    if cls_loss.softmax:
+        probability = joined.softmax(-1)
+    else:
+        probability = cls_loss.sigmoid_logits(joined).sigmoid()
     num_classes = joined.shape[-1] - cls_loss.softmax  # without the logit of the background
     return AnchorView(
         loss=loss.detach(),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..losses import CLS_LOSS_REGISTRY, ClassificationLoss
+from ..losses.base import require_dense_columns
 from ..names import did_you_mean
 
 ONE_CLASS: dict[str, Any] = {"num_classes": 1, "samples_per_class": (1,)}
@@ -87,9 +88,10 @@ def trace_loss(text: str, x_t: np.ndarray) -> LossCurve:
 
     Raises:
         ValueError: no loss has that name, an option is unknown or out of range, or the loss has no
-            curve because the loss of an anchor depends on the rest of the batch.
+            curve because the loss of an anchor depends on the rest of the batch or on more logits.
     """
     cls_loss = parse_loss(text)
+    require_dense_columns(cls_loss)
     if cls_loss.own_normalizer:
         raise ValueError(
             f"{type(cls_loss).__name__} has no curve: the loss of an anchor depends on the other "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..config import get_cfg, resolve_device
 from ..config_file import find_config_file
 from ..data import (
     check_datasets,
+    count_images,
     count_objects,
     log_reports,
     register_datasets,
@@ -27,7 +29,7 @@ from ..data import (
     use_datasets,
 )
 from ..modeling.prior import automatic_priors, without_automatic_priors
-from ..modeling.samples_per_class import set_samples_per_class
+from ..modeling.samples_per_class import set_images_per_class, set_samples_per_class
 from ..run_folder import CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE
 from .checkpoints.checkpointer import Checkpointer
 from .checkpoints.identity import run_identity
@@ -226,6 +228,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         settle_from_training_set(cfg)
     else:
         cfg = without_automatic_priors(cfg)  # the weights come from a checkpoint
+    count_images_per_class(cfg)
     cfg.freeze()
     if args.resume and training:
         check_resumable(cfg, checkpoint_options(args))
@@ -327,10 +330,10 @@ def settle_from_training_set(cfg: CfgNode) -> None:
     """
     Write into the config what it takes from the training set.
 
-    The number of objects of each class is written into the `SAMPLES_PER_CLASS` of a loss that
-    requires it, unless the config sets it, and its alphas into a `CLASS_ALPHA` of "auto"; proposals
-    have one class. The share of positives is written into a `PRIOR_PROB` of "auto". The saved
-    config of a run therefore contains the numbers that it used.
+    The number of objects or images of each class is written into the `SAMPLES_PER_CLASS` of a loss
+    that requires it, unless the config sets it, and its alphas into a `CLASS_ALPHA` of "auto".
+    Proposals have one class. The share of positives is written into a `PRIOR_PROB` of "auto". So
+    the saved config of a run contains the numbers that it used.
 
     Raises:
         ValueError: an option is outside its legal range; the message names its key.
@@ -340,5 +343,16 @@ def settle_from_training_set(cfg: CfgNode) -> None:
 
         settle_priors(cfg)
     set_samples_per_class(
-        cfg, lambda num_classes: count_objects(cfg.DATASETS.TRAIN, num_classes=num_classes)
+        cfg,
+        functools.partial(count_objects, cfg.DATASETS.TRAIN),
+        functools.partial(count_images, cfg.DATASETS.TRAIN),
     )
+
+
+def count_images_per_class(cfg: CfgNode) -> None:
+    """
+    Count the training images per class if the box head requires it, see `set_images_per_class`.
+
+    An evaluation requires them, too.
+    """
+    set_images_per_class(cfg, functools.partial(count_images, cfg.DATASETS.TRAIN))

@@ -24,18 +24,25 @@ from .build import (
     build_box_loss,
     build_cls_loss,
 )
+from .carl import carl_loss
 from .class_alpha import class_alpha_of_counts
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
 from .dr import DRLoss, dr_loss
+from .effective_class_margin import EffectiveClassMarginLoss, effective_class_margin_loss
 from .equalization import EqualizationLoss, equalization_loss
 from .equalization_v2 import EqualizationLossV2, equalization_loss_v2
 from .equalized_focal import EqualizedFocalLoss, equalized_focal_loss
 from .ghm import GHMLoss, ghm_loss
 from .ghm_box import GHMBoxLoss, ghm_box_loss
+from .gumbel import GumbelLoss, gumbel_loss
 from .huber import HuberLoss, huber_loss
+from .iou_aware_cross_entropy import IoUAwareCrossEntropyLoss, iou_aware_cross_entropy_loss
+from .isr_p import isr_p_weights
+from .matchability_aware import MatchabilityAwareLoss, matchability_aware_loss
 from .poly_focal import PolyFocalLoss, poly_focal_loss
 from .quality_focal import QualityFocalLoss, quality_focal_loss
 from .rank_sort import RankSortLoss, rank_sort_loss
+from .seesaw import SeesawLoss, seesaw_loss
 from .sigmoid_cross_entropy import SigmoidCrossEntropyLoss, sigmoid_cross_entropy_loss
 from .sigmoid_focal import SigmoidFocalLoss, sigmoid_focal_loss
 from .sigmoid_focal_star import SigmoidFocalStarLoss, sigmoid_focal_star_loss

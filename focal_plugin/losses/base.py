@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..registry import ConfigurableModule
 
@@ -20,13 +22,16 @@ class ClassificationLoss(ConfigurableModule):
     loss.
     """
 
+    __constants__: ClassVar[list[str]] = ["softmax"]  # TorchScript skips other class attributes
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["own_normalizer"]
+
     softmax: ClassVar[bool] = False
     """True for K+1 logits per anchor, background last, decoded by softmax."""
     needs_quality: ClassVar[bool] = False
     """True if the loss requires the IoU of each decoded box with its matched ground truth."""
     needs_box_loss: ClassVar[bool] = False
     """True if the loss also weighs the box losses of the positives, see :meth:`of_both`."""
-    own_normalizer: ClassVar[bool] = False
+    own_normalizer: bool = False
     """True if the loss is already normalized and must not be divided by the number of positives."""
     any_layout: ClassVar[bool] = False
     """True if the loss reads logits (..., K) of any strides in place, without a copy."""
@@ -39,6 +44,8 @@ class ClassificationLoss(ConfigurableModule):
     """
     stateful: ClassVar[bool] = False
     """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
+    counts_images: ClassVar[bool] = False
+    """True if a sample of a class is an image that contains it, not an object."""
     has_rows: bool = True
     """
     False if only the sum is available, so that nothing can rank anchors by it. Records then use
@@ -52,6 +59,68 @@ class ClassificationLoss(ConfigurableModule):
         Raises:
             ValueError: it does not.
         """
+
+    def num_columns(self, num_classes: int) -> int:
+        """
+        Return the number of logits of an anchor or RoI: K, or K+1 if :attr:`softmax`.
+
+        Only box heads provide columns beyond these, see :func:`require_dense_columns`.
+        """
+        return num_classes + self.softmax
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """
+        Predict the probabilities of RoIs. It must support TorchScript.
+
+        Args:
+            logits: (R, columns), see :meth:`num_columns`.
+
+        Returns:
+            (R, K+1), of each class and, in the last column, of the background.
+        """
+        if self.softmax:
+            return softmax_probabilities(logits)
+        return sigmoid_probabilities(self.sigmoid_logits(logits))
+
+    @staticmethod
+    def sigmoid_logits(logits: Tensor) -> Tensor:
+        """
+        Return the logits whose sigmoids are the scores of the classes, unless :attr:`softmax`.
+
+        A loss of other probabilities overrides it, and :meth:`bias_of`. It must support TorchScript
+        and have no options, because a RetinaNet head decodes without the loss.
+
+        Args:
+            logits: (..., columns), see :meth:`num_columns`; or any shape, if there are K columns.
+
+        Returns:
+            (..., K), or the shape of the logits.
+        """
+        return logits
+
+    @staticmethod
+    def bias_of(prior_prob: float) -> float:
+        """Return the logit of a class whose score is ``prior_prob``, in (0, 1)."""
+        return -math.log((1 - prior_prob) / prior_prob)
+
+    def prior_biases(self, num_classes: int, prior: float) -> list[float]:
+        """
+        Return the biases with which a new box head predicts "some object" with probability prior.
+
+            sigmoid:  b_k = -log((1 - prior) / prior)         for each class k
+            softmax:  b_K = log(K * (1 - prior) / prior)      for the background, else 0
+
+        Args:
+            num_classes: K.
+            prior: in (0, 1).
+
+        Returns:
+            one bias for each of :meth:`num_columns` columns.
+        """
+        if self.softmax:
+            log_odds_of_none = math.log((1 - prior) / prior)
+            return [0.0] * num_classes + [log_odds_of_none + math.log(num_classes)]
+        return [self.bias_of(prior)] * num_classes
 
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
@@ -202,6 +271,49 @@ class BoxLoss(ConfigurableModule):
 
     if TYPE_CHECKING:  # nn.Module declares its call as Callable[..., Any]
         __call__ = forward
+
+
+def softmax_probabilities(logits: Tensor) -> Tensor:
+    """Return the softmax of (R, K+1) logits, the background last."""
+    return F.softmax(logits, dim=-1)
+
+
+def sigmoid_probabilities(logits: Tensor) -> Tensor:
+    """Return the sigmoid of (R, K) logits and, in a last column, the probability of no class."""
+    none_of_them = F.logsigmoid(-logits).sum(dim=1, keepdim=True).exp()
+    return torch.cat([logits.sigmoid(), none_of_them], dim=1)
+
+
+def require_dense_columns(loss: ClassificationLoss) -> None:
+    """
+    Raise an error if a loss reads columns that only the classifier of a box head has.
+
+    Raises:
+        ValueError: it does.
+    """
+    if loss.num_columns(1) != 1 + loss.softmax:
+        raise ValueError(
+            f"{type(loss).__name__} is a loss of RoI heads: it reads {loss.num_columns(80)} logits "
+            "for 80 classes. Name it in MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME"
+        )
+
+
+def require_decoder(loss: ClassificationLoss, decoder: nn.Module) -> None:
+    """
+    Raise an error if a head does not decode logits as the loss does.
+
+    A head has the function that decodes them as its attribute `sigmoid_logits`; by default it is
+    that of :class:`ClassificationLoss`.
+
+    Raises:
+        ValueError: it decodes them in another way.
+    """
+    decodes = getattr(decoder, "sigmoid_logits", ClassificationLoss.sigmoid_logits)
+    if decodes is not loss.sigmoid_logits:
+        raise ValueError(
+            f"the head {type(decoder).__name__} does not decode the logits of "
+            f"{type(loss).__name__}: FocalRetinaNetHead and RoI heads do"
+        )
 
 
 def distribute_by_gradient(loss: Tensor, gradient: Tensor) -> Tensor:

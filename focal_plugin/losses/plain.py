@@ -63,7 +63,7 @@ class PlainClassificationLoss(ClassificationLoss):
             return
         labels = torch.tensor([0, num_classes - 1, num_classes, num_classes], device="cpu")
         with _trial(self.module) as module:
-            logits = torch.randn(4, num_classes + self.softmax, device="cpu").requires_grad_()
+            logits = torch.randn(4, self.num_columns(num_classes), device="cpu").requires_grad_()
             loss = _try(module, type(self).__name__, logits, labels)
             if self.decomposes and not self.own_normalizer:
                 parts = module(logits[:1], labels[:1]).sum() + module(logits[1:], labels[1:]).sum()

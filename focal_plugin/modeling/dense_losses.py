@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import cat
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import IllegalOptionError, check_choice
@@ -33,10 +33,11 @@ from ..losses.processes import mean_over_processes
 from ..mining import Miner
 from ..registry import DENSE, ConfigScope
 from .balance import Balance, SharedFeatures
+from .box_output_heads import BoxOutputHead, BoxOutputs, centerness_of
 from .dense_targets import DenseTargets
 from .normalizer import Normalizer, PerImageNormalizer
 
-BOX_WEIGHTS = ("", "score", "iou", "target")
+BOX_WEIGHTS = ("", "score", "iou", "centerness", "target")
 """Legal values of `MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY`."""
 
 
@@ -61,6 +62,7 @@ class DenseBatch(NamedTuple):
     logits: list[Tensor]  # one per level, (N, ..., K), or K+1 for a softmax loss
     deltas: list[Tensor]  # one per level, (N, ..., 4)
     targets: DenseTargets
+    box_outputs: list[Tensor] | None  # one per level, (N, ..., D), if a head has more than deltas
 
 
 class DenseStep(NamedTuple):
@@ -85,6 +87,7 @@ class DenseResult(NamedTuple):
     loss_box: Tensor  # float32 scalar, divided by the normalizer and balanced
     num_pos: Tensor  # (N,), int64, positive anchors before mining
     labels: Tensor  # (N, R), labels of the batch, with -1 for the anchors that mining drops
+    auxiliary: dict[str, Tensor]  # name -> float32 scalar, other losses of the head
 
 
 class DenseLossMixin:
@@ -100,6 +103,7 @@ class DenseLossMixin:
         shared_features: the features that the balance reads; None: it reads none.
         miner: the selection of the anchors that count; None: every anchor counts.
         box2box_transform: the conversion between deltas and boxes.
+        head: the head, if it predicts more than logits and deltas.
         observer: called with each batch's :class:`DenseStep`, before its losses; None: no call.
     """
 
@@ -111,6 +115,7 @@ class DenseLossMixin:
     shared_features: SharedFeatures | None
     miner: Miner | None
     box2box_transform: Box2BoxTransform
+    head: nn.Module
     observer: Callable[[DenseStep], None] | None = None
 
     def check_parts(self) -> None:
@@ -152,6 +157,7 @@ class DenseLossMixin:
         targets: DenseTargets,
         deltas: list[Tensor],
         *,
+        box_outputs: list[Tensor] | None = None,
         log_as: str = "balance",
     ) -> DenseResult:
         """
@@ -163,6 +169,7 @@ class DenseLossMixin:
                 (N, Hi, Wi, A, K), in the memory layout of the head's output.
             targets: the targets of all anchors.
             deltas: one per level, (N, Ri, 4) or (N, Hi, Wi, A, 4).
+            box_outputs: one per level, (N, Hi, Wi, A, D), of a head that predicts more than deltas.
             log_as: prefix of what the balance logs.
         """
         num_classes = logits[0].shape[-1]
@@ -170,7 +177,7 @@ class DenseLossMixin:
             logits = _as_rows(logits)
         if self.cls_loss.softmax:
             logits = [F.pad(x, (0, 1)) for x in logits]
-        batch = DenseBatch(Boxes.cat(anchors).tensor, logits, deltas, targets)
+        batch = DenseBatch(Boxes.cat(anchors).tensor, logits, deltas, targets, box_outputs)
         labels = targets.labels
         positives = (labels >= 0) & (labels != num_classes)  # (N, R)
         num_pos = positives.sum(dim=1)
@@ -190,8 +197,7 @@ class DenseLossMixin:
         if self.miner is not None and self.miner.divide_by == "kept":
             cls_divisors = num_counted.sum().clamp(min=1).float().unsqueeze(0)
         box_weights = self._box_weights(batch, boxed)
-        if self.box_weighted_by in ("score", "iou"):
-            assert box_weights is not None
+        if box_weights is not None and self.box_weighted_by != "target":
             box_divisors = _positive(mean_over_processes(box_weights.sum())).unsqueeze(0)
         if self.observer is not None:
             self.observer(
@@ -215,7 +221,8 @@ class DenseLossMixin:
             loss_box = self._box_loss(batch, boxed, box_weights, box_divisors)
         shared = self.shared_features.take() if self.shared_features is not None else []
         loss_cls, loss_box = self.balance(loss_cls, loss_box, shared=shared, log_as=log_as)
-        return DenseResult(loss_cls, loss_box, num_pos=num_pos, labels=labels)
+        auxiliary = self._auxiliary_losses(batch, boxed, box_weights, box_divisors)
+        return DenseResult(loss_cls, loss_box, num_pos, labels, auxiliary)
 
     def _cls_loss(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None, divisors: Tensor
@@ -277,6 +284,23 @@ class DenseLossMixin:
         divisor_of_box = divisors.unsqueeze(1).expand_as(positives)[positives]  # (V,)
         return (loss / divisor_of_box).sum()
 
+    def _auxiliary_losses(
+        self, batch: DenseBatch, boxed: Tensor, weights: Tensor | None, divisors: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the losses of what the head predicts besides logits and deltas."""
+        if batch.box_outputs is None:
+            return {}
+        image, anchor = boxed.nonzero(as_tuple=True)
+        boxes = BoxOutputs(
+            outputs=_rows_of_levels(batch.box_outputs, image, anchor),
+            anchors=batch.anchors[anchor],
+            gt_boxes=self._gt_boxes(batch, boxed),
+            weights=weights,
+            divisors=divisors.unsqueeze(1).expand_as(boxed)[boxed],
+        )
+        assert isinstance(self.head, BoxOutputHead)
+        return self.head.auxiliary_losses(boxes)
+
     @torch.no_grad()
     def _box_weights(self, batch: DenseBatch, boxed: Tensor) -> Tensor | None:
         """Return the weight of each box, float32 (V,), or None for 1 each."""
@@ -287,19 +311,18 @@ class DenseLossMixin:
             return None if weight is None else weight[boxed]
         if self.box_weighted_by == "iou":
             return self._iou(batch, boxed)
+        if self.box_weighted_by == "centerness":
+            anchors = batch.anchors[boxed.nonzero(as_tuple=True)[1]]
+            return centerness_of(anchors, self._gt_boxes(batch, boxed))
         logits = _rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
-        if self.cls_loss.softmax:
-            return logits.softmax(dim=1)[:, :-1].amax(dim=1)
-        return logits.sigmoid().amax(dim=1)
+        return self.cls_loss.probabilities(logits)[:, :-1].amax(dim=1)
 
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""
         image, anchor = positives.nonzero(as_tuple=True)
         deltas = _rows_of_levels(batch.deltas, image, anchor)
         anchors = batch.anchors[anchor]
-        gt_boxes = torch.cat(
-            [boxes[mask] for boxes, mask in zip(batch.targets.gt_boxes, positives, strict=True)]
-        )
+        gt_boxes = self._gt_boxes(batch, positives)
         if self.box_loss.on_boxes:
             return self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes
         return deltas, self.box2box_transform.get_deltas(anchors, gt_boxes)
@@ -316,9 +339,13 @@ class DenseLossMixin:
     def _iou(self, batch: DenseBatch, positives: Tensor) -> Tensor:
         """Return the IoU of the decoded box of each positive with its object, (V,)."""
         boxes = self._decode(batch, *positives.nonzero(as_tuple=True))
-        gt_boxes = batch.targets.gt_boxes
-        of_positives = [x[mask] for x, mask in zip(gt_boxes, positives, strict=True)]
-        return elementwise_iou(boxes, torch.cat(of_positives))
+        return elementwise_iou(boxes, self._gt_boxes(batch, positives))
+
+    @staticmethod
+    def _gt_boxes(batch: DenseBatch, positives: Tensor) -> Tensor:
+        """Return the box of each positive's object, (V, 4)."""
+        of_images = zip(batch.targets.gt_boxes, positives, strict=True)
+        return torch.cat([boxes[mask] for boxes, mask in of_images])
 
     @torch.no_grad()
     def _mine(

@@ -9,7 +9,6 @@ Shape shorthand:
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.fast_rcnn import _log_classification_stats
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_choice, check_option
@@ -31,12 +30,14 @@ from ..losses import (
     build_cls_loss,
     elementwise_iou,
 )
-from ..losses.base import require_rows
+from ..losses.base import require_rows, sigmoid_probabilities, softmax_probabilities
 from ..losses.build import stock_box_loss
 from ..losses.processes import mean_over_processes
 from ..registry import configurable
 from .balance import Balance, FixedBalance, SharedFeatures, build_balance
 from .config_scopes import ROI_HEADS
+from .federated import federated_options, require_federated_weights
+from .norcal import NorCal, build_norcal
 from .unused_keys import warn_of_missing_options, warn_of_replaced
 
 NORMALIZERS = ("rois", "foreground")
@@ -64,8 +65,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     With these biases, a new box head predicts "some object" with probability pi. The prior is that
     of arXiv:1708.02002 section 3.3. At the default keys these are the stock layers, which
-    load stock checkpoints. With a sigmoid loss, `cls_score` keeps its K+1 columns, and the last one
-    is unused.
+    load stock checkpoints. The loss states how many columns of `cls_score` it reads, and what they
+    predict. With a sigmoid loss, `cls_score` keeps its K+1 columns, and the last one is unused.
 
     Reported:
         none on COCO
@@ -92,6 +93,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         cls_normalizer: str = "rois",
         cls_weight: float = 1.0,
         prior_prob: float = 0.0,
+        norcal: NorCal | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -109,13 +111,15 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
                 RoIs with an object, "foreground"; 1 if there are none.
             cls_weight: factor of the classification loss, >= 0.
             prior_prob: pi, in (0, 1). 0: the biases are 0, as in stock.
+            norcal: calibrates the predicted probabilities of a softmax loss; None: off.
             kwargs: see Detectron2's layers.
 
         Raises:
             ValueError: an option is outside its legal range, and the message names its full key; or
                 there are two classification losses, ``cls_loss`` and that of ``use_sigmoid_ce``; or
                 "foreground" or a balance is combined with stock's own loss, which is a mean over
-                RoIs; or the losses do not work together.
+                RoIs; or the losses do not work together; or ``norcal`` is combined with a loss that
+                is no softmax loss.
         """
         self._check_options(cls_normalizer, cls_weight, prior_prob, box_weighted_by, box_normalizer)
         super().__init__(input_shape, **kwargs)
@@ -152,12 +156,22 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             self.shared_features.attach(True)  # a new module is in training mode
         self.cls_normalizer = cls_normalizer
         self.softmax = not stock_sigmoid if cls_loss is None else cls_loss.softmax
+        self.num_columns = self.num_classes + self.softmax
+        if cls_loss is not None:
+            self.num_columns = cls_loss.num_columns(self.num_classes)
+        if self.num_columns > self.cls_score.out_features:
+            self.cls_score = nn.Linear(self.cls_score.in_features, self.num_columns)
+            nn.init.normal_(self.cls_score.weight, std=0.01)
+            nn.init.zeros_(self.cls_score.bias)
         self.loss_weight = {
             **self.loss_weight,
             "loss_cls": self.loss_weight.get("loss_cls", 1.0) * cls_weight,
         }
         if prior_prob:
             self._init_prior(prior_prob)
+        if norcal is not None and not self.softmax:
+            raise ValueError(f"{norcal.config_keys['gamma']} > 0 requires a softmax loss")
+        self.norcal = norcal
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -173,6 +187,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         named = ROI_HEADS.read(cfg, "MODEL.FOCAL.CLS_LOSS.NAME")
         return {
             **super().from_config(cfg, input_shape),
+            **federated_options(cfg),
+            "norcal": build_norcal(cfg),
             "cls_loss": build_cls_loss(cfg, ROI_HEADS) if named else None,
             "box_loss": box_loss,
             "box_weighted_by": cfg.MODEL.FOCAL.ROI_HEADS.BOX_LOSS.WEIGHTED_BY,
@@ -195,11 +211,12 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
     ) -> dict[str, Tensor]:
         """Compute the losses like Detectron2's method, but with the injected losses."""
         if self.cls_loss is None:
+            require_federated_weights(self)
             return super().losses(predictions, proposals)
         scores, pred_deltas = predictions
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
-        _log_classification_stats(self._decisions(scores), gt_classes)
         logits = self._cls_logits(scores)
+        _log_classification_stats(self._decisions(self.cls_loss, logits.detach()), gt_classes)
         foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
         if self.cls_loss.needs_box_loss:
             loss_cls, loss_box = self._both_losses(self.cls_loss, logits, gt_classes, foreground)
@@ -239,9 +256,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         scores, pred_deltas = predictions
         boxes, gt_boxes, gt_classes = _boxes_and_classes(predictions, proposals)
         foreground = self._foreground(boxes, gt_boxes, pred_deltas, gt_classes)
-        cls_loss = self.cls_loss
-        if cls_loss is None:
-            cls_loss = SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
+        cls_loss = self._loss_of_rows()
         quality = self._quality(foreground) if cls_loss.needs_quality else None
         per_roi = cls_loss.per_anchor(self._cls_logits(scores), gt_classes, quality=quality)
         per_box = self.box_loss.per_box(*self._box_pairs(foreground))
@@ -263,19 +278,21 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
         """
-        Predict the probabilities like Detectron2's method.
+        Predict the probabilities like Detectron2's method, but as the loss defines them.
 
         With a sigmoid loss, the last column is the probability of none of the K classes.
         """
-        scores, _ = predictions
+        logits = self._cls_logits(predictions[0])
         # not len(): a trace would keep its int for every later image
         num_rois = [p.__len__() for p in proposals]
-        if self.softmax:  # not super(): TorchScript does not support it
-            probs = F.softmax(scores, dim=-1)
+        if self.norcal is not None:
+            logits = self.norcal(logits)
+        if self.cls_loss is not None:
+            probs = self.cls_loss.probabilities(logits)
+        elif self.softmax:  # not super(): TorchScript does not support it
+            probs = softmax_probabilities(logits)
         else:
-            logits = scores[:, :-1]
-            none_of_them = F.logsigmoid(-logits).sum(dim=1, keepdim=True).exp()
-            probs = torch.cat([logits.sigmoid(), none_of_them], dim=1)
+            probs = sigmoid_probabilities(logits)
         return probs.split(num_rois, dim=0)
 
     def _check_options(
@@ -295,23 +312,29 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         check_option(keys["prior_prob"], prior_prob, low=0, high=1, open_high=True)
 
     def _init_prior(self, prior_prob: float) -> None:
-        log_odds_of_none = math.log((1 - prior_prob) / prior_prob)
+        biases = self._loss_of_rows().prior_biases(self.num_classes, prior_prob)
         with torch.no_grad():
-            if self.softmax:
-                self.cls_score.bias[-1] = log_odds_of_none + math.log(self.num_classes)
-            else:
-                self.cls_score.bias[:-1] = -log_odds_of_none
+            self.cls_score.bias[: self.num_columns] = torch.tensor(biases)
 
-    def _decisions(self, scores: Tensor) -> Tensor:
-        """Return scores whose largest column is the predicted class, for the statistics."""
-        if self.softmax:
-            return scores.detach()
+    def _loss_of_rows(self) -> ClassificationLoss:
+        """Return the loss, or an equivalent of stock's own with a value for each RoI."""
+        if self.cls_loss is not None:
+            return self.cls_loss
+        return SoftmaxCrossEntropyLoss() if self.softmax else SigmoidCrossEntropyLoss()
+
+    def _decisions(self, cls_loss: ClassificationLoss, logits: Tensor) -> Tensor:
+        """Return (R, K+1), largest in the column of the predicted class, for the statistics."""
+        if self.num_columns > self.num_classes:
+            return cls_loss.probabilities(logits)
         # The prediction is the best class if its p > .5, and background otherwise.
-        classes = scores.detach()[:, :-1]
-        return F.pad(classes, (0, 1), value=torch.finfo(scores.dtype).tiny)
+        logits = cls_loss.sigmoid_logits(logits)
+        return F.pad(logits, (0, 1), value=torch.finfo(logits.dtype).tiny)
 
     def _cls_logits(self, scores: Tensor) -> Tensor:
-        return scores if self.softmax else scores[:, :-1]
+        """Return the columns that the loss reads; the same tensor if it reads all."""
+        if self.num_columns == self.cls_score.out_features:
+            return scores  # a slice of all columns would add to the exported graph
+        return scores[:, : self.num_columns]
 
     def _is_object(self, gt_classes: Tensor) -> Tensor:
         return (gt_classes >= 0) & (gt_classes < self.num_classes)
@@ -369,11 +392,10 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         """Return the weight of each box, float32 (V,)."""
         if self.box_weighted_by == "iou":
             return self._iou(foreground)
+        assert self.cls_loss is not None
         assert logits is not None
         of_objects = logits[foreground.mask].float()
-        if self.softmax:
-            return of_objects.softmax(dim=1)[:, :-1].amax(dim=1)
-        return of_objects.sigmoid().amax(dim=1)
+        return self.cls_loss.probabilities(of_objects)[:, :-1].amax(dim=1)
 
     @staticmethod
     def _divisor(normalizer: str, is_object: Tensor) -> Tensor | int:

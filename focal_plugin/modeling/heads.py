@@ -75,9 +75,12 @@ class FocalRetinaNetHead(RetinaNetHead):
 
     pi is `MODEL.RETINANET.PRIOR_PROB` (arXiv:1708.02002 section 3.3). The softmax is over the
     classes and the background. Its prior, with p_bg = 1 - pi, is that of the original Detectron.
-    The configured classification loss selects sigmoid or softmax. With `MODEL.RETINANET.NORM` "BN"
-    or "SyncBN", each level has its own statistics, on every version of Detectron2. At the default
-    keys it is the stock head. For all keys, the towers and the box layer start with stock's values.
+    The configured classification loss selects sigmoid or softmax. A loss with other probabilities
+    defines its own prior, and how the head turns its logits into those of sigmoids in evaluation.
+
+    With `MODEL.RETINANET.NORM` "BN" or "SyncBN", each level has its own statistics, on every
+    version of Detectron2. At the default keys it is the stock head. For all keys, the towers and
+    the box layer start with stock's values.
 
     Reported:
         none on COCO
@@ -99,6 +102,7 @@ class FocalRetinaNetHead(RetinaNetHead):
         classifier: str = "conv",
         cosine_scale: float = 20.0,
         softmax: bool = False,
+        loss_class: type[ClassificationLoss] = ClassificationLoss,
         **kwargs: Any,
     ) -> None:
         """
@@ -111,6 +115,7 @@ class FocalRetinaNetHead(RetinaNetHead):
             classifier: "conv" or "cosine".
             cosine_scale: factor of the cosine, > 0.
             softmax: if True, the classes compete with each other and with the background.
+            loss_class: decodes the logits of independent classes; by default by a sigmoid.
             kwargs: see Detectron2's head.
 
         Raises:
@@ -124,7 +129,9 @@ class FocalRetinaNetHead(RetinaNetHead):
             **kwargs,
         )
         self.softmax = softmax
-        if not softmax and classifier == "conv":
+        self.sigmoid_logits = loss_class.sigmoid_logits
+        is_sigmoid = self.sigmoid_logits is ClassificationLoss.sigmoid_logits
+        if classifier == "conv" and not softmax and is_sigmoid:
             return
         num_anchors = self.bbox_pred.out_channels // 4
         shape: _ClassifierShape = {
@@ -133,11 +140,14 @@ class FocalRetinaNetHead(RetinaNetHead):
             "num_classes": self.cls_score.out_channels // num_anchors,
             "prior_prob": prior_prob,
         }
-        if classifier == "conv":
+        if softmax and classifier == "conv":
             self.cls_score = SoftmaxClassifier(**shape)
+        elif softmax:
+            self.cls_score = CosineSoftmaxClassifier(**shape, scale=cosine_scale)
+        elif classifier == "conv":
+            self.cls_score = DecodingClassifier(**shape, loss_class=loss_class)
         else:
-            cosine = CosineSoftmaxClassifier if softmax else CosineClassifier
-            self.cls_score = cosine(**shape, scale=cosine_scale)
+            self.cls_score = CosineClassifier(**shape, loss_class=loss_class, scale=cosine_scale)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
@@ -149,6 +159,7 @@ class FocalRetinaNetHead(RetinaNetHead):
             "classifier": cfg.MODEL.FOCAL.HEAD.CLASSIFIER,
             "cosine_scale": cfg.MODEL.FOCAL.HEAD.COSINE_SCALE,
             "softmax": loss.softmax,
+            "loss_class": loss,
         }
 
 
@@ -198,19 +209,15 @@ class _ClassifierShape(TypedDict):
     prior_prob: float
 
 
-class CosineClassifier(nn.Conv2d):
+class DecodingClassifier(nn.Conv2d):
     """
-    Classifier that compares each filter of a 3x3 convolution with its patch by angle.
+    Classifier of independent classes whose score is not the sigmoid of the training logit.
 
-        x_k = scale * <w_k, patch> / (|w_k| * |patch|) + b_k
+        training:    x_k
+        evaluation:  s_k with sigmoid(s_k) = p(x_k)
 
-    A logit is bounded by b_k +- scale, however large the features are. Randomly drawn filters have
-    a cosine near 0 with any patch. The bias alone, -log((1 - pi) / pi), is thus the prior.
-    (arXiv:1804.09458, here over a patch.)
-
-    Note:
-        1e-6 is added to the squares of |patch| and |w_k|. A patch of zeros thus scores b_k, with a
-        finite gradient.
+    It is a 3x3 convolution. The loss defines p and the bias whose score is the prior. Code for
+    sigmoid scores (decoding, export) works.
     """
 
     def __init__(
@@ -220,13 +227,13 @@ class CosineClassifier(nn.Conv2d):
         num_anchors: int,
         num_classes: int,
         prior_prob: float,
-        scale: float,
+        loss_class: type[ClassificationLoss] = ClassificationLoss,
     ) -> None:
         super().__init__(in_channels, num_anchors * num_classes, kernel_size=3, padding=1)
-        self.scale = scale
+        self.sigmoid_logits = loss_class.sigmoid_logits
         nn.init.normal_(self.weight, std=0.01)
         assert self.bias is not None
-        nn.init.constant_(self.bias, -math.log((1 - prior_prob) / prior_prob))
+        nn.init.constant_(self.bias, loss_class.bias_of(prior_prob))
 
     def forward(self, features: Tensor) -> Tensor:
         """
@@ -236,8 +243,37 @@ class CosineClassifier(nn.Conv2d):
             features: (N, C, H, W).
 
         Returns:
-            float32 (N, A * K, H, W).
+            (N, A * K, H, W); float32 in evaluation.
         """
+        logits = self.score(features)
+        return logits if self.training else self.sigmoid_logits(logits)
+
+    def score(self, features: Tensor) -> Tensor:
+        """Compute the training logits x: (N, C, H, W) -> (N, A * K, H, W)."""
+        return F.conv2d(features, self.weight, self.bias, padding=1)
+
+
+class CosineClassifier(DecodingClassifier):
+    """
+    Classifier that compares each filter of a 3x3 convolution with its patch by angle.
+
+        x_k = scale * <w_k, patch> / (|w_k| * |patch|) + b_k
+
+    A logit is bounded by b_k +- scale, however large the features are. Randomly drawn filters have
+    a cosine near 0 with any patch. The bias alone is thus the prior.
+    (arXiv:1804.09458, here over a patch.)
+
+    Note:
+        1e-6 is added to the squares of |patch| and |w_k|. A patch of zeros thus scores b_k, with a
+        finite gradient.
+    """
+
+    def __init__(self, *, scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def score(self, features: Tensor) -> Tensor:
+        """Compute the training logits x, see :meth:`DecodingClassifier.score`, in float32."""
         return scaled_cosine(features, self.weight, self.bias, self.scale)
 
 

@@ -31,10 +31,12 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_decoder, require_dense_columns
 from ..losses.build import stock_box_loss
 from ..mining import Miner, build_miner
 from ..registry import configurable
 from .balance import Balance, FixedBalance, build_balance, features_shared_by
+from .box_output_heads import BoxOutputHead
 from .class_names import name_classes
 from .dense_losses import DenseLossMixin, box_weighting_of
 from .dense_targets import DenseTargets
@@ -93,7 +95,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             kwargs: see :class:`detectron2.modeling.RetinaNet`.
 
         Raises:
-            ValueError: one of loss and head uses softmax logits and the other sigmoid logits, or a
+            ValueError: loss and head use different logits or probabilities, or a
                 name in ``loss_weight`` is unknown; or ``miner`` cannot rank anchors by a loss that
                 is a sum only.
         """
@@ -101,11 +103,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         cls_loss = cls_loss or SigmoidFocalLoss(
             alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
         )
+        require_dense_columns(cls_loss)
         if cls_loss.softmax != getattr(self.head, "softmax", False):
             raise ValueError(
                 f"{type(cls_loss).__name__} has softmax = {cls_loss.softmax}, but the head "
                 f"{type(self.head).__name__} has {not cls_loss.softmax} (MODEL.FOCAL.HEAD.NAME)"
             )
+        require_decoder(cls_loss, self.head)
         unknown = (loss_weight or {}).keys() - {"loss_cls", "loss_box_reg"}
         if unknown:
             raise ValueError(
@@ -131,11 +135,13 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         check_prior_prob(cfg)  # stock also builds a head, and fails with a less helpful message
         with _group_norm_of_one_channel():
             stock = super().from_config(cfg)
+        head = _build_head(cfg, stock["backbone"].output_shape(), stock["head"])
         cls_loss = build_cls_loss(cfg)
         warn_of_missing_options(cfg, cls_loss, _OPTIONS_OF_STOCKS_LOSS)
         return {
             **stock,
-            "head": _build_head(cfg, stock["backbone"].output_shape(), stock["head"]),
+            "head": head,
+            "box2box_transform": getattr(head, "box2box_transform", stock["box2box_transform"]),
             "anchor_matcher": build_anchor_matcher(cfg),
             "cls_loss": cls_loss,
             "box_loss": build_box_loss(cfg),
@@ -163,18 +169,25 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         The predictions of the head are not copied into another layout. Classes with which an image
         is not labeled have no negatives there, see :func:`leave_out_unlabeled`.
         """
-        logits, deltas = predictions
+        logits, boxes = predictions
         anchors = self.anchor_generator(features)
         by_anchor = [view_as_anchors(x, self.num_classes) for x in logits]
+        box_outputs = None
+        if isinstance(self.head, BoxOutputHead):
+            box_outputs = [view_as_anchors(x, self.head.box_channels) for x in boxes]
+            deltas = [self.head.deltas_of(x) for x in box_outputs]
+        else:
+            deltas = [view_as_anchors(x, 4) for x in boxes]
         targets = self.assign(anchors, gt_instances)
         gt_labels = list(targets.labels)
         return self.losses(
             anchors,
             leave_out_unlabeled(by_anchor, gt_labels, gt_instances),
             gt_labels,
-            [view_as_anchors(x, 4) for x in deltas],
+            deltas,
             targets.gt_boxes,
             targets=targets,
+            box_outputs=box_outputs,
         )
 
     @torch.no_grad()
@@ -223,6 +236,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         gt_boxes: list[Tensor],
         *,
         targets: DenseTargets | None = None,
+        box_outputs: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """
         Compute the losses with the injected components, see :meth:`RetinaNet.losses`.
@@ -236,18 +250,22 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             targets: the same labels and boxes, with all else that the assigner gives. None: it
                 gives nothing else.
 
+            box_outputs: one per level, (N, Hi, Wi, A, D), of a head that predicts more than deltas.
+
         Returns:
-            "loss_cls" and "loss_box_reg", float32 scalars.
+            "loss_cls", "loss_box_reg" and those of the head, float32 scalars.
         """
         targets = targets or DenseTargets(torch.stack(gt_labels), gt_boxes)
-        result = self.dense_losses(anchors, pred_logits, targets, pred_anchor_deltas)
+        result = self.dense_losses(
+            anchors, pred_logits, targets, pred_anchor_deltas, box_outputs=box_outputs
+        )
         num_images = len(result.num_pos)
         storage = get_event_storage()
         storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)
         if self.miner is not None:
             num_kept = (result.labels >= 0).sum().item()
             storage.put_scalar("num_kept_anchors", num_kept / num_images)
-        losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box}
+        losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box, **result.auxiliary}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
 
@@ -276,6 +294,8 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
     """
     Build the configured head with stock's initial weights wherever the two share a weight.
 
+    The biases of the classes are the prior, which depends on the loss.
+
     The random generator stays unchanged. Whatever the head, all other layers start as in stock at
     the same seed.
     """
@@ -283,6 +303,7 @@ def _build_head(cfg: CfgNode, shapes: dict[str, Any], stock_head: nn.Module) -> 
         head = build_retinanet_head(cfg, [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES])
     ours = head.state_dict()
     stock = stock_head.state_dict()
+    stock.pop("cls_score.bias")
     shared = [key for key in ours if key in stock and ours[key].shape == stock[key].shape]
     head.load_state_dict({**ours, **{key: stock[key] for key in shared}})
     return head

@@ -36,6 +36,7 @@ from ..registry import configurable
 from .class_names import name_classes
 from .config_scopes import ROI_HEADS
 from .fast_rcnn import FocalFastRCNNOutputLayers
+from .federated import without_federated_loss
 from .matcher import split_crowds
 from .unused_keys import warn_of_replaced
 
@@ -62,7 +63,7 @@ class FocalROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         name_classes(cfg)
-        stock = super()._init_box_head(cfg, input_shape)
+        stock = super()._init_box_head(without_federated_loss(cfg), input_shape)
         return {**stock, "box_predictor": _build_predictor(cfg, stock["box_predictor"])}
 
     def label_and_sample_proposals(
@@ -86,7 +87,7 @@ class FocalCascadeROIHeads(CascadeROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         name_classes(cfg)
-        stock = super()._init_box_head(cfg, input_shape)
+        stock = super()._init_box_head(without_federated_loss(cfg), input_shape)
         predictors = [_build_predictor(cfg, predictor) for predictor in stock["box_predictors"]]
         return {**stock, "box_predictors": predictors}
 
@@ -283,7 +284,7 @@ class OHEMCascadeROIHeads(_TrainsOnHardRoIs, FocalCascadeROIHeads):
 
 def _build_predictor(cfg: CfgNode, stock: FastRCNNOutputLayers) -> FocalFastRCNNOutputLayers:
     """
-    Build the configured output layers with stock's initial weights.
+    Build the configured output layers with stock's initial weights, where the shapes are the same.
 
     The random generator stays unchanged, so that all other layers start as in stock at the same
     seed.
@@ -295,7 +296,8 @@ def _build_predictor(cfg: CfgNode, stock: FastRCNNOutputLayers) -> FocalFastRCNN
         predictor = FocalFastRCNNOutputLayers(
             **{**options, "box2box_transform": stock.box2box_transform}
         )
-    predictor.cls_score.weight = stock.cls_score.weight
+    if predictor.cls_score.weight.shape == stock.cls_score.weight.shape:
+        predictor.cls_score.weight = stock.cls_score.weight
     predictor.bbox_pred.weight = stock.bbox_pred.weight
     return predictor
 

@@ -35,6 +35,7 @@ from ..losses import (
     build_box_loss,
     build_cls_loss,
 )
+from ..losses.base import require_decoder, require_dense_columns
 from ..losses.build import stock_box_loss
 from ..mining import MINER_REGISTRY, Miner, build_miner
 from ..registry import configurable
@@ -170,6 +171,8 @@ class FocalRPN(DenseLossMixin, RPN):
         if not isinstance(sampling, Miner):
             check_choice("sampling", sampling, SAMPLING)
         self.cls_loss = cls_loss or SigmoidCrossEntropyLoss()
+        require_dense_columns(self.cls_loss)
+        require_decoder(self.cls_loss, self.rpn_head)
         self.box_loss = box_loss or stock_box_loss(
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
         )

@@ -15,6 +15,8 @@ import triton.language as tl
 FLUSHED_BELOW = tl.constexpr(1e-20)  # as in `dense_loss_block.py`
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+GUMBEL_LOW = tl.constexpr(-4.0)
+GUMBEL_HIGH = tl.constexpr(10.0)
 
 
 @triton.jit(do_not_specialize=["num_blocks", "num_anchors"])
@@ -189,6 +191,25 @@ def cost(
         excess = q - (1 - MARGIN)
         value = tl.where(excess <= 0, 0.0, excess)  # not > 0: a NaN must propagate
         fall = tl.where(excess <= 0, 0.0, p * q)
+    elif NAME == "detached_focal":
+        GAMMA: tl.constexpr = A
+        m = power(q, ce_of_q, GAMMA, EXACT)
+        value = m * ce
+        fall = m * q
+    elif NAME == "gumbel":
+        inside = (x >= GUMBEL_LOW) & (x <= GUMBEL_HIGH) | (x != x)  # a NaN must propagate
+        value = exp(clamped(x, GUMBEL_LOW, GUMBEL_HIGH) * -1.0, EXACT)
+        fall = tl.where(inside, value, 0.0)
+    elif NAME == "gumbel_complement":
+        inside = (x >= -GUMBEL_HIGH) & (x <= -GUMBEL_LOW) | (x != x)
+        log_u = clamped(x, -GUMBEL_HIGH, -GUMBEL_LOW)
+        u = exp(log_u, EXACT)
+        likelihood = exp(u * -1.0, EXACT)
+        complement = one_minus_exp(u, likelihood)
+        likely = likelihood > 0.5  # from there on, log(1 - p) is log(u) + log((1 - p) / u)
+        value = minus_log1m(tl.minimum(likelihood, 0.5, propagate_nan=tl.PropagateNan.ALL))
+        value = tl.where(likely, minus_log1m((u - complement) / u) - log_u, value)
+        fall = tl.where(inside, u * likelihood / complement, 0.0)
     elif NAME == "quality_focal":
         BETA: tl.constexpr = A
         error = y - p
@@ -201,6 +222,16 @@ def cost(
             sign = tl.where(error > 0, 1.0, tl.where(error < 0, -1.0, 0.0))
             dm = BETA * sign * power(distance, minus_log, BETA - 1, EXACT)
             fall += dm * p * q * soft_ce
+    elif NAME == "soft_target":
+        QUALITY_POWER: tl.constexpr = A
+        SCORE_POWER: tl.constexpr = B
+        LEAST: tl.constexpr = C
+        positive_y = tl.maximum(y, 1e-30, propagate_nan=tl.PropagateNan.ALL)
+        minus_log = tl.log(positive_y) * -1.0
+        target = power(y, minus_log, QUALITY_POWER, EXACT) * power(p, ce, SCORE_POWER, EXACT)
+        target = tl.maximum(target, LEAST, propagate_nan=tl.PropagateNan.ALL)
+        value = target * ce + (1.0 - target) * ce_of_q
+        fall = target - p
     else:
         tl.static_assert(NAME == "varifocal")
         ALPHA: tl.constexpr = A
@@ -228,6 +259,26 @@ def power(
     if WHOLE % 8 >= 4:
         result *= base * base * (base * base)
     return result
+
+
+@triton.jit
+def clamped(x: tl.tensor, LOW: tl.constexpr, HIGH: tl.constexpr) -> tl.tensor:
+    """Return the number of [LOW, HIGH] that is nearest to x; a NaN stays one."""
+    x = tl.minimum(x, HIGH, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x, LOW, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def one_minus_exp(u: tl.tensor, exp_of_minus_u: tl.tensor) -> tl.tensor:
+    """Compute 1 - e^-u for u >= 0 without cancellation: by its series where u is small."""
+    series = 1.0 - u * (1.0 / 8)
+    series = 1.0 - u * series * (1.0 / 7)
+    series = 1.0 - u * series * (1.0 / 6)
+    series = 1.0 - u * series * (1.0 / 5)
+    series = 1.0 - u * series * (1.0 / 4)
+    series = 1.0 - u * series * (1.0 / 3)
+    series = 1.0 - u * series * (1.0 / 2)
+    return tl.where(u < 0.7, u * series, 1.0 - exp_of_minus_u)
 
 
 @triton.jit

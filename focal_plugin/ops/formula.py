@@ -97,11 +97,16 @@ class Formula:
         return ()
 
     def value(self, at: Point) -> Tensor:
-        """Compute the loss, elementwise."""
+        """
+        Compute the loss, elementwise.
+
+        A factor that the slope treats as a constant is detached here. So a formula declares that
+        its slope is an update, and not the derivative of its value.
+        """
         raise NotImplementedError
 
     def slope(self, at: Point) -> Tensor:
-        """Compute the derivative with respect to x_t, elementwise."""
+        """Compute the derivative of the value with respect to x_t, its detached parts constant."""
         raise NotImplementedError
 
 

@@ -25,7 +25,9 @@ def check_formula(
     """
     Compare a formula at sample points with the derivative of its value, and with its kernel.
 
-    A class with the same parameters is compared once.
+    The derivative is that of autograd. So a part of the value that is detached counts as a
+    constant, and a slope that differentiates it is an error. A class with the same parameters is
+    compared once.
 
     Args:
         evaluate: implementation whose kernel is compared; None: the one in C++, if it is available.

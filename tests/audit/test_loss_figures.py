@@ -66,7 +66,7 @@ def test_the_loss_is_that_of_the_first_step(arm, num_images):
     keys["MODEL__FOCAL__MINING__NUM_KEEP"] = 1000  # all survivors of the suppression by this rank
     cfg = config_of_arm(arm, num_images, **keys)
     table = random_table(num_images, seed=8, num_objects=(3, 9), crowds=0.2)
-    set_samples_per_class(cfg, lambda k: table.objects_per_class(k).tolist())
+    set_samples_per_class(cfg, table.objects_per_class, table.images_per_class)
     labeled = labeled_by(cfg, table)
     row = loss_facts(labeled, {})["rows"][0]
     step = first_step(cfg, labeled.data, zeroed=("cls_score", "bbox_pred"), loss="loss_cls")

@@ -3,7 +3,7 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog
 
-from focal_plugin.data import count_objects
+from focal_plugin.data import count_images, count_objects
 
 
 @pytest.fixture
@@ -28,6 +28,13 @@ def test_objects_of_all_datasets_count_and_crowds_do_not(register):
     register("counts_a", [[(0, 0), (2, 0), (2, 0)], []])
     register("counts_b", [[(2, 0), (0, 1)]])
     assert count_objects(["counts_a", "counts_b"], num_classes=4) == [1, 0, 3, 0]
+
+
+def test_an_image_counts_once_for_each_of_its_classes(register):
+    register("counts_a", [[(0, 0), (2, 0), (2, 0)], []])
+    register("counts_b", [[(2, 0), (0, 1)], [(2, 0), (2, 0)]])
+    assert count_images(["counts_a", "counts_b"], num_classes=4) == [1, 0, 3, 0]
+    assert count_objects(["counts_a", "counts_b"], num_classes=4) == [1, 0, 5, 0]
 
 
 def test_a_class_unknown_to_the_model_is_an_error(register):

@@ -6,10 +6,14 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import build_model
 
 from focal_plugin import arms, get_cfg
-from focal_plugin.data import count_objects
+from focal_plugin.data import count_images, count_objects
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
 from focal_plugin.engine import argument_parser, checkpoint_options
-from focal_plugin.engine.command_line import settle_from_training_set, settle_seed
+from focal_plugin.engine.command_line import (
+    count_images_per_class,
+    settle_from_training_set,
+    settle_seed,
+)
 from focal_plugin.engine.trial import build_without_memory
 from focal_plugin.losses import build_cls_loss, class_alpha_of_counts
 
@@ -49,6 +53,34 @@ def test_both_stages_get_class_counts_and_proposals_have_one_class(cfg):
     assert cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS == []
     assert [sum(counts)] == cfg.MODEL.FOCAL.RPN.CLS_LOSS.SAMPLES_PER_CLASS
     assert counts == cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
+
+
+def test_a_loss_of_images_gets_the_images_of_the_training_set(cfg):
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME = "EffectiveClassMarginLoss"
+    settle_from_training_set(cfg)
+    images = count_images(["tiny_shapes"], num_classes=5)
+    assert images != count_objects(["tiny_shapes"], num_classes=5)
+    assert images == cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.FOCAL.ROI_HEADS.NORCAL_GAMMA", 0.5), ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True)],
+)
+def test_a_box_head_that_requires_the_images_gets_them(cfg, key, value):
+    samples = "MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    before = cfg.dump()
+    count_images_per_class(cfg)
+    assert cfg.dump() == before
+    cfg.merge_from_list([key, value])
+    count_images_per_class(cfg)
+    images = count_images(["tiny_shapes"], num_classes=5)
+    assert images == cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS
+    cfg.merge_from_list([samples, [5, 4, 3, 2, 1]])
+    count_images_per_class(cfg)
+    assert cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS == [5, 4, 3, 2, 1]
 
 
 def test_automatic_alphas_are_those_of_the_objects_and_the_config_has_the_numbers(cfg):

@@ -35,7 +35,8 @@ STEPS = 2
 """Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
-CHANGED_HERE = {"MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS", *NARROW}
+COUNTS = [f"MODEL.FOCAL.{stage}CLS_LOSS.SAMPLES_PER_CLASS" for stage in ("", "ROI_HEADS.")]
+CHANGED_HERE = {*COUNTS, *NARROW}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def load_arm(family, arm):
     cfg.INPUT.MIN_SIZE_TRAIN = (64,)
     cfg.INPUT.RANDOM_FLIP = "none"  # the same images in every arm and run
     cfg.SOLVER.BASE_LR = 0.005  # without warm-up
-    # train_net.py counts the objects
-    cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3, 2, 2, 1, 0]
+    # train_net.py counts the objects and images
+    cfg.merge_from_list([part for key in COUNTS for part in (key, [3, 2, 2, 1, 0])])
     if cfg.MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA == "auto":
         cfg.MODEL.FOCAL.CLS_LOSS.CLASS_ALPHA = class_alpha_of_counts([3, 2, 2, 1, 0])
     return without_automatic_priors(cfg)

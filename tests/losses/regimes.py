@@ -8,6 +8,7 @@ import torch
 
 from focal_plugin import losses
 from focal_plugin.losses import CLS_LOSS_REGISTRY
+from focal_plugin.ops import apply_formula
 
 K = 5
 LOSS_CLASSES = dict(CLS_LOSS_REGISTRY)
@@ -24,8 +25,18 @@ TOLERANCE = {"rtol": 2e-6, "atol": 1e-6}
 
 def function_of(name: str):
     """Map `SigmoidFocalLoss` to `losses.sigmoid_focal_loss`, and likewise for other names."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return getattr(losses, words.lower())
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.replace("IoU", "Iou"))
+    function = getattr(losses, words.lower())
+    return _sum_of_means if function is losses.seesaw_loss else function
+
+
+def _sum_of_means(logits, labels, *, p=0.8, q=2.0, eps=1e-2):
+    """Return the seesaw loss without counts as the sum of its two terms over RoIs."""
+    counts = torch.zeros(logits.shape[-1] - 1)
+    classes, objectness = losses.seesaw_loss(logits, labels, counts, p=p, q=q, eps=eps)
+    num_classes = len(counts) - 1
+    num_objects = ((labels >= 0) & (labels < num_classes)).sum()
+    return classes * num_objects + objectness * (labels >= 0).sum()
 
 
 def has_option(name: str, option: str) -> bool:
@@ -75,7 +86,7 @@ def _with_box_loss(loss, logits, labels, **options):
 
 
 def num_logits(name: str) -> int:
-    return K + LOSS_CLASSES[name].softmax
+    return LOSS_CLASSES[name]().num_columns(K)
 
 
 def random_batch(num_anchors=200, scale=4.0, seed=0, dtype=torch.float32, columns=K):
@@ -126,6 +137,23 @@ def gradient_norms_per_class(loss, logits, labels):
     (gradient,) = torch.autograd.grad(loss, logits)
     targets = one_hot(labels)
     return (gradient.abs() * targets).sum(0), (gradient.abs() * (1 - targets)).sum(0)
+
+
+def formula_sum(terms, logits, labels, quality=None):
+    """Sum the formulas of a loss with their own slopes, in the precision of the logits."""
+    is_positive = labels.unsqueeze(-1) == torch.arange(logits.shape[-1])
+    y = None if quality is None else quality.unsqueeze(-1).expand_as(logits)
+    positive = apply_formula(terms.positive, logits, y) * terms.positive_weight
+    negative = apply_formula(terms.negative, -logits) * terms.negative_weight
+    return torch.where(is_positive, positive, negative)[labels >= 0].sum()
+
+
+def assert_equals_published(loss, expected, logits, tolerance):
+    """Compare a scalar and its gradient with numbers, relative to the number."""
+    (gradient,) = torch.autograd.grad(loss, logits)
+    value, slopes = (torch.tensor(expected[x], dtype=loss.dtype) for x in ("value", "gradient"))
+    torch.testing.assert_close(loss, value, rtol=tolerance, atol=0)
+    torch.testing.assert_close(gradient, slopes, rtol=tolerance, atol=tolerance * 1e-2)
 
 
 def assert_value_and_gradient_match(loss, reference, logits):

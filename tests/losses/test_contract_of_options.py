@@ -41,6 +41,7 @@ ILLEGAL = {
     "MODEL.FOCAL.CLS_LOSS.DR_MARGIN": [INF],
     "MODEL.FOCAL.CLS_LOSS.DR_SCALE": [-1.0, 0.0, INF],
     "MODEL.FOCAL.CLS_LOSS.DR_TAU": [-1.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.ECM_FG_BG_RATIO": [0.0, INF],
     "MODEL.FOCAL.CLS_LOSS.EFL_SCALE": [-1.0],
     "MODEL.FOCAL.CLS_LOSS.EQLV2_ALPHA": [-1.0],
     "MODEL.FOCAL.CLS_LOSS.EQLV2_GAMMA": [-1.0],
@@ -48,11 +49,18 @@ ILLEGAL = {
     "MODEL.FOCAL.CLS_LOSS.GHM_BINS": [0, -1],
     "MODEL.FOCAL.CLS_LOSS.GHM_MOMENTUM": [-0.1, 1.0],
     "MODEL.FOCAL.CLS_LOSS.HINGE_MARGIN": [0.0, 1.5],
+    "MODEL.FOCAL.CLS_LOSS.IA_BCE_ALPHA": [-0.5, 1.5],
     "MODEL.FOCAL.CLS_LOSS.LABEL_SMOOTHING": [-0.1, 1.0],
+    "MODEL.FOCAL.CLS_LOSS.MAL_ALPHA": [-0.5, 1.5],
+    "MODEL.FOCAL.CLS_LOSS.MAL_GAMMA": [-1.0, INF],
     "MODEL.FOCAL.CLS_LOSS.POLY_EPSILON": [INF],
     "MODEL.FOCAL.CLS_LOSS.QFL_BETA": [-1.0, 0.5, INF],
     "MODEL.FOCAL.CLS_LOSS.RS_DELTA": [-0.5, INF],
     "MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS": [[10, -1, 5, 5, 5]],
+    "MODEL.FOCAL.CLS_LOSS.SEESAW_EPS": [0.0, 1.5],
+    "MODEL.FOCAL.CLS_LOSS.SEESAW_P": [-1.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.SEESAW_Q": [-1.0, INF],
+    "MODEL.FOCAL.CLS_LOSS.SEESAW_REDUCTION": ["none"],
     "MODEL.FOCAL.CLS_LOSS.VFL_ALPHA": [-0.5, 1.5],
 }
 NAMES = sorted(LOSS_CLASSES)
@@ -108,7 +116,8 @@ ONE_NUMBER = [np.float32, np.float64, np.array, torch.tensor, Fraction]
 NUMBERS = [
     option
     for option in OPTIONS
-    if option[2].split(".")[-1] not in {"CLASS_ALPHA", "SAMPLES_PER_CLASS", "RANKING_SCOPE"}
+    if option[2].split(".")[-1]
+    not in {"CLASS_ALPHA", "RANKING_SCOPE", "SAMPLES_PER_CLASS", "SEESAW_REDUCTION"}
 ]
 
 
@@ -272,6 +281,6 @@ def test_the_state_dict_determines_the_next_steps(name):
     trained, resumed, fresh = (make(name).train() for _ in range(3))
     trained(logits, labels)
     resumed.load_state_dict(trained.state_dict())
-    others = random_batch(seed=1, scale=1.0)
+    others = random_batch(seed=1, scale=1.0, columns=num_logits(name))
     torch.testing.assert_close(resumed(*others), trained(*others), rtol=0, atol=0)
     assert not torch.allclose(resumed(*others), fresh.eval()(*others))

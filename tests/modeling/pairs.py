@@ -4,6 +4,7 @@ import torch
 from detectron2.modeling import build_model
 
 from focal_plugin.modeling.backbones import LastLevelSubsample
+from focal_plugin.modeling.prior import without_automatic_priors
 
 from .toy import narrow_cfg
 from .toy_rcnn import STOCK
@@ -46,7 +47,7 @@ PAIRS = {
 
 def make_model(file, *opts):
     torch.manual_seed(0)
-    return build_model(narrow_cfg(file, *SMALL, *opts)).eval()
+    return build_model(without_automatic_priors(narrow_cfg(file, *SMALL, *opts))).eval()
 
 
 def make_pair(name, *more):

@@ -20,7 +20,7 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
+from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY, ClassificationLoss
 from focal_plugin.mining import MINER_REGISTRY
 from focal_plugin.modeling import RETINANET_HEAD_REGISTRY, build_retinanet_head
 from focal_plugin.modeling.normalizer import RPN_NORMALIZERS
@@ -130,6 +130,7 @@ def assert_scripts(model, image):
 SHAPES = [ShapeSpec(channels=32, stride=stride) for stride in (8, 16)]
 SIGMOID = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SigmoidFocalLoss")
 SOFTMAX = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
+GUMBEL = ("MODEL.FOCAL.CLS_LOSS.NAME", "GumbelLoss")
 
 
 def make_features(height, width, seed=0):
@@ -164,7 +165,7 @@ HEADS = [name for name, _ in RETINANET_HEAD_REGISTRY if name != "RetinaNetHead"]
 RETINANET_HEADS = [
     ("RetinaNetHead", "conv", (), ""),
     ("RetinaNetHead", "conv", (), "GN"),  # TorchScript rejects Detectron2's own "BN"
-    *itertools.product(HEADS, ("conv", "cosine"), ((), SOFTMAX), ("",)),
+    *itertools.product(HEADS, ("conv", "cosine"), ((), SOFTMAX, GUMBEL), ("",)),
     *itertools.product(HEADS, ("conv",), ((), SOFTMAX), ("BN",)),
     *itertools.product(HEADS, ("cosine",), ((),), ("GN",)),
 ]
@@ -241,9 +242,10 @@ def test_a_detector_with_any_part_for_training_can_be_scripted(name, part):
     [
         (),
         SOFTMAX,
+        GUMBEL,
         ("MODEL.RETINANET.NORM", "BN", "MODEL.FOCAL.MINING.NAME", "OHEMMiner"),
     ],
-    ids=["defaults", "softmax", "BN"],
+    ids=["defaults", "softmax", "Gumbel", "BN"],
 )
 def test_a_retinanet_exports(opts):
     model = make_model(RETINANET, *opts)
@@ -389,6 +391,9 @@ def inference_of(model):
     """Return the modules and options that a model uses in evaluation."""
     description = []
     for name, module in model.named_modules():
+        if isinstance(module, ClassificationLoss):  # a box head decodes with it
+            kind = type(module)
+            description.append((name, kind.softmax, kind.probabilities, kind.sigmoid_logits))
         if TRAINING_PARTS.intersection(name.split(".")):
             continue
         options = {
@@ -419,7 +424,8 @@ EXPORTED = set()
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_two_stage_arm_exports(arm):
     """Arms that differ only in training are the same detector in evaluation, exported once."""
-    model = make_model(ARMS[arm])
+    counts = ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS", [30, 2])  # by train_net.py
+    model = make_model(ARMS[arm], *counts)
     inference = inference_of(model)
     if inference in EXPORTED:
         return

@@ -17,6 +17,7 @@ from focal_plugin.losses import (
     BOX_LOSS_REGISTRY,
     CLS_LOSS_REGISTRY,
     EqualizationLossV2,
+    GumbelLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
     build_box_loss,
@@ -47,9 +48,9 @@ def make_from_config(*opts):
     return FocalFastRCNNOutputLayers(cfg, ShapeSpec(channels=8)), cfg
 
 
-def random_predictions(*, agnostic=False, scale=3.0, num_rois=R):
+def random_predictions(*, agnostic=False, scale=3.0, num_rois=R, columns=K + 1):
     generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(num_rois, K + 1, generator=generator) * scale
+    scores = torch.randn(num_rois, columns, generator=generator) * scale
     deltas = torch.randn(num_rois, 4 if agnostic else 4 * K, generator=generator)
     return scores.requires_grad_(), deltas.requires_grad_()
 
@@ -194,7 +195,7 @@ def test_every_classification_loss_is_summed_and_divided_by_what_it_says(name, n
         f"{KEYS}.NORMALIZER", normalizer,
         f"{KEYS}.CLS_LOSS.WEIGHT", 3.0,
     )  # fmt: skip
-    predictions = random_predictions()
+    predictions = random_predictions(columns=layers.cls_score.out_features)
     losses, _ = losses_of(layers, predictions)
     gradients = gradients_of(sum(losses.values()), predictions)
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -205,7 +206,7 @@ def test_every_classification_loss_is_summed_and_divided_by_what_it_says(name, n
     quality = torch.zeros(R)
     boxes, _, _, gt_boxes = decoded_boxes(deltas)
     quality[HAS_OBJECT] = _iou(boxes, gt_boxes)
-    loss = alone(scores if alone.softmax else scores[:, :K], LABELS, quality=quality)
+    loss = alone(scores[:, : alone.num_columns(K)], LABELS, quality=quality)
     divisor = {"rois": R, "foreground": HAS_OBJECT.sum()}[normalizer]
     expected = 3 * loss / (1 if alone.own_normalizer else divisor)
     torch.testing.assert_close(losses["loss_cls"], expected, rtol=1e-5, atol=1e-6)
@@ -240,7 +241,7 @@ def test_every_loss_has_finite_gradients_at_saturated_logits(name):
         f"{KEYS}.CLS_LOSS.SAMPLES_PER_CLASS", [1000, 100, 50, 10, 1],
         f"{KEYS}.CLS_LOSS.GAMMA", 0.5,
     )  # fmt: skip
-    predictions = random_predictions(scale=1e4)
+    predictions = random_predictions(scale=1e4, columns=layers.cls_score.out_features)
     losses, _ = losses_of(layers, predictions)
     assert all(loss.isfinite() for loss in losses.values())
     assert all(g.isfinite().all() for g in gradients_of(sum(losses.values()), predictions))
@@ -413,6 +414,42 @@ def test_sigmoid_scores_decode_to_the_classes_and_none_of_them():
     p = torch.sigmoid(scores[:, :K].double())
     expected = torch.cat([p, (1 - p).prod(1, keepdim=True)], dim=1).float()
     torch.testing.assert_close(torch.cat(probs), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_gumbel_scores_decode_to_their_probabilities():
+    layers = make(cls_loss=GumbelLoss(), prior_prob=0.01)
+    scores, deltas = random_predictions()
+    probs = torch.cat(layers.predict_probs((scores, deltas), random_proposals()))
+    p = torch.exp(-torch.exp(-scores[:, :K].double()))
+    expected = torch.cat([p, (1 - p).prod(1, keepdim=True)], dim=1).float()
+    torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-12)
+    prior = torch.exp(-torch.exp(-layers.cls_score.bias[:K]))
+    torch.testing.assert_close(prior, torch.full((K,), 0.01))
+
+
+def test_the_statistics_of_a_gumbel_loss_use_its_probabilities():
+    """An object is predicted from a logit of 0.37 on, where p is 1/2, and not from 0 on."""
+    layers = make(cls_loss=GumbelLoss())
+    scores, deltas = random_predictions()
+    scores = torch.full_like(scores, 0.3)
+    scores[:, 1] = 0.35
+    _, statistics = losses_of(layers, (scores.requires_grad_(), deltas))
+    assert statistics["fast_rcnn/false_negative"] == 1
+    _, statistics = losses_of(layers, ((scores + 0.1).detach().requires_grad_(), deltas))
+    assert statistics["fast_rcnn/false_negative"] == 0
+
+
+def test_a_margin_loss_reads_all_columns_and_decodes_its_own_scores():
+    layers, _ = make_from_config(
+        f"{KEYS}.CLS_LOSS.NAME", "EffectiveClassMarginLoss", f"{KEYS}.PRIOR_PROB", 0.1
+    )
+    scores, deltas = random_predictions()
+    probs = torch.cat(layers.predict_probs((scores, deltas), random_proposals()))
+    p = torch.sigmoid(scores.double())
+    expected = p[:, :K] * (1 - p[:, K:])
+    torch.testing.assert_close(probs[:, :K].double(), expected, rtol=1e-5, atol=1e-12)
+    log_odds = torch.full((K,), math.log(9))
+    torch.testing.assert_close(layers.cls_score.bias, torch.cat([-log_odds, log_odds[:1]]))
 
 
 def test_softmax_scores_decode_as_stock():

@@ -97,6 +97,37 @@ def test_a_cosine_head_has_the_scale_of_its_key():
     assert make_head(FocalRetinaNetHead, *opts).cls_score.scale == 12.5
 
 
+# A loss with other probabilities than sigmoids
+
+GUMBEL = ["MODEL.FOCAL.CLS_LOSS.NAME", "GumbelLoss"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("classifier", ["conv", "cosine"])
+def test_a_gumbel_head_returns_the_logits_of_its_probabilities_in_evaluation(head, classifier):
+    head = make_head(head, *GUMBEL, classifier=classifier)
+    torch.nn.init.normal_(head.cls_score.weight)
+    features = make_features()
+    trained, _ = head.train()(features)
+    found, _ = head.eval()(features)
+    for x, s in zip(trained, found, strict=True):
+        p = torch.exp(-torch.exp(-x.double()))
+        torch.testing.assert_close(torch.sigmoid(s.double()), p, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("classifier", ["conv", "cosine"])
+def test_a_fresh_gumbel_head_predicts_the_prior(classifier):
+    opts = [*GUMBEL, "MODEL.RETINANET.PRIOR_PROB", 0.02, "MODEL.FOCAL.HEAD.CLASSIFIER", classifier]
+    head = toy_model(*opts).head.eval()  # the detector sets stock's weights where it can
+    logits, _ = head([torch.zeros(1, head.cls_score.in_channels, 1, 1)] * LEVELS)
+    torch.testing.assert_close(logits[0].sigmoid(), torch.full_like(logits[0], 0.02))
+
+
+def test_a_head_that_decodes_sigmoids_is_refused():
+    with pytest.raises(ValueError, match="RetinaNetHead does not decode the logits of GumbelLoss"):
+        toy_model(*GUMBEL, "MODEL.FOCAL.HEAD.NAME", "RetinaNetHead")
+
+
 # Stock at the default keys
 
 

@@ -10,7 +10,6 @@ from torchvision.ops import box_iou
 
 from focal_plugin.losses import (
     BOX_LOSS_REGISTRY,
-    CLS_LOSS_REGISTRY,
     sigmoid_cross_entropy_loss,
     softmax_focal_loss,
 )
@@ -19,6 +18,7 @@ from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
 
 from ..each import each
+from ..registrations import DENSE_CLS_LOSSES
 from .toy import NUM_CLASSES, gradients_of, losses_of, tiny_model, toy_batch, toy_cfg
 
 LOSS, BOX_LOSS = "MODEL.FOCAL.CLS_LOSS.NAME", "MODEL.FOCAL.BOX_LOSS.NAME"
@@ -69,7 +69,7 @@ def arguments_of_losses(model, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(dict(CLS_LOSS_REGISTRY)))
+@pytest.mark.parametrize("name", DENSE_CLS_LOSSES)
 @pytest.mark.parametrize("normalizer", ["ema", "per_image"])
 def test_every_loss_has_finite_gradients(name, normalizer, batch):
     model = tiny_model(LOSS, name, NORMALIZER, normalizer, *SAMPLES)
@@ -96,7 +96,7 @@ def test_every_box_loss_has_finite_gradients_and_touches_the_box_branch_only(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", sorted(dict(CLS_LOSS_REGISTRY)))
+@pytest.mark.parametrize("loss", DENSE_CLS_LOSSES)
 def test_mining_composes_with_every_loss(loss, batch):
     model = tiny_model(LOSS, loss, MINER, "OHEMMiner", *SAMPLES)
     losses, gradients = gradients_of(model, batch)

@@ -14,6 +14,7 @@ from focal_plugin.losses import CLS_LOSS_REGISTRY, SigmoidFocalLoss, SigmoidFoca
 from focal_plugin.modeling.unlabeled_classes import check_leaves_out, leave_out_unlabeled
 
 from ..each import each
+from ..registrations import DENSE_CLS_LOSSES
 from .toy import NUM_CLASSES, gradients_of, losses_of, tiny_model, toy_batch
 
 K = 5
@@ -21,7 +22,7 @@ LABELED = [0, 2, 4]
 CLASSES = dict(CLS_LOSS_REGISTRY)
 COUNTS = {"DRLoss", "GHMLoss"}
 """Losses in which a negative of probability 0 has a part."""
-LEAVES_OUT = [name for name, loss in CLASSES.items() if not loss.softmax and name not in COUNTS]
+LEAVES_OUT = [x for x in DENSE_CLS_LOSSES if not CLASSES[x].softmax and x not in COUNTS]
 LEVELS = [(4, 3), (2, 2)]
 """Height and width of each level; there are two anchors per location."""
 

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from focal_plugin.losses.gumbel import Gumbel, GumbelComplement
+from focal_plugin.losses.matchability_aware import DetachedFocal, SoftTarget
 from focal_plugin.losses.poly_focal import PolyFocal
 from focal_plugin.losses.quality_focal import QualityFocal
 from focal_plugin.losses.sigmoid_cross_entropy import CrossEntropy
@@ -43,6 +45,12 @@ TERMS = {
     "quality 0": Terms(QualityFocal(0.0), Focal(0.0)),
     "quality 1.5": Terms(QualityFocal(1.5), Focal(1.5)),
     "varifocal": Terms(Varifocal(0.75, 1.3), Focal(1.3), negative_weight=0.75),
+    "soft target": Terms(SoftTarget(1.5), DetachedFocal(1.5), negative_weight=0.75),
+    "soft target 2": Terms(SoftTarget(2.0), DetachedFocal(2.0)),
+    "aligned target": Terms(SoftTarget(0.75, 0.25, 0.01), DetachedFocal(0.0)),
+    "score as target": Terms(SoftTarget(0.0, 1.0, 0.01), DetachedFocal(0.5)),
+    "constant target": Terms(SoftTarget(0.0), DetachedFocal(11.0)),
+    "Gumbel": Terms(Gumbel(), GumbelComplement(), 0.25, 0.75),
 }
 K = 5
 

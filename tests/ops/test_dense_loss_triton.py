@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from focal_plugin.losses import SigmoidFocalLoss, sigmoid_focal_loss
+from focal_plugin.losses.gumbel import Gumbel, GumbelComplement
+from focal_plugin.losses.matchability_aware import DetachedFocal, SoftTarget
 from focal_plugin.losses.poly_focal import PolyFocal
 from focal_plugin.losses.quality_focal import QualityFocal
 from focal_plugin.losses.sigmoid_cross_entropy import CrossEntropy
@@ -46,6 +48,12 @@ TERMS = {
     "quality 0": Terms(QualityFocal(0.0), Focal(0.0)),
     "quality 1.5": Terms(QualityFocal(1.5), Focal(1.5)),
     "varifocal": Terms(Varifocal(0.75, 1.3), Focal(1.3), negative_weight=0.75),
+    "soft target": Terms(SoftTarget(1.5), DetachedFocal(1.5), negative_weight=0.75),
+    "soft target 2": Terms(SoftTarget(2.0), DetachedFocal(2.0)),
+    "aligned target": Terms(SoftTarget(0.75, 0.25, 0.01), DetachedFocal(0.0)),
+    "score as target": Terms(SoftTarget(0.0, 1.0, 0.01), DetachedFocal(0.5)),
+    "constant target": Terms(SoftTarget(0.0), DetachedFocal(11.0)),
+    "Gumbel": Terms(Gumbel(), GumbelComplement(), 0.25, 0.75),
 }
 # The interpreter rounds twice where a GPU has one instruction (fma). With half-precision input, the
 # computation is less exact, and the result is rounded.
@@ -356,6 +364,9 @@ def _value_of(impl):
         ("focal 1.7, smoothed", "FL*"),
         ("quality 1.5", "hinge"),
         ("varifocal", "focal 11"),
+        ("aligned target", "soft target"),
+        ("constant target", "soft target 2"),
+        ("Gumbel", "Gumbel"),
     ],
 )
 def test_every_formula_compiles_for_a_gpu(positive, negative, compile_only):

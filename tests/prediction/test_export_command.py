@@ -19,6 +19,7 @@ from ..modeling.pairs import RETINANET
 from .conftest import make_run
 
 SOFTMAX = ("MODEL.FOCAL.CLS_LOSS.NAME", "SoftmaxFocalLoss")
+GUMBEL = ("MODEL.FOCAL.CLS_LOSS.NAME", "GumbelLoss")
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
@@ -70,7 +71,7 @@ def test_what_is_exported_of_two_stages_detects_like_the_detector(adapter, two_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opts", [(), SOFTMAX], ids=["sigmoid", "softmax"])
+@pytest.mark.parametrize("opts", [(), SOFTMAX, GUMBEL], ids=["sigmoid", "softmax", "Gumbel"])
 def test_an_onnx_file_detects_like_the_detector(opts, tiny_shapes, tmp_path, capsys):
     make_run(tmp_path, RETINANET, *opts)
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")

@@ -131,6 +131,7 @@ def ours(
         logits=[],
         deltas=[view_as_anchors(x, 4) for x in outputs],
         targets=DenseTargets(positives.long(), gt_boxes),
+        box_outputs=None,
     )
     return Detector(loss)._box_loss(batch, positives, None, torch.ones(1))
 

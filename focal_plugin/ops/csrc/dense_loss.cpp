@@ -21,10 +21,17 @@ namespace {
 
 Kind kind_of(const std::string& name) {
   static const std::unordered_map<std::string, Kind> kinds{
-      {"cross_entropy", Kind::cross_entropy}, {"focal", Kind::focal},
-      {"focal_star", Kind::focal_star},       {"poly_focal", Kind::poly_focal},
-      {"hinge", Kind::hinge},                 {"quality_focal", Kind::quality_focal},
+      {"cross_entropy", Kind::cross_entropy},
+      {"focal", Kind::focal},
+      {"focal_star", Kind::focal_star},
+      {"poly_focal", Kind::poly_focal},
+      {"hinge", Kind::hinge},
+      {"detached_focal", Kind::detached_focal},
+      {"gumbel", Kind::gumbel},
+      {"gumbel_complement", Kind::gumbel_complement},
+      {"quality_focal", Kind::quality_focal},
       {"varifocal", Kind::varifocal},
+      {"soft_target", Kind::soft_target},
   };
   const auto found = kinds.find(name);
   TORCH_CHECK(found != kinds.end(), "there is no formula ", name);
@@ -32,7 +39,7 @@ Kind kind_of(const std::string& name) {
 }
 
 bool for_positives_only(Kind kind) {
-  return kind == Kind::quality_focal || kind == Kind::varifocal;
+  return kind == Kind::quality_focal || kind == Kind::varifocal || kind == Kind::soft_target;
 }
 
 // The instruction set that PyTorch uses, which `ATEN_CPU_CAPABILITY` limits.

@@ -10,8 +10,12 @@ enum class Kind {
   focal_star,
   poly_focal,
   hinge,
+  detached_focal,
+  gumbel,
+  gumbel_complement,
   quality_focal,
   varifocal,
+  soft_target,
 };
 
 // Number of anchors in a unit of work: a constant, so that sums do not depend on the threads.

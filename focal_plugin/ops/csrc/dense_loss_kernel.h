@@ -38,8 +38,12 @@ inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality
     case Kind::focal_star: return focal::FocalStar(p)(at);
     case Kind::poly_focal: return focal::PolyFocal<focal::Power>(p)(at);
     case Kind::hinge: return focal::Hinge(p)(at);
+    case Kind::detached_focal: return focal::DetachedFocal<focal::Power>(p)(at);
+    case Kind::gumbel: return focal::Gumbel(p)(at);
+    case Kind::gumbel_complement: return focal::GumbelComplement(p)(at);
     case Kind::quality_focal: return focal::QualityFocal(p)(at, quality);
     case Kind::varifocal: return focal::Varifocal(p)(at, quality);
+    case Kind::soft_target: return focal::SoftTarget(p)(at, quality);
   }
   __builtin_unreachable();
 }
@@ -196,7 +200,11 @@ void run(const DenseLoss& job, long unit) {
     case Kind::focal_star: return run_formula<focal::FocalStar>(job, unit);
     case Kind::poly_focal: return run_formula_with_power<focal::PolyFocal>(job, unit);
     case Kind::hinge: return run_formula<focal::Hinge>(job, unit);
+    case Kind::detached_focal: return run_formula_with_power<focal::DetachedFocal>(job, unit);
+    case Kind::gumbel: return run_formula<focal::Gumbel>(job, unit);
+    case Kind::gumbel_complement: return run_formula<focal::GumbelComplement>(job, unit);
     case Kind::quality_focal:
-    case Kind::varifocal: return;  // for positives only
+    case Kind::varifocal:
+    case Kind::soft_target: return;  // for positives only
   }
 }

@@ -20,9 +20,17 @@ INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, 
 INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
 #endif
 
-// exp(y) for y <= 0, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a polynomial. A
-// subnormal result becomes exp(-87). A NaN stays a NaN.
-INLINE float exp_of_nonpositive(float y) {
+// exp(y) = power * (1 + rest) for y <= 88, by Cody and Waite's reduction to |r| <= ln(2) / 2 and a
+// polynomial. A subnormal result becomes exp(-87). A NaN stays a NaN.
+struct Exponential {
+  float power;  // of two
+  float rest;
+
+  INLINE float value() const { return (rest + 1.0f) * power; }
+  INLINE float minus_one() const { return rest * power + (power - 1.0f); }
+};
+
+INLINE Exponential exponential(float y) {
   const float clamped = y < -87.0f ? -87.0f : y;
   // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const float shifted = multiply_add(clamped, 1.44269504f, 12582912.0f);
@@ -35,14 +43,16 @@ INLINE float exp_of_nonpositive(float y) {
   poly = multiply_add(poly, r, 4.16657959e-2f);
   poly = multiply_add(poly, r, 1.66666655e-1f);
   poly = multiply_add(poly, r, 5.00000012e-1f);
-  poly = multiply_add(poly, r * r, r) + 1.0f;
+  poly = multiply_add(poly, r * r, r);
   int bits;
   __builtin_memcpy(&bits, &shifted, sizeof bits);
   const int exponent = (bits - 0x4B400000 + 127) << 23;
   float power_of_two;
   __builtin_memcpy(&power_of_two, &exponent, sizeof exponent);
-  return poly * power_of_two;
+  return {power_of_two, poly};
 }
+
+INLINE float exponential_of(float y) { return exponential(y).value(); }
 
 // log(1 + e) for e in [0, 1]: e times a minimax polynomial of the ratio, accurate to 4e-8.
 INLINE float log_of_one_plus(float e) {
@@ -68,7 +78,7 @@ struct Point {
 };
 
 INLINE Point point(float x) {
-  const float e = exp_of_nonpositive(-magnitude(x));  // in [0, 1]
+  const float e = exponential_of(-magnitude(x));  // in [0, 1]
   const float larger = 1.0f / (1.0f + e);
   const float smaller = e * larger;
   const float log1p_e = log_of_one_plus(e);
@@ -99,7 +109,7 @@ struct Power {
     const float one = whole & 1 ? at.q : 1.0f;
     const float two = whole & 2 ? q2 : 1.0f;
     const float four = whole & 4 ? q2 * q2 : 1.0f;
-    return one * two * four * exp_of_nonpositive(-rest * at.ce_of_q);
+    return one * two * four * exponential_of(-rest * at.ce_of_q);
   }
 };
 
@@ -168,6 +178,50 @@ struct Hinge {
   }
 };
 
+// The weight (1 - p_t)^gamma is a constant for the slope.
+template <class PowerOf>
+struct DetachedFocal {
+  PowerOf power;
+
+  explicit DetachedFocal(const float* p) : power(p[0]) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const float m = power(at);
+    return {m * at.ce, -m * at.q};
+  }
+};
+
+// p = exp(-u), u = exp(-x), for x in [LOW, HIGH]; outside, the loss is that of the nearer end.
+constexpr float GUMBEL_LOW = -4.0f, GUMBEL_HIGH = 10.0f;
+
+// -log(p). x_t is x.
+struct Gumbel {
+  explicit Gumbel(const float*) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const bool below = at.x < GUMBEL_LOW, above = at.x > GUMBEL_HIGH;
+    const float u = exponential_of(-(below ? GUMBEL_LOW : above ? GUMBEL_HIGH : at.x));
+    return {u, below | above ? 0.0f : -u};
+  }
+};
+
+// -log(1 - p). x_t is -x.
+struct GumbelComplement {
+  explicit GumbelComplement(const float*) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const bool below = at.x < -GUMBEL_HIGH, above = at.x > -GUMBEL_LOW;
+    const float log_u = below ? -GUMBEL_HIGH : above ? -GUMBEL_LOW : at.x;
+    const float u = exponential_of(log_u);
+    const Exponential exp = exponential(-u);
+    const float p = exp.value(), not_p = -exp.minus_one();
+    // 1 / (1 - p) is 1 + p / (1 - p), or 1 / u times 1 + (u - (1 - p)) / (1 - p)
+    const bool unlikely = p <= 0.5f;
+    const float value = log_of_one_plus((unlikely ? p : u - not_p) / not_p);
+    return {unlikely ? value : value - log_u, below | above ? 0.0f : -u * p / not_p};
+  }
+};
+
 // For positives only: the target is a quality y in [0, 1].
 
 INLINE float soft_cross_entropy(const Point& at, float y) {
@@ -202,6 +256,20 @@ struct Varifocal {
       return {m * at.ce_of_q, m * (gamma * at.q * at.ce_of_q + at.p)};
     }
     return {y * soft_cross_entropy(at, y), y * (at.p - y)};
+  }
+};
+
+// The target max(p^b * y^a, c) is a constant for the slope.
+struct SoftTarget {
+  float quality_power, score_power, least;
+
+  explicit SoftTarget(const float* p) : quality_power(p[0]), score_power(p[1]), least(p[2]) {}
+
+  INLINE Cost operator()(const Point& at, float y) const {
+    const float aligned =
+        exponential_of(-score_power * at.ce) * __builtin_powf(y, quality_power);
+    const float target = aligned < least ? least : aligned;
+    return {soft_cross_entropy(at, target), at.p - target};
   }
 };
 
