@@ -120,10 +120,10 @@ def add_focal_config(cfg: CfgNode) -> None:
     loss.EQLV2_GAMMA = 12.0
     loss.EQLV2_MU = 0.8
     loss.EQLV2_ALPHA = 4.0
-    # SeesawLoss (RoI heads only): exponents of the ratios of counts and of scores, and lowest own
-    # score in a ratio
+    # SeesawLoss (RoI heads only): exponents of the ratios of counts and of scores
     loss.SEESAW_P = 0.8
     loss.SEESAW_Q = 2.0
+    # SeesawLoss: lowest own score in a ratio
     loss.SEESAW_EPS = 1e-2
     # SeesawLoss: "sum": NORMALIZER divides both terms, as for the published results. "mean": the
     # classes are a mean over RoIs with an object, and the objectness is one over all RoIs
@@ -184,15 +184,17 @@ def add_focal_config(cfg: CfgNode) -> None:
     # of each positive among those of its object and class
     reweight = node.REWEIGHT = new_node()
     reweight.NAME = ""
-    # "isr_p": exponent, and least weight before it
+    # "isr_p": exponent of the weights
     reweight.K = 2.0
+    # "isr_p": least weight before the exponent
     reweight.BIAS = 0.0
-    # CARL: an additional box term, "loss_carl", whose weights are scores with gradient. WEIGHT is
-    # its factor (0: off)
+    # Factor of CARL, an additional box term whose weights are scores with gradient; 0: off. It is
+    # logged as "loss_carl"
     carl = node.CARL = new_node()
     carl.WEIGHT = 0.0
-    # Exponent of the weights, and weight of a score of 0 before it
+    # CARL: exponent of the weights
     carl.K = 1.0
+    # CARL: weight of a score of 0, before the exponent
     carl.BIAS = 0.2
     # Anchors of an object: "max_iou" (stock, by MODEL.RETINANET.IOU_THRESHOLDS), "atss", "tal",
     # "simota", "paa", or a name in ASSIGNER_REGISTRY
@@ -354,18 +356,22 @@ def add_focal_config(cfg: CfgNode) -> None:
     # Draw of negatives: "random", "iou_balanced" (the same number of each bin of IoU) or
     # "score_hlr" (by rank of their scores, with weights; requires a CLS_LOSS.NAME)
     sampler.NEGATIVES = "random"
-    # "iou_balanced": bins; IoU below which a negative is drawn last (0: at 0; -1: none is); share
-    # of the negatives that is not drawn from the bins; and boxes that determine the range of the
-    # bins, "negatives" or "all" (as published)
+    # "iou_balanced": number of bins
     sampler.NUM_BINS = 3
+    # "iou_balanced": IoU below which a negative is drawn last; 0: at 0 (as published); -1: none is
     sampler.FLOOR_THR = -1.0
+    # "iou_balanced": share of the negatives that is not drawn from the bins
     sampler.FLOOR_FRACTION = 0.0
+    # "iou_balanced": boxes that determine the range of the bins, "negatives" or "all" (as
+    # published)
     sampler.IOU_RANGE = "negatives"
-    # "score_hlr": exponent of the weights, least weight before it, least score of a ranked
-    # negative, and IoU above which it joins the cluster of a better one
+    # "score_hlr": exponent of the weights
     sampler.HLR_K = 0.5
+    # "score_hlr": least weight before the exponent
     sampler.HLR_BIAS = 0.0
+    # "score_hlr": score above which a negative is ranked
     sampler.HLR_SCORE_THRESH = 0.05
+    # "score_hlr": IoU above which a negative joins the cluster of a better one
     sampler.HLR_NMS_THRESH = 0.5
 
     # FocalFastRCNNConvFCHead (a name for MODEL.ROI_BOX_HEAD.NAME): "norm_relu" (stock), or

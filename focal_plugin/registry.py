@@ -193,6 +193,25 @@ class ConfigurableModule(nn.Module):
         return ", ".join(f"{option}={getattr(self, option)}" for option in self.config_keys)
 
 
+def build_part(part: type[_Part], cfg: CfgNode, config_scope: ConfigScope = DENSE) -> _Part:
+    """
+    Build a component that has no name, a subclass of :class:`ConfigurableModule`.
+
+    Args:
+        config_scope: the location of its options, if they are moved.
+
+    Raises:
+        ValueError: an option is outside its legal range; the message names its full key.
+    """
+    try:
+        return part(cfg, config_scope=config_scope)
+    except IllegalOptionError as error:
+        keys = getattr(part, "config_keys", {})
+        if error.option not in keys:
+            raise
+        raise ValueError(f"{config_scope.key(keys[error.option])} {error.requirement}") from error
+
+
 def build_named(
     classes: Iterable[tuple[str, type[_Part]]],
     name_key: str,

@@ -39,6 +39,7 @@ from focal_plugin.data.loading.training_set import UNLABELED_POLICIES
 from focal_plugin.losses import BAG_LOSS_REGISTRY, BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY
 from focal_plugin.losses.build import STOCK_BOX_LOSSES
 from focal_plugin.mining import MINER_REGISTRY
+from focal_plugin.mining.libra import IOU_RANGES
 from focal_plugin.modeling import (
     RETINANET_HEAD_REGISTRY,
     FocalCascadeROIHeads,
@@ -49,6 +50,8 @@ from focal_plugin.modeling import (
     OHEMCascadeROIHeads,
     OHEMROIHeads,
     PriorRPNHead,
+    SampledCascadeROIHeads,
+    SampledROIHeads,
     SoftmaxRPNHead,
     backbones,
     box_heads,
@@ -56,7 +59,9 @@ from focal_plugin.modeling import (
     fast_rcnn,
     heads,
     matcher,
+    prime_samples,
     retinanet,
+    roi_sampler,
     rpn,
 )
 from focal_plugin.modeling.assigners import ASSIGNERS, MAX_IOU
@@ -177,6 +182,12 @@ SECTIONS = {
         "normalizer", "MODEL.FOCAL.NORMALIZER.NAME", NORMALIZERS, ("MODEL.FOCAL.NORMALIZER.NAME",)
     ),
     "balances": Section("balance", "MODEL.FOCAL.BALANCE.NAME", BALANCES, ("MODEL.FOCAL.BALANCE.",)),
+    "prime samples": Section(
+        "weights of positives",
+        "MODEL.FOCAL.REWEIGHT.NAME",
+        prime_samples.REWEIGHTINGS,
+        ("MODEL.FOCAL.REWEIGHT.",),
+    ),
     "RPN": Section(
         "proposal generator",
         "MODEL.PROPOSAL_GENERATOR.NAME",
@@ -194,7 +205,14 @@ SECTIONS = {
     "RoI heads": Section(
         "RoI heads",
         "MODEL.ROI_HEADS.NAME",
-        named(FocalROIHeads, FocalCascadeROIHeads, OHEMROIHeads, OHEMCascadeROIHeads),
+        named(
+            FocalROIHeads,
+            FocalCascadeROIHeads,
+            OHEMROIHeads,
+            OHEMCascadeROIHeads,
+            SampledROIHeads,
+            SampledCascadeROIHeads,
+        ),
         ("MODEL.ROI_HEADS.", "MODEL.FOCAL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
         TWO_STAGE,
     ),
@@ -228,6 +246,9 @@ SWITCHES = {
     "MODEL.FOCAL.RPN.MINING.NAME": (*rpn.SAMPLING, *dict(MINER_REGISTRY)),
     "MODEL.FOCAL.ROI_HEADS.NORMALIZER": fast_rcnn.NORMALIZERS,
     "MODEL.FOCAL.ROI_HEADS.BOX_NORMALIZER": fast_rcnn.NORMALIZERS,
+    "MODEL.FOCAL.ROI_HEADS.SAMPLER.POSITIVES": roi_sampler.POSITIVES,
+    "MODEL.FOCAL.ROI_HEADS.SAMPLER.NEGATIVES": roi_sampler.NEGATIVES,
+    "MODEL.FOCAL.ROI_HEADS.SAMPLER.IOU_RANGE": IOU_RANGES,
     "MODEL.FOCAL.ROI_BOX_HEAD.NORM_ORDER": box_heads.NORM_ORDERS,
 }
 STOCK_SWITCHES = (

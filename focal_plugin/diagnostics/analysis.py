@@ -64,6 +64,7 @@ def view_anchors(
     *,
     divisors: Tensor,
     quality: Tensor | None = None,
+    weights: Tensor | None = None,
     box_loss: Tensor | None = None,
 ) -> AnchorView:
     """
@@ -77,6 +78,7 @@ def view_anchors(
         labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
         divisors: (N,), or (1,) for all images; unused by a loss that is already normalized.
         quality: (N, R), for a loss that requires it.
+        weights: (N, R), factors of the losses; None: 1 each.
         box_loss: (N, R), 0 for anchors without one, for a loss that requires it.
     """
     with torch.enable_grad():
@@ -84,6 +86,8 @@ def view_anchors(
         joined = torch.cat([x.detach().float() for x in logits], dim=1).requires_grad_()
         if cls_loss.has_rows:
             loss = _per_anchor(cls_loss, joined, labels, quality, [x.shape[1] for x in logits])
+            if weights is not None:
+                loss = loss * weights
             divided = loss if cls_loss.own_normalizer else loss / divisors.unsqueeze(1)
             (gradient,) = torch.autograd.grad(divided.sum(), joined)
         else:

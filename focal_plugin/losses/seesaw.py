@@ -34,7 +34,7 @@ def seesaw_loss(
     eps: float = 1e-2,
 ) -> tuple[Tensor, Tensor]:
     """
-    Compute the seesaw loss: of the classes, a mean over RoIs with an object; of the objectness.
+    Compute the seesaw loss of the classes, and the cross entropy of an objectness.
 
         classes_y  = -log(exp(x_y) / sum over j of S_yj * exp(x_j)),  S_yj = M_yj * F_yj
         M_yj       = min(1, N_j / N_y)^p

@@ -76,6 +76,7 @@ class DenseStep(NamedTuple):
     labels: Tensor  # (N, R), int64 in {-1 (ignored), 0..K-1, K (background)}
     kept_labels: Tensor  # (N, R), labels with -1 for the anchors that mining drops
     quality: Tensor | None  # (N, R), IoU; None if the loss does not use it
+    cls_weights: Tensor | None  # (N, R), weights of the classification losses; None: 1 each
     cls_divisors: Tensor  # (N,), or (1,) for all images; unused if the loss is normalized
     boxed: Tensor  # (N, R), bool, the anchors of the box loss
     box_pairs: tuple[Tensor, Tensor]  # (V, 4) each, predictions and targets of these anchors
@@ -217,6 +218,7 @@ class DenseLossMixin:
                     labels=targets.labels,
                     kept_labels=labels,
                     quality=quality,
+                    cls_weights=self._weights_before(batch, labels, quality),
                     cls_divisors=cls_divisors,
                     boxed=boxed,
                     box_pairs=self._box_pairs(batch, boxed),
@@ -249,6 +251,16 @@ class DenseLossMixin:
         if self.reweighting is not None:
             loss = loss * self._cls_weights(self.reweighting, batch, labels, loss.detach())
         return (loss.sum(dim=1) / divisors).sum()
+
+    @torch.no_grad()
+    def _weights_before(
+        self, batch: DenseBatch, labels: Tensor, quality: Tensor | None
+    ) -> Tensor | None:
+        """Return the weights of the classification losses before any state changes, (N, R)."""
+        if self.reweighting is None:
+            return None
+        loss = self._loss_per_anchor(*self._levels(batch.logits, labels, quality))
+        return self._cls_weights(self.reweighting, batch, labels, loss)
 
     @torch.no_grad()
     def _cls_weights(

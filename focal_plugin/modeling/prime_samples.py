@@ -17,16 +17,25 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..checks import IllegalOptionError, check_option
+from ..checks import check_option
 from ..losses import BoxLoss, ClassificationLoss, isr_p_weights
 from ..losses.base import require_rows
 from ..losses.carl import carl_of_log_scores, check_carl_options
-from ..registry import DENSE, ConfigScope, ConfigurableModule, build_named, configurable
+from ..registry import (
+    DENSE,
+    ConfigScope,
+    ConfigurableModule,
+    build_named,
+    build_part,
+    configurable,
+)
 
 
 class ISRPReweighting(ConfigurableModule):
     """
     Weights of the classification loss by the importance of each positive, ISR-P of PISA.
+
+        w_i = (bias + (1 - bias) * (n - h_i) / n)^k * sum_j L_j / sum_j w_j L_j
 
     They are those of :func:`~focal_plugin.losses.isr_p_weights` (arXiv:1904.04821). A weight
     multiplies all K terms of a positive. All other weights are 1.
@@ -146,11 +155,7 @@ def build_carl(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> CARLTerm | No
     """
     if config_scope.read(cfg, CARLTerm.config_keys["weight"]) == 0:
         return None
-    try:
-        return CARLTerm(cfg, config_scope=config_scope)
-    except IllegalOptionError as error:
-        key = config_scope.key(CARLTerm.config_keys[error.option])
-        raise ValueError(f"{key} {error.requirement}") from error
+    return build_part(CARLTerm, cfg, config_scope)
 
 
 def check_prime_samples(

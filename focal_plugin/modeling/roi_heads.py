@@ -33,13 +33,13 @@ from torch.nn.utils.rnn import pad_sequence
 from ..losses import elementwise_iou
 from ..losses.base import ClassificationLoss, require_rows
 from ..mining import Miner, build_miner
-from ..registry import configurable
+from ..registry import build_part, configurable
 from .class_names import name_classes
 from .config_scopes import ROI_HEADS
 from .fast_rcnn import WEIGHTS, FocalFastRCNNOutputLayers
 from .federated import without_federated_loss
 from .matcher import split_crowds
-from .roi_sampler import LabeledRoIs, RoISampler, ScoredRoIs, build_roi_sampler
+from .roi_sampler import LabeledRoIs, RoISampler, ScoredRoIs
 from .unused_keys import warn_of_replaced
 
 _SCRIPT_CONSTANTS = {"mask_on": torch.jit.Final[bool], "keypoint_on": torch.jit.Final[bool]}
@@ -130,7 +130,7 @@ class _SelectsRoIs(StandardROIHeads):
         predictors = self._predictors()
         if not all(isinstance(x, FocalFastRCNNOutputLayers) for x in predictors):
             raise ValueError(
-                "mining requires box predictors that return the loss of each RoI: "
+                f"{type(self).__name__} requires box predictors that return the loss of each RoI: "
                 f"FocalFastRCNNOutputLayers, got {type(predictors[0]).__name__}"
             )
 
@@ -203,7 +203,7 @@ class _SelectsRoIs(StandardROIHeads):
         storage.put_scalar("roi_head/num_bg_samples", num_bg / len(proposals))
 
 
-class _OfOneStage(_SelectsRoIs):
+class _OfOneStage(_SelectsRoIs, FocalROIHeads):
     """Mixin for heads with one stage."""
 
     def _first_predictions(
@@ -220,7 +220,7 @@ class _OfOneStage(_SelectsRoIs):
         return self._forward_box(features, proposals)
 
 
-class _OfCascade(_SelectsRoIs):
+class _OfCascade(_SelectsRoIs, FocalCascadeROIHeads):
     """Mixin for heads with several stages, of which the first ranks the RoIs."""
 
     def _first_predictions(
@@ -323,7 +323,7 @@ class _TrainsOnSampledRoIs(_SelectsRoIs):
     def from_config(  # type: ignore[override]  # like StandardROIHeads, unlike its own base
         cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
     ) -> dict[str, Any]:
-        return {**super().from_config(cfg, input_shape), "sampler": build_roi_sampler(cfg)}
+        return {**super().from_config(cfg, input_shape), "sampler": build_part(RoISampler, cfg)}
 
     def _select(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
         """Return the RoIs that the sampler draws, with the weights of their losses."""
@@ -340,7 +340,7 @@ class _TrainsOnSampledRoIs(_SelectsRoIs):
                 max_positives=int(self.batch_size_per_image * self.positive_fraction),
                 scored=scores,
             )
-            chosen = rois[indices]
+            chosen = rois[indices]  # type: ignore[index]  # Detectron2 annotates masks only
             if weights is not None:
                 chosen.set(WEIGHTS, weights)
             sampled.append(chosen)
@@ -348,7 +348,7 @@ class _TrainsOnSampledRoIs(_SelectsRoIs):
 
 
 @ROI_HEADS_REGISTRY.register()
-class OHEMROIHeads(_TrainsOnHardRoIs, _OfOneStage, FocalROIHeads):
+class OHEMROIHeads(_TrainsOnHardRoIs, _OfOneStage):
     """
     Variant of :class:`FocalROIHeads` that trains on the RoIs of highest loss.
 
@@ -370,7 +370,7 @@ class OHEMROIHeads(_TrainsOnHardRoIs, _OfOneStage, FocalROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class OHEMCascadeROIHeads(_TrainsOnHardRoIs, _OfCascade, FocalCascadeROIHeads):
+class OHEMCascadeROIHeads(_TrainsOnHardRoIs, _OfCascade):
     """
     Variant of :class:`OHEMROIHeads` for :class:`FocalCascadeROIHeads`.
 
@@ -383,7 +383,7 @@ class OHEMCascadeROIHeads(_TrainsOnHardRoIs, _OfCascade, FocalCascadeROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class SampledROIHeads(_TrainsOnSampledRoIs, _OfOneStage, FocalROIHeads):
+class SampledROIHeads(_TrainsOnSampledRoIs, _OfOneStage):
     """
     Variant of :class:`FocalROIHeads` that draws the RoIs by object, IoU or score.
 
@@ -405,7 +405,7 @@ class SampledROIHeads(_TrainsOnSampledRoIs, _OfOneStage, FocalROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class SampledCascadeROIHeads(_TrainsOnSampledRoIs, _OfCascade, FocalCascadeROIHeads):
+class SampledCascadeROIHeads(_TrainsOnSampledRoIs, _OfCascade):
     """
     Variant of :class:`SampledROIHeads` for :class:`FocalCascadeROIHeads`.
 

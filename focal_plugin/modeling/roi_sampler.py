@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode
 
-from ..checks import IllegalOptionError, check_choice, check_count, check_option
+from ..checks import check_choice, check_count, check_option
 from ..mining import (
     instance_balanced_positives,
     iou_balanced_negatives,
@@ -171,17 +170,3 @@ class RoISampler(ConfigurableModule):
         else:
             negatives = draw((~rois.is_positive).nonzero().squeeze(1), num_negatives)
         return torch.cat([positives, negatives]), weights
-
-
-def build_roi_sampler(cfg: CfgNode) -> RoISampler:
-    """
-    Build the sampler that `MODEL.FOCAL.ROI_HEADS.SAMPLER` describes.
-
-    Raises:
-        ValueError: an option is outside its legal range; the message names its full key.
-    """
-    try:
-        return RoISampler(cfg)
-    except IllegalOptionError as error:
-        key = RoISampler.config_keys[error.option]
-        raise ValueError(f"{key} {error.requirement}") from error

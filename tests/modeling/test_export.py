@@ -339,6 +339,8 @@ ROI_HEADS = {
     "FocalCascadeROIHeads": CASCADE,
     "OHEMROIHeads": MASK,
     "OHEMCascadeROIHeads": (*CASCADE, *SIGMOID),
+    "SampledROIHeads": ("MODEL.FOCAL.ROI_HEADS.CLS_LOSS.NAME", "SeesawLoss"),
+    "SampledCascadeROIHeads": CASCADE,
 }
 
 

@@ -62,6 +62,14 @@ def rows_of_anchors(model, args):
     return logits.flatten(0, 1), labels, objects, iou, box_loss
 
 
+def assert_same(loss, expected, parameter):
+    """Compare gradients too: ISR-P keeps the value of the loss, whatever its weights."""
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(x, parameter, retain_graph=True)[0] for x in (loss, expected)]
+    assert gradients[1].any()
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 # --- RetinaNet
 
 
@@ -78,7 +86,7 @@ def test_isr_p_weighs_the_loss_of_each_anchor_of_retinanet(normalizer):
     expected = (images / positives).mean()
     if normalizer == "batch":
         expected = images.sum() / ((labels >= 0) & (labels < NUM_CLASSES)).sum()
-    torch.testing.assert_close(losses["loss_cls"], expected)
+    assert_same(losses["loss_cls"], expected, model.head.cls_score.weight)
     plain = losses_of(tiny_model("MODEL.FOCAL.NORMALIZER.NAME", normalizer), BATCH)
     assert torch.equal(losses["loss_box_reg"], plain["loss_box_reg"])
 
@@ -154,7 +162,7 @@ def test_isr_p_weighs_the_loss_of_each_roi_by_its_object():
     weights = isr_p_weights(
         labels, objects, iou[twice], per_roi, num_classes=rois.K, k=1.5, bias=0.1
     )
-    torch.testing.assert_close(losses["loss_cls"], (weights * per_roi).sum() / len(twice))
+    assert_same(losses["loss_cls"], (weights * per_roi).sum() / len(twice), scores)
 
     # the RoIs of a class of the first image share a box, and so an object
     shared = first[:]
@@ -173,7 +181,7 @@ def test_isr_p_weighs_the_loss_of_each_roi_by_its_object():
         )
     )
     weights = isr_p_weights(labels, objects, quality, per_roi, num_classes=rois.K, k=1.5, bias=0.1)
-    torch.testing.assert_close(losses["loss_cls"], (weights * per_roi).sum() / len(twice))
+    assert_same(losses["loss_cls"], (weights * per_roi).sum() / len(twice), scores)
 
 
 @each("cls_loss", [SoftmaxCrossEntropyLoss(), SigmoidFocalLoss(), SeesawLoss(num_classes=rois.K)])

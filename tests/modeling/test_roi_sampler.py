@@ -115,7 +115,16 @@ def test_score_hlr_weighs_the_negatives_of_the_loss():
     )
     logits, _ = heads.box_predictor(heads.box_head(pooled))
     per_roi = SoftmaxCrossEntropyLoss().per_anchor(logits, labels)
-    torch.testing.assert_close(losses["loss_cls"], (weights * per_roi).sum() / len(labels))
+    expected = (weights * per_roi).sum() / len(labels)
+    torch.testing.assert_close(losses["loss_cls"], expected)
+    # the weights keep the value of the loss, so its gradient tells them
+    weight = heads.box_predictor.cls_score.weight
+    found, wanted, plain = (
+        torch.autograd.grad(x, weight, retain_graph=True)[0]
+        for x in (losses["loss_cls"], expected, per_roi.mean())
+    )
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, plain, rtol=1e-2)
 
 
 def test_score_hlr_takes_the_box_of_the_best_class_with_either_regression():

@@ -100,6 +100,7 @@ def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]
         step.kept_labels,
         divisors=step.cls_divisors,
         quality=step.quality,
+        weights=step.cls_weights,
         box_loss=box_loss,
     )
     tally = tally_anchors(

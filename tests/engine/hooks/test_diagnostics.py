@@ -43,6 +43,7 @@ SOFTMAX = (
 OHEM = ("MODEL.FOCAL.MINING.NAME", "OHEMMiner", "MODEL.FOCAL.MINING.DIVIDE_BY", "kept", *CE)
 PER_IMAGE = ("MODEL.FOCAL.NORMALIZER.NAME", "per_image", *FL)
 GHM_BOX = ("MODEL.FOCAL.BOX_LOSS.NAME", "GHMBoxLoss", *FL)
+ISR_P = ("MODEL.FOCAL.REWEIGHT.NAME", "isr_p")
 ARMS = {
     "ce": CE,
     "fl": FL,
@@ -53,6 +54,7 @@ ARMS = {
     "ohem": OHEM,
     "per_image": PER_IMAGE,
     "ghm_box": GHM_BOX,
+    "isr_p": (*PER_IMAGE, *ISR_P),
 }
 SETTINGS = (
     "DATASETS.TRAIN", ("tiny_shapes",),
@@ -131,8 +133,9 @@ def test_observed_losses_are_those_that_are_trained_on(arm, make_cfg):
         optimizer.step()
 
 
-def test_observed_gradient_is_that_of_the_logits(make_cfg):
-    model = model_of(make_cfg(*GHM)).train()
+@pytest.mark.parametrize("opts", [GHM, (*GHM, *ISR_P)], ids=["ghm", "weighted"])
+def test_observed_gradient_is_that_of_the_logits(opts, make_cfg):
+    model = model_of(make_cfg(*opts)).train()
     seen = []
     model.observer = lambda step: seen.append((step, view_step(model, step)[0]))
     with EventStorage():
