@@ -295,6 +295,49 @@ FAULTS = (
         "quota",
         "tests/mining",
     ),
+    # Assignment
+    Fault(
+        "assignment-ties",
+        "focal_plugin/ops/box_pairs.py",
+        "tied & (tied.cumsum(dim=1, dtype=torch.int32) <= room)",
+        "tied & (tied.flip(1).cumsum(dim=1, dtype=torch.int32).flip(1) <= room)",
+        "tests/ops/test_box_pairs.py",
+    ),
+    Fault(
+        "atss-takes-the-deviation-of-a-population",
+        "focal_plugin/assignment/atss.py",
+        "correction=min(1, iou.shape[1] - 1)",
+        "correction=0",
+        "tests/assignment/test_atss.py",
+    ),
+    Fault(
+        "an-anchor-goes-to-the-larger-metric",
+        "focal_plugin/assignment/task_aligned.py",
+        "owner.add(at + chunk.start, candidates, iou[at, candidates])",
+        "owner.add(at + chunk.start, candidates, metric[at, candidates])",
+        "tests/assignment/test_task_aligned.py",
+    ),
+    Fault(
+        "a-contested-anchor-goes-to-the-last-chooser",
+        "focal_plugin/assignment/simota.py",
+        "torch.where(num_choices > 1, cheapest, chooser)",
+        "chooser",
+        "tests/assignment/test_simota.py",
+    ),
+    Fault(
+        "free-anchor-has-no-gradient-through-the-weights",
+        "focal_plugin/losses/free_anchor.py",
+        "log_u = -torch.where(log_x < log_half, small, large)",
+        "log_u = -torch.where(log_x < log_half, small, large).detach()",
+        "tests/losses/test_free_anchor.py",
+    ),
+    Fault(
+        "tal-never-leaves-its-warm-up",
+        "focal_plugin/modeling/assigners.py",
+        "            self.steps += 1",
+        "            pass",
+        "tests/modeling/test_assigners.py",
+    ),
     # Models
     Fault(
         "normalizer-divisor-is-alive",

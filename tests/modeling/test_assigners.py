@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from focal_plugin import arms
+from focal_plugin import arms, get_cfg
 from focal_plugin.assignment import atss_assign, paa_assign, simota_assign, tal_assign
 from focal_plugin.losses import (
     GumbelLoss,
@@ -17,12 +17,20 @@ from focal_plugin.losses import (
     sigmoid_focal_loss,
 )
 from focal_plugin.losses.box_iou import giou_loss_of_boxes
-from focal_plugin.modeling.assigners import AnchorGrid, Assigner, ATSSAssigner, DensePredictions
+from focal_plugin.modeling.assigners import (
+    ASSIGNER_REGISTRY,
+    AnchorGrid,
+    Assigner,
+    ATSSAssigner,
+    DensePredictions,
+    build_assigner,
+)
 from focal_plugin.modeling.retinanet import view_as_anchors
 from focal_plugin.modeling.unlabeled_classes import FIELD
 from focal_plugin.registry import configurable
 
 from ..each import each
+from ..registrations import registrations_kept
 from .toy import NUM_CLASSES, gradients_of, losses_of, narrow_cfg, tiny_model, toy_batch
 
 NAME = "MODEL.FOCAL.ASSIGNER.NAME"
@@ -297,6 +305,24 @@ def test_an_assigner_of_ones_own_needs_one_method(batch):
     model.assigner = _FirstAnchor()
     targets = Step(model, batch).targets()
     assert (targets.labels != NUM_CLASSES).nonzero().tolist() == [[0, 0], [0, 1], [2, 0]]
+
+
+def test_a_registered_assigner_has_its_own_key(tmp_path):
+    with registrations_kept(tmp_path):
+
+        @ASSIGNER_REGISTRY.register()
+        class FirstAnchors(_FirstAnchor):
+            config_keys = {"count": "MODEL.FOCAL.ASSIGNER.FIRST_COUNT"}
+
+            @configurable
+            def __init__(self, *, count: int = 1):
+                super().__init__()
+                self.count = count
+
+        cfg = get_cfg()
+        assert cfg.MODEL.FOCAL.ASSIGNER.FIRST_COUNT == 1
+        cfg.MODEL.FOCAL.ASSIGNER.merge_from_list(["NAME", "FirstAnchors", "FIRST_COUNT", 3])
+        assert build_assigner(cfg).count == 3
 
 
 def test_an_assigner_finds_objects_without_classes():
