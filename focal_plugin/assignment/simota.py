@@ -90,7 +90,7 @@ def simota_assign(
     lowest = background.new_full(background.shape, torch.inf, dtype=torch.float64)
     for chunk in object_chunks(len(gt_boxes) if len(candidates) else 0, len(candidates)):
         iou = box_iou(gt_boxes[chunk].unsqueeze(1), boxes)  # (m, n)
-        cost = background + of_class[:, gt_classes[chunk]].T - iou_weight * (iou + EPS).log()
+        cost = background + of_class.T[gt_classes[chunk]] - iou_weight * (iou + EPS).log()
         in_object, is_near = _in_object_and_near(centers, reach, gt_boxes[chunk])
         cost = cost.double() + FAR_COST * ~(in_object & is_near)
 

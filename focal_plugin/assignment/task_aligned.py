@@ -76,7 +76,7 @@ def tal_assign(
 
     for chunk in object_chunks(len(gt_boxes), len(logits)):
         iou = box_iou(gt_boxes[chunk].unsqueeze(1), boxes)  # (m, R)
-        metric = alignment(iou, logits[:, gt_classes[chunk]].T)
+        metric = alignment(iou, logits.T[gt_classes[chunk]])
         candidates = smallest(-metric, topk)
         at = torch.arange(len(iou), device=iou.device).unsqueeze(1).expand_as(candidates)
         inside = depth_inside(points[candidates], gt_boxes[chunk].unsqueeze(1)) > MARGIN

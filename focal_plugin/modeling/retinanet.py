@@ -396,15 +396,14 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
         result = self.dense_losses(
             anchors, pred_logits, targets, pred_anchor_deltas, box_outputs=box_outputs
         )
-        num_images = len(result.num_pos)
-        storage = get_event_storage()
-        storage.put_scalar("num_pos_anchors", result.num_pos.sum().item() / num_images)
+        logged = {"num_pos_anchors": result.num_pos.sum()}
         if targets.num_unassigned is not None:
-            num_unassigned = targets.num_unassigned.sum().item()
-            storage.put_scalar("num_objects_without_anchor", num_unassigned / num_images)
+            logged["num_objects_without_anchor"] = targets.num_unassigned.sum()
         if self.miner is not None:
-            num_kept = (result.labels >= 0).sum().item()
-            storage.put_scalar("num_kept_anchors", num_kept / num_images)
+            logged["num_kept_anchors"] = (result.labels >= 0).sum()
+        counts = torch.stack(list(logged.values())).tolist()  # one synchronization with a GPU
+        for name, count in zip(logged, counts, strict=True):
+            get_event_storage().put_scalar(name, count / len(result.num_pos))
         losses = {"loss_cls": result.loss_cls, "loss_box_reg": result.loss_box, **result.auxiliary}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
