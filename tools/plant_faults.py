@@ -117,11 +117,61 @@ FAULTS = (
         "tests/losses/test_ghm.py",
     ),
     Fault(
+        "mal-differentiates-its-weight",
+        "focal_plugin/losses/matchability_aware.py",
+        "return -self._weight(at) * at.q",
+        "return -self._weight(at) * (at.q + self.gamma * at.p * at.ce)",
+        "tests/losses/test_matchability_aware.py",
+    ),
+    Fault(
+        "ia-bce-target-without-limit",
+        "focal_plugin/losses/matchability_aware.py",
+        "return aligned.clamp(min=self.least)",
+        "return aligned",
+        "tests/losses/test_iou_aware_cross_entropy.py",
+    ),
+    Fault(
+        "gumbel-slope-beyond-its-limits",
+        "focal_plugin/losses/gumbel.py",
+        "-self.value(at).masked_fill(outside, 0.0)",
+        "-self.value(at)",
+        "tests/ops/test_dense_loss.py",
+    ),
+    Fault(
+        "ecm-shift-of-the-other-label",
+        "focal_plugin/losses/effective_class_margin.py",
+        "-a.log() / 4",
+        "a.log() / 4",
+        "tests/losses/test_effective_class_margin.py",
+    ),
+    Fault(
         "option-may-reach-open-bound",
         "focal_plugin/checks.py",
         "number < high if open_high or high == math.inf else number <= high",
         "number <= high",
         "tests/losses/test_contract_of_options.py",
+    ),
+    # Decoding
+    Fault(
+        "gumbel-head-decodes-sigmoids",
+        "focal_plugin/modeling/heads.py",
+        "return logits if self.training else self.sigmoid_logits(logits)",
+        "return logits",
+        "tests/modeling/test_heads.py",
+    ),
+    Fault(
+        "norcal-calibrates-the-background",
+        "focal_plugin/modeling/norcal.py",
+        "F.pad(gamma * log_images, (0, 1))",
+        "F.pad(gamma * log_images, (0, 1), value=1.0)",
+        "tests/modeling/test_norcal.py",
+    ),
+    Fault(
+        "images-are-counted-as-objects",
+        "focal_plugin/data/class_counts.py",
+        "set(_classes(names))",
+        "_classes(names)",
+        "tests/data/test_class_counts.py",
     ),
     # Losses and draws of RoIs
     Fault(

@@ -3,8 +3,8 @@
 Draw the anchors that each assigner gives to the objects of some images.
 
 A dot is the center of positive anchors. It has the color of their object, and its area grows with
-their number. Below an image are the numbers of positives of its objects. The rules that read
-predictions see those of one detector, trained for some steps with stock's rule.
+their number. Below an image are the smallest and the largest number of positives of an object. The
+rules that read predictions see those of one detector, trained for some steps.
 
     python tools/plot_assignment.py                # docs/images/assignment/shapes.png
     python tools/plot_assignment.py --dataset cells=train.json:images --output cells.png
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"the config must name a FocalRetinaNet, got {type(model).__name__}")
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     train(model, cfg, args.steps)
-    figure = draw(model, cfg, load_images(cfg, args.images))
+    figure = draw(model, cfg, load_images(cfg, args.images, args.objects))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     save(figure, args.output, args.dpi)
     print(args.output)
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         help="in place of the config's own, or the name of a registered one",
     )
     parser.add_argument("--images", type=int, default=4, help="number of images; default: 4")
+    parser.add_argument("--objects", type=int, default=6, help="at most, in an image; default: 6")
     parser.add_argument("--steps", type=int, default=100, help="of training; default: 100")
     parser.add_argument("--output", type=Path, default=PICTURE, help=f"default: {PICTURE.name}")
     parser.add_argument("--dpi", type=int, default=100, help="pixels per inch; default: 100")
@@ -99,10 +100,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def save(figure: plt.Figure, file: Path, dpi: int) -> None:
-    """Save a figure with 128 colors, which makes a file a third as large."""
+    """Save a figure with 256 colors, which makes a file half as large."""
     content = io.BytesIO()
     figure.savefig(content, dpi=dpi)
-    Image.open(content).convert("RGB").quantize(128).save(file, optimize=True)
+    picture = Image.open(content).convert("RGB")
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
 
 
 def train(model: FocalRetinaNet, cfg: CfgNode, steps: int) -> None:
@@ -122,12 +124,12 @@ def train(model: FocalRetinaNet, cfg: CfgNode, steps: int) -> None:
             optimizer.step()
 
 
-def load_images(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
-    """Load the first images of the first dataset that have two to eight objects."""
+def load_images(cfg: CfgNode, count: int, most: int) -> list[dict[str, Any]]:
+    """Load the first images of the first dataset that have two to ``most`` objects."""
     mapper = CrowdDatasetMapper(cfg, is_train=True)
     mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
     name = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0]
-    dicts = [x for x in DatasetCatalog.get(name) if 2 <= _num_objects(x) <= 8]
+    dicts = [x for x in DatasetCatalog.get(name) if 2 <= _num_objects(x) <= most]
     return [mapper(x) for x in dicts[:count]]
 
 
@@ -154,9 +156,9 @@ def targets_of(model: FocalRetinaNet, image: dict[str, Any]) -> tuple[Tensor, De
 def draw(model: FocalRetinaNet, cfg: CfgNode, images: list[dict[str, Any]]) -> plt.Figure:
     """Draw one row for each image, and one column for each rule."""
     model.eval()
-    figure, grid = plt.subplots(
-        len(images), len(RULES), figsize=(2.1 * len(RULES), 2.25 * len(images)), squeeze=False
-    )
+    _, height, width = images[0]["image"].shape
+    size = (2.1 * len(RULES), (2 * height / width + 0.3) * len(images) + 0.2)
+    figure, grid = plt.subplots(len(images), len(RULES), figsize=size, squeeze=False)
     for (title, opts), column in zip(RULES.items(), grid.T, strict=True):
         changed = cfg.clone()
         changed.merge_from_list([*opts, "MODEL.FOCAL.ASSIGNER.NAME", title.partition(",")[0]])
@@ -190,9 +192,11 @@ def _draw_image(
         positive = (labels >= 0) & (labels < num_classes) & (objects[0] == g)
         centers = (anchors[positive, :2] + anchors[positive, 2:]).numpy() / 2
         places, number = np.unique(centers.round(1), axis=0, return_counts=True)
-        axes.scatter(*places.T, s=7 * number, color=[color], edgecolors="k", linewidths=0.4)
+        axes.scatter(
+            places[:, 0], places[:, 1], s=7 * number, color=[color], edgecolors="k", linewidths=0.4
+        )
         counts.append(len(centers))
-    axes.set_xlabel(" + ".join(map(str, counts)), fontsize=9)
+    axes.set_xlabel(" to ".join(map(str, sorted({min(counts), max(counts)}))), fontsize=9)
 
 
 if __name__ == "__main__":

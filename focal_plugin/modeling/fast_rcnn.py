@@ -302,7 +302,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         """
         Predict the probabilities like Detectron2's method, but as the loss defines them.
 
-        With a sigmoid loss, the last column is the probability of none of the K classes.
+        With a sigmoid loss, the last column is the probability of none of the K classes. NorCal
+        calibrates the probabilities of a softmax loss.
         """
         logits = self._cls_logits(predictions[0])
         # not len(): a trace would keep its int for every later image

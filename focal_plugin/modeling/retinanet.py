@@ -210,8 +210,10 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "ASSIGNER.NAME": self.assigner is not None,
             "BALANCE.NAME": not isinstance(self.balance, FixedBalance),
             "BOX_LOSS.WEIGHTED_BY": bool(self.box_weighted_by),
+            "CARL.WEIGHT": self.carl is not None,
             "HEAD.NAME": isinstance(self.head, BoxOutputHead),
             "MINING.NAME": self.miner is not None,
+            "REWEIGHT.NAME": self.reweighting is not None,
         }
         for key in (key for key, is_set in unused.items() if is_set):
             raise ValueError(

@@ -72,10 +72,12 @@ def test_the_result_does_not_depend_on_the_size_of_a_chunk(monkeypatch):
     assert torch.equal(atss_assign(levels, gt_boxes), expected)
 
 
-def test_the_first_of_two_equal_objects_gets_the_anchors():
-    levels = anchor_levels()
+@pytest.mark.parametrize("pairs", [1, 1 << 20])
+def test_the_first_of_two_equal_objects_gets_the_anchors(pairs, monkeypatch):
+    """It does so in one chunk, and in two."""
+    monkeypatch.setattr(box_pairs, "PAIRS_PER_CHUNK", pairs)
     gt_boxes = torch.tensor([[10.0, 10.0, 40.0, 40.0]], dtype=torch.float64).repeat(2, 1)
-    assert set(atss_assign(levels, gt_boxes).tolist()) == {-1, 0}
+    assert set(atss_assign(anchor_levels(), gt_boxes).tolist()) == {-1, 0}
 
 
 def test_half_precision_is_compared_in_float32():

@@ -109,6 +109,14 @@ def test_a_single_candidate_is_positive():
     assert matched.tolist() == [0, -1]
 
 
+def test_all_candidates_are_positive_if_the_better_component_has_none():
+    """The component that begins at the maximum is likelier for all of such close losses."""
+    level = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
+    values = torch.tensor([0.0048, 0.0054, 0.00566], dtype=torch.float64)
+    assert best_part(values.tolist()) == [0, 1, 2]
+    assert paa_assign([level], level[:1], loss_of(values)).tolist() == [0, 0, 0]
+
+
 def test_the_loss_is_called_with_pairs_of_anchor_and_object():
     levels = anchor_levels(dtype=torch.float32)
     gt_boxes = torch.tensor([[4.0, 4.0, 20.0, 20.0], [30.0, 30.0, 50.0, 50.0]])

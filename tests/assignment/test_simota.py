@@ -110,6 +110,15 @@ def test_the_result_does_not_depend_on_the_size_of_a_chunk(monkeypatch):
     assert torch.equal(simota_assign(*scene), expected)
 
 
+@pytest.mark.parametrize("pairs", [1, 1 << 20])
+def test_the_first_of_two_equal_objects_gets_the_anchors(pairs, monkeypatch):
+    """It does so in one chunk, and in two."""
+    *scene, gt_boxes, gt_classes = random_scene(0, 1)
+    monkeypatch.setattr(box_pairs, "PAIRS_PER_CHUNK", pairs)
+    matched = simota_assign(*scene, gt_boxes.repeat(2, 1), gt_classes.repeat(2))
+    assert set(matched.tolist()) == {-1, 0}
+
+
 def test_extreme_logits_have_a_finite_cost():
     logits, *others = random_scene(4, 5)
     matched = simota_assign(logits.sign() * 1e4, *others)

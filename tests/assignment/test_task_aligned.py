@@ -91,6 +91,22 @@ def test_equal_metrics_are_taken_in_the_order_of_the_anchors():
     torch.testing.assert_close(target[:13], torch.ones(13), rtol=0, atol=1e-6)
 
 
+def test_an_anchor_of_two_objects_goes_to_the_larger_iou_and_not_the_larger_metric():
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    gt_boxes = torch.tensor([[0.0, 0.0, 10.0, 11.0], [0.0, 0.0, 10.0, 10.5]])
+    logits = torch.tensor([[5.0, -5.0]])
+    matched, _ = tal_assign(logits, boxes, boxes, gt_boxes, torch.tensor([0, 1]))
+    assert matched.tolist() == [1]
+
+
+def test_an_anchor_whose_box_misses_the_object_is_no_positive():
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    logits, gt_classes = torch.zeros(1, 1), torch.zeros(1).long()
+    for offset, expected in [(0.0, 0), (20.0, -1)]:
+        matched, _ = tal_assign(logits, anchors + offset, anchors, anchors, gt_classes)
+        assert matched.tolist() == [expected]
+
+
 def test_half_logits_are_computed_in_float32():
     logits, boxes, anchors, *objects = random_scene()
     scene = (boxes.float(), anchors.float(), objects[0].float(), objects[1])

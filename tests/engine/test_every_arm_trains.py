@@ -34,6 +34,10 @@ ARMS = {
 STEPS = 2
 """Number of steps; a stateful loss has a state from the second step on."""
 DENSE_LOSSES = {"loss_cls", "loss_box_reg"}
+LOSSES_OF_HEAD = {
+    "CenternessRetinaNetHead": {"loss_centerness"},
+    "DistributionRetinaNetHead": {"loss_dfl"},
+}
 BAG_LOSSES = {"loss_positive_bag", "loss_negative_bag"}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 COUNTS = [f"MODEL.FOCAL.{stage}CLS_LOSS.SAMPLES_PER_CLASS" for stage in ("", "ROI_HEADS.")]
@@ -86,7 +90,8 @@ def losses_of(cfg):
     if cfg.MODEL.FOCAL.BAG_LOSS.NAME:
         return BAG_LOSSES
     if cfg.MODEL.META_ARCHITECTURE == "FocalRetinaNet":
-        return DENSE_LOSSES | ({"loss_carl"} if cfg.MODEL.FOCAL.CARL.WEIGHT else set())
+        of_head = LOSSES_OF_HEAD.get(cfg.MODEL.FOCAL.HEAD.NAME, set())
+        return DENSE_LOSSES | of_head | ({"loss_carl"} if cfg.MODEL.FOCAL.CARL.WEIGHT else set())
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME:
         return RPN_LOSSES | {f"{loss}_stage{k}" for loss in DENSE_LOSSES for k in range(3)}
     carl = {"loss_carl"} if cfg.MODEL.FOCAL.ROI_HEADS.CARL.WEIGHT else set()

@@ -349,7 +349,10 @@ def test_free_anchor_leaves_crowds_out(batch):
         ("ASSIGNER.NAME", "atss"),
         ("BALANCE.NAME", "self"),
         ("BOX_LOSS.WEIGHTED_BY", "iou"),
+        ("CARL.WEIGHT", 1.0),
+        ("HEAD.NAME", "DistributionRetinaNetHead"),
         ("MINING.NAME", "TopKMiner"),
+        ("REWEIGHT.NAME", "isr_p"),
     ],
 )
 def test_a_part_that_needs_labels_is_refused_with_free_anchor(key, value):

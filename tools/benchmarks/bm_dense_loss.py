@@ -154,7 +154,7 @@ def loss_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> di
     variants: dict[str, Work] = {}
     for name in names:
         loss_class = CLS_LOSS_REGISTRY.get(name)
-        if name in variants or loss_class.softmax:
+        if name in variants or loss_class().num_columns(num_classes) != num_classes:
             continue
         needed = {"num_classes": num_classes, "samples_per_class": [100] * num_classes}
         accepted = inspect.signature(loss_class.__init__).parameters
