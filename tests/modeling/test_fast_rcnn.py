@@ -16,6 +16,7 @@ from focal_plugin import get_cfg
 from focal_plugin.losses import (
     BOX_LOSS_REGISTRY,
     CLS_LOSS_REGISTRY,
+    EffectiveClassMarginLoss,
     EqualizationLossV2,
     GumbelLoss,
     SigmoidFocalLoss,
@@ -325,6 +326,7 @@ MIXED = {
     "stock": None,
     "softmax": SoftmaxFocalLoss(),
     "sigmoid": SigmoidFocalLoss(),
+    "margin": EffectiveClassMarginLoss(samples_per_class=[1000, 100, 50, 10, 1]),
 }
 
 
