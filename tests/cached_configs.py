@@ -48,7 +48,10 @@ def read_cfg(file, *opts):
     return cfg
 
 
-SHAPES = {"retinanet": "catalogue", "faster_rcnn": "two_stage"}
+SHAPES = {
+    "retinanet": ("catalogue", "second_catalogue"),
+    "faster_rcnn": ("two_stage", "second_two_stage"),
+}
 COCO = {
     family: ROOT / f"configs/COCO-Detection/{family}_R_50_FPN_1x.yaml" for family in arms.FAMILIES
 }
@@ -56,8 +59,9 @@ COCO = {
 
 @functools.cache
 def shapes_arms(family):
-    """Return name -> `ArmSpec` of the comparison of all arms on the built-in dataset."""
-    return read_spec(ROOT / f"configs/comparisons/{SHAPES[family]}.yaml").arms
+    """Return name -> `ArmSpec` of the comparisons of all arms on the built-in dataset."""
+    files = [ROOT / f"configs/comparisons/{name}.yaml" for name in SHAPES[family]]
+    return {name: arm for file in files for name, arm in read_spec(file).arms.items()}
 
 
 @functools.cache

@@ -110,10 +110,16 @@ class Comparison:
         return self.reference
 
 
-ONE_STAGE = Comparison("catalogue.yaml", "retinanet", prefix="")
-TWO_STAGE = Comparison("two_stage.yaml", "faster_rcnn", prefix="faster_rcnn_")
+ONE_STAGE = (
+    Comparison("catalogue.yaml", "retinanet", prefix=""),
+    Comparison("second_catalogue.yaml", "retinanet", prefix=""),
+)
+TWO_STAGE = (
+    Comparison("two_stage.yaml", "faster_rcnn", prefix="faster_rcnn_"),
+    Comparison("second_two_stage.yaml", "faster_rcnn", prefix="faster_rcnn_"),
+)
 RPN_STYLES = Comparison("shapes_rpn.yaml", "faster_rcnn", prefix="")
-COMPARISONS = (ONE_STAGE, TWO_STAGE, RPN_STYLES)
+COMPARISONS = (*ONE_STAGE, *TWO_STAGE, RPN_STYLES)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Section:
     name_key: str
     components: dict[str, Any]
     prefixes: tuple[str, ...]
-    comparison: Comparison = ONE_STAGE
+    comparisons: tuple[Comparison, ...] = ONE_STAGE
 
 
 def named(*components: type) -> dict[str, type]:
@@ -330,13 +336,14 @@ def component_rows(section: Section) -> Iterator[list[str]]:
 
 def arms_about(section: Section, name: str) -> Iterator[tuple[str, str]]:
     """Yield arms that name a component and differ from the reference only in its section."""
-    arms = load_arms(section.comparison)
-    for arm, cfg in arms.items():
-        different = differing_keys(arms[section.comparison.reference], cfg)
-        if name_of(cfg, section) == name and all(
-            key.startswith(section.prefixes) for key in different
-        ):
-            yield section.comparison.prefix + arm, ap_of(section.comparison, arm)
+    for comparison in section.comparisons:
+        arms = load_arms(comparison)
+        for arm, cfg in arms.items():
+            different = differing_keys(arms[comparison.reference], cfg)
+            if name_of(cfg, section) == name and all(
+                key.startswith(section.prefixes) for key in different
+            ):
+                yield comparison.prefix + arm, ap_of(comparison, arm)
 
 
 def name_of(cfg: Any, section: Section) -> str:
@@ -356,7 +363,7 @@ def switch_table() -> str:
     """Return each switch value, with the arms that differ only in it, and their reference."""
     comments, rows = dict(commented_keys()), []
     for key in (*SWITCHES, *STOCK_SWITCHES):
-        shown = [pair for one in (ONE_STAGE, TWO_STAGE) for pair in arms_that_switch(one, key)]
+        shown = [pair for one in (*ONE_STAGE, *TWO_STAGE) for pair in arms_that_switch(one, key)]
         values = SWITCHES.get(key) or dict.fromkeys(read(cfg, key) for _, cfg in shown)
         for value in values:
             tried = [label for label, cfg in shown if read(cfg, key) == value]
@@ -448,21 +455,16 @@ def arm_table(comparison: Comparison) -> str:
     for arm, cfg in arms.items():
         base = comparison.base(arm)
         keys = [f"`{k} {read(cfg, k)}`" for k in differing_keys(arms[base], cfg)]
-        if arm not in results:
-            rows.append([arm, base, "<br>".join(keys), ap_of(comparison, arm), *[""] * 5])
-            continue
-        ap, reference = results[arm]["ap"], results[base]["ap"]["AP"]
-        numbers = [ap[name] for name in ("AP50", "AP75", "APs", "APm")]
-        compares = arm != base and None not in (ap["AP"], reference)
-        gain = f"{ap['AP'] - reference:+.1f}" if compares else ""
-        reference_arm = base if arm != base else ""
+        numbers = [mean_of(results.get(arm, []), x) for x in ("AP50", "AP75", "APs", "APm")]
+        ap, reference = (mean_of(results.get(x, []), "AP") for x in (arm, base))
+        gain = "" if arm == base or ap is None or reference is None else f"{ap - reference:+.1f}"
         rows.append(
             [
                 arm,
-                reference_arm,
+                base if arm != base else "",
                 "<br>".join(keys),
                 ap_of(comparison, arm),
-                *map(percent, numbers),
+                *(map(percent, numbers) if arm in results else [""] * 4),
                 gain,
             ]
         )
@@ -506,14 +508,26 @@ def results_of(comparison: Comparison) -> list[dict[str, Any]]:
     return all_results().get(comparison.file, {}).get("results", [])
 
 
-def measured(comparison: Comparison) -> dict[str, Any]:
-    """Return arm -> result of a comparison with one seed."""
-    return {result["arm"]: result for result in results_of(comparison)}
+def measured(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+    """Return arm -> results of its seeds."""
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for result in results_of(comparison):
+        by_arm.setdefault(result["arm"], []).append(result)
+    return by_arm
 
 
-def take_over(folder: Path) -> None:
+def mean_of(results: list[dict[str, Any]], name: str) -> float | None:
+    """Return the mean of an average precision over seeds; None without a number."""
+    values = [result["ap"][name] for result in results if result["ap"][name] is not None]
+    return statistics.mean(values) if values else None
+
+
+def take_over(folder: Path, *, unfinished: bool) -> None:
     """
-    Store the results of a finished comparison that the pages show.
+    Store the results of a comparison that the pages show.
+
+    Args:
+        unfinished: True if runs may be missing.
 
     Raises:
         ValueError: no page shows the comparison, or not all of its runs have finished.
@@ -524,10 +538,10 @@ def take_over(folder: Path) -> None:
         raise ValueError(f"{folder} contains {plan.name}, which no page shows")
     runs = read_run_folders(plan, folder)
     missing = sum(run.state not in {"done", "failed"} for run in runs)
-    if missing:
+    if missing and not unfinished:
         raise ValueError(f"{folder}: {missing} of {len(runs)} runs have not finished")
     kept: list[dict[str, Any]] = []
-    for run in runs:
+    for run in (run for run in runs if run.state in {"done", "failed"}):
         one: dict[str, Any] = {"arm": run.run.arm, "seed": run.run.seed}
         if run.result is None:
             one |= {"ap": dict.fromkeys(AVERAGES), "failed": run.status.reason}
@@ -541,15 +555,26 @@ def take_over(folder: Path) -> None:
 
 
 def ap_of(comparison: Comparison, arm: str) -> str:
-    """Return AP of an arm, with a remark if it equals that of its reference exactly."""
+    """
+    Return AP of an arm, with a remark if it equals that of its reference exactly.
+
+    With several seeds it is the mean and the standard deviation.
+    """
     results, base = measured(comparison), comparison.base(arm)
-    if arm not in results:
+    of_arm = results.get(arm, [])
+    done = [result["ap"] for result in of_arm if "failed" not in result]
+    failures = [result["failed"] for result in of_arm if "failed" in result]
+    if not of_arm:
         return "not measured"
-    ap = results[arm]["ap"]
-    if "failed" in results[arm]:
-        return f"failed: {results[arm]['failed']}"
-    same = arm != base and ap == results.get(base, {}).get("ap")
-    return percent(ap["AP"]) + (f" (exactly {base}'s)" if same else "")
+    if not done:
+        return f"failed: {failures[0]}"
+    text = percent(mean_of(of_arm, "AP"))
+    if len(done) > 1:
+        text += f" ± {statistics.stdev(ap['AP'] for ap in done):.1f} ({len(done)} seeds)"
+    if failures:
+        text += f"; {len(failures)} of {len(of_arm)} seeds failed: {failures[0]}"
+    same = arm != base and done == [result["ap"] for result in results.get(base, [])]
+    return text + (f" (exactly {base}'s)" if same else "")
 
 
 def code(value: Any) -> str:
@@ -601,8 +626,8 @@ def generated() -> dict[Path, dict[str, str]]:
     catalogue = {name: component_table(section) for name, section in SECTIONS.items()}
     catalogue["switches"] = switch_table()
     catalogue["keys"] = key_table()
-    catalogue["arms"] = arm_table(ONE_STAGE)
-    catalogue["two-stage arms"] = arm_table(TWO_STAGE)
+    for title, comparisons in {"arms": ONE_STAGE, "two-stage arms": TWO_STAGE}.items():
+        catalogue[title], catalogue[f"second {title}"] = map(arm_table, comparisons)
     styles = {"styles": style_table(), "seeds": seeds_table()}
     return {DOCS / "catalogue.md": catalogue, DOCS / "rpn-styles.md": styles}
 
@@ -615,9 +640,12 @@ def main() -> int:
     parser.add_argument(
         "--results", type=Path, metavar="RUNS_DIR", help="output folder of `focal-compare run`"
     )
+    parser.add_argument(
+        "--unfinished", action="store_true", help="with --results: some runs may be missing"
+    )
     args = parser.parse_args()
     if args.results:
-        take_over(args.results)
+        take_over(args.results, unfinished=args.unfinished)
     current = True
     for file, tables in generated().items():
         old = file.read_text(encoding="utf-8")

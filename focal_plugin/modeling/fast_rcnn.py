@@ -190,8 +190,11 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         }
         if prior_prob:
             self._init_prior(prior_prob)
-        if norcal is not None and not self.softmax:
-            raise ValueError(f"{norcal.config_keys['gamma']} > 0 requires a softmax loss")
+        if norcal is not None and not (self.softmax and self.num_columns == self.num_classes + 1):
+            raise ValueError(
+                f"{norcal.config_keys['gamma']} > 0 requires a softmax loss of all classes and the "
+                "background"
+            )
         self.norcal = norcal
 
     @classmethod
@@ -281,6 +284,8 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         cls_loss = self._loss_of_rows()
         quality = self._quality(foreground) if cls_loss.needs_quality else None
         per_roi = cls_loss.per_anchor(self._cls_logits(scores), gt_classes, quality=quality)
+        if cls_loss.own_normalizer:  # a mean over the RoIs
+            per_roi = per_roi * len(per_roi)
         per_box = self.box_loss.per_box(*self._box_pairs(foreground))
         return {
             "loss_cls": per_roi * self.loss_weight["loss_cls"],
