@@ -207,11 +207,13 @@ class Match(NamedTuple):
     @property
     def num_unassigned(self) -> Tensor:
         """Number of objects without a positive anchor, an int64 scalar."""
-        classes = self.objects.gt_classes
-        nobody = len(classes)
+        nobody = len(self.objects)
         has_anchor = torch.zeros(nobody + 1, dtype=torch.bool, device=self.idxs.device)
         has_anchor[self.idxs.masked_fill(self.labels != 1, nobody)] = True
-        return ((classes >= 0) & ~has_anchor[:-1]).sum()
+        missing = ~has_anchor[:-1]
+        if self.objects.has("gt_classes"):
+            missing &= self.objects.gt_classes >= 0  # no void box
+        return missing.sum()
 
     def _of_objects(self, values: Tensor, *, nothing: int) -> Tensor:
         """Index a table with an extra row, because index 0 is in use without objects too."""

@@ -24,7 +24,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
 from torch import Tensor
 
 from ..checks import check_choice, check_option
@@ -119,8 +119,9 @@ class FocalRPN(DenseLossMixin, RPN):
     softmax loss receives the logits [s, 0], so that softmax([s, 0]) = [p, 1 - p] with
     p = sigmoid(s).
 
-    In training it logs the stock metrics and `rpn/loc_to_cls_ratio`, the weighted box loss over the
-    weighted objectness loss.
+    In training it logs the stock metrics, `rpn/loc_to_cls_ratio`, the weighted box loss over the
+    weighted objectness loss, and `rpn/num_objects_without_anchor`, the objects per image without a
+    positive anchor before the sampling.
 
     Note:
         An object that overlaps no anchor makes no anchor positive, see
@@ -242,16 +243,21 @@ class FocalRPN(DenseLossMixin, RPN):
         Label and sample the anchors, see :meth:`RPN.label_and_sample_anchors`.
 
         An instance with a negative class is a crowd region, and no anchor is matched with it. The
-        crowd rule excludes anchors before the sampling.
+        crowd rule excludes anchors before the sampling. In a training step, it logs the number of
+        objects without a positive anchor before the sampling.
         """
         all_anchors = Boxes.cat(anchors)
-        gt_labels, gt_boxes = [], []
+        gt_labels, gt_boxes, num_unassigned = [], [], []
         for match in self._match(anchors, gt_instances):
             labels = match.labels
             if self.crowd_rule is not None:
                 self.crowd_rule.apply_(labels, all_anchors, match.crowds, background=0)
+            num_unassigned.append(match.num_unassigned)
             gt_labels.append(self._subsample_labels(labels) if self.samples else labels)
             gt_boxes.append(match.boxes)
+        if has_event_storage():
+            count = torch.stack(num_unassigned).sum().item() / len(gt_instances)
+            get_event_storage().put_scalar("rpn/num_objects_without_anchor", count)
         return gt_labels, gt_boxes
 
     def _match(self, levels: list[Boxes], gt_instances: list[Instances]) -> Iterator[Match]:

@@ -458,6 +458,25 @@ def test_the_rpn_takes_an_assigner_without_predictions(matched, batch):
     assert (labels == 1).any()
 
 
+@each("assigner", ["max_iou", "atss"])
+@each("fields", [("gt_boxes", "gt_classes"), ("gt_boxes",)])
+def test_the_rpn_logs_objects_without_an_anchor_before_its_sampling(assigner, fields, batch):
+    cfg = narrow_cfg("Shapes-Detection/faster_rcnn_small.yaml", *RPN, assigner)
+    rpn = build_model(cfg).proposal_generator
+    anchors = rpn.anchor_generator([torch.zeros(1, 1, 8, 8)] * len(rpn.in_features))
+    far = Instances((128, 160))
+    far.gt_boxes = Boxes(torch.tensor([[1e4, 1e4, 1e4 + 9, 1e4 + 9]]))
+    far.gt_classes = torch.tensor([0])
+    instances = [batch[0]["instances"], Instances.cat([batch[0]["instances"], far])]
+    instances = [
+        Instances(x.image_size, **{name: x.get(name) for name in fields}) for x in instances
+    ]
+    rpn.batch_size_per_image = 1
+    with EventStorage() as storage:
+        rpn.label_and_sample_anchors(anchors, instances)
+        assert storage.latest()["rpn/num_objects_without_anchor"][0] == 0.5
+
+
 def test_the_rpn_refuses_an_assigner_that_needs_predictions():
     with pytest.raises(ValueError, match=r"MODEL\.FOCAL\.RPN\.ASSIGNER"):
         build_model(narrow_cfg("Shapes-Detection/faster_rcnn_small.yaml", *RPN, "tal"))

@@ -245,10 +245,11 @@ def test_a_step_at_the_default_keys_is_stocks(name, with_objects):
     assert found[0][1] == {}
 
 
-def test_only_the_ratio_of_the_losses_is_logged_beyond_stock():
+def test_only_the_ratio_of_the_losses_and_missed_objects_are_logged_beyond_stock():
     inputs = make_inputs()
     ours, stock = step(make_rpn(), inputs)[3], step(make_rpn(kind="RPN"), inputs)[3]
-    assert ours.keys() - stock.keys() == {"rpn/loc_to_cls_ratio"}
+    ratio, missed = "rpn/loc_to_cls_ratio", "rpn/num_objects_without_anchor"
+    assert ours.keys() - stock.keys() == {ratio, missed}
 
 
 @pytest.mark.parametrize("name", PARITY)
