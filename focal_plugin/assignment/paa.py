@@ -39,7 +39,7 @@ def paa_assign(
     candidate is positive, as in the authors' code; in mmdetection it is background. So are all
     candidates if the better component has none.
 
-    (arXiv:2007.08103 section 3.2, with the separation of figure 3 (c).)
+    (arXiv:2007.08103 section 3, with the separation of figure 3 (c).)
 
     Args:
         anchors: one tensor for each level, (Ri, 4), XYXY; compared in float32.

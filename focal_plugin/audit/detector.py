@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..config import add_focal_config
 from ..modeling import config_scopes
+from ..modeling.anchor_generator import sizes_in_pixels
 from ..modeling.matcher import (
     IGNORED_CROWDS,
     AnchorMatcher,
@@ -27,6 +29,9 @@ RPNS = ("FocalRPN", "RPN")
 STOCK = ("RetinaNet", "RPN")
 """Components that ignore the keys of this package."""
 
+IN_STRIDES, IN_PIXELS = "StrideAnchorGenerator", "DefaultAnchorGenerator"
+"""Anchor generators by the unit of their sizes."""
+
 
 class AnchoredDetector(NamedTuple):
     """
@@ -34,7 +39,8 @@ class AnchoredDetector(NamedTuple):
 
     Attributes:
         kind: "RetinaNet" or "RPN".
-        cfg: the config, in which the keys that a stock component ignores have their defaults.
+        cfg: the config, in which the keys that a stock component ignores have their defaults, and
+            the sizes of the anchors are in pixels.
         config_scope: the location of the keys of losses and miners.
         num_classes: K, classes of the dataset. The labels of an RPN have one class.
         levels: names of the feature levels.
@@ -136,6 +142,24 @@ def _rpn(cfg: CfgNode) -> AnchoredDetector:
     )
 
 
+def with_sizes_in_pixels(cfg: CfgNode, strides: Sequence[int] | None = None) -> CfgNode:
+    """
+    Return a config with the same anchors whose sizes are in pixels, not in strides.
+
+    Args:
+        strides: those of the feature levels. None: those of the config's detector.
+    """
+    generator = cfg.MODEL.ANCHOR_GENERATOR
+    if generator.NAME != IN_STRIDES:
+        return cfg
+    strides = read_detector(cfg).strides if strides is None else strides
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ANCHOR_GENERATOR.NAME = IN_PIXELS
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes_in_pixels(generator.SIZES, strides)
+    return cfg
+
+
 def _anchors(cfg: CfgNode, features: list[str]) -> dict[str, Any]:
     with torch.device("meta"):
         backbone = build_backbone(cfg)
@@ -157,10 +181,11 @@ def _anchors(cfg: CfgNode, features: list[str]) -> dict[str, Any]:
         raise ValueError(
             f"the audit requires anchors without an angle, got {cfg.MODEL.ANCHOR_GENERATOR.NAME}"
         )
+    strides = tuple(shapes[name].stride for name in features)
     return {
-        "cfg": cfg,
+        "cfg": with_sizes_in_pixels(cfg, strides),
         "levels": tuple(features),
-        "strides": tuple(shapes[name].stride for name in features),
+        "strides": strides,
         "generator": generator,
         "size_divisibility": backbone.size_divisibility,
     }

@@ -17,7 +17,7 @@ from .anchor_figures import recall_facts
 from .anchor_search import Shapes, search
 from .anchored_set import place_anchors
 from .class_figures import class_names
-from .detector import AnchoredDetector, read_detector
+from .detector import IN_PIXELS, IN_STRIDES, AnchoredDetector, read_detector, with_sizes_in_pixels
 from .labeling import best_ious
 from .network_frame import frame_at_test, to_network_frame
 from .object_table import ObjectTable
@@ -89,6 +89,10 @@ def propose_anchors(
         * `cost`: pixels of the proposed input over those of the config's.
         * `opts`: KEY, VALUE, ... as on a command line.
     """
+    of_generator: list[str] = []
+    if cfg.MODEL.ANCHOR_GENERATOR.NAME == IN_STRIDES:
+        of_generator = ["MODEL.ANCHOR_GENERATOR.NAME", IN_PIXELS]
+        cfg = with_sizes_in_pixels(cfg)
     detector = read_detector(cfg)
     counts = table.objects_per_class(detector.num_classes)
     sample = sample_by_class(table, EVALUATED)
@@ -125,7 +129,7 @@ def propose_anchors(
             for name, count, before, later in zip(names, counts, now.recall, after, strict=True)
         ],
         "cost": 1.0 if chosen is None else _pixels(chosen.cfg, sample) / _pixels(cfg, sample),
-        "opts": [] if chosen is None else chosen.opts,
+        "opts": [] if chosen is None else [*of_generator, *chosen.opts],
     }
 
 

@@ -42,6 +42,7 @@ def proposal_yaml(facts: dict[str, Any]) -> str:
         *_recall_lines(facts),
         "MODEL:",
         "  ANCHOR_GENERATOR:",
+        *(f"    NAME: {keys[key]}" for key in ["MODEL.ANCHOR_GENERATOR.NAME"] if key in keys),
         "    # Pixels of the network's input, for each level",
         *_lists("SIZES", keys["MODEL.ANCHOR_GENERATOR.SIZES"], levels),
         "    # Height over width",

@@ -65,7 +65,7 @@ def free_anchor_loss(
     M counts the objects of all images; without objects both divisors are 1. The gradient passes
     through u, but not through a. Of equal IoUs, the lower index is in the bag.
 
-    (arXiv:1909.02466 eq. 5 to 10; the constants are those of the authors' code.)
+    (arXiv:1909.02466 section 3; the constants are those of the authors' code.)
 
     Args:
         logits: one tensor for each level, (N, ..., K), in any layout; computed in float32, or

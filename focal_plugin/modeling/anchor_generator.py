@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -21,15 +22,27 @@ class StrideAnchorGenerator(DefaultAnchorGenerator):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
         options: dict[str, Any] = super().from_config(cfg, input_shape)
-        sizes, strides = options["sizes"], options["strides"]
-        if len(sizes) == 1:
-            sizes = sizes * len(strides)
-        if len(sizes) != len(strides):
-            raise ValueError(
-                f"MODEL.ANCHOR_GENERATOR.SIZES must be 1 or {len(strides)} lists, got {len(sizes)}"
-            )
-        scaled = [
-            [size * stride for size in of_level]
-            for of_level, stride in zip(sizes, strides, strict=True)
-        ]
-        return {**options, "sizes": scaled}
+        sizes = sizes_in_pixels(options["sizes"], options["strides"])
+        return {**options, "sizes": sizes}
+
+
+def sizes_in_pixels(sizes: Sequence[Sequence[float]], strides: Sequence[int]) -> list[list[float]]:
+    """
+    Convert sizes in strides of the level.
+
+    Args:
+        sizes: one list for each level, or one for all.
+        strides: one for each level.
+
+    Returns:
+        one list for each level, in pixels.
+
+    Raises:
+        ValueError: there is another number of lists.
+    """
+    of_levels = [*sizes] * (len(strides) if len(sizes) == 1 else 1)
+    if len(of_levels) != len(strides):
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.SIZES must be 1 or {len(strides)} lists, got {len(sizes)}"
+        )
+    return [[x * stride for x in level] for level, stride in zip(of_levels, strides, strict=True)]

@@ -230,3 +230,23 @@ def test_a_sample_keeps_rare_classes_and_the_order_of_images():
         (table.file_names[i], *box) for i, box in zip(table.image, table.boxes, strict=True)
     }
     assert np.array_equal(sample_by_class(table, 40).boxes, sample.boxes)
+
+
+def test_sizes_in_strides_give_the_same_proposal_with_its_generator(monkeypatch):
+    monkeypatch.setattr("focal_plugin.audit.anchor_search.GENERATIONS", 5)
+    pixels = coarse()
+    strides = coarse(
+        MODEL__ANCHOR_GENERATOR__SIZES=[[3.25, 4.0, 5.0]],
+        MODEL__ANCHOR_GENERATOR__NAME="StrideAnchorGenerator",
+    )
+    expected, found = (propose_anchors(cfg, two_sizes()) for cfg in (pixels, strides))
+    name = ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]
+    assert expected["status"] == "proposed"
+    assert found == {**expected, "opts": [*name, *expected["opts"]]}
+    assert read_detector(strides).signature == read_detector(pixels).signature
+    assert (
+        read_detector(with_opts(strides, found)).signature
+        == read_detector(with_opts(pixels, expected)).signature
+    )
+    written = yaml.safe_load(proposal_yaml(found))["MODEL"]["ANCHOR_GENERATOR"]
+    assert written["NAME"] == "DefaultAnchorGenerator"
