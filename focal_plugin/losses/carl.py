@@ -36,7 +36,7 @@ def carl_loss(
     E_i is the box loss and p_i the score of the true class of positive i. Both receive gradient: a
     positive with a better box than the weighted mean gains score.
 
-    (arXiv:1904.04821 section 4.2 and eq. 7.)
+    (arXiv:1904.04821 section 4.2.)
 
     Args:
         logits: (..., K), any floating dtype; computed in float32, or in float64 if it is float64.

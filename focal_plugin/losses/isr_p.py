@@ -38,7 +38,7 @@ def isr_p_weights(
     the same rank in their object are ordered by IoU. The last factor keeps the loss of all
     positives the same.
 
-    (arXiv:1904.04821 section 4.1 and eq. 4. Of equal IoUs the lower index is better.)
+    (arXiv:1904.04821 section 4.1. Of equal IoUs the lower index is better.)
 
     Args:
         labels: (...), integer in {-1 (ignored), 0..K-1, K (background)}.

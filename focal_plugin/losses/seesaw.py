@@ -44,7 +44,7 @@ def seesaw_loss(
     N counts the RoIs of each class so far. M reduces the penalty of a rare class. F restores it
     where the rare class is confused with the label. S is a constant, without gradient.
 
-    (arXiv:2008.10032 section 3. The objectness is that of section 3.3.)
+    (arXiv:2008.10032 section 3.)
 
     Args:
         logits: (..., C+2), of the C classes, of "object" and of the background; any floating

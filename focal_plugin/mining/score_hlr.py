@@ -39,7 +39,7 @@ def score_hlr_negatives(
     shortfall is drawn at random from all others, which get the smallest weight. n is the larger of
     the number of negatives above the threshold and of those to take.
 
-    (arXiv:1904.04821 section 3.2 and 4.1. Of equal scores the lower index is better.)
+    (arXiv:1904.04821 sections 3 and 4.1. Of equal scores the lower index is better.)
 
     Args:
         scores: (R,), largest probability of a class.

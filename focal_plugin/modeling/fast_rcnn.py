@@ -190,8 +190,11 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         }
         if prior_prob:
             self._init_prior(prior_prob)
-        if norcal is not None and not self.softmax:
-            raise ValueError(f"{norcal.config_keys['gamma']} > 0 requires a softmax loss")
+        if norcal is not None and not (self.softmax and self.num_columns == self.num_classes + 1):
+            raise ValueError(
+                f"{norcal.config_keys['gamma']} > 0 requires a softmax loss of all classes and the "
+                "background"
+            )
         self.norcal = norcal
 
     @classmethod

@@ -443,7 +443,7 @@ def _score(
         strict=True,
     ):
         scores, classes = probs[:, :-1].max(dim=1)
-        of_classes = boxes.view(len(boxes), -1, 4)
+        of_classes = boxes.unflatten(1, (-1, 4))
         if of_classes.shape[1] == 1:  # class-agnostic
             classes = torch.zeros_like(classes)
         own_box = of_classes[torch.arange(len(boxes), device=classes.device), classes]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from focal_plugin.losses import SigmoidFocalLoss, SoftmaxFocalLoss
+from focal_plugin.losses import SeesawLoss, SigmoidFocalLoss, SoftmaxFocalLoss
 from focal_plugin.modeling.norcal import NorCal
 
 from ..each import each
@@ -75,9 +75,10 @@ def test_without_the_images_it_can_be_built_but_does_not_predict():
         layers.predict_probs(random_predictions(), random_proposals())
 
 
-def test_a_loss_without_a_softmax_is_refused():
-    with pytest.raises(ValueError, match=rf"{KEYS}\.NORCAL_GAMMA > 0 requires a softmax loss"):
-        make(cls_loss=SigmoidFocalLoss(), norcal=NorCal(gamma=1.0))
+def test_a_loss_without_a_softmax_of_all_classes_and_the_background_is_refused():
+    for loss in (SigmoidFocalLoss(), SeesawLoss()):
+        with pytest.raises(ValueError, match=rf"{KEYS}\.NORCAL_GAMMA > 0 requires a softmax loss"):
+            make(cls_loss=loss, norcal=NorCal(gamma=1.0))
 
 
 @each(("key", "value"), [("NORCAL_GAMMA", -0.5), ("CLS_LOSS.SAMPLES_PER_CLASS", [1, -1])])

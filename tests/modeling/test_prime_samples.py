@@ -253,7 +253,7 @@ class OfBoth(ClassificationLoss):
     [
         ({"reweighting": ISRPReweighting()}, r"REWEIGHT\.NAME requires a loss in"),
         ({"carl": CARLTerm()}, r"CARL\.WEIGHT requires a loss in"),
-        ({"reweighting": ISRPReweighting(), "cls_loss": SumOnly()}, "returns only a sum"),
+        ({"reweighting": ISRPReweighting(), "cls_loss": SumOnly()}, "SumOnly compares all logits"),
         ({"reweighting": ISRPReweighting(), "cls_loss": OfBoth()}, "weighs the boxes itself"),
     ],
 )

@@ -133,6 +133,21 @@ def test_score_hlr_takes_the_box_of_the_best_class_with_either_regression():
         assert all(loss.isfinite() for loss in losses.values())
 
 
+@each("negatives", NEGATIVES)
+@each("num_rois", [(0,), (0, 0), (0, 7)])
+def test_images_without_rois_train_with_every_part(num_rois, negatives):
+    features, proposals, targets = random_scene(num_rois)
+    for level in features.values():
+        level.requires_grad_()
+    _, _, losses, _ = sampled(
+        *("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False, f"{SAMPLER}.NEGATIVES", negatives),
+        *(f"{KEYS}.REWEIGHT.NAME", "isr_p", f"{KEYS}.CARL.WEIGHT", 1.0),
+        scene=(features, proposals, targets),
+    )
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
 def test_a_seed_determines_the_draw_and_another_seed_draws_others():
     for negatives in NEGATIVES[:2]:
         opts = (f"{SAMPLER}.NEGATIVES", negatives, f"{SAMPLER}.POSITIVES", "instance_balanced")
