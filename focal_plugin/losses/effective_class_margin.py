@@ -93,7 +93,7 @@ class EffectiveClassMarginLoss(ClassificationLoss):
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
         key = self.key_of("samples_per_class")
-        return _per_row(logits, labels, self.margins, key=key).float()
+        return _per_row(logits, labels, self.margins, key=key)
 
     @staticmethod
     def sigmoid_logits(logits: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,7 @@ from ..checks import check_count, check_option
 from ..losses.distribution_focal import distribution_focal_loss, expected_distance
 from ..losses.processes import mean_over_processes
 from ..registry import configurable
+from .distance_transform import DistanceTransform
 from .heads import RETINANET_HEAD_REGISTRY, FocalRetinaNetHead
 
 
@@ -66,9 +66,9 @@ class DistributionRetinaNetHead(BoxOutputHead):
         distance = sum of i * softmax(x)_i over the bins i = 0..B-1, in units of a bin
 
     A bin is 1/8 of the side of the anchor, which is the stride for anchors of 8 strides. A box is
-    decoded from the center of its anchor (Detectron2's `Box2BoxTransformLinear`). `loss_dfl` is the
-    distribution focal loss of the four sides. It has the weights and the divisor of the box loss.
-    It is the head of GFL (arXiv:2006.04388 section 3.2).
+    decoded from the center of its anchor. `loss_dfl` is the distribution focal loss of the four
+    sides. It has the weights and the divisor of the box loss. It is the head of GFL
+    (arXiv:2006.04388 section 3.2).
 
     Note:
         The center of a positive must lie inside its object, as with the assigner "atss". A side
@@ -83,7 +83,7 @@ class DistributionRetinaNetHead(BoxOutputHead):
         "num_bins": "MODEL.FOCAL.HEAD.NUM_BINS",
         "dfl_weight": "MODEL.FOCAL.HEAD.DFL_WEIGHT",
     }
-    box2box_transform = Box2BoxTransformLinear(normalize_by_size=True)
+    box2box_transform = DistanceTransform()
 
     @configurable
     def __init__(self, *, num_bins: int = 17, dfl_weight: float = 0.25, **kwargs: Any) -> None:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .chunks import Positives, chunks
 from .dense_loss_block import Block
-from .dense_loss_eager import Positives, chunks
 from .layout import Layout
 
 

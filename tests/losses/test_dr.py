@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from focal_plugin.losses import DRLoss, dr_loss
-from focal_plugin.ops import dense_loss_eager
+from focal_plugin.ops import chunks
 
 from ..each import each
 from .ranking_reference import (
@@ -69,7 +69,7 @@ def test_it_cannot_be_differentiated_twice():
 def test_the_size_of_a_chunk_and_the_levels_do_not_matter(monkeypatch):
     logits, labels, _ = random_ranking(1, num_anchors=60)
     expected = dr_loss(logits, labels)
-    monkeypatch.setattr(dense_loss_eager, "LOGITS_PER_CHUNK", 16)
+    monkeypatch.setattr(chunks, "LOGITS_PER_CHUNK", 16)
     loss = DRLoss().of_levels([logits[:25], logits[25:]], [labels[:25], labels[25:]], scale=0.5)
     assert_close(loss, expected.item() / 2, digits=14)
     assert_close(gradient_of(loss, logits), gradient_of(expected, logits) / 2, digits=14)

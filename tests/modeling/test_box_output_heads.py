@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.utils.events import EventStorage
 
 from focal_plugin.losses.distribution_focal import distribution_focal_loss
@@ -10,6 +11,7 @@ from focal_plugin.modeling.box_output_heads import (
     centerness_of,
     logit_of_geometric_mean,
 )
+from focal_plugin.modeling.distance_transform import DistanceTransform
 
 from ..each import each
 from .toy import tiny_model, toy_batch
@@ -70,6 +72,17 @@ def test_a_distance_is_in_strides_for_anchors_of_eight_strides():
         logits[0, side, distance] = 50
     deltas = model.head.deltas_of(logits.flatten(1))
     torch.testing.assert_close(model.box2box_transform.apply_deltas(deltas, anchor), box)
+
+
+def test_distances_are_those_of_detectron2s_linear_transform():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(20, 2, 2, generator=generator) * 50
+    anchors, gt_boxes = (torch.cat([x, x + 20], dim=1) for x in corners.unbind(1))
+    stock, ours = Box2BoxTransformLinear(normalize_by_size=True), DistanceTransform()
+    deltas = ours.get_deltas(anchors, gt_boxes)
+    torch.testing.assert_close(deltas, stock.get_deltas(anchors, gt_boxes))
+    expected = stock.apply_deltas(deltas, anchors)
+    torch.testing.assert_close(ours.apply_deltas(deltas, anchors), expected)
 
 
 def test_the_distribution_loss_is_a_weighted_mean_over_boxes_of_the_mean_over_sides():

@@ -437,6 +437,13 @@ def test_every_two_stage_arm_exports(arm):
     EXPORTED.add(inference)
 
 
+@pytest.mark.parametrize("head", ["DistributionRetinaNetHead", "CenternessRetinaNetHead"])
+def test_a_retinanet_with_more_outputs_of_boxes_exports(head):
+    model = make_model(RETINANET, "MODEL.FOCAL.HEAD.NAME", head)
+    assert_traces(model, make_image(64, 80))
+    assert_scripts(model, make_image(64, 80))
+
+
 @pytest.mark.parametrize("opts", [(), ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", *SIGMOID)])
 def test_a_mask_rcnn_exports(opts):
     model = make_model(RCNN, *MASK, *opts)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from focal_plugin.ops import dense_loss_eager
+from focal_plugin.ops import chunks
 from focal_plugin.ops.levels import Levels
 from focal_plugin.ops.ramps import Ramps
 from focal_plugin.ops.ranking import Ranking
@@ -159,7 +159,7 @@ def test_the_size_of_a_chunk_does_not_matter(monkeypatch):
     logits, labels = batch()
     expected = ranked(logits, labels, 1.0, "eager").false_positives
     for size in (1, 40, 300):
-        monkeypatch.setattr(dense_loss_eager, "LOGITS_PER_CHUNK", size)
+        monkeypatch.setattr(chunks, "LOGITS_PER_CHUNK", size)
         found = ranked(logits, labels, 1.0, "eager").false_positives
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
