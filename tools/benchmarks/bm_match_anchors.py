@@ -128,16 +128,23 @@ def labeling(objects: Instances, anchors: list[Boxes]) -> dict[str, Work]:
         anchor_matcher=Matcher(THRESHOLDS, LABELS, allow_low_quality_matches=True), num_classes=80
     )
     ours = SimpleNamespace(
-        anchor_matcher=AnchorMatcher(THRESHOLDS, LABELS), num_classes=80, ignores_crowds=False
+        anchor_matcher=AnchorMatcher(THRESHOLDS, LABELS),
+        assigner=None,
+        num_classes=80,
+        ignores_crowds=False,
     )
-    return {
-        "stock": lambda: RetinaNet.label_anchors(stock, anchors, [objects]),
-        # The stand-in has all attributes that the method reads.
-        "ours": lambda: FocalRetinaNet.label_anchors(
-            ours,  # type: ignore[arg-type]
+
+    def assign() -> tuple[Tensor, list[Tensor]]:
+        targets = FocalRetinaNet.assign(
+            ours,  # type: ignore[arg-type]  # the stand-in
             anchors,
             [objects],
-        ),
+        )
+        return targets.labels, targets.gt_boxes
+
+    return {
+        "stock": lambda: RetinaNet.label_anchors(stock, anchors, [objects]),
+        "ours": assign,
     }
 
 
