@@ -32,7 +32,7 @@ from .sigmoid_focal import Focal
 from .smooth_l1 import smooth_l1_of_errors
 
 EPS = 1e-12
-"""Lower bound of 1 - x and of the largest IoU above the threshold."""
+"""Lower bound of 1 - x, and of z in its power."""
 
 
 def free_anchor_loss(
@@ -258,9 +258,9 @@ def _shares(
         gt_boxes, classes = objects.boxes[own], objects.classes[own]
         for chunk in object_chunks(len(gt_boxes), len(anchors)):
             iou = box_iou(gt_boxes[chunk].unsqueeze(1), boxes)  # (m, R)
-            largest = iou.amax(dim=1, keepdim=True).clamp(min=iou_threshold + EPS)
             g, j = (iou > iou_threshold).nonzero(as_tuple=True)
-            factors.append(((iou - iou_threshold) / (largest - iou_threshold))[g, j])
+            above = iou[g, j] - iou_threshold
+            factors.append(above / (iou.amax(dim=1)[g] - iou_threshold))
             rows.append(j + n * len(anchors))
             columns.append(classes[chunk][g])
     row, of_pair = torch.cat(rows).unique(return_inverse=True)
@@ -300,7 +300,8 @@ def _negatives(logits: Tensor, factor: Tensor, gamma: float) -> Tensor:
     1 - z is (1 - p) + p a, a sum of positive terms.
     """
     log_of_rest = torch.logaddexp(F.logsigmoid(-logits), F.logsigmoid(logits) + factor.log())
-    return (logits.sigmoid() * (1 - factor)) ** gamma * -log_of_rest
+    z = (logits.sigmoid() * (1 - factor)).clamp(min=EPS)  # with a finite slope for gamma < 1
+    return z**gamma * -log_of_rest
 
 
 def _real(values: Tensor) -> Tensor:

@@ -170,14 +170,15 @@ def test_ignored_anchors_are_no_background():
     torch.testing.assert_close(negative, 0.5 * (p**2 * -torch.log1p(-p)).sum())
 
 
+@each("gamma", [0.0, 0.5, 2.0])
 @each("dtype", [torch.float64, torch.float32, torch.float16])
-@each("extreme", [-1e4, -100.0, 100.0, 1e4])
-def test_value_and_gradient_are_finite_at_extreme_logits(extreme, dtype):
+@each("extreme", [-1e4, -100.0, 0.0, 100.0, 1e4])
+def test_value_and_gradient_are_finite_at_extreme_logits(extreme, dtype, gamma):
     logits, deltas, *others = random_scene(dtype=dtype)
     others = [x.float() if isinstance(x, torch.Tensor) else x for x in others]
     others[1] = [x.float() for x in others[1]]
     leaves, scene = with_gradient([x * 0 + extreme for x in logits], deltas, *others)
-    losses = loss_of(*scene)
+    losses = loss_of(*scene, gamma=gamma)
     assert all(loss.dtype == torch.promote_types(dtype, torch.float32) for loss in losses)
     sum(losses).backward()
     assert all(math.isfinite(loss.item()) for loss in losses)
