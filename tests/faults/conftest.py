@@ -3,12 +3,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from .planted import hold_at
-from .runs import DRAWS_AND_COUNTS, TWO_PROCESSES, Runs
+from .runs import DRAWS_AND_COUNTS, TWO_PROCESSES, WARMS_UP_AND_BALANCES, Runs
 
 REFERENCES = {
     "one process": {"flags": (), "keys": {}},
     "two processes": {"flags": TWO_PROCESSES, "keys": {}},
     "two stages": {"flags": (), "keys": DRAWS_AND_COUNTS},
+    "warms up and balances": {"flags": (), "keys": WARMS_UP_AND_BALANCES},
 }
 
 

@@ -35,8 +35,18 @@ DRAWS_AND_COUNTS = {
     "MODEL__FOCAL__ROI_HEADS__SAMPLER__POSITIVES": "instance_balanced",
     "MODEL__FOCAL__ROI_HEADS__SAMPLER__NEGATIVES": "iou_balanced",
     "MODEL__FOCAL__ROI_HEADS__CLS_LOSS__NAME": "SeesawLoss",
+    "MODEL__FOCAL__ROI_HEADS__BALANCE__NAME": "guided",
+    "MODEL__FOCAL__ROI_HEADS__BALANCE__LEARNED": True,
+    "MODEL__FOCAL__RPN__BALANCE__NAME": "self",
+    "MODEL__FOCAL__RPN__BALANCE__PERIOD": 2,
 }
 """Keys of a two-stage run whose RPN and box head draw at random, and whose loss counts RoIs."""
+WARMS_UP_AND_BALANCES = {
+    "MODEL__FOCAL__ASSIGNER__NAME": "tal",
+    "MODEL__FOCAL__ASSIGNER__TAL_WARMUP": 0.8,
+    "MODEL__FOCAL__BALANCE__NAME": "equal_gradient",
+}
+"""Keys of a one-stage run whose assigner changes in its course, and whose balance has a state."""
 ITERATIONS = 8
 PERIOD = 3
 """Checkpoint period: checkpoints follow the iterations 2 and 5, and the end."""

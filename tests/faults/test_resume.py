@@ -9,7 +9,15 @@ import pytest
 from focal_plugin.engine.processes.stop_requests import SAME_REQUEST_S
 
 from .planted import Change, DrawnSeed, Hold, hold_at
-from .runs import DRAWS_AND_COUNTS, SOON_S, TWO_PROCESSES, checkpoint, differences
+from .runs import (
+    DRAWS_AND_COUNTS,
+    ITERATIONS,
+    SOON_S,
+    TWO_PROCESSES,
+    WARMS_UP_AND_BALANCES,
+    checkpoint,
+    differences,
+)
 
 FILE = "focal_plugin.files:UnfinishedFile"
 EVALUATOR = "detectron2.evaluation.coco_evaluation:COCOEvaluator.process"
@@ -195,6 +203,17 @@ def test_a_model_that_draws_at_random_and_counts_goes_on(runs, reference, how):
         "roi_heads.box_predictor.cls_loss.counts"
     ]
     assert counts.sum() > 0
+
+
+def test_an_assigner_that_warms_up_and_a_balance_go_on(runs, reference):
+    run = runs.start(plants=[hold_at(4)], **WARMS_UP_AND_BALANCES)
+    run.held()
+    run.kill()
+    runs.resume(**WARMS_UP_AND_BALANCES).succeed()
+    assert differences(reference("warms up and balances"), run.output) == []
+    weights = checkpoint(run.output / "model_final.pth")["model"]
+    assert weights["assigner.steps"] == ITERATIONS
+    assert (weights["balance.squares"] > 0).all()
 
 
 def test_a_seed_that_was_drawn_is_kept(runs, reference):
