@@ -94,6 +94,13 @@ class Scene(NamedTuple):
         """All anchors, (R, 4)."""
         return torch.cat(self.levels)
 
+    @property
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Logits and decoded boxes, of an assigner that needs them."""
+        assert self.logits is not None
+        assert self.boxes is not None
+        return self.logits, self.boxes
+
 
 class Assignment(NamedTuple):
     """Result of an assigner for one image."""
@@ -269,11 +276,8 @@ class TALAssigner(ATSSAssigner):
         if self.steps < self.warmup * self.max_iter:
             objects = super().assign(scene).objects
             return Assignment(objects, (objects >= 0).float())
-        assert scene.logits is not None
-        assert scene.boxes is not None
         objects, target = tal_assign(
-            scene.logits,
-            scene.boxes,
+            *scene.predictions,
             scene.anchors,
             scene.gt_boxes,
             scene.gt_classes,
@@ -317,16 +321,13 @@ class SimOTAAssigner(Assigner):
         self.iou_weight = check_option("iou_weight", iou_weight, low=0)
 
     def assign(self, scene: Scene) -> Assignment:
-        assert scene.logits is not None
-        assert scene.boxes is not None
         anchors = scene.anchors
         strides = [
             anchors.new_full((len(level),), float(stride))
             for level, stride in zip(scene.levels, scene.strides, strict=True)
         ]
         objects = simota_assign(
-            scene.logits,
-            scene.boxes,
+            *scene.predictions,
             centers_of(anchors),
             torch.cat(strides),
             scene.gt_boxes,
@@ -382,9 +383,7 @@ class PAAAssigner(Assigner):
         self.alpha, self.gamma = self.focal_loss.alpha, self.focal_loss.gamma
 
     def assign(self, scene: Scene) -> Assignment:
-        assert scene.logits is not None
-        assert scene.boxes is not None
-        logits, boxes = scene.logits.float(), scene.boxes.float()
+        logits, boxes = (x.float() for x in scene.predictions)
 
         def loss(anchors: Tensor, objects: Tensor) -> Tensor:
             of_class = self.focal_loss.per_anchor(logits[anchors], scene.gt_classes[objects])
