@@ -26,6 +26,7 @@ from focal_plugin.losses import (
 )
 from focal_plugin.mining import TopKMiner, build_miner
 from focal_plugin.modeling import config_scopes
+from focal_plugin.modeling.balance import build_balance
 from focal_plugin.modeling.normalizer import RPN_NORMALIZERS, build_normalizer
 from focal_plugin.registry import DENSE, RegistrationError
 from focal_plugin_commands import focal_compare, focal_plugin
@@ -42,6 +43,7 @@ from torch.nn import functional as F
 from focal_plugin.losses import BOX_LOSS_REGISTRY, CLS_LOSS_REGISTRY, SigmoidFocalLoss
 from focal_plugin.losses.elementwise import ElementwiseLoss
 from focal_plugin.mining import MINER_REGISTRY, Miner, TopKMiner
+from focal_plugin.modeling.balance import BALANCE_REGISTRY, Balance
 from focal_plugin.modeling.normalizer import NORMALIZER_REGISTRY, Normalizer
 from focal_plugin.ops import Formula, Terms
 from focal_plugin.registry import configurable
@@ -224,7 +226,7 @@ class MeanLoss(nn.Module):
     torch.testing.assert_close(loss(logits, labels), expected)
 
 
-def test_box_losses_miners_and_normalizers_come_from_outside_too(folder):
+def test_other_parts_come_from_outside_too(folder):
     load(
         folder,
         """
@@ -236,6 +238,11 @@ class PlainBox(nn.Module):
 @MINER_REGISTRY.register()
 class MyMiner(TopKMiner):
     pass
+
+@BALANCE_REGISTRY.register()
+class SwappedBalance(Balance):
+    def balanced(self, loss_cls, loss_box, shared, log_as):
+        return loss_box, loss_cls
 
 @NORMALIZER_REGISTRY.register()
 class SevenNormalizer(Normalizer):
@@ -260,6 +267,9 @@ class SevenNormalizer(Normalizer):
     assert box_loss(pred[:0], target[:0]) == 0
     assert isinstance(build_miner(cfg), TopKMiner)
     assert build_normalizer(cfg)(torch.tensor([1, 2])) == 7
+    focal.BALANCE.NAME = focal.RPN.BALANCE.NAME = "SwappedBalance"
+    assert build_balance(cfg)(1.0, 2.0) == (2.0, 1.0)
+    assert build_balance(cfg, config_scopes.RPN)(1.0, 2.0) == (2.0, 1.0)
     rpn = build_normalizer(cfg, RPN_NORMALIZERS, config_scopes.RPN)
     assert rpn(torch.tensor([1, 2])) == 7
 

@@ -8,13 +8,15 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
 from focal_plugin import arms
+from focal_plugin.compare.plan.spec_file import read_spec
 from focal_plugin.data import ShapesSpec, draw_dataset
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
 from focal_plugin.engine.unread_keys import RecordingCfgNode
 from focal_plugin.losses import class_alpha_of_counts
 from focal_plugin.modeling.prior import without_automatic_priors
 
-from ..cached_configs import read_arm, shapes_arms
+from ..cached_configs import SHAPES, read_arm, shapes_arms
+from ..conftest import ROOT
 from ..forked import NARROW
 from ..test_configs import FAMILIES
 
@@ -123,3 +125,31 @@ def test_losses_and_gradients_are_finite_and_every_key_and_parameter_counts(fami
                     without_gradient.discard(name)
             optimizer.step()
     assert not without_gradient
+
+
+SECOND = [
+    (family, name)
+    for family, (_, second) in SHAPES.items()
+    for name in read_spec(ROOT / f"configs/comparisons/{second}.yaml").arms
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "arm"), SECOND)
+def test_an_arm_trains_with_one_class_and_with_an_image_without_objects(family, arm, images):
+    cfg = load_arm(family, arm)
+    cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.MODEL.FOCAL.CLS_LOSS.SAMPLES_PER_CLASS = [3]
+    cfg.MODEL.FOCAL.ROI_HEADS.CLS_LOSS.SAMPLES_PER_CLASS = [3]
+    cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES = 1
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    some, none = read_batch(cfg, images)
+    some["instances"].gt_classes.clamp_(max=0)
+    none["instances"] = none["instances"][:0]
+    with EventStorage():
+        for batch in ([some, none], [none]):
+            losses = model(batch)
+            assert all(loss.isfinite() for loss in losses.values()), losses
+            sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from focal_plugin import arms
 from focal_plugin.losses import (
     EqualizationLossV2,
     EqualizedFocalLoss,
@@ -20,6 +21,7 @@ from focal_plugin.losses import (
     SeesawLoss,
 )
 from focal_plugin.losses.processes import mean_over_processes, sum_over_processes
+from focal_plugin.modeling.prior import without_automatic_priors
 
 from ..cached_configs import read_cfg
 from .two_processes import (
@@ -129,6 +131,20 @@ LOSSES_OF_BOTH = [(2.0, 5.0), (3.0, 1.5)]
 NORMS_OF_BOTH = [(5.0**0.5, 34.0**0.5), (13.0**0.5, 2.5**0.5)]
 MEANS = {"self": LOSSES_OF_BOTH, "guided": LOSSES_OF_BOTH, "equal_gradient": NORMS_OF_BOTH}
 
+# Arms whose state, divisor or weights depend on the batch. Both processes must call as many
+# reductions, even if one has no objects.
+ARMS = (
+    "alrp_authors", "atss_centerness", "dr_authors", "fl_balance_equal_gradient", "free_anchor",
+    "gfl", "paa", "pisa", "rank_sort_authors", "sampling_free", "tal",
+)  # fmt: skip
+
+
+def _cfg_of_arm(name):
+    cfg = NORMALIZERS["global"].clone()
+    arms.apply(cfg, f"retinanet/{name}")
+    return without_automatic_priors(cfg)
+
+
 HARMONISED = ("GHMLoss", "GHMBoxLoss")
 EQUALIZED = ("EqualizedFocalLoss", "EqualizationLossV2")
 
@@ -161,6 +177,7 @@ def both(fork_server, tmp_path_factory):
             f"balance {name}": (balance_factors, tuple((name, steps) for steps in SLOPES))
             for name in MEANS
         },
+        **{arm: _model_tasks(_cfg_of_arm(arm))["one half without objects"] for arm in ARMS},
         "reductions": (reductions, (([1.0, 2.0],), ([10.0, -4.0],))),
     }
     return in_two_processes(tasks, tmp_path_factory.mktemp("two_processes"))
@@ -289,6 +306,15 @@ def test_both_processes_have_the_balance_of_their_mean(both, name):
     for found, of_rank in both[f"balance {name}"]:
         assert found == [pytest.approx(factors, rel=1e-5) for factors in expected]
         torch.testing.assert_close(of_rank, buffers)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_trains_in_both_processes_if_one_has_no_objects(both, arm):
+    first, second = both[arm]
+    for name, gradient in first.items():
+        assert gradient.isfinite().all(), name
+        torch.testing.assert_close(gradient, second[name], rtol=0, atol=0)
+    assert any(gradient.any() for gradient in first.values())
 
 
 def test_reductions_are_over_processes_without_gradient_and_leave_their_input(both):
