@@ -30,6 +30,7 @@ from .build import (
 from .carl import carl_loss
 from .class_alpha import class_alpha_of_counts
 from .class_balanced_focal import ClassBalancedFocalLoss, class_balanced_focal_loss
+from .distribution_focal import distribution_focal_loss
 from .dr import DRLoss, dr_loss
 from .effective_class_margin import EffectiveClassMarginLoss, effective_class_margin_loss
 from .equalization import EqualizationLoss, equalization_loss

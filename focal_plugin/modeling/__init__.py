@@ -3,6 +3,7 @@
 from .anchor_generator import StrideAnchorGenerator
 from .assigners import build_assigner
 from .backbones import build_focal_resnet_fpn_backbone, build_small_resnet_fpn_backbone
+from .balance import build_balance
 from .box_heads import FocalFastRCNNConvFCHead
 from .class_names import name_classes
 from .crowds import key_of_crowds, knows_crowds, loses_crowds
@@ -38,6 +39,7 @@ __all__ = [
     "SoftmaxRPNHead",
     "StrideAnchorGenerator",
     "build_assigner",
+    "build_balance",
     "build_focal_resnet_fpn_backbone",
     "build_normalizer",
     "build_retinanet_head",

@@ -15,12 +15,17 @@ ABSENT = "(no such key)"
 # Keys without an effect on the weights. A run of an older version has no names of classes
 NOT_COMPARED = {"OUTPUT_DIR", "MODEL.FOCAL.CLASS_NAMES"}
 
-# Prefixes of the keys that a comparison of losses may change: the loss itself, the selection of
-# anchors or RoIs, the normalizer and the weight, and the initial prediction. Any other key changes
-# the model, the data or the schedule.
+# Prefixes of the keys that a comparison of losses may change: the loss itself, the assignment, the
+# selection and the weights of anchors or RoIs, the normalizer, the balance and the weight, and the
+# initial prediction. Any other key changes the model, the data or the schedule.
 LOSS_KEYS = (
     "MODEL.FOCAL.CLS_LOSS.",
     "MODEL.FOCAL.BOX_LOSS.",
+    "MODEL.FOCAL.BAG_LOSS.",
+    "MODEL.FOCAL.BALANCE.",
+    "MODEL.FOCAL.ASSIGNER.",
+    "MODEL.FOCAL.REWEIGHT.",
+    "MODEL.FOCAL.CARL.",
     "MODEL.FOCAL.MINING.",
     "MODEL.FOCAL.NORMALIZER.",
     "MODEL.FOCAL.ANCHOR_LABELS.",
@@ -29,6 +34,8 @@ LOSS_KEYS = (
     "MODEL.RETINANET.FOCAL_LOSS_",
     "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE",
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+    "MODEL.RETINANET.IOU_",
     "MODEL.RETINANET.PRIOR_PROB",
     "MODEL.RPN.LOSS_WEIGHT",
     "MODEL.RPN.BBOX_REG_LOSS_",
