@@ -527,7 +527,7 @@ def take_over(folder: Path, *, unfinished: bool) -> None:
     Store the results of a comparison that the pages show.
 
     Args:
-        unfinished: True if runs may be missing.
+        unfinished: True if runs may be missing. Older results of them stay.
 
     Raises:
         ValueError: no page shows the comparison, or not all of its runs have finished.
@@ -548,6 +548,10 @@ def take_over(folder: Path, *, unfinished: bool) -> None:
         else:
             one["ap"] = run.result.ap
         kept.append(one)
+    if unfinished:
+        new = {(one["arm"], one["seed"]) for one in kept}
+        older = all_results().get(file, {}).get("results", [])
+        kept += [one for one in older if (one["arm"], one["seed"]) not in new]
     versions = next(run.result.versions for run in runs if run.result is not None)
     content = {**all_results(), file: {"versions": versions, "results": kept}}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")
@@ -641,7 +645,9 @@ def main() -> int:
         "--results", type=Path, metavar="RUNS_DIR", help="output folder of `focal-compare run`"
     )
     parser.add_argument(
-        "--unfinished", action="store_true", help="with --results: some runs may be missing"
+        "--unfinished",
+        action="store_true",
+        help="with --results: runs may be missing, and keep their older results",
     )
     args = parser.parse_args()
     if args.results:
