@@ -37,6 +37,10 @@ arguments.
 """
 
 
+GRADIENT_SCALE = 1024.0
+"""Factor of the gradients that are measured, which would underflow in half precision."""
+
+
 class Balance(ConfigurableModule):
     """Base class of the balances. A subclass implements :meth:`balanced`."""
 
@@ -378,8 +382,9 @@ def _square_of_gradient(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64, device=loss.device)
     if not (wanted and loss.requires_grad):
         return total
-    gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+    upstream = torch.full_like(loss, GRADIENT_SCALE)
+    gradients = torch.autograd.grad(loss, wanted, upstream, retain_graph=True, allow_unused=True)
     for gradient in gradients:
         if gradient is not None:
             total += torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square()
-    return total
+    return total / GRADIENT_SCALE**2

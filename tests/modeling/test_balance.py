@@ -111,6 +111,16 @@ def test_equal_gradient_makes_both_norms_equal(scale):
     assert norm(of_cls) == pytest.approx(scale * norm(of_box), rel=1e-5)
 
 
+def test_equal_gradient_measures_small_gradients_in_half_precision():
+    balance = EqualGradientBalance()
+    feature = torch.ones(100, dtype=torch.float16, requires_grad=True)
+    losses = [(feature.float() * slope).sum() for slope in (1e-7, 3e-7)]
+    with EventStorage():
+        balance(*losses, shared=[feature])
+    ratio = (balance.squares[1] / balance.squares[0]).sqrt().item()
+    assert ratio == pytest.approx(3.0, rel=0.01)
+
+
 def test_equal_gradient_averages_squares_over_steps():
     balance = EqualGradientBalance(momentum=0.75)
     equal_gradient_step(balance, (1.0, 1.0))
