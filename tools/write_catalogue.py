@@ -456,8 +456,7 @@ def arm_table(comparison: Comparison) -> str:
         base = comparison.base(arm)
         keys = [f"`{k} {read(cfg, k)}`" for k in differing_keys(arms[base], cfg)]
         numbers = [mean_of(results.get(arm, []), x) for x in ("AP50", "AP75", "APs", "APm")]
-        ap, reference = (mean_of(results.get(x, []), "AP") for x in (arm, base))
-        gain = "" if arm == base or ap is None or reference is None else f"{ap - reference:+.1f}"
+        gain = None if arm == base else mean_gain(results.get(arm, []), results.get(base, []))
         rows.append(
             [
                 arm,
@@ -465,7 +464,7 @@ def arm_table(comparison: Comparison) -> str:
                 "<br>".join(keys),
                 ap_of(comparison, arm),
                 *(map(percent, numbers) if arm in results else [""] * 4),
-                gain,
+                "" if gain is None else f"{gain:+.1f}",
             ]
         )
     header = [
@@ -520,6 +519,14 @@ def mean_of(results: list[dict[str, Any]], name: str) -> float | None:
     """Return the mean of an average precision over seeds; None without a number."""
     values = [result["ap"][name] for result in results if result["ap"][name] is not None]
     return statistics.mean(values) if values else None
+
+
+def mean_gain(results: list[dict[str, Any]], reference: list[dict[str, Any]]) -> float | None:
+    """Return the mean gain in AP over the seeds of both; None if there is none."""
+    own, other = ({x["seed"]: x["ap"]["AP"] for x in each} for each in (results, reference))
+    pairs = [(ap, other.get(seed)) for seed, ap in own.items()]
+    gains = [ap - before for ap, before in pairs if ap is not None and before is not None]
+    return statistics.mean(gains) if gains else None
 
 
 def take_over(folder: Path, *, unfinished: bool) -> None:
