@@ -26,15 +26,15 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import IllegalOptionError, check_choice
+from ..checks import check_choice
 from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
 from ..losses.base import require_rows
-from ..losses.processes import mean_over_processes
 from ..mining import Miner
 from ..ops.level_rows import rows_of_levels, split_levels
 from ..registry import DENSE, ConfigScope
 from .balance import Balance, SharedFeatures
 from .box_output_heads import BoxOutputHead, BoxOutputs, centerness_of
+from .box_weights import check_box_weights, divisor_of_weights, scores_of
 from .dense_targets import DenseTargets
 from .normalizer import Normalizer, PerImageNormalizer
 from .prime_samples import CARLTerm, ISRPReweighting, check_prime_samples, objects_of_batch
@@ -139,19 +139,7 @@ class DenseLossMixin:
         if self.miner is not None or isinstance(self.normalizer, PerImageNormalizer):
             require_rows(self.cls_loss)
         check_prime_samples(self.cls_loss, self.box_loss, self.reweighting, self.carl)
-        if not (self.box_weighted_by or self.cls_loss.needs_box_loss):
-            return
-        require_rows(self.box_loss)
-        if self.box_loss.own_normalizer:
-            raise IllegalOptionError(
-                "weighted_by",
-                f"must be empty, because {type(self.box_loss).__name__} is already normalized",
-            )
-        if self.box_weighted_by and self.cls_loss.needs_box_loss:
-            raise IllegalOptionError(
-                "weighted_by",
-                f"must be empty, because {type(self.cls_loss).__name__} weighs the boxes itself",
-            )
+        check_box_weights(self.box_weighted_by, self.cls_loss, self.box_loss)
 
     def train(self, mode: bool = True) -> Any:
         """Set the mode, and record the shared features in training mode only."""
@@ -208,7 +196,7 @@ class DenseLossMixin:
             cls_divisors = num_counted.sum().clamp(min=1).float().unsqueeze(0)
         box_weights = self._box_weights(batch, boxed)
         if box_weights is not None and self.box_weighted_by != "target":
-            box_divisors = _positive(mean_over_processes(box_weights.sum())).unsqueeze(0)
+            box_divisors = divisor_of_weights(box_weights).unsqueeze(0)
         if self.observer is not None:
             self.observer(
                 DenseStep(
@@ -364,8 +352,8 @@ class DenseLossMixin:
         if self.box_weighted_by == "centerness":
             anchors = batch.anchors[boxed.nonzero(as_tuple=True)[1]]
             return centerness_of(anchors, self._gt_boxes(batch, boxed))
-        logits = rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True)).float()
-        return self.cls_loss.probabilities(logits)[:, :-1].amax(dim=1)
+        logits = rows_of_levels(batch.logits, *boxed.nonzero(as_tuple=True))
+        return scores_of(self.cls_loss, logits)
 
     def _box_pairs(self, batch: DenseBatch, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions and targets of the positives, (V, 4): deltas, or boxes if required."""
@@ -417,11 +405,6 @@ class DenseLossMixin:
         """Return the predicted boxes of some anchors, (V, 4); both indices are (V,)."""
         deltas = rows_of_levels(batch.deltas, image, anchor)
         return self.box2box_transform.apply_deltas(deltas, batch.anchors[anchor])
-
-
-def _positive(total: Tensor) -> Tensor:
-    """Return a sum of weights, or 1 in place of 0."""
-    return torch.where(total > 0, total, torch.ones_like(total))
 
 
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:

@@ -30,11 +30,11 @@ from ..losses import (
     build_cls_loss,
     elementwise_iou,
 )
-from ..losses.base import require_rows, sigmoid_probabilities, softmax_probabilities
+from ..losses.base import sigmoid_probabilities, softmax_probabilities
 from ..losses.build import stock_box_loss
-from ..losses.processes import mean_over_processes
 from ..registry import configurable
 from .balance import Balance, FixedBalance, SharedFeatures, build_balance
+from .box_weights import check_box_weights, divisor_of_weights, scores_of
 from .config_scopes import ROI_HEADS
 from .federated import federated_options, require_federated_weights
 from .norcal import NorCal, build_norcal
@@ -162,8 +162,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         self.box_loss = box_loss or stock_box_loss(
             self.box_reg_loss_type, smooth_l1_beta=self.smooth_l1_beta
         )
-        if box_weighted_by or (cls_loss is not None and cls_loss.needs_box_loss):
-            require_rows(self.box_loss)
+        check_box_weights(box_weighted_by, cls_loss, self.box_loss)
         if cls_loss is not None:
             check_prime_samples(cls_loss, self.box_loss, reweighting, carl)
         self.reweighting = reweighting
@@ -463,8 +462,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
         weights = self._box_weights(foreground, logits)
         loss = (weights * self.box_loss.per_box(*pairs)).sum()
         self.box_loss.observe(*pairs)
-        total = mean_over_processes(weights.sum())
-        return loss / torch.where(total > 0, total, torch.ones_like(total))
+        return loss / divisor_of_weights(weights)
 
     @torch.no_grad()
     def _box_weights(self, foreground: _Foreground, logits: Tensor | None) -> Tensor:
@@ -473,8 +471,7 @@ class FocalFastRCNNOutputLayers(FastRCNNOutputLayers):
             return self._iou(foreground)
         assert self.cls_loss is not None
         assert logits is not None
-        of_objects = logits[foreground.mask].float()
-        return self.cls_loss.probabilities(of_objects)[:, :-1].amax(dim=1)
+        return scores_of(self.cls_loss, logits[foreground.mask])
 
     @staticmethod
     def _divisor(normalizer: str, is_object: Tensor) -> Tensor | int:

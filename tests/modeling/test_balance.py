@@ -262,6 +262,15 @@ def test_weighted_boxes_are_divided_by_the_sum_of_their_weights(weighted_by):
         assert losses[name].item() == pytest.approx(0.25), node
 
 
+@each("node", [NODES[0], NODES[2]])
+def test_weights_of_boxes_are_refused_where_the_loss_is_already_normalized(node):
+    cls_loss = (f"{node}.CLS_LOSS.NAME", "SoftmaxCrossEntropyLoss") if node == NODES[2] else ()
+    opts = (f"{node}.BOX_LOSS.NAME", "GHMBoxLoss", f"{node}.BOX_LOSS.WEIGHTED_BY", "iou")
+    build = tiny_rcnn if node == NODES[2] else tiny_model
+    with pytest.raises(ValueError, match=r"weighted_by must be empty, because GHMBoxLoss"):
+        build(*opts, *cls_loss)
+
+
 def test_boxes_weigh_by_their_largest_probability():
     model = tiny_model("MODEL.FOCAL.BOX_LOSS.WEIGHTED_BY", "score")
     seen = []
