@@ -40,7 +40,7 @@ TORCH_PAIR = "pip install --force-reinstall torch torchvision"
 # detectron2.model_zoo imports pkg_resources, which setuptools 82 removed.
 SETUPTOOLS_LIMIT = "82"
 # First release that the tests compare with pycocotools
-FASTER_COCO_EVAL = "1.8"
+HOTCOCO = "1.3"
 OPERATORS = "C++ operators"
 # Without build isolation, pip builds the operators against the installed torch.
 BUILD_OPERATORS = "pip install --no-build-isolation -e .  # requires a C++ compiler"
@@ -92,9 +92,9 @@ def has_compiled_ops() -> bool:
     return folder is not None and any(folder.glob("_C*.so"))
 
 
-def has_faster_coco_eval() -> bool:
-    """Return True if faster-coco-eval can be imported and is not older than the tested release."""
-    return _examine_faster_coco_eval().remedy is None
+def has_hotcoco() -> bool:
+    """Return True if hotcoco can be imported and is not older than the tested release."""
+    return _examine_hotcoco().remedy is None
 
 
 def examine() -> list[Diagnosis]:
@@ -105,7 +105,7 @@ def examine() -> list[Diagnosis]:
         *_examine_detectron2(),
         _examine_setuptools(),
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
-        _examine_faster_coco_eval(),
+        _examine_hotcoco(),
         _examine_operators(),
         *_examine_devices(),
     ]
@@ -234,14 +234,14 @@ def _examine_module(module: str, distribution: str) -> Diagnosis:
     return Diagnosis(distribution, version or "present")
 
 
-def _examine_faster_coco_eval() -> Diagnosis:
-    name = "faster-coco-eval"
-    version, remedy = _version(name), f"pip install '{name}>={FASTER_COCO_EVAL}'"
+def _examine_hotcoco() -> Diagnosis:
+    name = "hotcoco"
+    version, remedy = _version(name), f"pip install '{name}>={HOTCOCO}'"
     if version is None:
         state = "absent: computing the AP takes longer, with the same result"
-    elif _is_below(version, FASTER_COCO_EVAL):
+    elif _is_below(version, HOTCOCO):
         state = f"{version} is not used: it is older than the tested release"
-    elif (failure := _import_failure("faster_coco_eval")) is not None:
+    elif (failure := _import_failure(name)) is not None:
         state = f"{version} is not used, because it fails: {failure}"
     else:
         return Diagnosis(name, version)

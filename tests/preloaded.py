@@ -16,10 +16,10 @@ from .conftest import ROOT
 
 LATE = (
     "absl.logging",
-    "faster_coco_eval",
     "focal_plugin.ops.dense_loss_cpp",
     "focal_plugin.ops.dense_loss_eager",
     "focal_plugin.ops.dense_loss_triton",
+    "hotcoco",
     "torch._subclasses.schema_check_mode",
     "torch.distributed.launcher.api",
     "torch.utils.cpp_extension",

@@ -135,8 +135,8 @@ def test_missing_compiled_ops_are_a_remark_and_not_a_fault(monkeypatch, capsys):
     ("version", "failure", "state"),
     [
         (None, None, "absent"),
-        ("1.6.5", None, "1.6.5 is not used: it is older than the tested release"),
-        ("1.8.0", "ImportError: GLIBC", "1.8.0 is not used, because it fails: ImportError: GLIBC"),
+        ("1.2.9", None, "1.2.9 is not used: it is older than the tested release"),
+        ("1.3.0", "ImportError: GLIBC", "1.3.0 is not used, because it fails: ImportError: GLIBC"),
         ("1.10.0", None, "1.10.0"),
     ],
 )
@@ -145,23 +145,23 @@ def test_a_faster_evaluator_is_used_or_its_fix_is_suggested(
 ):
     installed, fails = doctor._version, doctor._import_failure
     monkeypatch.setattr(
-        doctor, "_version", lambda name: version if "coco-eval" in name else installed(name)
+        doctor, "_version", lambda name: version if name == "hotcoco" else installed(name)
     )
     monkeypatch.setattr(
-        doctor, "_import_failure", lambda name: failure if "coco_eval" in name else fails(name)
+        doctor, "_import_failure", lambda name: failure if name == "hotcoco" else fails(name)
     )
-    found = diagnosis("faster-coco-eval")
+    found = diagnosis("hotcoco")
     assert found.state.startswith(state)
     is_fine = state == version
-    assert doctor.has_faster_coco_eval() == is_fine
-    assert found.remedy == (None if is_fine else "pip install 'faster-coco-eval>=1.8'")
+    assert doctor.has_hotcoco() == is_fine
+    assert found.remedy == (None if is_fine else "pip install 'hotcoco>=1.3'")
     assert doctor.main([]) == 0
     assert "Ready to train." in capsys.readouterr().out
 
 
 def test_the_package_and_the_doctor_require_the_same_releases():
     text = (ROOT / "pyproject.toml").read_text()
-    assert f'fast = ["faster-coco-eval>={doctor.FASTER_COCO_EVAL}"]' in text
+    assert f'fast = ["hotcoco>={doctor.HOTCOCO}"]' in text
     assert f'"setuptools<{doctor.SETUPTOOLS_LIMIT}",' in text
     constraints = (ROOT / "tools/setup/constraints.txt").read_text().splitlines()
     assert f"setuptools<{doctor.SETUPTOOLS_LIMIT}" in constraints
