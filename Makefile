@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # File with the kind of the installed Detectron2
 READY := $(VENV)/.focal_plugin_ready
-SOURCES := focal_plugin focal_plugin_commands focal_plugin_doctor.py tests tools docs examples train_net.py setup.py README.md CONTRIBUTING.md
+SOURCES := focal_plugin focal_plugin_commands focal_plugin_allocator.py focal_plugin_doctor.py tests tools docs examples train_net.py setup.py README.md CONTRIBUTING.md
 
 # The tests start many processes. Byte code makes them start faster.
 unexport PYTHONDONTWRITEBYTECODE

@@ -4,13 +4,15 @@ import ast
 import re
 import sys
 
+import pytest
+
 from .conftest import ROOT
 
 PACKAGE = ROOT / "focal_plugin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A part may import the parts on its right. Modules that are no package are below all packages.
-# `focal_plugin_doctor` is outside and imports none of them.
+# `focal_plugin_allocator` and `focal_plugin_doctor` are outside and import none of them.
 ALLOWED = {
     "init": {
         "compare",
@@ -323,8 +325,9 @@ def test_the_trainer_has_the_shape_of_detectron2s_own_script():
     assert functions == ["main", "invoke_main"]
 
 
-def test_the_doctor_imports_nothing_but_the_standard_library_at_first():
-    tree = ast.parse((ROOT / "focal_plugin_doctor.py").read_text())
+@pytest.mark.parametrize("module", ["focal_plugin_allocator", "focal_plugin_doctor"])
+def test_a_module_outside_imports_nothing_but_the_standard_library_at_first(module):
+    tree = ast.parse((ROOT / f"{module}.py").read_text())
     for node in tree.body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []

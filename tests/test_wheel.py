@@ -50,7 +50,8 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     copy.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "focal_plugin_doctor.py"):
+    modules = ("focal_plugin_allocator.py", "focal_plugin_doctor.py")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *modules):
         (copy / name).write_bytes((ROOT / name).read_bytes())
     for name in ("focal_plugin", "focal_plugin_commands", "configs"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True)

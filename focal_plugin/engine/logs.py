@@ -19,6 +19,8 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from focal_plugin_allocator import SWITCH, is_tuned
+
 from ..run_folder import CONFIG_FILE, LOG_FILE
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ def start_logs(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info(f"{doing} {args.config_file} in {folder}; details are in {folder / LOG_FILE}")
     logger.debug(f"Processes: {comm.get_world_size()}. Environment info:\n{collect_env_info()}")
     logger.debug(f"Command line arguments: {args}")
+    if is_tuned():
+        logger.debug(f"Freed memory stays mapped, in large pages; {SWITCH}=default turns this off")
     config = cfg.dump()
     logger.debug(f"Running with full config:\n{config}")
     record = folder / CONFIG_FILE

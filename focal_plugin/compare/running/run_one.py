@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+from focal_plugin_allocator import allocator_variables
+
 from ...run_folder import ENVIRONMENT_FILE, TRAIN_LOG_FILE
 from ...signals import INTERRUPTED, STOPPED
 from ..plan.comparison import Run
@@ -113,7 +115,7 @@ def _train(
             process = TrainerProcess(
                 _command(task),
                 output=output,
-                environment=environment,
+                environment={**environment, **_allocator(task, environment)},
                 folder=task.directory,
                 keep_open=[lock.fileno()],
             )
@@ -127,6 +129,10 @@ def _train(
     status = _conclude(task, running, ended, read_log_tail(log, start))
     status.write(task.folder)
     return status
+
+
+def _allocator(task: Task, environment: Mapping[str, str]) -> dict[str, str]:
+    return allocator_variables(environment, on_gpu=task.num_gpus > 0)
 
 
 def _command(task: Task) -> list[str]:

@@ -18,6 +18,7 @@ from focal_plugin.compare.running.run_one import run_one
 from focal_plugin.compare.running.trainer_process import Urgency
 from focal_plugin.compare.runs.result import Result
 from focal_plugin.compare.runs.status import Status
+from focal_plugin_allocator import SWITCH, allocator_variables
 
 from .fakes import (
     LEASE,
@@ -285,6 +286,15 @@ def test_a_trainer_gets_arguments_environment_and_folder_as_they_are(tmp_path):
     assert "HOME" not in variables
     assert os.listdir(tmp_path / "elsewhere") == []
     assert sorted(os.listdir(tmp_path)) == sorted(["elsewhere", task.folder.name])
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+def test_a_trainer_without_a_gpu_has_the_tuned_allocator(tmp_path, num_gpus):
+    task = fake_task(tmp_path, num_gpus=num_gpus)
+    assert run_one(task, environment={"PATH": os.environ["PATH"]}).state == "done"
+    added = allocator_variables({}, on_gpu=num_gpus > 0)
+    assert {name: written(task)["variables"].get(name) for name in added} == added
+    assert (SWITCH in written(task)["variables"]) == bool(added)
 
 
 @pytest.mark.parametrize("arm", ["../../x", "/etc/x", ".hidden", "a\nb", "=1+1", "x" * 80, "é"])

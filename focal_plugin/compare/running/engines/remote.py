@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from focal_plugin_allocator import USERS_CHOICE
+
 from ....files import write_text
 from ..trainer_process import Urgency
 
@@ -23,8 +25,9 @@ ALLOWED = {
     *("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LOGNAME"),
     *("MKL_NUM_THREADS", "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "SHELL", "TMPDIR", "TZ", "USER"),
     *("CONDA_PREFIX", "VIRTUAL_ENV", "XDG_CACHE_HOME"),
+    *USERS_CHOICE,
 }
-ALLOWED_PREFIXES = ("NCCL_", "NVIDIA_", "SLURM_", "CUBLAS_")
+ALLOWED_PREFIXES = ("MALLOC_", "NCCL_", "NVIDIA_", "SLURM_", "CUBLAS_")
 
 
 class StopFile:
