@@ -166,14 +166,15 @@ def _extra_peak_mib(work: Work) -> float:
     work()  # memory of one-time initialization stays
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    before = _status_mib("VmRSS")
+    before = status_mib("VmRSS")
     result = work()
-    peak = _status_mib("VmHWM")
+    peak = status_mib("VmHWM")
     del result
     return max(peak - before, 0.0)
 
 
-def _status_mib(field: str) -> float:
+def status_mib(field: str) -> float:
+    """Return a field of this process's memory, such as VmHWM, the peak; Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
