@@ -67,7 +67,7 @@ sanitize: setup
 	done
 
 bench: setup
-	$(BIN)/python tools/benchmarks/run_benchmarks.py output/bench
+	$(BIN)/python tools/benchmarks/run_all.py output/bench
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)

@@ -29,7 +29,7 @@ QUICK = {
 @pytest.fixture(scope="module")
 def commands():
     """Return name -> script and options of `make bench` and of the page."""
-    run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_benchmarks.py"))
+    run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_all.py"))
     return {**run_all["FAST"], **run_all["SLOW"]}
 
 
@@ -83,6 +83,13 @@ def test_a_part_of_the_page_is_replaced_by_table_and_command():
         "| ours | 0.012 (0.012 - 0.5) | 0.5 |",
         "<!-- end of x -->",
         "b",
+    ]
+    tuned = [{**row, "ms": row["ms"] / 2, "of copy": 0.25} for row in rows]
+    assert tool.table(tool.beside(rows, tuned)).splitlines() == [
+        "| variant | ms | ms, tuned | of copy | of copy, tuned |",
+        "|---|---:|---:|---:|---:|",
+        "| stock | 1234 (1 - 2000) | 617 |  | 0.25 |",
+        "| ours | 0.012 (0.012 - 0.5) | 0.0062 | 0.5 | 0.25 |",
     ]
     with pytest.raises(ValueError, match=r"must contain <!-- y: tools/write_performance\.py -->"):
         tool.fill(page, "y", "write_performance", "")

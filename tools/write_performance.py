@@ -2,7 +2,7 @@
 r"""
 Write the tables and the figure of `docs/performance.md` from the results of the benchmarks.
 
-    $ python tools/benchmarks/run_benchmarks.py output/bench --slow
+    $ python tools/benchmarks/run_all.py output/bench --slow
     $ python tools/write_performance.py output/bench
 
 Parts without a new measurement do not change. The interpretation is written by hand.
@@ -37,20 +37,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="output folder of run_benchmarks.py")
-    measured = {
-        file.stem: json.loads(file.read_text(encoding="utf-8"))
-        for file in sorted(parser.parse_args().folder.glob("*.json"))
-    }
+    parser.add_argument("folder", type=Path, help="output folder of run_all.py")
+    folder = parser.parse_args().folder
+    measured, tuned = read(folder), read(folder / "tuned")
     page = PAGE.read_text(encoding="utf-8")
     for name, facts in measured.items():
         if f"<!-- {name}:" in page:
-            content = f"{table(facts['rows'])}\n\n{caption(facts['machine'])}"
+            rows = facts["rows"]
+            if name in tuned:
+                rows = beside(rows, tuned[name]["rows"])
+            content = f"{table(rows)}\n\n{caption(facts['machine'])}"
             page = fill(page, name, "write_performance", content)
     write_text(PAGE, page)
     sizes = [measured[f"dense-loss-{size}"] for size in SIZES if f"dense-loss-{size}" in measured]
     if len(sizes) == len(SIZES):
         FIGURE.write_bytes(plotting.png(draw(sizes)))
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return name -> measurement of each file in a folder, which may be missing."""
+    files = sorted(folder.glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def beside(rows: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with the times and ratios of the tuned allocator in columns of their own."""
+    columns = [*rows[0]]
+    time = columns[columns.index("p20") - 1]
+    joined: list[dict[str, Any]] = []
+    for row, other in zip(rows, tuned, strict=True):
+        joined.append({})
+        for column in columns:
+            joined[-1][column] = row[column]
+            if column == "p80":
+                joined[-1][f"{time}, tuned"] = other[time]
+            elif column.startswith("x ") or column == "of copy":
+                joined[-1][f"{column}, tuned"] = other[column]
+    return joined
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -5,6 +5,11 @@ Benchmark of RetinaNet's classification loss, forward and backward.
 It compares our loss with Detectron2's own steps, fvcore's and torchvision's. The input is the
 output of the head's last convolution.
 
+Two further peers are compiled by `torch.compile`: stock's steps as they are, and "masked", which
+is what a careful user would write for it. It multiplies by a mask, so that no shape depends on the
+labels, and the compiler fuses all of it. Each is compiled for the shapes of the benchmark; other
+shapes would compile again.
+
     $ python tools/benchmarks/bm_dense_loss.py --size 800 1344
     $ python tools/benchmarks/bm_dense_loss.py --anchors 20000 --batch 4
 
@@ -67,13 +72,16 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
     parser.add_argument("--channels-last", action="store_true", help="use NHWC logits")
     parser.add_argument("--loss", action="store_true", help="compare our losses, not code bases")
+    parser.add_argument("--compiled", action="store_true", help="include peers of torch.compile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     outputs = make_outputs(args)
     labels = make_labels(outputs, args.classes)
-    make = loss_variants if args.loss else code_bases
-    variants = make(outputs, labels, args.classes)
+    if args.loss:
+        variants = loss_variants(outputs, labels, args.classes)
+    else:
+        variants = code_bases(outputs, labels, args.classes, compiled=args.compiled)
     peaks = extra_peaks_mib(variants, args)
     timings = take_turns(variants, args.rounds)
     num_logits = sum(x.numel() for x in outputs)
@@ -130,7 +138,9 @@ def make_labels(outputs: list[Tensor], num_classes: int) -> Tensor:
     return labels
 
 
-def code_bases(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
+def code_bases(
+    outputs: list[Tensor], labels: Tensor, num_classes: int, *, compiled: bool
+) -> dict[str, Work]:
     """Return the code bases to compare, all with alpha 0.25, gamma 2 and normalizer 100."""
     steps = functools.partial(stock_steps, outputs, labels, num_classes)
     variants: dict[str, Callable[[], Any]] = {
@@ -141,9 +151,23 @@ def code_bases(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[
     if has_extension():
         variants["ours, cpp"] = lambda: ours(outputs, labels, SigmoidFocalLoss(impl="cpp"))
     variants["ours, eager"] = lambda: ours(outputs, labels, SigmoidFocalLoss(impl="eager"))
+    if compiled:
+        variants |= compiled_peers(outputs, labels, num_classes)
     return {
         **{name: functools.partial(backward, loss, outputs) for name, loss in variants.items()},
         **copies(outputs),
+    }
+
+
+def compiled_peers(
+    outputs: list[Tensor], labels: Tensor, num_classes: int
+) -> dict[str, Callable[[], Tensor]]:
+    """Return the peers that `torch.compile` compiles, for the shapes of this benchmark."""
+    stock = torch.compile(stock_steps)
+    masked = torch.compile(masked_steps, fullgraph=True, dynamic=False)
+    return {
+        "stock, compiled": lambda: stock(outputs, labels, num_classes, sigmoid_focal_loss),
+        "masked, compiled": lambda: masked(outputs, labels, num_classes),
     }
 
 
@@ -187,6 +211,24 @@ def stock_steps(
     logits = cat(outputs, dim=1)[valid]
     targets = targets.to(logits.dtype)
     return focal_loss(logits, targets, alpha=0.25, gamma=2.0, reduction="sum") / 100
+
+
+def masked_steps(outputs: list[Tensor], labels: Tensor, num_classes: int) -> Tensor:
+    """Compute the loss of :func:`stock_steps` with a mask instead of a selection of anchors."""
+    if outputs[0].dim() == 4:
+        outputs = [permute_to_N_HWA_K(x, num_classes) for x in outputs]
+    sizes = [x.shape[1] for x in outputs]
+    classes = torch.arange(num_classes)
+    total = torch.zeros(())
+    for logits, of_level in zip(outputs, labels.split(sizes, dim=1), strict=True):
+        targets = (of_level.unsqueeze(-1) == classes).to(logits.dtype)
+        p = logits.sigmoid()
+        ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        p_t = p * targets + (1 - p) * (1 - targets)
+        alpha_t = 0.25 * targets + 0.75 * (1 - targets)
+        valid = (of_level >= 0).unsqueeze(-1)
+        total = total + (alpha_t * ce * (1 - p_t) ** 2 * valid).sum()
+    return total / 100
 
 
 def ours(

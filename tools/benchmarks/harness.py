@@ -93,7 +93,8 @@ def extra_peaks_mib(variants: Mapping[str, Work], args: argparse.Namespace) -> d
     if args.memory_only:
         print(json.dumps({name: _extra_peak_mib(work) for name, work in variants.items()}))
         sys.exit()
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
     command = [sys.executable, *sys.argv, "--memory-only"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

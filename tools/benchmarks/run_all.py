@@ -2,20 +2,25 @@
 r"""
 Run all CPU benchmarks one after the other, for `docs/performance.md`.
 
-    $ python tools/benchmarks/run_benchmarks.py output/bench
+    $ python tools/benchmarks/run_all.py output/bench
     $ python tools/write_performance.py output/bench
 
-This takes about four minutes on two cores (`make bench`). `--slow` adds R-50 at 512 px, the COCO
-evaluation and the image cache, for a total of about fifteen minutes. The machine should be idle.
+Each benchmark runs with the defaults of glibc, and then with the allocator of a CPU trainer, into
+the folder `tuned`. On two cores this takes about ten minutes (`make bench`). `--slow` adds R-50
+at 512 px, the allocators, the COCO evaluation and the image cache, for a total of about an hour.
+The machine should be idle.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from focal_plugin_allocator import SWITCH, allocator_variables
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -23,11 +28,11 @@ SHAPES = "configs/Shapes-Detection/retinanet_small.yaml"
 COCO = "configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 
 FAST = {
-    "dense-loss-128": "bm_dense_loss.py --size 128 128 --rounds 15",
-    "dense-loss-256": "bm_dense_loss.py --size 256 256 --rounds 9",
-    "dense-loss-512": "bm_dense_loss.py --size 512 512 --rounds 5",
-    "dense-loss-800x1344": "bm_dense_loss.py --size 800 1344 --rounds 5",
-    "dense-loss-rows": "bm_dense_loss.py --anchors 20000 --batch 4 --rounds 9",
+    "dense-loss-128": "bm_dense_loss.py --compiled --size 128 128 --rounds 15",
+    "dense-loss-256": "bm_dense_loss.py --compiled --size 256 256 --rounds 9",
+    "dense-loss-512": "bm_dense_loss.py --compiled --size 512 512 --rounds 5",
+    "dense-loss-800x1344": "bm_dense_loss.py --compiled --size 800 1344 --rounds 5",
+    "dense-loss-rows": "bm_dense_loss.py --compiled --anchors 20000 --batch 4 --rounds 9",
     "losses": "bm_dense_loss.py --loss --size 512 512 --rounds 3",
     "ranking": "bm_ranking.py --rounds 3",
     "box-loss": "bm_box_loss.py --size 800 1344 --rounds 15",
@@ -39,9 +44,12 @@ SLOW = {
     "step-r50-512": (
         f"bm_training_step.py --config-file {COCO} --batch 2 --size 512 512 --rounds 7"
     ),
+    "allocators": "bm_allocator.py",
     "coco-eval": "bm_coco_eval.py",
     "image-cache": "bm_image_cache.py",
 }
+ONE_ALLOCATOR = {"curve-shapes", "allocators", "coco-eval", "image-cache"}
+"""Benchmarks that do not run a second time."""
 
 
 def main() -> None:
@@ -57,11 +65,20 @@ def main() -> None:
     folder = args.folder.resolve()
     started = time.monotonic()
     for number, name in enumerate(names, start=1):
-        script, *options = chosen[name].split()
         print(f"\n[{number}/{len(names)}] {name}, {time.monotonic() - started:.0f} s so far")
-        command = [sys.executable, "-W", "ignore", f"tools/benchmarks/{script}", *options]
-        subprocess.run([*command, "--json", folder / f"{name}.json"], cwd=ROOT, check=True)
+        run(chosen[name], folder / f"{name}.json", {SWITCH: "default"})
+        tuned = allocator_variables({}, on_gpu=False)
+        if tuned and name not in ONE_ALLOCATOR:
+            run(chosen[name], folder / "tuned" / f"{name}.json", tuned)
     print(f"\ndone in {time.monotonic() - started:.0f} s: {args.folder}")
+
+
+def run(benchmark: str, file: Path, variables: dict[str, str]) -> None:
+    """Run a script with its options, and write what it measured to a file."""
+    script, *options = benchmark.split()
+    command = [sys.executable, "-W", "ignore", f"tools/benchmarks/{script}", *options]
+    environment = {**os.environ, **variables}
+    subprocess.run([*command, "--json", file], cwd=ROOT, env=environment, check=True)
 
 
 if __name__ == "__main__":
