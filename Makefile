@@ -10,7 +10,7 @@ SOURCES := focal_plugin focal_plugin_commands focal_plugin_allocator.py focal_pl
 # The tests start many processes. Byte code makes them start faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test unit test-fast sanitize bench lint docs coverage format clean
+.PHONY: help setup demo test unit test-fast sanitize bench bench-gpu lint docs coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
@@ -19,7 +19,8 @@ help:
 	@echo "make unit       run every test"
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
 	@echo "make sanitize   fuzz the C++ operators under address and undefined-behavior sanitizers (4 minutes)"
-	@echo "make bench      benchmark the operators against Detectron2's (5 minutes, on an idle machine)"
+	@echo "make bench      benchmark the operators against Detectron2's (10 minutes, on an idle machine)"
+	@echo "make bench-gpu  run the tests of the operators and the benchmarks on a GPU, and write their tables"
 	@echo "make lint       check rules and formatting with ruff, and types with mypy"
 	@echo "make coverage   run every test and report uncovered lines and branches"
 	@echo "make docs       build the documentation site in build/docs"
@@ -68,6 +69,12 @@ sanitize: setup
 
 bench: setup
 	$(BIN)/python tools/benchmarks/run_all.py output/bench
+
+# The tests use the GPU where there is one
+bench-gpu: setup
+	$(BIN)/python -m pytest -q -n 0 tests/ops tests/losses tests/modeling
+	$(BIN)/python tools/benchmarks/run_all.py output/bench-gpu --gpu
+	$(BIN)/python tools/write_performance.py output/bench-gpu
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)

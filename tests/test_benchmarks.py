@@ -30,7 +30,7 @@ QUICK = {
 def commands():
     """Return name -> script and options of `make bench` and of the page."""
     run_all = runpy.run_path(str(TOOLS / "benchmarks" / "run_all.py"))
-    return {**run_all["FAST"], **run_all["SLOW"]}
+    return {**run_all["FAST"], **run_all["SLOW"], **run_all["GPU"]}
 
 
 @pytest.mark.slow

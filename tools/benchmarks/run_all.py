@@ -8,7 +8,7 @@ Run all CPU benchmarks one after the other, for `docs/performance.md`.
 Each benchmark runs with the defaults of glibc, and then with the allocator of a CPU trainer, into
 the folder `tuned`. On two cores this takes about ten minutes (`make bench`). `--slow` adds R-50
 at 512 px, the allocators, the COCO evaluation and the image cache, for a total of about an hour.
-The machine should be idle.
+The machine should be idle. `--gpu` runs the benchmarks of a GPU instead (`make bench-gpu`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ SLOW = {
     "coco-eval": "bm_coco_eval.py",
     "image-cache": "bm_image_cache.py",
 }
+GPU = {
+    "dense-loss-cuda": "bm_dense_loss_cuda.py",
+    "step-cuda": "bm_training_step_cuda.py",
+}
 ONE_ALLOCATOR = {"curve-shapes", "allocators", "coco-eval", "image-cache"}
 """Benchmarks that do not run a second time."""
 
@@ -59,8 +63,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="output folder, one JSON file per benchmark")
     parser.add_argument("--slow", action="store_true", help="include the slow benchmarks")
     parser.add_argument("--only", nargs="+", choices=[*FAST, *SLOW], metavar="NAME", default=[])
+    parser.add_argument("--gpu", action="store_true", help="run those of a GPU instead")
     args = parser.parse_args()
-    chosen = {**FAST, **SLOW} if args.slow or args.only else FAST
+    chosen = GPU if args.gpu else {**FAST, **SLOW} if args.slow or args.only else FAST
     names = args.only or list(chosen)
     folder = args.folder.resolve()
     started = time.monotonic()
@@ -68,7 +73,7 @@ def main() -> None:
         print(f"\n[{number}/{len(names)}] {name}, {time.monotonic() - started:.0f} s so far")
         run(chosen[name], folder / f"{name}.json", {SWITCH: "default"})
         tuned = allocator_variables({}, on_gpu=False)
-        if tuned and name not in ONE_ALLOCATOR:
+        if tuned and name not in {*ONE_ALLOCATOR, *GPU}:
             run(chosen[name], folder / "tuned" / f"{name}.json", tuned)
     print(f"\ndone in {time.monotonic() - started:.0f} s: {args.folder}")
 
