@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..plan.comparison import Run
-from ..runs.status import Status
+from ..runs.status import Status, StatusReader
 from .claim import Observer
 from .engines import Engine, Handle, Options, make_engine
 from .failure import DISK_FULL
@@ -110,6 +110,7 @@ class _Entry:
     """Run of a sweep with its state."""
 
     task: Task
+    status: StatusReader
     observer: Observer
     state: RunState
     handle: Handle | None = None
@@ -154,7 +155,13 @@ class _Sweep:
         self._disk_full = False
         self._looked = -LOOK_S
         self._entries = [
-            _Entry(task, Observer(task.folder, task.lease), RunState("waiting")) for task in tasks
+            _Entry(
+                task,
+                StatusReader(task.folder),
+                Observer(task.folder, task.lease),
+                RunState("waiting"),
+            )
+            for task in tasks
         ]
 
     def run(self) -> list[Status]:
@@ -188,7 +195,6 @@ class _Sweep:
                 continue
             handle, entry.handle = entry.handle, None
             entry.state = RunState("waiting")
-            self._looked = -LOOK_S
             try:
                 status = handle.result()
             except Exception as error:
@@ -221,7 +227,7 @@ class _Sweep:
         for entry in self._entries:
             if entry.settled:
                 continue
-            status = Status.read(entry.task.folder)
+            status = entry.status.read()
             if entry.handle:
                 if status.attempts > entry.attempts and status.state != "pending":
                     entry.state = RunState(status.state, status.reason or "")
