@@ -61,8 +61,8 @@ class StatusReader:
     """
     Reader of the status of one run, for those who ask often.
 
-    It parses the files only if they have changed. They are replaced as a whole, so a change shows in
-    their metadata, which costs a hundredth of the time.
+    It parses the files only if they have changed. They are replaced as a whole, so their metadata
+    show a change, in a hundredth of the time.
     """
 
     def __init__(self, folder: Path) -> None:
