@@ -154,6 +154,7 @@ class _Sweep:
         self._interrupts = interrupts
         self._disk_full = False
         self._looked = -LOOK_S
+        self._polled = -engine.poll_s
         self._entries = [
             _Entry(
                 task,
@@ -190,20 +191,25 @@ class _Sweep:
 
     def _receive(self) -> None:
         """Take over the results of the engine."""
+        if time.monotonic() - self._polled < self._engine.poll_s:
+            return
+        self._polled = time.monotonic()
         for entry in self._entries:
             if entry.handle is None or not entry.handle.done():
                 continue
             handle, entry.handle = entry.handle, None
             entry.state = RunState("waiting")
+            stops = self._urgency() is not Urgency.GO_ON
             try:
                 status = handle.result()
             except Exception as error:
                 self._disk_full |= isinstance(error, OSError) and error.errno == errno.ENOSPC
-                self._lose(entry, f"{type(error).__name__}: {_last_line(str(error))}")
+                if not stops:
+                    self._lose(entry, f"{type(error).__name__}: {_last_line(str(error))}")
                 continue
             if entry.task.is_settled(status):
                 self._settle(entry, status)
-            elif status.state == "pending" and self._urgency() is Urgency.GO_ON:
+            elif status.state == "pending" and not stops:
                 self._lose(entry, "it was returned untrained")
 
     def _lose(self, entry: _Entry, reason: str) -> None:

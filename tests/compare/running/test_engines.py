@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from focal_plugin.compare.running import runner
-from focal_plugin.compare.running.engines import Options, make_engine
+from focal_plugin.compare.running.engines import Options, make_engine, slurm
 from focal_plugin.compare.running.engines.remote import StopFile, allowed_variables
 from focal_plugin.compare.running.engines.resources import divide, visible_gpus
 from focal_plugin.compare.running.runner import run_all
@@ -168,8 +168,72 @@ def test_slurm_gets_the_resources_and_no_secrets(tmp_path, monkeypatch):
         assert f"#SBATCH {line}\n" in script
     exported = next(x for x in script.splitlines() if "--export" in x)
     assert "PATH" in exported
+    # srun passes on only these, and submitit looks for its own variable
+    assert "SUBMITIT_EXECUTOR" in exported
     assert "MY_TOKEN" not in script
     assert "secret-value" not in script
+
+
+@pytest.fixture
+def queued(tmp_path, monkeypatch):
+    """Return the handles of two jobs, 12_0 and 12_1, and the file that `squeue` shows."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    queue = tmp_path / "queue"
+    scripts = {
+        "sbatch": "echo batch job 12",
+        "srun": "",
+        "squeue": f"cat {queue}",
+        "scancel": f"echo $1 >> {tmp_path}/cancelled",
+    }
+    for name, line in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "POLL_S", 0.0)
+    engine = make_engine(fake_options(engine="slurm", gpus_per_run=0), tmp_path / "runs")
+    queue.write_text("12_0 RUNNING\n12_1 PENDING\n7 RUNNING\n")
+    return engine, engine.submit([fake_task(tmp_path), fake_task(tmp_path)]), queue
+
+
+def test_a_slurm_job_is_lost_once_two_looks_at_the_queue_miss_it(queued):
+    _, (first, second), queue = queued
+    assert not first.done()
+    assert not second.done()
+    queue.write_text("12_1 PENDING\n")
+    assert not first.done()  # Slurm may move it back into the queue
+    assert first.done()
+    assert not second.done()
+    with pytest.raises(RuntimeError, match=r"job 12_0 ended without a result, see .*12_0"):
+        first.result()
+    queue.unlink()  # then squeue fails, as it does while the controller restarts
+    assert not second.done()
+    assert not second.done()
+
+
+@pytest.mark.parametrize(
+    ("urgency", "cancelled"), [(Urgency.STOP, ["12_1"]), (Urgency.KILL, ["12_0", "12_1"])]
+)
+def test_a_stop_cancels_the_slurm_jobs_that_wait(queued, tmp_path, urgency, cancelled):
+    engine, handles, _ = queued
+    assert not any(handle.done() for handle in handles)
+    engine.stop(urgency)
+    assert lines_of(tmp_path / "cancelled") == cancelled
+
+
+@pytest.mark.slow
+def test_a_terminated_slurm_job_saves_its_run_and_leaves_no_result(tmp_path):
+    task = fake_task(tmp_path, fake_run(steps=300, step_s=0.05))
+    task.folder.mkdir()
+    job = in_background(slurm.RunJob(task, 1, StopFile(tmp_path)))
+    wait_until(lambda: is_midway(task.folder), job)
+    os.kill(job.pid, signal.SIGTERM)
+    job.join(PATIENCE_S)
+    assert job.exitcode == slurm.TERMINATED
+    assert Status.read(task.folder) == Status("pending", attempts=1)
+    assert len(lines_of(task.folder / "iterations")) == int(
+        (task.folder / "last_checkpoint").read_text()
+    )
 
 
 def trainer_and_parent(folder):

@@ -177,6 +177,7 @@ def test_a_full_disk_ends_the_sweep_and_the_runs_resume_later(tmp_path):
 def test_lost_tasks_are_resubmitted_a_few_times(tmp_path, monkeypatch, capsys):
     class Broken:
         description = "an engine that loses everything"
+        poll_s = 0.0
 
         def submit(self, tasks):
             sent.extend(tasks)
@@ -220,6 +221,7 @@ def test_the_files_of_a_run_are_not_read_again_for_every_other_run(tmp_path, mon
 
     class OneByOne:
         description = "an engine that finishes a run at each poll"
+        poll_s = 0.0
 
         def submit(self, tasks):
             return [Handle(number) for number in range(len(tasks))]

@@ -69,6 +69,9 @@ class Engine(Protocol):
     description: str
     """Resources of each run, one line for people."""
 
+    poll_s: float
+    """Seconds between two looks at the handles."""
+
     def submit(self, tasks: Sequence[Task]) -> list[Handle]:
         """Queue tasks, which start as soon as resources are free."""
 
