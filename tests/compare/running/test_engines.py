@@ -262,21 +262,15 @@ def seldom(monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_finishes_all_runs_although_a_worker_is_killed(seldom, tmp_path, monkeypatch):
+def test_ray_starts_its_own_instance_and_trains_in_it(seldom, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes a file there
-    runs = [fake_run(seed=seed, steps=60, step_s=0.05) for seed in (1, 2)]
-    folder = tmp_path / "runs"
-    # sequential, because a second worker would import everything again
-    options = fake_options(engine="ray", jobs=1, cpus_per_run=1)
-    process = in_background(sweep, runs, folder, options)
-    wait_until(lambda: any(is_midway(folder / run.id) for run in runs), process)
-    (midway,) = (folder / run.id for run in runs if is_midway(folder / run.id))
-    trainer, worker = trainer_and_parent(midway)
-    os.kill(worker, signal.SIGKILL)
-    check_all_finished_once(process, runs, folder)
-    assert Status.read(midway).attempts == 2
-    assert not os.path.exists(f"/proc/{trainer}")
+    run = fake_run()
+    options = fake_options(engine="ray", jobs=1, cpus_per_run=3)
+    process = in_background(sweep, [run], tmp_path / "runs", options)
+    check_all_finished_once(process, [run], tmp_path / "runs")
+    variables = json.loads((tmp_path / "runs" / run.id / "env.json").read_text())["variables"]
+    assert variables["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.slow
