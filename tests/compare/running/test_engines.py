@@ -51,11 +51,22 @@ def test_gpus_are_handed_out_whole_or_shared():
     assert division("01", gpus_per_run=0, jobs=3) == (3, 2, [])
 
 
+def test_more_jobs_than_gpus_share_them_evenly():
+    assert division("0", jobs=3) == (3, 2, ["0", "0", "0"])
+    assert division("01", jobs=3) == (3, 2, ["0", "1", "0"])
+    assert division("01", jobs=5) == (5, 1, ["0", "1", "0", "1", "0"])
+    for jobs in range(1, 100):
+        assert division("0", jobs=jobs)[2] == ["0"] * jobs
+    # Ray gives a task its share of one GPU
+    assert divide(Options(jobs=3), ["0", "1"], 8).gpus_per_run == 0.5
+    assert divide(Options(), ["0", "1"], 8).gpus_per_run == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"jobs": 0}, "jobs must be >= 1, got 0"),
-        ({"jobs": 3}, "3 runs at a time require more than the 2 available GPU"),
+        ({"jobs": 3, "gpus_per_run": 1}, "3 runs at a time require more than the 2 available GPU"),
         ({"gpus_per_run": 1.5}, "whole number, or between 0 and 1, got 1.5"),
         ({"gpus_per_run": -1}, "got -1"),
         ({"gpus_per_run": 4}, "4 GPU.s. per run requested, but only 2 available"),
@@ -91,6 +102,18 @@ def test_each_run_has_its_own_gpus_and_its_share_of_the_processors(tmp_path, mon
     assert {x["CUDA_VISIBLE_DEVICES"] for x in variables} == {"4,5", "6,7"}
     assert {x["OMP_NUM_THREADS"] for x in variables} == {"3"}
     assert all("--num-gpus" in content["arguments"] for content in written)
+
+
+def test_small_runs_share_a_gpu_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    runs = [fake_run(seed=seed, steps=40, step_s=0.05) for seed in (1, 2)]
+    run_all(runs, tmp_path, fake_options(jobs=2))
+    folders = [tmp_path / run.id for run in runs]
+    written = [json.loads((folder / "env.json").read_text()) for folder in folders]
+    assert [content["variables"]["CUDA_VISIBLE_DEVICES"] for content in written] == ["7", "7"]
+    assert not any("--num-gpus" in content["arguments"] for content in written)
+    started = max((folder / "starts").stat().st_mtime for folder in folders)
+    assert started < min((folder / "finishes").stat().st_mtime for folder in folders)
 
 
 def test_no_more_runs_at_a_time_than_jobs(tmp_path, capsys):

@@ -88,8 +88,7 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
-        asked = options.gpus_per_run
-        return division.threads, float(bool(gpus)) if asked is None else asked
+        return division.threads, division.gpus_per_run
 
     def _start_instance(self, cpus: int, gpus: int) -> None:
         # Not below the folder of the runs, because socket paths must be short
