@@ -234,6 +234,16 @@ def test_a_slurm_job_is_lost_once_two_looks_at_the_queue_miss_it(queued):
     assert not second.done()
 
 
+def test_a_slurm_job_is_not_judged_by_a_look_before_its_submission(queued, tmp_path, monkeypatch):
+    engine, (first, _), queue = queued
+    queue.write_text("12_1 PENDING\n")
+    assert not first.done()
+    assert first.done()
+    monkeypatch.setattr(slurm, "POLL_S", 60.0)
+    (again, _) = engine.submit([fake_task(tmp_path), fake_task(tmp_path)])  # of the same names
+    assert not again.done()
+
+
 @pytest.mark.parametrize(
     ("urgency", "cancelled"), [(Urgency.STOP, ["12_1"]), (Urgency.KILL, ["12_0", "12_1"])]
 )

@@ -115,6 +115,9 @@ def _exported() -> list[str]:
 
 
 class _Queue(Protocol):
+    def add(self, job: Any) -> None:
+        """Take note of a job that was just submitted."""
+
     def state(self, job: Any) -> str:
         """Return the state of a job; "" once it has left the queue."""
 
@@ -131,6 +134,9 @@ class _SlurmQueue:
         self._states: dict[str, str] = {}
         self._before: dict[str, str] = {}
         self._looked = -POLL_S
+
+    def add(self, job: Any) -> None:
+        self._states[job.job_id] = "PENDING"  # the last look was before
 
     def state(self, job: Any) -> str:
         if time.monotonic() - self._looked >= POLL_S:
@@ -152,6 +158,9 @@ class _SlurmQueue:
 class _LocalQueue:
     """Processes that submitit started, to test the engine without Slurm."""
 
+    def add(self, job: Any) -> None:
+        pass
+
     def state(self, job: Any) -> str:
         return "" if job.done() else str(job.state)
 
@@ -160,6 +169,7 @@ class _Handle:
     """Job of submitit."""
 
     def __init__(self, job: Any, queue: _Queue) -> None:
+        queue.add(job)
         self._job = job
         self._queue = queue
 
