@@ -9,10 +9,16 @@ from importlib.metadata import version
 
 from focal_plugin_doctor import explain_failed_import
 
+from .compiler_import import compiler_import_deferred
 from .garbage_collection import garbage_collection_paused
 
 # PyTorch alone creates a million objects, and all of them stay.
-with warnings.catch_warnings(), explain_failed_import(), garbage_collection_paused():
+with (
+    warnings.catch_warnings(),
+    explain_failed_import(),
+    garbage_collection_paused(),
+    compiler_import_deferred(),
+):
     # Detectron2 scripts functions when it is imported, and new versions of PyTorch warn about it.
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     from . import arms, components, data, losses, mining, modeling

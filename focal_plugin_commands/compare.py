@@ -168,7 +168,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-run",
         type=float,
         metavar="N",
-        help="default: 1 if there is a GPU; .5: two runs share one",
+        help="default: 1 if there is a GPU, or a share if there are more jobs; .5: two share one",
     )
     parser.add_argument(
         "--cpus-per-run", type=int, metavar="N", help="default: the processors divided by --jobs"

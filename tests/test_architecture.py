@@ -134,6 +134,7 @@ ALLOWED = {
     "checks": set(),
     "config": {"config_node", "registry"},
     "config_node": {"names", "yaml_text"},
+    "compiler_import": set(),
     "config_file": {"names"},
     "doctor": set(),
     "files": set(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..plan.comparison import Run
-from ..runs.status import Status
+from ..runs.status import Status, StatusReader
 from .claim import Observer
 from .engines import Engine, Handle, Options, make_engine
 from .failure import DISK_FULL
@@ -110,6 +110,7 @@ class _Entry:
     """Run of a sweep with its state."""
 
     task: Task
+    status: StatusReader
     observer: Observer
     state: RunState
     handle: Handle | None = None
@@ -153,8 +154,15 @@ class _Sweep:
         self._interrupts = interrupts
         self._disk_full = False
         self._looked = -LOOK_S
+        self._polled = -engine.poll_s
         self._entries = [
-            _Entry(task, Observer(task.folder, task.lease), RunState("waiting")) for task in tasks
+            _Entry(
+                task,
+                StatusReader(task.folder),
+                Observer(task.folder, task.lease),
+                RunState("waiting"),
+            )
+            for task in tasks
         ]
 
     def run(self) -> list[Status]:
@@ -183,21 +191,25 @@ class _Sweep:
 
     def _receive(self) -> None:
         """Take over the results of the engine."""
+        if time.monotonic() - self._polled < self._engine.poll_s:
+            return
+        self._polled = time.monotonic()
         for entry in self._entries:
             if entry.handle is None or not entry.handle.done():
                 continue
             handle, entry.handle = entry.handle, None
             entry.state = RunState("waiting")
-            self._looked = -LOOK_S
+            stops = self._urgency() is not Urgency.GO_ON
             try:
                 status = handle.result()
             except Exception as error:
                 self._disk_full |= isinstance(error, OSError) and error.errno == errno.ENOSPC
-                self._lose(entry, f"{type(error).__name__}: {_last_line(str(error))}")
+                if not stops:
+                    self._lose(entry, f"{type(error).__name__}: {_last_line(str(error))}")
                 continue
             if entry.task.is_settled(status):
                 self._settle(entry, status)
-            elif status.state == "pending" and self._urgency() is Urgency.GO_ON:
+            elif status.state == "pending" and not stops:
                 self._lose(entry, "it was returned untrained")
 
     def _lose(self, entry: _Entry, reason: str) -> None:
@@ -221,7 +233,7 @@ class _Sweep:
         for entry in self._entries:
             if entry.settled:
                 continue
-            status = Status.read(entry.task.folder)
+            status = entry.status.read()
             if entry.handle:
                 if status.attempts > entry.attempts and status.state != "pending":
                     entry.state = RunState(status.state, status.reason or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -78,6 +79,7 @@ class TrainerProcess:
             start_new_session=True,
             pass_fds=keep_open,
         )
+        self._end_event = _EndEvent(self._process.pid)
 
     def wait(self, urgency: Callable[[], Urgency]) -> Ended:
         """
@@ -95,10 +97,12 @@ class TrainerProcess:
                     self._signal(signal.SIGTERM)
                 if wanted is Urgency.KILL or (asked and time.monotonic() - asked > STOP_S):
                     self._signal(signal.SIGKILL)
-                time.sleep(POLL_S)
+                self._end_event.wait(POLL_S)
         except BaseException:
             self._end()
             raise
+        finally:
+            self._end_event.close()
         return ended
 
     def _poll(self, *, stopped: bool) -> Ended | None:
@@ -122,3 +126,27 @@ class TrainerProcess:
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+class _EndEvent:
+    """End of a child process, so that the next run starts at once and not at the next look."""
+
+    def __init__(self, pid: int) -> None:
+        self._file: int | None = None
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # Linux before 5.3, or a sandbox
+                self._file = os.pidfd_open(pid)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the end, at most for ``timeout_s`` seconds."""
+        if self._file is None:
+            time.sleep(timeout_s)
+            return
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        poll.poll(1000 * timeout_s)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

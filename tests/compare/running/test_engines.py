@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from focal_plugin.compare.running import runner
-from focal_plugin.compare.running.engines import Options, make_engine
+from focal_plugin.compare.running.engines import Options, make_engine, slurm
 from focal_plugin.compare.running.engines.remote import StopFile, allowed_variables
 from focal_plugin.compare.running.engines.resources import divide, visible_gpus
 from focal_plugin.compare.running.runner import run_all
@@ -51,11 +51,22 @@ def test_gpus_are_handed_out_whole_or_shared():
     assert division("01", gpus_per_run=0, jobs=3) == (3, 2, [])
 
 
+def test_more_jobs_than_gpus_share_them_evenly():
+    assert division("0", jobs=3) == (3, 2, ["0", "0", "0"])
+    assert division("01", jobs=3) == (3, 2, ["0", "1", "0"])
+    assert division("01", jobs=5) == (5, 1, ["0", "1", "0", "1", "0"])
+    for jobs in range(1, 100):
+        assert division("0", jobs=jobs)[2] == ["0"] * jobs
+    # Ray gives a task its share of one GPU
+    assert divide(Options(jobs=3), ["0", "1"], 8).gpus_per_run == 0.5
+    assert divide(Options(), ["0", "1"], 8).gpus_per_run == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"jobs": 0}, "jobs must be >= 1, got 0"),
-        ({"jobs": 3}, "3 runs at a time require more than the 2 available GPU"),
+        ({"jobs": 3, "gpus_per_run": 1}, "3 runs at a time require more than the 2 available GPU"),
         ({"gpus_per_run": 1.5}, "whole number, or between 0 and 1, got 1.5"),
         ({"gpus_per_run": -1}, "got -1"),
         ({"gpus_per_run": 4}, "4 GPU.s. per run requested, but only 2 available"),
@@ -91,6 +102,18 @@ def test_each_run_has_its_own_gpus_and_its_share_of_the_processors(tmp_path, mon
     assert {x["CUDA_VISIBLE_DEVICES"] for x in variables} == {"4,5", "6,7"}
     assert {x["OMP_NUM_THREADS"] for x in variables} == {"3"}
     assert all("--num-gpus" in content["arguments"] for content in written)
+
+
+def test_small_runs_share_a_gpu_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    runs = [fake_run(seed=seed, steps=40, step_s=0.05) for seed in (1, 2)]
+    run_all(runs, tmp_path, fake_options(jobs=2))
+    folders = [tmp_path / run.id for run in runs]
+    written = [json.loads((folder / "env.json").read_text()) for folder in folders]
+    assert [content["variables"]["CUDA_VISIBLE_DEVICES"] for content in written] == ["7", "7"]
+    assert not any("--num-gpus" in content["arguments"] for content in written)
+    started = max((folder / "starts").stat().st_mtime for folder in folders)
+    assert started < min((folder / "finishes").stat().st_mtime for folder in folders)
 
 
 def test_no_more_runs_at_a_time_than_jobs(tmp_path, capsys):
@@ -168,8 +191,82 @@ def test_slurm_gets_the_resources_and_no_secrets(tmp_path, monkeypatch):
         assert f"#SBATCH {line}\n" in script
     exported = next(x for x in script.splitlines() if "--export" in x)
     assert "PATH" in exported
+    # srun passes on only these, and submitit looks for its own variable
+    assert "SUBMITIT_EXECUTOR" in exported
     assert "MY_TOKEN" not in script
     assert "secret-value" not in script
+
+
+@pytest.fixture
+def queued(tmp_path, monkeypatch):
+    """Return the handles of two jobs, 12_0 and 12_1, and the file that `squeue` shows."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    queue = tmp_path / "queue"
+    scripts = {
+        "sbatch": "echo batch job 12",
+        "srun": "",
+        "squeue": f"cat {queue}",
+        "scancel": f"echo $1 >> {tmp_path}/cancelled",
+    }
+    for name, line in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "POLL_S", 0.0)
+    engine = make_engine(fake_options(engine="slurm", gpus_per_run=0), tmp_path / "runs")
+    queue.write_text("12_0 RUNNING\n12_1 PENDING\n7 RUNNING\n")
+    return engine, engine.submit([fake_task(tmp_path), fake_task(tmp_path)]), queue
+
+
+def test_a_slurm_job_is_lost_once_two_looks_at_the_queue_miss_it(queued):
+    _, (first, second), queue = queued
+    assert not first.done()
+    assert not second.done()
+    queue.write_text("12_1 PENDING\n")
+    assert not first.done()  # Slurm may move it back into the queue
+    assert first.done()
+    assert not second.done()
+    with pytest.raises(RuntimeError, match=r"job 12_0 ended without a result, see .*12_0"):
+        first.result()
+    queue.unlink()  # then squeue fails, as it does while the controller restarts
+    assert not second.done()
+    assert not second.done()
+
+
+def test_a_slurm_job_is_not_judged_by_a_look_before_its_submission(queued, tmp_path, monkeypatch):
+    engine, (first, _), queue = queued
+    queue.write_text("12_1 PENDING\n")
+    assert not first.done()
+    assert first.done()
+    monkeypatch.setattr(slurm, "POLL_S", 60.0)
+    (again, _) = engine.submit([fake_task(tmp_path), fake_task(tmp_path)])  # of the same names
+    assert not again.done()
+
+
+@pytest.mark.parametrize(
+    ("urgency", "cancelled"), [(Urgency.STOP, ["12_1"]), (Urgency.KILL, ["12_0", "12_1"])]
+)
+def test_a_stop_cancels_the_slurm_jobs_that_wait(queued, tmp_path, urgency, cancelled):
+    engine, handles, _ = queued
+    assert not any(handle.done() for handle in handles)
+    engine.stop(urgency)
+    assert lines_of(tmp_path / "cancelled") == cancelled
+
+
+@pytest.mark.slow
+def test_a_terminated_slurm_job_saves_its_run_and_leaves_no_result(tmp_path):
+    task = fake_task(tmp_path, fake_run(steps=300, step_s=0.05))
+    task.folder.mkdir()
+    job = in_background(slurm.RunJob(task, 1, StopFile(tmp_path)))
+    wait_until(lambda: is_midway(task.folder), job)
+    os.kill(job.pid, signal.SIGTERM)
+    job.join(PATIENCE_S)
+    assert job.exitcode == slurm.TERMINATED
+    assert Status.read(task.folder) == Status("pending", attempts=1)
+    assert len(lines_of(task.folder / "iterations")) == int(
+        (task.folder / "last_checkpoint").read_text()
+    )
 
 
 def trainer_and_parent(folder):
@@ -198,21 +295,15 @@ def seldom(monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_finishes_all_runs_although_a_worker_is_killed(seldom, tmp_path, monkeypatch):
+def test_ray_starts_its_own_instance_and_trains_in_it(seldom, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes a file there
-    runs = [fake_run(seed=seed, steps=60, step_s=0.05) for seed in (1, 2)]
-    folder = tmp_path / "runs"
-    # sequential, because a second worker would import everything again
-    options = fake_options(engine="ray", jobs=1, cpus_per_run=1)
-    process = in_background(sweep, runs, folder, options)
-    wait_until(lambda: any(is_midway(folder / run.id) for run in runs), process)
-    (midway,) = (folder / run.id for run in runs if is_midway(folder / run.id))
-    trainer, worker = trainer_and_parent(midway)
-    os.kill(worker, signal.SIGKILL)
-    check_all_finished_once(process, runs, folder)
-    assert Status.read(midway).attempts == 2
-    assert not os.path.exists(f"/proc/{trainer}")
+    run = fake_run()
+    options = fake_options(engine="ray", jobs=1, cpus_per_run=3)
+    process = in_background(sweep, [run], tmp_path / "runs", options)
+    check_all_finished_once(process, [run], tmp_path / "runs")
+    variables = json.loads((tmp_path / "runs" / run.id / "env.json").read_text())["variables"]
+    assert variables["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.slow

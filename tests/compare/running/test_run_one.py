@@ -137,6 +137,13 @@ def test_at_most_fifty_lines_of_a_long_log_are_kept(tmp_path):
     assert train(task).log_tail == tuple(f"iteration {i}" for i in range(70, 120))
 
 
+def test_the_end_of_a_trainer_is_noticed_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_process, "POLL_S", 20.0)
+    start = time.monotonic()
+    assert train(fake_task(tmp_path)).state == "done"
+    assert time.monotonic() - start < 15
+
+
 def test_a_stopped_run_is_pending_and_resumes_from_its_checkpoint(tmp_path):
     task = fake_task(tmp_path, fake_run(steps=60, step_s=0.05))
     stopped = train_until(task, lambda: len(lines_of(task.folder / "iterations")) > 3)

@@ -177,6 +177,7 @@ def test_a_full_disk_ends_the_sweep_and_the_runs_resume_later(tmp_path):
 def test_lost_tasks_are_resubmitted_a_few_times(tmp_path, monkeypatch, capsys):
     class Broken:
         description = "an engine that loses everything"
+        poll_s = 0.0
 
         def submit(self, tasks):
             sent.extend(tasks)
@@ -213,3 +214,37 @@ def test_the_run_of_a_machine_that_died_is_taken_over_after_its_lease(tmp_path):
     start = time.monotonic()
     assert run_all([run], tmp_path, fake_options()) == [Status("done", attempts=2)]
     assert time.monotonic() - start > LEASE.expiry_s
+
+
+def test_the_files_of_a_run_are_not_read_again_for_every_other_run(tmp_path, monkeypatch):
+    """One run finishes at each look, and the others wait."""
+
+    class OneByOne:
+        description = "an engine that finishes a run at each poll"
+        poll_s = 0.0
+
+        def submit(self, tasks):
+            return [Handle(number) for number in range(len(tasks))]
+
+        def close(self):
+            pass
+
+    class Handle:
+        def __init__(self, polls):
+            self.polls = polls
+
+        def done(self):
+            self.polls -= 1
+            return self.polls < 0
+
+        def result(self):
+            return Status("done", attempts=1)
+
+    read, reads = Status.read, []
+    monkeypatch.setattr(Status, "read", lambda folder: reads.append(folder) or read(folder))
+    monkeypatch.setattr(runner, "make_engine", lambda *_: OneByOne())
+    for name in ("POLL_S", "LOOK_S"):
+        monkeypatch.setattr(runner, name, 0.0)
+    runs = some_runs(40)
+    assert {status.state for status in run_all(runs, tmp_path, fake_options())} == {"done"}
+    assert len(reads) <= 3 * len(runs)

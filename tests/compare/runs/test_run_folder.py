@@ -12,7 +12,7 @@ from focal_plugin.compare.plan.comparison import Run
 from focal_plugin.compare.runs.environment import Environment
 from focal_plugin.compare.runs.run_folder import RunFolder, read_config
 from focal_plugin.compare.runs.start import Start, TensorDigest
-from focal_plugin.compare.runs.status import Status
+from focal_plugin.compare.runs.status import Status, StatusReader
 
 from ...conftest import ROOT
 
@@ -166,6 +166,20 @@ def test_a_result_without_its_status_is_done(tmp_path):
 def test_a_run_whose_result_was_deleted_is_pending(tmp_path):
     Status("done", attempts=2).write(tmp_path)
     assert Status.read(tmp_path) == Status("pending", attempts=2)
+
+
+def test_a_reader_sees_each_change_and_reads_nothing_without_one(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    reader = StatusReader(folder)
+    assert reader.read() == Status()
+    folder.mkdir()
+    for attempts in range(1, 9):  # of equal size, and often with the file number of the one before
+        Status("running", attempts=attempts).write(folder)
+        assert reader.read() == Status("running", attempts=attempts)
+    write_small_files(folder)
+    assert reader.read() == Status.read(folder) == Status("done")
+    monkeypatch.setattr(Status, "read", None)
+    assert reader.read() == Status("done")
 
 
 def test_a_saved_config_reads_back_as_it_was(tmp_path):

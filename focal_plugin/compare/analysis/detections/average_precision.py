@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from .coco_json import Detections, GroundTruth, read_detections, read_ground_truth
 from .match_boxes import AREAS, ClassMatches, iou_thresholds, match, recall_thresholds
@@ -20,6 +21,8 @@ IOUS = iou_thresholds()
 RECALLS = recall_thresholds()
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 """Metrics of pycocotools; AR is the one at 100 detections per class and image."""
+
+_NEXT_RECALLS = np.append(RECALLS[1:], np.inf)
 
 # Metric -> object size and IoU thresholds of its mean
 _PARTS = {
@@ -228,30 +231,43 @@ def accumulate(
     if not there.any():
         return precision, recall
     weights, total = weights[there], total[there]
-    # Nearly all detections count at every threshold; they are summed once for all thresholds
-    always = ~ignored.any(axis=0)
-    seen = _Cumulative(np.flatnonzero(always), image, weights)
+    counted = ~ignored
+    right = matched & counted
+    # The curve can only rise at a true positive. Nearly all detections count at every threshold;
+    # they are summed once for all thresholds
+    always, rises = counted.all(axis=0), np.flatnonzero(right.any(axis=0))
+    shown_always = _weight_up_to(rises, np.flatnonzero(always), image, weights)
     for t in range(len(matched)):
-        hits = np.flatnonzero(matched[t] & ~ignored[t])
-        sometimes = _Cumulative(np.flatnonzero(~ignored[t] & ~always), image, weights)
-        right = np.cumsum(weights[:, image[hits]], axis=1)
-        envelope, spans = _envelope(right, seen.up_to(hits) + sometimes.up_to(hits), total)
+        hits = np.flatnonzero(right[t])
+        shown = shown_always[:, np.searchsorted(rises, hits)]
+        sometimes = np.flatnonzero(counted[t] & ~always)
+        if len(sometimes):
+            shown = shown + _weight_up_to(hits, sometimes, image, weights)
+        found = np.cumsum(weights[:, image[hits]], axis=1)
+        envelope, spans = _envelope(found, shown, total)
         precision[there, t] = (envelope * spans).sum(axis=1) / len(RECALLS)
-        recall[there, t] = right[:, -1] / total if len(hits) else 0.0
+        recall[there, t] = found[:, -1] / total if len(hits) else 0.0
     return precision, recall
 
 
-class _Cumulative:
-    """Cumulative weight of a subset of the detections."""
+def _weight_up_to(
+    places: np.ndarray, subset: np.ndarray, image: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """
+    Return (B, P) the weight of the detections of a subset up to each place, inclusive.
 
-    def __init__(self, positions: np.ndarray, image: np.ndarray, weights: np.ndarray) -> None:
-        self._positions = positions
-        self._sums = np.zeros((len(weights), len(positions) + 1))
-        np.cumsum(weights[:, image[positions]], axis=1, out=self._sums[:, 1:])
-
-    def up_to(self, at: np.ndarray) -> np.ndarray:
-        """Return (B, len(at)) the weight up to these positions, inclusive."""
-        return self._sums[:, np.searchsorted(self._positions, at, side="right")]
+    Args:
+        places: (P,) places among the detections, ascending.
+        subset: places of the detections that count, ascending.
+        image: (N,) index into the weights.
+        weights: (B, I) weights of the images.
+    """
+    # A row is what lies between two places; the places are few
+    ends = np.searchsorted(subset, places, side="right")
+    counted = image[subset[: ends[-1] if len(ends) else 0]]
+    rows = (np.ones(len(counted)), counted, np.append(0, ends))
+    between = csr_array(rows, shape=(len(places), weights.shape[1])) @ weights.T
+    return np.cumsum(between, axis=0).T
 
 
 def _envelope(
@@ -272,8 +288,17 @@ def _envelope(
     # The operations are those of pycocotools, so the rounding is the same
     precision = right / (shown + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = np.searchsorted(RECALLS, right / total[:, None], side="right")
-    return envelope, np.diff(reached, axis=1, prepend=0)
+    return envelope, np.diff(recalls_reached(right / total[:, None]), axis=1, prepend=0)
+
+
+def recalls_reached(recall: np.ndarray) -> np.ndarray:
+    """
+    Return how many of :data:`RECALLS` are at most each recall, which is in [0, 1].
+
+    It is `np.searchsorted(RECALLS, recall, side="right")`, four times as fast.
+    """
+    below = (100 * recall).astype(np.int32)  # RECALLS are i / 100, rounded, and so is this
+    return below + (RECALLS.take(below) <= recall) + (_NEXT_RECALLS.take(below) <= recall)
 
 
 def _curve(matches: ClassMatches, threshold: int) -> np.ndarray:

@@ -25,8 +25,8 @@ class Options:
         engine: one of :data:`ENGINES`.
         jobs: runs at a time; None: one per GPU, or one without GPUs. A Ray cluster has its own
             limit.
-        gpus_per_run: GPUs of each run; None: one if available. A fraction lets runs share a GPU,
-            and 0 assigns none.
+        gpus_per_run: GPUs of each run; None: one if available, or a share if there are more jobs
+            than GPUs. A fraction lets runs share a GPU, and 0 assigns none.
         cpus_per_run: threads of each run; None: the processors divided by the runs at a time.
         retry_failed: train failed runs again.
         address: address of a Ray cluster; None starts Ray on this machine.
@@ -68,6 +68,9 @@ class Engine(Protocol):
 
     description: str
     """Resources of each run, one line for people."""
+
+    poll_s: float
+    """Seconds between two looks at the handles."""
 
     def submit(self, tasks: Sequence[Task]) -> list[Handle]:
         """Queue tasks, which start as soon as resources are free."""

@@ -19,6 +19,8 @@ from .resources import divide, thread_variables, usable_processors, visible_gpus
 class LocalEngine:
     """Pool of threads that each wait for one process; a free thread takes free GPUs."""
 
+    poll_s = 0.0  # a look costs nothing
+
     def __init__(self, options: Options, folder: Path) -> None:
         division = divide(options, visible_gpus(), usable_processors())
         self.description = str(division)

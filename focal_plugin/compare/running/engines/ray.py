@@ -31,6 +31,8 @@ OBJECT_STORE_BYTES = 80 << 20  # the minimum of Ray; tasks exchange very little
 class RayEngine:
     """Engine with one Ray task per run."""
 
+    poll_s = 0.0  # a look costs nothing
+
     def __init__(self, options: Options, folder: Path) -> None:
         """
         Start Ray, or connect to a cluster.
@@ -86,8 +88,7 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
-        asked = options.gpus_per_run
-        return division.threads, float(bool(gpus)) if asked is None else asked
+        return division.threads, division.gpus_per_run
 
     def _start_instance(self, cpus: int, gpus: int) -> None:
         # Not below the folder of the runs, because socket paths must be short
@@ -128,12 +129,13 @@ class _RayHandle:
     def __init__(self, ray: Any, reference: Any) -> None:
         self._ray = ray
         self._reference = reference
+        self._future = reference.future()  # to ask Ray for each of many tasks would be slow
 
     def done(self) -> bool:
-        return bool(self._ray.wait([self._reference], timeout=0)[0])
+        return bool(self._future.done())
 
     def result(self) -> Status:
-        return self._ray.get(self._reference)
+        return self._future.result()
 
     def kill(self) -> None:
         """Kill the task with its worker; the trainer does not outlive the worker."""

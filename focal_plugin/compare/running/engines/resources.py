@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ class Division:
     Attributes:
         jobs: runs at a time.
         threads: threads of each run.
+        gpus_per_run: number of GPUs of each run; a fraction if runs share one.
         gpus: GPUs of each run; () if none are assigned.
     """
 
     jobs: int
     threads: int
+    gpus_per_run: float = 0.0
     gpus: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
@@ -38,12 +41,15 @@ def divide(options: Options, gpus: Sequence[str], processors: int) -> Division:
     """
     Divide GPUs and processors among the runs.
 
+    More runs at a time than GPUs share them evenly, unless the options name the GPUs of each run.
+
     Raises:
         ValueError: the options exceed what the machine has.
     """
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"jobs must be >= 1, got {options.jobs}")
-    slots = _slots(gpus, _gpus_per_run(options.gpus_per_run, len(gpus)))
+    gpus_per_run = _gpus_per_run(options, len(gpus))
+    slots = _slots(gpus, gpus_per_run)
     jobs = options.jobs or len(slots) or 1
     if slots and jobs > len(slots):
         raise ValueError(
@@ -51,7 +57,7 @@ def divide(options: Options, gpus: Sequence[str], processors: int) -> Division:
             "with fewer GPUs per run, such as 0.5, runs share one"
         )
     threads = options.cpus_per_run or max(1, processors // jobs)
-    return Division(jobs, threads, slots[:jobs])
+    return Division(jobs, threads, gpus_per_run, slots[:jobs])
 
 
 def visible_gpus() -> list[str]:
@@ -75,9 +81,10 @@ def thread_variables(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads)}
 
 
-def _gpus_per_run(asked: float | None, available: int) -> float:
+def _gpus_per_run(options: Options, available: int) -> float:
+    asked = options.gpus_per_run
     if asked is None:
-        return 1.0 if available else 0.0
+        return 1 / math.ceil((options.jobs or 1) / available) if available else 0.0
     if asked < 0 or (asked > 1 and asked != int(asked)):
         raise ValueError(f"GPUs per run must be a whole number, or between 0 and 1, got {asked}")
     if asked > available:
@@ -90,7 +97,8 @@ def _slots(gpus: Sequence[str], per_run: float) -> tuple[tuple[str, ...], ...]:
         return ()
     if per_run < 1:
         # one run on each GPU before any GPU gets a second one
-        return tuple((gpu,) for _ in range(int(1 / per_run)) for gpu in gpus)
+        runs_per_gpu = int(1 / per_run + 1e-9)  # 1 / (1 / 49) is less than 49
+        return tuple((gpu,) for _ in range(runs_per_gpu) for gpu in gpus)
     size = int(per_run)
     groups = range(0, len(gpus) - size + 1, size)
     return tuple(tuple(gpus[first : first + size]) for first in groups)

@@ -1,17 +1,22 @@
 """
 Engine that runs tasks as Slurm jobs, through submitit; all machines share the folder of the runs.
 
-A job that is preempted or out of time stops its trainer. Slurm requeues it, and the run resumes.
+A job that is preempted, requeued or out of time stops its trainer. Slurm starts it again, and the
+run resumes. A job that leaves the queue without a result is lost, and the sweep submits its run
+again.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...runs.status import Status
 from ..run_one import Task, run_one
@@ -29,10 +34,15 @@ TIME_LIMIT_MIN = 240
 MAX_TIMEOUTS = 100
 SIGNAL_DELAY_S = int(2 * STOP_S)
 """Seconds between the warning of a job and its end."""
+POLL_S = 5.0
+"""Seconds between two looks at the queue. Slurm needs no look to start the next job."""
+TERMINATED = 128 + signal.SIGTERM
 
 
 class SlurmEngine:
     """Engine with one Slurm job per run; jobs that are submitted together form an array."""
+
+    poll_s = POLL_S
 
     def __init__(self, options: Options, folder: Path) -> None:
         """
@@ -52,7 +62,8 @@ class SlurmEngine:
         self._gpus = int(gpus)
         self.description = f"{self._cpus} thread(s) and {self._gpus} GPU(s) for each run"
         self._stop_file = StopFile(folder)
-        self._jobs: list[Any] = []
+        self._queue: _Queue = _SlurmQueue() if options.cluster == "slurm" else _LocalQueue()
+        self._handles: list[_Handle] = []
         self._executor = submitit.AutoExecutor(
             folder=folder / LOG_FOLDER,
             cluster=options.cluster,
@@ -61,7 +72,7 @@ class SlurmEngine:
         )
         self._executor.update_parameters(**self._parameters(options))
 
-    def submit(self, tasks: Sequence[Task]) -> list[Any]:
+    def submit(self, tasks: Sequence[Task]) -> list[_Handle]:
         with self._executor.batch():
             jobs = [
                 self._executor.submit(
@@ -69,15 +80,15 @@ class SlurmEngine:
                 )
                 for task in tasks
             ]
-        self._jobs += jobs
-        return jobs
+        handles = [_Handle(job, self._queue) for job in jobs]
+        self._handles += handles
+        return handles
 
     def stop(self, urgency: Urgency) -> None:
         self._stop_file.ask(urgency)
-        for job in self._jobs:
-            waits = job.state == "PENDING"
-            if waits or (urgency is Urgency.KILL and not job.done()):
-                job.cancel(check=False)
+        for handle in self._handles:
+            if not handle.done() and (urgency is Urgency.KILL or handle.waits()):
+                handle.cancel()
 
     def close(self) -> None:
         self._stop_file.remove()
@@ -89,13 +100,96 @@ class SlurmEngine:
             "gpus_per_node": self._gpus,
             "timeout_min": TIME_LIMIT_MIN,
             "slurm_signal_delay_s": SIGNAL_DELAY_S,
-            # names only: no file contains the value of a variable
-            "slurm_additional_parameters": {"export": ",".join(allowed_variables(os.environ))},
+            "slurm_additional_parameters": {"export": ",".join(_exported())},
             **options.slurm,
         }
         if options.jobs is not None:
             parameters["slurm_array_parallelism"] = options.jobs
         return parameters
+
+
+def _exported() -> list[str]:
+    """Return the names of the variables of a job; no file contains the value of a variable."""
+    # The script of the job sets the last one, and its srun passes on only what is listed here
+    return [*allowed_variables(os.environ), "SUBMITIT_EXECUTOR"]
+
+
+class _Queue(Protocol):
+    def add(self, job: Any) -> None:
+        """Take note of a job that was just submitted."""
+
+    def state(self, job: Any) -> str:
+        """Return the state of a job; "" once it has left the queue."""
+
+
+class _SlurmQueue:
+    """
+    Queue of Slurm, from one `squeue` for all jobs.
+
+    submitit asks `sacct` instead, which fails on a cluster without accounting. There a cancelled
+    job would never end.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+        self._before: dict[str, str] = {}
+        self._looked = -POLL_S
+
+    def add(self, job: Any) -> None:
+        self._states[job.job_id] = "PENDING"  # the last look was before
+
+    def state(self, job: Any) -> str:
+        if time.monotonic() - self._looked >= POLL_S:
+            self._look()
+        # A job that Slurm moves back into the queue may be absent for a moment
+        return self._states.get(job.job_id) or self._before.get(job.job_id, "")
+
+    def _look(self) -> None:
+        user = f"--user={os.getuid()}"
+        command = ["squeue", "--noheader", "--array", "--format=%i %T", user]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        self._looked = time.monotonic()
+        if done.returncode == 0:  # else the controller is busy, or restarts
+            lines = (line.partition(" ") for line in done.stdout.splitlines())
+            self._before = self._states
+            self._states = {job: state for job, _, state in lines}
+
+
+class _LocalQueue:
+    """Processes that submitit started, to test the engine without Slurm."""
+
+    def add(self, job: Any) -> None:
+        pass
+
+    def state(self, job: Any) -> str:
+        return "" if job.done() else str(job.state)
+
+
+class _Handle:
+    """Job of submitit."""
+
+    def __init__(self, job: Any, queue: _Queue) -> None:
+        queue.add(job)
+        self._job = job
+        self._queue = queue
+
+    def done(self) -> bool:
+        return self._has_result() or not self._queue.state(self._job)
+
+    def waits(self) -> bool:
+        return self._queue.state(self._job) == "PENDING"
+
+    def result(self) -> Status:
+        if not self._has_result():
+            log = self._job.paths.stderr
+            raise RuntimeError(f"job {self._job.job_id} ended without a result, see {log}")
+        return self._job.result()
+
+    def cancel(self) -> None:
+        self._job.cancel(check=False)
+
+    def _has_result(self) -> bool:
+        return bool(self._job.paths.result_pickle.exists())
 
 
 class RunJob:
@@ -104,6 +198,9 @@ class RunJob:
 
     A separate thread trains the run. Python delivers the signal of a preemption to the main thread,
     which can then wait until the trainer has stopped.
+
+    Slurm sends SIGTERM before it ends or requeues a job. The job then leaves no result, because it
+    may start again.
     """
 
     def __init__(self, task: Task, cpus: int, stop_file: StopFile) -> None:
@@ -111,14 +208,19 @@ class RunJob:
         self._cpus = cpus
         self._stop_file = stop_file
         self._preempted = False
+        self._terminated = False
         self._thread: threading.Thread | None = None
 
     def __call__(self) -> Status:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)  # submitit ignores it
         self._thread = threading.Thread(target=self._train)
         self._thread.start()
         self._thread.join()
         if isinstance(self._outcome, BaseException):
             raise self._outcome
+        if self._terminated and not self._task.is_settled(self._outcome):
+            raise SystemExit(TERMINATED)
         return self._outcome
 
     def checkpoint(self) -> DelayedSubmission:
@@ -129,6 +231,9 @@ class RunJob:
         if self._thread is not None:
             self._thread.join()
         return DelayedSubmission(RunJob(self._task, self._cpus, self._stop_file))
+
+    def _terminate(self, number: int, frame: object) -> None:
+        self._preempted = self._terminated = True
 
     def _train(self) -> None:
         environment = {**allowed_variables(os.environ), **thread_variables(self._cpus)}
