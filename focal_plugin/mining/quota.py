@@ -16,7 +16,7 @@ from .selection import highest, quota_of_negatives, with_hard_negatives
 
 
 class Quota(Protocol):
-    """Rule that keeps some candidates, and that knows when further ones cannot change the result."""
+    """Rule that keeps some candidates, and tells when further ones cannot change the result."""
 
     @property
     def num_keep(self) -> int:

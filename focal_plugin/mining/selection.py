@@ -112,4 +112,3 @@ def positive_mask(labels: Tensor, *, num_classes: int | None) -> Tensor:
     if background is None:
         background = labels.max() if labels.numel() else 0
     return (labels >= 0) & (labels < background)
-

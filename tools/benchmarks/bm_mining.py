@@ -5,16 +5,17 @@ Benchmark of hard example mining (OHEM), alone and as part of the loss of a dens
     $ python tools/benchmarks/bm_mining.py --size 800 1344
     $ python tools/benchmarks/bm_mining.py --batch 16 --classes 5 --size 128 128
 
-The predictions are those of a first step, with equal losses of all negatives but for noise, or those
-of a trained detector. There the scores of anchors rise with their IoU with an object: the losses of
+Two states are measured. In the first step, the losses of all negatives are equal but for noise. In
+a trained detector, the scores of anchors rise with their IoU with an object. So the losses of
 positives are low, and those of their neighbors are high.
 
-Works: "mining" selects the anchors of all images, given their losses and boxes. "torchvision" is
-its `nms` over the 4,096 anchors of highest loss in each image. "RoIs" are 2,000 proposals of each
-image, suppressed within each label. "loss" is forward and backward pass of both losses, from the
-output of the last convolutions, and includes the mining.
+Works: "mining" selects the anchors of all images by their losses and boxes. "loss" is the forward
+and backward pass of both losses, from the output of the last convolutions, with the mining. "RoIs"
+selects 512 of 2,000 proposals of each image, with suppression within each label. "torchvision" is
+its `nms` over the 4,096 anchors of highest loss in each image, or over the proposals of each label.
 
-Column: "time" is in multiples of the first variant of the work.
+Columns: "time" is in multiples of the first variant of a work. "extra MiB" is the peak memory in
+addition to the memory before, including the results.
 """
 
 from __future__ import annotations
@@ -23,18 +24,17 @@ import argparse
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-
 from unittest.mock import patch
 
 import torch
 from bm_match_anchors import make_anchors, make_objects
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
-from harness import Work, add_arguments, report, take_turns
+from harness import Work, add_arguments, extra_peaks_mib, report, take_turns
 from torch import Tensor
 from torchvision.ops import nms
 
-from focal_plugin.losses import SigmoidCrossEntropyLoss, SmoothL1Loss
+from focal_plugin.losses import SigmoidCrossEntropyLoss, SmoothL1Loss, elementwise_iou
 from focal_plugin.mining import Miner, OHEMMiner, OHEMRatioMiner, selection, suppression
 from focal_plugin.modeling.balance import FixedBalance
 from focal_plugin.modeling.dense_losses import DenseLossMixin
@@ -66,6 +66,9 @@ def main() -> None:
         step = DenseStepInput(args, trained=state == "trained")
         works[f"mining, {state}"] = mining_anchors(step)
         works[f"loss, {state}"] = losses(step)
+    peaks = extra_peaks_mib(
+        {f"{work}: {x}": variants[x] for work, variants in works.items() for x in variants}, args
+    )
     rows = []
     for work, variants in works.items():
         timings = take_turns(variants, args.rounds)
@@ -79,6 +82,7 @@ def main() -> None:
                 "p80": timing.p80_ms,
                 "CPU ms": timing.cpu_ms,
                 "time": timing.median_ms / first.median_ms,
+                "extra MiB": peaks[f"{work}: {name}"],
             }
             for name, timing in timings.items()
         ]
@@ -122,7 +126,7 @@ class DenseStepInput:
     def _raise(self, views: list[Tensor], classes: Tensor, gt_boxes: list[Tensor]) -> None:
         """Raise the logit of the nearest object by its IoU with the anchor."""
         all_anchors = Boxes.cat(self.anchors).tensor
-        ious = torch.stack([iou_of_pairs(all_anchors, boxes) for boxes in gt_boxes])
+        ious = torch.stack([elementwise_iou(all_anchors, boxes) for boxes in gt_boxes])
         gains = 12 * (ious - 0.2).clamp(min=0)
         first = 0
         for view in views:
@@ -199,8 +203,7 @@ def mining_rois(args: argparse.Namespace) -> dict[str, Work]:
     loss = torch.rand(args.batch, 2000, generator=generator)
     labels = torch.randint(8 * args.classes, loss.shape, generator=generator)
     labels.clamp_(max=args.classes)
-    options = {"num_keep": 512, "nms_thresh": 0.7, "nms_per_label": True}
-    miner = OHEMMiner(num_classes=args.classes, **options)
+    miner = OHEMMiner(num_classes=args.classes, num_keep=512, nms_thresh=0.7, nms_per_label=True)
     return {
         "torchvision": functools.partial(nms_per_label, loss, labels, boxes),
         **variants_of("OHEM", miner, loss, labels, boxes),
@@ -245,14 +248,6 @@ def nms_per_label(loss: Tensor, labels: Tensor, boxes: Tensor) -> list[list[Tens
         ]
         for of_image, image_labels, image_boxes in zip(loss, labels, boxes, strict=True)
     ]
-
-
-def iou_of_pairs(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return the IoU of each box with its object, (R,)."""
-    corner = torch.maximum(boxes1[:, :2], boxes2[:, :2])
-    overlap = (torch.minimum(boxes1[:, 2:], boxes2[:, 2:]) - corner).clamp(min=0).prod(dim=1)
-    areas = [(x[:, 2:] - x[:, :2]).prod(dim=1) for x in (boxes1, boxes2)]
-    return overlap / (sum(areas) - overlap)
 
 
 if __name__ == "__main__":

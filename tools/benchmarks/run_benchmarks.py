@@ -32,6 +32,8 @@ FAST = {
     "ranking": "bm_ranking.py --rounds 3",
     "box-loss": "bm_box_loss.py --size 800 1344 --rounds 15",
     "label-anchors": "bm_match_anchors.py --rounds 7",
+    "mining-128": "bm_mining.py --batch 16 --classes 5 --size 128 128",
+    "mining-800x1344": "bm_mining.py --size 800 1344 --rounds 5",
     "step-shapes": f"bm_training_step.py --config-file {SHAPES} --batch 16 --size 128 128",
 }
 SLOW = {
