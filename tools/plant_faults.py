@@ -286,14 +286,14 @@ FAULTS = (
         "focal_plugin/mining/selection.py",
         "place = candidates.nonzero().squeeze(1)",
         "place = candidates.nonzero().squeeze(1).flip(0)",
-        "tests/mining",
+        "tests/mining/test_selection.py",
     ),
     Fault(
         "mining-hides-nan",
         "focal_plugin/mining/selection.py",
         "nan_to_num(nan=torch.inf, posinf",
         "nan_to_num(nan=0.0, posinf",
-        "tests/mining",
+        "tests/mining/test_suppression.py",
     ),
     Fault(
         "mining-stops-one-too-early",
