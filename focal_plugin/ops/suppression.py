@@ -61,9 +61,9 @@ def suppress(
 
     Note:
         "cpp" compares a box only with kept boxes of similar size and place. It returns the same
-        bits for any number of threads. "eager" compares all boxes with the kept ones on a CPU, and
-        all pairs on a GPU, which takes V * V / 8 bytes there. It synchronizes with a GPU once a
-        group: a loop over the kept boxes, as it needs no kernel, would start ten for each of them.
+        bits for any number of threads. "eager" compares the kept boxes with all later ones on a
+        CPU. On a GPU it compares all pairs, in V * V / 8 bytes, and synchronizes once a group. A
+        loop over the kept boxes would not synchronize, but start about ten kernels for each box.
     """
     assert boxes.shape == (*groups.shape, 4)
     assert groups.shape == competing.shape
