@@ -226,9 +226,10 @@ def add_focal_config(cfg: CfgNode) -> None:
     # "image", or "batch": num_keep * N are kept of all N images of the process together
     mining.SCOPE = "image"
     # OHEMMiner, OHEMRatioMiner: suppression by loss. IoU above which the lower loss is suppressed;
-    # number of anchors that enter it; "decoded" boxes or "anchors"; within each label or among all
+    # number of anchors that enter it (0: all); "decoded" boxes or "anchors"; within each label or
+    # among all
     mining.NMS_THRESH = 0.5
-    mining.PRE_NMS_TOPK = 4096
+    mining.PRE_NMS_TOPK = 0
     mining.NMS_BOXES = "decoded"
     mining.NMS_PER_LABEL = False
     # OHEMRatioMiner, SSDMiner: negatives per positive, and negatives of an image without positives

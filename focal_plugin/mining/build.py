@@ -9,7 +9,7 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,7 +26,7 @@ from ..registry import (
     configurable,
     require_subclass,
 )
-from .inputs import check_inputs, check_num_classes
+from .inputs import BoxesOf, check_inputs, check_num_classes
 from .selection import positive_mask
 
 MINER_REGISTRY = Registry("MINER", lambda miner: require_subclass(miner, Miner))
@@ -36,10 +36,6 @@ Registry of hard example miners, chosen by `MODEL.FOCAL.MINING.NAME`.
 A registered class is a :class:`Miner`, constructed as `Miner(cfg)` or with its own keyword
 arguments.
 """
-
-
-BoxesOf = Callable[[int, Tensor], Tensor]
-"""Function from an image index and anchor indices (V,) to the boxes of these anchors, (V, 4)."""
 
 
 def build_miner(cfg: CfgNode, config_scope: ConfigScope = DENSE) -> Miner | None:
@@ -68,6 +64,7 @@ class Miner(ConfigurableModule):
 
     A subclass implements :meth:`select`. It also implements :meth:`candidates` if only some anchors
     compete. The class attribute and the options here tell a detector how to use the miner.
+
 
     Attributes:
         scope: "image", or "batch": the anchors of all N images compete for N times the quotas of
@@ -128,7 +125,8 @@ class Miner(ConfigurableModule):
             loss: (N, R), any floating dtype; compared in float32.
             labels: (N, R), integer in {-1 (ignored), 0..K-1, K (background)}.
             boxes: (N, R, 4), XYXY, or a function that returns boxes on demand. Only the compared
-                boxes are requested. None is legal unless :attr:`needs_boxes`.
+                boxes are requested, in one or several calls. None is legal unless
+                :attr:`needs_boxes`.
 
         Returns:
             bool (N, R), False for every ignored anchor. Of equal losses the lower index is kept.
@@ -162,7 +160,8 @@ class Miner(ConfigurableModule):
         Select the anchors that compete, from the arguments of :meth:`forward`.
 
         Returns:
-            bool (N, R). In this base class, all anchors compete that are not ignored.
+            bool (N, R). In this base class, all anchors compete that are not ignored. Anchors that
+            :meth:`select` cannot keep may be missing.
         """
         return labels != -1
 
@@ -211,4 +210,4 @@ class RatioMiner(Miner):
 
 
 def _boxes_of(boxes: Tensor) -> BoxesOf:
-    return lambda image, anchors: boxes[image][anchors]
+    return lambda image, anchor: boxes[image, anchor]

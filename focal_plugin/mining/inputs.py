@@ -1,10 +1,20 @@
-"""Checks of a miner's input."""
+"""Input of a miner, and its checks."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 from torch import Tensor
 
 from ..checks import check_count, check_labels
+
+BoxesOf: TypeAlias = Callable[[int | Tensor, Tensor], Tensor]
+"""
+Function from the images and the anchors of some boxes to these boxes, XYXY, (V, 4).
+
+Both are indices, int64 (V,). The image may also be one number for all.
+"""
 
 
 def check_num_classes(value: int | None) -> int | None:

@@ -16,7 +16,6 @@ and these are the defaults:
 
 from __future__ import annotations
 
-import functools
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +23,11 @@ from torch import Tensor
 
 from ..checks import check_choice, check_count, check_option
 from ..registry import configurable
-from .build import MINER_REGISTRY, BoxesOf, Miner, RatioMiner
-from .inputs import check_inputs, check_num_classes
-from .selection import highest, positive_mask, survivors_of_nms, with_hard_negatives
+from .build import MINER_REGISTRY, Miner, RatioMiner
+from .inputs import BoxesOf, check_inputs, check_num_classes
+from .quota import Quota, RatioQuota, TotalQuota
+from .selection import positive_mask
+from .suppression import Anchors, Suppression
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def ohem_keep_mask(
     *,
     num_keep: int = 128,
     nms_thresh: float = 0.5,
-    pre_nms_topk: int = 4096,
+    pre_nms_topk: int = 0,
     neg_pos_ratio: float | None = None,
     num_classes: int | None = None,
     empty_image_negatives: int = 3,
@@ -61,8 +62,8 @@ def ohem_keep_mask(
         num_keep: maximum number of anchors to keep, >= 1.
         nms_thresh: IoU above which the anchor of lower loss is suppressed, in [0, 1]; 1 suppresses
             none.
-        pre_nms_topk: number of anchors of highest loss that enter the suppression, >= 1; no other
-            anchor is kept. The cost is quadratic: 5 GB for 200,000 anchors.
+        pre_nms_topk: number of anchors of highest loss that enter the suppression, >= 0; no other
+            anchor is kept. 0: all enter.
         neg_pos_ratio: negatives per positive, > 0. None: positives and negatives compete.
         num_classes: K, used with a ratio only. None means that the largest label present is the
             background, which is correct if there is a background anchor. Otherwise, the positives
@@ -79,6 +80,9 @@ def ohem_keep_mask(
         ValueError: an option is outside its legal range, or the shapes do not match.
 
     Note:
+        The suppression goes from high to low loss, and stops as soon as later anchors cannot be
+        kept. So the result is exact, and the cost hardly depends on R.
+
         With the anchors themselves as boxes, the IoU of neighbors at one stride is .60, .67 and .73
         for the scales 1, 2^(1/3) and 2^(2/3). The IoU of adjacent scales at one location is .63. A
         threshold of .5 therefore removes all of them, and a threshold of .7 removes few.
@@ -86,28 +90,25 @@ def ohem_keep_mask(
     labels = check_inputs(loss, labels, boxes, num_classes=check_num_classes(num_classes))
     num_keep = check_count("num_keep", num_keep, low=1)
     nms_thresh = check_option("nms_thresh", nms_thresh, low=0, high=1)
-    pre_nms_topk = check_count("pre_nms_topk", pre_nms_topk, low=1)
+    pre_nms_topk = check_count("pre_nms_topk", pre_nms_topk, low=0)
     empty_image_negatives = check_count("empty_image_negatives", empty_image_negatives, low=0)
+    quota: Quota = TotalQuota(num_keep)
+    if neg_pos_ratio is not None:
+        neg_pos_ratio = check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True)
+        quota = RatioQuota(num_keep, neg_pos_ratio, empty_image_negatives)
+    positives = positive_mask(labels, num_classes=num_classes)
     candidates = labels != -1
     if boxes is not None:
-        candidates = survivors_of_nms(
-            loss,
-            labels,
-            boxes.__getitem__,
-            nms_thresh=nms_thresh,
-            pre_nms_topk=pre_nms_topk,
-            nms_per_label=nms_per_label,
+        boxes_of_image = boxes.unsqueeze(0)
+        anchors = Anchors(
+            loss.unsqueeze(0),
+            labels.unsqueeze(0),
+            positives.unsqueeze(0),
+            lambda image, anchor: boxes_of_image[image, anchor],
         )
-    if neg_pos_ratio is None:
-        return highest(loss, candidates, num_keep)
-    return _keep_at_ratio(
-        loss,
-        candidates,
-        positive_mask(labels, num_classes=num_classes),
-        num_keep=num_keep,
-        neg_pos_ratio=check_option("neg_pos_ratio", neg_pos_ratio, low=0, open_low=True),
-        empty_image_negatives=empty_image_negatives,
-    )
+        suppression = Suppression(nms_thresh, pre_nms_topk, nms_per_label)
+        candidates = suppression.survivors(anchors, quota, per_batch=False)[0]
+    return quota.fill(loss, candidates, positives)
 
 
 @MINER_REGISTRY.register()
@@ -130,6 +131,8 @@ class OHEMMiner(Miner):
     """
 
     needs_boxes: ClassVar[bool] = True
+    stops_at_quota: ClassVar[bool] = True
+    """False if the suppression must find all survivors, for a :meth:`select` of a subclass."""
 
     config_keys = {
         **Miner.config_keys,
@@ -146,7 +149,7 @@ class OHEMMiner(Miner):
         *,
         num_keep: int = 128,
         nms_thresh: float = 0.5,
-        pre_nms_topk: int = 4096,
+        pre_nms_topk: int = 0,
         nms_boxes: str = "decoded",
         nms_per_label: bool = False,
         **kwargs: Any,
@@ -154,29 +157,35 @@ class OHEMMiner(Miner):
         super().__init__(**kwargs)
         self.num_keep = check_count("num_keep", num_keep, low=1)
         self.nms_thresh = check_option("nms_thresh", nms_thresh, low=0, high=1)
-        self.pre_nms_topk = check_count("pre_nms_topk", pre_nms_topk, low=1)
+        self.pre_nms_topk = check_count("pre_nms_topk", pre_nms_topk, low=0)
         self.nms_boxes = check_choice("nms_boxes", nms_boxes, ("decoded", "anchors"))
         self.nms_per_label = nms_per_label
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give a subclass all survivors if its :meth:`select` may not be that of :meth:`quota`."""
+        super().__init_subclass__(**kwargs)
+        if "select" in vars(cls):
+            cls.stops_at_quota = "quota" in vars(cls)
+
     def candidates(self, loss: Tensor, labels: Tensor, boxes: BoxesOf | None) -> Tensor:
-        """Select the survivors of each image, from the arguments of :meth:`Miner.candidates`."""
+        """Select the survivors of highest loss, from the arguments of :meth:`Miner.candidates`."""
         assert boxes is not None  # this miner requires them
-        survivors = torch.zeros_like(labels, dtype=torch.bool)
-        for image in range(len(labels)):
-            survivors[image] = survivors_of_nms(
-                loss[image],
-                labels[image],
-                functools.partial(boxes, image),
-                nms_thresh=self.nms_thresh,
-                pre_nms_topk=self.pre_nms_topk,
-                nms_per_label=self.nms_per_label,
-            )
-        return survivors
+        positives = positive_mask(labels, num_classes=self.num_classes)
+        per_batch = self.scope == "batch"
+        quota = self.quota(len(labels) if per_batch else 1) if self.stops_at_quota else None
+        suppression = Suppression(self.nms_thresh, self.pre_nms_topk, self.nms_per_label)
+        return suppression.survivors(
+            Anchors(loss, labels, positives, boxes), quota, per_batch=per_batch
+        )
+
+    def quota(self, num_images: int) -> Quota:
+        """Return the quota that :meth:`select` fills, and at which the suppression stops."""
+        return TotalQuota(self.num_keep * num_images)
 
     def select(
         self, loss: Tensor, candidates: Tensor, positives: Tensor, *, num_images: int
     ) -> Tensor:
-        return highest(loss, candidates, self.num_keep * num_images)
+        return self.quota(num_images).fill(loss, candidates, positives)
 
 
 @MINER_REGISTRY.register()
@@ -199,34 +208,9 @@ class OHEMRatioMiner(RatioMiner, OHEMMiner):
 
     config_keys = {**OHEMMiner.config_keys, **RatioMiner.config_keys}
 
-    def select(
-        self, loss: Tensor, candidates: Tensor, positives: Tensor, *, num_images: int
-    ) -> Tensor:
-        return _keep_at_ratio(
-            loss,
-            candidates,
-            positives,
-            num_keep=self.num_keep * num_images,
-            neg_pos_ratio=self.neg_pos_ratio,
-            empty_image_negatives=self.empty_image_negatives * num_images,
+    def quota(self, num_images: int) -> Quota:
+        return RatioQuota(
+            self.num_keep * num_images,
+            self.neg_pos_ratio,
+            self.empty_image_negatives * num_images,
         )
-
-
-def _keep_at_ratio(
-    loss: Tensor,
-    candidates: Tensor,
-    positives: Tensor,
-    *,
-    num_keep: int,
-    neg_pos_ratio: float,
-    empty_image_negatives: int,
-) -> Tensor:
-    max_pos = max(1, int(num_keep / (1 + neg_pos_ratio)))
-    return with_hard_negatives(
-        loss,
-        highest(loss, candidates & positives, max_pos),
-        candidates & ~positives,
-        neg_pos_ratio=neg_pos_ratio,
-        empty_image_negatives=empty_image_negatives,
-        num_keep=num_keep,
-    )

@@ -10,11 +10,10 @@ Shape shorthand:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+
+from ..ops.descending import descending
 
 
 def highest(loss: Tensor, candidates: Tensor, count: int) -> Tensor:
@@ -29,60 +28,27 @@ def highest(loss: Tensor, candidates: Tensor, count: int) -> Tensor:
     Returns:
         bool (R,); all candidates if there are fewer.
     """
-    count = min(count, len(loss))
-    if count == 0:
-        return torch.zeros_like(candidates)
-    scores = _ordered(loss).masked_fill(~candidates, -torch.inf)
-    # A stable sort of 200,000 anchors gives the same result for many times the work of a topk.
-    lowest = scores.topk(count).values[-1]
-    above, tied = scores > lowest, scores == lowest
-    room = count - above.sum()
-    return candidates & (above | (tied & (tied.cumsum(0) <= room)))
+    place = candidates.nonzero().squeeze(1)
+    if len(place) <= count:
+        return candidates.clone()
+    order = descending(scores_by_loss(loss[place]).unsqueeze(0), count)[0]
+    keep = torch.zeros_like(candidates)
+    keep[place[order]] = True
+    return keep
 
 
-def survivors_of_nms(
-    loss: Tensor,
-    labels: Tensor,
-    boxes: Callable[[Tensor], Tensor],
-    *,
-    nms_thresh: float,
-    pre_nms_topk: int,
-    nms_per_label: bool,
-) -> Tensor:
+def scores_by_loss(loss: Tensor) -> Tensor:
     """
-    Apply non-maximum suppression with the loss as score.
+    Return scores in the order of the losses: a NaN is infinite, and no score is -inf.
 
     Args:
-        loss: (R,), any floating dtype.
-        labels: integer (R,), -1 for ignored anchors, which neither survive nor suppress.
-        boxes: function from indices (V,) to the boxes (V, 4), XYXY; compared in float32. It is
-            called once, with the anchors that enter.
-        nms_thresh: IoU above which the anchor of lower loss is suppressed.
-        pre_nms_topk: number of anchors of highest loss that enter; no other survives.
-        nms_per_label: if True, only an anchor of the same label suppresses; background is one
-            label.
+        loss: any shape and floating dtype.
 
     Returns:
-        bool (R,), the survivors.
+        float32, the same shape.
     """
-    entering = highest(loss, labels != -1, pre_nms_topk).nonzero().squeeze(1)
-    by_loss = _ordered(loss[entering]).argsort(descending=True, stable=True)
-    order = entering[by_loss]
-    boxes_in_order = boxes(order).float()
-    groups = [torch.arange(len(order), device=loss.device)]
-    if nms_per_label:
-        # Not batched_nms: it shifts the boxes of each label by the largest coordinate. That
-        # separates them only if no coordinate is negative, and anchors often have negative ones.
-        labels = labels[order]
-        groups = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
-
-    survivors = torch.zeros(len(loss), dtype=torch.bool, device=loss.device)
-    for group in groups:
-        # Ranks replace losses, because the order of equal scores in nms depends on its version.
-        rank = torch.arange(len(group), 0, -1, dtype=torch.float32, device=loss.device)
-        kept = nms(boxes_in_order[group], rank, nms_thresh)
-        survivors[order[group[kept]]] = True
-    return survivors
+    lowest = torch.finfo(torch.float32).min
+    return loss.float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=lowest)
 
 
 def with_hard_negatives(
@@ -108,9 +74,27 @@ def with_hard_negatives(
     Returns:
         bool (R,).
     """
-    num_pos = int(positives.sum())
+    quota = quota_of_negatives(
+        int(positives.sum()),
+        neg_pos_ratio=neg_pos_ratio,
+        empty_image_negatives=empty_image_negatives,
+        num_keep=num_keep,
+    )
+    return positives | highest(loss, negatives, quota)
+
+
+def quota_of_negatives(
+    num_pos: int, *, neg_pos_ratio: float, empty_image_negatives: int, num_keep: int
+) -> int:
+    """
+    Return the number of negatives that :func:`with_hard_negatives` adds to some positives.
+
+    Args:
+        num_pos: number of positives, in 0..num_keep.
+        neg_pos_ratio, empty_image_negatives, num_keep: see :func:`with_hard_negatives`.
+    """
     quota = int(neg_pos_ratio * num_pos) if num_pos else empty_image_negatives
-    return positives | highest(loss, negatives, min(quota, num_keep - num_pos))
+    return min(quota, num_keep - num_pos)
 
 
 def positive_mask(labels: Tensor, *, num_classes: int | None) -> Tensor:
@@ -128,9 +112,3 @@ def positive_mask(labels: Tensor, *, num_classes: int | None) -> Tensor:
     if background is None:
         background = labels.max() if labels.numel() else 0
     return (labels >= 0) & (labels < background)
-
-
-def _ordered(loss: Tensor) -> Tensor:
-    """Return float32 with NaN on top; -inf stays free for anchors that are not candidates."""
-    lowest = torch.finfo(torch.float32).min
-    return loss.float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=lowest)

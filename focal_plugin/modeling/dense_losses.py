@@ -394,10 +394,11 @@ class DenseLossMixin:
         if miner.rank_by == "cls_and_box":
             rank[positives] += self.box_loss.per_box(*self._box_pairs(batch, positives))
 
-        def boxes(image: int, anchor: Tensor) -> Tensor:
+        def boxes(image: int | Tensor, anchor: Tensor) -> Tensor:
             if miner.nms_boxes == "anchors":
                 return batch.anchors[anchor]
-            return self._decode(batch, torch.full_like(anchor, image), anchor)
+            images = image if isinstance(image, Tensor) else torch.full_like(anchor, image)
+            return self._decode(batch, images, anchor)
 
         return miner(rank, batch.targets.labels, boxes)
 

@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from .dense_loss_block import Block, Terms, why_no_kernel
+from .few_anchors import evaluate_counted
 from .implementations import why_no_cpp
 
 DTYPES = (torch.float32, torch.bfloat16)
+
+FEW = 1 / 32
+"""Share of anchors that count below which the others are skipped. More are faster in sequence."""
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
@@ -18,6 +22,12 @@ def why_not(block: Block, terms: Terms) -> str | None:
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
+    return evaluate_counted(_evaluate_all, block, terms, factor, few=FEW)
+
+
+def _evaluate_all(
+    block: Block, terms: Terms, factor: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     per_anchor = torch.empty(block.labels.shape)
     gradient = None if factor is None else torch.empty_like(block.logits)
     torch.ops.focal_plugin.dense_loss(

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from .chunks import Positives, chunks
 from .dense_loss_block import FLUSHED_BELOW, Block, Terms
+from .few_anchors import evaluate_counted
 from .formula import Point
 
 FEW = 1 / 4
-"""Share of anchors that count below which the others are skipped, as after mining."""
+"""Share of anchors that count below which the others are skipped."""
 
 
 def why_not(block: Block, terms: Terms) -> str | None:
@@ -23,24 +24,7 @@ def why_not(block: Block, terms: Terms) -> str | None:
 
 def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
-    counts = block.labels >= 0
-    group, anchor = counts.nonzero(as_tuple=True)
-    if len(group) >= FEW * counts.numel():
-        return _evaluate_all(block, terms, factor)
-    per_anchor = torch.zeros(counts.shape, device=counts.device)
-    gradient = None if factor is None else torch.zeros_like(block.logits)
-    some = Block(
-        logits=block.logits[group, :, anchor].unsqueeze(2),
-        labels=block.labels[counts].unsqueeze(1),
-        quality=None if block.quality is None else block.quality[counts].unsqueeze(1),
-    )
-    if factor is not None and factor.dim():
-        factor = factor[counts].unsqueeze(1)
-    loss, slope = _evaluate_all(some, terms, factor)
-    per_anchor[counts] = loss.squeeze(1)
-    if gradient is not None and slope is not None:
-        gradient[group, :, anchor] = slope.squeeze(2)
-    return per_anchor, gradient
+    return evaluate_counted(_evaluate_all, block, terms, factor, few=FEW)
 
 
 def _evaluate_all(

@@ -31,13 +31,19 @@ def rows_of_levels(levels: Sequence[Tensor], image: Tensor, anchor: Tensor) -> T
     places = []
     first = 0
     for level in levels:
-        shape = level.shape[1:-1]
-        place = ((anchor >= first) & (anchor < first + shape.numel())).nonzero().squeeze(1)
-        within = torch.unravel_index(anchor[place] - first, shape)
-        rows.append(level[(image[place], *within)])
+        # Locations, and anchors of a location: a view of NCHW and NHWC outputs
+        level = level.flatten(1, -3) if level.dim() > 3 else level.unsqueeze(2)
+        end, per_location = first + level.shape[1:3].numel(), level.shape[2]
+        place = ((anchor >= first) & (anchor < end)).nonzero().squeeze(1)
+        within = anchor[place] - first
+        location = within // per_location
+        rows.append(level[image[place], location, within - location * per_location])
         places.append(place)
-        first += shape.numel()
-    return torch.cat(rows)[torch.cat(places).argsort()]
+        first = end
+    place = torch.cat(places)
+    row_of_place = torch.empty_like(place)
+    row_of_place[place] = torch.arange(len(place), device=place.device)
+    return torch.cat(rows)[row_of_place]
 
 
 def split_levels(values: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:

@@ -63,7 +63,7 @@ def reference_mask(
     num_keep=128,
     scope="image",
     nms_thresh=0.5,
-    pre_nms_topk=4096,
+    pre_nms_topk=0,
     nms_per_label=False,
     neg_pos_ratio=3.0,
     empty_image_negatives=3,
@@ -75,7 +75,7 @@ def reference_mask(
     ]
     if name.startswith("OHEM"):
         eligible = [
-            nms(image[:pre_nms_topk], labels, boxes.numpy(), nms_thresh, nms_per_label)
+            nms(image[: pre_nms_topk or None], labels, boxes.numpy(), nms_thresh, nms_per_label)
             for image in eligible
         ]
     times = 1
@@ -108,16 +108,16 @@ def nms(ordered, labels, boxes, thresh, per_label):
     kept = []
     for anchor in ordered:
         rivals = [k for k in kept if not per_label or labels[k] == labels[anchor]]
-        if all(iou(boxes[anchor], boxes[rival]) <= thresh for rival in rivals):
+        if not any(iou(boxes[anchor], boxes[rival]) > thresh for rival in rivals):
             kept.append(anchor)
     return kept
 
 
 def iou(a, b):
-    """Return the IoU of two boxes XYXY, in float64."""
+    """Return the IoU of two boxes XYXY, in float64; NaN if neither has an area."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     inter = max(width, 0) * max(height, 0)
     area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return inter / (area - inter)
+    return inter / (area - inter) if area else np.nan

@@ -24,7 +24,7 @@ ILLEGAL = [
     ("nms_thresh", -0.1),
     ("nms_thresh", 1.1),
     ("nms_thresh", NAN),
-    ("pre_nms_topk", 0),
+    ("pre_nms_topk", -1),
     ("nms_boxes", "proposals"),
     ("neg_pos_ratio", 0.0),
     ("neg_pos_ratio", -1.0),

@@ -1,7 +1,6 @@
 import torch
-from torchvision.ops import batched_nms
 
-from focal_plugin.mining.selection import highest, survivors_of_nms
+from focal_plugin.mining.selection import highest
 
 from ..each import each
 
@@ -20,13 +19,3 @@ def test_candidates_at_minus_infinity_come_before_other_anchors():
     candidates = torch.tensor([False, False, True, True, False, True])
     keep = highest(loss, candidates, 2)
     assert keep.nonzero().squeeze(1).tolist() == [2, 3]
-
-
-def test_labels_stay_apart_at_negative_coordinates():
-    """torchvision shifts each label by the largest coordinate, so that these two boxes overlap."""
-    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
-    labels, loss = torch.tensor([0, 1]), torch.tensor([2.0, 1.0])
-    naive = batched_nms(boxes, loss, labels, 0.5)
-    assert len(naive) == 1, "torchvision has fixed its shift"
-    options = {"nms_thresh": 0.5, "pre_nms_topk": 2, "nms_per_label": True}
-    assert survivors_of_nms(loss, labels, boxes.__getitem__, **options).all()

@@ -35,6 +35,8 @@ FAST = {
     "dense-loss-rows": "bm_dense_loss.py --compiled --anchors 20000 --batch 4 --rounds 9",
     "losses": "bm_dense_loss.py --loss --size 512 512 --rounds 3",
     "ranking": "bm_ranking.py --rounds 3",
+    "mining-128": "bm_mining.py --batch 16 --classes 5 --size 128 128",
+    "mining-800x1344": "bm_mining.py --size 800 1344 --rounds 5",
     "box-loss": "bm_box_loss.py --size 800 1344 --rounds 15",
     "label-anchors": "bm_match_anchors.py --rounds 7",
     "step-shapes": f"bm_training_step.py --config-file {SHAPES} --batch 16 --size 128 128",
