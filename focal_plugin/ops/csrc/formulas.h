@@ -136,7 +136,10 @@ struct Power {
   int whole;  // 0..7
   float rest;
 
-  explicit Power(float gamma) : whole(gamma < 7 ? static_cast<int>(gamma) : 7) {
+  explicit Power(float gamma) {
+    // Not `gamma < 7 ? ... : 7`: the compiler would turn a constant into branches of the loop
+    const float excess = positive_part(gamma - 7.0f);
+    whole = static_cast<int>(gamma - excess);
     rest = gamma - static_cast<float>(whole);
   }
 
@@ -154,8 +157,6 @@ struct Square {
 // Parameters of a formula, for one class.
 struct Parameters {
   float numbers[4];
-  const float* table;
-  int entries;  // of the table
 
   INLINE float operator[](int i) const { return numbers[i]; }
 };
@@ -177,16 +178,27 @@ INLINE int bin_of(float norm, int bins) {
 
 // Cross entropy times the entry of a table for the bin of 1 - p_t, a constant for the slope.
 struct BinnedCrossEntropy {
-  const float* table;
-  int bins;
+  explicit BinnedCrossEntropy(const Parameters&) {}
 
-  explicit BinnedCrossEntropy(const Parameters& p) : table(p.table), bins(p.entries) {}
-
-  INLINE Cost operator()(const Point& at) const {
-    const float weight = table[bin_of(at.q, bins)];
-    return {weight * at.ce, -weight * at.q};
+  INLINE Cost operator()(const Point& at, float entry) const {
+    return {entry * at.ce, -entry * at.q};
   }
 };
+
+template <class Formula>
+constexpr bool HAS_TABLE = false;
+template <>
+constexpr bool HAS_TABLE<BinnedCrossEntropy> = true;
+
+// The cost by a formula, which gets the entry of its table if it has one.
+template <class Formula>
+INLINE Cost cost_of(const Formula& formula, const Point& at, [[maybe_unused]] const float* entry) {
+  if constexpr (HAS_TABLE<Formula>) {
+    return formula(at, *entry);
+  } else {
+    return formula(at);
+  }
+}
 
 // Focal loss of a negative with a margin: of the probability p_m = max(q - clip, 0), for clip > 0.
 template <bool WHOLE>
