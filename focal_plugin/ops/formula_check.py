@@ -42,9 +42,10 @@ def check_formula(
     if key in _checked:
         return
     tensors = [x for _, x in fields if isinstance(x, Tensor)]
-    if not any(x.is_meta for x in tensors):
-        with torch.inference_mode(False), torch.enable_grad():
-            _compare(formula, evaluate, tensors[0].device if tensors else device)
+    if any(x.is_meta or not len(x) for x in tensors):
+        return
+    with torch.inference_mode(False), torch.enable_grad():
+        _compare(formula, evaluate, tensors[0].device if tensors else device)
     _checked.add(key)
 
 

@@ -216,7 +216,8 @@ struct AsymmetricNegative {
     const float base = p_m > LEAST ? p_m : LEAST;
     float m = whole_power(p_m, power.whole);
     if (!WHOLE) m *= exponential_of(power.rest * log_of(base));
-    const float slope = -at.p * at.q * m * (gamma * ce / base + 1.0f / rest);
+    const float sum_of_slopes = multiply_add(gamma * ce, rest, base) / (base * rest);
+    const float slope = -at.p * at.q * m * sum_of_slopes;  // gamma * ce / p_m + 1 / (1 - p_m)
     return {m * ce, p_m == 0 ? 0.0f : slope};
   }
 
@@ -311,11 +312,11 @@ struct GumbelComplement {
     const float log_u = below ? -GUMBEL_HIGH : above ? -GUMBEL_LOW : at.x;
     const float u = exponential_of(log_u);
     const Exponential exp = exponential(-u);
-    const float p = exp.value(), not_p = -exp.minus_one();
+    const float p = exp.value(), not_p = -exp.minus_one(), ratio = 1.0f / not_p;
     // 1 / (1 - p) is 1 + p / (1 - p), or 1 / u times 1 + (u - (1 - p)) / (1 - p)
     const bool unlikely = p <= 0.5f;
-    const float value = log_of_one_plus((unlikely ? p : u - not_p) / not_p);
-    return {unlikely ? value : value - log_u, below | above ? 0.0f : -u * p / not_p};
+    const float value = log_of_one_plus((unlikely ? p : u - not_p) * ratio);
+    return {unlikely ? value : value - log_u, below | above ? 0.0f : -u * p * ratio};
   }
 };
 

@@ -3,7 +3,11 @@
 
 // Adds `count` bins to their counts.
 inline void add(const int* bins, long count, long* counts) {
-  for (long i = 0; i < count; ++i) ++counts[bins[i] * HISTOGRAMS + i % HISTOGRAMS];
+  long i = 0;
+  for (; i + HISTOGRAMS <= count; i += HISTOGRAMS) {
+    for (int h = 0; h < HISTOGRAMS; ++h) ++counts[bins[i + h] * HISTOGRAMS + h];
+  }
+  for (; i < count; ++i) ++counts[bins[i] * HISTOGRAMS];
 }
 
 // T != 1. An ignored anchor is in the bin after the last one.
