@@ -26,10 +26,9 @@ from focal_plugin.losses.sigmoid_focal import Focal
 from focal_plugin.losses.sigmoid_focal_star import FocalStar
 from focal_plugin.losses.sigmoid_hinge import Hinge
 from focal_plugin.losses.varifocal import Varifocal
-from focal_plugin.ops import Formula, Terms, dense_loss
+from focal_plugin.ops import Formula, Terms, dense_loss, norm_counts_eager, norm_counts_triton
 from focal_plugin.ops import dense_loss_eager as eager
 from focal_plugin.ops import dense_loss_triton as triton_loss
-from focal_plugin.ops import norm_counts_eager, norm_counts_triton
 from focal_plugin.ops.dense_loss import implementation
 from focal_plugin.ops.dense_loss_block import Block
 
