@@ -154,7 +154,8 @@ SHARED void add_magnitudes(const float* slopes, long count, double* sums) {
   for (long i = 0; i < count; ++i) sums[i] += focal::magnitude(slopes[i]);
 }
 
-// Entries of the table for negatives. The loop that uses them is vectorized, and this is not.
+// Entries of the table for negatives, with what led to them: (3, count) numbers, see
+// `focal::cost_of`. The look-up itself is not vectorized.
 template <class Scalar>
 SHARED void look_up(const Side& side, const Scalar* logits, long count, float* entries) {
   int bins[ANCHORS_PER_UNIT];
@@ -163,7 +164,10 @@ SHARED void look_up(const Side& side, const Scalar* logits, long count, float* e
     const long some = left < ANCHORS_PER_UNIT ? left : ANCHORS_PER_UNIT;
 #pragma omp simd
     for (long i = 0; i < some; ++i) {
-      bins[i] = focal::bin_of(focal::point(-load(logits[first + i])).q, side.entries);
+      const focal::Point at = focal::point(-load(logits[first + i]));
+      bins[i] = focal::bin_of(at.q, side.entries);
+      entries[count + first + i] = at.q;
+      entries[2 * count + first + i] = at.ce;
     }
     for (long i = 0; i < some; ++i) entries[first + i] = side.table[bins[i]];
   }
@@ -179,8 +183,7 @@ SHARED void plane(const DenseLoss& job, int k, const int* labels, long count, co
 #pragma omp simd
   for (long i = 0; i < count; ++i) {
     const bool counts = (labels[i] != k) & (labels[i] >= 0);
-    const focal::Cost cost =
-        focal::cost_of(negative, focal::point(-load(logits[i])), entries + i);
+    const focal::Cost cost = focal::cost_of(negative, -load(logits[i]), entries, i, count);
     loss[i] += counts ? weight * cost.value : 0.0f;
     if (WITH_GRADIENT) {
       const bool stays = counts & !is_flushed(cost.slope);
@@ -208,7 +211,7 @@ void planes(Anchors<Scalar>& anchors, float* scratch) {
                                              anchors.loss, gradient, scratch);
       continue;
     }
-    float *slopes = scratch + count, *copy = slopes + count;
+    float *slopes = scratch + 3 * count, *copy = slopes + count;
     plane<Negative, float, true>(job, k, labels, count, anchors.weight,
                                  as_float(logits, count, copy), anchors.loss, slopes, scratch);
     anchors.slopes[job.num_classes + k] = sum_of_magnitudes(slopes, count);
@@ -219,11 +222,10 @@ void planes(Anchors<Scalar>& anchors, float* scratch) {
 // The formula of class k. It is no variable of a vectorized loop, which would be kept in memory.
 template <bool PER_CLASS, class Negative>
 INLINE focal::Cost cost_of_negative(const DenseLoss& job, const Negative& of_all, long k, float x,
-                                    const float* entry) {
-  const focal::Point at = focal::point(-x);
-  if (!PER_CLASS) return focal::cost_of(of_all, at, entry);
+                                    const float* entries) {
+  if (!PER_CLASS) return focal::cost_of(of_all, -x, entries, k, job.num_classes);
   const Negative negative(parameters_of(job.negative, true, k, job.num_classes));
-  return focal::cost_of(negative, at, entry);
+  return focal::cost_of(negative, -x, entries, k, job.num_classes);
 }
 
 // Negatives of an anchor that is not ignored. Returns their loss.
@@ -239,7 +241,7 @@ SHARED float row(const DenseLoss& job, int label, float scale, const Scalar* log
   for (int k = 0; k < num_classes; ++k) {
     const bool counts = label != k;
     const focal::Cost cost =
-        cost_of_negative<PER_CLASS>(job, of_all, k, load(logits[k]), entries + k);
+        cost_of_negative<PER_CLASS>(job, of_all, k, load(logits[k]), entries);
     loss += counts ? weights[k] * cost.value : 0.0f;
     if (WITH_GRADIENT) {
       const bool stays = counts & !is_flushed(cost.slope);
@@ -267,7 +269,7 @@ void rows(Anchors<Scalar>& anchors, float* scratch) {
           job, label, anchors.scale[i], logits, gradient, scratch);
       continue;
     }
-    float *slopes = scratch + num_classes, *copy = slopes + num_classes;
+    float *slopes = scratch + 3 * num_classes, *copy = slopes + num_classes;
     anchors.loss[i] = row<Negative, float, true, PER_CLASS>(
         job, label, anchors.weight[i], as_float(logits, num_classes, copy), slopes, scratch);
     add_magnitudes(slopes, num_classes, anchors.slopes + num_classes);

@@ -190,13 +190,16 @@ constexpr bool HAS_TABLE = false;
 template <>
 constexpr bool HAS_TABLE<BinnedCrossEntropy> = true;
 
-// The cost by a formula, which gets the entry of its table if it has one.
+// Loss of x_t. For a formula with a table, 1 - p_t, the cross entropy and the entry of logit i of
+// `count` are looked up already.
 template <class Formula>
-INLINE Cost cost_of(const Formula& formula, const Point& at, [[maybe_unused]] const float* entry) {
+INLINE Cost cost_of(const Formula& formula, float x, [[maybe_unused]] const float* entries,
+                    [[maybe_unused]] long i, [[maybe_unused]] long count) {
   if constexpr (HAS_TABLE<Formula>) {
-    return formula(at, *entry);
+    const Point at{x, 0.0f, entries[count + i], entries[2 * count + i], 0.0f};
+    return formula(at, entries[i]);
   } else {
-    return formula(at);
+    return formula(point(x));
   }
 }
 
