@@ -284,7 +284,7 @@ FAULTS = (
         "dense-loss-parameters-of-the-first-class",
         "focal_plugin/ops/dense_loss_block.py",
         "table[row] = number",
-        "table[row] = number.flatten()[0] if isinstance(number, Tensor) else number",
+        "table[row] = torch.as_tensor(number).flatten()[0]",
         "tests/ops/test_dense_loss.py",
     ),
     Fault(
