@@ -311,8 +311,8 @@ FAULTS = (
     Fault(
         "gradient-ratio-counts-a-step-twice",
         "focal_plugin/losses/gradient_ratio.py",
-        "        self.gradients.add(*slopes)\n        return loss",
-        "        self.gradients.add(*slopes)\n        self.gradients.add(*slopes)\n        return loss",
+        "self.gradients.add(*slopes)\n        return loss",
+        "self.gradients.add(*(2 * slopes))\n        return loss",
         "tests/losses/test_stateful.py",
     ),
     Fault(
