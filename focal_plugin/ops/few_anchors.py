@@ -16,7 +16,13 @@ from .dense_loss_block import Block, Evaluate, Terms
 
 
 def evaluate_counted(
-    evaluate: Evaluate, block: Block, terms: Terms, factor: Tensor | None, *, few: float
+    evaluate: Evaluate,
+    block: Block,
+    terms: Terms,
+    factor: Tensor | None,
+    slopes: Tensor | None,
+    *,
+    few: float,
 ) -> tuple[Tensor, Tensor | None]:
     """
     Compute loss and gradient as ``evaluate`` does, but do not read the ignored anchors of many.
@@ -25,12 +31,12 @@ def evaluate_counted(
 
     Args:
         evaluate: function that computes all anchors of a block.
-        block, terms, factor: its arguments.
+        block, terms, factor, slopes: its arguments.
         few: share of anchors that count below which the others are skipped.
     """
     counts = block.labels >= 0
     if int(counts.count_nonzero()) >= few * counts.numel():
-        return evaluate(block, terms, factor)
+        return evaluate(block, terms, factor, slopes)
     group, anchor = counts.nonzero(as_tuple=True)
     per_anchor = torch.zeros(counts.shape, device=counts.device)
     gradient = None if factor is None else torch.zeros_like(block.logits)
@@ -41,7 +47,7 @@ def evaluate_counted(
     )
     if factor is not None and factor.dim():
         factor = factor[counts].unsqueeze(1)
-    loss, slope = evaluate(some, terms, factor)
+    loss, slope = evaluate(some, terms, factor, slopes)
     per_anchor[counts] = loss.squeeze(1)
     if gradient is not None and slope is not None:
         gradient[group, :, anchor] = slope.squeeze(2)

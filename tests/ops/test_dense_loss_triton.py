@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from focal_plugin.losses import SigmoidFocalLoss, sigmoid_focal_loss
+from focal_plugin.losses.asymmetric import AsymmetricNegative
+from focal_plugin.losses.ghm import BinnedCrossEntropy
 from focal_plugin.losses.gumbel import Gumbel, GumbelComplement
 from focal_plugin.losses.matchability_aware import DetachedFocal, SoftTarget
 from focal_plugin.losses.poly_focal import PolyFocal
@@ -24,7 +26,7 @@ from focal_plugin.losses.sigmoid_focal import Focal
 from focal_plugin.losses.sigmoid_focal_star import FocalStar
 from focal_plugin.losses.sigmoid_hinge import Hinge
 from focal_plugin.losses.varifocal import Varifocal
-from focal_plugin.ops import Formula, Terms, dense_loss
+from focal_plugin.ops import Formula, Terms, dense_loss, norm_counts_eager, norm_counts_triton
 from focal_plugin.ops import dense_loss_eager as eager
 from focal_plugin.ops import dense_loss_triton as triton_loss
 from focal_plugin.ops.dense_loss import implementation
@@ -54,7 +56,24 @@ TERMS = {
     "score as target": Terms(SoftTarget(0.0, 1.0, 0.01), DetachedFocal(0.5)),
     "constant target": Terms(SoftTarget(0.0), DetachedFocal(11.0)),
     "Gumbel": Terms(Gumbel(), GumbelComplement(), 0.25, 0.75),
+    "asymmetric": Terms(Focal(1.0), AsymmetricNegative(4.0, 0.05)),
+    "asymmetric .5": Terms(Focal(0.0), AsymmetricNegative(0.5, 0.3)),
+    "bins": Terms(
+        BinnedCrossEntropy(torch.rand(7)), BinnedCrossEntropy(torch.tensor([0.1, 2.0, 0.5]))
+    ),
 }
+UP, DOWN = torch.tensor([0.3, 0.9, 1.5]), torch.tensor([9.5, 4.0, 0.0])
+OF_CLASSES = {
+    "gamma": Terms(Focal(DOWN), Focal(DOWN, 0.1), UP, 1 / UP),
+    "FL*": Terms(FocalStar(UP, DOWN), FocalStar(DOWN + 1, -UP)),
+    "Poly": Terms(PolyFocal(DOWN, UP, -UP), PolyFocal(2.0, UP, DOWN)),
+    "hinge": Terms(Hinge(UP / 2), Hinge(UP / 1.5)),
+    "margin": Terms(Focal(2.0), AsymmetricNegative(DOWN, UP / 2)),
+    "constant": Terms(QualityFocal(1.5), DetachedFocal(UP)),
+    "spared": Terms(CrossEntropy(), CrossEntropy(), 0.3, spared=UP > 1),
+    "labels": Terms(Focal(2.0), Focal(2.0), 0.3, anchor_weight=torch.tensor([2.0, 0.0, 1.0, 3.0])),
+}
+"""Terms for three classes."""
 # The interpreter rounds twice where a GPU has one instruction (fma). With half-precision input, the
 # computation is less exact, and the result is rounded.
 TOLERANCE = {
@@ -80,29 +99,42 @@ class _NoGPU:
 
 
 @pytest.fixture
-def compile_only(monkeypatch, tmp_path):
-    """Return a function like `evaluate` that returns the compiled kernel in place of a launch."""
+def compiled(monkeypatch, tmp_path):
+    """Return the list of the kernels that are compiled in place of a launch."""
     pytest.importorskip("triton", reason="Triton is not installed")
     from triton.runtime.driver import DriverConfig
 
-    from focal_plugin.ops import dense_loss_triton_kernel
+    from focal_plugin.ops import dense_loss_triton_kernel, norm_counts_triton_kernel
 
-    kernel = dense_loss_triton_kernel.dense_loss_kernel
-    compiled = []
+    kernels = []
 
     class Compiler:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
         def __getitem__(self, grid):
-            return lambda *args, **options: compiled.append(
-                kernel.warmup(*args, grid=grid, **options)
+            return lambda *args, **options: kernels.append(
+                self.kernel.warmup(*args, grid=grid, **options)
             )
 
-    def evaluate(block, terms, factor):
-        triton_loss.evaluate(block, terms, factor)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(DriverConfig, "active", _NoGPU())
+    for module, name in (
+        (dense_loss_triton_kernel, "dense_loss_kernel"),
+        (norm_counts_triton_kernel, "norm_counts_kernel"),
+    ):
+        monkeypatch.setattr(module, name, Compiler(getattr(module, name)))
+    return kernels
+
+
+@pytest.fixture
+def compile_only(compiled):
+    """Return a function like `evaluate` that returns the compiled kernel in place of a launch."""
+
+    def evaluate(*args):
+        triton_loss.evaluate(*args)
         return compiled.pop()
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(dense_loss_triton_kernel, "dense_loss_kernel", Compiler())
-    monkeypatch.setattr(DriverConfig, "active", _NoGPU())
     return evaluate
 
 
@@ -142,6 +174,44 @@ def test_every_formula_equals_eager(name, layout, interpreter):
     block, factor = make_block(of_layout(layout)), torch.tensor(0.3)
     actual = interpreter(triton_loss.evaluate, block, TERMS[name], factor)
     assert_equals_eager(actual, block, TERMS[name], factor)
+
+
+@layouts
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_each_class_can_have_its_own_parameters(name, layout, interpreter):
+    block, factor = make_block(of_layout(layout)), torch.tensor(0.3)
+    actual = interpreter(triton_loss.evaluate, block, OF_CLASSES[name], factor)
+    assert_equals_eager(actual, block, OF_CLASSES[name], factor)
+
+
+@layouts
+@pytest.mark.parametrize("name", ["gamma", "spared", "labels"])
+def test_slopes_equal_eager(name, layout, interpreter):
+    block, terms = make_block(of_layout(layout)), OF_CLASSES[name]
+    for factor in (None, torch.tensor(0.3)):
+        actual = interpreter(_slopes, triton_loss.evaluate, block, terms, factor)
+        expected = _slopes(eager.evaluate, block, terms, factor)
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=0)
+
+
+def _slopes(evaluate, block, terms, factor):
+    slopes = torch.ones(2, block.logits.shape[1], dtype=torch.float64)
+    evaluate(block, terms, factor, slopes)
+    return slopes
+
+
+@pytest.mark.parametrize("shape", [(61, 3, 1), (2, 3, 29), (40, 80, 1), (2, 80, 217)])
+@pytest.mark.parametrize("bins", [1, 2, 30, 64])
+def test_norms_are_counted_like_eager(bins, shape, interpreter):
+    block = make_block(shape)
+    actual = interpreter(norm_counts_triton.count, block, bins)
+    difference = actual - norm_counts_eager.count(block, bins)
+    assert difference.sum() == 0
+    assert difference.abs().sum() <= 2  # a norm may lie at the edge of a bin
+
+
+def test_no_logits_have_no_norms():
+    assert norm_counts_triton.count(make_block((2, 3, 0)), 4).tolist() == [0] * 4
 
 
 def test_the_cases_cover_every_formula_with_a_kernel():
@@ -367,11 +437,28 @@ def _value_of(impl):
         ("aligned target", "soft target"),
         ("constant target", "soft target 2"),
         ("Gumbel", "Gumbel"),
+        ("asymmetric", "asymmetric .5"),
+        ("bins", "bins"),
     ],
 )
 def test_every_formula_compiles_for_a_gpu(positive, negative, compile_only):
     terms = Terms(TERMS[positive].positive, TERMS[negative].negative)
     kernel = compile_only(make_block((2, 3, 41), torch.float16), terms, torch.tensor(1.0))
+    assert "cubin" in kernel.asm
+
+
+@pytest.mark.slow
+def test_the_count_of_norms_compiles_for_a_gpu(compiled):
+    norm_counts_triton.count(make_block((2, 3, 41), torch.float16), 30)
+    assert "cubin" in compiled.pop().asm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gamma", "margin", "spared", "labels"])
+def test_parameters_of_classes_compile_for_a_gpu(name, compile_only):
+    slopes = torch.zeros(2, 3, dtype=torch.float64)
+    block = make_block((2, 3, 41), torch.float16)
+    kernel = compile_only(block, OF_CLASSES[name], torch.tensor(1.0), slopes)
     assert "cubin" in kernel.asm
 
 
