@@ -33,7 +33,7 @@ def evaluate(
 
 
 def _evaluate_all(
-    block: Block, terms: Terms, factor: Tensor | None, slopes: Tensor | None
+    block: Block, terms: Terms, factor: Tensor | None, slopes: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     device = block.labels.device
     work = _Work(
