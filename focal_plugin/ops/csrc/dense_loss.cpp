@@ -20,6 +20,8 @@
 #error "at::parallel_for has a single thread without -fopenmp"
 #endif
 
+const float LEAST_EXPONENT = -87.0f;
+
 namespace {
 
 Kind kind_of(const std::string& name) {

@@ -20,6 +20,10 @@ enum class Kind {
   soft_target,
 };
 
+// Least argument of an exponential. The compiler does not see its value: it would compute all that
+// follows from it, and select that instead of the argument.
+extern const float LEAST_EXPONENT;
+
 // Number of anchors in a unit of work: a constant, so that sums do not depend on the threads.
 constexpr long ANCHORS_PER_UNIT = 1024;
 

@@ -183,12 +183,12 @@ SHARED void plane(const DenseLoss& job, int k, const int* labels, long count, co
 #pragma omp simd
   for (long i = 0; i < count; ++i) {
     const bool counts = (labels[i] != k) & (labels[i] >= 0);
+    const float factor = -weight * scale[i];  // before all stores: a later load is conditional
     const focal::Cost cost = focal::cost_of(negative, -load(logits[i]), entries, i, count);
+    const bool stays = counts & !is_flushed(cost.slope);
+    const float slope = stays ? cost.slope * factor : 0.0f;
     loss[i] += counts ? weight * cost.value : 0.0f;
-    if (WITH_GRADIENT) {
-      const bool stays = counts & !is_flushed(cost.slope);
-      store(gradient + i, stays ? cost.slope * (-weight * scale[i]) : 0.0f);
-    }
+    if (WITH_GRADIENT) store(gradient + i, slope);
   }
 }
 
@@ -242,11 +242,10 @@ SHARED float row(const DenseLoss& job, int label, float scale, const Scalar* log
     const bool counts = label != k;
     const focal::Cost cost =
         cost_of_negative<PER_CLASS>(job, of_all, k, load(logits[k]), entries);
-    loss += counts ? weights[k] * cost.value : 0.0f;
-    if (WITH_GRADIENT) {
-      const bool stays = counts & !is_flushed(cost.slope);
-      store(gradient + k, stays ? cost.slope * (-weights[k] * scale) : 0.0f);
-    }
+    const float weight = weights[k];
+    const bool stays = counts & !is_flushed(cost.slope);
+    loss += counts ? weight * cost.value : 0.0f;
+    if (WITH_GRADIENT) store(gradient + k, stays ? cost.slope * (-weight * scale) : 0.0f);
   }
   return loss;
 }

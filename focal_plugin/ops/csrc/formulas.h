@@ -14,7 +14,7 @@ INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 
 INLINE float positive_part(float x) { return x > 0 ? x : 0.0f; }
 
-#ifdef __FMA__
+#if defined(HAS_FMA) || defined(__FMA__) || defined(__aarch64__)
 INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #else
 INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
@@ -31,7 +31,7 @@ struct Exponential {
 };
 
 INLINE Exponential exponential(float y) {
-  const float clamped = y < -87.0f ? -87.0f : y;
+  const float clamped = y < LEAST_EXPONENT ? LEAST_EXPONENT : y;
   // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const float shifted = multiply_add(clamped, 1.44269504f, 12582912.0f);
   const float n = shifted - 12582912.0f;
