@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from ..checks import check_option
-from ..ops import Formula, Point, Terms
+from ..ops import Formula, Point, Terms, power
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
 from .elementwise import ElementwiseLoss, sum_of_terms
 from .sigmoid_focal import Focal
+
+LEAST = 1e-30
+"""Value of a probability that stands for 0."""
 
 
 def asymmetric_loss(
@@ -88,25 +91,29 @@ class AsymmetricLoss(ElementwiseLoss):
 class AsymmetricNegative(Formula):
     """p_m^gamma * -log(1 - p_m) of a negative, where p = 1 - p_t."""
 
-    gamma: float
-    clip: float
+    kernel = "asymmetric_negative"
+
+    gamma: float | Tensor
+    clip: float | Tensor
+
+    @property
+    def parameters(self) -> tuple[float | Tensor, ...]:
+        return self.gamma, self.clip
 
     def value(self, at: Point) -> Tensor:
-        above, p_m, one_minus_p_m = self._shifted(at)
-        return torch.where(above, p_m**self.gamma * -torch.log(one_minus_p_m), 0.0)
+        p_m, one_minus_p_m = self._shifted(at)
+        return power(p_m, self.gamma) * -torch.log(one_minus_p_m)
 
     def slope(self, at: Point) -> Tensor:
-        above, p_m, one_minus_p_m = self._shifted(at)
-        focusing = self.gamma * -torch.log(one_minus_p_m) / p_m
-        slope = -at.p * at.q * p_m**self.gamma * (focusing + 1 / one_minus_p_m)
-        return torch.where(above, slope, 0.0)
+        p_m, one_minus_p_m = self._shifted(at)
+        focusing = self.gamma * torch.log(one_minus_p_m) / p_m
+        slope = at.p * at.q * power(p_m, self.gamma) * (focusing - 1 / one_minus_p_m)
+        return slope * (p_m > LEAST)
 
-    def _shifted(self, at: Point) -> tuple[Tensor, Tensor, Tensor]:
-        # 1 - p_m comes from 1 - p, because p rounds to 1. Below the margin p_m must not be 0, where
-        # p_m^gamma has no slope for gamma < 1.
-        above = at.q > self.clip
-        p_m = torch.where(above, at.q - self.clip, 1.0)
-        return above, p_m, (at.p + self.clip).clamp(max=1.0)
+    def _shifted(self, at: Point) -> tuple[Tensor, Tensor]:
+        # 1 - p_m comes from 1 - p, because p rounds to 1. Below the margin it is 1, and p_m is not
+        # 0, where p_m^gamma has no slope for gamma < 1.
+        return (at.q - self.clip).clamp(min=LEAST), (at.p + self.clip).clamp(max=1.0)
 
 
 def _terms(gamma_pos: float, gamma_neg: float, clip: float) -> Terms:

@@ -51,8 +51,8 @@ class ClassificationLoss(ConfigurableModule):
     """
     True if the loss of all feature levels together is the sum of the losses per level.
 
-    Otherwise the levels are joined to one, or given to :meth:`of_levels` if it takes
-    :attr:`any_layout`.
+    Otherwise the levels are joined to one; or, if the loss takes :attr:`any_layout`, given
+    together to :meth:`of_levels`, :meth:`per_anchor_of_levels` and :meth:`update_levels`.
     """
     stateful: ClassVar[bool] = False
     """True if the loss has buffers: updated by each step, reduced over processes, checkpointed."""
@@ -152,13 +152,35 @@ class ClassificationLoss(ConfigurableModule):
         """
         raise NotImplementedError
 
+    def per_anchor_of_levels(
+        self,
+        logits: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        quality: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Compute :meth:`per_anchor` of several tensors, the levels of a feature pyramid."""
+        qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
+        levels = zip(logits, labels, qualities, strict=True)
+        return [self.per_anchor(x, y, quality=z) for x, y, z in levels]
+
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Update the buffers of a :attr:`stateful` loss after a step, without gradients."""
+
+    def update_levels(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+        """Update the buffers like :meth:`update`, after a step of several tensors."""
+        for level in zip(logits, labels, strict=True):
+            self.update(*level)
 
     def observe(self, logits: Tensor, labels: Tensor) -> None:
         """Call :meth:`update` in training mode. Every training step ends with this call."""
         if self.training:
             self.update(logits, labels)
+
+    def observe_levels(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+        """Call :meth:`update_levels` in training mode, at the end of a step of several tensors."""
+        if self.training:
+            self.update_levels(logits, labels)
 
     @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:

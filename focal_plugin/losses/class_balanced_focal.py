@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..checks import PerClass, check_option, check_per_class
+from ..ops import Terms, check_formula
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .elementwise import alpha_balanced, per_anchor_of_terms
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, sum_of_terms
 from .one_vs_rest import check_one_per_class
 from .sigmoid_focal import Focal
 
@@ -50,11 +51,12 @@ def class_balanced_focal_loss(
         ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
     weights = effective_number_weights(samples_per_class, cb_beta)
-    return _per_anchor(logits, labels, weights, check_option("gamma", gamma, low=0)).sum()
+    terms = _terms(logits, weights, check_option("gamma", gamma, low=0))
+    return sum_of_terms(logits, labels, terms)
 
 
 @CLS_LOSS_REGISTRY.register()
-class ClassBalancedFocalLoss(ClassificationLoss):
+class ClassBalancedFocalLoss(ElementwiseLoss):
     """
     Module of :func:`class_balanced_focal_loss`, with the same options.
 
@@ -83,12 +85,11 @@ class ClassBalancedFocalLoss(ClassificationLoss):
         weights = effective_number_weights(samples_per_class, cb_beta)
         self.register_buffer("weights", weights, persistent=False)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(
-            logits, labels, self.weights, self.gamma, key=self.key_of("samples_per_class")
-        )
+    def check(self, num_classes: int) -> None:
+        check_formula(Focal(self.gamma))  # there may be no samples
+
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(logits, self.weights, self.gamma, key=self.key_of("samples_per_class"))
 
 
 def effective_number_weights(samples_per_class: PerClass, cb_beta: float) -> Tensor:
@@ -111,10 +112,8 @@ def effective_number_weights(samples_per_class: PerClass, cb_beta: float) -> Ten
     return (weights / weights.mean()).float()
 
 
-def _per_anchor(
-    logits: Tensor, labels: Tensor, weights: Tensor, gamma: float, key: str | None = None
-) -> Tensor:
+def _terms(logits: Tensor, weights: Tensor, gamma: float, key: str | None = None) -> Terms:
     weights = check_one_per_class("samples_per_class", weights, logits, key=key)
-    loss = per_anchor_of_terms(logits, labels, alpha_balanced(Focal(gamma), None))
     weight_of_background = weights.new_ones(1)
-    return loss * torch.cat([weights, weight_of_background])[labels.long()]  # -1: loss 0 anyway
+    focal = Focal(gamma)
+    return Terms(focal, focal, anchor_weight=torch.cat([weights, weight_of_background]))

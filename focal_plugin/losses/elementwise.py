@@ -43,12 +43,27 @@ class ElementwiseLoss(ClassificationLoss):
             for formula in self.terms(torch.zeros(0, num_classes, device="cpu")).formulas:
                 check_formula(formula)
 
+    def terms_of_levels(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Terms:
+        """Return the loss formula of each logit of a step; by default :meth:`terms`."""
+        return self.terms(logits[0])
+
     def per_anchor(
         self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
     ) -> Tensor:
-        return per_anchor_of_terms(
-            logits, labels, self.terms(logits), quality=quality, impl=self.impl
-        )
+        of_level = None if quality is None else [quality]
+        return self.per_anchor_of_levels([logits], [labels], quality=of_level)[0]
+
+    def per_anchor_of_levels(
+        self,
+        logits: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        quality: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        terms = self.terms_of_levels(logits, labels)
+        qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
+        levels = zip(logits, labels, qualities, strict=True)
+        return [per_anchor_of_terms(x, y, terms, quality=z, impl=self.impl) for x, y, z in levels]
 
     @torch.jit.unused  # training only: the exported detector stays the stock one
     def forward(self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None) -> Tensor:
@@ -64,10 +79,9 @@ class ElementwiseLoss(ClassificationLoss):
         scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Compute the loss like :meth:`ClassificationLoss.of_levels`, but in one operation."""
-        terms = self.terms(logits[0])
+        terms = self.terms_of_levels(logits, labels)
         loss = sum_of_terms(logits, labels, terms, quality=quality, scale=scale, impl=self.impl)
-        for level in zip(logits, labels, strict=True):
-            self.observe(*level)
+        self.observe_levels(logits, labels)
         return loss
 
 
@@ -78,6 +92,7 @@ def sum_of_terms(
     *,
     quality: Tensor | Sequence[Tensor | None] | None = None,
     scale: float | Tensor = 1.0,
+    slopes: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """
@@ -97,6 +112,7 @@ def sum_of_terms(
         terms,
         quality=qualities,
         scale=scale,
+        slopes=slopes,
         impl=impl,
     )
 

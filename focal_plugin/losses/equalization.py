@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ..checks import PerClass, check_option, check_per_class
+from ..ops import Terms, check_formula
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .one_vs_rest import check_one_per_class, one_vs_rest
-from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import ElementwiseLoss, sum_of_terms
+from .one_vs_rest import check_one_per_class
+from .sigmoid_cross_entropy import CrossEntropy
 
 
 def equalization_loss(
@@ -44,11 +46,12 @@ def equalization_loss(
     Raises:
         ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
-    return _per_anchor(logits, labels, _find_rare(samples_per_class, threshold)).sum()
+    terms = _terms(logits, _find_rare(samples_per_class, threshold))
+    return sum_of_terms(logits, labels, terms)
 
 
 @CLS_LOSS_REGISTRY.register()
-class EqualizationLoss(ClassificationLoss):
+class EqualizationLoss(ElementwiseLoss):
     """
     Module of :func:`equalization_loss`, with the same options.
 
@@ -72,10 +75,11 @@ class EqualizationLoss(ClassificationLoss):
         self.rare: Tensor
         self.register_buffer("rare", _find_rare(samples_per_class, threshold), persistent=False)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.rare, key=self.key_of("samples_per_class"))
+    def check(self, num_classes: int) -> None:
+        check_formula(CrossEntropy())  # there may be no samples
+
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(logits, self.rare, key=self.key_of("samples_per_class"))
 
 
 def _find_rare(samples_per_class: PerClass, threshold: float) -> Tensor:
@@ -86,13 +90,6 @@ def _find_rare(samples_per_class: PerClass, threshold: float) -> Tensor:
     return of_classes < threshold * of_classes.sum()
 
 
-def _per_anchor(logits: Tensor, labels: Tensor, rare: Tensor, key: str | None = None) -> Tensor:
+def _terms(logits: Tensor, rare: Tensor, key: str | None = None) -> Terms:
     rare = check_one_per_class("samples_per_class", rare, logits, key=key)
-    is_object = ((labels != -1) & (labels != logits.shape[-1])).unsqueeze(-1)
-    loss = one_vs_rest(
-        logits,
-        labels,
-        positive=lambda x, _: cross_entropy_of_signed_logits(x),
-        negative=lambda x: cross_entropy_of_signed_logits(-x).masked_fill(is_object & rare, 0.0),
-    )
-    return loss.positive + loss.negative
+    return Terms(CrossEntropy(), CrossEntropy(), spared=rare)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ..checks import PerClass, check_count, check_finite, check_option
-from ..ops import Terms
+from ..ops import Terms, check_formula
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
-from .elementwise import per_anchor_of_terms
-from .gradient_ratio import GradientRatio, ratio_of_classes
-from .one_vs_rest import check_one_per_class, sum_per_class
+from .build import CLS_LOSS_REGISTRY
+from .elementwise import sum_of_terms
+from .gradient_ratio import GradientRatio, GradientRatioLoss, ratio_of_classes
+from .one_vs_rest import check_one_per_class
 from .sigmoid_cross_entropy import CrossEntropy
 
 BALANCED = 100.0
@@ -55,11 +55,11 @@ def equalization_loss_v2(
     gamma, mu = check_option("gamma", gamma, low=0), check_finite("mu", mu)
     ratio = ratio_of_classes(gradient_ratio, logits, initial=BALANCED)
     f = map_of_ratio(ratio, gamma=gamma, mu=mu)
-    return _per_anchor(logits, labels, f, check_option("alpha", alpha, low=0)).sum()
+    return sum_of_terms(logits, labels, _terms(logits, f, check_option("alpha", alpha, low=0)))
 
 
 @CLS_LOSS_REGISTRY.register()
-class EqualizationLossV2(ClassificationLoss):
+class EqualizationLossV2(GradientRatioLoss):
     """
     Module of :func:`equalization_loss_v2`, which accumulates the gradients itself.
 
@@ -72,8 +72,6 @@ class EqualizationLossV2(ClassificationLoss):
         none on COCO; Mask R-CNN R-50, LVIS v1: 16.1 -> 23.7 AP over cross entropy
     """
 
-    decomposes = False
-    stateful = True
     config_keys = {
         "num_classes": "MODEL.RETINANET.NUM_CLASSES",
         "gamma": "MODEL.FOCAL.CLS_LOSS.EQLV2_GAMMA",
@@ -92,21 +90,11 @@ class EqualizationLossV2(ClassificationLoss):
         self.alpha = check_option("alpha", alpha, low=0)
         self.gradients = GradientRatio(self.num_classes, initial=BALANCED)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self._f(), self.alpha, key=self.key_of("num_classes"))
+    def check(self, num_classes: int) -> None:
+        check_formula(CrossEntropy())  # for any number of classes
 
-    @torch.no_grad()
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        f = self._f()
-        sums = sum_per_class(
-            logits,
-            labels,
-            positive=lambda x, c: (1 + self.alpha * (1 - f[c])) * torch.sigmoid(-x),
-            negative=lambda x: f * torch.sigmoid(x),
-        )
-        self.gradients.add(sums.positive, sums.negative)
+    def terms(self, logits: Tensor) -> Terms:
+        return _terms(logits, self._f(), self.alpha, key=self.key_of("num_classes"))
 
     def _f(self) -> Tensor:
         return map_of_ratio(self.gradients.ratio(), gamma=self.gamma, mu=self.mu)
@@ -117,11 +105,8 @@ def map_of_ratio(gradient_ratio: Tensor, *, gamma: float, mu: float) -> Tensor:
     return torch.sigmoid(gamma * (gradient_ratio.float() - mu))
 
 
-def _per_anchor(
-    logits: Tensor, labels: Tensor, f: Tensor, alpha: float, key: str | None = None
-) -> Tensor:
+def _terms(logits: Tensor, f: Tensor, alpha: float, key: str | None = None) -> Terms:
     f = check_one_per_class("gradient_ratio", f, logits, key=key)
-    terms = Terms(
+    return Terms(
         CrossEntropy(), CrossEntropy(), positive_weight=1 + alpha * (1 - f), negative_weight=f
     )
-    return per_anchor_of_terms(logits, labels, terms)

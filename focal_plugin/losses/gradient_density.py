@@ -11,10 +11,13 @@ Shape shorthand:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_count, check_option
+from ..ops import bin_index
 from .processes import mean_over_processes
 
 
@@ -34,8 +37,22 @@ def density_weights(norms: Tensor, valid: Tensor, *, bins: int) -> Tensor:
         float32 (..., C), without gradient. Rows that are not valid have undefined weights.
     """
     index = bin_index(norms, bins)
-    counts = count_per_bin(index, valid, bins)
-    return _weight_per_bin(counts, counts)[index]
+    return density_weights_of_bins(count_per_bin(index, valid, bins))[index]
+
+
+def density_weights_of_bins(counts: Tensor) -> Tensor:
+    """Compute the weight of each bin, float32 (bins,), from their int64 counts."""
+    counts = counts.float()
+    return _weight_per_bin(counts, counts)
+
+
+class DensityStep(NamedTuple):
+    """Weights of a step, and the state after it."""
+
+    weights: Tensor
+    """Weight of the elements of each bin, float32 (bins,)."""
+    mean: Tensor
+    evidence: Tensor
 
 
 class GradientDensity(nn.Module):
@@ -71,6 +88,23 @@ class GradientDensity(nn.Module):
         self.register_buffer("evidence", torch.zeros(self.bins))  # 1 - momentum^steps
 
     @torch.no_grad()
+    def step(self, counts: Tensor) -> DensityStep:
+        """Compute the weights of a step from its int64 counts on this process; store nothing."""
+        mean_counts = mean_over_processes(counts.float())
+        gain = 1 - self.momentum
+        seen = mean_counts > 0
+        evidence = torch.where(seen, self.momentum * self.evidence + gain, self.evidence)
+        rate = torch.where(seen, gain / evidence, torch.zeros_like(evidence))
+        mean = torch.lerp(self.mean, mean_counts, rate)
+        return DensityStep(_weight_per_bin(mean_counts, mean), mean, evidence)
+
+    @torch.no_grad()
+    def store(self, step: DensityStep) -> None:
+        """Store the running mean that the weights of a step use."""
+        self.mean.copy_(step.mean)
+        self.evidence.copy_(step.evidence)
+
+    @torch.no_grad()
     def weights(self, norms: Tensor, valid: Tensor) -> Tensor:
         """
         Compute the weights from the running mean and the counts of this step; store nothing.
@@ -78,29 +112,12 @@ class GradientDensity(nn.Module):
         The interface is that of :func:`density_weights`.
         """
         index = bin_index(norms, self.bins)
-        counts, mean, _ = self._blend(index, valid)
-        return _weight_per_bin(counts, mean)[index]
+        return self.step(count_per_bin(index, valid, self.bins)).weights[index]
 
     @torch.no_grad()
     def update(self, norms: Tensor, valid: Tensor) -> None:
         """Store the running mean that :meth:`weights` uses."""
-        _, mean, evidence = self._blend(bin_index(norms, self.bins), valid)
-        self.mean.copy_(mean)
-        self.evidence.copy_(evidence)
-
-    def _blend(self, index: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the counts of this step, and mean and evidence after it; (bins,) each."""
-        counts = mean_over_processes(count_per_bin(index, valid, self.bins))
-        gain = 1 - self.momentum
-        seen = counts > 0
-        evidence = torch.where(seen, self.momentum * self.evidence + gain, self.evidence)
-        rate = torch.where(seen, gain / evidence, torch.zeros_like(evidence))
-        return counts, torch.lerp(self.mean, counts, rate), evidence
-
-
-def bin_index(norms: Tensor, bins: int) -> Tensor:
-    """Return int64 in 0..bins-1 for any norm. The loss itself shows a NaN."""
-    return (norms * bins).long().clamp_(0, bins - 1)
+        self.store(self.step(count_per_bin(bin_index(norms, self.bins), valid, self.bins)))
 
 
 def count_per_bin(index: Tensor, valid: Tensor, bins: int) -> Tensor:
@@ -112,14 +129,14 @@ def count_per_bin(index: Tensor, valid: Tensor, bins: int) -> Tensor:
         valid: (...), bool, mask of the rows that count.
 
     Returns:
-        float32 (bins,).
+        int64 (bins,).
     """
     index = index.reshape(-1, index.shape[-1])
     ones = valid.long().reshape(-1, 1).expand_as(index)
     # One histogram per column. Integers are exact beyond 2^24 and in any order, fewer GPU threads
     # write to one address, and unlike bincount there is no synchronization with the host.
     counts = torch.zeros(bins, index.shape[1], dtype=torch.int64, device=index.device)
-    return counts.scatter_add_(0, index, ones).sum(dim=1).float()
+    return counts.scatter_add_(0, index, ones).sum(dim=1)
 
 
 def _weight_per_bin(counts: Tensor, mean: Tensor) -> Tensor:

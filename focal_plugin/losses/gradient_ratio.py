@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..checks import PerClass, check_count, check_per_class
+from .elementwise import ElementwiseLoss, sum_of_terms
 from .processes import mean_over_processes
 
 
@@ -66,3 +69,49 @@ class GradientRatio(nn.Module):
         """
         ratio = self.positive / self.negative.clamp(min=1e-10)
         return torch.where(self.negative > 0, ratio, torch.full_like(ratio, self.initial)).float()
+
+
+class GradientRatioLoss(ElementwiseLoss):
+    """
+    Base class of the losses that depend on :class:`GradientRatio`.
+
+    A training step collects the gradients of each class in the pass that computes its loss. They
+    are undivided, and thus independent of hooks, levels and gradient accumulation. The ratio of a
+    step applies from the next step on.
+    """
+
+    decomposes = False
+    stateful = True
+    gradients: GradientRatio
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        self.update_levels([logits], [labels])
+
+    def update_levels(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+        slopes = _zeros(logits[0])
+        with torch.no_grad():
+            terms = self.terms_of_levels(logits, labels)
+            sum_of_terms(logits, labels, terms, slopes=slopes, impl=self.impl)
+        self.gradients.add(*slopes)
+
+    @torch.jit.unused  # training only: the exported detector stays the stock one
+    def of_levels(
+        self,
+        logits: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        quality: Sequence[Tensor] | None = None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
+        if not self.training:
+            return super().of_levels(logits, labels, scale=scale)
+        slopes = _zeros(logits[0])
+        terms = self.terms_of_levels(logits, labels)
+        loss = sum_of_terms(logits, labels, terms, scale=scale, slopes=slopes, impl=self.impl)
+        self.gradients.add(*slopes)
+        return loss
+
+
+def _zeros(logits: Tensor) -> Tensor:
+    """Return sums of each class, float64 (2, K)."""
+    return torch.zeros(2, logits.shape[-1], dtype=torch.float64, device=logits.device)

@@ -108,10 +108,10 @@ class DetachedFocal(Formula):
 
     kernel = "detached_focal"
 
-    gamma: float
+    gamma: float | Tensor
 
     @property
-    def parameters(self) -> tuple[float, ...]:
+    def parameters(self) -> tuple[float | Tensor, ...]:
         return (self.gamma,)
 
     def value(self, at: Point) -> Tensor:

@@ -84,12 +84,12 @@ class PolyFocal(Formula):
 
     kernel = "poly_focal"
 
-    gamma: float
-    alpha_t: float
-    epsilon: float
+    gamma: float | Tensor
+    alpha_t: float | Tensor
+    epsilon: float | Tensor
 
     @property
-    def parameters(self) -> tuple[float, ...]:
+    def parameters(self) -> tuple[float | Tensor, ...]:
         return self.gamma, self.alpha_t, self.epsilon
 
     def value(self, at: Point) -> Tensor:

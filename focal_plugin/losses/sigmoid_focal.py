@@ -140,8 +140,8 @@ class Focal(Formula):
     label_smoothing: float = 0.0
 
     @property
-    def parameters(self) -> tuple[float, ...]:
-        return float(self.gamma), self.label_smoothing
+    def parameters(self) -> tuple[float | Tensor, ...]:
+        return self.gamma, self.label_smoothing
 
     def value(self, at: Point) -> Tensor:
         return at.q_power(self.gamma) * self._cross_entropy(at)

@@ -86,11 +86,11 @@ class FocalStar(Formula):
 
     kernel = "focal_star"
 
-    gamma: float
-    beta: float
+    gamma: float | Tensor
+    beta: float | Tensor
 
     @property
-    def parameters(self) -> tuple[float, ...]:
+    def parameters(self) -> tuple[float | Tensor, ...]:
         return self.gamma, self.beta
 
     def value(self, at: Point) -> Tensor:

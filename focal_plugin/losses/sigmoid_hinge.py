@@ -66,10 +66,10 @@ class Hinge(Formula):
 
     kernel = "hinge"
 
-    margin: float
+    margin: float | Tensor
 
     @property
-    def parameters(self) -> tuple[float, ...]:
+    def parameters(self) -> tuple[float | Tensor, ...]:
         return (self.margin,)
 
     def value(self, at: Point) -> Tensor:

@@ -234,8 +234,7 @@ class DenseLossMixin:
             scale = 1.0 if self.cls_loss.own_normalizer else 1 / divisors[0]
             return self.cls_loss.of_levels(levels, level_labels, quality=level_quality, scale=scale)
         loss = self._loss_per_anchor(levels, level_labels, level_quality)
-        for level in zip(levels, level_labels, strict=True):
-            self.cls_loss.observe(*level)
+        self.cls_loss.observe_levels(levels, level_labels)
         if self.reweighting is not None:
             loss = loss * self._cls_weights(self.reweighting, batch, labels, loss.detach())
         return (loss.sum(dim=1) / divisors).sum()
@@ -270,10 +269,8 @@ class DenseLossMixin:
         self, logits: list[Tensor], labels: list[Tensor], quality: list[Tensor] | None
     ) -> Tensor:
         """Return the loss of each anchor, (N, R), from the result of :meth:`_levels`."""
-        qualities: Sequence[Tensor | None] = quality or [None] * len(logits)
-        levels = zip(logits, labels, qualities, strict=True)
-        loss = [self.cls_loss.per_anchor(x, y, quality=q).flatten(1) for x, y, q in levels]
-        return cat(loss, dim=1)
+        loss = self.cls_loss.per_anchor_of_levels(logits, labels, quality=quality)
+        return cat([x.flatten(1) for x in loss], dim=1)
 
     def _levels(
         self, logits: list[Tensor], labels: Tensor, quality: Tensor | None

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton
 from .dense_loss_block import Block, Evaluate, Implementation, Terms
@@ -26,6 +25,7 @@ from .formula import refuse_second_derivative
 from .formula_check import check_formula
 from .implementations import choose
 from .layout import Layout
+from .ordered_sum import ordered_sum
 
 MODULES: dict[str, Implementation] = {
     "cpp": dense_loss_cpp,
@@ -41,6 +41,7 @@ def dense_loss(
     *,
     quality: Tensor | Sequence[Tensor | None] | None = None,
     scale: float | Tensor = 1.0,
+    slopes: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """
@@ -55,6 +56,9 @@ def dense_loss(
         terms: the loss formula of each logit.
         quality: (...), in [0, 1], for formulas that require it; a constant.
         scale: factor of the sum, a number or a scalar tensor; a constant.
+        slopes: float64 (2, K), to which the sums of |weight * slope| of each class are added,
+            without the scale: row 0 for positives, row 1 for negatives. None: they are not
+            computed.
         impl: "cpp" (the extension; CPU), "triton" (CUDA), "eager" (PyTorch, in chunks), or "auto",
             the first of these that is available.
 
@@ -73,13 +77,15 @@ def dense_loss(
         differentiated once. Slopes below 1e-20 are flushed to 0. An infinite logit gives an
         infinite or NaN loss.
     """
-    blocks = [_block(Layout.of(x), x, y, z) for x, y, z in zip_levels(logits, labels, quality)]
+    blocks = blocks_of(logits, labels, quality)
     device = blocks[0].logits.device
     if not isinstance(scale, Tensor):
         scale = torch.full((), scale, device=device)  # filled by a kernel, without a blocking copy
     scale = scale.detach().to(device, torch.float32)
     evaluate = implementation(impl, blocks[0], terms)
-    loss: Tensor = _Sum.apply(evaluate, terms, scale, blocks, *(block.logits for block in blocks))
+    loss: Tensor = _Sum.apply(
+        evaluate, terms, scale, slopes, blocks, *(block.logits for block in blocks)
+    )
     return loss
 
 
@@ -129,6 +135,7 @@ class _Sum(torch.autograd.Function):
         evaluate: Evaluate,
         terms: Terms,
         scale: Tensor,
+        slopes: Tensor | None,
         blocks: list[Block],
         *logits: Tensor,
     ) -> Tensor:
@@ -137,8 +144,8 @@ class _Sum(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=scale.device)
         gradients = []
         for block in blocks:
-            per_anchor, gradient = evaluate(block, terms, scale if at_once else None)
-            total += _ordered_sum(per_anchor)
+            per_anchor, gradient = evaluate(block, terms, scale if at_once else None, slopes)
+            total += ordered_sum(per_anchor.flatten())
             gradients.append(gradient)
         ctx.gradients = gradients if at_once else None
         ctx.evaluate, ctx.terms, ctx.scale = evaluate, terms, scale
@@ -153,11 +160,11 @@ class _Sum(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         # Half precision is rounded after a factor, such as a loss scale that prevents underflow
         if gradients is None or (upstream != 1 and any(x.element_size() < 4 for x in gradients)):
-            return None, None, None, None, *_Sum._gradients(ctx, ctx.scale * upstream)
+            return None, None, None, None, None, *_Sum._gradients(ctx, ctx.scale * upstream)
         if upstream != 1:
             for gradient in gradients:
                 gradient.mul_(upstream)
-        return None, None, None, None, *gradients
+        return None, None, None, None, None, *gradients
 
     @staticmethod
     def _gradients(ctx: Any, factor: Tensor) -> list[Tensor | None]:
@@ -180,6 +187,15 @@ class _PerAnchor(torch.autograd.Function):
         (logits,) = ctx.saved_tensors
         block = Block(logits, *ctx.anchors)
         return None, None, None, ctx.evaluate(block, ctx.terms, upstream.contiguous())[1]
+
+
+def blocks_of(
+    logits: Tensor | Sequence[Tensor],
+    labels: Tensor | Sequence[Tensor],
+    quality: Tensor | Sequence[Tensor | None] | None = None,
+) -> list[Block]:
+    """Return the block of each level, of one tensor or several."""
+    return [_block(Layout.of(x), x, y, z) for x, y, z in zip_levels(logits, labels, quality)]
 
 
 def _block(layout: Layout, logits: Tensor, labels: Tensor, quality: Tensor | None) -> Block:
@@ -206,12 +222,3 @@ def zip_levels(
     qualities = [None] * len(logits) if quality is None else quality
     return list(zip(logits, labels, qualities, strict=True))
 
-
-def _ordered_sum(per_anchor: Tensor, width: int = 1024) -> Tensor:
-    """Return the float64 sum in an order that does not depend on the number of threads."""
-    if per_anchor.is_cuda:  # there, the order depends on the shape only
-        return per_anchor.sum(dtype=torch.float64)
-    sums = per_anchor.flatten().double()
-    while sums.numel() > 1:
-        sums = F.pad(sums, (0, -sums.numel() % width)).view(-1, width).sum(dim=1)
-    return sums.sum()

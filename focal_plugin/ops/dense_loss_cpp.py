@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dense_loss_block import Block, Terms, why_no_kernel
+from .dense_loss_block import Block, Terms, parameter_table, why_no_kernel
 from .implementations import why_no_cpp
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -16,21 +16,28 @@ def why_not(block: Block, terms: Terms) -> str | None:
     return why_no_kernel(block, terms, DTYPES) or why_no_cpp(block.logits.device)
 
 
-def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
+def evaluate(
+    block: Block, terms: Terms, factor: Tensor | None, slopes: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Compute loss and gradient, see :class:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     per_anchor = torch.empty(block.labels.shape)
     gradient = None if factor is None else torch.empty_like(block.logits)
+    num_classes, device = block.logits.shape[1], block.logits.device
     torch.ops.focal_plugin.dense_loss(
         block.logits,
         block.labels,
         block.quality,
-        terms.weights(block.logits.shape[1], block.logits.device),
+        terms.weights(num_classes, device),
+        terms.anchor_weight,
         terms.positive.kernel,
-        terms.positive.parameters,
+        parameter_table(terms.positive, num_classes, device),
+        terms.positive.table,
         terms.negative.kernel,
-        terms.negative.parameters,
+        parameter_table(terms.negative, num_classes, device),
+        terms.negative.table,
         factor,
         per_anchor,
         gradient,
+        slopes,
     )
     return per_anchor, gradient

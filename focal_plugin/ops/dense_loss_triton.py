@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from .dense_loss_block import Block, Terms, why_no_kernel
+from .dense_loss_block import (
+    Block,
+    Terms,
+    has_parameters_per_class,
+    parameter_table,
+    why_no_kernel,
+)
 from .formula import Formula
 from .implementations import why_no_triton
 
@@ -23,8 +29,10 @@ def why_not(block: Block, terms: Terms) -> str | None:
     return why_no_kernel(block, terms, DTYPES) or why_no_triton(block.logits.device)
 
 
-def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Compute loss and gradient, see :data:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
+def evaluate(
+    block: Block, terms: Terms, factor: Tensor | None, slopes: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Compute loss and gradient, see :class:`~focal_plugin.ops.dense_loss_block.Evaluate`."""
     from .dense_loss_triton_kernel import dense_loss_kernel  # imported here, as it imports Triton
 
     logits = block.logits
@@ -41,17 +49,28 @@ def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor,
     alignment = math.gcd(num_anchors, 16)
     weights = None
     numbers = terms.positive_weight, terms.negative_weight
-    if any(isinstance(x, Tensor) for x in numbers):
+    if terms.spared is not None or any(isinstance(x, Tensor) for x in numbers):
         weights, numbers = terms.weights(num_classes, logits.device), (1.0, 1.0)
+    of_programs = None
+    if slopes is not None:
+        of_programs = logits.new_empty(
+            num_groups * num_blocks, *slopes.shape, dtype=torch.float32
+        )
     with torch.cuda.device_of(logits):
         dense_loss_kernel[(num_groups * num_blocks,)](
             logits,
             block.labels,
             block.quality,
             weights,
+            terms.anchor_weight,
+            _parameters_per_class(terms.positive, num_classes, logits.device),
+            terms.positive.table,
+            _parameters_per_class(terms.negative, num_classes, logits.device),
+            terms.negative.table,
             factor,
             per_anchor,
             gradient,
+            of_programs,
             *map(float, numbers),
             num_blocks,
             num_anchors // alignment,
@@ -59,12 +78,15 @@ def evaluate(block: Block, terms: Terms, factor: Tensor | None) -> tuple[Tensor,
             ROWS=rows,
             ALIGNMENT=alignment,
             FACTOR_PER_ANCHOR=factor is not None and factor.dim() > 0,
+            SPARES=terms.spared is not None,
             **_constants("POSITIVE", terms.positive),
             **_constants("NEGATIVE", terms.negative),
             BLOCK_T=block_t,
             BLOCK_K=block_k,
             num_warps=max(block_t * block_k // LOGITS_PER_WARP, 1),
         )
+    if slopes is not None and of_programs is not None:
+        slopes += of_programs.sum(dim=0, dtype=torch.float64)
     return per_anchor, gradient
 
 
@@ -88,8 +110,26 @@ def _width(length: int, most: int) -> int:
     return max(fitting, default=min(1 << (length - 1).bit_length(), most))
 
 
+def _parameters_per_class(
+    formula: Formula, num_classes: int, device: torch.device
+) -> Tensor | None:
+    """Return the parameters of a kernel, (4, K), or None if all of them are numbers."""
+    per_class = has_parameters_per_class(formula)
+    return parameter_table(formula, num_classes, device) if per_class else None
+
+
 def _constants(which: str, formula: Formula) -> dict[str, str | float]:
-    """Return POSITIVE and POSITIVE_1 to POSITIVE_3 (or NEGATIVE ...); missing parameters are 0."""
+    """
+    Return POSITIVE and POSITIVE_1 to POSITIVE_3 (or NEGATIVE ...); missing parameters are 0.
+
+    The number of entries of a table is the only parameter of a formula that has one. Parameters of
+    all classes are no constants, and left out.
+    """
     assert formula.kernel is not None
-    numbers = (*map(float, formula.parameters), 0.0, 0.0, 0.0)[:3]
-    return {which: formula.kernel} | {f"{which}_{i}": x for i, x in enumerate(numbers, start=1)}
+    numbers: tuple[float | Tensor, ...] = formula.parameters
+    if formula.table is not None:
+        numbers = (len(formula.table),)
+    elif has_parameters_per_class(formula):
+        numbers = ()
+    constants = [float(x) for x in (*numbers, 0.0, 0.0, 0.0)[:3]]
+    return {which: formula.kernel} | {f"{which}_{i}": x for i, x in enumerate(constants, start=1)}

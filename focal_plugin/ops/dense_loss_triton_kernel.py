@@ -25,9 +25,15 @@ def dense_loss_kernel(
     labels: tl.tensor,
     quality: tl.tensor,
     weights: tl.tensor,
+    anchor_weights: tl.tensor,
+    positive_parameters: tl.tensor,
+    positive_table: tl.tensor,
+    negative_parameters: tl.tensor,
+    negative_table: tl.tensor,
     factor: tl.tensor,
     per_anchor: tl.tensor,
     gradient: tl.tensor,
+    slopes: tl.tensor,
     positive_weight: float,
     negative_weight: float,
     num_blocks: int,
@@ -36,6 +42,7 @@ def dense_loss_kernel(
     ROWS: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     FACTOR_PER_ANCHOR: tl.constexpr,
+    SPARES: tl.constexpr,
     POSITIVE: tl.constexpr,
     POSITIVE_1: tl.constexpr,
     POSITIVE_2: tl.constexpr,
@@ -56,11 +63,18 @@ def dense_loss_kernel(
     Args:
         logits: (G, K, T); or (1, T, K) if ROWS. The ``gradient`` has the same layout.
         labels, quality, per_anchor: (G, T).
-        weights: (2, K). None: ``positive_weight`` and ``negative_weight`` apply to all classes.
+        weights: (3, K), see `Terms.weights`. None: ``positive_weight`` and ``negative_weight`` apply
+            to all classes.
+        anchor_weights: (K+1,), weight of all logits of an anchor, by its label. None: 1.
+        positive_parameters, negative_parameters: (4, K). None: the constants apply to all classes.
+        positive_table, negative_table: see :func:`cost`.
         factor: (), or (G, T) if FACTOR_PER_ANCHOR. None, like the gradient, if no gradient is
             requested.
+        slopes: (G * num_blocks, 2, K), the sums of |weighted slope| of each class. None: they are
+            not computed.
         num_anchors: T / ALIGNMENT. The compiler knows a divisor of the product, and so how many
             logits it can load at once.
+        SPARES: row 2 of the weights differs from row 1.
         POSITIVE, NEGATIVE: name of a formula, followed by its parameters.
     """
     EXACT: tl.constexpr = logits.dtype.element_ty == tl.float32
@@ -83,14 +97,41 @@ def dense_loss_kernel(
     weight = positive_weight
     if weights is not None:
         weight = tl.load(weights + label, mask=has_class, other=0.0)
-    value, fall = cost(x.to(tl.float32), y, POSITIVE, POSITIVE_1, POSITIVE_2, POSITIVE_3, EXACT)
+    x = x.to(tl.float32)
+    if positive_parameters is not None:
+        own = positive_parameters + label
+        first_parameter = tl.load(own, mask=has_class, other=1.0)
+        second_parameter = tl.load(own + K, mask=has_class, other=1.0)
+        third_parameter = tl.load(own + 2 * K, mask=has_class, other=1.0)
+        value, fall = cost(
+            x,
+            y,
+            POSITIVE,
+            first_parameter,
+            second_parameter,
+            third_parameter,
+            positive_table,
+            True,
+            EXACT,
+        )
+    else:
+        value, fall = cost(
+            x, y, POSITIVE, POSITIVE_1, POSITIVE_2, POSITIVE_3, positive_table, False, EXACT
+        )
     loss = tl.where(has_class, weight * value, 0.0)
+    of_anchor = tl.full([BLOCK_T], 1.0, tl.float32)
+    if anchor_weights is not None:
+        of_anchor = tl.load(anchor_weights + label, mask=valid, other=0.0)
     if gradient is not None:
         if FACTOR_PER_ANCHOR:
             scale = tl.load(factor + at, mask=in_group, other=0.0)[:, None]
         else:
             scale = tl.load(factor)
+        scale = scale * of_anchor[:, None]
         at_label = tl.where(has_class, -weight * flushed(fall), 0.0)[:, None] * scale
+    if slopes is not None:
+        of_program = slopes + tl.program_id(0).to(tl.int64) * 2 * K
+        at_class = tl.where(has_class, tl.abs(weight * flushed(fall)) * of_anchor, 0.0)[:, None]
 
     # All other logits, for which x_t = -x
     tile = start[:, None] + tl.arange(0, BLOCK_K)[None, :] * plane
@@ -104,11 +145,41 @@ def dense_loss_kernel(
             elsewhere = elsewhere & (classes < K)
         tile_x = tl.load(logits + tile, mask=exists, other=0.0)
         x_t = tile_x.to(tl.float32) * -1.0
-        tile_value, tile_fall = cost(x_t, 0.0, NEGATIVE, NEGATIVE_1, NEGATIVE_2, NEGATIVE_3, EXACT)
+        if negative_parameters is not None:
+            of_class = negative_parameters + classes
+            tile_first = tl.load(of_class, mask=classes < K, other=1.0)
+            tile_second = tl.load(of_class + K, mask=classes < K, other=1.0)
+            tile_third = tl.load(of_class + 2 * K, mask=classes < K, other=1.0)
+            tile_value, tile_fall = cost(
+                x_t,
+                0.0,
+                NEGATIVE,
+                tile_first,
+                tile_second,
+                tile_third,
+                negative_table,
+                True,
+                EXACT,
+            )
+        else:
+            tile_value, tile_fall = cost(
+                x_t, 0.0, NEGATIVE, NEGATIVE_1, NEGATIVE_2, NEGATIVE_3, negative_table, False, EXACT
+            )
         tile_weight = negative_weight
         if weights is not None:
             tile_weight = tl.load(weights + K + classes, mask=classes < K, other=0.0)
+            if SPARES:
+                beside = tl.load(weights + 2 * K + classes, mask=classes < K, other=0.0)
+                tile_weight = tl.where(has_class[:, None], beside, tile_weight)
         sums += tl.where(elsewhere, tile_weight, 0.0) * tile_value
+        if slopes is not None:
+            negative = elsewhere & valid[:, None]
+            magnitude = tl.abs(flushed(tile_fall)) * (tile_weight * of_anchor[:, None])
+            magnitude = tl.sum(tl.where(negative, magnitude, 0.0), axis=0)
+            own_slope = tl.sum(tl.where(label[:, None] == classes, at_class, 0.0), axis=0)
+            columns = first + tl.arange(0, BLOCK_K)
+            tl.store(of_program + columns, own_slope, mask=columns < K)
+            tl.store(of_program + K + columns, magnitude, mask=columns < K)
         if gradient is not None:
             slope = flushed(tile_fall) * (tile_weight * scale)
             # at_label is also 0 for ignored anchors
@@ -116,7 +187,7 @@ def dense_loss_kernel(
             tl.store(gradient + tile, slope.to(gradient.dtype.element_ty), mask=exists)
         tile += BLOCK_K * plane
     # The sum of an ignored anchor may be NaN
-    loss = tl.where(valid, loss + tl.sum(sums, axis=1), 0.0)
+    loss = tl.where(valid, (loss + tl.sum(sums, axis=1)) * of_anchor, 0.0)
     tl.store(per_anchor + at, loss, mask=in_group)
 
 
@@ -127,13 +198,34 @@ def flushed(slope: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def odds_and_q(x: tl.tensor, EXACT: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Return p_t / (1 - p_t), bounded to stay finite, and 1 - p_t, both without cancellation."""
+    odds = exp(tl.minimum(x, 80.0, propagate_nan=tl.PropagateNan.ALL), EXACT)
+    root_of_q = tl.rsqrt(1.0 + odds)  # one instruction; a division takes five
+    q = root_of_q * root_of_q
+    if EXACT:  # one step of Newton's method
+        q = tl.fma(q, tl.fma(q * -1.0, 1.0 + odds, 1.0), q)
+    return odds, q
+
+
+@triton.jit
+def bin_of(norm: tl.tensor, BINS: tl.constexpr) -> tl.tensor:
+    """Return the bin of a norm among equal bins of [0, 1], int32. A NaN is in the first one."""
+    scaled = norm * BINS
+    scaled = tl.where(scaled > BINS - 1, BINS - 1.0, scaled)
+    return tl.where(scaled > 0, scaled, 0.0).to(tl.int32)
+
+
+@triton.jit
 def cost(
     x: tl.tensor,
     y: tl.tensor,
     NAME: tl.constexpr,
-    A: tl.constexpr,
-    B: tl.constexpr,
-    C: tl.constexpr,
+    a: tl.tensor,
+    b: tl.tensor,
+    c: tl.tensor,
+    table: tl.tensor,
+    PER_CLASS: tl.constexpr,
     EXACT: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """
@@ -142,20 +234,19 @@ def cost(
     Args:
         x: x_t, any shape.
         y: the quality, the same shape, for formulas of positives that require it.
-        NAME, A, B, C: its `kernel` in Python, and its parameters in that order.
+        NAME: its `kernel` in Python.
+        a, b, c: its parameters in that order, constants unless PER_CLASS; the number of entries for
+            a formula with a table.
+        table: its table, or None.
+        PER_CLASS: the parameters are tensors that broadcast with x.
         EXACT: compute to the last bits of float32, not only to half precision.
 
     Returns:
         its value, and the negative of its slope in x_t.
     """
     if NAME == "focal_star":
-        x = A * x + B
-    # p_t / (1 - p_t), bounded to stay finite, gives both without cancellation
-    odds = exp(tl.minimum(x, 80.0, propagate_nan=tl.PropagateNan.ALL), EXACT)
-    root_of_q = tl.rsqrt(1.0 + odds)  # one instruction; a division takes five
-    q = root_of_q * root_of_q
-    if EXACT:  # one step of Newton's method
-        q = tl.fma(q, tl.fma(q * -1.0, 1.0 + odds, 1.0), q)
+        x = a * x + b
+    odds, q = odds_and_q(x, EXACT)
     p = odds * q
     minus_log_of_larger = minus_log1m(tl.minimum(p, q))
     ce = tl.maximum(x * -1.0, 0.0) + minus_log_of_larger
@@ -163,37 +254,44 @@ def cost(
     soft_ce = y * ce + (1.0 - y) * ce_of_q  # the compiler drops it if it is unused
 
     if NAME == "focal":
-        GAMMA: tl.constexpr = A
-        HALF_SMOOTHING: tl.constexpr = B / 2
-        m = power(q, ce_of_q, GAMMA, EXACT)
-        if HALF_SMOOTHING == 0:
+        m = power(q, ce_of_q, a, PER_CLASS, EXACT)
+        if PER_CLASS:
+            value = m * (ce + b / 2 * x)
+            fall = m * (q - b / 2) + a * p * value
+        elif b == 0:
             value = m * ce
-            fall = m * q + GAMMA * p * value
+            fall = m * q + a * p * value
         else:
-            value = m * (ce + HALF_SMOOTHING * x)
-            fall = m * (q - HALF_SMOOTHING) + GAMMA * p * value
+            value = m * (ce + b / 2 * x)
+            fall = m * (q - b / 2) + a * p * value
     elif NAME == "cross_entropy":
         value = ce
         fall = q
+    elif NAME == "binned_cross_entropy":
+        weight = tl.load(table + bin_of(q, a))
+        value = weight * ce
+        fall = weight * q
+    elif NAME == "asymmetric_negative":
+        p_m = tl.maximum(q - b, 1e-30, propagate_nan=tl.PropagateNan.ALL)  # 1e-30 stands for 0
+        one_minus_p_m = tl.minimum(p + b, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        ce_m = tl.log(one_minus_p_m) * -1.0
+        m = power(p_m, tl.log(p_m) * -1.0, a, PER_CLASS, EXACT)
+        value = m * ce_m
+        fall = p * q * m * (a * ce_m / p_m + 1.0 / one_minus_p_m)
+        fall = tl.where(q <= b, 0.0, fall)
     elif NAME == "focal_star":
-        GAMMA: tl.constexpr = A
-        value = ce / GAMMA
+        value = ce / a
         fall = q
     elif NAME == "poly_focal":
-        GAMMA: tl.constexpr = A
-        ALPHA_T: tl.constexpr = B
-        EPSILON: tl.constexpr = C
-        m = power(q, ce_of_q, GAMMA, EXACT)
-        value = m * (ALPHA_T * ce + EPSILON * q)
-        fall = m * (ALPHA_T * (GAMMA * p * ce + q) + EPSILON * (GAMMA + 1) * p * q)
+        m = power(q, ce_of_q, a, PER_CLASS, EXACT)
+        value = m * (b * ce + c * q)
+        fall = m * (b * (a * p * ce + q) + c * (a + 1) * p * q)
     elif NAME == "hinge":
-        MARGIN: tl.constexpr = A
-        excess = q - (1 - MARGIN)
+        excess = q - (1 - a)
         value = tl.where(excess <= 0, 0.0, excess)  # not > 0: a NaN must propagate
         fall = tl.where(excess <= 0, 0.0, p * q)
     elif NAME == "detached_focal":
-        GAMMA: tl.constexpr = A
-        m = power(q, ce_of_q, GAMMA, EXACT)
+        m = power(q, ce_of_q, a, PER_CLASS, EXACT)
         value = m * ce
         fall = m * q
     elif NAME == "gumbel":
@@ -211,53 +309,63 @@ def cost(
         value = tl.where(likely, minus_log1m((u - complement) / u) - log_u, value)
         fall = tl.where(inside, u * likelihood / complement, 0.0)
     elif NAME == "quality_focal":
-        BETA: tl.constexpr = A
         error = y - p
         distance = tl.abs(error)
         minus_log = tl.log(tl.maximum(distance, 1e-30)) * -1.0
-        m = power(distance, minus_log, BETA, EXACT)
+        tl.static_assert(not PER_CLASS)
+        m = power(distance, minus_log, a, False, EXACT)
         value = m * soft_ce
         fall = m * error
-        if BETA != 0:
+        if a != 0:
             sign = tl.where(error > 0, 1.0, tl.where(error < 0, -1.0, 0.0))
-            dm = BETA * sign * power(distance, minus_log, BETA - 1, EXACT)
+            dm = a * sign * power(distance, minus_log, a - 1, False, EXACT)
             fall += dm * p * q * soft_ce
     elif NAME == "soft_target":
-        QUALITY_POWER: tl.constexpr = A
-        SCORE_POWER: tl.constexpr = B
-        LEAST: tl.constexpr = C
         positive_y = tl.maximum(y, 1e-30, propagate_nan=tl.PropagateNan.ALL)
         minus_log = tl.log(positive_y) * -1.0
-        target = power(y, minus_log, QUALITY_POWER, EXACT) * power(p, ce, SCORE_POWER, EXACT)
-        target = tl.maximum(target, LEAST, propagate_nan=tl.PropagateNan.ALL)
+        target = power(y, minus_log, a, PER_CLASS, EXACT) * power(p, ce, b, PER_CLASS, EXACT)
+        target = tl.maximum(target, c, propagate_nan=tl.PropagateNan.ALL)
         value = target * ce + (1.0 - target) * ce_of_q
         fall = target - p
     else:
         tl.static_assert(NAME == "varifocal")
-        ALPHA: tl.constexpr = A
-        GAMMA: tl.constexpr = B
         # y = 0: the box misses the object, which makes it a negative
-        m = ALPHA * power(p, ce, GAMMA, EXACT)
+        m = a * power(p, ce, b, PER_CLASS, EXACT)
         value = tl.where(y == 0, m * ce_of_q, y * soft_ce)
-        fall = tl.where(y == 0, m * (GAMMA * q * ce_of_q + p) * -1.0, y * (y - p))
+        fall = tl.where(y == 0, m * (b * q * ce_of_q + p) * -1.0, y * (y - p))
     return value, fall
 
 
 @triton.jit
 def power(
-    base: tl.tensor, minus_log_of_base: tl.tensor, EXPONENT: tl.constexpr, EXACT: tl.constexpr
+    base: tl.tensor,
+    minus_log_of_base: tl.tensor,
+    exponent: tl.tensor,
+    PER_CLASS: tl.constexpr,
+    EXACT: tl.constexpr,
 ) -> tl.tensor:
-    """Compute base^EXPONENT, its integer part by multiplication, exact to the last bits."""
-    WHOLE: tl.constexpr = EXPONENT // 1 if EXPONENT < 8 else 7
-    result = 1.0
-    if EXPONENT != WHOLE:
-        result = exp((WHOLE - EXPONENT) * minus_log_of_base, EXACT)
-    if WHOLE % 2 >= 1:
-        result *= base
-    if WHOLE % 4 >= 2:
-        result *= base * base
-    if WHOLE % 8 >= 4:
-        result *= base * base * (base * base)
+    """
+    Compute base^exponent, its integer part by multiplication, exact to the last bits.
+
+    The exponent is a constant, unless PER_CLASS.
+    """
+    if PER_CLASS:
+        whole = tl.minimum(exponent, 7.0).to(tl.int32)
+        result = exp((whole.to(tl.float32) - exponent) * minus_log_of_base, EXACT)
+        result *= tl.where(whole % 2 >= 1, base, 1.0)
+        result *= tl.where(whole % 4 >= 2, base * base, 1.0)
+        result *= tl.where(whole >= 4, base * base * (base * base), 1.0)
+    else:
+        WHOLE: tl.constexpr = exponent // 1 if exponent < 8 else 7
+        result = 1.0
+        if exponent != WHOLE:
+            result = exp((WHOLE - exponent) * minus_log_of_base, EXACT)
+        if WHOLE % 2 >= 1:
+            result *= base
+        if WHOLE % 4 >= 2:
+            result *= base * base
+        if WHOLE % 8 >= 4:
+            result *= base * base * (base * base)
     return result
 
 

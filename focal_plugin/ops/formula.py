@@ -10,7 +10,9 @@ predicted probability of the true label.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +33,8 @@ class Point:
     def __init__(self, x: Tensor, quality: Tensor | None = None) -> None:
         self.x = x
         self._quality = quality
-        self._powers: dict[float, Tensor] = {}
+        self._powers: dict[float, Tensor | float] = {}
+        self._bins: dict[int, Tensor] = {}
 
     @property
     def quality(self) -> Tensor:
@@ -65,13 +68,42 @@ class Point:
 
     def q_power(self, gamma: float | Tensor) -> Tensor | float:
         """Compute (1 - p_t)^gamma for gamma >= 0, which may be a number or a tensor."""
-        if isinstance(gamma, Tensor):
-            return self.q**gamma
-        if gamma == 0:
-            return 1.0
-        if gamma not in self._powers:
-            self._powers[gamma] = self.q**gamma if gamma != 1 else self.q
-        return self._powers[gamma]
+        key = id(gamma) if isinstance(gamma, Tensor) else gamma
+        if key not in self._powers:
+            self._powers[key] = power(self.q, gamma)
+        return self._powers[key]
+
+    def q_bin(self, bins: int) -> Tensor:
+        """Find the bin of 1 - p_t, see :func:`bin_index`."""
+        if bins not in self._bins:
+            self._bins[bins] = bin_index(self.q, bins)
+        return self._bins[bins]
+
+
+def power(base: Tensor, exponent: float | Tensor) -> Tensor | float:
+    """
+    Compute base^exponent for an exponent >= 0, which may be a number or a tensor.
+
+    PyTorch has fast powers of 2 and 3. The others up to 8 are their products.
+    """
+    if isinstance(exponent, Tensor) or exponent not in range(9):
+        return base**exponent
+    if exponent < 2:
+        return base if exponent else 1.0
+    if exponent < 4:
+        return base**exponent
+    half = power(base, exponent // 2)
+    return half * half * base if exponent % 2 else half * half
+
+
+def bin_index(norms: Tensor, bins: int) -> Tensor:
+    """
+    Find the bin of each norm among equal bins of [0, 1].
+
+    Returns:
+        int64 in 0..bins-1 for any norm. The loss itself shows a NaN.
+    """
+    return (norms * bins).long().clamp_(0, bins - 1)
 
 
 class Formula:
@@ -82,6 +114,9 @@ class Formula:
     :meth:`slope`, which must be finite for every finite x_t. That is enough for the PyTorch
     implementation of :func:`~focal_plugin.ops.dense_loss`.
 
+    A parameter of type `float | Tensor` may be one number for each class, (K,). In :meth:`value` and
+    :meth:`slope` it then has the shape of x_t, because :meth:`with_parameters` is called first.
+
     A formula that is also in `csrc/formulas.h` and in `dense_loss_triton_kernel.py` sets
     :attr:`kernel`. These implementations then run where they are available.
     """
@@ -91,10 +126,27 @@ class Formula:
     wants_quality: ClassVar[bool] = False
     """True if the formula reads :attr:`Point.quality`."""
 
+    table: Tensor | None = None
+    """Table (entries,) that the formula looks up, float32, for any class."""
+
     @property
-    def parameters(self) -> tuple[float, ...]:
-        """Parameters of the kernel, in its order."""
+    def parameters(self) -> tuple[float | Tensor, ...]:
+        """Parameters of the kernel, in its order; up to 4, each a number or a tensor (K,)."""
         return ()
+
+    def with_parameters(self, select: Callable[[Tensor], Tensor]) -> Formula:
+        """
+        Replace each parameter of all classes, (K,), by ``select`` of it.
+
+        Returns:
+            the formula itself if it has no such parameter.
+        """
+        of_classes = {
+            name: select(value)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "table"
+        }
+        return dataclasses.replace(self, **of_classes) if of_classes else self  # type: ignore[type-var]
 
     def value(self, at: Point) -> Tensor:
         """

@@ -2,8 +2,6 @@ import pytest
 import torch
 
 from focal_plugin.losses import EqualizedFocalLoss, equalized_focal_loss, sigmoid_focal_loss
-from focal_plugin.losses.equalized_focal import focal_gradient_norm
-from focal_plugin.losses.sigmoid_focal import focal_of_signed_logits
 
 from ..each import each
 from .regimes import (
@@ -61,13 +59,6 @@ def test_a_class_of_larger_gamma_has_more_weight_where_it_is_wrong():
     focal = sigmoid_focal_loss(logits, label, alpha=1.0)
     rare = equalized_focal_loss(logits, label, gradient_ratio=torch.zeros(K), alpha=1.0)
     assert (rare / focal).item() == pytest.approx(10 / 2, rel=0.01)
-
-
-def test_the_gradient_in_closed_form_is_that_of_focal_loss():
-    gamma = torch.linspace(0.1, 10, 19, dtype=torch.float64)
-    x_t = torch.linspace(-9, 9, 19, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(focal_of_signed_logits(x_t, gamma=gamma).sum(), x_t)
-    torch.testing.assert_close(focal_gradient_norm(x_t.detach(), gamma), -gradient)
 
 
 @pytest.mark.parametrize("alpha", [None, 0.25])

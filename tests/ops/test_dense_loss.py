@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from focal_plugin.losses.asymmetric import AsymmetricNegative
+from focal_plugin.losses.ghm import BinnedCrossEntropy
 from focal_plugin.losses.gumbel import Gumbel, GumbelComplement
 from focal_plugin.losses.matchability_aware import DetachedFocal, SoftTarget
 from focal_plugin.losses.poly_focal import PolyFocal
@@ -28,6 +30,10 @@ IMPLEMENTATIONS = [pytest.param("cpp", marks=needs_extension), "eager"]
 every_implementation = pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 
 FOCAL = Terms(Focal(2.0), Focal(2.0), 0.25, 0.75)
+UP, DOWN = torch.linspace(0.3, 1.5, 5), torch.linspace(9.5, 0.0, 5)
+BINS = BinnedCrossEntropy(torch.tensor([0.1, 1.0, 0.0, 2.0, 0.5, 0.7, 3.0]))
+SPARED = torch.tensor([True, False, True, False, False])
+LABELS = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0, 0.7])  # a weight for each label, background last
 TERMS = {
     "cross entropy": Terms(CrossEntropy(), CrossEntropy()),
     "focal": FOCAL,
@@ -51,7 +57,24 @@ TERMS = {
     "score as target": Terms(SoftTarget(0.0, 1.0, 0.01), DetachedFocal(0.5)),
     "constant target": Terms(SoftTarget(0.0), DetachedFocal(11.0)),
     "Gumbel": Terms(Gumbel(), GumbelComplement(), 0.25, 0.75),
+    "asymmetric": Terms(Focal(1.0), AsymmetricNegative(4.0, 0.05)),
+    "asymmetric .5": Terms(Focal(0.0), AsymmetricNegative(0.5, 0.3)),
+    "asymmetric 9.5": Terms(AsymmetricNegative(9.5, 1e-3), AsymmetricNegative(9.5, 1e-3)),
+    "bins": Terms(BINS, BINS),
 }
+OF_CLASSES = {
+    "gamma for each class": Terms(Focal(DOWN), Focal(DOWN), UP, 1 / UP),
+    "FL* for each class": Terms(FocalStar(UP, DOWN), FocalStar(DOWN + 1, -UP)),
+    "Poly for each class": Terms(PolyFocal(DOWN, UP, -UP), PolyFocal(2.0, UP, DOWN)),
+    "hinge for each class": Terms(Hinge(0.7), Hinge(UP / 1.5)),
+    "margin for each class": Terms(Focal(UP, 0.1), AsymmetricNegative(DOWN, UP / 2)),
+    "constant for each class": Terms(DetachedFocal(DOWN), DetachedFocal(UP)),
+    "weight for each label": Terms(Focal(2.0), Focal(2.0), anchor_weight=LABELS),
+    "spared": Terms(CrossEntropy(), CrossEntropy(), spared=SPARED),
+    "all of them": Terms(Focal(DOWN), Focal(UP), UP, DOWN, spared=SPARED, anchor_weight=LABELS),
+}
+"""Terms for five classes."""
+TERMS |= OF_CLASSES
 K = 5
 
 
@@ -100,9 +123,21 @@ def reference(logits, labels, quality, terms):
     q = quality.double().unsqueeze(-1).expand_as(x)
     positive = terms.positive.value(Point(x, q)) * terms.positive_weight
     negative = terms.negative.value(Point(-x)) * terms.negative_weight
+    if terms.spared is not None:
+        is_object = (labels >= 0) & (labels < x.shape[-1])
+        negative = negative * ~(is_object.unsqueeze(-1) & terms.spared)
     loss = torch.where(is_positive, positive, negative) * counts
+    if terms.anchor_weight is not None:
+        loss = loss * terms.anchor_weight[labels.long()].unsqueeze(-1)
     (gradient,) = torch.autograd.grad(loss.sum(), x)
     return loss.sum(-1), gradient
+
+
+def reference_slopes(gradient, labels):
+    """Return the sums of |gradient| of positives and of negatives of each class, (2, K)."""
+    is_positive = labels.unsqueeze(-1) == torch.arange(gradient.shape[-1])
+    parts = [gradient.abs() * is_positive, gradient.abs() * ~is_positive]
+    return torch.stack([x.flatten(0, -2).sum(0) for x in parts])
 
 
 def assert_close(actual, expected):
@@ -133,6 +168,27 @@ def check_against_float64(name, layout, impl):
     upstream = torch.linspace(-1, 1, labels.numel()).view(labels.shape)
     (gradient,) = torch.autograd.grad(per_anchor, logits, upstream)
     assert_close(gradient, upstream.unsqueeze(-1) * expected_gradient)
+
+    slopes = torch.ones(2, K, dtype=torch.float64)  # the sums are added
+    same = dense_loss(logits, labels, TERMS[name], scale=0.3, slopes=slopes, **options)
+    torch.testing.assert_close(same, loss, rtol=1e-6, atol=0)
+    assert_close(torch.autograd.grad(same, logits)[0], 0.3 * expected_gradient)
+    expected_slopes = 1 + reference_slopes(expected_gradient, labels)
+    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-6, atol=2e-6)
+
+
+@every_implementation
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_slopes_do_not_require_a_gradient(layout, impl):
+    logits, labels, _ = batch(layout, (2, 37, 31, 3))
+    slopes = torch.zeros(3, 2, K, dtype=torch.float64)
+    dense_loss(logits.requires_grad_(), labels, FOCAL, scale=0.0, slopes=slopes[0], impl=impl)
+    dense_loss(logits.detach(), labels, FOCAL, slopes=slopes[1], impl=impl)
+    assert torch.equal(slopes[0], slopes[1])
+    of_anchors = list(zip(logits.unbind(1), labels.unbind(1), strict=True))
+    for x, y in of_anchors:
+        dense_loss(x.detach(), y, FOCAL, slopes=slopes[2], impl=impl)
+    torch.testing.assert_close(slopes[2], slopes[0], rtol=1e-6, atol=0)
 
 
 @every_implementation
@@ -195,7 +251,7 @@ def test_the_gradient_has_the_memory_layout_of_the_logits(layout, impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["focal", "quality", "alpha for each class"])
+@pytest.mark.parametrize("name", ["focal", "quality", "alpha for each class", "all of them"])
 def test_a_few_valid_anchors_give_the_same_result_as_alone(name, layout, impl):
     """Mining leaves such batches."""
     logits, labels, quality = batch(layout, (2, 33, 41, 3))
@@ -218,7 +274,9 @@ def test_a_few_valid_anchors_give_the_same_result_as_alone(name, layout, impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-@pytest.mark.parametrize("name", ["focal", "varifocal", "focal 1.7, smoothed"])
+@pytest.mark.parametrize(
+    "name", ["focal", "varifocal", "focal 1.7, smoothed", "asymmetric", "bins", "all of them"]
+)
 def test_ignored_anchors_do_not_leak(name, layout, impl):
     logits, labels, quality = batch(layout)
     results = []
@@ -226,8 +284,9 @@ def test_ignored_anchors_do_not_leak(name, layout, impl):
         x = logits.clone()
         x[labels == -1] = bad
         x.requires_grad_()
-        loss = dense_loss(x, labels, TERMS[name], quality=quality, impl=impl)
-        results.append((loss, torch.autograd.grad(loss, x)[0]))
+        slopes = torch.zeros(2, K, dtype=torch.float64)
+        loss = dense_loss(x, labels, TERMS[name], quality=quality, slopes=slopes, impl=impl)
+        results.append((loss, torch.autograd.grad(loss, x)[0], slopes))
         of_anchors = dense_loss_per_anchor(x, labels, TERMS[name], quality=quality, impl=impl)
         assert (of_anchors[labels == -1] == 0).all(), bad
     for result in results[1:]:
@@ -236,14 +295,15 @@ def test_ignored_anchors_do_not_leak(name, layout, impl):
 
 
 @every_implementation
+@pytest.mark.parametrize("name", ["focal", "asymmetric", "asymmetric .5", "bins"])
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-def test_a_nan_propagates(layout, impl):
+def test_a_nan_propagates(layout, name, impl):
     for label in (0, 1, K):  # its own logit, another's, the background's
         logits, labels, _ = batch(layout)
         labels[0, 0, 0, 0] = label
         logits[0, 0, 0, 0, 0] = math.nan
         logits.requires_grad_()
-        loss = dense_loss(logits, labels, FOCAL, impl=impl)
+        loss = dense_loss(logits, labels, TERMS[name], impl=impl)
         (gradient,) = torch.autograd.grad(loss, logits)
         assert loss.isnan()
         assert gradient.isnan().sum() == 1
@@ -446,9 +506,11 @@ def test_the_number_of_threads_does_not_change_the_bits(layout, impl):
     logits.requires_grad_()
 
     def compute():
+        slopes = torch.zeros(2, 17, dtype=torch.float64)
         loss = dense_loss(logits, labels, FOCAL, scale=0.01, impl=impl)
+        dense_loss(logits, labels, FOCAL, slopes=slopes, impl=impl)
         of_anchors = dense_loss_per_anchor(logits, labels, FOCAL, impl=impl)
-        return loss, torch.autograd.grad(loss, logits)[0], of_anchors
+        return loss, torch.autograd.grad(loss, logits)[0], of_anchors, slopes
 
     threads = torch.get_num_threads()
     try:

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from focal_plugin.losses import SigmoidFocalLoss, sigmoid_focal_loss
+from focal_plugin.losses.asymmetric import AsymmetricNegative
+from focal_plugin.losses.ghm import BinnedCrossEntropy
 from focal_plugin.losses.gumbel import Gumbel, GumbelComplement
 from focal_plugin.losses.matchability_aware import DetachedFocal, SoftTarget
 from focal_plugin.losses.poly_focal import PolyFocal
@@ -27,6 +29,7 @@ from focal_plugin.losses.varifocal import Varifocal
 from focal_plugin.ops import Formula, Terms, dense_loss
 from focal_plugin.ops import dense_loss_eager as eager
 from focal_plugin.ops import dense_loss_triton as triton_loss
+from focal_plugin.ops import norm_counts_eager, norm_counts_triton
 from focal_plugin.ops.dense_loss import implementation
 from focal_plugin.ops.dense_loss_block import Block
 
@@ -54,7 +57,24 @@ TERMS = {
     "score as target": Terms(SoftTarget(0.0, 1.0, 0.01), DetachedFocal(0.5)),
     "constant target": Terms(SoftTarget(0.0), DetachedFocal(11.0)),
     "Gumbel": Terms(Gumbel(), GumbelComplement(), 0.25, 0.75),
+    "asymmetric": Terms(Focal(1.0), AsymmetricNegative(4.0, 0.05)),
+    "asymmetric .5": Terms(Focal(0.0), AsymmetricNegative(0.5, 0.3)),
+    "bins": Terms(
+        BinnedCrossEntropy(torch.rand(7)), BinnedCrossEntropy(torch.tensor([0.1, 2.0, 0.5]))
+    ),
 }
+UP, DOWN = torch.tensor([0.3, 0.9, 1.5]), torch.tensor([9.5, 4.0, 0.0])
+OF_CLASSES = {
+    "gamma": Terms(Focal(DOWN), Focal(DOWN, 0.1), UP, 1 / UP),
+    "FL*": Terms(FocalStar(UP, DOWN), FocalStar(DOWN + 1, -UP)),
+    "Poly": Terms(PolyFocal(DOWN, UP, -UP), PolyFocal(2.0, UP, DOWN)),
+    "hinge": Terms(Hinge(UP / 2), Hinge(UP / 1.5)),
+    "margin": Terms(Focal(2.0), AsymmetricNegative(DOWN, UP / 2)),
+    "constant": Terms(QualityFocal(1.5), DetachedFocal(UP)),
+    "spared": Terms(CrossEntropy(), CrossEntropy(), 0.3, spared=UP > 1),
+    "labels": Terms(Focal(2.0), Focal(2.0), 0.3, anchor_weight=torch.tensor([2.0, 0.0, 1.0, 3.0])),
+}
+"""Terms for three classes."""
 # The interpreter rounds twice where a GPU has one instruction (fma). With half-precision input, the
 # computation is less exact, and the result is rounded.
 TOLERANCE = {
@@ -96,8 +116,8 @@ def compile_only(monkeypatch, tmp_path):
                 kernel.warmup(*args, grid=grid, **options)
             )
 
-    def evaluate(block, terms, factor):
-        triton_loss.evaluate(block, terms, factor)
+    def evaluate(block, terms, factor, slopes=None):
+        triton_loss.evaluate(block, terms, factor, slopes)
         return compiled.pop()
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -142,6 +162,41 @@ def test_every_formula_equals_eager(name, layout, interpreter):
     block, factor = make_block(of_layout(layout)), torch.tensor(0.3)
     actual = interpreter(triton_loss.evaluate, block, TERMS[name], factor)
     assert_equals_eager(actual, block, TERMS[name], factor)
+
+
+@layouts
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_each_class_can_have_its_own_parameters(name, layout, interpreter):
+    block, factor = make_block(of_layout(layout)), torch.tensor(0.3)
+    actual = interpreter(triton_loss.evaluate, block, OF_CLASSES[name], factor)
+    assert_equals_eager(actual, block, OF_CLASSES[name], factor)
+
+
+@layouts
+@pytest.mark.parametrize("name", ["gamma", "spared", "labels"])
+def test_slopes_equal_eager(name, layout, interpreter):
+    block, terms = make_block(of_layout(layout)), OF_CLASSES[name]
+    for factor in (None, torch.tensor(0.3)):
+        actual = interpreter(_slopes, triton_loss.evaluate, block, terms, factor)
+        torch.testing.assert_close(actual, _slopes(eager.evaluate, block, terms, factor))
+
+
+def _slopes(evaluate, block, terms, factor):
+    slopes = torch.ones(2, block.logits.shape[1], dtype=torch.float64)
+    evaluate(block, terms, factor, slopes)
+    return slopes
+
+
+@pytest.mark.parametrize("shape", [(61, 3, 1), (2, 3, 29), (40, 80, 1), (2, 80, 217)])
+@pytest.mark.parametrize("bins", [1, 2, 30, 64])
+def test_norms_are_counted_like_eager(bins, shape, interpreter):
+    block = make_block(shape)
+    actual = interpreter(norm_counts_triton.count, block, bins)
+    assert torch.equal(actual, norm_counts_eager.count(block, bins))
+
+
+def test_no_logits_have_no_norms():
+    assert norm_counts_triton.count(make_block((2, 3, 0)), 4).tolist() == [0] * 4
 
 
 def test_the_cases_cover_every_formula_with_a_kernel():
@@ -367,11 +422,22 @@ def _value_of(impl):
         ("aligned target", "soft target"),
         ("constant target", "soft target 2"),
         ("Gumbel", "Gumbel"),
+        ("asymmetric", "asymmetric .5"),
+        ("bins", "bins"),
     ],
 )
 def test_every_formula_compiles_for_a_gpu(positive, negative, compile_only):
     terms = Terms(TERMS[positive].positive, TERMS[negative].negative)
     kernel = compile_only(make_block((2, 3, 41), torch.float16), terms, torch.tensor(1.0))
+    assert "cubin" in kernel.asm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gamma", "margin", "spared", "labels"])
+def test_parameters_of_classes_compile_for_a_gpu(name, compile_only):
+    slopes = torch.zeros(2, 3, dtype=torch.float64)
+    block = make_block((2, 3, 41), torch.float16)
+    kernel = compile_only(block, OF_CLASSES[name], torch.tensor(1.0), slopes)
     assert "cubin" in kernel.asm
 
 

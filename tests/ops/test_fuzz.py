@@ -5,20 +5,22 @@ The shapes have dimensions of 0 and 1, and the tensors have any strides. `make s
 file with the extension compiled for AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
+import dataclasses
 import functools
 import random
 
 import pytest
 import torch
 
-from focal_plugin.ops import Terms, dense_loss, dense_loss_per_anchor
+from focal_plugin.losses.sigmoid_focal import Focal
+from focal_plugin.ops import count_norms, dense_loss, dense_loss_per_anchor
 from focal_plugin.ops.dense_loss import MODULES
 from focal_plugin.ops.extension import has_extension
 from focal_plugin.ops.levels import Levels
 from focal_plugin.ops.match_anchors import LOW_QUALITY, match_anchors
 from focal_plugin.ops.ranking import Ranking
 
-from .test_dense_loss import TERMS, reference
+from .test_dense_loss import OF_CLASSES, TERMS, reference, reference_slopes
 
 needs_extension = pytest.mark.skipif(not has_extension(), reason="the C++ extension is not built")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -99,11 +101,19 @@ class Random(random.Random):
 
 def terms_for(choose, num_classes):
     """Return the terms of some loss, with weights for these classes."""
-    terms = TERMS[choose.choice(sorted(TERMS.keys() - {"alpha for each class"}))]
-    if choose.random() < 0.3:
-        weights = torch.rand(2, num_classes, generator=choose.torch)
-        return Terms(terms.positive, terms.negative, weights[0], weights[1])
-    return terms
+    names = TERMS.keys() - OF_CLASSES.keys() - {"alpha for each class"}
+    terms = TERMS[choose.choice(sorted(names))]
+    weights = torch.rand(4, num_classes + 1, generator=choose.torch)
+    options = {
+        "positive": Focal(weights[0, 1:] * 9),
+        "negative": Focal(weights[1, 1:] * 9),
+        "positive_weight": weights[2, 1:],
+        "negative_weight": weights[3, 1:],
+        "spared": weights[2, 1:] < 0.3,
+        "anchor_weight": weights[3],
+    }
+    chosen = {name: value for name, value in options.items() if choose.random() < 0.3}
+    return dataclasses.replace(terms, **chosen)
 
 
 @every_seed
@@ -139,13 +149,23 @@ def check_dense_loss(choose, impl):
     expected, expected_gradient = reference(logits, labels, quality, terms)
     case = f"{tuple(logits.shape)} {logits.stride()} {dtype} {terms}"
 
+    classes = torch.arange(num_classes)
     x, y, q = (t.to(device) for t in (logits, labels, quality))
     x = x.detach().requires_grad_()
     options = {"quality": q, "impl": impl}
     scale = choose.choice([1.0, 0.3])
-    loss = dense_loss(x, y, terms, scale=scale, **options)
+    slopes = choose.choice([None, torch.zeros(2, num_classes, dtype=torch.float64, device=device)])
+    loss = dense_loss(x, y, terms, scale=scale, slopes=slopes, **options)
     close = functools.partial(torch.testing.assert_close, msg=lambda text: f"{case}: {text}")
     close(loss.cpu().double(), scale * expected.sum(), rtol=2e-6, atol=1e-6)
+    if slopes is not None:
+        exact = reference_slopes(expected_gradient, labels)
+        close(slopes.cpu(), exact, rtol=5e-6, atol=5e-6)
+    bins = choose.choice([1, 2, 30])
+    counts = count_norms(x, y, bins=bins, impl=impl).cpu()
+    norms = (torch.sigmoid(logits.double()) - (labels.unsqueeze(-1) == classes).double()).abs()
+    index = (norms[labels >= 0] * bins).long().clamp(max=bins - 1)
+    assert (counts - index.flatten().bincount(minlength=bins)).abs().sum() <= 2, case  # rounding
     upstream = choose.choice([1.0, 2.5])
     (gradient,) = torch.autograd.grad(loss * upstream, x)
     exact = scale * upstream * expected_gradient
@@ -278,26 +298,31 @@ LEGAL = {
     "logits": torch.zeros(2, 3, 4),
     "labels": torch.zeros(2, 4, dtype=torch.int32),
     "quality": torch.zeros(2, 4),
-    "weights": torch.ones(2, 3),
+    "weights": torch.ones(3, 3),
+    "anchor_weights": torch.ones(4),
     "positive": "focal",
-    "positive_parameters": [2.0, 0.0],
+    "positive_parameters": torch.ones(4, 3),
+    "positive_table": None,
     "negative": "focal",
-    "negative_parameters": [2.0, 0.0],
+    "negative_parameters": torch.ones(4, 3),
+    "negative_table": None,
     "factor": torch.ones(2, 4),
     "per_anchor": torch.zeros(2, 4),
     "gradient": torch.zeros(2, 3, 4),
+    "slopes": torch.zeros(2, 3, dtype=torch.float64),
 }
 SHAPES = [(), (1,), (2,), (3,), (4,), (8,), (0,), (2, 3), (3, 4), (1, 2, 3, 4), (0, 0, 0)]
 WRONG_SHAPES = [*SHAPES, (3, 2), (4, 2), (1, 4), (2, 5), (2, 0), (2, 3, 5), (2, 2, 4), (1, 3, 4)]
-DTYPES_OF_TORCH = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+DTYPES_OF_TORCH = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
 
 
 def spoiled(tensor):
     """Yield tensors of other shapes, strides and dtypes."""
     yield from (tensor.new_zeros(shape) for shape in WRONG_SHAPES if shape != tensor.shape)
-    yield from (tensor.to(dtype) for dtype in DTYPES_OF_TORCH)
+    yield from (tensor.to(dtype) for dtype in DTYPES_OF_TORCH if dtype != tensor.dtype)
     yield tensor.repeat_interleave(2, dim=-1)[..., ::2]
-    yield tensor.mT
+    if tensor.dim() > 1:
+        yield tensor.transpose(-2, -1).contiguous().transpose(-2, -1)
     yield tensor[:1].expand(tensor.shape)
 
 
@@ -322,13 +347,29 @@ def test_the_operator_of_dense_loss_refuses_memory_that_it_would_misread():
         {"gradient": None},
         {"negative": "varifocal"},
         {"positive": "none of them"},
-        {"positive_parameters": [1.0] * 5},
+        {"positive": "binned_cross_entropy"},
+        {"negative": "binned_cross_entropy", "negative_table": torch.zeros(0)},
+        {"negative_table": torch.ones(3)},
     ],
     ids=str,
 )
 def test_the_operator_of_dense_loss_refuses_what_it_cannot_compute(wrong):
-    with pytest.raises(RuntimeError, match=r"dense_loss|requires|formula|<= 4"):
+    with pytest.raises(RuntimeError, match=r"dense_loss|requires|formula"):
         torch.ops.focal_plugin.dense_loss(**{**LEGAL, **wrong})
+
+
+@needs_extension
+def test_the_operator_of_norm_counts_refuses_memory_that_it_would_misread():
+    legal = {"logits": LEGAL["logits"], "labels": LEGAL["labels"], "bins": 3}
+    operator = torch.ops.focal_plugin.count_norms
+    assert operator(**legal).sum() == 24
+    for name in ("logits", "labels"):
+        for wrong in spoiled(legal[name]):
+            with pytest.raises(RuntimeError, match=" must be "):
+                operator(**{**legal, name: wrong})
+    for bins in (0, -1, 2**31):
+        with pytest.raises(RuntimeError, match="bins must be >= 1"):
+            operator(**{**legal, "bins": bins})
 
 
 @needs_extension

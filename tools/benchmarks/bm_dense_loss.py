@@ -14,7 +14,8 @@ shapes would compile again.
     $ python tools/benchmarks/bm_dense_loss.py --anchors 20000 --batch 4
 
 With `--anchors` the logits are one tensor (N, R, K), otherwise the five levels of a pyramid in
-NCHW, as the head outputs them. `--loss` compares our losses with each other instead.
+NCHW, as the head outputs them. `--loss` compares our losses with each other instead: all, or those
+that are named after it, and focal loss.
 
 Columns:
 
@@ -71,17 +72,20 @@ def main() -> None:
     parser.add_argument("--anchors", type=int, help="anchors per image, in one tensor (N, R, K)")
     parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
     parser.add_argument("--channels-last", action="store_true", help="use NHWC logits")
-    parser.add_argument("--loss", action="store_true", help="compare our losses, not code bases")
+    parser.add_argument(
+        "--loss", nargs="*", metavar="NAME", help="compare our losses, not code bases (default: all)"
+    )
+    parser.add_argument("--impl", default="auto", help="of --loss (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="include peers of torch.compile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     outputs = make_outputs(args)
     labels = make_labels(outputs, args.classes)
-    if args.loss:
-        variants = loss_variants(outputs, labels, args.classes)
-    else:
+    if args.loss is None:
         variants = code_bases(outputs, labels, args.classes, compiled=args.compiled)
+    else:
+        variants = loss_variants(outputs, labels, args)
     peaks = extra_peaks_mib(variants, args)
     timings = take_turns(variants, args.rounds)
     num_logits = sum(x.numel() for x in outputs)
@@ -97,7 +101,7 @@ def main() -> None:
             "CPU ms": timing.cpu_ms,
             f"x {first}": timings[first].median_ms / timing.median_ms,
         }
-        if not args.loss:
+        if args.loss is None:
             moved = BYTES_PER_LOGIT.get(name)
             copy = timings["copy"].median_ms
             row["bytes per logit"] = moved
@@ -171,18 +175,22 @@ def compiled_peers(
     }
 
 
-def loss_variants(outputs: list[Tensor], labels: Tensor, num_classes: int) -> dict[str, Work]:
-    """Return every registered loss of sigmoid logits with default options; focal loss is first."""
-    names = ["SigmoidFocalLoss", *sorted(dict(CLS_LOSS_REGISTRY))]
+def loss_variants(
+    outputs: list[Tensor], labels: Tensor, args: argparse.Namespace
+) -> dict[str, Work]:
+    """Return registered losses of sigmoid logits with default options; focal loss is first."""
+    names = ["SigmoidFocalLoss", *(args.loss or sorted(dict(CLS_LOSS_REGISTRY)))]
     quality = torch.full(labels.shape, 0.8)
     variants: dict[str, Work] = {}
     for name in names:
         loss_class = CLS_LOSS_REGISTRY.get(name)
-        if name in variants or loss_class().num_columns(num_classes) != num_classes:
+        if name in variants or loss_class().num_columns(args.classes) != args.classes:
             continue
-        needed = {"num_classes": num_classes, "samples_per_class": [100] * num_classes}
+        needed = {"num_classes": args.classes, "samples_per_class": [100] * args.classes}
         accepted = inspect.signature(loss_class.__init__).parameters
         loss = loss_class(**{key: value for key, value in needed.items() if key in accepted})
+        if args.impl != "auto":
+            loss.impl = args.impl
         work = functools.partial(ours, outputs, labels, loss, quality)
         variants[name] = functools.partial(backward, work, outputs)
     return variants

@@ -1,4 +1,5 @@
-// `torch.ops.focal_plugin.dense_loss`: see `focal_plugin/ops/dense_loss_cpp.py`.
+// `torch.ops.focal_plugin.dense_loss` and `count_norms`: see `focal_plugin/ops/dense_loss_cpp.py` and
+// `norm_counts_cpp.py`.
 
 #include "dense_loss.h"
 
@@ -10,8 +11,10 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <mutex>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
 #error "at::parallel_for has a single thread without -fopenmp"
@@ -22,7 +25,9 @@ namespace {
 Kind kind_of(const std::string& name) {
   static const std::unordered_map<std::string, Kind> kinds{
       {"cross_entropy", Kind::cross_entropy},
+      {"binned_cross_entropy", Kind::binned_cross_entropy},
       {"focal", Kind::focal},
+      {"asymmetric_negative", Kind::asymmetric_negative},
       {"focal_star", Kind::focal_star},
       {"poly_focal", Kind::poly_focal},
       {"hinge", Kind::hinge},
@@ -42,12 +47,11 @@ bool for_positives_only(Kind kind) {
   return kind == Kind::quality_focal || kind == Kind::varifocal || kind == Kind::soft_target;
 }
 
-// The instruction set that PyTorch uses, which `ATEN_CPU_CAPABILITY` limits.
-auto kernel() {
+// The function for the instruction set that PyTorch uses, which `ATEN_CPU_CAPABILITY` limits.
+template <class Function>
+Function* kernel(Function* baseline, Function* avx2, Function* avx512) {
   const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return run_dense_loss_avx512;
-  if (capability == "AVX2") return run_dense_loss_avx2;
-  return run_dense_loss_baseline;
+  return capability == "AVX512" ? avx512 : capability == "AVX2" ? avx2 : baseline;
 }
 
 template <class T>
@@ -65,42 +69,68 @@ void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArr
               tensor->scalar_type(), " ", tensor->sizes(), " on ", tensor->device());
 }
 
-void dense_loss(const at::Tensor& logits, const at::Tensor& labels,
-                const std::optional<at::Tensor>& quality, const at::Tensor& weights,
-                const std::string& positive, at::ArrayRef<double> positive_parameters,
-                const std::string& negative, at::ArrayRef<double> negative_parameters,
-                const std::optional<at::Tensor>& factor, const at::Tensor& per_anchor,
-                const std::optional<at::Tensor>& gradient) {
+Logits logits_of(const at::Tensor& logits, const at::Tensor& labels) {
   TORCH_CHECK(logits.dim() == 3, "logits must be (G, K, T), got ", logits.sizes());
   const auto dtype = logits.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
-  const int64_t num_classes = logits.size(1);
+  check("logits", logits, logits.sizes(), dtype);
+  check("labels", labels, {logits.size(0), logits.size(2)}, at::kInt);
+  TORCH_CHECK(logits.size(1) <= std::numeric_limits<int>::max(), "too many classes");
+  return {logits.size(0),          static_cast<int>(logits.size(1)), logits.size(2),
+          dtype == at::kBFloat16, logits.data_ptr(),                labels.data_ptr<int>()};
+}
+
+Side side_of(const char* name, int64_t num_classes, const std::string& kind,
+             const at::Tensor& weights, const at::Tensor& parameters,
+             const std::optional<at::Tensor>& table) {
+  const bool per_class = parameters.dim() == 2 && parameters.size(1) != 1;
+  check(name, parameters, {4, per_class ? num_classes : 1}, at::kFloat);
+  const int64_t entries = table.has_value() ? table->numel() : 0;
+  check("table", table, {entries}, at::kFloat);
+  TORCH_CHECK(entries <= std::numeric_limits<int>::max(), "too many entries of a table");
+  Side side{};
+  side.kind = kind_of(kind);
+  TORCH_CHECK((side.kind == Kind::binned_cross_entropy) == (entries > 0), kind,
+              " requires a table, or has none");
+  side.weights = weights.data_ptr<float>();
+  side.parameters = parameters.data_ptr<float>();
+  side.per_class = per_class;
+  side.table = data<float>(table);
+  side.entries = static_cast<int>(entries);
+  return side;
+}
+
+void dense_loss(const at::Tensor& logits, const at::Tensor& labels,
+                const std::optional<at::Tensor>& quality, const at::Tensor& weights,
+                const std::optional<at::Tensor>& anchor_weights, const std::string& positive,
+                const at::Tensor& positive_parameters,
+                const std::optional<at::Tensor>& positive_table, const std::string& negative,
+                const at::Tensor& negative_parameters,
+                const std::optional<at::Tensor>& negative_table,
+                const std::optional<at::Tensor>& factor, const at::Tensor& per_anchor,
+                const std::optional<at::Tensor>& gradient,
+                const std::optional<at::Tensor>& slopes) {
+  DenseLoss job{logits_of(logits, labels)};
+  const int64_t num_classes = job.num_classes;
   const std::array<int64_t, 2> anchors{logits.size(0), logits.size(2)};
   const bool is_number = factor.has_value() && factor->dim() == 0;
-  check("logits", logits, logits.sizes(), dtype);
-  check("labels", labels, anchors, at::kInt);
   check("quality", quality, anchors, at::kFloat);
-  check("weights", weights, {2, num_classes}, at::kFloat);
+  check("weights", weights, {3, num_classes}, at::kFloat);
+  check("anchor_weights", anchor_weights, {num_classes + 1}, at::kFloat);
   check("factor", factor, is_number ? at::IntArrayRef{} : at::IntArrayRef{anchors}, at::kFloat);
   check("per_anchor", per_anchor, anchors, at::kFloat);
-  check("gradient", gradient, logits.sizes(), dtype);
+  check("gradient", gradient, logits.sizes(), logits.scalar_type());
+  check("slopes", slopes, {2, num_classes}, at::kDouble);
   TORCH_CHECK(factor.has_value() == gradient.has_value(), "a gradient requires a factor");
-  TORCH_CHECK(num_classes <= std::numeric_limits<int>::max(), "too many classes");
-  TORCH_CHECK(positive_parameters.size() <= 4 && negative_parameters.size() <= 4);
 
-  DenseLoss job{};
-  job.num_groups = logits.size(0);
-  job.num_classes = static_cast<int>(num_classes);
-  job.num_anchors = logits.size(2);
-  job.is_bfloat16 = dtype == at::kBFloat16;
-  job.logits = logits.data_ptr();
-  job.labels = labels.data_ptr<int>();
+  job.positive = side_of("positive_parameters", num_classes, positive, weights,
+                         positive_parameters, positive_table);
+  job.negative = side_of("negative_parameters", num_classes, negative, weights,
+                         negative_parameters, negative_table);
+  TORCH_CHECK(!for_positives_only(job.negative.kind), negative, " is a formula for positives");
+  job.negative.weights += num_classes;
+  job.beside_object = job.negative.weights + num_classes;
   job.quality = data<float>(quality);
-  job.weights = weights.data_ptr<float>();
-  job.positive = kind_of(positive);
-  job.negative = kind_of(negative);
-  TORCH_CHECK(!for_positives_only(job.negative), negative, " is a formula for positives");
-  std::copy(positive_parameters.begin(), positive_parameters.end(), job.positive_parameters);
-  std::copy(negative_parameters.begin(), negative_parameters.end(), job.negative_parameters);
+  job.anchor_weights = data<float>(anchor_weights);
   if (gradient.has_value()) job.gradient = gradient->data_ptr();
   if (is_number) {
     job.factor = factor->item<float>();
@@ -108,20 +138,50 @@ void dense_loss(const at::Tensor& logits, const at::Tensor& labels,
     job.factors = data<float>(factor);
   }
   job.per_anchor = per_anchor.data_ptr<float>();
+  std::vector<double> of_units;
+  if (slopes.has_value()) of_units.resize(job.units() * 2 * num_classes);
+  if (!of_units.empty()) job.slopes = of_units.data();
 
-  const auto run = kernel();
+  const auto run =
+      kernel(run_dense_loss_baseline, run_dense_loss_avx2, run_dense_loss_avx512);
   at::parallel_for(0, job.units(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) run(job, unit);
+    std::vector<float> scratch(job.scratch_size());
+    for (int64_t unit = begin; unit < end; ++unit) run(job, unit, scratch.data());
   });
+  // In the order of the units, whatever the threads
+  for (size_t i = 0; i < of_units.size(); ++i) {
+    slopes->data_ptr<double>()[i % (2 * num_classes)] += of_units[i];
+  }
+}
+
+at::Tensor count_norms(const at::Tensor& logits, const at::Tensor& labels, int64_t bins) {
+  TORCH_CHECK(bins >= 1 && bins < std::numeric_limits<int>::max(), "bins must be >= 1, got ", bins);
+  const NormCounts job{logits_of(logits, labels), static_cast<int>(bins)};
+  const auto total = at::zeros({bins}, at::kLong);
+  int64_t* of_bins = total.data_ptr<int64_t>();
+  std::mutex mutex;
+  const auto run = kernel(count_norms_baseline, count_norms_avx2, count_norms_avx512);
+  at::parallel_for(0, job.units(), 1, [&](int64_t begin, int64_t end) {
+    std::vector<long> counts((bins + 1) * HISTOGRAMS);  // the last bin has the ignored anchors
+    for (int64_t unit = begin; unit < end; ++unit) run(job, unit, counts.data());
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (int64_t i = 0; i < bins * HISTOGRAMS; ++i) of_bins[i / HISTOGRAMS] += counts[i];
+  });
+  return total;
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(focal_plugin, m) {
   m.def(
-      "dense_loss(Tensor logits, Tensor labels, Tensor? quality, Tensor weights, str positive, "
-      "float[] positive_parameters, str negative, float[] negative_parameters, Tensor? factor, "
-      "Tensor(a!) per_anchor, Tensor(b!)? gradient) -> ()");
+      "dense_loss(Tensor logits, Tensor labels, Tensor? quality, Tensor weights, "
+      "Tensor? anchor_weights, str positive, Tensor positive_parameters, Tensor? positive_table, "
+      "str negative, Tensor negative_parameters, Tensor? negative_table, Tensor? factor, "
+      "Tensor(a!) per_anchor, Tensor(b!)? gradient, Tensor(c!)? slopes) -> ()");
+  m.def("count_norms(Tensor logits, Tensor labels, int bins) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(focal_plugin, CPU, m) { m.impl("dense_loss", dense_loss); }
+TORCH_LIBRARY_IMPL(focal_plugin, CPU, m) {
+  m.impl("dense_loss", dense_loss);
+  m.impl("count_norms", count_norms);
+}

@@ -6,7 +6,9 @@
 
 enum class Kind {
   cross_entropy,
+  binned_cross_entropy,
   focal,
+  asymmetric_negative,
   focal_star,
   poly_focal,
   hinge,
@@ -21,21 +23,26 @@ enum class Kind {
 // Number of anchors in a unit of work: a constant, so that sums do not depend on the threads.
 constexpr long ANCHORS_PER_UNIT = 1024;
 
-struct DenseLoss {
-  long num_groups;   // G
-  int num_classes;   // K
-  long num_anchors;  // T
-  bool is_bfloat16;  // the logits and their gradient; else float
-  const void* logits;    // (G, K, T)
-  const int* labels;     // (G, T), in {-1 (ignored), 0..K-1, K (background)}
-  const float* quality;  // (G, T), or null
-  const float* weights;  // (2, K), of the positives and of the negatives
-  Kind positive, negative;
-  float positive_parameters[4], negative_parameters[4];
-  float factor;          // factor of the gradient
-  const float* factors;  // (G, T), replaces `factor`, or null
-  float* per_anchor;     // (G, T), out
-  void* gradient;        // (G, K, T), out, or null if no gradient is requested
+// The loss of the positives, or of the negatives.
+struct Side {
+  Kind kind;
+  const float* weights;     // (K,)
+  const float* parameters;  // (4, K) if `per_class`, else (4, 1)
+  bool per_class;           // each class has its own parameters
+  const float* table;       // (entries,), of formulas that look up a table; else null
+  int entries;
+};
+
+// Logits in memory, and the labels of their anchors.
+struct Logits {
+  long num_groups;     // G
+  int num_classes;     // K
+  long num_anchors;    // T
+  bool is_bfloat16;    // else float
+  const void* logits;  // (G, K, T)
+  const int* labels;   // (G, T), in {-1 (ignored), 0..K-1, K (background)}
+
+  bool is_class(int label) const { return label >= 0 && label < num_classes; }
 
   // T = 1: the logits of an anchor are adjacent, and units consist of groups, not of planes.
   bool rows() const { return num_anchors == 1; }
@@ -50,7 +57,35 @@ struct DenseLoss {
   }
 };
 
+struct DenseLoss : Logits {
+  const float* quality;  // (G, T), or null
+  Side positive, negative;
+  // (K,), weights of the negatives of an anchor with a class: 0 for a spared class, else the same
+  const float* beside_object;
+  const float* anchor_weights;  // (K+1,), of all logits of an anchor, by its label; or null
+  float factor;                 // factor of the gradient
+  const float* factors;         // (G, T), replaces `factor`, or null
+  float* per_anchor;            // (G, T), out
+  void* gradient;               // (G, K, T), out, or null if no gradient is requested
+  double* slopes;  // (units, 2, K), zeros, out: sums of |weighted slope| of each class; or null
+
+  long scratch_size() const { return 2 * (num_classes + ANCHORS_PER_UNIT); }
+};
+
+// Count of the logits by the gradient norm |p - y|, in equal bins of [0, 1].
+struct NormCounts : Logits {
+  int bins;
+};
+
+constexpr int HISTOGRAMS = 4;  // interleaved, so that equal bins do not wait for each other
+
 // Compute one of `units()`. All implementations do the same, with vectors of different width.
-void run_dense_loss_baseline(const DenseLoss& job, long unit);
-void run_dense_loss_avx2(const DenseLoss& job, long unit);
-void run_dense_loss_avx512(const DenseLoss& job, long unit);
+// There are `scratch_size()` floats of scratch.
+void run_dense_loss_baseline(const DenseLoss& job, long unit, float* scratch);
+void run_dense_loss_avx2(const DenseLoss& job, long unit, float* scratch);
+void run_dense_loss_avx512(const DenseLoss& job, long unit, float* scratch);
+
+// Add the counts of one of `units()` to (bins, HISTOGRAMS) numbers.
+void count_norms_baseline(const NormCounts& job, long unit, long* counts);
+void count_norms_avx2(const NormCounts& job, long unit, long* counts);
+void count_norms_avx512(const NormCounts& job, long unit, long* counts);

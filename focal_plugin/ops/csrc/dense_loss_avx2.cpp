@@ -9,9 +9,22 @@ namespace {
 #include "formulas.h"
 
 #include "dense_loss_kernel.h"
+#include "norm_counts_kernel.h"
 }  // namespace
 
-void run_dense_loss_avx2(const DenseLoss& job, long unit) { run(job, unit); }
+void run_dense_loss_avx2(const DenseLoss& job, long unit, float* scratch) {
+  run(job, unit, scratch);
+}
+
+void count_norms_avx2(const NormCounts& job, long unit, long* counts) {
+  count_unit(job, unit, counts);
+}
 #else
-void run_dense_loss_avx2(const DenseLoss& job, long unit) { run_dense_loss_baseline(job, unit); }
+void run_dense_loss_avx2(const DenseLoss& job, long unit, float* scratch) {
+  run_dense_loss_baseline(job, unit, scratch);
+}
+
+void count_norms_avx2(const NormCounts& job, long unit, long* counts) {
+  count_norms_baseline(job, unit, counts);
+}
 #endif

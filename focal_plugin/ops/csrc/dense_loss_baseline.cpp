@@ -6,6 +6,13 @@ namespace {
 #include "formulas.h"
 
 #include "dense_loss_kernel.h"
+#include "norm_counts_kernel.h"
 }  // namespace
 
-void run_dense_loss_baseline(const DenseLoss& job, long unit) { run(job, unit); }
+void run_dense_loss_baseline(const DenseLoss& job, long unit, float* scratch) {
+  run(job, unit, scratch);
+}
+
+void count_norms_baseline(const NormCounts& job, long unit, long* counts) {
+  count_unit(job, unit, counts);
+}

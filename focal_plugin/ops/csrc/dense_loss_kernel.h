@@ -29,12 +29,22 @@ INLINE void store(Bfloat16* to, float x) {
 // See FLUSHED_BELOW in `focal_plugin/ops/dense_loss_block.py`. A NaN stays a NaN.
 INLINE bool is_flushed(float slope) { return focal::magnitude(slope) < 1e-20f; }
 
-inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality) {
+// The parameters of class k of K; `per_class` is a constant where a loop over k is vectorized.
+INLINE focal::Parameters parameters_of(const Side& side, bool per_class, long k, long num_classes) {
+  const float* p = side.parameters + (per_class ? k : 0);
+  const long step = per_class ? num_classes : 1;
+  return {{p[0], p[step], p[2 * step], p[3 * step]}, side.table, side.entries};
+}
+
+inline focal::Cost cost_of_positive(const DenseLoss& job, int label, float x, float quality) {
   const focal::Point at = focal::point(x);
-  const float* p = job.positive_parameters;
-  switch (job.positive) {
+  const Side& side = job.positive;
+  const focal::Parameters p = parameters_of(side, side.per_class, label, job.num_classes);
+  switch (side.kind) {
     case Kind::cross_entropy: return focal::CrossEntropy(p)(at);
+    case Kind::binned_cross_entropy: return focal::BinnedCrossEntropy(p)(at);
     case Kind::focal: return focal::Focal<focal::Power>(p)(at);
+    case Kind::asymmetric_negative: return focal::AsymmetricNegative<false>(p)(at);
     case Kind::focal_star: return focal::FocalStar(p)(at);
     case Kind::poly_focal: return focal::PolyFocal<focal::Power>(p)(at);
     case Kind::hinge: return focal::Hinge(p)(at);
@@ -48,114 +58,198 @@ inline focal::Cost cost_of_positive(const DenseLoss& job, float x, float quality
   __builtin_unreachable();
 }
 
-// Adds the one logit of each anchor that its label names, to `loss` (anchors) and to `gradient`.
-// There, logit (k, i) of anchor i is at k * plane + i * step.
+// Code that all formulas share is compiled once, not into the loops of each.
+#define SHARED __attribute__((noinline))
+
+// Anchors of a unit. There, logit (k, i) of anchor i is at k * plane + i * step.
 template <class Scalar>
-void positives(const DenseLoss& job, const Scalar* logits, Scalar* gradient, const int* labels,
-               const float* quality, const float* factor, long anchors, long plane, long step,
-               float* loss) {
-  for (long i = 0; i < anchors; ++i) {
-    const int label = labels[i];
-    if (label < 0 || label >= job.num_classes) continue;
-    const long at = label * plane + i * step;
-    const float weight = job.weights[label];
-    const focal::Cost cost =
-        cost_of_positive(job, load(logits[at]), quality == nullptr ? 0.0f : quality[i]);
-    loss[i] += weight * cost.value;
-    if (gradient != nullptr) {
-      const float scale = weight * (factor == nullptr ? job.factor : factor[i]);
-      store(gradient + at, is_flushed(cost.slope) ? 0.0f : cost.slope * scale);
-    }
-  }
-}
+struct Anchors {
+  const DenseLoss& job;
+  long count, plane, step;
+  const Scalar* logits;
+  Scalar* gradient;      // or null
+  const int* labels;     // (count,)
+  const float* quality;  // (count,), or null
+  double* slopes;        // (2, K), or null
+  float weight[ANCHORS_PER_UNIT];
+  float factor[ANCHORS_PER_UNIT];  // of the gradient, besides the weight
+  float scale[ANCHORS_PER_UNIT];   // their product
+  float loss[ANCHORS_PER_UNIT];    // out, without the weight until `finish`
+  int background[ANCHORS_PER_UNIT];  // the labels, with objects ignored
+  bool any;                          // some anchor is not ignored
 
-// T != 1: the logits of one class are adjacent. `count` anchors of one group, starting at `first`.
-template <class Negative, class Scalar, bool WITH_GRADIENT>
-void planes(const DenseLoss& job, long group, long first, long count, float* loss) {
-  const Negative negative(job.negative_parameters);
-  const long offset = group * job.num_anchors + first;
-  const int* labels = job.labels + offset;
-  const long origin = group * job.num_classes * job.num_anchors + first;
-  const Scalar* logits = static_cast<const Scalar*>(job.logits) + origin;
-  Scalar* gradient = WITH_GRADIENT ? static_cast<Scalar*>(job.gradient) + origin : nullptr;
-  const float* factor = job.factors == nullptr ? nullptr : job.factors + offset;
-  const float* quality = job.quality == nullptr ? nullptr : job.quality + offset;
-
-  float factor_of[ANCHORS_PER_UNIT];
-  bool any = false;
-  for (long i = 0; i < count; ++i) {
-    factor_of[i] = factor == nullptr ? job.factor : factor[i];
-    loss[i] = 0;
-    any |= labels[i] >= 0;
-  }
-  if (!any) {  // common if mining keeps few anchors
-    for (int k = 0; WITH_GRADIENT && k < job.num_classes; ++k) {
-      for (long i = 0; i < count; ++i) store(gradient + k * job.num_anchors + i, 0.0f);
-    }
-    return;
-  }
-  for (int k = 0; k < job.num_classes; ++k) {
-    const Scalar* x = logits + k * job.num_anchors;
-    Scalar* g = WITH_GRADIENT ? gradient + k * job.num_anchors : nullptr;
-    const float weight = job.weights[job.num_classes + k];
-#pragma omp simd
+  // `count` anchors of one group, starting at `first`; or, if T = 1, as many groups.
+  SHARED Anchors(const DenseLoss& job, long group, long first, long count, double* slopes)
+      : job(job), count(count), slopes(slopes), any(false) {
+    plane = job.rows() ? 1 : job.num_anchors;
+    step = job.rows() ? job.num_classes : 1;
+    const long offset = group * job.num_anchors + first;
+    const long origin = group * job.num_classes * job.num_anchors + first * step;
+    logits = static_cast<const Scalar*>(job.logits) + origin;
+    gradient = job.gradient == nullptr ? nullptr : static_cast<Scalar*>(job.gradient) + origin;
+    labels = job.labels + offset;
+    quality = job.quality == nullptr ? nullptr : job.quality + offset;
     for (long i = 0; i < count; ++i) {
-      const bool counts = (labels[i] != k) & (labels[i] >= 0);
-      const focal::Cost cost = negative(focal::point(-load(x[i])));
-      loss[i] += counts ? weight * cost.value : 0.0f;
-      if (WITH_GRADIENT) {
-        const bool stays = counts & !is_flushed(cost.slope);
-        store(g + i, stays ? cost.slope * (-weight * factor_of[i]) : 0.0f);
-      }
+      const bool is_weighted = job.anchor_weights != nullptr && labels[i] >= 0;
+      weight[i] = is_weighted ? job.anchor_weights[labels[i]] : 1.0f;
+      factor[i] = job.factors == nullptr ? job.factor : job.factors[offset + i];
+      scale[i] = weight[i] * factor[i];
+      loss[i] = 0;
+      background[i] = job.is_class(labels[i]) ? -1 : labels[i];
+      any |= labels[i] >= 0;
     }
   }
-  positives(job, logits, gradient, labels, quality, factor, count, job.num_anchors, 1, loss);
+
+  // Adds the one logit of each anchor that its label names, and applies the weights.
+  SHARED void finish() {
+    for (long i = 0; i < count; ++i) {
+      const int label = labels[i];
+      if (!job.is_class(label)) continue;
+      const long at = label * plane + i * step;
+      const float weight_of_class = job.positive.weights[label];
+      const focal::Cost cost =
+          cost_of_positive(job, label, load(logits[at]), quality == nullptr ? 0.0f : quality[i]);
+      const float slope = is_flushed(cost.slope) ? 0.0f : cost.slope;
+      loss[i] += weight_of_class * cost.value;
+      if (gradient != nullptr) store(gradient + at, slope * (weight_of_class * scale[i]));
+      if (slopes != nullptr) {
+        slopes[label] += focal::magnitude(slope) * (weight_of_class * weight[i]);
+      }
+    }
+    if (job.anchor_weights == nullptr) return;
+    for (long i = 0; i < count; ++i) loss[i] *= weight[i];
+  }
+};
+
+// The logits in float32; a copy in `scratch` if they are not.
+inline const float* as_float(const float* logits, long, float*) { return logits; }
+
+SHARED const float* as_float(const Bfloat16* logits, long count, float* scratch) {
+  for (long i = 0; i < count; ++i) scratch[i] = load(logits[i]);
+  return scratch;
 }
 
-// T = 1: the logits of one anchor are adjacent. `count` anchors, starting at `first`.
-template <class Negative, class Scalar, bool WITH_GRADIENT>
-void rows(const DenseLoss& job, long first, long count, float* loss) {
-  const Negative negative(job.negative_parameters);
-  const int num_classes = job.num_classes;
-  const float* weights = job.weights + num_classes;
-  const int* labels = job.labels + first;
-  const Scalar* logits = static_cast<const Scalar*>(job.logits) + first * num_classes;
-  Scalar* gradient =
-      WITH_GRADIENT ? static_cast<Scalar*>(job.gradient) + first * num_classes : nullptr;
-  const float* factor = job.factors == nullptr ? nullptr : job.factors + first;
-  const float* quality = job.quality == nullptr ? nullptr : job.quality + first;
+// Writes the slopes times the factors to the gradient, unless it is null.
+template <class Scalar>
+SHARED void write_gradient(const float* slopes, long count, const float* factor, long step,
+                           Scalar* gradient) {
+  if (gradient == nullptr) return;
+  for (long i = 0; i < count; ++i) store(gradient + i, slopes[i] * factor[i * step]);
+}
 
-  for (long i = 0; i < count; ++i) {
-    const Scalar* x = logits + i * num_classes;
-    Scalar* g = WITH_GRADIENT ? gradient + i * num_classes : nullptr;
-    const int label = labels[i];
-    const bool ignored = label < 0;
-    const float scale = factor == nullptr ? job.factor : factor[i];
-    float sum = 0;
-    if (ignored) {
-      if (WITH_GRADIENT) {
-        for (int k = 0; k < num_classes; ++k) store(g + k, 0.0f);
-      }
-    } else {
+template <class Scalar>
+SHARED void write_zeros(Scalar* gradient, long count) {
+  for (long i = 0; i < count; ++i) store(gradient + i, 0.0f);
+}
+
+SHARED float sum_of_magnitudes(const float* slopes, long count) {
+  float sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int k = 0; k < num_classes; ++k) {
-        const bool counts = label != k;
-        const focal::Cost cost = negative(focal::point(-load(x[k])));
-        sum += counts ? weights[k] * cost.value : 0.0f;
-        if (WITH_GRADIENT) {
-          const bool stays = counts & !is_flushed(cost.slope);
-          store(g + k, stays ? cost.slope * (-weights[k] * scale) : 0.0f);
-        }
-      }
-    }
-    loss[i] = sum;
-  }
-  positives(job, logits, gradient, labels, quality, factor, count, 1, num_classes, loss);
+  for (long i = 0; i < count; ++i) sum += focal::magnitude(slopes[i]);
+  return sum;
 }
 
+SHARED void add_magnitudes(const float* slopes, long count, double* sums) {
+  for (long i = 0; i < count; ++i) sums[i] += focal::magnitude(slopes[i]);
+}
+
+// Negatives of class k. The slopes of `float` logits share it with the gradient.
 template <class Negative, class Scalar, bool WITH_GRADIENT>
-void run_unit(const DenseLoss& job, long unit) {
-  float loss[ANCHORS_PER_UNIT];
+SHARED void plane(const DenseLoss& job, int k, const int* labels, long count, const float* scale,
+                  const Scalar* logits, float* loss, Scalar* gradient) {
+  const Negative negative(parameters_of(job.negative, job.negative.per_class, k, job.num_classes));
+  const float weight = job.negative.weights[k];
+#pragma omp simd
+  for (long i = 0; i < count; ++i) {
+    const bool counts = (labels[i] != k) & (labels[i] >= 0);
+    const focal::Cost cost = negative(focal::point(-load(logits[i])));
+    loss[i] += counts ? weight * cost.value : 0.0f;
+    if (WITH_GRADIENT) {
+      const bool stays = counts & !is_flushed(cost.slope);
+      store(gradient + i, stays ? cost.slope * (-weight * scale[i]) : 0.0f);
+    }
+  }
+}
+
+// T != 1: the logits of one class are adjacent.
+template <class Negative, class Scalar, bool WITH_GRADIENT>
+void planes(Anchors<Scalar>& anchors, float* scratch) {
+  const DenseLoss& job = anchors.job;
+  const long count = anchors.count;
+  for (int k = 0; k < job.num_classes; ++k) {
+    const Scalar* logits = anchors.logits + k * anchors.plane;
+    Scalar* gradient = WITH_GRADIENT ? anchors.gradient + k * anchors.plane : nullptr;
+    if (!anchors.any) {  // common if mining keeps few anchors
+      if (WITH_GRADIENT) write_zeros(gradient, count);
+      continue;
+    }
+    const bool is_spared = job.beside_object[k] != job.negative.weights[k];
+    const int* labels = is_spared ? anchors.background : anchors.labels;
+    if (anchors.slopes == nullptr) {
+      plane<Negative, Scalar, WITH_GRADIENT>(job, k, labels, count, anchors.scale, logits,
+                                             anchors.loss, gradient);
+      continue;
+    }
+    float* slopes = scratch + count;
+    plane<Negative, float, true>(job, k, labels, count, anchors.weight,
+                                 as_float(logits, count, scratch), anchors.loss, slopes);
+    anchors.slopes[job.num_classes + k] = sum_of_magnitudes(slopes, count);
+    write_gradient(slopes, count, anchors.factor, 1, gradient);
+  }
+}
+
+// Negatives of an anchor that is not ignored. Returns their loss.
+template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
+SHARED float row(const DenseLoss& job, int label, float scale, const Scalar* logits,
+                 Scalar* gradient) {
+  const int num_classes = job.num_classes;
+  const Negative of_all(parameters_of(job.negative, false, 0, num_classes));
+  const float* weights = job.is_class(label) ? job.beside_object : job.negative.weights;
+  float loss = 0;
+#pragma omp simd reduction(+ : loss)
+  for (int k = 0; k < num_classes; ++k) {
+    const bool counts = label != k;
+    const Negative negative =
+        PER_CLASS ? Negative(parameters_of(job.negative, true, k, num_classes)) : of_all;
+    const focal::Cost cost = negative(focal::point(-load(logits[k])));
+    loss += counts ? weights[k] * cost.value : 0.0f;
+    if (WITH_GRADIENT) {
+      const bool stays = counts & !is_flushed(cost.slope);
+      store(gradient + k, stays ? cost.slope * (-weights[k] * scale) : 0.0f);
+    }
+  }
+  return loss;
+}
+
+// T = 1: the logits of one anchor are adjacent.
+template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
+void rows(Anchors<Scalar>& anchors, float* scratch) {
+  const DenseLoss& job = anchors.job;
+  const int num_classes = job.num_classes;
+  for (long i = 0; i < anchors.count; ++i) {
+    const Scalar* logits = anchors.logits + i * num_classes;
+    Scalar* gradient = WITH_GRADIENT ? anchors.gradient + i * num_classes : nullptr;
+    const int label = anchors.labels[i];
+    if (label < 0) {  // ignored
+      if (WITH_GRADIENT) write_zeros(gradient, num_classes);
+      continue;
+    }
+    if (anchors.slopes == nullptr) {
+      anchors.loss[i] = row<Negative, Scalar, WITH_GRADIENT, PER_CLASS>(
+          job, label, anchors.scale[i], logits, gradient);
+      continue;
+    }
+    float* slopes = scratch + num_classes;
+    anchors.loss[i] = row<Negative, float, true, PER_CLASS>(
+        job, label, anchors.weight[i], as_float(logits, num_classes, scratch), slopes);
+    add_magnitudes(slopes, num_classes, anchors.slopes + num_classes);
+    write_gradient(slopes, num_classes, anchors.factor + i, 0, gradient);
+  }
+}
+
+template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
+void run_unit(const DenseLoss& job, long unit, float* scratch) {
+  double* slopes = job.slopes == nullptr ? nullptr : job.slopes + unit * 2 * job.num_classes;
   long group = 0, end = job.num_groups;
   if (!job.rows()) {
     const long units = DenseLoss::units_of(job.num_anchors);
@@ -165,44 +259,61 @@ void run_unit(const DenseLoss& job, long unit) {
   }
   const long first = unit * ANCHORS_PER_UNIT;
   const long count = end - first < ANCHORS_PER_UNIT ? end - first : ANCHORS_PER_UNIT;
+  Anchors<Scalar> anchors(job, group, first, count, slopes);
   if (job.rows()) {
-    rows<Negative, Scalar, WITH_GRADIENT>(job, first, count, loss);
+    rows<Negative, Scalar, WITH_GRADIENT, PER_CLASS>(anchors, scratch);
   } else {
-    planes<Negative, Scalar, WITH_GRADIENT>(job, group, first, count, loss);
+    planes<Negative, Scalar, WITH_GRADIENT>(anchors, scratch);
   }
+  anchors.finish();
   float* per_anchor = job.per_anchor + group * job.num_anchors + first;
-  __builtin_memcpy(per_anchor, loss, count * sizeof(float));
+  __builtin_memcpy(per_anchor, anchors.loss, count * sizeof(float));
+}
+
+template <class Negative, bool PER_CLASS = false>
+void run_formula(const DenseLoss& job, long unit, float* scratch) {
+  const bool with_gradient = job.gradient != nullptr;
+  if (job.is_bfloat16) {
+    with_gradient ? run_unit<Negative, Bfloat16, true, PER_CLASS>(job, unit, scratch)
+                  : run_unit<Negative, Bfloat16, false, PER_CLASS>(job, unit, scratch);
+  } else {
+    with_gradient ? run_unit<Negative, float, true, PER_CLASS>(job, unit, scratch)
+                  : run_unit<Negative, float, false, PER_CLASS>(job, unit, scratch);
+  }
 }
 
 template <class Negative>
-void run_formula(const DenseLoss& job, long unit) {
-  const bool with_gradient = job.gradient != nullptr;
-  if (job.is_bfloat16) {
-    with_gradient ? run_unit<Negative, Bfloat16, true>(job, unit)
-                  : run_unit<Negative, Bfloat16, false>(job, unit);
-  } else {
-    with_gradient ? run_unit<Negative, float, true>(job, unit)
-                  : run_unit<Negative, float, false>(job, unit);
-  }
+void run_formula_per_class(const DenseLoss& job, long unit, float* scratch) {
+  job.negative.per_class ? run_formula<Negative, true>(job, unit, scratch)
+                         : run_formula<Negative>(job, unit, scratch);
 }
 
 template <template <class> class Negative>
-void run_formula_with_power(const DenseLoss& job, long unit) {
-  const float gamma = job.negative_parameters[0];
-  gamma == 2 ? run_formula<Negative<focal::Square>>(job, unit)
-             : run_formula<Negative<focal::Power>>(job, unit);
+void run_formula_with_power(const DenseLoss& job, long unit, float* scratch) {
+  const bool is_square = !job.negative.per_class && job.negative.parameters[0] == 2;
+  is_square ? run_formula<Negative<focal::Square>>(job, unit, scratch)
+            : run_formula_per_class<Negative<focal::Power>>(job, unit, scratch);
 }
 
-void run(const DenseLoss& job, long unit) {
-  switch (job.negative) {
-    case Kind::cross_entropy: return run_formula<focal::CrossEntropy>(job, unit);
-    case Kind::focal: return run_formula_with_power<focal::Focal>(job, unit);
-    case Kind::focal_star: return run_formula<focal::FocalStar>(job, unit);
-    case Kind::poly_focal: return run_formula_with_power<focal::PolyFocal>(job, unit);
-    case Kind::hinge: return run_formula<focal::Hinge>(job, unit);
-    case Kind::detached_focal: return run_formula_with_power<focal::DetachedFocal>(job, unit);
-    case Kind::gumbel: return run_formula<focal::Gumbel>(job, unit);
-    case Kind::gumbel_complement: return run_formula<focal::GumbelComplement>(job, unit);
+void run_asymmetric(const DenseLoss& job, long unit, float* scratch) {
+  const float gamma = job.negative.parameters[0];
+  const bool is_whole = !job.negative.per_class && focal::Power(gamma).rest == 0;
+  is_whole ? run_formula<focal::AsymmetricNegative<true>>(job, unit, scratch)
+           : run_formula_per_class<focal::AsymmetricNegative<false>>(job, unit, scratch);
+}
+
+void run(const DenseLoss& job, long unit, float* scratch) {
+  switch (job.negative.kind) {
+    case Kind::cross_entropy: return run_formula<focal::CrossEntropy>(job, unit, scratch);
+    case Kind::binned_cross_entropy: return run_formula<focal::BinnedCrossEntropy>(job, unit, scratch);
+    case Kind::focal: return run_formula_with_power<focal::Focal>(job, unit, scratch);
+    case Kind::asymmetric_negative: return run_asymmetric(job, unit, scratch);
+    case Kind::focal_star: return run_formula_per_class<focal::FocalStar>(job, unit, scratch);
+    case Kind::poly_focal: return run_formula_with_power<focal::PolyFocal>(job, unit, scratch);
+    case Kind::hinge: return run_formula_per_class<focal::Hinge>(job, unit, scratch);
+    case Kind::detached_focal: return run_formula_with_power<focal::DetachedFocal>(job, unit, scratch);
+    case Kind::gumbel: return run_formula<focal::Gumbel>(job, unit, scratch);
+    case Kind::gumbel_complement: return run_formula<focal::GumbelComplement>(job, unit, scratch);
     case Kind::quality_focal:
     case Kind::varifocal:
     case Kind::soft_target: return;  // for positives only

@@ -68,6 +68,33 @@ INLINE float log_of_one_plus(float e) {
   return ratio * e;
 }
 
+// log(x) of a positive normal number, accurate to the last bits: Cephes' polynomial of x / 2^n - 1.
+// A NaN stays a NaN.
+INLINE float log_of(float x) {
+  int bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  const int n = (bits - 0x3F3504F3) >> 23;  // x / 2^n is in [sqrt(1/2), sqrt(2))
+  const int mantissa = bits - (n << 23);
+  float m;
+  __builtin_memcpy(&m, &mantissa, sizeof m);
+  m -= 1.0f;
+  float poly = 7.0376836292e-2f;
+  poly = multiply_add(poly, m, -1.1514610310e-1f);
+  poly = multiply_add(poly, m, 1.1676998740e-1f);
+  poly = multiply_add(poly, m, -1.2420140846e-1f);
+  poly = multiply_add(poly, m, 1.4249322787e-1f);
+  poly = multiply_add(poly, m, -1.6668057665e-1f);
+  poly = multiply_add(poly, m, 2.0000714765e-1f);
+  poly = multiply_add(poly, m, -2.4999993993e-1f);
+  poly = multiply_add(poly, m, 3.3333331174e-1f);
+  const float exponent = static_cast<float>(n);
+  float rest = poly * m * (m * m);
+  rest = multiply_add(exponent, -2.12194440e-4f, rest);
+  rest = multiply_add(m * m, -0.5f, rest) + m;
+  const float result = multiply_add(exponent, 0.693359375f, rest);
+  return x == x ? result : x;
+}
+
 // Quantities of the formulas.
 struct Point {
   float x;        // x_t
@@ -95,6 +122,15 @@ struct Cost {
   float slope;  // derivative with respect to x_t
 };
 
+// base^whole for whole = 0..7, by multiplication.
+INLINE float whole_power(float base, int whole) {
+  const float square = base * base;
+  const float one = whole & 1 ? base : 1.0f;
+  const float two = whole & 2 ? square : 1.0f;
+  const float four = whole & 4 ? square * square : 1.0f;
+  return one * two * four;
+}
+
 // A power of 1 - p_t, its integer part by multiplication: exact to the last bits for large powers.
 struct Power {
   int whole;  // 0..7
@@ -105,11 +141,7 @@ struct Power {
   }
 
   INLINE float operator()(const Point& at) const {
-    const float q2 = at.q * at.q;
-    const float one = whole & 1 ? at.q : 1.0f;
-    const float two = whole & 2 ? q2 : 1.0f;
-    const float four = whole & 4 ? q2 * q2 : 1.0f;
-    return one * two * four * exponential_of(-rest * at.ce_of_q);
+    return whole_power(at.q, whole) * exponential_of(-rest * at.ce_of_q);
   }
 };
 
@@ -119,11 +151,64 @@ struct Square {
   INLINE float operator()(const Point& at) const { return at.q * at.q; }
 };
 
+// Parameters of a formula, for one class.
+struct Parameters {
+  float numbers[4];
+  const float* table;
+  int entries;  // of the table
+
+  INLINE float operator[](int i) const { return numbers[i]; }
+};
+
 // Each formula has the parameters of its Python counterpart, in the same order.
 
 struct CrossEntropy {
-  explicit CrossEntropy(const float*) {}
+  explicit CrossEntropy(const Parameters&) {}
   INLINE Cost operator()(const Point& at) const { return {at.ce, -at.q}; }
+};
+
+// The bin of a norm in [0, 1]. A NaN is in the first one.
+INLINE int bin_of(float norm, int bins) {
+  const float last = static_cast<float>(bins - 1);
+  const float scaled = norm * static_cast<float>(bins);
+  const float bounded = scaled > last ? last : scaled;
+  return static_cast<int>(bounded > 0 ? bounded : 0.0f);
+}
+
+// Cross entropy times the entry of a table for the bin of 1 - p_t, a constant for the slope.
+struct BinnedCrossEntropy {
+  const float* table;
+  int bins;
+
+  explicit BinnedCrossEntropy(const Parameters& p) : table(p.table), bins(p.entries) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const float weight = table[bin_of(at.q, bins)];
+    return {weight * at.ce, -weight * at.q};
+  }
+};
+
+// Focal loss of a negative with a margin: of the probability p_m = max(q - clip, 0), for clip > 0.
+template <bool WHOLE>
+struct AsymmetricNegative {
+  float gamma, clip;
+  Power power;
+
+  explicit AsymmetricNegative(const Parameters& p) : gamma(p[0]), clip(p[1]), power(p[0]) {}
+
+  INLINE Cost operator()(const Point& at) const {
+    const float p_m = at.q <= clip ? 0.0f : at.q - clip;  // 0: value and slope are 0
+    const float sum = at.p + clip;                        // not 1 - p_m: q rounds to 1
+    const float rest = sum > 1.0f ? 1.0f : sum;
+    const float ce = -log_of(rest);
+    const float base = p_m > LEAST ? p_m : LEAST;
+    float m = whole_power(p_m, power.whole);
+    if (!WHOLE) m *= exponential_of(power.rest * log_of(base));
+    const float slope = -at.p * at.q * m * (gamma * ce / base + 1.0f / rest);
+    return {m * ce, p_m == 0 ? 0.0f : slope};
+  }
+
+  static constexpr float LEAST = 1e-30f;
 };
 
 template <class PowerOf>
@@ -131,7 +216,7 @@ struct Focal {
   float gamma, half_smoothing;
   PowerOf power;
 
-  explicit Focal(const float* p) : gamma(p[0]), half_smoothing(p[1] / 2), power(p[0]) {}
+  explicit Focal(const Parameters& p) : gamma(p[0]), half_smoothing(p[1] / 2), power(p[0]) {}
 
   INLINE Cost operator()(const Point& at) const {
     const float m = power(at);
@@ -143,7 +228,7 @@ struct Focal {
 struct FocalStar {
   float gamma, beta;
 
-  explicit FocalStar(const float* p) : gamma(p[0]), beta(p[1]) {}
+  explicit FocalStar(const Parameters& p) : gamma(p[0]), beta(p[1]) {}
 
   INLINE Cost operator()(const Point& at) const {
     const Point shifted = point(gamma * at.x + beta);
@@ -156,7 +241,7 @@ struct PolyFocal {
   float gamma, alpha_t, epsilon;
   PowerOf power;
 
-  explicit PolyFocal(const float* p) : gamma(p[0]), alpha_t(p[1]), epsilon(p[2]), power(p[0]) {}
+  explicit PolyFocal(const Parameters& p) : gamma(p[0]), alpha_t(p[1]), epsilon(p[2]), power(p[0]) {}
 
   INLINE Cost operator()(const Point& at) const {
     const float m = power(at);
@@ -169,7 +254,7 @@ struct PolyFocal {
 struct Hinge {
   float margin;
 
-  explicit Hinge(const float* p) : margin(p[0]) {}
+  explicit Hinge(const Parameters& p) : margin(p[0]) {}
 
   INLINE Cost operator()(const Point& at) const {
     const float excess = at.q - (1 - margin);
@@ -183,7 +268,7 @@ template <class PowerOf>
 struct DetachedFocal {
   PowerOf power;
 
-  explicit DetachedFocal(const float* p) : power(p[0]) {}
+  explicit DetachedFocal(const Parameters& p) : power(p[0]) {}
 
   INLINE Cost operator()(const Point& at) const {
     const float m = power(at);
@@ -196,7 +281,7 @@ constexpr float GUMBEL_LOW = -4.0f, GUMBEL_HIGH = 10.0f;
 
 // -log(p). x_t is x.
 struct Gumbel {
-  explicit Gumbel(const float*) {}
+  explicit Gumbel(const Parameters&) {}
 
   INLINE Cost operator()(const Point& at) const {
     const bool below = at.x < GUMBEL_LOW, above = at.x > GUMBEL_HIGH;
@@ -207,7 +292,7 @@ struct Gumbel {
 
 // -log(1 - p). x_t is -x.
 struct GumbelComplement {
-  explicit GumbelComplement(const float*) {}
+  explicit GumbelComplement(const Parameters&) {}
 
   INLINE Cost operator()(const Point& at) const {
     const bool below = at.x < -GUMBEL_HIGH, above = at.x > -GUMBEL_LOW;
@@ -231,7 +316,7 @@ INLINE float soft_cross_entropy(const Point& at, float y) {
 struct QualityFocal {
   float beta;
 
-  explicit QualityFocal(const float* p) : beta(p[0]) {}
+  explicit QualityFocal(const Parameters& p) : beta(p[0]) {}
 
   INLINE Cost operator()(const Point& at, float y) const {
     const float error = y - at.p;
@@ -248,7 +333,7 @@ struct Varifocal {
   float alpha, gamma;
   Power power;
 
-  explicit Varifocal(const float* p) : alpha(p[0]), gamma(p[1]), power(p[1]) {}
+  explicit Varifocal(const Parameters& p) : alpha(p[0]), gamma(p[1]), power(p[1]) {}
 
   INLINE Cost operator()(const Point& at, float y) const {
     if (y == 0) {  // the box misses the object: a negative
@@ -263,7 +348,7 @@ struct Varifocal {
 struct SoftTarget {
   float quality_power, score_power, least;
 
-  explicit SoftTarget(const float* p) : quality_power(p[0]), score_power(p[1]), least(p[2]) {}
+  explicit SoftTarget(const Parameters& p) : quality_power(p[0]), score_power(p[1]), least(p[2]) {}
 
   INLINE Cost operator()(const Point& at, float y) const {
     const float aligned =
