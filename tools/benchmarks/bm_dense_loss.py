@@ -73,7 +73,10 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=80, help="K (default: %(default)s)")
     parser.add_argument("--channels-last", action="store_true", help="use NHWC logits")
     parser.add_argument(
-        "--loss", nargs="*", metavar="NAME", help="compare our losses, not code bases (default: all)"
+        "--loss",
+        nargs="*",
+        metavar="NAME",
+        help="compare our losses, not code bases (default: all)",
     )
     parser.add_argument("--impl", default="auto", help="of --loss (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="include peers of torch.compile")
