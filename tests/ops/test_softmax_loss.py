@@ -1,5 +1,6 @@
 """Sum of a softmax loss over all anchors, by every implementation that this machine has."""
 
+import functools
 import math
 
 import pytest
@@ -8,7 +9,13 @@ import torch
 from focal_plugin.losses.poly_focal import PolyFocal
 from focal_plugin.losses.sigmoid_cross_entropy import CrossEntropy
 from focal_plugin.losses.sigmoid_focal import Focal
-from focal_plugin.ops import Point, SoftmaxTerms, softmax_loss, softmax_loss_per_anchor
+from focal_plugin.ops import (
+    Point,
+    SoftmaxTerms,
+    apply_formula,
+    softmax_loss,
+    softmax_loss_per_anchor,
+)
 from focal_plugin.ops import softmax_loss_eager as eager
 from focal_plugin.ops import softmax_loss_triton as triton_loss
 from focal_plugin.ops.dense_loss_block import Block
@@ -42,13 +49,18 @@ def batch(layout="planes", anchors=(2, 7, 5, 3), columns=C, dtype=torch.float32,
     return logits.requires_grad_(), labels
 
 
-def reference(logits, labels, terms):
-    """Return the loss (...) and its gradient, from a logsumexp and autograd in float64."""
+def reference(logits, labels, terms, value_of=None):
+    """
+    Return the loss (...) and its gradient, from a logsumexp and autograd in float64.
+
+    Args:
+        value_of: the formula as a function of x_t; by default its value, without its own slope.
+    """
     counts = labels >= 0
     x = logits.detach().double()[counts].requires_grad_()
     is_label = labels[counts].unsqueeze(-1) == torch.arange(x.shape[-1])
     x_t = x[is_label] - x.masked_fill(is_label, -math.inf).logsumexp(-1)
-    value = terms.formula.value(Point(x_t))
+    value = value_of(x_t) if value_of else terms.formula.value(Point(x_t))
     if terms.weights is not None:
         value = value * terms.weights[labels[counts]]
     loss, gradient = (
@@ -188,7 +200,9 @@ def test_extreme_logits_give_finite_losses_and_gradients(gamma, layout, impl):
             if layout == "planes":
                 x, y = x.t().contiguous().t().unsqueeze(0), y.unsqueeze(0)
             for terms in (SoftmaxTerms(Focal(gamma)), SoftmaxTerms(CrossEntropy())):
-                expected, expected_gradient = reference(logits, labels, terms)
+                # autograd of a power is NaN at 0
+                formula = functools.partial(apply_formula, terms.formula)
+                expected, expected_gradient = reference(logits, labels, terms, formula)
                 loss = softmax_loss_per_anchor(x, y, terms, impl=impl).flatten()
                 (gradient,) = torch.autograd.grad(loss.sum(), logits)
                 torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=1e-30)
@@ -199,8 +213,9 @@ def test_extreme_logits_give_finite_losses_and_gradients(gamma, layout, impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-@pytest.mark.parametrize("terms", [FOCAL, TERMS["focal 0"], TERMS["cross entropy"]], ids=str)
-def test_infinite_logits_have_the_loss_of_the_limit(terms, layout, impl):
+@pytest.mark.parametrize("formula", [Focal(2.0), Focal(0.5), CrossEntropy()], ids=str)
+def test_infinite_logits_have_the_loss_of_the_limit(formula, layout, impl):
+    terms = SoftmaxTerms(formula)
     inf, nan = math.inf, math.nan
     rows = [[inf, 0, 1], [0, -inf, -inf], [0, -inf, 1]]  # certain, certain, one less
     wrong = [[0, inf, 0], [-inf, 0, 0], [0, nan, 0], [nan, 0, 0]]

@@ -15,8 +15,6 @@
 #error "at::parallel_for has a single thread without -fopenmp"
 #endif
 
-const long SoftmaxLoss::FLOATS_PER_BLOCK = getenv("FPB") ? atol(getenv("FPB")) : 1 << 14;
-
 namespace {
 
 Kind kind_of(const std::string& formula) {

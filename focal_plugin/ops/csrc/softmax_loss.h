@@ -16,11 +16,11 @@ struct SoftmaxLoss : Logits {
   float* per_anchor;     // (G, T), out
   void* gradient;        // (G, C, T), out, or null if no gradient is requested
 
-  // The anchors that are computed together. Their exponentials fit the cache. Whole vectors, except
-  // at the end of a unit.
+  // The anchors that are computed together, whole vectors: few, so that their exponentials fit the
+  // cache, but not so few that each plane contributes only a line of memory.
   long anchors_per_block() const {
     const long fitting = FLOATS_PER_BLOCK / padded(num_classes) / VECTOR * VECTOR;
-    return fitting < VECTOR ? VECTOR : fitting > ANCHORS_PER_UNIT ? ANCHORS_PER_UNIT : fitting;
+    return fitting < LEAST ? LEAST : fitting > ANCHORS_PER_UNIT ? ANCHORS_PER_UNIT : fitting;
   }
 
   long scratch_size() const { return padded(num_classes) * anchors_per_block(); }
@@ -28,7 +28,8 @@ struct SoftmaxLoss : Logits {
   static long padded(long length) { return (length + VECTOR - 1) / VECTOR * VECTOR; }
 
   static constexpr long VECTOR = 16;  // floats of the widest vector
-  static const long FLOATS_PER_BLOCK;
+  static constexpr long LEAST = 4 * VECTOR;
+  static constexpr long FLOATS_PER_BLOCK = 1 << 15;
 };
 
 // Compute one of `units()`. All implementations do the same, with vectors of different width.

@@ -43,14 +43,14 @@ struct SoftmaxBlock {
     labels = job.labels + offset;
     loss = job.per_anchor + offset;
     for (long i = 0; i < count; ++i) {
-      weight[i] = job.weights == nullptr || labels[i] < 0 ? 1.0f : job.weights[labels[i]];
+      weight[i] = job.weights == nullptr || !job.is_class(labels[i]) ? 1.0f : job.weights[labels[i]];
       scale[i] = weight[i] * (job.factors == nullptr ? job.factor : job.factors[offset + i]);
     }
   }
 
   bool all_ignored() const {
     bool any = false;
-    for (long i = 0; i < count; ++i) any |= labels[i] >= 0;
+    for (long i = 0; i < count; ++i) any |= job.is_class(labels[i]);
     return !any;
   }
 
@@ -66,7 +66,7 @@ struct SoftmaxBlock {
   // Moves the logit of the label of anchor i to `own`. Its logits are `distance` numbers apart.
   void take_own(float* of_anchor, long i, long distance = 1) {
     own[i] = 0;
-    if (labels[i] < 0) return;
+    if (!job.is_class(labels[i])) return;
     own[i] = of_anchor[labels[i] * distance];
     of_anchor[labels[i] * distance] = -LARGEST;
   }
@@ -126,7 +126,7 @@ struct SoftmaxBlock {
         {job.parameters[0], job.parameters[1], job.parameters[2], job.parameters[3]}, nullptr, 0});
 #pragma omp simd
     for (long i = 0; i < count; ++i) {
-      const bool counts = labels[i] >= 0;
+      const bool counts = job.is_class(labels[i]);
       const float margin = (own[i] - largest[i]) - focal::log_of(sum[i]);
       const focal::Cost cost = formula(focal::point(margin > LARGEST ? LARGEST : margin));
       loss[i] = counts ? weight[i] * cost.value : 0.0f;
@@ -139,7 +139,7 @@ struct SoftmaxBlock {
     for (long i = 0; i < count; ++i) {
       const float* row = others + i * width;
       Scalar* to = gradient + i * step;
-      if (labels[i] < 0) {
+      if (!job.is_class(labels[i])) {
         for (long k = 0; k < job.num_classes; ++k) store(to + k, 0.0f);
         continue;
       }
@@ -160,12 +160,12 @@ struct SoftmaxBlock {
 #pragma omp simd
       for (long i = 0; i < count; ++i) {
         const float shared = row[i] * share[i];
-        const bool stays = (labels[i] >= 0) & !is_flushed(shared);
+        const bool stays = job.is_class(labels[i]) & !is_flushed(shared);
         store(to + i, stays ? shared * scale[i] : 0.0f);
       }
     }
     for (long i = 0; i < count; ++i) {
-      if (labels[i] >= 0) store(gradient + labels[i] * plane + i, slope[i] * scale[i]);
+      if (job.is_class(labels[i])) store(gradient + labels[i] * plane + i, slope[i] * scale[i]);
     }
   }
 
