@@ -304,7 +304,7 @@ def test_the_operator_refuses_memory_that_it_would_misread():
 @every_seed
 @with_triton
 def test_random_inputs_equal_float64(impl, seed):
-    run(check_softmax_loss, impl, seed, 20)
+    run(check_softmax_loss, impl, seed, 10)
 
 
 def check_softmax_loss(choose: Random, impl):
@@ -376,7 +376,7 @@ def test_triton_equals_eager(name, layout, interpreter):
 
 @pytest.mark.parametrize(
     "shape",
-    [(2, 2, 5), (5, 2, 1), (1, 81, 130), (33, 81, 1), (2, 2100, 3), (3, 2100, 1), (0, 3, 5)],
+    [(2, 2, 5), (5, 2, 1), (1, 81, 35), (33, 81, 1), (2, 2100, 3), (3, 2100, 1), (0, 3, 5)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_size_works_in_triton(dtype, shape, interpreter):
