@@ -260,6 +260,27 @@ FAULTS = (
         "tests/ops/test_dense_loss.py",
     ),
     Fault(
+        "softmax-loss-shares-with-the-label",
+        "focal_plugin/ops/softmax_loss_eager.py",
+        "others.scatter_(1, column, -LARGEST)",
+        "others.clamp_(min=-LARGEST)",
+        "tests/ops/test_softmax_loss.py",
+    ),
+    Fault(
+        "softmax-loss-keeps-nan-of-ignored",
+        "focal_plugin/ops/softmax_loss_eager.py",
+        "gradient[group, :, anchor] = 0",
+        "gradient[group, :, anchor] *= 0",
+        "tests/ops/test_softmax_loss.py",
+    ),
+    Fault(
+        "softmax-background-in-another-layout",
+        "focal_plugin/modeling/dense_losses.py",
+        "order = Layout.of(logits).order",
+        "order = tuple(range(logits.dim()))",
+        "tests/modeling/test_retinanet_parts.py",
+    ),
+    Fault(
         "ranking-counts-positive-among-negatives",
         "focal_plugin/ops/levels.py",
         "x.view(-1)[positives] = -torch.inf",
