@@ -221,4 +221,3 @@ def zip_levels(
         return [(logits, labels, quality)]
     qualities = [None] * len(logits) if quality is None else quality
     return list(zip(logits, labels, qualities, strict=True))
-

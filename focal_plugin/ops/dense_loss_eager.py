@@ -140,9 +140,7 @@ def _of_chunk(parameter: Tensor, *, planes: slice, shape: torch.Size) -> Tensor:
     return padded(parameter[planes].view(1, -1, 1).expand(shape))
 
 
-def _add_slopes(
-    work: _Work, chunk: tuple[slice, slice], positives: Tensor, slope: Tensor
-) -> None:
+def _add_slopes(work: _Work, chunk: tuple[slice, slice], positives: Tensor, slope: Tensor) -> None:
     """Add the slopes of the negatives of a chunk, if they are requested."""
     if work.slopes is None:
         return
@@ -197,4 +195,3 @@ def _add_positives(work: _Work) -> None:
         scale = work.scale()
         slope *= scale.reshape(-1)[positives.anchor] if scale.dim() else scale
         work.gradient.view(-1)[positives.at] = slope.to(work.gradient.dtype)
-

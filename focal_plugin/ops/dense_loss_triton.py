@@ -53,9 +53,7 @@ def evaluate(
         weights, numbers = terms.weights(num_classes, logits.device), (1.0, 1.0)
     of_programs = None
     if slopes is not None:
-        of_programs = logits.new_empty(
-            num_groups * num_blocks, *slopes.shape, dtype=torch.float32
-        )
+        of_programs = logits.new_empty(num_groups * num_blocks, *slopes.shape, dtype=torch.float32)
     with torch.cuda.device_of(logits):
         dense_loss_kernel[(num_groups * num_blocks,)](
             logits,

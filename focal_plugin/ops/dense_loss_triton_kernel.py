@@ -63,8 +63,8 @@ def dense_loss_kernel(
     Args:
         logits: (G, K, T); or (1, T, K) if ROWS. The ``gradient`` has the same layout.
         labels, quality, per_anchor: (G, T).
-        weights: (3, K), see `Terms.weights`. None: ``positive_weight`` and ``negative_weight`` apply
-            to all classes.
+        weights: (3, K), see `Terms.weights`. None: ``positive_weight`` and ``negative_weight``
+            apply to all classes.
         anchor_weights: (K+1,), weight of all logits of an anchor, by its label. None: 1.
         positive_parameters, negative_parameters: (4, K). None: the constants apply to all classes.
         positive_table, negative_table: see :func:`cost`.

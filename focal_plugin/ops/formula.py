@@ -114,8 +114,8 @@ class Formula:
     :meth:`slope`, which must be finite for every finite x_t. That is enough for the PyTorch
     implementation of :func:`~focal_plugin.ops.dense_loss`.
 
-    A parameter of type `float | Tensor` may be one number for each class, (K,). In :meth:`value` and
-    :meth:`slope` it then has the shape of x_t, because :meth:`with_parameters` is called first.
+    A parameter of type `float | Tensor` may be one number for each class, (K,). In :meth:`value`
+    and :meth:`slope` it has the shape of x_t, because :meth:`with_parameters` is called before.
 
     A formula that is also in `csrc/formulas.h` and in `dense_loss_triton_kernel.py` sets
     :attr:`kernel`. These implementations then run where they are available.

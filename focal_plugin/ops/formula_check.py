@@ -27,7 +27,7 @@ def check_formula(
 
     The derivative is that of autograd. So a part of the value that is detached counts as a
     constant, and a slope that differentiates it is an error. A class with the same parameters is
-    compared once. Of parameters of all classes, (K,), those of the first class are compared.
+    compared once; of a parameter of all classes, (K,), the number of the first class.
 
     Args:
         evaluate: implementation whose kernel is compared; None: the one in C++, if it is available.
@@ -42,9 +42,10 @@ def check_formula(
     if key in _checked:
         return
     tensors = [x for _, x in fields if isinstance(x, Tensor)]
-    if not any(x.is_meta for x in tensors):
-        with torch.inference_mode(False), torch.enable_grad():
-            _compare(formula, evaluate, tensors[0].device if tensors else device)
+    if any(x.is_meta or not len(x) for x in tensors):
+        return
+    with torch.inference_mode(False), torch.enable_grad():
+        _compare(formula, evaluate, tensors[0].device if tensors else device)
     _checked.add(key)
 
 

@@ -1,7 +1,7 @@
 """
 Count of the logits by the gradient norm |p - y| of their cross entropy.
 
-The logits are read in place, like those of :mod:`~focal_plugin.ops.dense_loss`, and nothing as large
+The logits are read in place, like those of :mod:`~focal_plugin.ops.dense_loss`. Nothing as large
 as they are is allocated.
 
 Shape shorthand:

@@ -45,7 +45,7 @@ def norm_counts_kernel(
         label = tl.load(labels + plane // K * T + at % T, mask=exists, other=-1)
         x = tl.load(logits + at, mask=exists, other=0.0).to(tl.float32)
         x_t = tl.where(label == plane % K, x, x * -1.0)
-        odds, q = odds_and_q(x_t, EXACT)
+        _, q = odds_and_q(x_t, EXACT)
         index = tl.where(label < 0, BINS, bin_of(q, BINS))
         total += tl.histogram(index, WIDTH)
     tl.store(counts + tl.program_id(0) * WIDTH + tl.arange(0, WIDTH), total)

@@ -19,12 +19,9 @@ def ordered_sum(values: Tensor) -> Tensor:
     """
     if values.is_cuda:  # there, the order depends on the shape only
         return values.sum(dim=-1, dtype=torch.float64)
-    sums = values
-    while True:
-        length = sums.shape[-1]
-        parts = max(-(-length // WIDTH), 1)
-        if parts * WIDTH > length:
-            sums = F.pad(sums, (0, parts * WIDTH - length))
-        sums = sums.unflatten(-1, (parts, WIDTH)).sum(dim=-1, dtype=torch.float64)
-        if parts == 1:
-            return sums.squeeze(-1)
+    length = values.shape[-1]
+    parts = max(-(-length // WIDTH), 1)
+    if parts * WIDTH > length:
+        values = F.pad(values, (0, parts * WIDTH - length))
+    sums = values.reshape(*values.shape[:-1], parts, WIDTH).sum(dim=-1, dtype=torch.float64)
+    return sums.squeeze(-1) if parts == 1 else ordered_sum(sums)

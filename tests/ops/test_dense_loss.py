@@ -137,7 +137,7 @@ def reference_slopes(gradient, labels):
     """Return the sums of |gradient| of positives and of negatives of each class, (2, K)."""
     is_positive = labels.unsqueeze(-1) == torch.arange(gradient.shape[-1])
     parts = [gradient.abs() * is_positive, gradient.abs() * ~is_positive]
-    return torch.stack([x.flatten(0, -2).sum(0) for x in parts])
+    return torch.stack([x.reshape(labels.numel(), x.shape[-1]).sum(0) for x in parts])
 
 
 def assert_close(actual, expected):

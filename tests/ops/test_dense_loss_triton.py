@@ -26,10 +26,9 @@ from focal_plugin.losses.sigmoid_focal import Focal
 from focal_plugin.losses.sigmoid_focal_star import FocalStar
 from focal_plugin.losses.sigmoid_hinge import Hinge
 from focal_plugin.losses.varifocal import Varifocal
-from focal_plugin.ops import Formula, Terms, dense_loss
+from focal_plugin.ops import Formula, Terms, dense_loss, norm_counts_eager, norm_counts_triton
 from focal_plugin.ops import dense_loss_eager as eager
 from focal_plugin.ops import dense_loss_triton as triton_loss
-from focal_plugin.ops import norm_counts_eager, norm_counts_triton
 from focal_plugin.ops.dense_loss import implementation
 from focal_plugin.ops.dense_loss_block import Block
 
@@ -100,29 +99,42 @@ class _NoGPU:
 
 
 @pytest.fixture
-def compile_only(monkeypatch, tmp_path):
-    """Return a function like `evaluate` that returns the compiled kernel in place of a launch."""
+def compiled(monkeypatch, tmp_path):
+    """Return the list of the kernels that are compiled in place of a launch."""
     pytest.importorskip("triton", reason="Triton is not installed")
     from triton.runtime.driver import DriverConfig
 
-    from focal_plugin.ops import dense_loss_triton_kernel
+    from focal_plugin.ops import dense_loss_triton_kernel, norm_counts_triton_kernel
 
-    kernel = dense_loss_triton_kernel.dense_loss_kernel
-    compiled = []
+    kernels = []
 
     class Compiler:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
         def __getitem__(self, grid):
-            return lambda *args, **options: compiled.append(
-                kernel.warmup(*args, grid=grid, **options)
+            return lambda *args, **options: kernels.append(
+                self.kernel.warmup(*args, grid=grid, **options)
             )
 
-    def evaluate(block, terms, factor, slopes=None):
-        triton_loss.evaluate(block, terms, factor, slopes)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(DriverConfig, "active", _NoGPU())
+    for module, name in (
+        (dense_loss_triton_kernel, "dense_loss_kernel"),
+        (norm_counts_triton_kernel, "norm_counts_kernel"),
+    ):
+        monkeypatch.setattr(module, name, Compiler(getattr(module, name)))
+    return kernels
+
+
+@pytest.fixture
+def compile_only(compiled):
+    """Return a function like `evaluate` that returns the compiled kernel in place of a launch."""
+
+    def evaluate(*args):
+        triton_loss.evaluate(*args)
         return compiled.pop()
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(dense_loss_triton_kernel, "dense_loss_kernel", Compiler())
-    monkeypatch.setattr(DriverConfig, "active", _NoGPU())
     return evaluate
 
 
@@ -178,7 +190,8 @@ def test_slopes_equal_eager(name, layout, interpreter):
     block, terms = make_block(of_layout(layout)), OF_CLASSES[name]
     for factor in (None, torch.tensor(0.3)):
         actual = interpreter(_slopes, triton_loss.evaluate, block, terms, factor)
-        torch.testing.assert_close(actual, _slopes(eager.evaluate, block, terms, factor))
+        expected = _slopes(eager.evaluate, block, terms, factor)
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=0)
 
 
 def _slopes(evaluate, block, terms, factor):
@@ -192,7 +205,9 @@ def _slopes(evaluate, block, terms, factor):
 def test_norms_are_counted_like_eager(bins, shape, interpreter):
     block = make_block(shape)
     actual = interpreter(norm_counts_triton.count, block, bins)
-    assert torch.equal(actual, norm_counts_eager.count(block, bins))
+    difference = actual - norm_counts_eager.count(block, bins)
+    assert difference.sum() == 0
+    assert difference.abs().sum() <= 2  # a norm may lie at the edge of a bin
 
 
 def test_no_logits_have_no_norms():
@@ -430,6 +445,12 @@ def test_every_formula_compiles_for_a_gpu(positive, negative, compile_only):
     terms = Terms(TERMS[positive].positive, TERMS[negative].negative)
     kernel = compile_only(make_block((2, 3, 41), torch.float16), terms, torch.tensor(1.0))
     assert "cubin" in kernel.asm
+
+
+@pytest.mark.slow
+def test_the_count_of_norms_compiles_for_a_gpu(compiled):
+    norm_counts_triton.count(make_block((2, 3, 41), torch.float16), 30)
+    assert "cubin" in compiled.pop().asm
 
 
 @pytest.mark.slow

@@ -313,7 +313,14 @@ LEGAL = {
 }
 SHAPES = [(), (1,), (2,), (3,), (4,), (8,), (0,), (2, 3), (3, 4), (1, 2, 3, 4), (0, 0, 0)]
 WRONG_SHAPES = [*SHAPES, (3, 2), (4, 2), (1, 4), (2, 5), (2, 0), (2, 3, 5), (2, 2, 4), (1, 3, 4)]
-DTYPES_OF_TORCH = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+DTYPES_OF_TORCH = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.uint8,
+]
 
 
 def spoiled(tensor):
@@ -365,6 +372,13 @@ def test_the_operator_of_norm_counts_refuses_memory_that_it_would_misread():
     assert operator(**legal).sum() == 24
     for name in ("logits", "labels"):
         for wrong in spoiled(legal[name]):
+            is_legal = wrong.dim() == 3 and (*wrong.shape[::2], wrong.is_contiguous()) == (
+                2,
+                4,
+                True,
+            )
+            if is_legal and wrong.dtype in DTYPES["cpp"]:  # any number of classes
+                continue
             with pytest.raises(RuntimeError, match=" must be "):
                 operator(**{**legal, name: wrong})
     for bins in (0, -1, 2**31):

@@ -69,7 +69,7 @@ struct DenseLoss : Logits {
   void* gradient;               // (G, K, T), out, or null if no gradient is requested
   double* slopes;  // (units, 2, K), zeros, out: sums of |weighted slope| of each class; or null
 
-  long scratch_size() const { return 2 * (num_classes + ANCHORS_PER_UNIT); }
+  long scratch_size() const { return 5 * (num_classes + ANCHORS_PER_UNIT); }
 };
 
 // Count of the logits by the gradient norm |p - y|, in equal bins of [0, 1].

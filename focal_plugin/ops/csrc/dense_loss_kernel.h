@@ -33,7 +33,7 @@ INLINE bool is_flushed(float slope) { return focal::magnitude(slope) < 1e-20f; }
 INLINE focal::Parameters parameters_of(const Side& side, bool per_class, long k, long num_classes) {
   const float* p = side.parameters + (per_class ? k : 0);
   const long step = per_class ? num_classes : 1;
-  return {{p[0], p[step], p[2 * step], p[3 * step]}, side.table, side.entries};
+  return {{p[0], p[step], p[2 * step], p[3 * step]}};
 }
 
 inline focal::Cost cost_of_positive(const DenseLoss& job, int label, float x, float quality) {
@@ -42,7 +42,8 @@ inline focal::Cost cost_of_positive(const DenseLoss& job, int label, float x, fl
   const focal::Parameters p = parameters_of(side, side.per_class, label, job.num_classes);
   switch (side.kind) {
     case Kind::cross_entropy: return focal::CrossEntropy(p)(at);
-    case Kind::binned_cross_entropy: return focal::BinnedCrossEntropy(p)(at);
+    case Kind::binned_cross_entropy:
+      return focal::BinnedCrossEntropy(p)(at, side.table[focal::bin_of(at.q, side.entries)]);
     case Kind::focal: return focal::Focal<focal::Power>(p)(at);
     case Kind::asymmetric_negative: return focal::AsymmetricNegative<false>(p)(at);
     case Kind::focal_star: return focal::FocalStar(p)(at);
@@ -121,12 +122,12 @@ struct Anchors {
   }
 };
 
-// The logits in float32; a copy in `scratch` if they are not.
+// The logits in float32; a copy if they are not.
 inline const float* as_float(const float* logits, long, float*) { return logits; }
 
-SHARED const float* as_float(const Bfloat16* logits, long count, float* scratch) {
-  for (long i = 0; i < count; ++i) scratch[i] = load(logits[i]);
-  return scratch;
+SHARED const float* as_float(const Bfloat16* logits, long count, float* copy) {
+  for (long i = 0; i < count; ++i) copy[i] = load(logits[i]);
+  return copy;
 }
 
 // Writes the slopes times the factors to the gradient, unless it is null.
@@ -153,16 +154,36 @@ SHARED void add_magnitudes(const float* slopes, long count, double* sums) {
   for (long i = 0; i < count; ++i) sums[i] += focal::magnitude(slopes[i]);
 }
 
+// Entries of the table for negatives, with what led to them: (3, count) numbers, see
+// `focal::cost_of`. The look-up itself is not vectorized.
+template <class Scalar>
+SHARED void look_up(const Side& side, const Scalar* logits, long count, float* entries) {
+  int bins[ANCHORS_PER_UNIT];
+  for (long first = 0; first < count; first += ANCHORS_PER_UNIT) {
+    const long left = count - first;
+    const long some = left < ANCHORS_PER_UNIT ? left : ANCHORS_PER_UNIT;
+#pragma omp simd
+    for (long i = 0; i < some; ++i) {
+      const focal::Point at = focal::point(-load(logits[first + i]));
+      bins[i] = focal::bin_of(at.q, side.entries);
+      entries[count + first + i] = at.q;
+      entries[2 * count + first + i] = at.ce;
+    }
+    for (long i = 0; i < some; ++i) entries[first + i] = side.table[bins[i]];
+  }
+}
+
 // Negatives of class k. The slopes of `float` logits share it with the gradient.
 template <class Negative, class Scalar, bool WITH_GRADIENT>
 SHARED void plane(const DenseLoss& job, int k, const int* labels, long count, const float* scale,
-                  const Scalar* logits, float* loss, Scalar* gradient) {
+                  const Scalar* logits, float* loss, Scalar* gradient, float* entries) {
+  if (focal::HAS_TABLE<Negative>) look_up(job.negative, logits, count, entries);
   const Negative negative(parameters_of(job.negative, job.negative.per_class, k, job.num_classes));
   const float weight = job.negative.weights[k];
 #pragma omp simd
   for (long i = 0; i < count; ++i) {
     const bool counts = (labels[i] != k) & (labels[i] >= 0);
-    const focal::Cost cost = negative(focal::point(-load(logits[i])));
+    const focal::Cost cost = focal::cost_of(negative, -load(logits[i]), entries, i, count);
     loss[i] += counts ? weight * cost.value : 0.0f;
     if (WITH_GRADIENT) {
       const bool stays = counts & !is_flushed(cost.slope);
@@ -187,31 +208,40 @@ void planes(Anchors<Scalar>& anchors, float* scratch) {
     const int* labels = is_spared ? anchors.background : anchors.labels;
     if (anchors.slopes == nullptr) {
       plane<Negative, Scalar, WITH_GRADIENT>(job, k, labels, count, anchors.scale, logits,
-                                             anchors.loss, gradient);
+                                             anchors.loss, gradient, scratch);
       continue;
     }
-    float* slopes = scratch + count;
+    float *slopes = scratch + 3 * count, *copy = slopes + count;
     plane<Negative, float, true>(job, k, labels, count, anchors.weight,
-                                 as_float(logits, count, scratch), anchors.loss, slopes);
+                                 as_float(logits, count, copy), anchors.loss, slopes, scratch);
     anchors.slopes[job.num_classes + k] = sum_of_magnitudes(slopes, count);
     write_gradient(slopes, count, anchors.factor, 1, gradient);
   }
 }
 
+// The formula of class k. It is no variable of a vectorized loop, which would be kept in memory.
+template <bool PER_CLASS, class Negative>
+INLINE focal::Cost cost_of_negative(const DenseLoss& job, const Negative& of_all, long k, float x,
+                                    const float* entries) {
+  if (!PER_CLASS) return focal::cost_of(of_all, -x, entries, k, job.num_classes);
+  const Negative negative(parameters_of(job.negative, true, k, job.num_classes));
+  return focal::cost_of(negative, -x, entries, k, job.num_classes);
+}
+
 // Negatives of an anchor that is not ignored. Returns their loss.
 template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
 SHARED float row(const DenseLoss& job, int label, float scale, const Scalar* logits,
-                 Scalar* gradient) {
+                 Scalar* gradient, float* entries) {
   const int num_classes = job.num_classes;
+  if (focal::HAS_TABLE<Negative>) look_up(job.negative, logits, num_classes, entries);
   const Negative of_all(parameters_of(job.negative, false, 0, num_classes));
   const float* weights = job.is_class(label) ? job.beside_object : job.negative.weights;
   float loss = 0;
 #pragma omp simd reduction(+ : loss)
   for (int k = 0; k < num_classes; ++k) {
     const bool counts = label != k;
-    const Negative negative =
-        PER_CLASS ? Negative(parameters_of(job.negative, true, k, num_classes)) : of_all;
-    const focal::Cost cost = negative(focal::point(-load(logits[k])));
+    const focal::Cost cost =
+        cost_of_negative<PER_CLASS>(job, of_all, k, load(logits[k]), entries);
     loss += counts ? weights[k] * cost.value : 0.0f;
     if (WITH_GRADIENT) {
       const bool stays = counts & !is_flushed(cost.slope);
@@ -236,12 +266,12 @@ void rows(Anchors<Scalar>& anchors, float* scratch) {
     }
     if (anchors.slopes == nullptr) {
       anchors.loss[i] = row<Negative, Scalar, WITH_GRADIENT, PER_CLASS>(
-          job, label, anchors.scale[i], logits, gradient);
+          job, label, anchors.scale[i], logits, gradient, scratch);
       continue;
     }
-    float* slopes = scratch + num_classes;
+    float *slopes = scratch + 3 * num_classes, *copy = slopes + num_classes;
     anchors.loss[i] = row<Negative, float, true, PER_CLASS>(
-        job, label, anchors.weight[i], as_float(logits, num_classes, scratch), slopes);
+        job, label, anchors.weight[i], as_float(logits, num_classes, copy), slopes, scratch);
     add_magnitudes(slopes, num_classes, anchors.slopes + num_classes);
     write_gradient(slopes, num_classes, anchors.factor + i, 0, gradient);
   }

@@ -136,7 +136,10 @@ struct Power {
   int whole;  // 0..7
   float rest;
 
-  explicit Power(float gamma) : whole(gamma < 7 ? static_cast<int>(gamma) : 7) {
+  explicit Power(float gamma) {
+    // Not `gamma < 7 ? ... : 7`: the compiler would turn a constant into branches of the loop
+    const float excess = positive_part(gamma - 7.0f);
+    whole = static_cast<int>(gamma - excess);
     rest = gamma - static_cast<float>(whole);
   }
 
@@ -154,8 +157,6 @@ struct Square {
 // Parameters of a formula, for one class.
 struct Parameters {
   float numbers[4];
-  const float* table;
-  int entries;  // of the table
 
   INLINE float operator[](int i) const { return numbers[i]; }
 };
@@ -177,16 +178,30 @@ INLINE int bin_of(float norm, int bins) {
 
 // Cross entropy times the entry of a table for the bin of 1 - p_t, a constant for the slope.
 struct BinnedCrossEntropy {
-  const float* table;
-  int bins;
+  explicit BinnedCrossEntropy(const Parameters&) {}
 
-  explicit BinnedCrossEntropy(const Parameters& p) : table(p.table), bins(p.entries) {}
-
-  INLINE Cost operator()(const Point& at) const {
-    const float weight = table[bin_of(at.q, bins)];
-    return {weight * at.ce, -weight * at.q};
+  INLINE Cost operator()(const Point& at, float entry) const {
+    return {entry * at.ce, -entry * at.q};
   }
 };
+
+template <class Formula>
+constexpr bool HAS_TABLE = false;
+template <>
+constexpr bool HAS_TABLE<BinnedCrossEntropy> = true;
+
+// Loss of x_t. For a formula with a table, 1 - p_t, the cross entropy and the entry of logit i of
+// `count` are looked up already.
+template <class Formula>
+INLINE Cost cost_of(const Formula& formula, float x, [[maybe_unused]] const float* entries,
+                    [[maybe_unused]] long i, [[maybe_unused]] long count) {
+  if constexpr (HAS_TABLE<Formula>) {
+    const Point at{x, 0.0f, entries[count + i], entries[2 * count + i], 0.0f};
+    return formula(at, entries[i]);
+  } else {
+    return formula(point(x));
+  }
+}
 
 // Focal loss of a negative with a margin: of the probability p_m = max(q - clip, 0), for clip > 0.
 template <bool WHOLE>
@@ -204,7 +219,8 @@ struct AsymmetricNegative {
     const float base = p_m > LEAST ? p_m : LEAST;
     float m = whole_power(p_m, power.whole);
     if (!WHOLE) m *= exponential_of(power.rest * log_of(base));
-    const float slope = -at.p * at.q * m * (gamma * ce / base + 1.0f / rest);
+    const float sum_of_slopes = multiply_add(gamma * ce, rest, base) / (base * rest);
+    const float slope = -at.p * at.q * m * sum_of_slopes;  // gamma * ce / p_m + 1 / (1 - p_m)
     return {m * ce, p_m == 0 ? 0.0f : slope};
   }
 
@@ -299,11 +315,11 @@ struct GumbelComplement {
     const float log_u = below ? -GUMBEL_HIGH : above ? -GUMBEL_LOW : at.x;
     const float u = exponential_of(log_u);
     const Exponential exp = exponential(-u);
-    const float p = exp.value(), not_p = -exp.minus_one();
+    const float p = exp.value(), not_p = -exp.minus_one(), ratio = 1.0f / not_p;
     // 1 / (1 - p) is 1 + p / (1 - p), or 1 / u times 1 + (u - (1 - p)) / (1 - p)
     const bool unlikely = p <= 0.5f;
-    const float value = log_of_one_plus((unlikely ? p : u - not_p) / not_p);
-    return {unlikely ? value : value - log_u, below | above ? 0.0f : -u * p / not_p};
+    const float value = log_of_one_plus((unlikely ? p : u - not_p) * ratio);
+    return {unlikely ? value : value - log_u, below | above ? 0.0f : -u * p * ratio};
   }
 };
 

@@ -3,7 +3,11 @@
 
 // Adds `count` bins to their counts.
 inline void add(const int* bins, long count, long* counts) {
-  for (long i = 0; i < count; ++i) ++counts[bins[i] * HISTOGRAMS + i % HISTOGRAMS];
+  long i = 0;
+  for (; i + HISTOGRAMS <= count; i += HISTOGRAMS) {
+    for (int h = 0; h < HISTOGRAMS; ++h) ++counts[bins[i + h] * HISTOGRAMS + h];
+  }
+  for (; i < count; ++i) ++counts[bins[i] * HISTOGRAMS];
 }
 
 // T != 1. An ignored anchor is in the bin after the last one.
@@ -24,23 +28,29 @@ void count_planes(const NormCounts& job, long group, long first, long count, lon
   }
 }
 
-// T = 1.
+// T = 1. All logits count as negatives first, whatever their anchor.
 template <class Scalar>
 void count_rows(const NormCounts& job, long first, long count, long* counts) {
+  const long num_classes = job.num_classes, end = (first + count) * num_classes;
+  const Scalar* logits = static_cast<const Scalar*>(job.logits);
   int bins[ANCHORS_PER_UNIT];
-  for (long anchor = first; anchor < first + count; ++anchor) {
-    const int label = job.labels[anchor];
-    const Scalar* x = static_cast<const Scalar*>(job.logits) + anchor * job.num_classes;
-    for (int start = 0; label >= 0 && start < job.num_classes; start += ANCHORS_PER_UNIT) {
-      const int left = job.num_classes - start;
-      const int classes = left < ANCHORS_PER_UNIT ? left : ANCHORS_PER_UNIT;
+  for (long start = first * num_classes; start < end; start += ANCHORS_PER_UNIT) {
+    const long stop = end - start < ANCHORS_PER_UNIT ? end : start + ANCHORS_PER_UNIT;
 #pragma omp simd
-      for (int k = 0; k < classes; ++k) {
-        const float x_t = label == start + k ? load(x[start + k]) : -load(x[start + k]);
-        bins[k] = focal::bin_of(focal::point(x_t).q, job.bins);
-      }
-      add(bins, classes, counts);
+    for (long i = start; i < stop; ++i) {
+      bins[i - start] = focal::bin_of(focal::point(-load(logits[i])).q, job.bins);
     }
+    for (long anchor = start / num_classes; anchor * num_classes < stop; ++anchor) {
+      const int label = job.labels[anchor];
+      const long begin = anchor * num_classes, own = begin + label;
+      if (job.is_class(label) && own >= start && own < stop) {
+        bins[own - start] = focal::bin_of(focal::point(load(logits[own])).q, job.bins);
+      }
+      for (long i = begin; label < 0 && i < begin + num_classes; ++i) {  // ignored
+        if (i >= start && i < stop) bins[i - start] = job.bins;
+      }
+    }
+    add(bins, stop - start, counts);
   }
 }
 
