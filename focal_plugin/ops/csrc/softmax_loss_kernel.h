@@ -122,8 +122,8 @@ struct SoftmaxBlock {
 
   template <class Formula>
   void costs() {
-    const Formula formula(focal::Parameters{
-        {job.parameters[0], job.parameters[1], job.parameters[2], job.parameters[3]}, nullptr, 0});
+    const float* p = job.parameters;
+    const Formula formula(focal::Parameters{{p[0], p[1], p[2], p[3]}});
 #pragma omp simd
     for (long i = 0; i < count; ++i) {
       const bool counts = job.is_class(labels[i]);
