@@ -260,6 +260,27 @@ FAULTS = (
         "tests/ops/test_dense_loss.py",
     ),
     Fault(
+        "softmax-loss-shares-with-the-label",
+        "focal_plugin/ops/softmax_loss_eager.py",
+        "others.scatter_(1, column, -LARGEST)",
+        "others.clamp_(min=-LARGEST)",
+        "tests/ops/test_softmax_loss.py",
+    ),
+    Fault(
+        "softmax-loss-keeps-nan-of-ignored",
+        "focal_plugin/ops/softmax_loss_eager.py",
+        "gradient[group, :, anchor] = 0",
+        "gradient[group, :, anchor] *= 0",
+        "tests/ops/test_softmax_loss.py",
+    ),
+    Fault(
+        "softmax-background-in-another-layout",
+        "focal_plugin/modeling/dense_losses.py",
+        "order = Layout.of(logits).order",
+        "order = tuple(range(logits.dim()))",
+        "tests/modeling/test_retinanet_parts.py",
+    ),
+    Fault(
         "dense-loss-slopes-count-positive-as-negative-too",
         "focal_plugin/ops/dense_loss_eager.py",
         "magnitude.view(-1)[positives] = 0",

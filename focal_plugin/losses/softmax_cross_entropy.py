@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..ops import SoftmaxTerms, softmax_loss
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .build import CLS_LOSS_REGISTRY
 from .one_vs_rest import check_alpha
-from .sigmoid_cross_entropy import cross_entropy_of_signed_logits
-from .softmax import softmax_loss_per_anchor
+from .sigmoid_cross_entropy import CrossEntropy
+from .softmax import SoftmaxLoss, alpha_of_labels, check_softmax_inputs
 
 
 def softmax_cross_entropy_loss(
@@ -33,11 +34,13 @@ def softmax_cross_entropy_loss(
     Raises:
         ValueError: an option or a label is outside its legal range, or the shapes do not match.
     """
-    return _per_anchor(logits, labels, check_alpha(alpha)).sum()
+    weight = check_alpha(alpha)
+    check_softmax_inputs(logits, labels)
+    return softmax_loss(logits, labels, alpha_of_labels(CrossEntropy(), weight, logits))
 
 
 @CLS_LOSS_REGISTRY.register()
-class SoftmaxCrossEntropyLoss(ClassificationLoss):
+class SoftmaxCrossEntropyLoss(SoftmaxLoss):
     """
     Module of :func:`softmax_cross_entropy_loss`, with the same options.
 
@@ -49,7 +52,6 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
         none for RetinaNet
     """
 
-    softmax = True
     config_keys = {"alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA"}
 
     @configurable
@@ -57,11 +59,5 @@ class SoftmaxCrossEntropyLoss(ClassificationLoss):
         super().__init__()
         self.alpha = check_alpha(alpha)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
-        return _per_anchor(logits, labels, self.alpha)
-
-
-def _per_anchor(logits: Tensor, labels: Tensor, alpha: float | None) -> Tensor:
-    return softmax_loss_per_anchor(cross_entropy_of_signed_logits, logits, labels, alpha=alpha)
+    def terms(self, logits: Tensor) -> SoftmaxTerms:
+        return alpha_of_labels(CrossEntropy(), self.alpha, logits)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 from torch import Tensor
 
 from ..checks import PerClass, check_option
+from ..ops import SoftmaxTerms, softmax_loss
 from ..registry import configurable
-from .build import CLS_LOSS_REGISTRY, ClassificationLoss
+from .build import CLS_LOSS_REGISTRY
 from .class_alpha import (
     ALPHA,
     check_class_alpha,
@@ -16,8 +15,8 @@ from .class_alpha import (
     require_numbers,
 )
 from .one_vs_rest import check_alpha, check_one_per_class
-from .sigmoid_focal import focal_of_signed_logits
-from .softmax import softmax_loss_per_anchor
+from .sigmoid_focal import Focal
+from .softmax import SoftmaxLoss, alpha_of_labels, check_softmax_inputs
 
 
 def softmax_focal_loss(
@@ -54,16 +53,17 @@ def softmax_focal_loss(
         The loss is computed in log space, like :func:`sigmoid_focal_loss`. Value and gradient are
         finite for every gamma >= 0. The power form has NaN gradients for gamma < 1.
     """
-    gamma = check_option("gamma", gamma, low=0)
+    formula = Focal(check_option("gamma", gamma, low=0))
     weight: float | Tensor | None = check_alpha(alpha)
     of_classes = check_class_alpha(class_alpha)
+    check_softmax_inputs(logits, labels)
     if len(of_classes):
-        weight = of_classes
-    return _per_anchor(logits, labels, weight, gamma).sum()
+        weight = check_one_per_class("class_alpha", of_classes, logits)
+    return softmax_loss(logits, labels, alpha_of_labels(formula, weight, logits))
 
 
 @CLS_LOSS_REGISTRY.register()
-class SoftmaxFocalLoss(ClassificationLoss):
+class SoftmaxFocalLoss(SoftmaxLoss):
     """
     Module of :func:`softmax_focal_loss`, with the same options.
 
@@ -74,7 +74,6 @@ class SoftmaxFocalLoss(ClassificationLoss):
         none, although the code of the focal loss authors includes it
     """
 
-    softmax = True
     config_keys = {
         "alpha": "MODEL.RETINANET.FOCAL_LOSS_ALPHA",
         "gamma": "MODEL.RETINANET.FOCAL_LOSS_GAMMA",
@@ -96,23 +95,10 @@ class SoftmaxFocalLoss(ClassificationLoss):
         of_classes = check_class_alpha_or_auto(class_alpha)
         self.register_buffer("class_alpha", of_classes, persistent=False)
 
-    def per_anchor(
-        self, logits: Tensor, labels: Tensor, *, quality: Tensor | None = None
-    ) -> Tensor:
+    def terms(self, logits: Tensor) -> SoftmaxTerms:
+        alpha: float | Tensor | None = self.alpha
         key = self.key_of("class_alpha")
         of_classes = require_numbers(self.class_alpha, key=key)
-        alpha = of_classes if len(of_classes) else self.alpha
-        return _per_anchor(logits, labels, alpha, self.gamma, key=key)
-
-
-def _per_anchor(
-    logits: Tensor,
-    labels: Tensor,
-    alpha: float | Tensor | None,
-    gamma: float,
-    key: str | None = None,
-) -> Tensor:
-    if isinstance(alpha, Tensor):
-        alpha = check_one_per_class("class_alpha", alpha, logits, key=key)
-    focal = functools.partial(focal_of_signed_logits, gamma=gamma)
-    return softmax_loss_per_anchor(focal, logits, labels, alpha=alpha)
+        if len(of_classes):
+            alpha = check_one_per_class("class_alpha", of_classes, logits, key=key)
+        return alpha_of_labels(Focal(self.gamma), alpha, logits)

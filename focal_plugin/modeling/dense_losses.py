@@ -30,6 +30,7 @@ from ..checks import check_choice
 from ..losses import BoxLoss, ClassificationLoss, elementwise_iou
 from ..losses.base import require_rows
 from ..mining import Miner
+from ..ops.layout import Layout
 from ..ops.level_rows import rows_of_levels, split_levels
 from ..registry import DENSE, ConfigScope
 from .balance import Balance, SharedFeatures
@@ -174,7 +175,7 @@ class DenseLossMixin:
         if not self.cls_loss.any_layout:
             logits = _as_rows(logits)
         if self.cls_loss.softmax:
-            logits = [F.pad(x, (0, 1)) for x in logits]
+            logits = [_with_background(x) for x in logits]
         batch = DenseBatch(Boxes.cat(anchors).tensor, logits, deltas, targets, box_outputs)
         labels = targets.labels
         positives = (labels >= 0) & (labels != num_classes)  # (N, R)
@@ -408,3 +409,11 @@ class DenseLossMixin:
 def _as_rows(logits: list[Tensor]) -> list[Tensor]:
     """Return (N, Ri, K) tensors, as copies if the logits of an anchor are not adjacent."""
     return [x.flatten(1, -2) for x in logits]
+
+
+def _with_background(logits: Tensor) -> Tensor:
+    """Return (N, ..., K+1): the background's logit, 0, is added in the memory layout."""
+    order = Layout.of(logits).order
+    after = len(order) - 1 - order.index(len(order) - 1)  # dimensions inside that of the classes
+    padded = F.pad(logits.permute(order), (*[0, 0] * after, 0, 1))
+    return padded.permute([order.index(i) for i in range(len(order))])

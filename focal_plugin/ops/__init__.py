@@ -6,11 +6,13 @@ from .formula_check import FormulaError, check_formula
 from .implementations import check_impl
 from .match_anchors import match_anchors
 from .norm_counts import count_norms
+from .softmax_loss import SoftmaxTerms, softmax_loss, softmax_loss_per_anchor
 
 __all__ = [
     "Formula",
     "FormulaError",
     "Point",
+    "SoftmaxTerms",
     "Terms",
     "apply_formula",
     "bin_index",
@@ -21,4 +23,6 @@ __all__ = [
     "dense_loss_per_anchor",
     "match_anchors",
     "power",
+    "softmax_loss",
+    "softmax_loss_per_anchor",
 ]

@@ -17,6 +17,7 @@ from focal_plugin.losses import (
 from focal_plugin.mining import MINER_REGISTRY, Miner, top_k_keep_mask
 from focal_plugin.modeling import FocalRetinaNet
 from focal_plugin.modeling.normalizer import NORMALIZERS
+from focal_plugin.ops.layout import Layout
 
 from ..each import each
 from ..registrations import DENSE_CLS_LOSSES
@@ -281,6 +282,25 @@ def test_a_softmax_loss_brings_its_head_and_sums_over_its_k_plus_1_logits(batch)
     given = arguments_of_losses(model, batch)
     expected = softmax_focal_loss(raw_logits(model, batch), given["labels"]) / 100
     torch.testing.assert_close(given["losses"]["loss_cls"], expected)
+
+
+def test_the_background_is_added_in_the_memory_layout_of_the_head(batch, monkeypatch):
+    """The loss reads it in place, and the gradient reaches the head without a transposition."""
+    model, seen = softmax_model(), []
+    of_levels = type(model.cls_loss).of_levels
+
+    def record(self, logits, labels, **options):
+        seen.extend(logits)
+        return of_levels(self, logits, labels, **options)
+
+    monkeypatch.setattr(type(model.cls_loss), "of_levels", record)
+    losses_of(model, batch)
+    assert seen
+    for logits in seen:
+        _, height, width, _, columns = logits.shape
+        assert columns == NUM_CLASSES + 1
+        assert (logits[..., -1] == 0).all()
+        assert Layout.of(logits).shape[1:] == (columns, height * width)
 
 
 def test_a_new_softmax_head_gives_background_all_but_the_prior(batch):

@@ -181,22 +181,43 @@ def compiled_peers(
 def loss_variants(
     outputs: list[Tensor], labels: Tensor, args: argparse.Namespace
 ) -> dict[str, Work]:
-    """Return registered losses of sigmoid logits with default options; focal loss is first."""
+    """
+    Return registered losses with default options; focal loss is first.
+
+    A softmax loss reads one more logit of each anchor, that of the background.
+    """
     names = ["SigmoidFocalLoss", *(args.loss or sorted(dict(CLS_LOSS_REGISTRY)))]
     quality = torch.full(labels.shape, 0.8)
+    with_background: list[Tensor] = []
     variants: dict[str, Work] = {}
     for name in names:
         loss_class = CLS_LOSS_REGISTRY.get(name)
-        if name in variants or loss_class().num_columns(args.classes) != args.classes:
+        columns = loss_class().num_columns(args.classes)
+        if name in variants or columns != args.classes + loss_class.softmax:
             continue
         needed = {"num_classes": args.classes, "samples_per_class": [100] * args.classes}
         accepted = inspect.signature(loss_class.__init__).parameters
         loss = loss_class(**{key: value for key, value in needed.items() if key in accepted})
         if args.impl != "auto":
             loss.impl = args.impl
-        work = functools.partial(ours, outputs, labels, loss, quality)
-        variants[name] = functools.partial(backward, work, outputs)
+        read = outputs
+        if loss.softmax:
+            with_background = with_background or append_background(outputs, args)
+            read = with_background
+        work = functools.partial(ours, read, labels, loss, quality)
+        variants[name] = functools.partial(backward, work, read)
     return variants
+
+
+def append_background(outputs: list[Tensor], args: argparse.Namespace) -> list[Tensor]:
+    """Return the same logits with a background logit of 0 for each anchor, in the same layout."""
+    with torch.no_grad():
+        if args.anchors:
+            return [F.pad(x, (0, 1)).requires_grad_() for x in outputs]
+        of_anchors = [x.unflatten(1, (ANCHORS_PER_LOCATION, -1)) for x in outputs]
+        padded = [F.pad(x, (0, 0, 0, 0, 0, 1)).flatten(1, 2) for x in of_anchors]
+        memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+        return [x.contiguous(memory_format=memory_format).requires_grad_() for x in padded]
 
 
 def copies(outputs: list[Tensor]) -> dict[str, Work]:

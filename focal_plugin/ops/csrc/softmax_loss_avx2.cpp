@@ -1,0 +1,22 @@
+// Softmax loss for processors with AVX2.
+
+#include "softmax_loss.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx2,fma")
+
+namespace {
+#include "formulas.h"
+#include "scalars.h"
+
+#include "softmax_loss_kernel.h"
+}  // namespace
+
+void run_softmax_loss_avx2(const SoftmaxLoss& job, long unit, float* scratch) {
+  run_softmax(job, unit, scratch);
+}
+#else
+void run_softmax_loss_avx2(const SoftmaxLoss& job, long unit, float* scratch) {
+  run_softmax_loss_baseline(job, unit, scratch);
+}
+#endif
