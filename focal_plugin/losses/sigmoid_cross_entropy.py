@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..ops import Formula, Point, Terms, apply_formula
+from ..ops import Formula, Point, Terms
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
 from .elementwise import ElementwiseLoss, alpha_balanced, sum_of_terms
@@ -70,8 +70,3 @@ class CrossEntropy(Formula):
 
     def slope(self, at: Point) -> Tensor:
         return -at.q
-
-
-def cross_entropy_of_signed_logits(x_t: Tensor) -> Tensor:
-    """Compute -log(p_t), elementwise; finite for every finite x_t."""
-    return apply_formula(CrossEntropy(), x_t)

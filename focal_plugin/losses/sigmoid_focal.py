@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..checks import PerClass, check_option
-from ..ops import Formula, Point, Terms, apply_formula, check_impl
+from ..ops import Formula, Point, Terms, check_impl
 from ..registry import configurable
 from .build import CLS_LOSS_REGISTRY
 from .class_alpha import (
@@ -156,10 +156,3 @@ class Focal(Formula):
         if self.label_smoothing:
             return at.ce + self.label_smoothing / 2 * at.x
         return at.ce
-
-
-def focal_of_signed_logits(
-    x_t: Tensor, *, gamma: float | Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """Compute (1 - p_t)^gamma * cross entropy, elementwise."""
-    return apply_formula(Focal(gamma, label_smoothing), x_t)

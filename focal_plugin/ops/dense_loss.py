@@ -14,18 +14,15 @@ Shape shorthand:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import dense_loss_cpp, dense_loss_eager, dense_loss_triton
+from .block_sum import loss_per_anchor, sum_over_anchors
 from .dense_loss_block import Block, Evaluate, Implementation, Terms
-from .formula import refuse_second_derivative
 from .formula_check import check_formula
 from .implementations import choose
 from .layout import Layout
-from .ordered_sum import ordered_sum
 
 MODULES: dict[str, Implementation] = {
     "cpp": dense_loss_cpp,
@@ -78,15 +75,8 @@ def dense_loss(
         infinite or NaN loss.
     """
     blocks = blocks_of(logits, labels, quality)
-    device = blocks[0].logits.device
-    if not isinstance(scale, Tensor):
-        scale = torch.full((), scale, device=device)  # filled by a kernel, without a blocking copy
-    scale = scale.detach().to(device, torch.float32)
     evaluate = implementation(impl, blocks[0], terms)
-    loss: Tensor = _Sum.apply(
-        evaluate, terms, scale, slopes, blocks, *(block.logits for block in blocks)
-    )
-    return loss
+    return sum_over_anchors(blocks, evaluate, terms, scale=scale, slopes=slopes)
 
 
 def dense_loss_per_anchor(
@@ -109,7 +99,7 @@ def dense_loss_per_anchor(
     layout = Layout.of(logits)
     block = _block(layout, logits, labels, quality)
     evaluate = implementation(impl, block, terms)
-    return layout.anchors_as_given(_PerAnchor.apply(evaluate, terms, block, block.logits))
+    return layout.anchors_as_given(loss_per_anchor(block, evaluate, terms))
 
 
 def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
@@ -126,67 +116,6 @@ def implementation(impl: str, block: Block, terms: Terms) -> Evaluate:
     for formula in terms.formulas:
         check_formula(formula, evaluate, device)
     return evaluate
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        evaluate: Evaluate,
-        terms: Terms,
-        scale: Tensor,
-        slopes: Tensor | None,
-        blocks: list[Block],
-        *logits: Tensor,
-    ) -> Tensor:
-        # On a GPU, a second computation costs less than finding out whether it must be scaled
-        at_once = logits[0].device.type == "cpu" and any(ctx.needs_input_grad)
-        total = torch.zeros((), dtype=torch.float64, device=scale.device)
-        gradients = []
-        for block in blocks:
-            per_anchor, gradient = evaluate(block, terms, scale if at_once else None, slopes)
-            total += ordered_sum(per_anchor.flatten())
-            gradients.append(gradient)
-        ctx.gradients = gradients if at_once else None
-        ctx.evaluate, ctx.terms, ctx.scale = evaluate, terms, scale
-        ctx.anchors = [(block.labels, block.quality) for block in blocks]
-        ctx.save_for_backward(*logits)
-        return (total * scale).float()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
-        # Handed over: changes by the receiver must not affect another backward pass
-        gradients, ctx.gradients = ctx.gradients, None
-        # Half precision is rounded after a factor, such as a loss scale that prevents underflow
-        if gradients is None or (upstream != 1 and any(x.element_size() < 4 for x in gradients)):
-            return None, None, None, None, None, *_Sum._gradients(ctx, ctx.scale * upstream)
-        if upstream != 1:
-            for gradient in gradients:
-                gradient.mul_(upstream)
-        return None, None, None, None, None, *gradients
-
-    @staticmethod
-    def _gradients(ctx: Any, factor: Tensor) -> list[Tensor | None]:
-        return [
-            ctx.evaluate(Block(logits, *anchors), ctx.terms, factor)[1]
-            for anchors, logits in zip(ctx.anchors, ctx.saved_tensors, strict=True)
-        ]
-
-
-class _PerAnchor(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, evaluate: Evaluate, terms: Terms, block: Block, logits: Tensor) -> Tensor:
-        ctx.evaluate, ctx.terms, ctx.anchors = evaluate, terms, (block.labels, block.quality)
-        ctx.save_for_backward(logits)
-        return evaluate(block, terms, None)[0]
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
-        (logits,) = ctx.saved_tensors
-        block = Block(logits, *ctx.anchors)
-        return None, None, None, ctx.evaluate(block, ctx.terms, upstream.contiguous())[1]
 
 
 def blocks_of(

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import softmax_loss_cpp, softmax_loss_eager, softmax_loss_triton
-from .dense_loss import _PerAnchor, _Sum, blocks_of
+from .block_sum import loss_per_anchor, sum_over_anchors
+from .dense_loss import blocks_of
 from .dense_loss_block import Block
 from .implementations import choose
 from .layout import Layout
@@ -73,15 +73,8 @@ def softmax_loss(
         have -inf, has the loss 0. Any other +inf, or a label's -inf, gives an infinite or NaN loss.
     """
     blocks = blocks_of(logits, labels)
-    device = blocks[0].logits.device
-    if not isinstance(scale, Tensor):
-        scale = torch.full((), scale, device=device)  # filled by a kernel, without a blocking copy
-    scale = scale.detach().to(device, torch.float32)
     evaluate = _implementation(impl, blocks[0], terms)
-    loss: Tensor = _Sum.apply(
-        evaluate, terms, scale, None, blocks, *(block.logits for block in blocks)
-    )
-    return loss
+    return sum_over_anchors(blocks, evaluate, terms, scale=scale)
 
 
 def softmax_loss_per_anchor(
@@ -98,8 +91,7 @@ def softmax_loss_per_anchor(
     """
     (block,) = blocks_of(logits, labels)
     evaluate = _implementation(impl, block, terms)
-    per_anchor: Tensor = _PerAnchor.apply(evaluate, terms, block, block.logits)
-    return Layout.of(logits).anchors_as_given(per_anchor)
+    return Layout.of(logits).anchors_as_given(loss_per_anchor(block, evaluate, terms))
 
 
 def _implementation(impl: str, block: Block, terms: SoftmaxTerms) -> Evaluate:

@@ -8,7 +8,8 @@ from fvcore.nn import sigmoid_focal_loss as fvcore_focal_loss
 from torch.nn import functional as F
 
 from focal_plugin.losses import SigmoidFocalLoss, sigmoid_cross_entropy_loss, sigmoid_focal_loss
-from focal_plugin.losses.sigmoid_focal import focal_of_signed_logits
+from focal_plugin.losses.sigmoid_focal import Focal
+from focal_plugin.ops import apply_formula
 
 from ..each import each
 from .regimes import (
@@ -153,7 +154,7 @@ def test_audit_at_initialization():
 def test_gradcheck(gamma):
     x_t = torch.linspace(-9, 9, 19, dtype=torch.float64, requires_grad=True)
     for smoothing in (0.0, 0.1):
-        focal = functools.partial(focal_of_signed_logits, gamma=gamma, label_smoothing=smoothing)
+        focal = functools.partial(apply_formula, Focal(gamma, smoothing))
         assert torch.autograd.gradcheck(focal, x_t)
 
 
@@ -197,7 +198,7 @@ def test_smoothed_at_gamma_zero_is_cross_entropy_with_smoothed_targets():
 @pytest.mark.parametrize("smoothing", [0.02, 0.2])
 def test_smoothed_cross_entropy_is_smallest_where_p_t_is_the_smoothed_target(smoothing):
     x_t = torch.logit(torch.tensor([1 - smoothing / 2], dtype=torch.float64)).requires_grad_()
-    loss = focal_of_signed_logits(x_t, gamma=0.0, label_smoothing=smoothing)
+    loss = apply_formula(Focal(0.0, smoothing), x_t)
     torch.testing.assert_close(
         torch.autograd.grad(loss, x_t)[0], torch.zeros_like(x_t), rtol=0, atol=1e-12
     )

@@ -1,11 +1,9 @@
 // `torch.ops.focal_plugin.dense_loss` and `count_norms`: see `focal_plugin/ops/dense_loss_cpp.py` and
 // `norm_counts_cpp.py`.
 
-#include "dense_loss.h"
+#include "operator.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -47,38 +45,6 @@ Kind kind_of(const std::string& name) {
 
 bool for_positives_only(Kind kind) {
   return kind == Kind::quality_focal || kind == Kind::varifocal || kind == Kind::soft_target;
-}
-
-// The function for the instruction set that PyTorch uses, which `ATEN_CPU_CAPABILITY` limits.
-template <class Function>
-Function* kernel(Function* baseline, Function* avx2, Function* avx512) {
-  const std::string capability = at::get_cpu_capability();
-  return capability == "AVX512" ? avx512 : capability == "AVX2" ? avx2 : baseline;
-}
-
-template <class T>
-T* data(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() ? tensor->data_ptr<T>() : nullptr;
-}
-
-// The kernel reads raw memory by these shapes, so no other tensor may reach it.
-void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef shape,
-           at::ScalarType dtype) {
-  if (!tensor.has_value()) return;
-  TORCH_CHECK(tensor->is_cpu() && tensor->is_contiguous() && tensor->scalar_type() == dtype &&
-                  tensor->sizes() == shape,
-              name, " must be contiguous ", dtype, " ", shape, " on the CPU, got ",
-              tensor->scalar_type(), " ", tensor->sizes(), " on ", tensor->device());
-}
-
-Logits logits_of(const at::Tensor& logits, const at::Tensor& labels) {
-  TORCH_CHECK(logits.dim() == 3, "logits must be (G, K, T), got ", logits.sizes());
-  const auto dtype = logits.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
-  check("logits", logits, logits.sizes(), dtype);
-  check("labels", labels, {logits.size(0), logits.size(2)}, at::kInt);
-  TORCH_CHECK(logits.size(1) <= std::numeric_limits<int>::max(), "too many classes");
-  return {logits.size(0),          static_cast<int>(logits.size(1)), logits.size(2),
-          dtype == at::kBFloat16, logits.data_ptr(),                labels.data_ptr<int>()};
 }
 
 Side side_of(const char* name, int64_t num_classes, const std::string& kind,

@@ -8,6 +8,7 @@
 
 namespace {
 #include "formulas.h"
+#include "scalars.h"
 
 #include "dense_loss_kernel.h"
 #include "norm_counts_kernel.h"

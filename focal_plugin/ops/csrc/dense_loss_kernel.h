@@ -4,31 +4,6 @@
 //
 // Shape shorthand: logits (G, K, T), labels (G, T); see `focal_plugin/ops/dense_loss.py`.
 
-struct Bfloat16 {
-  unsigned short bits;
-};
-
-INLINE float load(float x) { return x; }
-
-INLINE float load(Bfloat16 x) {
-  const unsigned bits = static_cast<unsigned>(x.bits) << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-INLINE void store(float* to, float x) { *to = x; }
-
-INLINE void store(Bfloat16* to, float x) {
-  unsigned bits;
-  __builtin_memcpy(&bits, &x, sizeof bits);
-  const unsigned rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // ties to even
-  to->bits = static_cast<unsigned short>(x == x ? rounded : 0x7FC0);
-}
-
-// See FLUSHED_BELOW in `focal_plugin/ops/dense_loss_block.py`. A NaN stays a NaN.
-INLINE bool is_flushed(float slope) { return focal::magnitude(slope) < 1e-20f; }
-
 // The parameters of class k of K; `per_class` is a constant where a loop over k is vectorized.
 INLINE focal::Parameters parameters_of(const Side& side, bool per_class, long k, long num_classes) {
   const float* p = side.parameters + (per_class ? k : 0);

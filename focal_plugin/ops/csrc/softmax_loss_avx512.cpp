@@ -4,6 +4,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")
+#define HAS_FMA  // g++ does not define __FMA__ for a pragma
 
 namespace {
 #include "formulas.h"
