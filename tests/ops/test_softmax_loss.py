@@ -213,7 +213,11 @@ def test_extreme_logits_give_finite_losses_and_gradients(gamma, layout, impl):
 
 @every_implementation
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-@pytest.mark.parametrize("formula", [Focal(2.0), Focal(0.5), CrossEntropy()], ids=str)
+@pytest.mark.parametrize(
+    "formula",
+    [Focal(2.0), Focal(0.5), CrossEntropy()],
+    ids=["focal 2", "focal .5", "cross entropy"],
+)
 def test_infinite_logits_have_the_loss_of_the_limit(formula, layout, impl):
     terms = SoftmaxTerms(formula)
     inf, nan = math.inf, math.nan
