@@ -60,11 +60,13 @@ def restart_with_tuned_allocator() -> None:
     Replace this process by the same command with the settings, unless it has them.
 
     A script calls it before its other imports. Process number, arguments and output stay the same.
+    A script that runs inside another process, such as a notebook, does not replace that process.
     """
+    is_own_process = sys.orig_argv[-len(sys.argv) :] == sys.argv
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     on_gpu = not hidden and any(Path(device).exists() for device in GPU_DRIVERS)
     added = allocator_variables(os.environ, on_gpu=on_gpu)
-    if added:
+    if added and is_own_process:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **added})
 
 

@@ -85,14 +85,30 @@ def test_a_script_does_not_restart_if_the_user_has_chosen(tmp_path):
     assert len(numbers) == 1
 
 
-def test_a_script_does_not_restart_on_a_machine_with_a_gpu(monkeypatch, tmp_path):
+@pytest.fixture
+def restarts(monkeypatch):
+    """Return the list of restarts, which do not happen, of a process that may restart."""
     restarts = []
     monkeypatch.setattr(allocator.os, "execve", lambda *args: restarts.append(args))
-    monkeypatch.setattr(allocator, "GPU_DRIVERS", (str(tmp_path),))
+    monkeypatch.setattr(allocator, "GPU_DRIVERS", ())
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-u", *sys.argv])
     for name in [*CHOICES, "CUDA_VISIBLE_DEVICES"]:
         monkeypatch.delenv(name, raising=False)
+    return restarts
+
+
+@has_glibc
+def test_a_script_does_not_restart_on_a_machine_with_a_gpu(monkeypatch, tmp_path, restarts):
+    monkeypatch.setattr(allocator, "GPU_DRIVERS", (str(tmp_path),))
     allocator.restart_with_tuned_allocator()
     assert not restarts
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     allocator.restart_with_tuned_allocator()
-    assert len(restarts) == (allocator._glibc() >= (2, 35))
+    assert len(restarts) == 1
+
+
+@has_glibc
+def test_a_script_inside_another_process_does_not_replace_it(monkeypatch, restarts):
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "x.yaml"])
+    allocator.restart_with_tuned_allocator()
+    assert not restarts

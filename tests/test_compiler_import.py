@@ -1,6 +1,5 @@
 """The import of torchvision does not wait for the compiler of PyTorch."""
 
-import io
 import subprocess
 import sys
 
@@ -20,25 +19,27 @@ def test_the_package_and_torchvision_are_imported_without_the_compiler():
 
 @pytest.fixture
 def not_imported(monkeypatch):
-    """Make the standard library's `wave` stand for the compiler, which is no module to unload."""
-    monkeypatch.setattr("focal_plugin.compiler_import.NAME", "wave")
-    monkeypatch.setattr("focal_plugin.compiler_import.DEFERRED", "Wave_write")
-    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    """Make a small module stand for the compiler, which is no module to unload."""
+    monkeypatch.setattr("focal_plugin.compiler_import.NAME", "stringprep")
+    monkeypatch.setattr("focal_plugin.compiler_import.DEFERRED", "in_table_a1")
+    monkeypatch.delitem(sys.modules, "stringprep", raising=False)
 
 
 def test_a_deferred_function_imports_the_module_only_when_it_is_called(not_imported):
     with compiler_import_deferred():
-        from wave import Wave_write as deferred
-    assert "wave" not in sys.modules
-    assert isinstance(deferred(io.BytesIO()), sys.modules["wave"].Wave_write)
+        from stringprep import in_table_a1 as deferred
+    assert "stringprep" not in sys.modules
+    assert deferred("\u0221")
+    assert not deferred("a")
+    assert "stringprep" in sys.modules
 
 
 def test_any_other_name_imports_the_module_at_once(not_imported):
     with compiler_import_deferred():
-        from wave import Wave_read
+        from stringprep import in_table_b1
 
-        assert sys.modules["wave"].Wave_read is Wave_read
-    assert sys.modules["wave"].__file__
+        assert sys.modules["stringprep"].in_table_b1 is in_table_b1
+    assert sys.modules["stringprep"].__file__
 
 
 def test_a_module_that_is_already_imported_stays(monkeypatch):

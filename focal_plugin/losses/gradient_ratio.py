@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,8 @@ class GradientRatioLoss(ElementwiseLoss):
 
     decomposes = False
     stateful = True
-    gradients: GradientRatio
+    if TYPE_CHECKING:  # TorchScript cannot read the annotation
+        gradients: GradientRatio
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         self.update_levels([logits], [labels])

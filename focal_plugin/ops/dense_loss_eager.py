@@ -61,7 +61,7 @@ def _evaluate_all(
 
 
 class _Work(NamedTuple):
-    """What is read, and the results, which are written in place."""
+    """Inputs, and the results, which are written in place."""
 
     block: Block
     terms: Terms
