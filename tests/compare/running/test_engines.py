@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from focal_plugin.compare.running import runner
-from focal_plugin.compare.running.engines import Options, make_engine, slurm
+from focal_plugin.compare.running.engines import Options, make_engine, ray, slurm
 from focal_plugin.compare.running.engines.remote import StopFile, allowed_variables
 from focal_plugin.compare.running.engines.resources import divide, visible_gpus
 from focal_plugin.compare.running.runner import run_all
@@ -292,6 +292,20 @@ def seldom(monkeypatch):
     """Poll less often, because polling by Ray and submitit is expensive."""
     monkeypatch.setattr(runner, "POLL_S", 0.5)
     monkeypatch.setattr(runner, "LOOK_S", 1.0)
+
+
+def test_a_signal_ends_a_sweep_on_ray_as_any_other(tmp_path, monkeypatch):
+    def init(**options):  # Ray installs a handler that ends the process at once
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(ray, "import_extra", lambda *_: SimpleNamespace(init=init))
+    handler = signal.getsignal(signal.SIGTERM)
+    options = fake_options(engine="ray", jobs=None, address="auto", gpus_per_run=0)
+    try:
+        ray.RayEngine(options, tmp_path)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.slow

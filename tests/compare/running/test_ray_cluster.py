@@ -1,6 +1,7 @@
 """A sweep on a Ray cluster of three nodes, which the test starts on this machine."""
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -20,6 +21,14 @@ def short_folder():
         yield folder
 
 
+@pytest.fixture
+def own_handler():
+    """Restore the handler of SIGTERM, which a node of Ray replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
 def parent_of(pid):
     with open(f"/proc/{pid}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[1])
@@ -33,7 +42,9 @@ def node_of(folder, cluster):
     return nodes.get(raylet)
 
 
-def test_the_run_of_a_node_that_dies_resumes_on_another_node(tmp_path, short_folder, monkeypatch):
+def test_the_run_of_a_node_that_dies_resumes_on_another_node(
+    tmp_path, short_folder, own_handler, monkeypatch
+):
     cluster_utils = pytest.importorskip(
         "ray.cluster_utils", reason="the extra [ray] is not installed"
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +97,7 @@ class RayEngine:
         self._temporary = tempfile.mkdtemp(prefix="focal_ray_")
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
-                self._ray.init(
+                self._init(
                     num_cpus=cpus,
                     num_gpus=gpus,
                     include_dashboard=False,
@@ -110,13 +112,22 @@ class RayEngine:
                 if attempt == START_ATTEMPTS:
                     raise
 
+    def _init(self, **options: Any) -> None:
+        """Initialize Ray without its handler of SIGTERM, which would end this process at once."""
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            self._ray.init(**options)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
+
     def _connect(self, options: Options, address: str) -> tuple[int, float]:
         if options.jobs is not None:
             raise ValueError(
                 "a Ray cluster runs as many tasks as fit: set the processors per run instead of "
                 "the number of jobs"
             )
-        self._ray.init(address=address, log_to_driver=False)
+        self._init(address=address, log_to_driver=False)
         cpus = options.cpus_per_run or 1
         gpus = options.gpus_per_run
         if gpus is None:
