@@ -1,9 +1,10 @@
 """
-Memory allocator of a trainer on the CPU: glibc's own, with large pages that stay mapped.
+Memory allocator of a trainer on the CPU: glibc's own, with large pages.
 
 By default, glibc maps every large tensor anew and unmaps it when it is freed. The kernel then fills
 its pages with zeros, 4 KiB at a time. This takes longer than many operations on the tensor. The
-settings here keep freed memory, and ask the kernel for pages of 2 MiB. They change no result.
+settings here ask the kernel for pages of 2 MiB, and keep freed memory up to a limit. They change no
+result. Without the limit, the steps of Detectron2's own loss would fragment several GiB.
 
 glibc reads its settings when a process starts. This module imports only the standard library, so
 that a script can restart itself before it imports PyTorch. Whoever sets an allocator keeps it; the
@@ -25,8 +26,8 @@ TUNABLES = "GLIBC_TUNABLES"
 
 HUGE_PAGES = {
     "glibc.malloc.hugetlb": 1,  # transparent huge pages, since glibc 2.35
-    "glibc.malloc.mmap_threshold": 2**32,  # smaller blocks come from the heap, which stays mapped
-    "glibc.malloc.trim_threshold": 2**33,  # free memory at its end that is kept
+    "glibc.malloc.mmap_threshold": 2**25,  # smaller blocks come from the heap, which stays mapped
+    "glibc.malloc.trim_threshold": 2**30,  # free memory at its end that is kept
 }
 
 USERS_CHOICE = (SWITCH, TUNABLES, "LD_PRELOAD")

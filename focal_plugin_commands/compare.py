@@ -55,8 +55,8 @@ examples:
   focal-compare run spec.yaml --engine slurm --slurm slurm_partition=gpu timeout_min=240
 
 After Ctrl-C, the same command continues. Several commands, also on several machines that share the
-folder, divide the runs among themselves. On a CPU, freed memory stays mapped in large pages, which
-saves time; FOCAL_PLUGIN_ALLOCATOR=default keeps the allocator of the system.
+folder, divide the runs among themselves. On a CPU, memory has large pages, which saves
+time; FOCAL_PLUGIN_ALLOCATOR=default keeps the allocator of the system.
 """
 
 REPORT_DESCRIPTION = """

@@ -41,12 +41,12 @@ def run_script(tmp_path, **environment):
 
 
 @has_glibc
-def test_a_trainer_on_the_cpu_keeps_freed_memory_in_large_pages():
+def test_a_trainer_on_the_cpu_has_large_pages_and_keeps_some_freed_memory():
     added = allocator_variables({"PATH": "/bin"}, on_gpu=False)
     assert added[TUNABLES].split(":") == [
         "glibc.malloc.hugetlb=1",
-        "glibc.malloc.mmap_threshold=4294967296",
-        "glibc.malloc.trim_threshold=8589934592",
+        "glibc.malloc.mmap_threshold=33554432",
+        "glibc.malloc.trim_threshold=1073741824",
     ]
     assert allocator_variables({"PATH": "/bin"}, on_gpu=True) == {}
     assert allocator_variables(added, on_gpu=False) == {}

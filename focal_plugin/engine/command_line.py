@@ -82,7 +82,7 @@ Several GPUs or machines (without GPUs: processes on the CPU); or under torchrun
     (machine0)$ python train_net.py --config-file FILE --num-gpus 8 \\
         --num-machines 2 --machine-rank 0 --dist-url tcp://machine0:29500
 
-On a CPU, freed memory stays mapped in large pages, which saves time; FOCAL_PLUGIN_ALLOCATOR=default
+On a CPU, memory has large pages, which saves time; FOCAL_PLUGIN_ALLOCATOR=default
 keeps the allocator of the system, and so does any GLIBC_TUNABLES, MALLOC_... or LD_PRELOAD.
 
 Exit codes: 0 success; 1 error; 2 refused before the first iteration, with a sentence (a mistake in

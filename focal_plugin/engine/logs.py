@@ -59,7 +59,9 @@ def start_logs(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.debug(f"Processes: {comm.get_world_size()}. Environment info:\n{collect_env_info()}")
     logger.debug(f"Command line arguments: {args}")
     if is_tuned():
-        logger.debug(f"Freed memory stays mapped, in large pages; {SWITCH}=default turns this off")
+        logger.debug(
+            f"Memory has large pages, and some stays mapped; {SWITCH}=default turns this off"
+        )
     config = cfg.dump()
     logger.debug(f"Running with full config:\n{config}")
     record = folder / CONFIG_FILE

@@ -50,7 +50,7 @@ def loss() -> dict[str, Work]:
     from fvcore.nn import sigmoid_focal_loss_jit
 
     outputs = make_outputs(
-        argparse.Namespace(anchors=None, size=SIZE, batch=2, channels_last=False)
+        argparse.Namespace(anchors=None, size=SIZE, batch=2, classes=80, channels_last=False)
     )
     labels = make_labels(outputs, 80)
     stock = partial(stock_steps, outputs, labels, 80, sigmoid_focal_loss_jit)
