@@ -13,7 +13,7 @@ from .chunks import Positives, chunks
 from .dense_loss_block import FLUSHED_BELOW, Block, Terms
 from .few_anchors import evaluate_counted
 from .formula import Point
-from .ordered_sum import ordered_sum
+from .ordered_sum import ordered_sum, sum_over_planes
 from .padding import padded, unpadded
 
 FEW = 1 / 4
@@ -116,7 +116,7 @@ def _negatives(work: _Work) -> None:
         value = unpadded(value, shape).mul_(work.weights[1, planes].view(1, -1, 1))
         if spared is not None:
             value.masked_fill_(spared, 0.0)
-        work.per_anchor[groups] += _sum_over_planes(value)
+        work.per_anchor[groups] += sum_over_planes(value)
 
 
 def _of_chunk(parameter: Tensor, *, planes: slice, shape: torch.Size) -> Tensor:
@@ -146,13 +146,6 @@ def _write_gradient(work: _Work, chunk: tuple[slice, slice], slope: Tensor) -> N
     scale = work.scale()
     factor = scale[groups].unsqueeze(1) if scale.dim() else scale
     work.gradient[chunk] = slope.mul_(-work.weights[1, planes].view(1, -1, 1) * factor)
-
-
-def _sum_over_planes(value: Tensor) -> Tensor:
-    """Sum (G, K, T) -> (G, T), in the same order whichever thread computes it."""
-    if value.shape[2] == 1:
-        return value.sum(dim=1)
-    return functools.reduce(torch.add, value.unbind(dim=1))
 
 
 def _add_positives(work: _Work) -> None:

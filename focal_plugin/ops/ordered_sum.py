@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,3 +27,10 @@ def ordered_sum(values: Tensor) -> Tensor:
         values = F.pad(values, (0, parts * WIDTH - length))
     sums = values.reshape(*values.shape[:-1], parts, WIDTH).sum(dim=-1, dtype=torch.float64)
     return sums.squeeze(-1) if parts == 1 else ordered_sum(sums)
+
+
+def sum_over_planes(value: Tensor) -> Tensor:
+    """Sum (G, K, T) -> (G, T), in the same order whichever thread computes it."""
+    if value.shape[2] == 1:
+        return value.sum(dim=1)
+    return functools.reduce(torch.add, value.unbind(dim=1))

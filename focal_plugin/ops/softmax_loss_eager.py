@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from .chunks import LOGITS_PER_CHUNK
 from .dense_loss_block import FLUSHED_BELOW, Block
 from .formula import Point
+from .ordered_sum import sum_over_planes
 from .padding import padded, unpadded
 from .softmax_loss_block import LARGEST, SoftmaxTerms
 
@@ -62,7 +62,7 @@ def _evaluate_chunk(
     largest = others.amax(dim=1, keepdim=True)
     others -= largest
     flat.exp_()
-    sums = _sum_over_planes(others)
+    sums = sum_over_planes(others)
     log_of_sums = unpadded(padded(sums).log_(), of_anchors)
     x_t = (own - largest).squeeze(1).sub_(log_of_sums).clamp_(max=LARGEST)
     at = Point(padded(x_t))
@@ -81,10 +81,3 @@ def _evaluate_chunk(
     group, anchor = ignored.nonzero(as_tuple=True)
     gradient[group, :, anchor] = 0
     return loss, gradient
-
-
-def _sum_over_planes(value: Tensor) -> Tensor:
-    """Sum (G, C, T) -> (G, T), in the same order whichever thread computes it."""
-    if value.shape[2] == 1:
-        return value.sum(dim=1)
-    return functools.reduce(torch.add, value.unbind(dim=1))

@@ -7,7 +7,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <mutex>
 #include <string>
@@ -77,18 +76,12 @@ void dense_loss(const at::Tensor& logits, const at::Tensor& labels,
                 const std::optional<at::Tensor>& factor, const at::Tensor& per_anchor,
                 const std::optional<at::Tensor>& gradient,
                 const std::optional<at::Tensor>& slopes) {
-  DenseLoss job{logits_of(logits, labels)};
+  DenseLoss job{loss_of(logits, labels, factor, per_anchor, gradient)};
   const int64_t num_classes = job.num_classes;
-  const std::array<int64_t, 2> anchors{logits.size(0), logits.size(2)};
-  const bool is_number = factor.has_value() && factor->dim() == 0;
-  check("quality", quality, anchors, at::kFloat);
+  check("quality", quality, {logits.size(0), logits.size(2)}, at::kFloat);
   check("weights", weights, {3, num_classes}, at::kFloat);
   check("anchor_weights", anchor_weights, {num_classes + 1}, at::kFloat);
-  check("factor", factor, is_number ? at::IntArrayRef{} : at::IntArrayRef{anchors}, at::kFloat);
-  check("per_anchor", per_anchor, anchors, at::kFloat);
-  check("gradient", gradient, logits.sizes(), logits.scalar_type());
   check("slopes", slopes, {2, num_classes}, at::kDouble);
-  TORCH_CHECK(factor.has_value() == gradient.has_value(), "a gradient requires a factor");
 
   job.positive = side_of("positive_parameters", num_classes, positive, weights,
                          positive_parameters, positive_table);
@@ -99,13 +92,6 @@ void dense_loss(const at::Tensor& logits, const at::Tensor& labels,
   job.beside_object = job.negative.weights + num_classes;
   job.quality = data<float>(quality);
   job.anchor_weights = data<float>(anchor_weights);
-  if (gradient.has_value()) job.gradient = gradient->data_ptr();
-  if (is_number) {
-    job.factor = factor->item<float>();
-  } else {
-    job.factors = data<float>(factor);
-  }
-  job.per_anchor = per_anchor.data_ptr<float>();
   std::vector<double> of_units;
   if (slopes.has_value()) of_units.resize(job.units() * 2 * num_classes);
   if (!of_units.empty()) job.slopes = of_units.data();

@@ -61,16 +61,20 @@ struct Logits {
   }
 };
 
-struct DenseLoss : Logits {
+// Logits, and the loss and the gradient to compute.
+struct LossOfLogits : Logits {
+  float factor;          // factor of the gradient
+  const float* factors;  // (G, T), replaces `factor`, or null
+  float* per_anchor;     // (G, T), out
+  void* gradient;        // (G, K, T), out, or null if no gradient is requested
+};
+
+struct DenseLoss : LossOfLogits {
   const float* quality;  // (G, T), or null
   Side positive, negative;
   // (K,), weights of the negatives of an anchor with a class: 0 for a spared class, else the same
   const float* beside_object;
   const float* anchor_weights;  // (K+1,), of all logits of an anchor, by its label; or null
-  float factor;                 // factor of the gradient
-  const float* factors;         // (G, T), replaces `factor`, or null
-  float* per_anchor;            // (G, T), out
-  void* gradient;               // (G, K, T), out, or null if no gradient is requested
   double* slopes;  // (units, 2, K), zeros, out: sums of |weighted slope| of each class; or null
 
   long scratch_size() const { return 5 * (num_classes + ANCHORS_PER_UNIT); }

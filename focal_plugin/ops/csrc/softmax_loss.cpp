@@ -8,7 +8,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
@@ -27,26 +26,13 @@ void softmax_loss(const at::Tensor& logits, const at::Tensor& labels,
                   const std::optional<at::Tensor>& weights, const std::string& formula,
                   const at::Tensor& parameters, const std::optional<at::Tensor>& factor,
                   const at::Tensor& per_anchor, const std::optional<at::Tensor>& gradient) {
-  SoftmaxLoss job{logits_of(logits, labels)};
-  const std::array<int64_t, 2> anchors{logits.size(0), logits.size(2)};
-  const bool is_number = factor.has_value() && factor->dim() == 0;
+  SoftmaxLoss job{loss_of(logits, labels, factor, per_anchor, gradient)};
   check("weights", weights, {job.num_classes}, at::kFloat);
   check("parameters", parameters, {4}, at::kFloat);
-  check("factor", factor, is_number ? at::IntArrayRef{} : at::IntArrayRef{anchors}, at::kFloat);
-  check("per_anchor", per_anchor, anchors, at::kFloat);
-  check("gradient", gradient, logits.sizes(), logits.scalar_type());
-  TORCH_CHECK(factor.has_value() == gradient.has_value(), "a gradient requires a factor");
 
   job.kind = kind_of(formula);
   std::copy_n(parameters.data_ptr<float>(), 4, job.parameters);
   job.weights = data<float>(weights);
-  if (gradient.has_value()) job.gradient = gradient->data_ptr();
-  if (is_number) {
-    job.factor = factor->item<float>();
-  } else {
-    job.factors = data<float>(factor);
-  }
-  job.per_anchor = per_anchor.data_ptr<float>();
 
   const auto run =
       kernel(run_softmax_loss_baseline, run_softmax_loss_avx2, run_softmax_loss_avx512);

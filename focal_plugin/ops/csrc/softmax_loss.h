@@ -7,14 +7,10 @@
 #include "dense_loss.h"
 
 // `num_classes` of the base is C.
-struct SoftmaxLoss : Logits {
+struct SoftmaxLoss : LossOfLogits {
   Kind kind;
   float parameters[4];   // of the formula
   const float* weights;  // (C,), of an anchor, by its label; or null
-  float factor;          // factor of the gradient
-  const float* factors;  // (G, T), replaces `factor`, or null
-  float* per_anchor;     // (G, T), out
-  void* gradient;        // (G, C, T), out, or null if no gradient is requested
 
   // The anchors that are computed together, whole vectors: few, so that their exponentials fit the
   // cache, but not so few that each plane contributes only a line of memory.
