@@ -27,6 +27,8 @@ extern const float LEAST_EXPONENT;
 // Number of anchors in a unit of work: a constant, so that sums do not depend on the threads.
 constexpr long ANCHORS_PER_UNIT = 1024;
 
+constexpr long ARRAYS_OF_SCRATCH = 4;
+
 // The loss of the positives, or of the negatives.
 struct Side {
   Kind kind;
@@ -77,7 +79,7 @@ struct DenseLoss : LossOfLogits {
   const float* anchor_weights;  // (K+1,), of all logits of an anchor, by its label; or null
   double* slopes;  // (units, 2, K), zeros, out: sums of |weighted slope| of each class; or null
 
-  long scratch_size() const { return 5 * (num_classes + ANCHORS_PER_UNIT); }
+  long scratch_size() const { return ARRAYS_OF_SCRATCH * (num_classes + ANCHORS_PER_UNIT); }
 };
 
 // Count of the logits by the gradient norm |p - y|, in equal bins of [0, 1].

@@ -12,27 +12,30 @@ INLINE focal::Parameters parameters_of(const Side& side, bool per_class, long k,
 }
 
 inline focal::Cost cost_of_positive(const DenseLoss& job, int label, float x, float quality) {
-  const focal::Point at = focal::point(x);
   const Side& side = job.positive;
   const focal::Parameters p = parameters_of(side, side.per_class, label, job.num_classes);
   switch (side.kind) {
-    case Kind::cross_entropy: return focal::CrossEntropy(p)(at);
-    case Kind::binned_cross_entropy:
-      return focal::BinnedCrossEntropy(p)(at, side.table[focal::bin_of(at.q, side.entries)]);
-    case Kind::focal: return focal::Focal<focal::Power>(p)(at);
-    case Kind::asymmetric_negative: return focal::AsymmetricNegative<false>(p)(at);
-    case Kind::focal_star: return focal::FocalStar(p)(at);
-    case Kind::poly_focal: return focal::PolyFocal<focal::Power>(p)(at);
-    case Kind::hinge: return focal::Hinge(p)(at);
-    case Kind::detached_focal: return focal::DetachedFocal<focal::Power>(p)(at);
-    case Kind::gumbel: return focal::Gumbel(p)(at);
-    case Kind::gumbel_complement: return focal::GumbelComplement(p)(at);
-    case Kind::quality_focal: return focal::QualityFocal(p)(at, quality);
-    case Kind::varifocal: return focal::Varifocal(p)(at, quality);
-    case Kind::soft_target: return focal::SoftTarget(p)(at, quality);
+    case Kind::cross_entropy: return cost_of(focal::CrossEntropy(p), x);
+    case Kind::binned_cross_entropy: {
+      const float entry = side.table[focal::bin_of(focal::point(x).q, side.entries)];
+      return cost_of(focal::BinnedCrossEntropy(p), x, entry);
+    }
+    case Kind::focal: return cost_of(focal::Focal<focal::Power>(p), x);
+    case Kind::asymmetric_negative: return cost_of(focal::AsymmetricNegative<false>(p), x);
+    case Kind::focal_star: return cost_of(focal::FocalStar(p), x);
+    case Kind::poly_focal: return cost_of(focal::PolyFocal<focal::Power>(p), x);
+    case Kind::hinge: return cost_of(focal::Hinge(p), x);
+    case Kind::detached_focal: return cost_of(focal::DetachedFocal<focal::Power>(p), x);
+    case Kind::gumbel: return cost_of(focal::Gumbel(p), x);
+    case Kind::gumbel_complement: return cost_of(focal::GumbelComplement(p), x);
+    case Kind::quality_focal: return cost_of(focal::QualityFocal(p), x, quality);
+    case Kind::varifocal: return cost_of(focal::Varifocal(p), x, quality);
+    case Kind::soft_target: return cost_of(focal::SoftTarget(p), x, quality);
   }
   __builtin_unreachable();
 }
+
+constexpr long LOGITS_AT_ONCE = 256;  // of rows: enough for long loops, few enough for the cache
 
 // Code that all formulas share is compiled once, not into the loops of each.
 #define SHARED __attribute__((noinline))
@@ -97,162 +100,219 @@ struct Anchors {
   }
 };
 
-// The logits in float32; a copy if they are not.
-inline const float* as_float(const float* logits, long, float*) { return logits; }
-
-SHARED const float* as_float(const Bfloat16* logits, long count, float* copy) {
-  for (long i = 0; i < count; ++i) copy[i] = load(logits[i]);
-  return copy;
-}
-
-// Writes the slopes times the factors to the gradient, unless it is null.
-template <class Scalar>
-SHARED void write_gradient(const float* slopes, long count, const float* factor, long step,
-                           Scalar* gradient) {
-  if (gradient == nullptr) return;
-  for (long i = 0; i < count; ++i) store(gradient + i, slopes[i] * factor[i * step]);
-}
-
 template <class Scalar>
 SHARED void write_zeros(Scalar* gradient, long count) {
   for (long i = 0; i < count; ++i) store(gradient + i, 0.0f);
 }
 
-SHARED float sum_of_magnitudes(const float* slopes, long count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (long i = 0; i < count; ++i) sum += focal::magnitude(slopes[i]);
-  return sum;
-}
+// Numbers of a range of logits: what a stage hands over, at last value and slope of x_t.
+struct Scratch {
+  float *a, *b, *c;
+  float* entries;  // of a table
 
-SHARED void add_magnitudes(const float* slopes, long count, double* sums) {
-  for (long i = 0; i < count; ++i) sums[i] += focal::magnitude(slopes[i]);
-}
+  Scratch(const DenseLoss& job, float* numbers) {
+    const long size = job.scratch_size() / ARRAYS_OF_SCRATCH;
+    a = numbers;
+    b = a + size;
+    c = b + size;
+    entries = c + size;
+  }
 
-// Entries of the table for negatives, with what led to them: (3, count) numbers, see
-// `focal::cost_of`. The look-up itself is not vectorized.
-template <class Scalar>
-SHARED void look_up(const Side& side, const Scalar* logits, long count, float* entries) {
+  INLINE focal::Parts parts(long i) const { return {a[i], b[i], c[i]}; }
+  float* values() const { return a; }
+  float* slopes() const { return b; }
+};
+
+// The formula of negative i of a range. It is no variable of a vectorized loop, which would be kept
+// in memory.
+template <class Negative, bool PER_CLASS>
+struct Negatives {
+  const Side& side;
+  const long num_classes;
+  const Negative of_all;
+
+  // k: class of all logits of the range, or of the first one
+  Negatives(const DenseLoss& job, long k)
+      : side(job.negative),
+        num_classes(job.num_classes),
+        of_all(parameters_of(side, side.per_class, k, num_classes)) {}
+
+  INLINE Negative of_class(long i) const {
+    return Negative(parameters_of(side, true, i, num_classes));
+  }
+
+  INLINE float first(long i, float x) const {
+    if constexpr (PER_CLASS) return of_class(i).first(-x);
+    return of_all.first(-x);
+  }
+
+  INLINE focal::Parts second(long i, float x, float first) const {
+    if constexpr (PER_CLASS) return of_class(i).second(-x, first);
+    return of_all.second(-x, first);
+  }
+
+  INLINE focal::Cost cost(long i, float x, const Scratch& scratch) const {
+    if constexpr (focal::HAS_TABLE<Negative>) {
+      return of_all(of_all.at(-x, scratch.parts(i)), scratch.entries[i]);
+    } else if constexpr (PER_CLASS) {
+      return of_class(i)(of_class(i).at(-x, scratch.parts(i)));
+    } else {
+      return of_all(of_all.at(-x, scratch.parts(i)));
+    }
+  }
+};
+
+// Fills the entries of the table. The look-up itself is not vectorized.
+template <class Negative, class Scalar>
+INLINE void look_up(const Side& side, const Scalar* logits, long count, const Scratch& scratch) {
   int bins[ANCHORS_PER_UNIT];
   for (long first = 0; first < count; first += ANCHORS_PER_UNIT) {
     const long left = count - first;
     const long some = left < ANCHORS_PER_UNIT ? left : ANCHORS_PER_UNIT;
 #pragma omp simd
     for (long i = 0; i < some; ++i) {
-      const focal::Point at = focal::point(-load(logits[first + i]));
+      const auto at = Negative::at(-load(logits[first + i]), scratch.parts(first + i));
       bins[i] = focal::bin_of(at.q, side.entries);
-      entries[count + first + i] = at.q;
-      entries[2 * count + first + i] = at.ce;
     }
-    for (long i = 0; i < some; ++i) entries[first + i] = side.table[bins[i]];
+    for (long i = 0; i < some; ++i) scratch.entries[first + i] = side.table[bins[i]];
   }
 }
 
-// Negatives of class k. The slopes of `float` logits share it with the gradient.
-template <class Negative, class Scalar, bool WITH_GRADIENT>
-SHARED void plane(const DenseLoss& job, int k, const int* labels, long count, const float* scale,
-                  const Scalar* logits, float* loss, Scalar* gradient, float* entries) {
-  if (focal::HAS_TABLE<Negative>) look_up(job.negative, logits, count, entries);
-  const Negative negative(parameters_of(job.negative, job.negative.per_class, k, job.num_classes));
-  const float weight = job.negative.weights[k];
+// Fills the scratch with the costs of a range of logits, all of them as negatives. These loops have
+// no condition that depends on an anchor, so that all of them are vectorized.
+template <class Negative, bool WITH_SLOPES, bool PER_CLASS, class Scalar>
+SHARED void evaluate(const Negatives<Negative, PER_CLASS> negatives, const Scalar* logits,
+                     long count, const Scratch scratch) {
+  float *a = scratch.a, *b = scratch.b, *c = scratch.c;
+#pragma omp simd
+  for (long i = 0; i < count; ++i) a[i] = negatives.first(i, load(logits[i]));
 #pragma omp simd
   for (long i = 0; i < count; ++i) {
-    const bool counts = (labels[i] != k) & (labels[i] >= 0);
-    const float factor = -weight * scale[i];  // before all stores: a later load is conditional
-    const focal::Cost cost = focal::cost_of(negative, -load(logits[i]), entries, i, count);
-    const bool stays = counts & !is_flushed(cost.slope);
-    const float slope = stays ? cost.slope * factor : 0.0f;
-    loss[i] += counts ? weight * cost.value : 0.0f;
-    if (WITH_GRADIENT) store(gradient + i, slope);
+    const focal::Parts parts = negatives.second(i, load(logits[i]), a[i]);
+    a[i] = parts.a;
+    b[i] = parts.b;
+    c[i] = parts.c;
   }
+  if constexpr (focal::HAS_TABLE<Negative>) {
+    look_up<Negative>(negatives.side, logits, count, scratch);
+  }
+#pragma omp simd
+  for (long i = 0; i < count; ++i) {
+    const focal::Cost cost = negatives.cost(i, load(logits[i]), scratch);
+    a[i] = cost.value;
+    if (WITH_SLOPES) b[i] = cost.slope;
+  }
+}
+
+// Adds the negatives of class k to the losses, and writes their gradient.
+template <class Scalar>
+SHARED void add_plane(Anchors<Scalar>& anchors, int k, const float* values, const float* slopes) {
+  const DenseLoss& job = anchors.job;
+  const float weight = job.negative.weights[k];
+  const bool is_spared = job.beside_object[k] != weight;
+  const int* labels = is_spared ? anchors.background : anchors.labels;
+  const float* scale = anchors.scale;
+  float* loss = anchors.loss;
+  const auto counts = [=](long i) {
+    return (-static_cast<int>(labels[i] == k) | labels[i]) >= 0;  // not ignored, without a branch
+  };
+#pragma omp simd
+  for (long i = 0; i < anchors.count; ++i) loss[i] += counts(i) ? weight * values[i] : 0.0f;
+  if (anchors.gradient != nullptr) {
+    Scalar* gradient = anchors.gradient + k * anchors.plane;
+#pragma omp simd
+    for (long i = 0; i < anchors.count; ++i) {
+      const bool stays = counts(i) & !is_flushed(slopes[i]);
+      store(gradient + i, stays ? slopes[i] * (-weight * scale[i]) : 0.0f);
+    }
+  }
+  if (anchors.slopes == nullptr) return;
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (long i = 0; i < anchors.count; ++i) {
+    const bool stays = counts(i) & !is_flushed(slopes[i]);
+    sum += stays ? focal::magnitude(slopes[i]) * (weight * anchors.weight[i]) : 0.0f;
+  }
+  anchors.slopes[job.num_classes + k] = sum;
 }
 
 // T != 1: the logits of one class are adjacent.
-template <class Negative, class Scalar, bool WITH_GRADIENT>
-void planes(Anchors<Scalar>& anchors, float* scratch) {
+template <class Negative, bool WITH_SLOPES, class Scalar>
+void planes(Anchors<Scalar>& anchors, const Scratch& scratch) {
   const DenseLoss& job = anchors.job;
-  const long count = anchors.count;
   for (int k = 0; k < job.num_classes; ++k) {
-    const Scalar* logits = anchors.logits + k * anchors.plane;
-    Scalar* gradient = WITH_GRADIENT ? anchors.gradient + k * anchors.plane : nullptr;
-    if (!anchors.any) {  // common if mining keeps few anchors
-      if (WITH_GRADIENT) write_zeros(gradient, count);
-      continue;
+    if (anchors.any) {
+      const Negatives<Negative, false> negatives(job, k);
+      const Scalar* logits = anchors.logits + k * anchors.plane;
+      evaluate<Negative, WITH_SLOPES>(negatives, logits, anchors.count, scratch);
+      add_plane(anchors, k, scratch.values(), scratch.slopes());
+    } else if (anchors.gradient != nullptr) {  // common if mining keeps few anchors
+      write_zeros(anchors.gradient + k * anchors.plane, anchors.count);
     }
-    const bool is_spared = job.beside_object[k] != job.negative.weights[k];
-    const int* labels = is_spared ? anchors.background : anchors.labels;
-    if (anchors.slopes == nullptr) {
-      plane<Negative, Scalar, WITH_GRADIENT>(job, k, labels, count, anchors.scale, logits,
-                                             anchors.loss, gradient, scratch);
-      continue;
-    }
-    float *slopes = scratch + 3 * count, *copy = slopes + count;
-    plane<Negative, float, true>(job, k, labels, count, anchors.weight,
-                                 as_float(logits, count, copy), anchors.loss, slopes, scratch);
-    anchors.slopes[job.num_classes + k] = sum_of_magnitudes(slopes, count);
-    write_gradient(slopes, count, anchors.factor, 1, gradient);
   }
 }
 
-// The formula of class k. It is no variable of a vectorized loop, which would be kept in memory.
-template <bool PER_CLASS, class Negative>
-INLINE focal::Cost cost_of_negative(const DenseLoss& job, const Negative& of_all, long k, float x,
-                                    const float* entries) {
-  if (!PER_CLASS) return focal::cost_of(of_all, -x, entries, k, job.num_classes);
-  const Negative negative(parameters_of(job.negative, true, k, job.num_classes));
-  return focal::cost_of(negative, -x, entries, k, job.num_classes);
-}
-
-// Negatives of an anchor that is not ignored. Returns their loss.
-template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
-SHARED float row(const DenseLoss& job, int label, float scale, const Scalar* logits,
-                 Scalar* gradient, float* entries) {
-  const int num_classes = job.num_classes;
-  if (focal::HAS_TABLE<Negative>) look_up(job.negative, logits, num_classes, entries);
-  const Negative of_all(parameters_of(job.negative, false, 0, num_classes));
-  const float* weights = job.is_class(label) ? job.beside_object : job.negative.weights;
+// Sets the loss of anchor i to that of its negatives, and writes their gradient.
+template <class Scalar>
+SHARED void add_row(Anchors<Scalar>& anchors, long i, float* values, float* slopes) {
+  const DenseLoss& job = anchors.job;
+  const int num_classes = job.num_classes, label = anchors.labels[i];
+  Scalar* gradient = anchors.gradient == nullptr ? nullptr : anchors.gradient + i * num_classes;
+  if (label < 0) {  // ignored
+    if (gradient != nullptr) write_zeros(gradient, num_classes);
+    return;
+  }
+  const float* weights = job.negative.weights;
+  if (job.is_class(label)) {
+    weights = job.beside_object;
+    values[label] = slopes[label] = 0;  // no negative
+  }
   float loss = 0;
 #pragma omp simd reduction(+ : loss)
+  for (int k = 0; k < num_classes; ++k) loss += weights[k] * values[k];
+  anchors.loss[i] = loss;
+  if (gradient != nullptr) {
+    const float scale = anchors.scale[i];
+#pragma omp simd
+    for (int k = 0; k < num_classes; ++k) {
+      store(gradient + k, is_flushed(slopes[k]) ? 0.0f : slopes[k] * (-weights[k] * scale));
+    }
+  }
+  if (anchors.slopes == nullptr) return;
+  const float weight = anchors.weight[i];
+  double* sums = anchors.slopes + num_classes;
   for (int k = 0; k < num_classes; ++k) {
-    const bool counts = label != k;
-    const focal::Cost cost =
-        cost_of_negative<PER_CLASS>(job, of_all, k, load(logits[k]), entries);
-    const float weight = weights[k];
-    const bool stays = counts & !is_flushed(cost.slope);
-    loss += counts ? weight * cost.value : 0.0f;
-    if (WITH_GRADIENT) store(gradient + k, stays ? cost.slope * (-weight * scale) : 0.0f);
+    const float magnitude = focal::magnitude(slopes[k]) * (weights[k] * weight);
+    sums[k] += is_flushed(slopes[k]) ? 0.0f : magnitude;
   }
-  return loss;
 }
 
-// T = 1: the logits of one anchor are adjacent.
-template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
-void rows(Anchors<Scalar>& anchors, float* scratch) {
+// T = 1: the logits of one anchor are adjacent. Several anchors are evaluated at once, unless the
+// formula depends on the class.
+template <class Negative, bool WITH_SLOPES, bool PER_CLASS, class Scalar>
+void rows(Anchors<Scalar>& anchors, const Scratch& scratch) {
   const DenseLoss& job = anchors.job;
-  const int num_classes = job.num_classes;
-  for (long i = 0; i < anchors.count; ++i) {
-    const Scalar* logits = anchors.logits + i * num_classes;
-    Scalar* gradient = WITH_GRADIENT ? anchors.gradient + i * num_classes : nullptr;
-    const int label = anchors.labels[i];
-    if (label < 0) {  // ignored
-      if (WITH_GRADIENT) write_zeros(gradient, num_classes);
-      continue;
+  const long num_classes = job.num_classes;
+  const Negatives<Negative, PER_CLASS> negatives(job, 0);
+  const long at_once = PER_CLASS ? 1 : 1 + LOGITS_AT_ONCE / (num_classes + 1);
+  for (long first = 0; first < anchors.count; first += at_once) {
+    const long left = anchors.count - first, some = left < at_once ? left : at_once;
+    bool any = false;
+    for (long i = 0; i < some; ++i) any |= anchors.labels[first + i] >= 0;
+    if (any) {
+      const Scalar* logits = anchors.logits + first * num_classes;
+      evaluate<Negative, WITH_SLOPES>(negatives, logits, some * num_classes, scratch);
     }
-    if (anchors.slopes == nullptr) {
-      anchors.loss[i] = row<Negative, Scalar, WITH_GRADIENT, PER_CLASS>(
-          job, label, anchors.scale[i], logits, gradient, scratch);
-      continue;
+    for (long i = 0; i < some; ++i) {
+      const long at = i * num_classes;
+      add_row(anchors, first + i, scratch.values() + at, scratch.slopes() + at);
     }
-    float *slopes = scratch + 3 * num_classes, *copy = slopes + num_classes;
-    anchors.loss[i] = row<Negative, float, true, PER_CLASS>(
-        job, label, anchors.weight[i], as_float(logits, num_classes, copy), slopes, scratch);
-    add_magnitudes(slopes, num_classes, anchors.slopes + num_classes);
-    write_gradient(slopes, num_classes, anchors.factor + i, 0, gradient);
   }
 }
 
-template <class Negative, class Scalar, bool WITH_GRADIENT, bool PER_CLASS>
-void run_unit(const DenseLoss& job, long unit, float* scratch) {
+template <class Negative, class Scalar, bool WITH_SLOPES, bool PER_CLASS>
+void run_unit(const DenseLoss& job, long unit, float* numbers) {
+  const Scratch scratch(job, numbers);
   double* slopes = job.slopes == nullptr ? nullptr : job.slopes + unit * 2 * job.num_classes;
   long group = 0, end = job.num_groups;
   if (!job.rows()) {
@@ -265,9 +325,9 @@ void run_unit(const DenseLoss& job, long unit, float* scratch) {
   const long count = end - first < ANCHORS_PER_UNIT ? end - first : ANCHORS_PER_UNIT;
   Anchors<Scalar> anchors(job, group, first, count, slopes);
   if (job.rows()) {
-    rows<Negative, Scalar, WITH_GRADIENT, PER_CLASS>(anchors, scratch);
+    rows<Negative, WITH_SLOPES, PER_CLASS>(anchors, scratch);
   } else {
-    planes<Negative, Scalar, WITH_GRADIENT>(anchors, scratch);
+    planes<Negative, WITH_SLOPES>(anchors, scratch);
   }
   anchors.finish();
   float* per_anchor = job.per_anchor + group * job.num_anchors + first;
@@ -276,12 +336,12 @@ void run_unit(const DenseLoss& job, long unit, float* scratch) {
 
 template <class Negative, bool PER_CLASS = false>
 void run_formula(const DenseLoss& job, long unit, float* scratch) {
-  const bool with_gradient = job.gradient != nullptr;
+  const bool with_slopes = job.gradient != nullptr || job.slopes != nullptr;
   if (job.is_bfloat16) {
-    with_gradient ? run_unit<Negative, Bfloat16, true, PER_CLASS>(job, unit, scratch)
+    with_slopes ? run_unit<Negative, Bfloat16, true, PER_CLASS>(job, unit, scratch)
                   : run_unit<Negative, Bfloat16, false, PER_CLASS>(job, unit, scratch);
   } else {
-    with_gradient ? run_unit<Negative, float, true, PER_CLASS>(job, unit, scratch)
+    with_slopes ? run_unit<Negative, float, true, PER_CLASS>(job, unit, scratch)
                   : run_unit<Negative, float, false, PER_CLASS>(job, unit, scratch);
   }
 }

@@ -26,46 +26,44 @@ struct Exponential {
   float power;  // of two
   float rest;
 
-  INLINE float value() const { return (rest + 1.0f) * power; }
+  INLINE float value() const { return multiply_add(rest, power, power); }
   INLINE float minus_one() const { return rest * power + (power - 1.0f); }
 };
 
 INLINE Exponential exponential(float y) {
   const float clamped = y < LEAST_EXPONENT ? LEAST_EXPONENT : y;
-  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
-  const float shifted = multiply_add(clamped, 1.44269504f, 12582912.0f);
-  const float n = shifted - 12582912.0f;
+  // Adding 1.5 * 2^23 + 127 rounds to an integer, which is then in the low bits: those of a power.
+  const float shifted = multiply_add(clamped, 1.44269504f, 12583039.0f);
+  const float n = shifted - 12583039.0f;
   float r = multiply_add(n, -0.693359375f, clamped);
   r = multiply_add(n, 2.12194440e-4f, r);
-  float poly = 1.98756915e-4f;
-  poly = multiply_add(poly, r, 1.39819995e-3f);
-  poly = multiply_add(poly, r, 8.33345191e-3f);
-  poly = multiply_add(poly, r, 4.16657959e-2f);
-  poly = multiply_add(poly, r, 1.66666655e-1f);
-  poly = multiply_add(poly, r, 5.00000012e-1f);
-  poly = multiply_add(poly, r * r, r);
-  int bits;
+  const float r2 = r * r;
+  const float low = multiply_add(1.66666655e-1f, r, 5.00000012e-1f);
+  const float middle = multiply_add(8.33345191e-3f, r, 4.16657959e-2f);
+  const float high = multiply_add(1.98756915e-4f, r, 1.39819995e-3f);
+  const float poly = multiply_add(multiply_add(high, r2, middle), r2, low);
+  unsigned bits;
   __builtin_memcpy(&bits, &shifted, sizeof bits);
-  const int exponent = (bits - 0x4B400000 + 127) << 23;
+  bits <<= 23;
   float power_of_two;
-  __builtin_memcpy(&power_of_two, &exponent, sizeof exponent);
-  return {power_of_two, poly};
+  __builtin_memcpy(&power_of_two, &bits, sizeof bits);
+  return {power_of_two, multiply_add(poly, r2, r)};
 }
 
 INLINE float exponential_of(float y) { return exponential(y).value(); }
 
-// log(1 + e) for e in [0, 1]: e times a minimax polynomial of the ratio, accurate to 4e-8.
+// log(1 + e) for e in [0, 1]: e times a minimax polynomial of the ratio, accurate to 4e-8. The
+// added number does not change the ratio. Without it, powers would be subnormal, which is slow.
 INLINE float log_of_one_plus(float e) {
-  float ratio = 5.36458893e-3f;
-  ratio = multiply_add(ratio, e, -3.00648510e-2f);
-  ratio = multiply_add(ratio, e, 7.92030096e-2f);
-  ratio = multiply_add(ratio, e, -1.37536734e-1f);
-  ratio = multiply_add(ratio, e, 1.91535950e-1f);
-  ratio = multiply_add(ratio, e, -2.48571485e-1f);
-  ratio = multiply_add(ratio, e, 3.33213210e-1f);
-  ratio = multiply_add(ratio, e, -4.99996483e-1f);
-  ratio = multiply_add(ratio, e, 1.0f);
-  return ratio * e;
+  const float y = e + 1e-9f;
+  const float y2 = y * y, y4 = y2 * y2;
+  const float first = multiply_add(-4.99996483e-1f, y, 1.0f);
+  const float second = multiply_add(-2.48571485e-1f, y, 3.33213210e-1f);
+  const float third = multiply_add(-1.37536734e-1f, y, 1.91535950e-1f);
+  const float fourth = multiply_add(-3.00648510e-2f, y, 7.92030096e-2f);
+  const float low = multiply_add(second, y2, first);
+  const float high = multiply_add(5.36458893e-3f, y4, multiply_add(fourth, y2, third));
+  return multiply_add(high, y4, low) * e;
 }
 
 // log(x) of a positive normal number, accurate to the last bits: Cephes' polynomial of x / 2^n - 1.
@@ -95,7 +93,21 @@ INLINE float log_of(float x) {
   return x == x ? result : x;
 }
 
-// Quantities of the formulas.
+struct Cost {
+  float value;
+  float slope;  // derivative with respect to x_t
+};
+
+// The kernels compute a formula in three stages: `first`, `second`, and the call with what `at`
+// returns. Each is a loop of its own. In a single loop, the chain of dependent operations would be
+// longer than what a processor reorders, and its units would wait.
+
+// What the second stage hands over for one logit.
+struct Parts {
+  float a, b, c;
+};
+
+// Quantities of most formulas.
 struct Point {
   float x;        // x_t
   float p;        // p_t = sigmoid(x_t)
@@ -104,23 +116,38 @@ struct Point {
   float ce_of_q;  // -log(1 - p_t)
 };
 
-INLINE Point point(float x) {
-  const float e = exponential_of(-magnitude(x));  // in [0, 1]
-  const float larger = 1.0f / (1.0f + e);
-  const float smaller = e * larger;
-  const float log1p_e = log_of_one_plus(e);
-  const bool likely = x >= 0;
-  return {x,
-          likely ? larger : smaller,
-          likely ? smaller : larger,
-          positive_part(-x) + log1p_e,
-          positive_part(x) + log1p_e};
+// Stages of a formula of a point.
+struct OfPoint {
+  INLINE static float first(float x) { return exponential_of(-magnitude(x)); }  // in [0, 1]
+
+  INLINE static Parts second(float, float e) {
+    return {e, 1.0f / (1.0f + e), log_of_one_plus(e)};
+  }
+
+  INLINE static Point at(float x, const Parts& parts) {
+    const float larger = parts.b, smaller = parts.a * larger, log1p_e = parts.c;
+    const bool likely = x >= 0;
+    return {x,
+            likely ? larger : smaller,
+            likely ? smaller : larger,
+            positive_part(-x) + log1p_e,
+            positive_part(x) + log1p_e};
+  }
+};
+
+// All stages at once, for a single logit.
+template <class Stages>
+INLINE auto point_of(const Stages& stages, float x) {
+  return stages.at(x, stages.second(x, stages.first(x)));
 }
 
-struct Cost {
-  float value;
-  float slope;  // derivative with respect to x_t
-};
+INLINE Point point(float x) { return point_of(OfPoint(), x); }
+
+// Cost of a single logit; `rest` is what else the formula requires.
+template <class Formula, class... Rest>
+INLINE Cost cost_of(const Formula& formula, float x, Rest... rest) {
+  return formula(point_of(formula, x), rest...);
+}
 
 // base^whole for whole = 0..7, by multiplication.
 INLINE float whole_power(float base, int whole) {
@@ -163,7 +190,7 @@ struct Parameters {
 
 // Each formula has the parameters of its Python counterpart, in the same order.
 
-struct CrossEntropy {
+struct CrossEntropy : OfPoint {
   explicit CrossEntropy(const Parameters&) {}
   INLINE Cost operator()(const Point& at) const { return {at.ce, -at.q}; }
 };
@@ -177,7 +204,7 @@ INLINE int bin_of(float norm, int bins) {
 }
 
 // Cross entropy times the entry of a table for the bin of 1 - p_t, a constant for the slope.
-struct BinnedCrossEntropy {
+struct BinnedCrossEntropy : OfPoint {
   explicit BinnedCrossEntropy(const Parameters&) {}
 
   INLINE Cost operator()(const Point& at, float entry) const {
@@ -190,45 +217,53 @@ constexpr bool HAS_TABLE = false;
 template <>
 constexpr bool HAS_TABLE<BinnedCrossEntropy> = true;
 
-// Loss of x_t. For a formula with a table, 1 - p_t, the cross entropy and the entry of logit i of
-// `count` are looked up already.
-template <class Formula>
-INLINE Cost cost_of(const Formula& formula, float x, [[maybe_unused]] const float* entries,
-                    [[maybe_unused]] long i, [[maybe_unused]] long count) {
-  if constexpr (HAS_TABLE<Formula>) {
-    const Point at{x, 0.0f, entries[count + i], entries[2 * count + i], 0.0f};
-    return formula(at, entries[i]);
-  } else {
-    return formula(point(x));
-  }
-}
-
 // Focal loss of a negative with a margin: of the probability p_m = max(q - clip, 0), for clip > 0.
 template <bool WHOLE>
 struct AsymmetricNegative {
+  struct Point {
+    float p, q;
+    float rest;  // 1 - p_m
+    float ce;    // -log(1 - p_m)
+  };
+
   float gamma, clip;
   Power power;
 
   explicit AsymmetricNegative(const Parameters& p) : gamma(p[0]), clip(p[1]), power(p[0]) {}
 
+  INLINE static float first(float x) { return OfPoint::first(x); }
+
+  INLINE Parts second(float x, float e) const {
+    const float larger = 1.0f / (1.0f + e), smaller = e * larger;
+    const float p = x >= 0 ? larger : smaller;
+    return {p, x >= 0 ? smaller : larger, -log_of(rest_of(p))};
+  }
+
+  INLINE Point at(float, const Parts& parts) const {
+    return {parts.a, parts.b, rest_of(parts.a), parts.c};
+  }
+
+  INLINE float rest_of(float p) const {
+    const float sum = p + clip;  // not 1 - p_m: q rounds to 1
+    return sum > 1.0f ? 1.0f : sum;
+  }
+
   INLINE Cost operator()(const Point& at) const {
     const float p_m = at.q <= clip ? 0.0f : at.q - clip;  // 0: value and slope are 0
-    const float sum = at.p + clip;                        // not 1 - p_m: q rounds to 1
-    const float rest = sum > 1.0f ? 1.0f : sum;
-    const float ce = -log_of(rest);
     const float base = p_m > LEAST ? p_m : LEAST;
     float m = whole_power(p_m, power.whole);
     if (!WHOLE) m *= exponential_of(power.rest * log_of(base));
-    const float sum_of_slopes = multiply_add(gamma * ce, rest, base) / (base * rest);
-    const float slope = -at.p * at.q * m * sum_of_slopes;  // gamma * ce / p_m + 1 / (1 - p_m)
-    return {m * ce, p_m == 0 ? 0.0f : slope};
+    // gamma * ce / p_m + 1 / (1 - p_m)
+    const float sum_of_slopes = multiply_add(gamma * at.ce, at.rest, base) / (base * at.rest);
+    const float slope = -at.p * at.q * m * sum_of_slopes;
+    return {m * at.ce, p_m == 0 ? 0.0f : slope};
   }
 
   static constexpr float LEAST = 1e-30f;
 };
 
 template <class PowerOf>
-struct Focal {
+struct Focal : OfPoint {
   float gamma, half_smoothing;
   PowerOf power;
 
@@ -246,14 +281,16 @@ struct FocalStar {
 
   explicit FocalStar(const Parameters& p) : gamma(p[0]), beta(p[1]) {}
 
-  INLINE Cost operator()(const Point& at) const {
-    const Point shifted = point(gamma * at.x + beta);
-    return {shifted.ce / gamma, -shifted.q};
-  }
+  INLINE float first(float x) const { return OfPoint::first(shifted(x)); }
+  INLINE static Parts second(float x, float e) { return OfPoint::second(x, e); }
+  INLINE Point at(float x, const Parts& parts) const { return OfPoint::at(shifted(x), parts); }
+  INLINE float shifted(float x) const { return gamma * x + beta; }
+
+  INLINE Cost operator()(const Point& at) const { return {at.ce / gamma, -at.q}; }
 };
 
 template <class PowerOf>
-struct PolyFocal {
+struct PolyFocal : OfPoint {
   float gamma, alpha_t, epsilon;
   PowerOf power;
 
@@ -267,7 +304,7 @@ struct PolyFocal {
   }
 };
 
-struct Hinge {
+struct Hinge : OfPoint {
   float margin;
 
   explicit Hinge(const Parameters& p) : margin(p[0]) {}
@@ -281,7 +318,7 @@ struct Hinge {
 
 // The weight (1 - p_t)^gamma is a constant for the slope.
 template <class PowerOf>
-struct DetachedFocal {
+struct DetachedFocal : OfPoint {
   PowerOf power;
 
   explicit DetachedFocal(const Parameters& p) : power(p[0]) {}
@@ -297,29 +334,62 @@ constexpr float GUMBEL_LOW = -4.0f, GUMBEL_HIGH = 10.0f;
 
 // -log(p). x_t is x.
 struct Gumbel {
+  struct Point {
+    float u;
+    bool outside;
+  };
+
   explicit Gumbel(const Parameters&) {}
 
-  INLINE Cost operator()(const Point& at) const {
-    const bool below = at.x < GUMBEL_LOW, above = at.x > GUMBEL_HIGH;
-    const float u = exponential_of(-(below ? GUMBEL_LOW : above ? GUMBEL_HIGH : at.x));
-    return {u, below | above ? 0.0f : -u};
+  INLINE static float first(float x) {
+    return exponential_of(-(x < GUMBEL_LOW ? GUMBEL_LOW : x > GUMBEL_HIGH ? GUMBEL_HIGH : x));
   }
+
+  INLINE static Parts second(float, float u) { return {u, 0.0f, 0.0f}; }
+
+  INLINE static Point at(float x, const Parts& parts) {
+    const bool outside = (x < GUMBEL_LOW) | (x > GUMBEL_HIGH);
+    return {parts.a, outside};
+  }
+
+  INLINE Cost operator()(const Point& at) const { return {at.u, at.outside ? 0.0f : -at.u}; }
 };
 
 // -log(1 - p). x_t is -x.
 struct GumbelComplement {
+  struct Point {
+    float log_u;      // or 0, with the first of these:
+    float numerator;  // 1 / (1 - p) is 1 + p / (1 - p), or 1 / u times 1 + (u - (1 - p)) / (1 - p)
+    float u_p;        // u * p
+    float not_p;      // 1 - p
+    bool outside;
+  };
+
   explicit GumbelComplement(const Parameters&) {}
 
-  INLINE Cost operator()(const Point& at) const {
-    const bool below = at.x < -GUMBEL_HIGH, above = at.x > -GUMBEL_LOW;
-    const float log_u = below ? -GUMBEL_HIGH : above ? -GUMBEL_LOW : at.x;
-    const float u = exponential_of(log_u);
+  INLINE static float log_u(float x) {
+    return x < -GUMBEL_HIGH ? -GUMBEL_HIGH : x > -GUMBEL_LOW ? -GUMBEL_LOW : x;
+  }
+
+  INLINE static bool is_unlikely(float x) { return x > -0.3665129f; }  // p < 1 / 2
+
+  INLINE static float first(float x) { return exponential_of(log_u(x)); }
+
+  INLINE static Parts second(float x, float u) {
     const Exponential exp = exponential(-u);
-    const float p = exp.value(), not_p = -exp.minus_one(), ratio = 1.0f / not_p;
-    // 1 / (1 - p) is 1 + p / (1 - p), or 1 / u times 1 + (u - (1 - p)) / (1 - p)
-    const bool unlikely = p <= 0.5f;
-    const float value = log_of_one_plus((unlikely ? p : u - not_p) * ratio);
-    return {unlikely ? value : value - log_u, below | above ? 0.0f : -u * p * ratio};
+    const float p = exp.value(), not_p = -exp.minus_one();
+    return {is_unlikely(x) ? p : u - not_p, u * p, not_p};
+  }
+
+  INLINE static Point at(float x, const Parts& parts) {
+    const bool outside = (x < -GUMBEL_HIGH) | (x > -GUMBEL_LOW);
+    return {is_unlikely(x) ? 0.0f : log_u(x), parts.a, parts.b, parts.c, outside};
+  }
+
+  INLINE Cost operator()(const Point& at) const {
+    const float inverse = 1.0f / at.not_p;
+    const float value = log_of_one_plus(at.numerator * inverse) - at.log_u;
+    return {value, at.outside ? 0.0f : -at.u_p * inverse};
   }
 };
 
@@ -329,7 +399,7 @@ INLINE float soft_cross_entropy(const Point& at, float y) {
   return y * at.ce + (1 - y) * at.ce_of_q;
 }
 
-struct QualityFocal {
+struct QualityFocal : OfPoint {
   float beta;
 
   explicit QualityFocal(const Parameters& p) : beta(p[0]) {}
@@ -345,7 +415,7 @@ struct QualityFocal {
   }
 };
 
-struct Varifocal {
+struct Varifocal : OfPoint {
   float alpha, gamma;
   Power power;
 
@@ -361,7 +431,7 @@ struct Varifocal {
 };
 
 // The target max(p^b * y^a, c) is a constant for the slope.
-struct SoftTarget {
+struct SoftTarget : OfPoint {
   float quality_power, score_power, least;
 
   explicit SoftTarget(const Parameters& p) : quality_power(p[0]), score_power(p[1]), least(p[2]) {}

@@ -128,7 +128,7 @@ struct SoftmaxBlock {
     for (long i = 0; i < count; ++i) {
       const bool counts = job.is_class(labels[i]);
       const float margin = (own[i] - largest[i]) - focal::log_of(sum[i]);
-      const focal::Cost cost = formula(focal::point(margin > LARGEST ? LARGEST : margin));
+      const focal::Cost cost = cost_of(formula, margin > LARGEST ? LARGEST : margin);
       loss[i] = counts ? weight[i] * cost.value : 0.0f;
       slope[i] = counts & !is_flushed(cost.slope) ? cost.slope : 0.0f;
       share[i] = -slope[i] / sum[i];
