@@ -6,6 +6,7 @@ from .formula_check import FormulaError, check_formula
 from .implementations import check_impl
 from .match_anchors import match_anchors
 from .norm_counts import count_norms
+from .recycled import empty_cache
 from .softmax_loss import SoftmaxTerms, softmax_loss, softmax_loss_per_anchor
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "count_norms",
     "dense_loss",
     "dense_loss_per_anchor",
+    "empty_cache",
     "match_anchors",
     "power",
     "softmax_loss",

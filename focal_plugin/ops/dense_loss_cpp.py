@@ -8,6 +8,7 @@ from torch import Tensor
 from .dense_loss_block import Block, Terms, parameter_table, why_no_kernel
 from .few_anchors import evaluate_counted
 from .implementations import why_no_cpp
+from .recycled import empty_recycled
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -31,7 +32,7 @@ def _evaluate_all(
     block: Block, terms: Terms, factor: Tensor | None, slopes: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     per_anchor = torch.empty(block.labels.shape)
-    gradient = None if factor is None else torch.empty_like(block.logits)
+    gradient = None if factor is None else empty_recycled(block.logits)
     num_classes, device = block.logits.shape[1], block.logits.device
     torch.ops.focal_plugin.dense_loss(
         block.logits,

@@ -15,6 +15,7 @@ from .few_anchors import evaluate_counted
 from .formula import Point
 from .ordered_sum import ordered_sum, sum_over_planes
 from .padding import padded, unpadded
+from .recycled import empty_recycled
 
 FEW = 1 / 4
 """Share of anchors that count below which the others are skipped."""
@@ -45,7 +46,7 @@ def _evaluate_all(
         of_anchors=terms.weight_of_anchors(block.labels),
         factor=factor,
         per_anchor=torch.zeros(block.labels.shape, device=device),
-        gradient=None if factor is None else torch.empty_like(block.logits),
+        gradient=None if factor is None else empty_recycled(block.logits),
         slopes=slopes,
     )
     _negatives(work)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .dense_loss_block import Block, Evaluate, Terms
+from .recycled import empty_recycled
 
 
 def evaluate_counted(
@@ -39,7 +40,7 @@ def evaluate_counted(
         return evaluate(block, terms, factor, slopes)
     group, anchor = counts.nonzero(as_tuple=True)
     per_anchor = torch.zeros(counts.shape, device=counts.device)
-    gradient = None if factor is None else torch.zeros_like(block.logits)
+    gradient = None if factor is None else empty_recycled(block.logits).zero_()
     some = Block(
         logits=block.logits[group, :, anchor].unsqueeze(2),  # (V, K, 1)
         labels=block.labels[counts].unsqueeze(1),

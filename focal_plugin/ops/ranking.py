@@ -26,6 +26,7 @@ from .formula import refuse_second_derivative
 from .implementations import choose
 from .levels import Level, Levels
 from .ramps import Line, Ramps, Tally
+from .recycled import empty_recycled
 
 PAIRS_PER_CHUNK = 1 << 18
 """Number of pairs of positives in a chunk, which fits the cache."""
@@ -133,7 +134,7 @@ class Ranking:
         if not len(self.scores):
             return [torch.zeros_like(x) for x in logits]
         line = self._ramps.line(weights)
-        gradients = [torch.empty_like(x) for x in logits]
+        gradients = [empty_recycled(x) for x in logits]
         parts = self.levels.split_positives(gradient)
         for level, x, out, part in zip(self.levels, logits, gradients, parts, strict=True):
             self._module.write(level.with_logits(x), self._ramps, line, out)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .dense_loss_block import Block
 from .dense_loss_cpp import DTYPES
 from .implementations import why_no_cpp
+from .recycled import empty_recycled
 from .softmax_loss_block import SoftmaxTerms, why_no_kernel
 
 
@@ -21,7 +22,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient, see :class:`~focal_plugin.ops.softmax_loss_block.Evaluate`."""
     per_anchor = torch.empty(block.labels.shape)
-    gradient = None if factor is None else torch.empty_like(block.logits)
+    gradient = None if factor is None else empty_recycled(block.logits)
     torch.ops.focal_plugin.softmax_loss(
         block.logits,
         block.labels,

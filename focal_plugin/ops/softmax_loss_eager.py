@@ -13,6 +13,7 @@ from .dense_loss_block import FLUSHED_BELOW, Block
 from .formula import Point
 from .ordered_sum import sum_over_planes
 from .padding import padded, unpadded
+from .recycled import empty_recycled
 from .softmax_loss_block import LARGEST, SoftmaxTerms
 
 
@@ -26,7 +27,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient, see :class:`~focal_plugin.ops.softmax_loss_block.Evaluate`."""
     per_anchor = torch.empty(block.labels.shape, device=block.logits.device)
-    gradient = None if factor is None else torch.empty_like(block.logits)
+    gradient = None if factor is None else empty_recycled(block.logits)
     for groups, anchors in _chunks(block.logits.shape):
         chunk = Block(block.logits[groups, :, anchors], block.labels[groups, anchors], None)
         of_chunk = factor[groups, anchors] if factor is not None and factor.dim() else factor
