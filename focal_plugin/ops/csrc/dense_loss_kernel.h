@@ -163,18 +163,18 @@ struct Negatives {
 };
 
 // Fills the entries of the table. The look-up itself is not vectorized.
-template <class Negative, class Scalar>
-INLINE void look_up(const Side& side, const Scalar* logits, long count, const Scratch& scratch) {
+INLINE void look_up(const Side& side, long count, const Scratch& scratch) {
+  const int size = side.entries;
+  const float* table = side.table;
   int bins[ANCHORS_PER_UNIT];
   for (long first = 0; first < count; first += ANCHORS_PER_UNIT) {
     const long left = count - first;
     const long some = left < ANCHORS_PER_UNIT ? left : ANCHORS_PER_UNIT;
+    const float* norms = scratch.a + first;  // from the second stage
+    float* entries = scratch.entries + first;
 #pragma omp simd
-    for (long i = 0; i < some; ++i) {
-      const auto at = Negative::at(-load(logits[first + i]), scratch.parts(first + i));
-      bins[i] = focal::bin_of(at.q, side.entries);
-    }
-    for (long i = 0; i < some; ++i) scratch.entries[first + i] = side.table[bins[i]];
+    for (long i = 0; i < some; ++i) bins[i] = focal::bin_of(norms[i], size);
+    for (long i = 0; i < some; ++i) entries[i] = table[bins[i]];
   }
 }
 
@@ -194,7 +194,7 @@ SHARED void evaluate(const Negatives<Negative, PER_CLASS> negatives, const Scala
     c[i] = parts.c;
   }
   if constexpr (focal::HAS_TABLE<Negative>) {
-    look_up<Negative>(negatives.side, logits, count, scratch);
+    look_up(negatives.side, count, scratch);
   }
 #pragma omp simd
   for (long i = 0; i < count; ++i) {

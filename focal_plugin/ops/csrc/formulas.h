@@ -204,8 +204,21 @@ INLINE int bin_of(float norm, int bins) {
 }
 
 // Cross entropy times the entry of a table for the bin of 1 - p_t, a constant for the slope.
-struct BinnedCrossEntropy : OfPoint {
+struct BinnedCrossEntropy {
+  struct Point {
+    float q, ce;
+  };
+
   explicit BinnedCrossEntropy(const Parameters&) {}
+
+  INLINE static float first(float x) { return OfPoint::first(x); }
+
+  INLINE static Parts second(float x, float e) {
+    const focal::Point at = OfPoint::at(x, OfPoint::second(x, e));
+    return {at.q, at.ce, 0.0f};  // the first one is the norm that the table is read for
+  }
+
+  INLINE static Point at(float, const Parts& parts) { return {parts.a, parts.b}; }
 
   INLINE Cost operator()(const Point& at, float entry) const {
     return {entry * at.ce, -entry * at.q};
