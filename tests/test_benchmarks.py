@@ -21,6 +21,7 @@ QUICK = {
     "bm_match_anchors.py": "--size 512 512 --objects 20 --rounds 2",
     "bm_mining.py": "--size 64 64 --classes 3 --rounds 2",
     "bm_assignment.py": "--size 256 256 --objects 5 --rounds 2",
+    "bm_arm_steps.py": "--arms ce ohem --batch 1 --size 64 64 --rounds 2",
     "bm_training_step.py": (
         "--config-file configs/Shapes-Detection/retinanet_small.yaml --size 64 64 --rounds 2"
     ),

@@ -6,6 +6,8 @@ Benchmark of a RetinaNet training step: ours with default keys against Detectron
         --config-file configs/Shapes-Detection/retinanet_small.yaml --batch 16 --size 128 128
     $ python tools/benchmarks/bm_training_step.py \
         --config-file configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml --batch 2 --size 512 512
+    $ python tools/benchmarks/bm_training_step.py --compiled \
+        --config-file configs/Shapes-Detection/retinanet_small.yaml --batch 16 --size 128 128
     $ python tools/benchmarks/bm_training_step.py --curve 200 \
         --config-file configs/Shapes-Detection/retinanet_small.yaml
 
@@ -40,6 +42,8 @@ from focal_plugin.losses.elementwise import ElementwiseLoss
 from focal_plugin.ops.extension import has_extension
 
 Batch = list[dict[str, Any]]
+PARTS = ("labels", "losses")
+"""Parts of a forward pass that are timed, unless they are compiled with the rest."""
 
 
 def main() -> None:
@@ -50,6 +54,9 @@ def main() -> None:
     parser.add_argument("--config-file", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=2, help="images (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"))
+    parser.add_argument(
+        "--compiled", action="store_true", help="add stock's step under torch.compile"
+    )
     parser.add_argument("--curve", type=int, metavar="ITERATIONS", help="compare losses instead")
     parser.add_argument("opts", nargs="*", help="KEY VALUE ...", metavar="KEY VALUE")
     args = parser.parse_args()
@@ -63,6 +70,8 @@ def compare_steps(args: argparse.Namespace) -> None:
     batch = make_batch(args.batch, *args.size, num_classes=cfg.MODEL.RETINANET.NUM_CLASSES)
     models = make_models(cfg)
     parts = {name: Parts(model) for name, model in models.items()}
+    if args.compiled:
+        models["stock, compiled"] = torch.compile(build(cfg, "RetinaNet"))
     variants: dict[str, Work] = {
         name: functools.partial(step, model, build_optimizer(still(cfg), model), batch)
         for name, model in models.items()
@@ -77,8 +86,10 @@ def compare_steps(args: argparse.Namespace) -> None:
             "p80": timing.p80_ms,
             "CPU ms": timing.cpu_ms,
             "x stock": timings["stock"].median_ms / timing.median_ms,
-            "labels ms": parts[name].median_ms("labels", args.rounds),
-            "losses ms, forward": parts[name].median_ms("losses", args.rounds),
+            **{
+                f"{part} ms": parts[name].median_ms(part, args.rounds) if name in parts else None
+                for part in PARTS
+            },
             "extra MiB": peaks[name],
         }
         for name, timing in timings.items()
@@ -188,12 +199,12 @@ def make_batch(num_images: int, height: int, width: int, *, num_classes: int) ->
 
 
 class Parts:
-    """Timer of two methods of a model, for each call."""
+    """Timer of the parts of a model, for each call."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.times_ms: dict[str, list[float]] = {"labels": [], "losses": []}
+        self.times_ms: dict[str, list[float]] = {name: [] for name in PARTS}
         labels = "assign" if hasattr(model, "assign") else "label_anchors"  # ours, or stock's
-        for name, method in {"labels": labels, "losses": "losses"}.items():
+        for name, method in zip(PARTS, (labels, "losses"), strict=True):
             timed = functools.partial(self._timed, name, getattr(model, method))
             setattr(model, method, timed)
 

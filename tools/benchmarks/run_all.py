@@ -25,7 +25,16 @@ from focal_plugin_allocator import SWITCH, allocator_variables
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SHAPES = "configs/Shapes-Detection/retinanet_small.yaml"
+SHAPES_RCNN = "configs/Shapes-Detection/faster_rcnn_small.yaml"
 COCO = "configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+ARMS = (
+    "ce fl ohem ohem_1_3 asl class_balanced qfl eql eqlv2 efl ghm softmax_fl gumbel mal ap alrp "
+    "rank_sort atss tal simota paa free_anchor isr_p carl fl_balance_equal_gradient"
+)
+ROI_ARMS = (
+    "stock roi_ohem roi_fl_softmax roi_fl_sigmoid roi_seesaw roi_rank_sort roi_alrp roi_isr_p "
+    "roi_carl roi_score_hlr roi_iou_balanced rpn_fl rpn_ohem rpn_atss"
+)
 
 FAST = {
     "dense-loss-128": "bm_dense_loss.py --compiled --size 128 128 --rounds 15",
@@ -40,6 +49,8 @@ FAST = {
     "box-loss": "bm_box_loss.py --size 800 1344 --rounds 15",
     "label-anchors": "bm_match_anchors.py --rounds 7",
     "step-shapes": f"bm_training_step.py --config-file {SHAPES} --batch 16 --size 128 128",
+    "arm-steps": f"bm_arm_steps.py --arms {ARMS}",
+    "arm-steps-two-stage": f"bm_arm_steps.py --arms {ROI_ARMS} --config-file {SHAPES_RCNN}",
 }
 SLOW = {
     "curve-shapes": f"bm_training_step.py --config-file {SHAPES} --curve 200",
