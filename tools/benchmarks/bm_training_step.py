@@ -71,7 +71,8 @@ def compare_steps(args: argparse.Namespace) -> None:
     models = make_models(cfg)
     parts = {name: Parts(model) for name, model in models.items()}
     if args.compiled:
-        models["stock, compiled"] = torch.compile(build(cfg, "RetinaNet"))
+        models["stock, compiled"] = build(cfg, "RetinaNet")
+        models["stock, compiled"].compile()
     variants: dict[str, Work] = {
         name: functools.partial(step, model, build_optimizer(still(cfg), model), batch)
         for name, model in models.items()

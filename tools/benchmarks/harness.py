@@ -26,6 +26,7 @@ import torch
 from tabulate import tabulate
 
 from focal_plugin.files import write_json
+from focal_plugin.ops import empty_cache
 
 Work = Callable[[], Any]
 
@@ -166,6 +167,7 @@ def _timing(walls: list[float], cpus: list[float]) -> Timing:
 def _extra_peak_mib(work: Work) -> float:
     work()  # memory of one-time initialization stays
     gc.collect()
+    empty_cache()  # otherwise the gradient would be memory from before
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = status_mib("VmRSS")
     result = work()

@@ -35,7 +35,8 @@ inline focal::Cost cost_of_positive(const DenseLoss& job, int label, float x, fl
   __builtin_unreachable();
 }
 
-constexpr long LOGITS_AT_ONCE = 256;  // of rows: enough for long loops, few enough for the cache
+constexpr long LOGITS_PER_CHUNK = 128;  // enough for long loops, few enough to fetch meanwhile
+constexpr long LOGITS_AT_ONCE = 256;    // of rows, a multiple of the former
 
 // Code that all formulas share is compiled once, not into the loops of each.
 #define SHARED __attribute__((noinline))
@@ -162,45 +163,56 @@ struct Negatives {
   }
 };
 
-// Fills the entries of the table. The look-up itself is not vectorized.
-INLINE void look_up(const Side& side, long count, const Scratch& scratch) {
+// Fills the entries of the table for `count` norms. The look-up itself is not vectorized.
+INLINE void look_up(const Side& side, const float* norms, long count, float* entries) {
   const int size = side.entries;
   const float* table = side.table;
-  int bins[ANCHORS_PER_UNIT];
-  for (long first = 0; first < count; first += ANCHORS_PER_UNIT) {
-    const long left = count - first;
-    const long some = left < ANCHORS_PER_UNIT ? left : ANCHORS_PER_UNIT;
-    const float* norms = scratch.a + first;  // from the second stage
-    float* entries = scratch.entries + first;
+  int bins[LOGITS_PER_CHUNK];
 #pragma omp simd
-    for (long i = 0; i < some; ++i) bins[i] = focal::bin_of(norms[i], size);
-    for (long i = 0; i < some; ++i) entries[i] = table[bins[i]];
-  }
+  for (long i = 0; i < count; ++i) bins[i] = focal::bin_of(norms[i], size);
+  for (long i = 0; i < count; ++i) entries[i] = table[bins[i]];
 }
+
+// Memory as long as a range of logits that is read or written after it. It is fetched meanwhile: its
+// parts lie in many pages, which the processor does not foresee.
+template <class Scalar>
+struct Upcoming {
+  const Scalar *read, *write;  // or null
+
+  INLINE void fetch(long first, long end) const {
+    constexpr long LINE = 64 / sizeof(Scalar);
+    for (long i = first; read != nullptr && i < end; i += LINE) __builtin_prefetch(read + i, 0);
+    for (long i = first; write != nullptr && i < end; i += LINE) __builtin_prefetch(write + i, 1);
+  }
+};
 
 // Fills the scratch with the costs of a range of logits, all of them as negatives. These loops have
 // no condition that depends on an anchor, so that all of them are vectorized.
 template <class Negative, bool WITH_SLOPES, bool PER_CLASS, class Scalar>
 SHARED void evaluate(const Negatives<Negative, PER_CLASS> negatives, const Scalar* logits,
-                     long count, const Scratch scratch) {
+                     long count, const Upcoming<Scalar> upcoming, const Scratch scratch) {
   float *a = scratch.a, *b = scratch.b, *c = scratch.c;
+  for (long first = 0; first < count; first += LOGITS_PER_CHUNK) {
+    const long end = count - first < LOGITS_PER_CHUNK ? count : first + LOGITS_PER_CHUNK;
+    upcoming.fetch(first, end);
 #pragma omp simd
-  for (long i = 0; i < count; ++i) a[i] = negatives.first(i, load(logits[i]));
+    for (long i = first; i < end; ++i) a[i] = negatives.first(i, load(logits[i]));
 #pragma omp simd
-  for (long i = 0; i < count; ++i) {
-    const focal::Parts parts = negatives.second(i, load(logits[i]), a[i]);
-    a[i] = parts.a;
-    b[i] = parts.b;
-    c[i] = parts.c;
-  }
-  if constexpr (focal::HAS_TABLE<Negative>) {
-    look_up(negatives.side, count, scratch);
-  }
+    for (long i = first; i < end; ++i) {
+      const focal::Parts parts = negatives.second(i, load(logits[i]), a[i]);
+      a[i] = parts.a;
+      b[i] = parts.b;
+      c[i] = parts.c;
+    }
+    if constexpr (focal::HAS_TABLE<Negative>) {
+      look_up(negatives.side, a + first, end - first, scratch.entries + first);
+    }
 #pragma omp simd
-  for (long i = 0; i < count; ++i) {
-    const focal::Cost cost = negatives.cost(i, load(logits[i]), scratch);
-    a[i] = cost.value;
-    if (WITH_SLOPES) b[i] = cost.slope;
+    for (long i = first; i < end; ++i) {
+      const focal::Cost cost = negatives.cost(i, load(logits[i]), scratch);
+      a[i] = cost.value;
+      if (WITH_SLOPES) b[i] = cost.slope;
+    }
   }
 }
 
@@ -244,7 +256,10 @@ void planes(Anchors<Scalar>& anchors, const Scratch& scratch) {
     if (anchors.any) {
       const Negatives<Negative, false> negatives(job, k);
       const Scalar* logits = anchors.logits + k * anchors.plane;
-      evaluate<Negative, WITH_SLOPES>(negatives, logits, anchors.count, scratch);
+      const bool is_last = k + 1 == job.num_classes, writes = anchors.gradient != nullptr;
+      const Upcoming<Scalar> upcoming{is_last ? nullptr : logits + anchors.plane,
+                                      writes ? anchors.gradient + k * anchors.plane : nullptr};
+      evaluate<Negative, WITH_SLOPES>(negatives, logits, anchors.count, upcoming, scratch);
       add_plane(anchors, k, scratch.values(), scratch.slopes());
     } else if (anchors.gradient != nullptr) {  // common if mining keeps few anchors
       write_zeros(anchors.gradient + k * anchors.plane, anchors.count);
@@ -301,7 +316,8 @@ void rows(Anchors<Scalar>& anchors, const Scratch& scratch) {
     for (long i = 0; i < some; ++i) any |= anchors.labels[first + i] >= 0;
     if (any) {
       const Scalar* logits = anchors.logits + first * num_classes;
-      evaluate<Negative, WITH_SLOPES>(negatives, logits, some * num_classes, scratch);
+      const Upcoming<Scalar> adjacent{nullptr, nullptr};  // foreseen by the processor
+      evaluate<Negative, WITH_SLOPES>(negatives, logits, some * num_classes, adjacent, scratch);
     }
     for (long i = 0; i < some; ++i) {
       const long at = i * num_classes;
