@@ -28,7 +28,7 @@ SHAPES = "configs/Shapes-Detection/retinanet_small.yaml"
 SHAPES_RCNN = "configs/Shapes-Detection/faster_rcnn_small.yaml"
 COCO = "configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 ARMS = (
-    "ce fl ohem ohem_1_3 asl class_balanced qfl eql eqlv2 efl ghm softmax_fl gumbel mal ap alrp "
+    "ce fl ohem ohem_1_3 asl qfl eqlv2 efl ghm softmax_fl gumbel mal ap alrp "
     "rank_sort atss tal simota paa free_anchor isr_p carl fl_balance_equal_gradient"
 )
 ROI_ARMS = (
