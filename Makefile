@@ -53,6 +53,8 @@ test-fast: setup
 # the sanitizer replaces its functions, and Python itself leaks.
 SANITIZED := build/sanitize
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# Vectors that the machine has
+CAPABILITIES = default avx2 $(shell grep -qw avx512f /proc/cpuinfo && echo avx512)
 PRELOADED = $(foreach name,libasan.so libstdc++.so,$(shell $(or $(CXX),c++) -print-file-name=$(name)))
 
 sanitize: setup
@@ -61,7 +63,7 @@ sanitize: setup
 	rm -f $(SANITIZED)/focal_plugin/ops/_C*.so
 	cd $(SANITIZED) && CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 		$(abspath $(BIN)/python) setup.py -q build_ext --inplace
-	cd $(SANITIZED) && for capability in default avx2 avx512; do \
+	cd $(SANITIZED) && for capability in $(CAPABILITIES); do \
 		echo "ATEN_CPU_CAPABILITY=$$capability"; \
 		LD_PRELOAD="$(PRELOADED)" ASAN_OPTIONS=detect_leaks=0 ATEN_CPU_CAPABILITY=$$capability \
 		$(abspath $(BIN)/python) -m pytest -q -n 0 tests/ops/test_fuzz.py || exit 1; \
