@@ -18,9 +18,8 @@ import functools
 from pathlib import Path
 
 import torch
-from bm_training_step import Batch, make_batch, read_config, step, still
+from bm_training_step import Batch, build, make_batch, read_config, step, still
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from harness import Work, add_arguments, extra_peaks_mib, report, take_turns
@@ -81,8 +80,7 @@ def work_of(base: CfgNode, arm: str, batch: Batch) -> Work:
     """Return a function that runs a training step of the arm."""
     cfg = base.clone()
     arms.apply(cfg, arm)
-    torch.manual_seed(0)
-    model = build_model(cfg).train()
+    model = build(cfg, cfg.MODEL.META_ARCHITECTURE)
     return functools.partial(step, model, build_optimizer(still(cfg), model), batch)
 
 
