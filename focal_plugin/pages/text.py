@@ -61,9 +61,9 @@ def p_text(p: float) -> str:
     return f"{p:.{digits}f}".removeprefix("0").replace("1.00", "1")
 
 
-def count_text(number: int, one: str) -> str:
-    """Return `1 seed` or `1,000 seeds`."""
-    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+def count_text(number: int, one: str, many: str = "") -> str:
+    """Return `1 seed` or `1,000 seeds`; ``many`` is the plural, if it is not ``one`` with an s."""
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {many or one + 's'}"
 
 
 def listed(names: list[str], most: int = 8) -> str:

@@ -18,6 +18,7 @@ from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
+from .recipe import Ingredient, recipe
 from .scores import AVERAGES, Standing, Value, average_precision, standing
 from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
@@ -116,6 +117,7 @@ class Summary:
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         problems: damaged files of the comparison and of its runs.
         red: sentences of the audit about what no training mends; () if there is no audit.
+        recipe: what the runs were made of; () if none has started.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
         test_sets: every test set if there are several; other attributes are about the first.
@@ -135,6 +137,7 @@ class Summary:
     runs: tuple[RunRow, ...]
     problems: tuple[Problem, ...]
     red: tuple[str, ...]
+    recipe: tuple[Ingredient, ...]
     equal: Standing
     best: Standing | None
     tuning: Tuning | None
@@ -196,6 +199,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
             ),
         ),
         red=red,
+        recipe=recipe(by_arm),
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),

@@ -19,6 +19,7 @@ from ..analysis.summary import Summary
 from . import captions
 from .arm_styles import ArmStyle, arm_styles
 from .drawing import arms_drawing, draw_band, draw_line, gray_first
+from .precision import difference_text, digits_of
 from .training_figures import (
     draw_cumulative_loss,
     draw_gradient_histogram,
@@ -70,7 +71,7 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
     axes.set_xlabel(f"AP minus that of {shorten(summary.reference)}, percentage points")
     beside = axes.twinx()
     beside.set_ylim(axes.get_ylim())
-    beside.set_yticks(range(len(found)), [_numbers(difference) for _, difference in found])
+    beside.set_yticks(range(len(found)), [_numbers(v, d) for v, d in found])
     beside.grid(visible=False)
     for side in ("left", "right"):
         beside.spines[side].set_visible(False)
@@ -96,11 +97,11 @@ def _forest_row(
     axes.plot(difference.mean, row, "D", color=look.color, mfc=face, ms=6, mew=1.5)
 
 
-def _numbers(difference: PairedDifference) -> str:
+def _numbers(verdict: Verdict, difference: PairedDifference) -> str:
     if difference.interval is None:
-        return f"{signed(difference.mean)}   (1 seed)"
-    low, high = difference.interval
-    return f"{signed(difference.mean)}   [{signed(low)}, {signed(high)}]"
+        return f"{difference_text(verdict)}   (1 seed)"
+    low, high = (signed(limit, digits_of(verdict)) for limit in difference.interval)
+    return f"{difference_text(verdict)}   [{low}, {high}]"
 
 
 def _precision_recall(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:

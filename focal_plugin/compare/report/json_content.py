@@ -10,6 +10,7 @@ import numpy as np
 
 from ..analysis.summary import Summary
 from . import sentences
+from .headline import headlines
 
 
 def json_content(summary: Summary) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def json_content(summary: Summary) -> dict[str, Any]:
     only sentences are made of are replaced by the sentences.
     """
     content = asdict(summary)
+    content["headlines"] = headlines(summary)
     reference = summary.reference
     for standing in filter(None, (summary.equal, summary.best)):
         found = content["equal" if standing is summary.equal else "best"]["verdicts"]

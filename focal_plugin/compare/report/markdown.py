@@ -10,6 +10,8 @@ from ...pages.drawing import Drawing
 from ...pages.table import Table
 from ...pages.text import plain
 from ..analysis.summary import Summary
+from .headline import headlines
+from .once import captions_once, contents_once
 from .qualitative import Grid
 from .sections import CHAPTERS, contents
 from .tables import aligned
@@ -17,11 +19,13 @@ from .tables import aligned
 
 def markdown_report(summary: Summary, drawings: Sequence[Drawing], grid: Grid | None) -> str:
     """Return the report with links to its figures; ``grid`` is the sheet of images, if any."""
-    blocks = [f"# {markdown_text(summary.name)}", _state(summary)]
-    by_name = {drawing.name: drawing for drawing in drawings}
+    blocks = [f"# {markdown_text(summary.name)}"]
+    blocks += [f"**{markdown_text(answer)}**" for answer in headlines(summary)]
+    blocks += [_state(summary)]
+    by_name = {drawing.name: drawing for drawing in captions_once(drawings)}
     has_images = grid is not None and grid.rows
     chapter = ""
-    for content in contents(summary, by_name, ["pictures"] if has_images else []):
+    for content in contents_once(contents(summary, by_name, ["pictures"] if has_images else [])):
         if content.section.chapter != chapter:
             chapter = content.section.chapter
             blocks += [f"## {CHAPTERS[chapter]}"]

@@ -12,6 +12,8 @@ from ...pages.page import Figure, render
 from ...pages.text import plain
 from ..analysis.summary import Summary
 from . import sentences
+from .headline import headlines
+from .once import captions_once, contents_once
 from .qualitative import Grid
 from .sections import CHAPTERS, contents
 
@@ -20,8 +22,8 @@ MANY_SENTENCES = 10
 
 def html_page(summary: Summary, figures: Sequence[Figure], grid: Grid | None) -> str:
     """Return the page; ``grid`` holds the images on which the arms differ most, if any."""
-    by_name = {figure.name: figure for figure in figures}
-    shown = contents(summary, by_name, ["pictures"] if grid is not None else [])
+    by_name = {figure.name: figure for figure in captions_once(figures)}
+    shown = contents_once(contents(summary, by_name, ["pictures"] if grid is not None else []))
     chapters = [
         (id_, CHAPTERS[id_], list(of_chapter))
         for id_, of_chapter in groupby(shown, key=lambda content: content.section.chapter)
@@ -29,6 +31,7 @@ def html_page(summary: Summary, figures: Sequence[Figure], grid: Grid | None) ->
     return render(
         Path(__file__).with_name("report.html.j2"),
         summary=summary,
+        answers=headlines(summary),
         chapters=chapters,
         many_sentences=MANY_SENTENCES,
         figures=by_name,

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
-from . import csv_tables, sentences, tables
+from . import csv_tables, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
 
 CHAPTERS = {
@@ -69,9 +69,8 @@ def _verdict_section(
         name=name,
         chapter="verdict",
         title=title,
-        lead=lambda summary: sentences.headline(of(summary), summary.reference),
         table=lambda summary: tables.verdict_table(summary, of(summary)),
-        sentences=lambda summary: sentences.standing_sentences(of(summary), summary.reference),
+        sentences=lambda summary: merging.standing_lines(of(summary), summary.reference),
         figures=(figure,),
         csv=tuple((f"{file}.csv", rows) for file, rows in more.items()),
         standing=standing,
@@ -85,6 +84,7 @@ SECTIONS = (
         lead=sentences.audit_lead,
         sentences=lambda summary: list(summary.red),
     ),
+    Section("recipe", "before", "Recipe", recipe_table.recipe_table),
     _verdict_section(
         "verdicts",
         "At the same learning rate for all",
@@ -112,7 +112,7 @@ SECTIONS = (
         "certainty",
         "Number of seeds to find a difference",
         lead=sentences.spread_lead,
-        sentences=sentences.recommendation_sentences,
+        sentences=merging.recommendation_lines,
     ),
     Section(
         "images",

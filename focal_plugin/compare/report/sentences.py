@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...pages.text import are, count_text, listed, p_text, plain
+from ...pages.text import are, count_text, p_text
 from ..analysis.fairness import SharedStart
 from ..analysis.power import MAX_SEEDS, POWER, Recommendation
 from ..analysis.problem import Problem, ProblemKind
@@ -19,8 +19,9 @@ from ..analysis.statistics import (
     fewest_seeds,
     smallest_sign_flip_p,
 )
-from ..analysis.summary import EFFECTS, Summary
+from ..analysis.summary import EFFECTS, StartOfArm, Summary
 from ..analysis.training import LOSS_PREFIXES
+from .precision import digits_in_words
 
 NAMES_SHOWN = 5
 FAIRNESS = "This chapter lists causes of a difference other than the loss."
@@ -28,27 +29,6 @@ AP_SOURCE = (
     "AP is from Detectron2's evaluator. The numbers on classes, recall, errors and images are from "
     "pycocotools, for the same detections."
 )
-
-
-def headline(standing: Standing, reference: str) -> str:
-    """Return all verdicts in one sentence."""
-    arms: dict[str, list[str]] = {}
-    for verdict in standing.verdicts:
-        arms.setdefault(verdict.decision, []).append(plain(verdict.arm))
-    reference = plain(reference)
-    said = []
-    for decision, word in (("higher", "above"), ("lower", "below")):
-        if decision in arms:
-            said.append(f"{listed(arms[decision])} {are(arms[decision])} {word} {reference}")
-    for decision, word in (
-        ("no difference shown", f"no difference to {reference} is shown for"),
-        ("undecided", "undecided:"),
-    ):
-        if decision in arms:
-            said.append(f"{word if said else word[0].upper() + word[1:]} {listed(arms[decision])}")
-    if not said:
-        return "There is only one arm, so there is nothing to compare."
-    return f"{'; '.join(said)}."
 
 
 def standing_sentences(standing: Standing, reference: str) -> list[str]:
@@ -81,21 +61,23 @@ def verdict_sentence(
     arm, difference, p = verdict.arm, verdict.difference, verdict.p
     if difference is None:
         return f"{arm} and {reference} have no finished seed in common, so they cannot be compared."
-    seen = _seen(arm, reference, difference, metric)
+    digits = digits_in_words(verdict, difference)
+    seen = _seen(arm, reference, difference, digits, metric)
     seeds = count_text(difference.n, "seed")
     if difference.interval is None:
-        return f"{seen} ({seeds}). {_too_few(difference.n, alpha)}"
-    digits = _digits(difference)
+        return f"{seen} ({seeds}). {too_few(difference.n, alpha)}"
     low, high = difference.interval
     numbers = f"{1 - alpha:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds}"
     if p is None:
-        return f"{seen} ({numbers}). {_too_few(difference.n, alpha)}"
+        return f"{seen} ({numbers}). {too_few(difference.n, alpha)}"
     shown = p_text(p) if p < 0.0001 else f"= {p_text(p)}"
     numbers += f", p {shown}" + (f" after Holm over {arms} arms" if arms > 1 else "")
     if p <= alpha:
         return f"{seen} ({numbers})."
+    apart = low > 0 or high < 0
+    alone = f", although its own interval excludes 0: it is one of {arms}" if apart else ""
     return (
-        f"{seen} ({numbers}): no difference shown. A difference of more than "
+        f"{seen} ({numbers}): no difference shown{alone}. A difference of more than "
         f"{difference.largest:.{digits}f} {metric} is excluded."
     )
 
@@ -266,28 +248,21 @@ def _on_empty(scores: ArmScores) -> str:
     )
 
 
-def _seen(arm: str, reference: str, difference: PairedDifference, metric: str) -> str:
-    size = f"{abs(difference.mean):.{_digits(difference)}f}"
+def _seen(arm: str, reference: str, difference: PairedDifference, digits: int, metric: str) -> str:
+    size = f"{abs(difference.mean):.{digits}f}"
     if float(size) == 0:
         return f"{arm} is level with {reference}"
     return f"{arm} is {size} {metric} {'above' if difference.mean > 0 else 'below'} {reference}"
 
 
-def _too_few(n: int, alpha: float) -> str:
+def too_few(n: int, alpha: float = ALPHA) -> str:
+    """Return why ``n`` seeds give no verdict."""
     enough = fewest_seeds(alpha)
     return (
         f"{count_text(n, 'seed')} cannot decide: the smallest p that an exact sign-flip test can "
         f"reach with {n} is {p_text(smallest_sign_flip_p(n))}; {enough} reach "
         f"{p_text(smallest_sign_flip_p(enough))}."
     )
-
-
-def _digits(difference: PairedDifference) -> int:
-    """Return 2 decimals if the interval is narrow enough for the second one to mean something."""
-    if difference.interval is None:
-        return 1
-    low, high = difference.interval
-    return 1 if high - low >= 2 else 2
 
 
 def _on_configs(summary: Summary) -> Iterator[str]:
@@ -316,15 +291,21 @@ def _on_starts(summary: Summary) -> Iterator[str]:
     if not starts:
         yield "No two runs recorded their start, so it is not known if they started equally."
         return
-    for what, key in (("initial weights", "same_weights"), ("data", "same_data")):
+    for what, key, extent in (
+        ("initial weights", "same_weights", "in every tensor of both"),
+        ("data", "same_data", _compared(starts.values())),
+    ):
         other = [arm for arm, start in starts.items() if getattr(start, key) < start.seeds]
         if other:
             yield f"The {what} differ from {reference} at the same seed: {', '.join(other)}."
         else:
-            yield (
-                f"At the same seed, all arms have the {what} of {reference}, as far as both "
-                f"recorded them."
-            )
+            yield f"At the same seed, all arms have the {what} of {reference}, {extent}."
+
+
+def _compared(starts: Iterable[StartOfArm]) -> str:
+    """Return how many batches the sentence on the data is about."""
+    fewest = min(start.batches for start in starts)
+    return f"as far as was compared, which is the first {count_text(fewest, 'batch', 'batches')}"
 
 
 def _on_weights(start: SharedStart) -> Iterator[str]:
@@ -351,7 +332,7 @@ def _on_data(start: SharedStart) -> str:
     if not start.batches:
         return "No batch was recorded by both, so it is not known if they saw the same data."
     if start.first_other_batch is None:
-        return f"They saw the same data: the first {start.batches} batches are equal."
+        return f"The first {start.batches} batches are equal; no later batch was compared."
     number = start.first_other_batch + 1
     return f"They saw different data: batch {number} of the {start.batches} recorded ones differs."
 

@@ -27,7 +27,9 @@ from ..analysis.summary import Summary
 from ..analysis.training import Cost
 from ..runs.result import AVERAGES
 from .cells import runs_text, share_text, spread_text, value_text
+from .precision import difference_text, verdict_interval_text
 
+AP_IN_PERCENT = "AP in percent: mean ± standard deviation between the seeds."
 EMPTY = " A run that detected nothing is not part of the mean; in the difference its AP is 0."
 
 
@@ -58,7 +60,7 @@ def verdict_table(summary: Summary, standing: Standing) -> Table:
         rows=tuple(rows),
         text_last=True,
         caption=(
-            "AP in percent: mean ± standard deviation between the seeds. The difference to the "
+            f"{AP_IN_PERCENT} The difference to the "
             "reference is paired by seed. The verdicts use the paired t test after Holm's "
             f"correction over all arms. They require at least {fewest_seeds()} seeds, and all runs "
             "of an arm must be done. The exact sign-flip test, which assumes no distribution, is "
@@ -81,7 +83,7 @@ def averages_table(summary: Summary) -> Table:
         header=("arm", *sizes, "AR"),
         rows=tuple(rows),
         caption=(
-            "Percent, mean ± standard deviation between the seeds. AP to APl are from Detectron2's "
+            f"{AP_IN_PERCENT} AP to APl are from Detectron2's "
             "evaluator. AR (100 detections per class and image) is from the same detections."
             + (f" No ground truth: {', '.join(without)}." if without else "")
         ),
@@ -106,8 +108,8 @@ def test_set_table(summary: Summary) -> Table | None:
         header=("arm", *(cell for name in names for cell in (name, "difference"))),
         rows=tuple(rows),
         caption=(
-            "AP in percent, mean ± standard deviation between the seeds, and the mean difference "
-            f"to the reference. The verdicts and all other sections are about {names[0]}."
+            f"{AP_IN_PERCENT} The difference is the mean over the seeds. The verdicts and all "
+            f"other sections are about {names[0]}."
         ),
     )
 
@@ -134,7 +136,7 @@ def class_table(summary: Summary) -> Table | None:
         name="classes",
         header=header,
         rows=tuple(rows),
-        caption="AP in percent, mean ± standard deviation between the seeds.",
+        caption=AP_IN_PERCENT,
     )
 
 
@@ -278,12 +280,18 @@ def start_table(summary: Summary) -> Table | None:
         return None
     return Table(
         name="starts",
-        header=("arm", "same weights", "tensors compared", "same data", "batches compared"),
+        header=(
+            "arm",
+            "same weights",
+            "tensors compared",
+            "same batches",
+            "first batches compared",
+        ),
         rows=tuple(rows),
         caption=(
             "Number of seeds at which an arm has the initial weights and the first batches of the "
             "reference. The weights are compared bit by bit, in every tensor that both have with "
-            "the same shape."
+            "the same shape. Batches after the first ones are not compared."
         ),
     )
 
@@ -399,10 +407,9 @@ def aligned(table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], 
 def _difference_cells(verdict: Verdict | None) -> tuple[str, str, str, str]:
     if verdict is None or verdict.difference is None:
         return (NOTHING,) * 4
-    difference = verdict.difference
     p = NOTHING if verdict.p is None else p_text(verdict.p)
-    interval = interval_text(difference.interval)
-    return signed(difference.mean), interval, p, p_text(difference.sign_flip_p)
+    interval = verdict_interval_text(verdict)
+    return difference_text(verdict), interval, p, p_text(verdict.difference.sign_flip_p)
 
 
 def _relative(cost: Cost, reference: Cost) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from ...pages.text import count_text, plain
 from ..analysis.problem import DAMAGE
 from ..analysis.summary import Summary
+from .headline import headlines
+from .once import contents_once
 from .sections import contents
 from .sentences import problem_sentences
 from .tables import aligned
 
 
 def terminal_report(summary: Summary) -> str:
-    """Return the verdicts with their sentences, then the states of unfinished runs."""
+    """Return the answer, the verdicts with their sentences, and the states of unfinished runs."""
+    parts = ["\n".join(headlines(summary))]
     red = [f"  {plain(text)}" for text in summary.red]
-    parts = ["\n".join(["Before training, the audit says:", *red])] if red else []
-    for content in contents(summary):
+    parts += ["\n".join(["Before training, the audit says:", *red])] if red else []
+    for content in contents_once(contents(summary)):
         if content.section.standing is not None:
             parts += [f"{content.title}:"] if content.title else []
             parts += [aligned(t, t.rows, t.header, "simple") for t in content.tables]

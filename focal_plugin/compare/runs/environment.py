@@ -61,6 +61,9 @@ class Environment:
         versions: package name -> version; None for a package that is not installed.
         git: state of the repository of the code; None outside of one.
         components: components from outside of this package -> digest of their source.
+        started: time of the last start, ISO 8601 in UTC.
+        load_average: processes that wanted a processor in the minute before it.
+        processors: number of processors of the machine.
     """
 
     versions: dict[str, str | None] = field(default_factory=dict)
@@ -70,6 +73,9 @@ class Environment:
     threads: int | None = None
     components: dict[str, str] = field(default_factory=dict)
     datasets: RecordedSets = RecordedSets()
+    started: str | None = None
+    load_average: float | None = None
+    processors: int | None = None
 
     @property
     def train(self) -> tuple[RecordedData, ...]:

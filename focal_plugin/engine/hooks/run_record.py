@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -114,6 +116,9 @@ def describe_environment(cfg: CfgNode) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": _device_name(torch.device(cfg.MODEL.DEVICE)),
         "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
+        "load_average": _load_average(),
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seed": cfg.SEED,
         "datasets": {use: [facts[name] for name in names] for use, names in sets.items()},
     }
@@ -182,6 +187,14 @@ def _version_of(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _load_average() -> float | None:
+    """Return the load of the last minute; None where the system does not know it."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
         return None
 
 

@@ -20,8 +20,6 @@ from focal_plugin.compare.report.csv_tables import csv_text
 from focal_plugin.compare.report.json_content import json_content
 from focal_plugin.compare.report.markdown import markdown_text
 from focal_plugin.compare.report.sections import contents
-from focal_plugin.compare.report.sentences import headline
-from focal_plugin.compare.report.tables import verdict_table
 from focal_plugin.compare.report.terminal import terminal_report
 from focal_plugin.compare.report.write import ReportFiles, write_report
 from focal_plugin.compare.runs.result import AVERAGES
@@ -290,19 +288,6 @@ def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):
     assert {"forest.svg", "forest-best.svg"} <= {p.name for p in files.figures}
     assert "x 2 (at the edge of the grid)" in text
     assert "At each arm's best learning rate:" in terminal_report(files.summary)
-
-
-def test_the_headline_names_all_verdicts(tmp_path):
-    arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "GHM": FakeArm(0.1), "X": FakeArm(0.51)}
-    write_comparison(tmp_path, {**arms, "Y": FakeArm(0.9, {1: "failed"})}, (1, 2, 3, 4, 5, 6))
-    summary = summarize(tmp_path, replicates=0)
-    assert headline(summary.equal, summary.reference) == (
-        "FL is above CE; GHM is below CE; no difference to CE is shown for X; undecided: Y."
-    )
-    table = verdict_table(summary, summary.equal)
-    assert [row[0] for row in table.rows] == ["CE", "FL", "GHM", "X", "Y"]
-    assert [row[-1] for row in table.rows][1:3] == ["higher", "lower"]
-    assert table.rows[-1][2] == "5 of 6, 1 failed"
 
 
 def test_a_state_is_never_shown_as_a_number():

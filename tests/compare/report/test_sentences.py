@@ -124,7 +124,7 @@ def test_the_recommendation_is_a_sentence():
             SharedStart("FL", "CE", 3, (), (), (), (), 2, None),
             [
                 "FL and CE start from the same weights: 3 tensors are bit-equal.",
-                "They saw the same data: the first 2 batches are equal.",
+                "The first 2 batches are equal; no later batch was compared.",
             ],
         ),
         (

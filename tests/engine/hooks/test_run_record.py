@@ -113,7 +113,7 @@ def test_the_environment_is_that_of_this_process(cfg, tmp_path):
     env = read(tmp_path / "run", "env.json")
     assert set(env) == {
         *("versions", "git", "platform", "device", "threads", "seed", "datasets"),
-        *("imports", "components"),
+        *("imports", "components", "started", "load_average", "processors"),
     }
     assert env["versions"]["torch"] == torch.__version__
     assert env["versions"]["numpy"] == np.__version__
