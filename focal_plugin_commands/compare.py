@@ -189,6 +189,12 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", type=Path, metavar="RUNS_DIR", help="output folder of `focal-compare run`"
     )
     parser.add_argument(
+        "--reference",
+        metavar="ARM",
+        help="compare with this arm instead of the reference of the plan, which does not change; "
+        "nothing is trained",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help=f"exit with {NOT_ALL_DONE} if a run has failed or has not finished",

@@ -21,10 +21,11 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError: the folder contains no comparison.
         ValueError: the number of replicates is negative or 1.
+        KeyError: `--reference` is not an arm.
     """
     if args.replicates < 0 or args.replicates == 1:
         raise ValueError(f"--replicates must be 0, or at least 2, got {args.replicates}")
-    files = write_report(args.runs, replicates=args.replicates)
+    files = write_report(args.runs, replicates=args.replicates, reference=args.reference)
     print(terminal_report(files.summary))
     print(f"\nThe report: {files.html}")
     if args.strict and not files.summary.complete:

@@ -51,7 +51,7 @@ def recipe(by_arm: Mapping[str, list[RunFolder]]) -> tuple[Ingredient, ...]:
     return tuple(each for each in (*made, _dates(started)) if each.values)
 
 
-Started = Mapping[str, list[tuple[CfgNode | None, Environment | None]]]
+Started = Mapping[str, list[tuple[CfgNode, Environment | None]]]
 Line = Callable[[CfgNode, Environment], str]
 
 
@@ -72,10 +72,10 @@ def _dates(started: Started) -> Ingredient:
     return Ingredient("date", {text: tuple(started)} if text else {})
 
 
-def _attempt(text: Line, cfg: CfgNode | None, environment: Environment | None) -> str:
+def _attempt(text: Line, cfg: CfgNode, environment: Environment | None) -> str:
     """Return a line; "" if the config of a run has no such key."""
     try:
-        return text(cfg or CfgNode(), environment or Environment())
+        return text(cfg, environment or Environment())
     except (AttributeError, KeyError, TypeError, IndexError):
         return ""
 

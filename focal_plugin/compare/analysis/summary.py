@@ -113,6 +113,7 @@ class Summary:
     All numbers of a report.
 
     Attributes:
+        planned_reference: reference of the plan; another one was chosen for this report.
         shown: all arms: the reference, then the others by the size of their difference to it.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         problems: damaged files of the comparison and of its runs.
@@ -129,6 +130,7 @@ class Summary:
 
     name: str
     reference: str
+    planned_reference: str
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     shown: tuple[str, ...]
@@ -162,28 +164,34 @@ class Summary:
         return self.states["done"] > 0
 
 
-def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
+def summarize(
+    folder: Path, *, replicates: int = REPLICATES, reference: str | None = None
+) -> Summary:
     """
     Return the summary of a comparison, finished or not.
 
     Args:
         folder: folder with `comparison.json`.
         replicates: resamples of the images for each arm.
+        reference: arm that the others are compared with, instead of that of the plan.
 
     Raises:
         FileNotFoundError: the folder contains no comparison.
+        KeyError: ``reference`` is not an arm.
     """
-    comparison = Comparison.read(folder)
+    planned = Comparison.read(folder)
+    comparison = planned if reference is None else planned.with_reference(reference)
     folders = read_run_folders(comparison, folder)
     by_arm = _by_arm(comparison, folders, "equal")
     equal = standing(comparison, by_arm)
     shown = _most_different(comparison, equal)
     spread = _spread_of_differences(equal)
     tuned = tune(comparison, folders)
-    red, problems = _audit(comparison, folder)
+    red, problems = _audit(planned, folder)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
+        planned_reference=planned.reference,
         arms=comparison.arms,
         seeds=comparison.seeds,
         shown=shown,

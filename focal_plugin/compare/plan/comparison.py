@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...files import write_json
 from ...json_file import DamagedFileError, read_object
+from ...names import did_you_mean, shown
 
 PLAN_FILE = "comparison.json"
 ROLES = ("equal", "tuning", "best")
@@ -91,6 +92,18 @@ class Comparison:
     def with_runs(self, runs: tuple[Run, ...]) -> Comparison:
         """Return a copy with ``runs`` at the end."""
         return replace(self, runs=(*self.runs, *runs))
+
+    def with_reference(self, reference: str) -> Comparison:
+        """
+        Return a copy that compares with another arm.
+
+        Raises:
+            KeyError: there is no such arm; the message has the closest one.
+        """
+        if reference not in self.arms:
+            hint = did_you_mean(reference, self.arms) or f"; arms: {', '.join(self.arms)}"
+            raise KeyError(f"--reference {shown(reference)} is not an arm{hint}")
+        return replace(self, reference=reference)
 
     def write(self, folder: Path) -> None:
         """Write `comparison.json`, which holds all that a report requires of the spec."""

@@ -24,6 +24,17 @@ def headlines(summary: Summary) -> list[str]:
     return [f"At the same learning rate: {equal}", f"At each arm's best learning rate: {best}"]
 
 
+def reference_note(summary: Summary) -> str:
+    """Return that the reference is not that of the plan; "" if it is."""
+    if summary.reference == summary.planned_reference:
+        return ""
+    return (
+        f"The plan compares with {plain(summary.planned_reference)}. "
+        f"{plain(summary.reference)} was chosen as the reference of this report, so its p-values "
+        f"hold only if the choice did not depend on the results."
+    )
+
+
 def headline(summary: Summary, standing: Standing) -> str:
     """
     Return the answer of a standing: what is decided, else which arm is best so far.

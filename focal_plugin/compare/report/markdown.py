@@ -10,7 +10,7 @@ from ...pages.drawing import Drawing
 from ...pages.table import Table
 from ...pages.text import plain
 from ..analysis.summary import Summary
-from .headline import headlines
+from .headline import headlines, reference_note
 from .once import captions_once, contents_once
 from .qualitative import Grid
 from .sections import CHAPTERS, contents
@@ -21,7 +21,7 @@ def markdown_report(summary: Summary, drawings: Sequence[Drawing], grid: Grid | 
     """Return the report with links to its figures; ``grid`` is the sheet of images, if any."""
     blocks = [f"# {markdown_text(summary.name)}"]
     blocks += [f"**{markdown_text(answer)}**" for answer in headlines(summary)]
-    blocks += [_state(summary)]
+    blocks += [_state(summary), *filter(None, [markdown_text(reference_note(summary))])]
     by_name = {drawing.name: drawing for drawing in captions_once(drawings)}
     has_images = grid is not None and grid.rows
     chapter = ""

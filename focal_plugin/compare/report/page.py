@@ -12,7 +12,7 @@ from ...pages.page import Figure, render
 from ...pages.text import plain
 from ..analysis.summary import Summary
 from . import sentences
-from .headline import headlines
+from .headline import headlines, reference_note
 from .once import captions_once, contents_once
 from .qualitative import Grid
 from .sections import CHAPTERS, contents
@@ -32,6 +32,7 @@ def html_page(summary: Summary, figures: Sequence[Figure], grid: Grid | None) ->
         Path(__file__).with_name("report.html.j2"),
         summary=summary,
         answers=headlines(summary),
+        reference_note=reference_note(summary),
         chapters=chapters,
         many_sentences=MANY_SENTENCES,
         figures=by_name,

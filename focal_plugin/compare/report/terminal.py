@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...pages.text import count_text, plain
 from ..analysis.problem import DAMAGE
 from ..analysis.summary import Summary
-from .headline import headlines
+from .headline import headlines, reference_note
 from .once import contents_once
 from .sections import contents
 from .sentences import problem_sentences
@@ -14,7 +14,7 @@ from .tables import aligned
 
 def terminal_report(summary: Summary) -> str:
     """Return the answer, the verdicts with their sentences, and the states of unfinished runs."""
-    parts = ["\n".join(headlines(summary))]
+    parts = ["\n".join(headlines(summary)), reference_note(summary)]
     red = [f"  {plain(text)}" for text in summary.red]
     parts += ["\n".join(["Before training, the audit says:", *red])] if red else []
     for content in contents_once(contents(summary)):

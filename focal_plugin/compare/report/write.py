@@ -44,7 +44,9 @@ class ReportFiles:
     summary: Summary
 
 
-def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
+def write_report(
+    folder: Path, *, replicates: int = REPLICATES, reference: str | None = None
+) -> ReportFiles:
     """
     Write `report.html`, `report.md`, `report.json`, `tables/*.csv` and `figures/*` into ``folder``.
 
@@ -55,11 +57,13 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
         folder: folder of the comparison.
         replicates: resamples of the images for each arm, see
             :mod:`~focal_plugin.compare.analysis.detections.bootstrap`.
+        reference: arm that the others are compared with; None for that of the plan, which stays.
 
     Raises:
         FileNotFoundError: there is no comparison in ``folder``.
+        KeyError: ``reference`` is not an arm.
     """
-    summary = summarize(folder, replicates=replicates)
+    summary = summarize(folder, replicates=replicates, reference=reference)
     drawings = draw_all(summary)
     choice = summary.detections.choice
     grid = None if choice is None else draw_grid(choice, folder)

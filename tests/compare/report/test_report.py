@@ -321,9 +321,46 @@ def test_strict_requires_all_runs(tmp_path, capsys, monkeypatch, strict, state, 
 
 def test_one_replicate_is_refused(tmp_path):
     Comparison("x", ("CE",), "CE", (1,), ()).write(tmp_path)
-    args = argparse.Namespace(runs=tmp_path, strict=False, replicates=1)
+    args = argparse.Namespace(runs=tmp_path, strict=False, replicates=1, reference=None)
     with pytest.raises(ValueError, match="at least 2"):
         report_command.main(args)
+
+
+def test_another_reference_changes_the_report_and_not_the_plan(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "draw_all", lambda summary: [])
+    arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9), "X": FakeArm(0.3)}
+    write_comparison(tmp_path, arms, (1, 2))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    arguments = ["report", str(tmp_path), "--replicates", "0"]
+    assert commands.focal_compare([*arguments, "--reference", "FL"]) == 0
+    said = capsys.readouterr().out
+    assert "FL is best so far: CE comes closest" in said
+    assert "The plan compares with CE. FL was chosen as the reference of this report" in said
+    assert all(path.read_bytes() == content for path, content in before.items())
+    page = (tmp_path / "report.html").read_text()
+    assert "The plan compares with CE." in page
+    assert json.loads((tmp_path / "report.json").read_text())["reference"] == "FL"
+    found = summarize(tmp_path, replicates=0, reference="FL")
+    own = summarize(tmp_path, replicates=0)
+    (there,) = [v.difference for v in found.equal.verdicts if v.arm == "CE"]
+    (back,) = [v.difference for v in own.equal.verdicts if v.arm == "FL"]
+    assert there.differences == tuple(-d for d in back.differences)
+    assert commands.focal_compare(arguments) == 0
+    assert "The plan compares" not in capsys.readouterr().out
+
+
+def test_a_reference_that_is_no_arm_is_refused(tmp_path, capsys):
+    write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()}, (1,))
+    assert commands.focal_compare(["report", str(tmp_path), "--reference", "FLL"]) == 2
+    assert "--reference 'FLL' is not an arm" in capsys.readouterr().err
+
+
+def test_the_audit_of_the_plan_stays_with_another_reference(tmp_path):
+    made = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()}, (1,))
+    sentence = {"severity": "red", "topic": "anchors", "text": "No anchor fits."}
+    content = {"sentences": [sentence], "config_hash": made.runs[0].config_hash}
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    assert summarize(tmp_path, replicates=0, reference="FL").red == ("No anchor fits.",)
 
 
 def _elements(page):
