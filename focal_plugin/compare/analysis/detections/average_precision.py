@@ -179,7 +179,7 @@ class Evaluation:
                 matches.ignored[area],
                 matches.image,
                 weights,
-                weights @ matches.objects[area],
+                weights[:, matches.images] @ matches.objects[area],
             )
         return precision, recall
 

@@ -71,8 +71,10 @@ def image_f1(evaluation: Evaluation, threshold: float) -> np.ndarray:
 
 def _objects(evaluation: Evaluation) -> np.ndarray:
     """Return (I,) the number of objects, without crowds."""
-    per_class = [matches.objects[0] for matches in evaluation.classes]
-    return np.sum([np.zeros(len(evaluation.image_ids), int), *per_class], axis=0)
+    found = np.zeros(len(evaluation.image_ids), int)
+    for matches in evaluation.classes:
+        found[matches.images] += matches.objects[0]
+    return found
 
 
 def _counted(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
