@@ -12,6 +12,8 @@ examples:
   focal-compare run configs/comparisons/demo.yaml
       train four arms on the built-in dataset into runs/demo; the same command resumes
   focal-compare run my_comparison.yaml --output runs/mine --jobs 8
+  focal-compare plan my_comparison.yaml --std 1.5
+      how many seeds it takes to find 1 AP, and what they cost
   focal-compare report runs/demo
       write the report of the finished runs: runs/demo/report.html
   focal-compare export runs/demo --to csv
@@ -38,7 +40,9 @@ A spec is a YAML file. Only arms and seeds are required:
     mine: my_config.yaml            # a config file
     gamma 1: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 1]    # KEY, VALUE, ... on top of base
     OHEM 64: {arm: ohem, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # several of these
-  seeds: 6                          # 1 to 6, or a list; fewer than 6 cannot decide anything
+  seeds: 6                          # 1 to 6, or a list; fewer than 4 cannot decide anything
+  # seeds: {looks: [6, 9, 12], effect: 2.0}    # decided arms stop early, see `focal-compare plan`
+  margin: 1.0                       # smaller differences do not matter: equivalent, not worse
   reference: CE                     # the arm that others are compared with; default: the first
   opts: [SOLVER.BASE_LR, 0.01]      # for all arms
   budget: {iterations: 400, total_iterations: 20000}
@@ -58,6 +62,27 @@ examples:
 After Ctrl-C, the same command continues. Several commands, also on several machines that share the
 folder, divide the runs among themselves. On a CPU, memory has large pages, which saves
 time; FOCAL_PLUGIN_ALLOCATOR=default keeps the allocator of the system.
+"""
+
+PLAN_DESCRIPTION = """
+Show what each design of a comparison finds and costs, before anything is trained: a fixed number of
+seeds, and planned looks at the results. At a look, arms stop that are decided, or for which the
+difference to find is out of reach.
+"""
+
+PLAN_EPILOG = """
+The cost depends on how much AP varies from seed to seed. This standard deviation is from --std,
+from finished comparisons (--pilot), or from the earlier ones in runs/ with the same base config.
+
+examples:
+  focal-compare plan spec.yaml --std 1.5               # to find 1 AP and 2 AP
+  focal-compare plan spec.yaml --pilot runs/pilot --effects 0.5 --power 0.9
+  focal-compare plan spec.yaml --std 1.5 --time        # with hours, from a few iterations
+
+Then write one of the designs into the spec:
+  seeds: 17
+  seeds: {looks: [6, 9, 12, 15, 18], effect: 2.0}
+  seeds: auto                       # looks for 2 AP, planned when the comparison starts
 """
 
 REPORT_DESCRIPTION = """
@@ -184,6 +209,34 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = PLAN_DESCRIPTION
+    parser.epilog = PLAN_EPILOG
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML file; its seeds do not count")
+    spread = parser.add_mutually_exclusive_group()
+    spread.add_argument(
+        "--std", type=float, metavar="AP", help="standard deviation of a difference between seeds"
+    )
+    spread.add_argument(
+        "--pilot", type=Path, nargs="+", default=[], metavar="RUNS_DIR", help="finished comparisons"
+    )
+    parser.add_argument(
+        "--effects",
+        type=float,
+        nargs="+",
+        default=[1.0, 2.0],
+        metavar="AP",
+        help="differences to find; default: 1 2",
+    )
+    parser.add_argument(
+        "--power", type=float, default=0.8, help="probability of finding them; default: 0.8"
+    )
+    parser.add_argument(
+        "--time", action="store_true", help="train a few iterations of each arm to tell the hours"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time, for the hours")
+
+
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = REPORT_DESCRIPTION
     parser.add_argument(
@@ -257,6 +310,11 @@ COMMANDS = {
         "train the unfinished runs, then report",
         _add_run_arguments,
         "focal_plugin.compare.run_command",
+    ),
+    "plan": Command(
+        "show what numbers of seeds find and cost",
+        _add_plan_arguments,
+        "focal_plugin.compare.plan_command",
     ),
     "report": Command(
         "write verdicts, tables and figures of the finished runs",

@@ -21,7 +21,12 @@ To measure power, --effects AP is added to one side of pairs of different runs.
 
 The output is calibration.json, calibration.md, power.png and power.svg. --page writes the table and
 the figure into docs/statistics.md.
-and the figure into docs/statistics.md.
+
+Without runs, --designs simulates the designs of `focal-compare plan`: a fixed number of seeds and
+planned looks, in five models of the noise between seeds and in that of the runs in
+docs/catalogue.json.
+
+    python tools/calibrate_verdicts.py --designs --output FOLDER --page docs/statistics.md
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from pages import fill
 from scipy import stats
+from simulated_designs import NOISES, design_tables, real_noise, simulate_designs
 from tabulate import tabulate
 
 from focal_plugin.compare.analysis.detections.average_precision import (
@@ -52,7 +58,8 @@ from focal_plugin.compare.analysis.detections.average_precision import (
 )
 from focal_plugin.compare.analysis.detections.bootstrap import bootstrap_difference
 from focal_plugin.compare.analysis.power import paired_t_power, recommend_seeds
-from focal_plugin.compare.analysis.statistics import ALPHA, describe, verdicts
+from focal_plugin.compare.analysis.statistics import ALPHA, describe
+from focal_plugin.compare.analysis.verdicts import verdicts
 from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.report.sentences import recommendation_sentence
 from focal_plugin.compare.runs.result import AVERAGES, Result
@@ -60,6 +67,7 @@ from focal_plugin.files import write_json, write_text
 from focal_plugin.run_folder import DETECTIONS_FILE
 
 TOOL = "calibrate_verdicts"
+CATALOGUE = Path(__file__).resolve().parents[1] / "docs" / "catalogue.json"
 STDS, COMPARISONS = (0.25, 0.5, 1.0, 2.0, 4.0), (1, 3, 7)  # for the table of seeds
 
 
@@ -152,8 +160,8 @@ def count_seed_alarms(
     Each has n runs, and no run occurs twice.
 
     Returns:
-        rates at which any arm is called different, by the rule and by the sign-flip test alone
-        (without Holm); None if there are too few runs.
+        rates at which any arm is called different, by the rule and by the joint sign-flip test;
+        None if there are too few runs.
     """
     if len(values) < (arms + 1) * n:
         return None
@@ -163,7 +171,7 @@ def count_seed_alarms(
         by_arm = {str(i): dict(enumerate(row)) for i, row in enumerate(drawn)}
         found = verdicts(by_arm, reference="0")
         alarms += any(verdict.decision in ("higher", "lower") for verdict in found)
-        sign_flips += any(v.difference and v.difference.sign_flip_p <= ALPHA for v in found)
+        sign_flips += any(v.sign_flip_p is not None and v.sign_flip_p <= ALPHA for v in found)
     name = "seeds" if arms == 1 else f"seeds, {arms} arms"
     return Rate(name, n, trials, alarms), Rate(f"{name}, sign-flip test", n, trials, sign_flips)
 
@@ -408,10 +416,14 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--image-comparisons", type=int, default=200, metavar="N", help="default: %(default)s")
     add("--replicates", type=int, default=1000, help="of each bootstrap (default: %(default)s)")
+    add("--designs", action="store_true", help="simulate the designs instead; needs no runs")
+    add("--trials", type=int, default=4000, help="of each design (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the random draws (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--page", type=Path, help="page to update, with the marks of docs/statistics.md")
     options = parser.parse_args(args)
+    if options.designs:
+        return options
     if not options.runs and not (options.detections and options.ground_truth):
         parser.error("--runs, or --detections and --ground-truth, are required")
     if options.detections and not options.ground_truth:
@@ -461,6 +473,22 @@ def calibrate_images(
     ]
 
 
+def calibrate_designs(options: argparse.Namespace) -> int:
+    """Write designs.json, designs.md and the tables of the page."""
+    real, count = real_noise(CATALOGUE)
+    noises = {**NOISES, "real runs": real}
+    rows = simulate_designs(noises, options.trials, options.seed)
+    text = design_tables(rows, options.trials, count)
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_json(options.output / "designs.json", [asdict(row) for row in rows])
+    write_text(options.output / "designs.md", text + "\n")
+    if options.page:
+        content = options.page.read_text(encoding="utf-8")
+        write_text(options.page, fill(content, "designs", TOOL, text))
+    print(text)
+    return 0
+
+
 def to_json(pool: Pool | None, rates: list[Rate], powers: list[Power]) -> dict[str, Any]:
     """Return all measurements."""
     return {
@@ -488,6 +516,8 @@ def to_json(pool: Pool | None, rates: list[Rate], powers: list[Power]) -> dict[s
 
 def main(args: Sequence[str] | None = None) -> int:
     options = parse_args(args)
+    if options.designs:
+        return calibrate_designs(options)
     generator = np.random.default_rng(options.seed)
     pool, files = None, options.detections
     rates: list[Rate] = []

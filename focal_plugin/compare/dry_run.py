@@ -13,9 +13,9 @@ from tabulate import tabulate
 from ..names import shown
 from ..pages.text import count_text, duration_text, plain
 from .analysis.fairness import config_differences
-from .analysis.power import POWER, smallest_effect, smallest_significant
-from .analysis.statistics import fewest_seeds
+from .analysis.power import smallest_effect, smallest_significant
 from .plan.comparison import Comparison, Run
+from .plan.design import FEWEST_SEEDS, POWER
 from .plan.spec import Plan
 from .runs.status import Status
 
@@ -40,7 +40,7 @@ def seeds_text(comparison: Comparison) -> str:
     seeds, others = len(comparison.seeds), len(comparison.arms) - 1
     if not others:
         return "One arm has nothing to be compared with."
-    fewest, arms = fewest_seeds(), count_text(others, "arm")
+    fewest, arms = FEWEST_SEEDS, count_text(others, "arm")
     if seeds >= fewest:
         size = smallest_effect(seeds, comparisons=others)
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ from detectron2.config import CfgNode
 from ..config_file import find_config_file
 from ..engine.timed_steps import seconds_per_step
 from ..names import shown
+from ..pages.text import listed, plain
 from ..run_folder import STATUS_FILE
 from ..yaml_text import load
+from .analysis.pilot import equal_runs
+from .analysis.scores import open_arms
 from .analysis.summary import Summary
 from .analysis.tuning import best_factors
 from .audit_before import audit_before
 from .dry_run import plan_text, time_text, trained_test_sets
+from .looks_to_plan import choose_looks
 from .plan.arm_check import ArmCheck
 from .plan.arm_errors import in_words
-from .plan.comparison import Comparison
-from .plan.spec import Plan, best_runs, read_plan
+from .plan.comparison import Comparison, Run
+from .plan.design import Design, LooksToPlan
+from .plan.spec import Plan, best_runs, further_runs, read_plan
+from .plan.spec_file import Spec
 from .report.terminal import terminal_report
 from .report.write import write_report
 from .running.engines import Options
@@ -45,10 +52,16 @@ def main(args: argparse.Namespace) -> int:
     args.spec = find_config_file(str(args.spec))
     if args.output is not None:
         _check_output(args.output)
-    plan = read_plan(args.spec, ArmCheck(here=args.engine == "local"))
+
+    def choose(spec: Spec, to_plan: LooksToPlan) -> Design:
+        return choose_looks(spec, to_plan, args.output or default_output(spec.name))
+
+    plan = read_plan(args.spec, ArmCheck(here=args.engine == "local"), choose=choose)
     comparison = plan.comparison
-    output = args.output or Path("runs") / comparison.name
+    output = args.output or default_output(comparison.name)
     _check_output(output)
+    comparison = comparison.continuing(output)
+    plan = replace(plan, comparison=comparison)
     if warning := trained_test_sets(plan.configs):
         print(warning, file=sys.stderr)
     if args.dry_run:
@@ -74,6 +87,11 @@ def main(args: argparse.Namespace) -> int:
     return _count_failures(comparison, statuses)
 
 
+def default_output(name: str) -> Path:
+    """Return the folder of a comparison without `--output`."""
+    return Path("runs") / name
+
+
 def _best_run(summary: Summary) -> str | None:
     """Return the id of the finished run with the highest AP; None if no run has one."""
     scores = {run.id: run.ap["AP"] for run in summary.runs if run.ap.get("AP") is not None}
@@ -91,9 +109,18 @@ def _check_output(output: Path) -> None:
 def _train(
     args: argparse.Namespace, comparison: Comparison, output: Path
 ) -> tuple[Comparison, list[Status]]:
-    """Train all runs; the runs at the best learning rates are known after the trials."""
+    """
+    Train all runs.
+
+    The runs of a look are known after the look before it, and those at the best learning rates
+    after the trials.
+    """
     options = _options(args)
     statuses = run_all(comparison.runs, output, options)
+    while more := _next_look(args.spec, comparison, output):
+        comparison = comparison.with_runs(more)
+        comparison.write(output)
+        statuses += run_all(more, output, options)
     if comparison.lr_factors:
         best = best_runs(
             args.spec, comparison, best_factors(comparison, read_run_folders(comparison, output))
@@ -102,6 +129,19 @@ def _train(
         comparison.write(output)
         statuses += run_all(best, output, options)
     return comparison, statuses
+
+
+def _next_look(spec: Path, comparison: Comparison, output: Path) -> tuple[Run, ...]:
+    """Return the runs that the next look requires, and print which arms they are for."""
+    if not comparison.looks.is_sequential:
+        return ()
+    folders = read_run_folders(comparison, output)
+    arms, count = open_arms(comparison, equal_runs(comparison, folders))
+    more = further_runs(spec, comparison, arms, count) if arms else ()
+    if more:
+        others = [plain(arm) for arm in arms if arm != comparison.reference]
+        print(f"Open after this look, so up to {count} seeds: {listed(others)}", file=sys.stderr)
+    return more
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -132,11 +172,12 @@ def _dry_run(args: argparse.Namespace, plan: Plan, output: Path) -> None:
     if args.time:
         division = divide(_options(args), visible_gpus(), usable_processors())
         torch.set_num_threads(division.threads)
-        seconds = {arm: _seconds_per_step(cfg) for arm, cfg in plan.configs.items()}
+        seconds = {arm: step_seconds(cfg) for arm, cfg in plan.configs.items()}
         print(f"\n{time_text(plan, output, seconds, jobs=division.jobs)}")
 
 
-def _seconds_per_step(cfg: CfgNode) -> float | str:
+def step_seconds(cfg: CfgNode) -> float | str:
+    """Return the time of an iteration, measured on a few, or why it is unknown."""
     cfg = cfg.clone()
     cfg.SEED = 0
     try:

@@ -55,7 +55,7 @@ def test_a_wide_table_becomes_a_list_of_each_arm(tmp_path):
         (
             1,
             2,
-            "1 seed cannot decide which arm is better: every verdict will be undecided. 6 seeds",
+            "1 seed cannot decide which arm is better: every verdict will be undecided. 4 seeds",
         ),
         (1, 2, "One seed shows whether an arm trains"),
         (2, 2, "2 seeds cannot decide which arm is better"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from .statistics import ALPHA, fewest_seeds
+from ..plan.design import FEWEST_SEEDS, POWER
+from .statistics import ALPHA
 
-POWER = 0.8
 MAX_SEEDS = 1000
 
 
@@ -72,7 +72,7 @@ def recommend_seeds(
     """
     Return the fewest seeds at which a verdict finds ``effect`` with probability ``power``.
 
-    The number is at least :func:`~.statistics.fewest_seeds`, because fewer seeds give no verdict.
+    The number is at least :data:`~..plan.design.FEWEST_SEEDS`, because fewer seeds give no verdict.
 
     Args:
         std_of_differences: standard deviation of the differences between seeds, AP in percent.
@@ -86,7 +86,7 @@ def recommend_seeds(
     """
     if comparisons < 1 or not 0 < power < 1:
         raise ValueError(f"expected comparisons >= 1 and 0 < power < 1, got {comparisons}, {power}")
-    counts = np.arange(fewest_seeds(alpha), MAX_SEEDS + 1)
+    counts = np.arange(FEWEST_SEEDS, MAX_SEEDS + 1)
     powers = paired_t_power(counts, effect, std_of_differences, alpha=alpha / comparisons)
     enough = np.flatnonzero(powers >= power)
     if not len(enough):

@@ -10,15 +10,8 @@ from ..plan.comparison import Comparison
 from ..runs.result import AVERAGES
 from ..runs.run_folder import RunFolder
 from ..runs.status import STATES
-from .statistics import (
-    Flaw,
-    FlawKind,
-    PairedDifference,
-    Verdict,
-    describe,
-    paired_difference,
-    verdicts,
-)
+from .statistics import describe
+from .verdicts import Flaw, FlawKind, Verdict, WorstCase, verdicts
 
 NO_PREDICTIONS = "no predictions"
 NO_GROUND_TRUTH = "no ground truth"
@@ -81,12 +74,14 @@ class ArmScores:
         lr_factor: factor of the learning rate; None until it is decided.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         metrics: "AP", "AP50", ... -> percent.
+        failed: seeds of the failed runs.
     """
 
     arm: str
     lr_factor: float | None
     states: dict[str, int]
     metrics: dict[str, Spread]
+    failed: tuple[int, ...] = ()
 
     @property
     def planned(self) -> int:
@@ -111,19 +106,27 @@ class ArmScores:
         return {seed: v for seed, v in found.items() if not isinstance(v, str)}
 
     @property
+    def settled(self) -> set[int]:
+        """Seeds whose run is done or has failed."""
+        return {*self.metrics["AP"].by_seed, *self.failed}
+
+    @property
     def flaw(self) -> Flaw | None:
-        """Reason why the arm gets no verdict, or None."""
-        failed, unfinished = self.states["failed"], self.planned - self.states["done"]
+        """
+        Reason why the arm gets no verdict after all of its runs, or None.
+
+        A failed run is no reason: the verdict is about the seeds that both have.
+        """
+        unfinished = self.planned - len(self.settled)
         unknown = self.metrics["AP"].without - self.empty
         if self.lr_factor is None:
             return Flaw(FlawKind.NOT_PLANNED, self.planned, self.planned)
-        if failed:
-            return Flaw(FlawKind.FAILED, failed, self.planned)
         if unknown:
             return Flaw(FlawKind.NO_AP, unknown, self.planned)
+        if not self.states["done"]:
+            return Flaw(FlawKind.NONE_DONE, self.planned, self.planned)
         if unfinished:
-            kind = FlawKind.NONE_DONE if unfinished == self.planned else FlawKind.UNFINISHED
-            return Flaw(kind, unfinished, self.planned)
+            return Flaw(FlawKind.UNFINISHED, unfinished, self.planned)
         return None
 
 
@@ -167,7 +170,27 @@ def standing(
     """
     factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
     arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
-    return Standing(role, arms, _verdicts(arms, comparison.reference))
+    return Standing(role, arms, _verdicts(comparison, arms))
+
+
+def open_arms(
+    comparison: Comparison, folders: Mapping[str, list[RunFolder]]
+) -> tuple[tuple[str, ...], int]:
+    """
+    Return the arms that need the seeds of the next look, and the number of seeds at that look.
+
+    The reference is one of the arms, because all others are compared with it.
+
+    Returns:
+        () and 0 if every arm has stopped, or there is no further look.
+    """
+    arms = standing(comparison, folders).arms
+    taken, going_on = _looks(comparison, arms)
+    counts = comparison.looks.looks
+    if not going_on or not 0 < taken < len(counts):
+        return (), 0
+    named = tuple(a for a in comparison.arms if a in going_on or a == comparison.reference)
+    return named, counts[taken]
 
 
 def spread(folders: Iterable[RunFolder], value: Callable[[RunFolder], Value]) -> Spread:
@@ -199,31 +222,83 @@ def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> 
         metric: spread(folders, functools.partial(average_precision, metric=metric))
         for metric in AVERAGES
     }
-    return ArmScores(arm, lr_factor, states, metrics)
+    failed = tuple(r.run.seed for r in folders if r.state == "failed")
+    return ArmScores(arm, lr_factor, states, metrics, failed)
 
 
-def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[Verdict, ...]:
+def _verdicts(comparison: Comparison, arms: tuple[ArmScores, ...]) -> tuple[Verdict, ...]:
     """
     Return the verdicts; an arm with a flaw, or with a flawed reference, gets no p-value.
 
-    The arm keeps its place in Holm's correction, because its runs are planned. A mean without the
-    failed runs would be biased. A test that is repeated on unfinished runs finds a difference
-    sooner or later.
+    The arm keeps its place in Holm's correction, because its runs are planned. A test that is
+    repeated on unfinished runs finds a difference sooner or later, so a verdict waits for all runs
+    of its look.
     """
     by_name = {scores.arm: scores for scores in arms}
-    against = by_name.pop(reference)
-    judged = {name: {} if scores.flaw else scores.judged for name, scores in by_name.items()}
-    given = verdicts({reference: against.judged, **judged}, reference)
+    against = by_name[comparison.reference]
+    taken, _ = _looks(comparison, arms)
+    waits = not (taken and comparison.looks.is_sequential)
+    flaws = {name: _flaw(scores, against, waits=waits) for name, scores in by_name.items()}
+    values = {name: {} if flaws[name] else scores.judged for name, scores in by_name.items()}
+    values[comparison.reference] = against.judged
+    worst = {name: {**dict.fromkeys(by_name[name].failed, 0.0), **v} for name, v in values.items()}
+    so_far = _judge(comparison, {name: scores.judged for name, scores in by_name.items()}, taken)
     found = []
-    for verdict in given:
-        scores = by_name[verdict.arm]
-        flaw = scores.flaw or (against.flaw and replace(against.flaw, of_reference=True))
+    for verdict, with_zeros, early in zip(
+        _judge(comparison, values, taken), _judge(comparison, worst, taken), so_far, strict=True
+    ):
+        flaw = flaws[verdict.arm]
         if flaw is not None:
-            verdict = Verdict(verdict.arm, "undecided", _so_far(scores, against), None, flaw)
+            verdict = Verdict(verdict.arm, "undecided", early.difference, None, flaw=flaw)
+        else:
+            judged = set(comparison.seeds[: verdict.look])
+            failed = [*by_name[verdict.arm].failed, *against.failed]
+            count = sum(seed in judged for seed in failed)
+            if count and with_zeros.difference:
+                case = WorstCase(count, with_zeros.difference.mean, with_zeros.decision)
+                verdict = replace(verdict, worst_case=case)
         found.append(verdict)
     return tuple(found)
 
 
-def _so_far(arm: ArmScores, reference: ArmScores) -> PairedDifference | None:
-    values, others = arm.judged, reference.judged
-    return paired_difference(values, others) if values.keys() & others.keys() else None
+def _judge(
+    comparison: Comparison, values: Mapping[str, Mapping[int, float]], looks: int
+) -> list[Verdict]:
+    return verdicts(
+        values,
+        comparison.reference,
+        design=comparison.looks,
+        looks=max(looks, 1),
+        seeds=comparison.seeds,
+        margin=comparison.margin,
+    )
+
+
+def _flaw(scores: ArmScores, against: ArmScores, *, waits: bool) -> Flaw | None:
+    """Return the flaw of an arm or of the reference; unfinished runs are one if it waits."""
+    for flaw, of_reference in ((scores.flaw, False), (against.flaw, True)):
+        if flaw and (waits or flaw.kind is not FlawKind.UNFINISHED):
+            return replace(flaw, of_reference=of_reference)
+    return None
+
+
+def _looks(comparison: Comparison, arms: tuple[ArmScores, ...]) -> tuple[int, set[str]]:
+    """
+    Return the number of looks whose runs are all settled, and the arms that are open after them.
+
+    An arm that has stopped needs no further runs.
+    """
+    by_name = {scores.arm: scores for scores in arms}
+    values = {name: scores.judged for name, scores in by_name.items()}
+    going_on = {name for name in by_name if name != comparison.reference}
+    taken = 0
+    for look, count in enumerate(comparison.looks.looks, start=1):
+        needed = set(comparison.seeds[:count])
+        waiting = [by_name[name] for name in (*going_on, comparison.reference)]
+        if not going_on or any(not needed <= scores.settled for scores in waiting):
+            break
+        taken = look
+        if comparison.looks.is_sequential:
+            found = _judge(comparison, values, look)
+            going_on = {verdict.arm for verdict in found if not verdict.stopped}
+    return taken, going_on

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...json_file import DamagedFileError
 from ..plan.comparison import Comparison
+from ..plan.design import Design
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
+from .pilot import equal_runs, spread_of_differences
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
@@ -114,6 +115,8 @@ class Summary:
 
     Attributes:
         planned_reference: reference of the plan; another one was chosen for this report.
+        looks: when the results are judged.
+        margin: largest difference in AP that does not matter, percent; None without one.
         shown: all arms: the reference, then the others by the size of their difference to it.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         problems: damaged files of the comparison and of its runs.
@@ -133,6 +136,8 @@ class Summary:
     planned_reference: str
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
+    looks: Design
+    margin: float | None
     shown: tuple[str, ...]
     iterations: tuple[int, ...]
     states: dict[str, int]
@@ -182,10 +187,10 @@ def summarize(
     planned = Comparison.read(folder)
     comparison = planned if reference is None else planned.with_reference(reference)
     folders = read_run_folders(comparison, folder)
-    by_arm = _by_arm(comparison, folders, "equal")
+    by_arm = equal_runs(comparison, folders)
     equal = standing(comparison, by_arm)
     shown = _most_different(comparison, equal)
-    spread = _spread_of_differences(equal)
+    spread = spread_of_differences(equal)
     tuned = tune(comparison, folders)
     red, problems = _audit(planned, folder)
     return Summary(
@@ -194,6 +199,8 @@ def summarize(
         planned_reference=planned.reference,
         arms=comparison.arms,
         seeds=comparison.seeds,
+        looks=comparison.looks,
+        margin=comparison.margin,
         shown=shown,
         iterations=tuple(sorted({run.iterations for run in comparison.runs})),
         states={state: sum(r.state == state for r in folders) for state in STATES},
@@ -232,22 +239,14 @@ def _audit(comparison: Comparison, folder: Path) -> tuple[tuple[str, ...], tuple
     return (audit.red if audit else ()), ()
 
 
-def _by_arm(
-    comparison: Comparison, folders: list[RunFolder], role: str
-) -> dict[str, list[RunFolder]]:
-    return {
-        arm: [r for r in folders if r.run.role == role and r.run.arm == arm]
-        for arm in comparison.arms
-    }
-
-
 def _at_best(
     comparison: Comparison, folders: list[RunFolder], tuned: Mapping[str, Tuned]
 ) -> Standing | None:
     if not tuned:
         return None
     factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
-    equal, best = (_by_arm(comparison, folders, role) for role in ("equal", "best"))
+    equal = equal_runs(comparison, folders)
+    best = {a: [r for r in folders if r.run.role == "best" and r.run.arm == a] for a in equal}
     by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
     # A trial that finished after the best runs were planned may change the best factor
     planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}
@@ -329,19 +328,6 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> di
             example=first,
         )
     return found
-
-
-def _spread_of_differences(equal: Standing) -> float | None:
-    """Return the pooled standard deviation; each arm weighs by its degrees of freedom."""
-    found = [
-        (v.difference.n - 1, v.difference.std)
-        for v in equal.verdicts
-        if v.difference and v.difference.std is not None
-    ]
-    freedom = sum(of_arm for of_arm, _ in found)
-    if not freedom:
-        return None
-    return math.sqrt(sum(of_arm * std**2 for of_arm, std in found) / freedom)
 
 
 def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:

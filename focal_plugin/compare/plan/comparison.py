@@ -10,6 +10,8 @@ from pathlib import Path
 from ...files import write_json
 from ...json_file import DamagedFileError, read_object
 from ...names import did_you_mean, shown
+from ...run_folder import RESULT_FILE
+from .design import FEWEST_SEEDS, Design
 
 PLAN_FILE = "comparison.json"
 ROLES = ("equal", "tuning", "best")
@@ -72,10 +74,13 @@ class Comparison:
         name: name in the spec, or else of its file.
         arms: names, in the order of the spec.
         reference: arm that the others are compared with.
-        seeds: seeds, in the order of the spec.
+        seeds: seeds, in the order of the spec. With planned looks, those of the last look.
         runs: runs of role "equal", then "tuning", then "best" once they are known. An arm that is
             best at factor 1 has no "best" runs, because its "equal" runs are its best ones.
         lr_factors: grid of learning rate factors, () without tuning.
+        design: when the results are judged; None: once, after all seeds. Seeds beyond its last look
+            were added after a look at the results.
+        margin: largest difference in AP that does not matter, percent; None without one.
     """
 
     name: str
@@ -84,6 +89,13 @@ class Comparison:
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     lr_factors: tuple[float, ...] = ()
+    design: Design | None = None
+    margin: float | None = None
+
+    @property
+    def looks(self) -> Design:
+        """The design, which is a single look at all seeds unless it says otherwise."""
+        return self.design or Design((len(self.seeds),))
 
     def of_role(self, role: str) -> tuple[Run, ...]:
         """Return the runs of one of :data:`ROLES`."""
@@ -104,6 +116,31 @@ class Comparison:
             hint = did_you_mean(reference, self.arms) or f"; arms: {', '.join(self.arms)}"
             raise KeyError(f"--reference {shown(reference)} is not an arm{hint}")
         return replace(self, reference=reference)
+
+    def continuing(self, folder: Path) -> Comparison:
+        """
+        Return the comparison as a continuation of the one in ``folder``, if there is one.
+
+        Further runs of the looks that were taken are kept. Seeds that are added to a comparison
+        with finished runs are beyond its plan, so its design stays.
+        """
+        try:
+            before = Comparison.read(folder)
+        except (FileNotFoundError, ValueError):
+            return self
+        if (before.arms, before.reference) != (self.arms, self.reference):
+            return self
+        finished = any((folder / run.id / RESULT_FILE).exists() for run in before.runs)
+        own = {run.id for run in self.runs}
+        if self.design is not None and self.design == before.design:
+            more = tuple(r for r in before.runs if r.role == "equal" and r.id not in own)
+            return self.with_runs(more) if own & {run.id for run in before.runs} else self
+        judged = before.looks.last >= FEWEST_SEEDS  # fewer gave no verdict to look at
+        grown = judged and set(before.seeds) < set(self.seeds)
+        if finished and grown and own & {run.id for run in before.runs}:
+            added = tuple(seed for seed in self.seeds if seed not in before.seeds)
+            return replace(self, seeds=(*before.seeds, *added), design=before.looks)
+        return self
 
     def write(self, folder: Path) -> None:
         """Write `comparison.json`, which holds all that a report requires of the spec."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from ...data import check_classes, registered, use_datasets
 from ...files import sha256_of
 from .arm_errors import each_arm
 from .comparison import Comparison, Run
+from .design import Design, LooksToPlan
 from .score_threshold import score_threshold_options
+from .seeds import SeedChoice
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
 
 
@@ -36,12 +38,21 @@ class Plan:
     configs: Mapping[str, CfgNode]
 
 
-def load_spec(file: Path) -> Comparison:
+ChooseDesign = Callable[[Spec, LooksToPlan], Design]
+"""Function that plans the looks of a spec."""
+
+
+def load_spec(file: Path, choose: ChooseDesign | None = None) -> Comparison:
     """Return the comparison of :func:`read_plan`."""
-    return read_plan(file).comparison
+    return read_plan(file, choose=choose).comparison
 
 
-def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Plan:
+def read_plan(
+    file: Path,
+    check: Callable[[CfgNode], None] | None = None,
+    *,
+    choose: ChooseDesign | None = None,
+) -> Plan:
     """
     Read a spec and resolve the config of every run.
 
@@ -54,7 +65,10 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
           mine: my_config.yaml                            # a config file,
           gamma 1: [MODEL.RETINANET.FOCAL_LOSS_GAMMA, 1]  # KEY, VALUE, ... on top of base,
           OHEM 64: {arm: ohem, opts: [MODEL.FOCAL.MINING.NUM_KEEP, 64]}    # or several of these
-        seeds: 6                            # 1 to 6; or a list
+        seeds: 6                            # 1 to 6; or a list; or planned looks:
+        # seeds: {looks: [6, 9, 12, 15], effect: 2.0, power: .8}
+        # seeds: auto                       # looks for 2 AP at the spread of earlier comparisons
+        margin: 1.0                         # a smaller difference in AP does not matter
         reference: CE                       # default: the first arm
         opts: [SOLVER.BASE_LR, 0.01]        # for all arms
         budget:
@@ -78,10 +92,12 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         file: the spec.
         check: called with the config of each arm, while the datasets of the spec are registered. It
             raises an error if the arm cannot run.
+        choose: plans the looks if the spec says "auto".
 
     Returns:
         The plan. Its comparison has the runs of role "equal", seed by seed, so that the arms can be
-        compared early, then those of role "tuning".
+        compared early, then those of role "tuning". With planned looks, it has the runs of the
+        first look.
 
     Raises:
         ValueError: the spec is malformed, two arms have the same config, or the runs require more
@@ -92,23 +108,27 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         FileNotFoundError: a file that the spec names does not exist.
     """
     with _naming(str(file)):
-        spec = read_spec(file)
+        spec = _with_seeds(read_spec(file), choose)
         runs = _Runs(spec, check)
-        equal = [runs.run(arm, seed) for seed in spec.seeds for arm in spec.arms]
+        seeds, design = spec.seeds.seeds, spec.seeds.design
+        first = seeds if design is None else seeds[: design.looks[0]]
+        equal = [runs.run(arm, seed) for seed in first for arm in spec.arms]
         tuning = [
             runs.run(arm, seed, "tuning", factor)
             for seed in spec.lr_seeds
             for arm in spec.arms
             for factor in spec.lr_factors
         ]
-        _check_total(spec, equal, tuning)
+        _check_total(spec, runs.configs, tuning)
     comparison = Comparison(
         name=runs.name,
         arms=tuple(spec.arms),
         reference=spec.reference,
-        seeds=spec.seeds,
+        seeds=seeds,
         runs=(*equal, *tuning),
         lr_factors=spec.lr_factors,
+        design=design,
+        margin=spec.margin,
     )
     return Plan(comparison, runs.configs)
 
@@ -130,11 +150,7 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
         ValueError: the spec has changed, or a factor is not in the grid.
         KeyError: ``best`` has an arm that is not in the comparison.
     """
-    planned = tuple(run for run in comparison.runs if run.role != "best")
-    if load_spec(file).runs != planned:
-        raise ValueError(
-            f"{file}: the spec or one of its configs has changed since the comparison started"
-        )
+    _refuse_changed(file, comparison)
     check_names(best, comparison.arms, "arm")
     for arm, factor in best.items():
         if factor not in comparison.lr_factors:
@@ -147,6 +163,51 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
             for arm in comparison.arms
             if best.get(arm, 1.0) != 1.0
         )
+
+
+def further_runs(
+    file: Path, comparison: Comparison, arms: Sequence[str], count: int
+) -> tuple[Run, ...]:
+    """
+    Return the runs of the next look that the comparison does not have yet.
+
+    Args:
+        file: spec of ``comparison``.
+        arms: arms that need further seeds.
+        count: number of seeds at the look.
+
+    Raises:
+        ValueError: the spec has changed.
+    """
+    choose = _same_design(comparison)
+    _refuse_changed(file, comparison, choose)
+    with _naming(str(file)):
+        runs = _Runs(_with_seeds(read_spec(file), choose))
+        made = [runs.run(arm, seed) for seed in comparison.seeds[:count] for arm in arms]
+    known = {run.id for run in comparison.runs}
+    return tuple(run for run in made if run.id not in known)
+
+
+def _same_design(comparison: Comparison) -> ChooseDesign:
+    return lambda spec, to_plan: comparison.looks
+
+
+def _refuse_changed(file: Path, comparison: Comparison, choose: ChooseDesign | None = None) -> None:
+    """Raise an error if the spec no longer plans the first runs of the comparison."""
+    planned = load_spec(file, choose).runs
+    if not {run.id for run in planned} <= {run.id for run in comparison.runs}:
+        raise ValueError(
+            f"{file}: the spec or one of its configs has changed since the comparison started"
+        )
+
+
+def _with_seeds(spec: Spec, choose: ChooseDesign | None) -> Spec:
+    """Return the spec with its looks planned."""
+    if spec.seeds.to_plan is None:
+        return spec
+    if choose is None:
+        raise ValueError("seeds: auto is planned by `focal-compare run` and `focal-compare plan`")
+    return replace(spec, seeds=SeedChoice.of(choose(spec, spec.seeds.to_plan)))
 
 
 class _Runs:
@@ -273,11 +334,12 @@ def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
     ]
 
 
-def _check_total(spec: Spec, equal: list[Run], tuning: list[Run]) -> None:
+def _check_total(spec: Spec, configs: Mapping[str, CfgNode], tuning: list[Run]) -> None:
     """Raise an error if the budget is too small; with tuning, each arm may train twice."""
     if spec.total_iterations is None:
         return
-    once, tune = (sum(run.iterations for run in runs) for runs in (equal, tuning))
+    once = len(spec.seeds.seeds) * sum(cfg.SOLVER.MAX_ITER for cfg in configs.values())
+    tune = sum(run.iterations for run in tuning)
     again = once if spec.lr_factors else 0
     if once + tune + again > spec.total_iterations:
         raise ValueError(

@@ -16,12 +16,14 @@ from ...names import did_you_mean, shown
 from ...yaml_text import load, read_text
 from .arm_errors import each_arm
 from .score_threshold import read_score_threshold
+from .seeds import MAX_RUNS, SeedChoice, integer, read_seed_choice, read_seeds
 
 KEYS = (
     "name",
     "base",
     "arms",
     "seeds",
+    "margin",
     "reference",
     "opts",
     "budget",
@@ -40,8 +42,6 @@ LEARNING_RATE_KEYS = ("factors", "seeds")
 INITIAL_WEIGHTS = ("by_name", "stock")
 DIAGNOSTICS_PERIOD = 20
 MAX_NAME = 80
-MAX_NUMBER = 2**31 - 1
-MAX_RUNS = 10_000
 # Config key -> where the spec sets it, so that no option can contradict the spec
 NOT_AN_OPTION = {
     "SEED": "use the key seeds",
@@ -74,6 +74,8 @@ class Spec:
 
     Attributes:
         name: title of the report, and folder of the runs below `runs/`.
+        seeds: seeds, and when the results are judged.
+        margin: largest difference in AP that does not matter, percent; None without one.
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
         imports: modules that register components; files are absolute.
@@ -86,7 +88,8 @@ class Spec:
 
     name: str
     arms: dict[str, ArmSpec]
-    seeds: tuple[int, ...]
+    seeds: SeedChoice
+    margin: float | None
     reference: str
     opts: tuple[str, ...]
     iterations: int | None
@@ -118,9 +121,9 @@ def read_spec(file: Path) -> Spec:
         raise ValueError("must have the keys arms and seeds")
     arms = _arms(content["arms"], content.get("base"), file.parent)
     budget = _section(content, "budget", BUDGET_KEYS)
-    seeds = _seeds(content["seeds"], "seeds")
+    seeds = read_seed_choice(content["seeds"], file.parent)
     factors, lr_seeds = _learning_rates(content, seeds)
-    num_runs = len(arms) * (len(seeds) + len(factors) * len(lr_seeds))
+    num_runs = len(arms) * (len(seeds.seeds) + len(factors) * len(lr_seeds))
     if num_runs > MAX_RUNS:
         raise ValueError(f"arms, seeds and learning rates make {num_runs} runs, over {MAX_RUNS}")
     opts = _opts(content.get("opts", []), "opts")
@@ -130,6 +133,7 @@ def read_spec(file: Path) -> Spec:
         name=_title(content["name"]) if "name" in content else file.stem,
         arms=arms,
         seeds=seeds,
+        margin=_margin(content.get("margin")),
         reference=_reference(content, arms),
         opts=opts,
         iterations=_optional_count(budget, "iterations"),
@@ -141,7 +145,7 @@ def read_spec(file: Path) -> Spec:
         lr_seeds=lr_seeds,
         score_threshold=score_threshold,
         initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
-        diagnostics=_integer(content.get("diagnostics", DIAGNOSTICS_PERIOD), "diagnostics", 0),
+        diagnostics=integer(content.get("diagnostics", DIAGNOSTICS_PERIOD), "diagnostics", 0),
     )
 
 
@@ -321,32 +325,17 @@ def _section(content: dict[str, Any], name: str, known: tuple[str, ...] | None) 
 
 
 def _optional_count(section: dict[str, Any], name: str) -> int | None:
-    return _integer(section[name], f"budget: {name}", 1) if name in section else None
+    return integer(section[name], f"budget: {name}", 1) if name in section else None
 
 
-def _integer(value: Any, place: str, least: int) -> int:
-    if type(value) is not int or value < least:  # excludes True, which is an int
-        raise ValueError(f"{place} must be an integer >= {least}, got {shown(value)}")
-    if value > MAX_NUMBER:
-        raise ValueError(f"{place} must be at most {MAX_NUMBER}, got {shown(value)}")
-    return value
-
-
-def _seeds(seeds: Any, place: str) -> tuple[int, ...]:
-    if type(seeds) is int:
-        if seeds > MAX_RUNS:
-            raise ValueError(f"{place} must be at most {MAX_RUNS}, got {shown(seeds)}")
-        return tuple(range(1, _integer(seeds, place, 1) + 1))
-    if not isinstance(seeds, list) or not seeds:
-        raise ValueError(f"{place} must be a list of integers or their number, got {shown(seeds)}")
-    unique = dict.fromkeys(_integer(seed, place, 0) for seed in seeds)
-    if len(unique) < len(seeds):
-        raise ValueError(f"{place}: a seed is given twice")
-    return tuple(unique)
+def _margin(value: Any) -> float | None:
+    if value is not None and not _is_factor(value):
+        raise ValueError(f"margin must be a difference in AP > 0, got {shown(value)}")
+    return None if value is None else float(value)
 
 
 def _learning_rates(
-    content: dict[str, Any], seeds: tuple[int, ...]
+    content: dict[str, Any], seeds: SeedChoice
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Return the factors and the seeds of the tuning runs; both are () without tuning."""
     section = _section(content, "learning_rates", LEARNING_RATE_KEYS)
@@ -359,8 +348,10 @@ def _learning_rates(
         raise ValueError(f"learning_rates: factors must be numbers > 0, got {shown(factors)}")
     if len(set(factors)) < len(factors):
         raise ValueError(f"learning_rates: duplicate factor in {factors}")
-    tuning_seeds = _seeds(section["seeds"], "learning_rates: seeds")
-    both = set(tuning_seeds) & set(seeds)
+    if seeds.has_looks:
+        raise ValueError("learning_rates: tuning requires a fixed number of seeds, without looks")
+    tuning_seeds = read_seeds(section["seeds"], "learning_rates: seeds")
+    both = set(tuning_seeds) & set(seeds.seeds)
     if both:
         raise ValueError(
             f"learning_rates: seed {min(both)} is one of seeds: a rate that is chosen on the "

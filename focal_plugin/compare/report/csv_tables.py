@@ -82,7 +82,8 @@ def test_set_rows(summary: Summary) -> Iterable[list[Cell]]:
 def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per verdict."""
     head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
-    yield [*head, "seeds", "p_t", "p_holm", "p_sign_flip", "withheld_because", "sentence"]
+    head += ["seeds", "p_t", "p_holm", "p_sign_flip", "p_equivalent", "p_not_worse", "look"]
+    yield [*head, "unplanned", "withheld_because", "sentence"]
     for standing in filter(None, (summary.equal, summary.best)):
         sentences = standing_sentences(standing, summary.reference)
         for verdict, sentence in zip(standing.verdicts, sentences, strict=True):
@@ -92,7 +93,8 @@ def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
                 *(standing.role, verdict.arm, summary.reference, verdict.decision),
                 *((found.mean, found.std, low, high, found.n, found.t_p) if found else [None] * 6),
                 verdict.p,
-                found.sign_flip_p if found else None,
+                *(verdict.sign_flip_p, verdict.p_equivalent, verdict.p_not_worse),
+                *(verdict.look, verdict.unplanned),
                 None if verdict.flaw is None else flaw_text(verdict.flaw, summary.reference),
                 sentence,
             ]

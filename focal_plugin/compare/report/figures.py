@@ -14,8 +14,9 @@ from ...pages.plotting import GRID, INK, PAPER, style
 from ...pages.text import plain, signed
 from ..analysis.detection_analysis import ERROR_TYPES
 from ..analysis.scores import Spread, Standing
-from ..analysis.statistics import PairedDifference, Verdict
+from ..analysis.statistics import PairedDifference
 from ..analysis.summary import Summary
+from ..analysis.verdicts import Verdict
 from . import captions
 from .arm_styles import ArmStyle, arm_styles
 from .drawing import arms_drawing, draw_band, draw_line, gray_first

@@ -7,8 +7,10 @@ import math
 from ...pages.text import are, count_text, listed, plain
 from ..analysis.power import recommend_seeds
 from ..analysis.scores import Standing
-from ..analysis.statistics import PairedDifference, Verdict, fewest_seeds
+from ..analysis.statistics import PairedDifference
 from ..analysis.summary import Summary
+from ..analysis.verdicts import Verdict
+from ..plan.design import FEWEST_SEEDS
 from .precision import difference_text
 from .sentences import flaw_text
 
@@ -58,14 +60,14 @@ def headline(summary: Summary, standing: Standing) -> str:
         for group, where in ((higher, "above"), (lower[::-1], "below"))
         if group
     ]
-    alike = [pair for group in groups.values() for pair in group]
-    if alike:
-        parts.append(f"no difference to {reference} is shown for {_named(alike)}")
+    for decision, words in (("equivalent", "equivalent to"), ("not worse", "not worse than")):
+        if group := groups.get(decision):
+            margin = f"within {group[0][0].margin:g} AP"
+            parts.append(f"{_named(group)} {are(['' for _ in group])} {words} {reference} {margin}")
     if undecided:
         best = f"undecided: {_named(undecided)}" if parts else _best_so_far(undecided, reference)
         parts += [best, _to_a_verdict(summary, *undecided[0])]
-    text = "; ".join(parts)
-    return f"{text[0].upper() if groups and not (higher or lower) else text[0]}{text[1:]}."
+    return f"{'; '.join(parts)}."
 
 
 def _named(group: Found) -> str:
@@ -93,10 +95,12 @@ def _agreeing(difference: PairedDifference) -> str:
 
 
 def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifference) -> str:
-    """Return what a verdict on an arm waits for."""
+    """Return what a verdict on an arm waits for, or why it will not come."""
     left = len(summary.runs) - summary.states["done"] - summary.states["failed"]
     if left:
         return f"{count_text(left, 'run')} {are([''] * left)} not finished"
+    if verdict.out_of_reach is not None:
+        return f"a difference of {verdict.out_of_reach:g} AP is out of reach"
     if verdict.flaw is not None:
         return f"no verdict, because {flaw_text(verdict.flaw, plain(summary.reference))}"
     more = _more_seeds(summary, difference)
@@ -104,6 +108,8 @@ def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifferen
         return "too close for a verdict"
     if difference.std is None:
         return f"a verdict takes at least {count_text(more, 'more seed')}"
+    if difference.n >= FEWEST_SEEDS:  # further seeds would be beyond the plan
+        return f"a new plan of {difference.n + more} seeds decides, if this is its size"
     decide = "decides" if more == 1 else "decide"
     return f"{count_text(more, 'more seed')} {decide}, if this is its size"
 
@@ -117,7 +123,7 @@ def _more_seeds(summary: Summary, difference: PairedDifference) -> int | None:
     """
     spread = summary.spread_of_differences
     if spread is None:
-        return max(fewest_seeds() - difference.n, 1)
+        return max(FEWEST_SEEDS - difference.n, 1)
     size = abs(difference.mean)
     if not size or not math.isfinite(size):
         return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...pages.text import count_text, listed
-from ..analysis.power import MAX_SEEDS, POWER
+from ..analysis.power import MAX_SEEDS
 from ..analysis.scores import ArmScores, Standing
 from ..analysis.summary import EFFECTS, Summary
+from ..plan.design import POWER
 from .precision import difference_text
 from .sentences import flaw_text, too_few, verdict_sentence
 

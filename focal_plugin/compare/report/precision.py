@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...pages.text import interval_text, signed
-from ..analysis.statistics import PairedDifference, Verdict
+from ..analysis.statistics import PairedDifference
+from ..analysis.verdicts import Verdict
 
 MOST_DIGITS = 12
 NARROW = 2.0

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...pages.text import are, count_text, p_text
+from ...pages.text import are, count_text, p_text, signed
 from ..analysis.fairness import SharedStart
-from ..analysis.power import MAX_SEEDS, POWER, Recommendation
+from ..analysis.power import MAX_SEEDS, Recommendation
 from ..analysis.problem import Problem, ProblemKind
 from ..analysis.provenance import Provenance
 from ..analysis.scores import ArmScores, Standing
-from ..analysis.statistics import (
-    ALPHA,
-    Flaw,
-    FlawKind,
-    PairedDifference,
-    Verdict,
-    fewest_seeds,
-    smallest_sign_flip_p,
-)
+from ..analysis.statistics import ALPHA, PairedDifference
 from ..analysis.summary import EFFECTS, StartOfArm, Summary
 from ..analysis.training import LOSS_PREFIXES
+from ..analysis.verdicts import Flaw, FlawKind, Verdict
+from ..plan.design import FEWEST_SEEDS, POWER
 from .precision import digits_in_words
 
 NAMES_SHOWN = 5
@@ -64,22 +58,61 @@ def verdict_sentence(
     digits = digits_in_words(verdict, difference)
     seen = _seen(arm, reference, difference, digits, metric)
     seeds = count_text(difference.n, "seed")
+    remarks = "".join(_remarks(verdict, metric))
     if difference.interval is None:
-        return f"{seen} ({seeds}). {too_few(difference.n, alpha)}"
+        return f"{seen} ({seeds}).{remarks} {too_few(difference.n)}"
     low, high = difference.interval
-    numbers = f"{1 - alpha:.0%} interval {low:.{digits}f} to {high:.{digits}f}, {seeds}"
+    interval = f"{1 - alpha:.0%} interval {low:.{digits}f} to {high:.{digits}f}"
     if p is None:
-        return f"{seen} ({numbers}). {too_few(difference.n, alpha)}"
+        return f"{seen} ({interval}, {seeds}).{remarks} {too_few(difference.n)}"
     shown = p_text(p) if p < 0.0001 else f"= {p_text(p)}"
-    numbers += f", p {shown}" + (f" after Holm over {arms} arms" if arms > 1 else "")
-    if p <= alpha:
-        return f"{seen} ({numbers})."
-    apart = low > 0 or high < 0
-    alone = f", although its own interval excludes 0: it is one of {arms}" if apart else ""
-    return (
-        f"{seen} ({numbers}): no difference shown{alone}. A difference of more than "
-        f"{difference.largest:.{digits}f} {metric} is excluded."
-    )
+    tested = f"{seeds}, p {shown}" + (f" after Holm over {arms} arms" if arms > 1 else "")
+    if verdict.decision == "undecided":
+        text = f"{seen} ({tested}): {_undecided(low, high, digits)}."
+    elif verdict.decision in {"higher", "lower"}:
+        text = f"{seen} ({interval}, {tested})."
+    else:
+        text = f"{seen} ({interval}, {tested}): {_by_margin(verdict, reference, metric)}."
+    return text + remarks
+
+
+def _undecided(low: float, high: float, digits: int) -> str:
+    """Return the interval; that of one arm may exclude 0 although its verdict is undecided."""
+    within = f"undecided, within {signed(low, digits)} to {signed(high, digits)}"
+    if low * high <= 0:
+        return within
+    return f"{within}. This interval is for one test; over all tests together it would hold 0"
+
+
+def _by_margin(verdict: Verdict, reference: str, metric: str) -> str:
+    """Return what the equivalence tests say."""
+    if verdict.decision == "equivalent":
+        p = f"p = {p_text(verdict.p_equivalent or 0.0)}"
+        return f"equivalent, a difference below {verdict.margin:g} {metric} ({p})"
+    p = f"p = {p_text(verdict.p_not_worse or 0.0)}"
+    return f"not worse than {reference} by {verdict.margin:g} {metric} ({p})"
+
+
+def _remarks(verdict: Verdict, metric: str) -> Iterator[str]:
+    """Yield what else a reader of a verdict has to know, each with a space before it."""
+    if verdict.decision in {"higher", "lower"} and (verdict.p_equivalent or 1.0) <= ALPHA:
+        yield f" The difference is below the margin of {verdict.margin:g} {metric}."
+    if verdict.out_of_reach is not None:
+        yield (
+            f" It stopped after {count_text(verdict.look, 'seed')}, because a difference of "
+            f"{verdict.out_of_reach:g} {metric} is out of its reach."
+        )
+    if verdict.unplanned:
+        yield (
+            f" {count_text(verdict.unplanned, 'seed')} came after a look at the results, so p is "
+            f"anytime-valid."
+        )
+    if verdict.worst_case is not None:
+        worst = verdict.worst_case
+        yield (
+            f" {count_text(worst.failed, 'run')} failed; with an AP of 0 instead, the difference "
+            f"is {signed(worst.mean)} {metric}: {worst.decision}."
+        )
 
 
 def flaw_text(flaw: Flaw, reference: str) -> str:
@@ -89,7 +122,6 @@ def flaw_text(flaw: Flaw, reference: str) -> str:
     be = "is" if flaw.runs == 1 else "are"
     return {
         FlawKind.NOT_PLANNED: f"{whose} runs{of} at its best learning rate are not planned yet",
-        FlawKind.FAILED: f"{count} failed",
         FlawKind.NO_AP: f"{count} left no AP",
         FlawKind.NONE_DONE: f"none of {whose} runs{of} is done",
         FlawKind.UNFINISHED: f"{count} {be} still to come",
@@ -255,14 +287,9 @@ def _seen(arm: str, reference: str, difference: PairedDifference, digits: int, m
     return f"{arm} is {size} {metric} {'above' if difference.mean > 0 else 'below'} {reference}"
 
 
-def too_few(n: int, alpha: float = ALPHA) -> str:
+def too_few(n: int) -> str:
     """Return why ``n`` seeds give no verdict."""
-    enough = fewest_seeds(alpha)
-    return (
-        f"{count_text(n, 'seed')} cannot decide: the smallest p that an exact sign-flip test can "
-        f"reach with {n} is {p_text(smallest_sign_flip_p(n))}; {enough} reach "
-        f"{p_text(smallest_sign_flip_p(enough))}."
-    )
+    return f"{count_text(n, 'seed')} cannot decide; a verdict takes at least {FEWEST_SEEDS}."
 
 
 def _on_configs(summary: Summary) -> Iterator[str]:

@@ -22,14 +22,17 @@ from ...pages.text import (
 from ...run_folder import MOMENTS
 from ..analysis.detection_analysis import ERROR_TYPES
 from ..analysis.scores import NO_GROUND_TRUTH, Standing
-from ..analysis.statistics import Verdict, fewest_seeds
+from ..analysis.shrinkage import FEWEST_VARIANCES
 from ..analysis.summary import Summary
 from ..analysis.training import Cost
+from ..analysis.verdicts import Verdict
+from ..plan.design import FEWEST_SEEDS
 from ..runs.result import AVERAGES
 from .cells import runs_text, share_text, spread_text, value_text
 from .precision import difference_text, verdict_interval_text
 
 AP_IN_PERCENT = "AP in percent: mean ± standard deviation between the seeds."
+SHRUNK = ", with variances that are shrunk towards that of all arms"
 EMPTY = " A run that detected nothing is not part of the mean; in the difference its AP is 0."
 
 
@@ -60,11 +63,12 @@ def verdict_table(summary: Summary, standing: Standing) -> Table:
         rows=tuple(rows),
         text_last=True,
         caption=(
-            f"{AP_IN_PERCENT} The difference to the "
-            "reference is paired by seed. The verdicts use the paired t test after Holm's "
-            f"correction over all arms. They require at least {fewest_seeds()} seeds, and all runs "
-            "of an arm must be done. The exact sign-flip test, which assumes no distribution, is "
-            "for comparison." + (EMPTY if any(scores.empty for scores in arms) else "")
+            f"{AP_IN_PERCENT} The difference to the reference is paired by seed. The verdicts use "
+            "the paired t test after Holm's correction over all arms"
+            + (SHRUNK if len(arms) > FEWEST_VARIANCES else "")
+            + f". They require at least {FEWEST_SEEDS} seeds. The sign-flip test of all arms at "
+            "once, which assumes no distribution, is for comparison."
+            + (EMPTY if any(scores.empty for scores in arms) else "")
         ),
     )
 
@@ -407,9 +411,9 @@ def aligned(table: Table, rows: Sequence[Sequence[str]], header: Sequence[str], 
 def _difference_cells(verdict: Verdict | None) -> tuple[str, str, str, str]:
     if verdict is None or verdict.difference is None:
         return (NOTHING,) * 4
-    p = NOTHING if verdict.p is None else p_text(verdict.p)
-    interval = verdict_interval_text(verdict)
-    return difference_text(verdict), interval, p, p_text(verdict.difference.sign_flip_p)
+    p_values = (verdict.p, verdict.sign_flip_p)
+    p, flip = (NOTHING if value is None else p_text(value) for value in p_values)
+    return difference_text(verdict), verdict_interval_text(verdict), p, flip
 
 
 def _relative(cost: Cost, reference: Cost) -> str:

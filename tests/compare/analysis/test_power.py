@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, stats
 
 from focal_plugin.compare.analysis.power import paired_t_power, recommend_seeds
-from focal_plugin.compare.analysis.statistics import verdicts
+from focal_plugin.compare.analysis.verdicts import verdicts
 
 from ...each import each
 
@@ -79,8 +79,8 @@ def test_a_textbook_case():
     assert recommend_seeds(2.0).seeds == 34
 
 
-def test_fewer_than_six_seeds_are_never_recommended():
-    assert recommend_seeds(0.01).seeds == 6
+def test_fewer_than_four_seeds_are_never_recommended():
+    assert recommend_seeds(0.01).seeds == 4
 
 
 def test_a_number_of_seeds_above_the_limit_is_none():

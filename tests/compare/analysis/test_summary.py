@@ -11,8 +11,8 @@ from focal_plugin.compare.analysis.scores import (
     NOT_EVALUATED,
     Spread,
 )
-from focal_plugin.compare.analysis.statistics import Flaw, FlawKind
 from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.analysis.verdicts import Flaw, FlawKind, WorstCase
 from focal_plugin.compare.report.json_content import json_content
 from focal_plugin.compare.report.sentences import fairness_sentences, provenance_sentences
 
@@ -55,13 +55,13 @@ def test_six_seeds_decide_a_large_difference(tmp_path):
     assert summary.complete
 
 
-def test_a_failed_run_is_shown_and_its_arm_gets_no_verdict(tmp_path):
+def test_a_failed_run_is_shown_and_its_arm_is_judged_on_the_other_seeds(tmp_path):
     arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.95, {7: "failed"}), "GHM": FakeArm(0.95)}
     summary = summary_of(tmp_path, arms, (*SIX, 7))
     scores, verdict = summary.equal.arm("FL"), summary.equal.verdict("FL")
-    assert (scores.states["failed"], scores.metrics["AP"].n) == (1, 6)
-    assert (verdict.decision, verdict.p) == ("undecided", None)
-    assert verdict.flaw == Flaw(FlawKind.FAILED, 1, 7)
+    assert (scores.states["failed"], scores.metrics["AP"].n, scores.failed) == (1, 6, (7,))
+    assert (verdict.decision, verdict.flaw) == ("higher", None)
+    assert verdict.difference.seeds == SIX
     (row,) = [run for run in summary.runs if run.state == "failed"]
     assert (row.reason, row.exit_code, row.log_tail) == (
         "Loss became infinite",
@@ -69,17 +69,25 @@ def test_a_failed_run_is_shown_and_its_arm_gets_no_verdict(tmp_path):
         ("the last line",),
     )
     assert (row.ap, row.iterations_done, row.restarts) == ({}, 20, 1)
-    # it keeps its place in Holm's correction: p of the other is that of the first of two
-    other = summary.equal.verdict("GHM")
-    assert other.p == pytest.approx(min(1, 2 * other.difference.t_p))
+    assert summary.equal.verdict("GHM").worst_case is None
 
 
-def test_a_reference_that_failed_leaves_every_arm_undecided(tmp_path):
+def test_the_worst_case_gives_a_failed_run_an_ap_of_0(tmp_path):
+    arms = {"CE": FakeArm(0.6), "FL": FakeArm(0.95, {7: "failed"})}
+    summary = summary_of(tmp_path, arms, (*SIX, 7))
+    verdict = summary.equal.verdict("FL")
+    reference = summary.equal.arm("CE").metrics["AP"].by_seed[7]
+    expected = (sum(verdict.difference.differences) - reference) / 7
+    assert verdict.decision == "higher"
+    assert verdict.worst_case == WorstCase(1, pytest.approx(expected), "undecided")
+
+
+def test_a_failed_run_of_the_reference_counts_in_every_arm(tmp_path):
     arms = {"CE": FakeArm(0.3, {7: "failed"}), "FL": FakeArm(0.95)}
     summary = summary_of(tmp_path, arms, (*SIX, 7))
     verdict = summary.equal.verdict("FL")
-    assert verdict.decision == "undecided"
-    assert verdict.flaw == Flaw(FlawKind.FAILED, 1, 7, of_reference=True)
+    assert (verdict.decision, verdict.difference.n) == ("higher", 6)
+    assert (verdict.worst_case.failed, verdict.worst_case.decision) == (1, "higher")
 
 
 def test_there_is_no_verdict_before_the_last_run(tmp_path):

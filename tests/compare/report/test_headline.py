@@ -1,12 +1,14 @@
 """Tests of the headline, and of the rule that no rounded number contradicts a verdict."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from focal_plugin.compare.analysis.scores import ArmScores, Spread, Standing
-from focal_plugin.compare.analysis.statistics import PairedDifference, Verdict, paired_difference
+from focal_plugin.compare.analysis.statistics import paired_difference
 from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.analysis.verdicts import Verdict
 from focal_plugin.compare.report.headline import headline, headlines
 from focal_plugin.compare.report.precision import difference_text, verdict_interval_text
 from focal_plugin.compare.report.sentences import verdict_sentence
@@ -27,10 +29,9 @@ def test_the_headline_names_all_verdicts_with_their_differences(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "GHM": FakeArm(0.1), "X": FakeArm(0.51)}
     summary = summary_of(tmp_path, {**arms, "Y": FakeArm(0.9, {1: "failed"})}, SIX)
     found = {v.arm: difference_text(v) for v in summary.equal.verdicts}
-    assert headline(summary, summary.equal) == (
-        f"FL ({found['FL']} AP) is above CE; GHM ({found['GHM']} AP) is below CE; no difference to "
-        f"CE is shown for X ({found['X']} AP); undecided: Y ({found['Y']} AP); no verdict, because "
-        f"1 of its 6 runs failed."
+    assert headline(summary, summary.equal).startswith(
+        f"FL ({found['FL']} AP) and Y ({found['Y']} AP) are above CE; GHM ({found['GHM']} AP) is "
+        f"below CE; undecided: X ({found['X']} AP); a new plan of "
     )
     table = verdict_table(summary, summary.equal)
     assert [row[0] for row in table.rows] == ["CE", "FL", "GHM", "X", "Y"]
@@ -51,7 +52,7 @@ def test_the_reference_can_be_best_so_far(tmp_path):
     summary = summary_of(tmp_path, {"CE": FakeArm(0.9), "FL": FakeArm(0.3)}, (1,))
     assert re.fullmatch(
         r"CE is best so far: FL comes closest, with \u2212\d+\.\d AP in one seed; a verdict takes "
-        r"at least 5 more seeds\.",
+        r"at least 3 more seeds\.",
         headline(summary, summary.equal),
     )
 
@@ -69,9 +70,20 @@ def test_without_a_difference_the_headline_says_why(tmp_path):
     assert "only one arm" in headline(alone, alone.equal)
 
 
-def test_all_verdicts_of_no_difference_start_a_sentence(tmp_path):
+def test_what_the_margin_says_is_in_the_headline(tmp_path):
     summary = summary_of(tmp_path, {"CE": FakeArm(0.5), "X": FakeArm(0.51)}, SIX)
-    assert headline(summary, summary.equal).startswith("No difference to CE is shown for X (")
+    verdict = replace(summary.equal.verdict("X"), decision="equivalent", margin=1.5)
+    found = headline(summary, replace(summary.equal, verdicts=(verdict,)))
+    assert re.fullmatch(r"X \(\S+ AP\) is equivalent to CE within 1\.5 AP\.", found)
+
+
+def test_an_undecided_arm_gets_a_new_plan_and_not_more_seeds(tmp_path):
+    summary = summary_of(tmp_path, {"CE": FakeArm(0.5), "X": FakeArm(0.51)}, SIX)
+    found = headline(summary, summary.equal)
+    assert re.search(r"a new plan of \d+ seeds decides, if this is its size\.$", found)
+    verdict = replace(summary.equal.verdict("X"), out_of_reach=2.0)
+    found = headline(summary, replace(summary.equal, verdicts=(verdict,)))
+    assert found.endswith("a difference of 2 AP is out of reach.")
 
 
 def verdict_of(*differences):
@@ -94,25 +106,22 @@ def test_a_constant_difference_is_never_shown_as_0(size, mean, interval):
     assert "level with" not in verdict_sentence(verdict, "CE")
 
 
+def difference_with(mean, interval):
+    found = paired_difference({1: mean, 2: mean}, {1: 0.0, 2: 0.0})
+    return replace(found, std=0.1, interval=interval, t_p=0.01)
+
+
 def test_no_limit_of_a_decided_interval_is_rounded_to_0():
     low = 0.0004
-    difference = PairedDifference((1, 2), (0.1, 0.1), 0.1, 0.1, (low, 0.2), 0.01, 0.03)
+    difference = difference_with(0.1, (low, 0.2))
     verdict = Verdict("FL", "higher", difference, 0.01)
     assert verdict_interval_text(verdict) == "+0.0004 to +0.2000"
     assert "interval 0.0004 to 0.2000" in verdict_sentence(verdict, "CE")
 
 
 def test_an_undecided_difference_keeps_its_one_decimal():
-    difference = PairedDifference((1, 2), (0.0, 0.1), 0.04, 0.1, (-1.0, 1.08), 0.9, 1.0)
-    assert difference_text(Verdict("FL", "no difference shown", difference, 0.9)) == "0.0"
-
-
-def test_an_interval_without_0_and_no_difference_are_explained():
-    difference = PairedDifference((1, 2), (1.0, 1.1), 1.0, 0.1, (0.2, 1.8), 0.03, 0.03)
-    sentence = verdict_sentence(
-        Verdict("FL", "no difference shown", difference, 0.21), "CE", arms=7
-    )
-    assert "no difference shown, although its own interval excludes 0: it is one of 7" in sentence
+    difference = difference_with(0.04, (-1.0, 1.08))
+    assert difference_text(Verdict("FL", "undecided", difference, 0.9)) == "0.0"
 
 
 @pytest.fixture

@@ -23,23 +23,20 @@ def test_the_reason_that_seeds_are_too_few_stands_once(tmp_path):
     assert len(lines) == 3
     assert lines[0].startswith("FL is ")
     assert lines[0].endswith("2 seeds).")
-    assert lines[2] == (
-        "2 seeds cannot decide: the smallest p that an exact sign-flip test can reach with 2 is "
-        ".50; 6 reach .031."
-    )
+    assert lines[2] == "2 seeds cannot decide; a verdict takes at least 4."
 
 
 def test_arms_with_the_same_flaw_share_a_sentence(tmp_path):
-    failed = FakeArm(0.9, {1: "failed"})
-    lines, _ = lines_of(tmp_path, {"CE": FakeArm(), "A": failed, "B": failed})
-    assert lines[0] == "Each of A and B: no verdict, because 1 of its 2 runs failed."
+    missing = FakeArm(0.9, {1: "missing"})
+    lines, _ = lines_of(tmp_path, {"CE": FakeArm(), "A": missing, "B": missing})
+    assert lines[0] == "Each of A and B: no verdict, because 1 of its 2 runs is still to come."
     assert lines[1].startswith("So far, against CE: A +")
     assert lines[1].count("(1 seed)") == 2
 
 
 def test_one_arm_with_a_flaw_is_named(tmp_path):
-    lines, _ = lines_of(tmp_path, {"CE": FakeArm(), "A": FakeArm(0.9, {1: "failed"})})
-    assert lines[0] == "A: no verdict, because 1 of its 2 runs failed."
+    lines, _ = lines_of(tmp_path, {"CE": FakeArm(), "A": FakeArm(0.9, {1: "missing"})})
+    assert lines[0] == "A: no verdict, because 1 of its 2 runs is still to come."
 
 
 def test_empty_runs_of_the_reference_are_counted_once(tmp_path):

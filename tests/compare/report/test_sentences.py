@@ -1,9 +1,12 @@
 """Tests of the sentences of a report, word by word."""
 
+from dataclasses import replace
+
 from focal_plugin.compare.analysis.fairness import SharedStart
 from focal_plugin.compare.analysis.power import recommend_seeds
 from focal_plugin.compare.analysis.problem import Problem, ProblemKind
-from focal_plugin.compare.analysis.statistics import Flaw, FlawKind, verdicts
+from focal_plugin.compare.analysis.verdicts import Flaw, FlawKind, WorstCase, verdicts
+from focal_plugin.compare.plan.design import Design
 from focal_plugin.compare.report.sentences import (
     flaw_text,
     problem_sentences,
@@ -11,10 +14,10 @@ from focal_plugin.compare.report.sentences import (
     start_sentences,
     verdict_sentence,
 )
-from focal_plugin.pages.text import p_text
+from focal_plugin.pages.text import MINUS, p_text
 
 from ...each import each
-from ..analysis.test_statistics import arm, compare_with_zero, spread
+from ..analysis.test_verdicts import against_zero, arm, spread
 
 
 @each(
@@ -34,32 +37,77 @@ from ..analysis.test_statistics import arm, compare_with_zero, spread
         (
             spread(0.2),
             0,
-            "FL is 0.2 AP above CE (95% interval -0.8 to 1.2, 8 seeds, p = .66): no difference "
-            "shown. A difference of more than 1.2 AP is excluded.",
+            f"FL is 0.2 AP above CE (8 seeds, p = .66): undecided, within {MINUS}0.8 to +1.2.",
         ),
         (
             spread(0.0),
             0,
-            "FL is level with CE (95% interval -1.0 to 1.0, 8 seeds, p = 1): no difference shown. "
-            "A difference of more than 1.0 AP is excluded.",
+            f"FL is level with CE (8 seeds, p = 1): undecided, within {MINUS}1.0 to +1.0.",
+        ),
+        (
+            spread(1.2),
+            6,
+            "FL is 1.2 AP above CE (8 seeds, p = .19 after Holm over 7 arms): undecided, within "
+            "+0.2 to +2.2. This interval is for one test; over all tests together it would hold 0.",
         ),
         (
             spread(3.0, n=3),
             0,
-            "FL is 3.0 AP above CE (95% interval 1.8 to 4.2, 3 seeds). 3 seeds cannot decide: the "
-            "smallest p that an exact sign-flip test can reach with 3 is .25; 6 reach .031.",
+            "FL is 3.0 AP above CE (95% interval 1.8 to 4.2, 3 seeds). 3 seeds cannot decide; a "
+            "verdict takes at least 4.",
         ),
         (
             arm(2.0),
             0,
-            "FL is 2.0 AP above CE (1 seed). 1 seed cannot decide: the smallest p that an exact "
-            "sign-flip test can reach with 1 is 1; 6 reach .031.",
+            "FL is 2.0 AP above CE (1 seed). 1 seed cannot decide; a verdict takes at least 4.",
         ),
     ],
 )
 def test_verdict_sentences(difference, others, sentence):
-    verdict = compare_with_zero(difference, others)
+    verdict = against_zero(difference, others)
     assert verdict_sentence(verdict, "CE", arms=others + 1) == sentence
+
+
+@each(
+    ("difference", "options", "end"),
+    [
+        (
+            spread(0.1, size=0.3),
+            {"margin": 1.0},
+            ", p = .71): equivalent, a difference below 1 AP (p = .0052).",
+        ),
+        (
+            spread(0.6),
+            {"margin": 1.0},
+            ", p = .21): not worse than CE by 1 AP (p = .0039).",
+        ),
+        (
+            spread(0.5, size=0.1),
+            {"margin": 1.0},
+            ", p = .0007). The difference is below the margin of 1 AP.",
+        ),
+        (
+            spread(0.0, size=0.1),
+            {"design": Design((4, 6, 8), effect=2.0)},
+            "It stopped after 4 seeds, because a difference of 2 AP is out of its reach.",
+        ),
+        (
+            spread(1.2),
+            {"design": Design((6,))},
+            "2 seeds came after a look at the results, so p is anytime-valid.",
+        ),
+    ],
+)
+def test_a_verdict_says_what_its_reader_has_to_know(difference, options, end):
+    sentence = verdict_sentence(against_zero(difference, **options), "CE")
+    assert sentence.endswith(end), sentence
+
+
+def test_a_failed_run_has_a_line_for_the_worst_case():
+    verdict = replace(against_zero(spread(3.0)), worst_case=WorstCase(1, -1.2, "undecided"))
+    assert verdict_sentence(verdict, "CE").endswith(
+        f" 1 run failed; with an AP of 0 instead, the difference is {MINUS}1.2 AP: undecided."
+    )
 
 
 def test_arms_without_a_common_seed_cannot_be_compared():
@@ -78,7 +126,6 @@ def test_the_metric_is_named_in_the_sentence():
 @each(
     ("flaw", "text"),
     [
-        (Flaw(FlawKind.FAILED, 1, 7), "1 of its 7 runs failed"),
         (Flaw(FlawKind.NO_AP, 2, 7), "2 of its 7 runs left no AP"),
         (Flaw(FlawKind.NONE_DONE, 7, 7), "none of its runs is done"),
         (Flaw(FlawKind.UNFINISHED, 1, 7), "1 of its 7 runs is still to come"),
@@ -88,8 +135,8 @@ def test_the_metric_is_named_in_the_sentence():
             "its runs at its best learning rate are not planned yet",
         ),
         (
-            Flaw(FlawKind.FAILED, 1, 7, of_reference=True),
-            "1 of the 7 runs of the reference CE failed",
+            Flaw(FlawKind.NO_AP, 1, 7, of_reference=True),
+            "1 of the 7 runs of the reference CE left no AP",
         ),
     ],
 )
