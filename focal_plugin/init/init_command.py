@@ -30,8 +30,8 @@ LARGEST_INPUT = 4096
 """Largest `--input-size`, in pixels."""
 SMALLEST_INPUT = 32
 """Smallest `--input-size`, in pixels."""
-ENOUGH_SEEDS = 6
-"""Seeds of the default, below which no verdict is possible."""
+ENOUGH_SEEDS = 4
+"""Number of seeds below which no verdict is possible."""
 BUSY = 1.0
 """Busy processors at the start from which on the time of a step is wrong."""
 LABEL_WIDTH = 9

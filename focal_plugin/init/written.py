@@ -63,7 +63,7 @@ def compare_text(
     entries += [
         ("arms", [(name, _about(found.draft.cfg, name)) for name in ARMS], ""),
         ("reference", REFERENCE, "no remedy: every other arm is compared with it"),
-        ("seeds", seeds, "fewer than 6 give no verdict; more find smaller differences"),
+        ("seeds", seeds, "fewer than 4 give no verdict; more find smaller differences"),
         (
             "budget",
             {

@@ -226,4 +226,4 @@ def test_a_busy_machine_and_few_seeds_are_told(data, cheap, tmp_path, capsys, mo
     assert init(tmp_path / "y", "--train", files, "--val", files, "--seeds", 2) == 0
     said = capsys.readouterr()
     assert "WARNING: 1.7 processors were busy before" in said.err
-    assert "2 of each arm: a first look; a verdict needs 6" in said.out
+    assert "2 of each arm: a first look; a verdict needs 4" in said.out

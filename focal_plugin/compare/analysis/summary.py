@@ -24,6 +24,7 @@ from .scores import AVERAGES, Standing, Value, average_precision, standing
 from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
+from .unusual import Unusual, unusual_values
 
 EFFECTS = (0.5, 1.0, 2.0)
 """Differences of AP, percent, for which the report recommends a number of seeds."""
@@ -128,6 +129,7 @@ class Summary:
         curves: arm -> logged key -> curve.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
+        unusual: arms whose AP has outliers or is skewed.
         recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
     """
 
@@ -156,6 +158,7 @@ class Summary:
     fairness: Fairness
     provenance: Provenance
     spread_of_differences: float | None
+    unusual: tuple[Unusual, ...]
     recommendations: tuple[Recommendation, ...]
 
     @property
@@ -226,6 +229,7 @@ def summarize(
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),
         spread_of_differences=spread,
+        unusual=tuple(filter(None, (unusual_values(s.arm, s.judged) for s in equal.arms))),
         recommendations=_recommendations(spread, len(comparison.arms) - 1),
     )
 

@@ -112,7 +112,10 @@ SECTIONS = (
         "certainty",
         "Number of seeds to find a difference",
         lead=sentences.spread_lead,
-        sentences=merging.recommendation_lines,
+        sentences=lambda summary: [
+            *merging.recommendation_lines(summary),
+            *sentences.unusual_sentences(summary),
+        ],
     ),
     Section(
         "images",

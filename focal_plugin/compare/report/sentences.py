@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...pages.text import are, count_text, p_text, signed
+from ...pages.text import are, count_text, listed, p_text, signed
 from ..analysis.fairness import SharedStart
 from ..analysis.power import MAX_SEEDS, Recommendation
 from ..analysis.problem import Problem, ProblemKind
@@ -137,6 +137,24 @@ def spread_lead(summary: Summary) -> str:
         f"{summary.spread_of_differences:.2g} AP, pooled over the arms. This is an estimate, which "
         f"is rough with few seeds."
     )
+
+
+def unusual_sentences(summary: Summary) -> list[str]:
+    """Return which arms do not vary as the t test assumes."""
+    found = []
+    for unusual in summary.unusual:
+        if unusual.outliers:
+            seeds = listed([str(seed) for seed in unusual.outliers])
+            found.append(
+                f"{unusual.arm} has an outlier at seed {seeds}: look at this run before you trust "
+                f"its verdict."
+            )
+        if unusual.skewness is not None:
+            found.append(
+                f"The AP of {unusual.arm} is skewed between seeds ({unusual.skewness:+.1f}). A t "
+                f"test then finds false differences more often than 5 times in 100."
+            )
+    return found
 
 
 def training_lead(summary: Summary) -> str:
