@@ -12,7 +12,8 @@ from ..plan.comparison import Comparison
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
-from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
+from .detection_analysis import DetectionAnalysis, analyze_detections
+from .evaluated_runs import REPLICATES, evaluate_folders
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
@@ -178,6 +179,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     spread = _spread_of_differences(equal)
     tuned = tune(comparison, folders)
     red, problems = _audit(comparison, folder)
+    evaluated = evaluate_folders(by_arm, replicates=replicates)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -199,7 +201,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
-        detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
+        detections=analyze_detections(evaluated, comparison.reference, shown),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},

@@ -143,8 +143,10 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
     """
     images = _numbered(ground_truth.image_ids)
     categories = _numbered(ground_truth.category_ids)
-    name, blocks = "detections", iter([source])
-    if not isinstance(source, list):
+    blocks: Iterable[list[Any]]
+    if isinstance(source, list):
+        name, blocks = "detections", [source]
+    else:
         name, blocks = str(source), read_entries(source)
     parts, start = [], 0
     for entries in blocks:
@@ -194,10 +196,8 @@ def read_entries(file: Path) -> Iterator[list[Any]]:
 
 def _end_of_entry(text: bytes) -> int:
     """Return the end of the last object that another one follows; 0 if there is none."""
-    found = None
-    for found in _BETWEEN_OBJECTS.finditer(text, max(0, len(text) - _LONGEST_ENTRY)):
-        pass
-    return 0 if found is None else found.start() + 1
+    between = _BETWEEN_OBJECTS.finditer(text, max(0, len(text) - _LONGEST_ENTRY))
+    return max((found.start() + 1 for found in between), default=0)
 
 
 def _parsed(text: bytes) -> list[Any] | None:

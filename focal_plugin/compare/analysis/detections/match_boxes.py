@@ -64,6 +64,10 @@ class ClassMatches:
     objects: np.ndarray
 
 
+OF_DETECTIONS = ("detection", "image", "score", "matched", "ignored", "found")
+"""Attributes of :class:`ClassMatches` with one entry for each detection, in the last axis."""
+
+
 class _Pairs(NamedTuple):
     """
     Detections and objects that overlap enough for the lowest threshold.
@@ -185,7 +189,9 @@ def _group(category: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
 def _kept(detections: Detections, images: int) -> np.ndarray:
     """Return (N,) the detections that count, by class, in the order of :class:`ClassMatches`."""
     order = np.lexsort((detections.image, -detections.score, detections.category))
-    return order[_rank(_group(detections.category, detections.image, images)[order]) < MAX_DETECTIONS]
+    return order[
+        _rank(_group(detections.category, detections.image, images)[order]) < MAX_DETECTIONS
+    ]
 
 
 def _rank(group: np.ndarray) -> np.ndarray:
