@@ -1,17 +1,21 @@
 """Command `focal-compare judge`."""
 
 import csv
+import gc
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 import focal_plugin_commands as commands
 from focal_plugin.compare.analysis import judged_files
+from focal_plugin.compare.analysis.detections.average_precision import Evaluation
 from focal_plugin.compare.analysis.judged_files import JudgedFiles, summarize_files
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.judge_command import parse_arms
+from focal_plugin.compare.report import write
 from focal_plugin.compare.report.sections import contents
 from focal_plugin.compare.runs.result import AVERAGES
 
@@ -19,18 +23,8 @@ from .analysis.detections.coco_cases import pycocotools_averages
 from .fake_comparison import FakeArm, fake_detections, write_comparison, write_ground_truth
 
 SKILLS = {"A": 0.5, "B": 0.9}
-GONE = (
-    *(
-        "Training",
-        "Cost",
-        "Fairness",
-        "iteration",
-        "learning rate",
-        "restarts",
-        "Detectron2's eval",
-    ),
-    *("Not finished", "not been", "No run", "Before training"),
-)
+CHAPTERS = ["Verdict", "Certainty", "Sources of the differences", "Provenance"]
+GONE = ("iteration", "learning rate", "restarts", "Detectron2's eval", "Not finished", "No run")
 """Words of the chapters that result files cannot fill."""
 
 
@@ -44,6 +38,12 @@ def data(tmp_path, monkeypatch):
             entries = fake_detections(truth, skill, seed)
             (tmp_path / f"{arm.lower()}{seed}.json").write_text(json.dumps(entries))
     return truth
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the figures, which take most of the time of a report."""
+    monkeypatch.setattr(write, "draw_all", lambda summary: [])
 
 
 def judge(*arguments, replicates=4):
@@ -74,6 +74,8 @@ def test_detections_of_any_framework_have_the_whole_report(data, tmp_path, capsy
             assert part in text
         for part in GONE:
             assert part not in text, part
+    assert re.findall(r"<h2>(.*?)</h2>", page) == CHAPTERS
+    assert re.findall(r"(?m)^## (.*)$", markdown) == CHAPTERS
     assert "Images on which the arms differ most" in page
     assert "(out" not in markdown
     content = json.loads(_text(out, "json"))
@@ -93,8 +95,6 @@ def _text(folder, suffix):
 
 
 def judged(**more):
-    from pathlib import Path
-
     files = {arm: tuple(Path(f"{arm.lower()}{s}.json") for s in (1, 2, 3)) for arm in SKILLS}
     fields = {"name": "x", "ground_truth": Path("data/annotations.json"), "arms": files}
     return JudgedFiles(**{**fields, "reference": "A", **more})
@@ -145,7 +145,7 @@ def test_files_are_judged_as_the_runs_that_left_them(tmp_path, monkeypatch):
         assert names & {"files", "runs", "fairness", "costs"} == parts
 
 
-def test_a_file_without_detections_has_an_ap_of_0(data, tmp_path, capsys):
+def test_a_file_without_detections_has_an_ap_of_0(data, undrawn, tmp_path, capsys):
     for seed in (1, 2):
         (tmp_path / f"none{seed}.json").write_text("[]")
     arms = ("--arm", "A=a1.json,a2.json", "--arm", "none=none1.json,none2.json")
@@ -155,7 +155,9 @@ def test_a_file_without_detections_has_an_ap_of_0(data, tmp_path, capsys):
     )
 
 
-def test_arms_with_different_numbers_of_files_are_compared_in_pairs(data, tmp_path, capsys):
+def test_arms_with_different_numbers_of_files_are_compared_in_pairs(
+    data, undrawn, tmp_path, capsys
+):
     assert judge("--arm", "A=a1.json,a2.json,a3.json", "--arm", "B=b1.json,b2.json") == 0
     told = "B has 2 files and A has 3, so the first 2 pairs are compared."
     assert told in capsys.readouterr().err
@@ -172,10 +174,6 @@ def test_another_reference_turns_the_difference_around(data):
 
 
 def test_one_file_is_in_memory_at_a_time(data, monkeypatch):
-    import gc
-
-    from focal_plugin.compare.analysis.detections.average_precision import Evaluation
-
     alive, measure = [], judged_files.run_numbers
 
     def count(evaluation, **options):
@@ -254,7 +252,7 @@ def test_a_report_never_replaces_that_of_a_comparison(data, tmp_path, capsys):
     assert "holds a comparison with a report of its own" in capsys.readouterr().err
 
 
-def test_a_federated_ground_truth_is_said_to_be_one(data, tmp_path):
+def test_a_federated_ground_truth_is_said_to_be_one(data, undrawn, tmp_path):
     file = tmp_path / "data" / "annotations.json"
     content = json.loads(file.read_text())
     content["images"][0]["neg_category_ids"] = [2]
@@ -271,7 +269,7 @@ def test_a_federated_ground_truth_is_said_to_be_one(data, tmp_path):
 
 def test_a_name_may_hold_anything_but_an_equals_sign():
     assert [*parse_arms(["a b,c=x=1.json , y.json"]).items()] == [
-        ("a b,c", tuple(map(judged_files.Path, ("x=1.json", "y.json"))))
+        ("a b,c", tuple(map(Path, ("x=1.json", "y.json"))))
     ]
 
 
