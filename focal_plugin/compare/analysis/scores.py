@@ -170,7 +170,7 @@ def standing(
     """
     factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
     arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
-    return Standing(role, arms, _verdicts(comparison, arms))
+    return Standing(role, arms, verdicts_of_arms(comparison, arms))
 
 
 def open_arms(
@@ -226,7 +226,7 @@ def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> 
     return ArmScores(arm, lr_factor, states, metrics, failed)
 
 
-def _verdicts(comparison: Comparison, arms: tuple[ArmScores, ...]) -> tuple[Verdict, ...]:
+def verdicts_of_arms(comparison: Comparison, arms: tuple[ArmScores, ...]) -> tuple[Verdict, ...]:
     """
     Return the verdicts; an arm with a flaw, or with a flawed reference, gets no p-value.
 

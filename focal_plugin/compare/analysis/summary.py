@@ -12,7 +12,8 @@ from ..plan.design import Design
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
-from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
+from .detection_analysis import DetectionAnalysis, analyze_detections
+from .evaluated_runs import REPLICATES, evaluate_folders
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .pilot import equal_runs, spread_of_differences
@@ -54,6 +55,26 @@ class RunRow:
     peak_memory_mib: float | None
     device: str | None
     threads: int | None
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """
+    File of detections that is judged without a run.
+
+    Attributes:
+        seed: its place among the files of its arm, from 1.
+        file: path, as the user gave it.
+        detections: number of entries.
+        ap: AP, percent.
+    """
+
+    arm: str
+    seed: int
+    file: str
+    sha256: str
+    detections: int
+    ap: Value
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,8 @@ class Summary:
             pooled over the arms; None if no arm has two seeds.
         unusual: arms whose AP has outliers or is skewed.
         recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
+        files: judged result files; () for runs. Then there are no runs, and nothing that only
+            training leaves.
     """
 
     name: str
@@ -160,11 +183,17 @@ class Summary:
     spread_of_differences: float | None
     unusual: tuple[Unusual, ...]
     recommendations: tuple[Recommendation, ...]
+    files: tuple[ResultFile, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """True for runs of a comparison; False for result files, of which nothing else is known."""
+        return not self.files
 
     @property
     def complete(self) -> bool:
         """True if all runs are done."""
-        return self.states["done"] == len(self.runs)
+        return self.states["done"] == sum(self.states.values())
 
     @property
     def has_results(self) -> bool:
@@ -192,10 +221,11 @@ def summarize(
     folders = read_run_folders(comparison, folder)
     by_arm = equal_runs(comparison, folders)
     equal = standing(comparison, by_arm)
-    shown = _most_different(comparison, equal)
+    shown = most_different(equal, comparison.reference)
     spread = spread_of_differences(equal)
     tuned = tune(comparison, folders)
     red, problems = _audit(planned, folder)
+    evaluated = evaluate_folders(by_arm, replicates=replicates)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -221,7 +251,7 @@ def summarize(
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
-        detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
+        detections=analyze_detections(evaluated, comparison.reference, shown),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
@@ -229,8 +259,8 @@ def summarize(
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),
         spread_of_differences=spread,
-        unusual=tuple(filter(None, (unusual_values(s.arm, s.judged) for s in equal.arms))),
-        recommendations=_recommendations(spread, len(comparison.arms) - 1),
+        unusual=unusual_arms(equal),
+        recommendations=recommendations(spread, len(comparison.arms) - 1),
     )
 
 
@@ -294,13 +324,15 @@ def _run_row(folder: RunFolder) -> RunRow:
     )
 
 
-def _most_different(comparison: Comparison, equal: Standing) -> tuple[str, ...]:
+def most_different(equal: Standing, reference: str) -> tuple[str, ...]:
+    """Return all arms: the reference, then the others by the size of their difference to it."""
+
     def size(arm: str) -> float:
         verdict = equal.verdict(arm)
         return abs(verdict.difference.mean) if verdict and verdict.difference else -1.0
 
-    others = [arm for arm in comparison.arms if arm != comparison.reference]
-    return (comparison.reference, *sorted(others, key=lambda arm: -size(arm)))
+    others = [scores.arm for scores in equal.arms if scores.arm != reference]
+    return (reference, *sorted(others, key=lambda arm: -size(arm)))
 
 
 def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> Fairness:
@@ -334,7 +366,13 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> di
     return found
 
 
-def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:
+def unusual_arms(equal: Standing) -> tuple[Unusual, ...]:
+    """Return the arms whose AP has outliers or is skewed."""
+    return tuple(filter(None, (unusual_values(s.arm, s.judged) for s in equal.arms)))
+
+
+def recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:
+    """Return the number of seeds for each of :data:`EFFECTS`; () if the spread is None."""
     if spread is None:
         return ()
     return tuple(recommend_seeds(spread, effect, comparisons=comparisons) for effect in EFFECTS)

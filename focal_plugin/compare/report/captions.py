@@ -34,11 +34,15 @@ BY_SIZE = (
     "whatever their rank."
 )
 
-BY_CLASS = (
-    "The number beside each class is the number of its objects in the training data. Each marker "
-    "is the mean of an arm, and its line goes from the lowest to the highest seed. The rarest "
-    "classes, at the bottom, show the cost of class imbalance."
-)
+
+def by_class(data: str) -> str:
+    """Return the caption of AP by class; ``data`` is "training" or "test"."""
+    return (
+        f"The number beside each class is the number of its objects in the {data} data. Each "
+        "marker is the mean of an arm, and its line goes from the lowest to the highest seed. The "
+        "rarest classes, at the bottom, show the cost of class imbalance."
+    )
+
 
 ERROR_TYPES = (
     "Gain of AP50 if all errors of one type were corrected. Classification: right location, wrong "

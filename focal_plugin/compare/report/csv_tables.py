@@ -61,12 +61,13 @@ def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
                 yield [*head, metric, *_spread_cells(spread), *counts]
             if standing is summary.equal:
                 cost = summary.costs[scores.arm]
-                for name, spread in (
-                    ("AR", summary.detections.arms[scores.arm].recall),
+                costs = (
                     ("iteration_s", cost.iteration_s),
                     ("peak_memory_mib", cost.peak_memory_mib),
                     ("training_s", cost.training_s),
-                ):
+                )
+                recall = summary.detections.arms[scores.arm].recall
+                for name, spread in (("AR", recall), *(costs if summary.trained else ())):
                     yield [*head, name, *_spread_cells(spread), *counts]
 
 
@@ -110,11 +111,11 @@ def class_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def error_rows(summary: Summary) -> Iterable[list[Cell]]:
-    """Yield one row per arm and error type."""
-    yield ["arm", "error", *_SPREAD]
+    """Yield one row per arm and error type: its cost, and the mean number of errors."""
+    yield ["arm", "error", *_SPREAD, "count"]
     for arm, found in summary.detections.arms.items():
         for kind, spread in found.errors.items():
-            yield [arm, kind, *_spread_cells(spread)]
+            yield [arm, kind, *_spread_cells(spread), found.error_counts[kind].mean]
 
 
 def image_rows(summary: Summary) -> Iterable[list[Cell]]:

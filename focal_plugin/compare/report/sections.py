@@ -11,6 +11,8 @@ from ..analysis.scores import Standing
 from ..analysis.summary import Summary
 from . import csv_tables, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
+from .files_section import LEAD, file_rows, file_sentences, file_table
+from .list_section import list_rows, list_sentences, list_table
 
 CHAPTERS = {
     "before": "Before training",
@@ -42,6 +44,7 @@ class Section:
         csv: CSV file -> function that makes its rows.
         standing: function that returns the standing that the section is about. Without a standing
             there is no section, and with only one of two its title is left out.
+        trained: True for a section that only runs have, False for one that only judged files have.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Section:
     lead: Callable[[Summary], str] = lambda summary: ""
     csv: tuple[tuple[str, Rows], ...] = ()
     standing: Callable[[Summary], Standing | None] | None = None
+    trained: bool | None = None
 
 
 def _verdict_section(
@@ -83,6 +87,7 @@ SECTIONS = (
         "before",
         lead=sentences.audit_lead,
         sentences=lambda summary: list(summary.red),
+        trained=True,
     ),
     Section("recipe", "before", "Recipe", recipe_table.recipe_table),
     _verdict_section(
@@ -105,6 +110,7 @@ SECTIONS = (
         "Every test set",
         tables.test_set_table,
         csv=(("test_sets.csv", csv_tables.test_set_rows),),
+        trained=True,
     ),
     Section("tuning", "verdict", "Tuning of the learning rates", tables.tuning_table),
     Section(
@@ -133,6 +139,14 @@ SECTIONS = (
         lambda summary: sentences.problem_sentences(summary.detections.problems, summary.reference),
     ),
     Section(
+        "lists",
+        "sources",
+        "Detections and score cut-off",
+        list_table,
+        sentences=list_sentences,
+        csv=(("detections.csv", list_rows),),
+    ),
+    Section(
         "classes",
         "sources",
         "Classes",
@@ -157,6 +171,7 @@ SECTIONS = (
         figures=("training", "gradient-norms"),
         lead=sentences.training_lead,
         csv=(("curves.csv", csv_tables.curve_rows),),
+        trained=True,
     ),
     Section(
         "anchors",
@@ -167,13 +182,23 @@ SECTIONS = (
         lambda summary: sentences.problem_sentences(summary.losses.problems, summary.reference),
         sentences.anchors_lead,
         csv=(("loss_audit.csv", csv_tables.audit_rows),),
+        trained=True,
     ),
-    Section("costs", "cost", "", tables.cost_table, ("cost",), lead=sentences.cost_lead),
+    Section(
+        "costs",
+        "cost",
+        "",
+        tables.cost_table,
+        ("cost",),
+        lead=sentences.cost_lead,
+        trained=True,
+    ),
     Section(
         "fairness",
         "fairness",
         lead=lambda summary: sentences.FAIRNESS,
         sentences=sentences.fairness_sentences,
+        trained=True,
     ),
     Section(
         "configs",
@@ -181,8 +206,9 @@ SECTIONS = (
         "Config keys in which arms differ",
         tables.config_table,
         csv=(("configs.csv", csv_tables.config_rows),),
+        trained=True,
     ),
-    Section("starts", "fairness", "Start of training", tables.start_table),
+    Section("starts", "fairness", "Start of training", tables.start_table, trained=True),
     Section(
         "versions",
         "provenance",
@@ -190,6 +216,7 @@ SECTIONS = (
         tables.fact_table,
         sentences=lambda summary: sentences.provenance_sentences(summary.provenance),
         lead=sentences.versions_lead,
+        trained=True,
     ),
     Section("data", "provenance", "Datasets", tables.data_table),
     Section(
@@ -200,6 +227,17 @@ SECTIONS = (
         lead=lambda summary: sentences.AP_SOURCE,
         sentences=lambda summary: sentences.problem_sentences(summary.problems, summary.reference),
         csv=(("runs.csv", csv_tables.run_rows),),
+        trained=True,
+    ),
+    Section(
+        "files",
+        "provenance",
+        "Judged files",
+        file_table,
+        lead=lambda summary: LEAD,
+        sentences=file_sentences,
+        csv=(("files.csv", file_rows),),
+        trained=False,
     ),
 )
 """All sections, in the order of the report."""
@@ -222,6 +260,11 @@ class Content:
     figures: list[str]
 
 
+def sections_of(summary: Summary) -> list[Section]:
+    """Return the sections that a summary can have: of runs, or of judged files."""
+    return [s for s in SECTIONS if s.trained is None or s.trained == summary.trained]
+
+
 def contents(
     summary: Summary, figures: Collection[str] = (), more: Collection[str] = ()
 ) -> list[Content]:
@@ -233,7 +276,7 @@ def contents(
         more: names of sections that the writer adds content of its own to.
     """
     found = []
-    for section in SECTIONS:
+    for section in sections_of(summary):
         if section.standing is not None and section.standing(summary) is None:
             continue
         made = section.table(summary)

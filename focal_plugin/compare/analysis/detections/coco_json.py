@@ -40,6 +40,8 @@ class GroundTruth:
         area: (G,) area of the annotation (its mask) in pixels, which defines the COCO size.
         crowd: (G,) True for crowds.
         digest: digest of the content.
+        federated: True if images list the classes that are annotated on them, as in LVIS. On other
+            classes a detection may be right without an annotation.
     """
 
     image_ids: tuple[int | str, ...]
@@ -51,6 +53,7 @@ class GroundTruth:
     area: np.ndarray
     crowd: np.ndarray
     digest: str
+    federated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +128,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
         area=table[:, 6],
         crowd=table[:, 7] > 0,
         digest=hashlib.sha256(ids + table.tobytes()).hexdigest(),
+        federated=any("neg_category_ids" in image for image in lists["images"]),
     )
 
 
@@ -143,8 +147,10 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
     """
     images = _numbered(ground_truth.image_ids)
     categories = _numbered(ground_truth.category_ids)
-    name, blocks = "detections", iter([source])
-    if not isinstance(source, list):
+    blocks: Iterable[list[Any]]
+    if isinstance(source, list):
+        name, blocks = "detections", [source]
+    else:
         name, blocks = str(source), read_entries(source)
     parts, start = [], 0
     for entries in blocks:
@@ -194,10 +200,8 @@ def read_entries(file: Path) -> Iterator[list[Any]]:
 
 def _end_of_entry(text: bytes) -> int:
     """Return the end of the last object that another one follows; 0 if there is none."""
-    found = None
-    for found in _BETWEEN_OBJECTS.finditer(text, max(0, len(text) - _LONGEST_ENTRY)):
-        pass
-    return 0 if found is None else found.start() + 1
+    between = _BETWEEN_OBJECTS.finditer(text, max(0, len(text) - _LONGEST_ENTRY))
+    return max((found.start() + 1 for found in between), default=0)
 
 
 def _parsed(text: bytes) -> list[Any] | None:

@@ -64,6 +64,10 @@ class ClassMatches:
     objects: np.ndarray
 
 
+OF_DETECTIONS = ("detection", "image", "score", "matched", "ignored", "found")
+"""Attributes of :class:`ClassMatches` with one entry for each detection, in the last axis."""
+
+
 class _Pairs(NamedTuple):
     """
     Detections and objects that overlap enough for the lowest threshold.
