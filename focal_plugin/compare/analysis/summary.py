@@ -15,10 +15,12 @@ from ..runs.status import STATES
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
+from .paired import Compared
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
 from .scores import AVERAGES, Standing, Value, average_precision, standing
+from .size_differences import size_differences
 from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
@@ -118,6 +120,7 @@ class Summary:
         red: sentences of the audit about what no training mends; () if there is no audit.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
+        sizes: arm -> size, or AR -> its average, compared with the reference.
         test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
@@ -139,6 +142,7 @@ class Summary:
     best: Standing | None
     tuning: Tuning | None
     detections: DetectionAnalysis
+    sizes: dict[str, dict[str, Compared]]
     test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
     costs: dict[str, Cost]
@@ -178,6 +182,8 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     spread = _spread_of_differences(equal)
     tuned = tune(comparison, folders)
     red, problems = _audit(comparison, folder)
+    detections = analyze_detections(comparison, by_arm, shown, replicates=replicates)
+    recall = {arm: found.recall for arm, found in detections.arms.items()}
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -199,7 +205,8 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
-        detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
+        detections=detections,
+        sizes=size_differences(equal, recall, comparison.reference),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
