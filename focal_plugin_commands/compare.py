@@ -45,6 +45,7 @@ A spec is a YAML file. Only arms and seeds are required:
   imports: [my_losses.py, my_package.losses]    # modules that register a loss of your own
   datasets: {my_train: train.json:images, my_val: val.json:images}
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
+  score_threshold: stock            # keep the score cut-offs of the configs; default: 0.001
 
 examples:
   focal-compare run configs/comparisons/demo.yaml

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 import focal_plugin_commands as commands
 import focal_plugin_doctor as doctor
 from focal_plugin import __version__
-from focal_plugin.compare.analysis.detection_analysis import REPLICATES
+from focal_plugin.compare.analysis.evaluated_runs import REPLICATES
 from focal_plugin.compare.running.engines.base import ENGINES
 from focal_plugin.data.shapes.png import encode_png
 from focal_plugin_commands import compare, plugin

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .paired import Compared, by_arm, compared, paired_tests, stacked
+from .detection_analysis import ArmDetections, ClassOfData, DetectionAnalysis
+from .paired import Compared, by_arm, compared, number_of, paired_tests, stacked
+from .scores import Standing
 from .statistics import fewest_seeds, holm
-from .test_data import ClassOfData
 
 GROUPS = ("rare", "common", "frequent")
 """Groups of classes, the rarest first; their averages are APr, APc and APf."""
@@ -78,25 +79,25 @@ class ClassDifferences:
 
 
 def class_differences(
-    average_precision: Mapping[str, Mapping[int, np.ndarray]],
-    classes: Sequence[ClassOfData],
-    reference: str,
-    planned: Mapping[str, int],
-) -> ClassDifferences:
+    detections: DetectionAnalysis, standing: Standing, reference: str
+) -> ClassDifferences | None:
     """
     Compare every arm with the reference, class by class.
 
     Args:
-        average_precision: arm -> seed -> (K,) AP of each class, fractions; NaN without objects.
-        classes: the K classes.
+        detections: analysis of the detections of all arms.
+        standing: scores of the same runs.
         reference: one of the arms.
-        planned: arm -> number of its runs, finished or not.
+
+    Returns:
+        None if nothing could be evaluated.
     """
-    values = {
-        arm: {seed: 100 * of_seed for seed, of_seed in of_arm.items()}
-        for arm, of_arm in average_precision.items()
-    }
+    classes = detections.classes
+    if not classes:
+        return None
+    values = {arm: _per_class(of_arm, classes) for arm, of_arm in detections.arms.items()}
     rows = stacked(values)
+    planned = {scores.arm: scores.planned for scores in standing.arms}
     tested, tests = _tested(rows, reference, planned)
     counted, groups = class_groups(classes)
     means = {
@@ -136,6 +137,19 @@ def class_groups(classes: Sequence[ClassOfData]) -> tuple[str, tuple[ClassGroup,
         if of_group:
             groups.append(ClassGroup(name, tuple(of_group), min(numbers), max(numbers)))
     return "images" if by_images else "objects", tuple(groups) if len(groups) > 1 else ()
+
+
+def _per_class(arm: ArmDetections, classes: Sequence[ClassOfData]) -> dict[int, np.ndarray]:
+    """Return seed -> (K,) AP of each class, percent; NaN without objects or evaluation."""
+    return {
+        seed: np.array(
+            [
+                number_of(spread.by_seed[seed], data.val_objects > 0)
+                for spread, data in zip(arm.per_class, classes, strict=True)
+            ]
+        )
+        for seed in arm.recall.by_seed
+    }
 
 
 def _group_means(per_class: np.ndarray, groups: Sequence[ClassGroup]) -> np.ndarray:

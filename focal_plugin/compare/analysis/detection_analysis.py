@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...run_folder import RESULT_FILE
-from ..plan.comparison import Comparison
-from ..runs.run_folder import RunFolder
-from .class_differences import ClassDifferences, class_differences
-from .detections.average_precision import Evaluation, evaluate
-from .detections.bootstrap import Resampled, difference_of
-from .detections.coco_json import GroundTruth, read_ground_truth
+from .arm_lists import ArmLists, arm_lists
+from .detections.bootstrap import difference_of
+from .detections.disagreement import most_different_images
 from .detections.error_types import ERROR_TYPES
-from .image_choice import ImageChoice, ShownRuns
-from .problem import Problem, ProblemKind
-from .run_measures import PR_IOUS, RunMeasures, measure
+from .detections.run_numbers import PR_IOUS, RunNumbers
+from .evaluated_runs import EvaluatedRuns
+from .problem import Problem
 from .scores import NO_GROUND_TRUTH, NO_PREDICTIONS, NOT_EVALUATED, Spread, Value
-from .test_data import ClassOfData, classes_of, is_on, shared_test_data
 
-REPLICATES = 1000
+IMAGES = 8
+IMAGE_ARMS = 4  # more pictures beside the ground truth would be too small
+
+
+@dataclass(frozen=True)
+class ClassOfData:
+    """
+    Class of a dataset, with the number of its objects.
+
+    Attributes:
+        label: name of the class, with its id if another class has the same name.
+        train_objects: objects in the training data, without crowds; None if no run recorded it.
+        train_images: training images with such an object; None if no run recorded it.
+        val_objects: objects in the test data.
+    """
+
+    category_id: int | str
+    label: str
+    train_objects: int | None
+    train_images: int | None
+    val_objects: int
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,14 @@ class ImageDifference:
     Attributes:
         difference: mean over the seeds that both have; a run that detected nothing has AP 0.
         interval: 95% interval over the resamples of the images, without the noise of training.
+        p: two-sided p-value over the resamples; None for one seed, because it would stand beside a
+            verdict that one seed cannot give.
         seeds: seeds that both have.
     """
 
     difference: float
     interval: tuple[float, float]
-    p: float
+    p: float | None
     standard_error: float
     seeds: tuple[int, ...]
 
@@ -70,6 +88,8 @@ class ArmDetections:
         per_class: AP, in the order of :attr:`DetectionAnalysis.classes`.
         curves: IoU -> curve; {} if no run has predictions.
         errors: error type -> gain of AP50 without the errors of this type.
+        error_counts: error type -> number of its detections; for "missed", number of objects.
+        lists: length of the lists of detections.
         images: difference to the reference; None for the reference itself.
     """
 
@@ -78,7 +98,29 @@ class ArmDetections:
     per_class: tuple[Spread, ...]
     curves: dict[str, PrecisionRecall]
     errors: dict[str, Spread]
+    error_counts: dict[str, Spread]
+    lists: ArmLists
     images: ImageDifference | None
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """
+    Images on which the arms differ most.
+
+    Attributes:
+        seed: seed of the runs that are shown.
+        files: arm -> file of the detections of its run, see :class:`EvaluatedRuns`.
+        thresholds: arm -> score threshold of the drawn detections, the best one for F1.
+        image_ids: images, most different first.
+    """
+
+    seed: int
+    files: dict[str, str]
+    thresholds: dict[str, float]
+    image_ids: tuple[int | str, ...]
+    json_file: str
+    image_root: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +132,6 @@ class DetectionAnalysis:
         classes: classes, the most frequent of the training data first.
         images: number of test images; 0 if nothing could be evaluated.
         arms: arm -> analysis of its detections.
-        differences: differences to the reference per class; None if nothing could be evaluated.
         choice: images on which the arms differ most, if any.
         problems: detections that could not be evaluated, and why.
     """
@@ -98,131 +139,108 @@ class DetectionAnalysis:
     classes: tuple[ClassOfData, ...]
     images: int
     arms: dict[str, ArmDetections]
-    differences: ClassDifferences | None
     choice: ImageChoice | None
     problems: tuple[Problem, ...]
 
 
-Measured = dict[str, dict[int, RunMeasures]]
-"""Arm -> seed -> numbers of the run."""
-
-
 def analyze_detections(
-    comparison: Comparison,
-    folders: Mapping[str, list[RunFolder]],
-    shown: Iterable[str],
-    *,
-    replicates: int = REPLICATES,
+    evaluated: EvaluatedRuns, reference: str, shown: Iterable[str]
 ) -> DetectionAnalysis:
     """
-    Evaluate every finished run again, against its own ground truth.
+    Analyze the detections of all arms.
 
     Args:
-        folders: arm -> its runs, one per seed.
+        evaluated: runs of all arms.
+        reference: arm that the others are compared with.
         shown: arms for the images, the most interesting first.
-        replicates: resamples of the images; 0 skips them.
     """
-    data, problems = shared_test_data(folders)
-    truth = None if data is None else _read(Path(data.json_file or ""), problems)
-    measured: Measured = {arm: {} for arm in comparison.arms}
-    pictured, objects = ShownRuns(shown), None
-    if data is not None and truth is not None:
-        on_data = [f for of_arm in folders.values() for f in of_arm if is_on(f, data)]
-        # One run at a time, the runs of a seed together: nobody needs the matches of all runs
-        places = {seed: place for place, seed in enumerate(comparison.seeds)}
-        for folder in sorted(on_data, key=lambda f: places[f.run.seed]):
-            evaluation = _evaluate(truth, folder, problems)
-            if evaluation is not None:
-                objects = evaluation.objects_per_class
-                measured[folder.run.arm][folder.run.seed] = measure(
-                    evaluation, replicates=replicates
-                )
-                pictured.offer(folder, evaluation)
-    if data is None or truth is None or objects is None:
-        arms = {arm: _not_evaluated(arm, folders[arm]) for arm in comparison.arms}
-        return DetectionAnalysis((), 0, arms, None, None, tuple(problems))
-    classes, order = classes_of(truth, objects, folders)
-    images = _image_differences(measured, comparison.reference) if replicates else {}
+    numbers = evaluated.numbers
+    known = {arm: _known(of_arm) for arm, of_arm in numbers.items()}
+    first = next((run for of_arm in known.values() for run in of_arm.values()), None)
+    classes, order = _classes(first, evaluated) if first else ((), [])
+    images = _image_differences(known, reference)
     return DetectionAnalysis(
         classes=classes,
-        images=len(truth.image_ids),
+        images=len(first.ground_truth.image_ids) if first else 0,
         arms={
-            arm: _of_arm(arm, folders[arm], measured[arm], order, images.get(arm))
-            for arm in comparison.arms
+            arm: _of_arm(arm, of_arm, order, evaluated.cut_offs[arm], images.get(arm))
+            for arm, of_arm in numbers.items()
         },
-        differences=class_differences(
-            {
-                arm: {seed: run.per_class[order] for seed, run in of_arm.items()}
-                for arm, of_arm in measured.items()
-            },
-            classes,
-            comparison.reference,
-            {arm: len(of_arm) for arm, of_arm in folders.items()},
-        ),
-        choice=pictured.choose(data),
-        problems=tuple(problems),
+        choice=_choose_images(known, [*shown], evaluated),
+        problems=evaluated.problems,
     )
 
 
-def _read(file: Path, problems: list[Problem]) -> GroundTruth | None:
-    try:
-        return read_ground_truth(file)
-    except ValueError as error:
-        problems.append(Problem(ProblemKind.GROUND_TRUTH_BROKEN, detail=str(error)))
-        return None
+def _known(runs: Mapping[int, RunNumbers | None]) -> dict[int, RunNumbers]:
+    return {seed: run for seed, run in runs.items() if run is not None}
 
 
-def _evaluate(truth: GroundTruth, folder: RunFolder, problems: list[Problem]) -> Evaluation | None:
-    """Return the evaluation of a run; None if it is not done or its detections are broken."""
-    if folder.detections is None:
-        return None
-    try:
-        return evaluate(truth, folder.detections)
-    except (ValueError, OSError, RecursionError) as error:
-        detail = f"{error}; {folder.detections} is written again if you delete {RESULT_FILE}"
-        problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (folder.run.name,), detail))
-        return None
-
-
-def _not_evaluated(arm: str, folders: list[RunFolder]) -> ArmDetections:
-    nothing = Spread.of({r.run.seed: NOT_EVALUATED for r in folders if r.result is not None})
-    return ArmDetections(arm, nothing, (), {}, dict.fromkeys(ERROR_TYPES, nothing), None)
+def _classes(
+    run: RunNumbers, evaluated: EvaluatedRuns
+) -> tuple[tuple[ClassOfData, ...], list[int]]:
+    """Return the classes, most frequent first, and their indices in the numbers of a run."""
+    truth = run.ground_truth
+    names = Counter(truth.class_names)
+    classes = []
+    for place, (id_, name) in enumerate(zip(truth.category_ids, truth.class_names, strict=True)):
+        unique = names[name] == 1
+        label = name if unique else f"{name} (id {id_})"
+        # A name that two classes share cannot be counted
+        objects, images = (
+            trained.get(name, 0) if unique and trained is not None else None
+            for trained in (evaluated.train_objects, evaluated.train_images)
+        )
+        tested = int(run.objects_per_class[place])
+        classes.append(ClassOfData(id_, label, objects, images, tested))
+    order = sorted(
+        range(len(classes)),
+        key=lambda i: (-(classes[i].train_objects or 0), -classes[i].val_objects, i),
+    )
+    return tuple(classes[i] for i in order), order
 
 
 def _of_arm(
     arm: str,
-    folders: list[RunFolder],
-    measured: Mapping[int, RunMeasures],
+    runs: Mapping[int, RunNumbers | None],
     order: list[int],
+    cut_offs: tuple[float, ...],
     images: ImageDifference | None,
 ) -> ArmDetections:
-    seeds = [folder.run.seed for folder in folders if folder.result is not None]
+    def over_seeds(value: Callable[[RunNumbers], float]) -> Spread:
+        return Spread.of({seed: _value(run, value) for seed, run in runs.items()})
 
-    def over_seeds(value: Any) -> Spread:
-        return Spread.of({seed: _value(measured.get(seed), value) for seed in seeds})
+    def ap_of_class(run: RunNumbers, place: int) -> float:
+        return 100 * float(run.per_class[place])
+
+    def cost(run: RunNumbers, kind: str) -> float:
+        return 100 * run.errors.cost[kind]
+
+    def counted(kind: str) -> Spread:
+        counts = {seed: run.errors.counts[kind] for seed, run in _known(runs).items()}
+        return Spread.of({seed: counts.get(seed, NOT_EVALUATED) for seed in runs})
 
     return ArmDetections(
         arm=arm,
-        recall=over_seeds(lambda run: run.recall),
-        per_class=tuple(
-            over_seeds(lambda run, place=place: run.per_class[place]) for place in order
-        ),
-        curves=_precision_recall(measured.values()),
-        errors={kind: over_seeds(lambda run, kind=kind: run.errors[kind]) for kind in ERROR_TYPES},
+        recall=over_seeds(lambda run: 100 * run.averages["AR"]),
+        per_class=tuple(over_seeds(partial(ap_of_class, place=place)) for place in order),
+        curves=_precision_recall(_known(runs).values()),
+        errors={kind: over_seeds(partial(cost, kind=kind)) for kind in ERROR_TYPES},
+        error_counts={kind: counted(kind) for kind in ERROR_TYPES},
+        lists=arm_lists({seed: run.lists for seed, run in _known(runs).items()}, cut_offs),
         images=images,
     )
 
 
-def _value(run: RunMeasures | None, value: Any) -> Value:
+def _value(run: RunNumbers | None, value: Callable[[RunNumbers], float]) -> Value:
     if run is None:
         return NOT_EVALUATED
     if not run.has_detections:
         return NO_PREDICTIONS
     number = float(value(run))
-    return NO_GROUND_TRUTH if math.isnan(number) else 100 * number
+    return NO_GROUND_TRUTH if math.isnan(number) else number
 
 
-def _precision_recall(runs: Iterable[RunMeasures]) -> dict[str, PrecisionRecall]:
+def _precision_recall(runs: Iterable[RunNumbers]) -> dict[str, PrecisionRecall]:
     with_detections = [run for run in runs if run.has_detections]
     if not with_detections:
         return {}
@@ -235,30 +253,54 @@ def _precision_recall(runs: Iterable[RunMeasures]) -> dict[str, PrecisionRecall]
     return curves
 
 
-def _image_differences(measured: Measured, reference: str) -> dict[str, ImageDifference | None]:
+def _image_differences(
+    runs: dict[str, dict[int, RunNumbers]], reference: str
+) -> dict[str, ImageDifference | None]:
     """Return arm -> difference to the reference on resampled images."""
-    resampled = {
-        arm: {seed: run.resampled for seed, run in of_arm.items() if run.resampled is not None}
-        for arm, of_arm in measured.items()
-    }
-    against = resampled.pop(reference)
-    return {arm: _image_difference(of_arm, against) for arm, of_arm in resampled.items()}
+    others = [arm for arm in runs if arm != reference]
+    return {arm: _image_difference(runs[arm], runs[reference]) for arm in others}
 
 
 def _image_difference(
-    arm: dict[int, Resampled], reference: dict[int, Resampled]
+    arm: dict[int, RunNumbers], reference: dict[int, RunNumbers]
 ) -> ImageDifference | None:
-    seeds = tuple(seed for seed in arm if seed in reference)
-    if not seeds:
+    pairs = {
+        seed: (arm[seed].resampled, reference[seed].resampled) for seed in arm if seed in reference
+    }
+    resampled = {seed: (a, b) for seed, (a, b) in pairs.items() if a and b}
+    if not resampled:
         return None
-    found = difference_of([(arm[seed], reference[seed]) for seed in seeds])
+    found = difference_of([*resampled.values()])
     low, high = found.interval
     if not (math.isfinite(found.difference) and math.isfinite(low)):
         return None
     return ImageDifference(
         100 * found.difference,
         (100 * low, 100 * high),
-        float(found.p),
+        float(found.p) if len(resampled) > 1 else None,
         100 * found.standard_error,
-        seeds,
+        tuple(resampled),
+    )
+
+
+def _choose_images(
+    runs: dict[str, dict[int, RunNumbers]], shown: list[str], evaluated: EvaluatedRuns
+) -> ImageChoice | None:
+    """Return images of the first seed that most arms have; None for fewer than two arms."""
+    arms = [arm for arm in shown if any(run.has_detections for run in runs[arm].values())]
+    arms = arms[:IMAGE_ARMS]
+    seeds = Counter(seed for arm in arms for seed in runs[arm])
+    if not seeds or not Path(evaluated.image_root).is_dir():
+        return None
+    seed = max(sorted(seeds), key=seeds.__getitem__)
+    chosen = {arm: runs[arm][seed].scores for arm in arms if seed in runs[arm]}
+    if len(chosen) < 2:
+        return None
+    return ImageChoice(
+        seed=seed,
+        files={arm: evaluated.files[arm][seed] for arm in chosen},
+        thresholds={arm: scores.threshold for arm, scores in chosen.items()},
+        image_ids=tuple(most_different_images(chosen, IMAGES)),
+        json_file=evaluated.json_file,
+        image_root=evaluated.image_root,
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from .scores import NO_PREDICTIONS, Value
 from .statistics import ALPHA, ROUNDING
 
 
@@ -137,6 +138,23 @@ def stacked(values: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, np.ndar
         arm: np.array([of_arm.get(seed, nothing) for seed in found]).reshape(len(found), length)
         for arm, of_arm in values.items()
     }
+
+
+def number_of(value: Value, exists: bool) -> float:
+    """
+    Return a value as a number.
+
+    Args:
+        value: number or state of a finished run.
+        exists: True if the test data has objects of this class or size. Then a run that detected
+            nothing has 0.
+
+    Returns:
+        NaN if there is no number.
+    """
+    if value == NO_PREDICTIONS and exists:
+        return 0.0
+    return math.nan if isinstance(value, str) else value
 
 
 def _number(value: float) -> float | None:

@@ -12,7 +12,9 @@ from ..plan.comparison import Comparison
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
-from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
+from .class_differences import ClassDifferences, class_differences
+from .detection_analysis import DetectionAnalysis, analyze_detections
+from .evaluated_runs import REPLICATES, evaluate_folders
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .paired import Compared
@@ -120,6 +122,7 @@ class Summary:
         red: sentences of the audit about what no training mends; () if there is no audit.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
+        class_differences: differences by class; None if nothing could be evaluated.
         sizes: arm -> size, or AR -> its average, compared with the reference.
         test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
@@ -142,6 +145,7 @@ class Summary:
     best: Standing | None
     tuning: Tuning | None
     detections: DetectionAnalysis
+    class_differences: ClassDifferences | None
     sizes: dict[str, dict[str, Compared]]
     test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
@@ -182,8 +186,8 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     spread = _spread_of_differences(equal)
     tuned = tune(comparison, folders)
     red, problems = _audit(comparison, folder)
-    detections = analyze_detections(comparison, by_arm, shown, replicates=replicates)
-    recall = {arm: found.recall for arm, found in detections.arms.items()}
+    evaluated = evaluate_folders(by_arm, replicates=replicates)
+    detections = analyze_detections(evaluated, comparison.reference, shown)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -206,7 +210,8 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
         detections=detections,
-        sizes=size_differences(equal, recall, comparison.reference),
+        class_differences=class_differences(detections, equal, comparison.reference),
+        sizes=size_differences(detections, equal, comparison.reference),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},

@@ -19,6 +19,7 @@ from ...data import check_classes, registered, use_datasets
 from ...files import sha256_of
 from .arm_errors import each_arm
 from .comparison import Comparison, Run
+from .score_threshold import score_threshold_options
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
 
 
@@ -63,8 +64,12 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         datasets: {my_val: val.json:images}          # registered in each run; for use in opts
         ignore_categories: [DontCare]       # of datasets: boxes that are ignore regions
         learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
+        score_threshold: 0.001              # of the evaluation, for all arms; or stock
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
+
+    Without `score_threshold`, the evaluation of an arm that keeps Detectron2's score cut-off of .05
+    starts from .001. A cut-off that a config or an arm sets stays.
 
     If no arm sets `MODEL.DEVICE`, a run chooses the device when it starts, and the device is not
     part of the config hash. So a comparison that is planned without a GPU is the same with GPUs.
@@ -226,6 +231,9 @@ def _resolve(
     with _naming("opts"):
         cfg.merge_from_list(list(spec.opts))
     opts += [*arm.opts, *spec.opts]
+    cut_off = score_threshold_options(cfg, opts, spec.score_threshold)
+    cfg.merge_from_list(cut_off)
+    opts += cut_off
     if cfg.SOLVER.MAX_ITER < 1:
         raise ValueError(f"SOLVER.MAX_ITER must be >= 1, got {cfg.SOLVER.MAX_ITER}")
     if spec.iterations is not None:

@@ -15,6 +15,7 @@ from ...data.registration import DatasetArgument, parse_dataset_argument
 from ...names import did_you_mean, shown
 from ...yaml_text import load, read_text
 from .arm_errors import each_arm
+from .score_threshold import read_score_threshold
 
 KEYS = (
     "name",
@@ -28,6 +29,7 @@ KEYS = (
     "datasets",
     "ignore_categories",
     "learning_rates",
+    "score_threshold",
     "initial_weights",
     "diagnostics",
 )
@@ -78,6 +80,7 @@ class Spec:
         ignore_categories: categories of ``datasets`` whose annotations are ignore regions.
         lr_factors: factors of the learning rate to try for each arm, () without tuning.
         lr_seeds: seeds of the tuning runs.
+        score_threshold: cut-off of the evaluation for arms that set none; None keeps Detectron2's.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
     """
 
@@ -93,6 +96,7 @@ class Spec:
     ignore_categories: tuple[str, ...]
     lr_factors: tuple[float, ...]
     lr_seeds: tuple[int, ...]
+    score_threshold: float | None
     initial_weights: str
     diagnostics: int
 
@@ -120,6 +124,7 @@ def read_spec(file: Path) -> Spec:
     if num_runs > MAX_RUNS:
         raise ValueError(f"arms, seeds and learning rates make {num_runs} runs, over {MAX_RUNS}")
     opts = _opts(content.get("opts", []), "opts")
+    score_threshold, opts = read_score_threshold(content, opts)
     _refuse_contradictions(arms, opts, fixed_iterations="iterations" in budget)
     return Spec(
         name=_title(content["name"]) if "name" in content else file.stem,
@@ -134,6 +139,7 @@ def read_spec(file: Path) -> Spec:
         ignore_categories=_ignore_categories(content.get("ignore_categories", [])),
         lr_factors=factors,
         lr_seeds=lr_seeds,
+        score_threshold=score_threshold,
         initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
         diagnostics=_integer(content.get("diagnostics", DIAGNOSTICS_PERIOD), "diagnostics", 0),
     )

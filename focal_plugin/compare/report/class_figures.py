@@ -13,8 +13,8 @@ from ...pages.drawing import WIDTH, Drawing, log_labels, shorten
 from ...pages.plotting import INK, PAPER
 from ...pages.text import plain
 from ..analysis.class_differences import ClassDifferences
+from ..analysis.detection_analysis import ClassOfData
 from ..analysis.summary import Summary
-from ..analysis.test_data import ClassOfData
 from . import captions
 from .arm_styles import ArmStyle
 from .drawing import left_out
@@ -26,7 +26,7 @@ MOST_INTERVALS = 60
 
 def draw_class_differences(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
     """Draw the difference of each class to the reference, a panel per arm; None without pairs."""
-    found, classes = summary.detections.differences, summary.detections.classes
+    found, classes = summary.class_differences, summary.detections.classes
     arms = [arm for arm in summary.arms if arm != summary.reference and styles[arm].colored]
     if found is None:
         return None

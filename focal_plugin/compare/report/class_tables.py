@@ -115,7 +115,7 @@ def size_difference_table(summary: Summary) -> Table | None:
 def class_difference_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per class and arm."""
     yield ["class", "category_id", "train_objects", "train_images", "arm", *COMPARED, "p_holm"]
-    found = summary.detections.differences
+    found = summary.class_differences
     for arm, of_arm in () if found is None else found.classes.items():
         for data, tested in zip(summary.detections.classes, of_arm, strict=True):
             head: list[Cell] = [data.label, data.category_id, data.train_objects, data.train_images]
@@ -125,7 +125,7 @@ def class_difference_rows(summary: Summary) -> Iterable[list[Cell]]:
 def part_difference_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per group of classes, or per size, and arm."""
     yield ["part", "classes", "fewest", "most", "counted", "arm", *COMPARED]
-    found = summary.detections.differences
+    found = summary.class_differences
     for i, group in enumerate(found.groups if found else ()):
         assert found is not None
         head: list[Cell] = [LETTERS[group.name], len(group.classes), group.fewest, group.most]
@@ -137,7 +137,7 @@ def part_difference_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def _differences(summary: Summary) -> ClassDifferences | None:
-    return summary.detections.differences if len(summary.arms) > 1 else None
+    return summary.class_differences if len(summary.arms) > 1 else None
 
 
 def _tested_text(found: Tested) -> str:

@@ -109,11 +109,11 @@ def class_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 
 def error_rows(summary: Summary) -> Iterable[list[Cell]]:
-    """Yield one row per arm and error type."""
-    yield ["arm", "error", *_SPREAD]
+    """Yield one row per arm and error type: its cost, and the mean number of errors."""
+    yield ["arm", "error", *_SPREAD, "count"]
     for arm, found in summary.detections.arms.items():
         for kind, spread in found.errors.items():
-            yield [arm, kind, *_spread_cells(spread)]
+            yield [arm, kind, *_spread_cells(spread), found.error_counts[kind].mean]
 
 
 def image_rows(summary: Summary) -> Iterable[list[Cell]]:

@@ -11,6 +11,7 @@ from ..analysis.scores import Standing
 from ..analysis.summary import Summary
 from . import class_tables, csv_tables, sentences, tables
 from .csv_tables import Cell
+from .list_section import list_rows, list_sentences, list_table
 
 CHAPTERS = {
     "before": "Before training",
@@ -128,6 +129,14 @@ SECTIONS = (
         tables.averages_table,
         ("ap-by-size",),
         lambda summary: sentences.problem_sentences(summary.detections.problems, summary.reference),
+    ),
+    Section(
+        "lists",
+        "sources",
+        "Detections and score cut-off",
+        list_table,
+        sentences=list_sentences,
+        csv=(("detections.csv", list_rows),),
     ),
     Section(
         "classes",

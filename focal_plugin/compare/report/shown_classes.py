@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..analysis.test_data import ClassOfData
+from ..analysis.detection_analysis import ClassOfData
 
 MOST_CLASSES = 40
 

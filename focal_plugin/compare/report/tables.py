@@ -142,44 +142,53 @@ def error_table(summary: Summary) -> Table | None:
     """Return the cost of each error type for each arm; None without an evaluation."""
     if not summary.detections.images:
         return None
-    rows = [
-        (plain(arm), *(spread_text(found.errors[kind]) for kind in ERROR_TYPES))
-        for arm, found in summary.detections.arms.items()
-    ]
+    objects = sum(data.val_objects for data in summary.detections.classes)
+    rows = []
+    for arm, found in summary.detections.arms.items():
+        costs = (spread_text(found.errors[kind]) for kind in ERROR_TYPES)
+        rows.append((plain(arm), *costs, spread_text(found.error_counts["missed"], digits=0)))
     return Table(
         name="errors",
-        header=("arm", *ERROR_TYPES),
+        header=("arm", *ERROR_TYPES, "missed objects"),
         rows=tuple(rows),
-        caption="Gain of AP50 without the errors of a type, percentage points.",
+        caption=(
+            "Gain of AP50 without the errors of a type, percentage points. The last column is the "
+            f"number of missed objects, of {objects:,}. The cost of missed objects jumps to 0 for "
+            "a class whose objects are all missed, so compare it only beside their number."
+        ),
     )
 
 
 def image_table(summary: Summary) -> Table | None:
     """Return the differences on resampled test images; None without resamples."""
-    rows = []
-    for arm, found in summary.detections.arms.items():
-        if found.images is not None:
-            images = found.images
-            rows.append(
-                (
-                    plain(arm),
-                    signed(images.difference),
-                    interval_text(images.interval),
-                    f"{images.standard_error:.2f}",
-                    p_text(images.p),
-                    str(len(images.seeds)),
-                )
-            )
-    if not rows:
+    arms = summary.detections.arms.items()
+    differences = {arm: found.images for arm, found in arms if found.images is not None}
+    if not differences:
         return None
+    with_p = any(found.p is not None for found in differences.values())
+    rows = []
+    for arm, found in differences.items():
+        p = NOTHING if found.p is None else p_text(found.p)
+        rows.append(
+            (
+                plain(arm),
+                signed(found.difference),
+                interval_text(found.interval),
+                f"{found.standard_error:.2f}",
+                *((p,) if with_p else ()),
+                str(len(found.seeds)),
+            )
+        )
+    header = ("difference", "95% interval", "standard error", *(("p",) if with_p else ()), "seeds")
     return Table(
         name="images",
-        header=("arm", "difference", "95% interval", "standard error", "p", "seeds"),
+        header=("arm", *header),
         rows=tuple(rows),
         caption=(
             "Difference in AP to the reference on resampled test images, the same images for both. "
             "It shows how much the difference depends on the choice of test images. It does not "
-            "contain the noise of training, so it gives no verdict by itself."
+            "contain the noise of training, so it gives no verdict by itself, and one seed has no "
+            "p."
         ),
     )
 

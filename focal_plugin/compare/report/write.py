@@ -11,7 +11,7 @@ from pathlib import Path
 from ...files import write_all
 from ...pages.page import inlined
 from ...pages.plotting import png, svg
-from ..analysis.detection_analysis import REPLICATES
+from ..analysis.evaluated_runs import REPLICATES
 from ..analysis.summary import Summary, summarize
 from .csv_tables import csv_text
 from .figures import draw_all

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from focal_plugin.compare.analysis.class_differences import class_groups
+from focal_plugin.compare.analysis.detection_analysis import ClassOfData
 from focal_plugin.compare.analysis.statistics import holm
 from focal_plugin.compare.analysis.summary import summarize
-from focal_plugin.compare.analysis.test_data import ClassOfData
 
 from ..fake_comparison import FakeArm, change_result, folder_of, write_comparison
 
@@ -33,8 +33,8 @@ def classes(*trained, images=None, tested=5):
 @pytest.mark.slow
 def test_the_differences_of_a_class_are_those_of_its_ap_seed_by_seed(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9), "GHM": FakeArm(0.4)}
-    detections = summary_of(tmp_path, arms).detections
-    found = detections.differences
+    summary = summary_of(tmp_path, arms)
+    detections, found = summary.detections, summary.class_differences
     p_values = {}
     for arm, k in product(("FL", "GHM"), range(3)):
         own, reference = (detections.arms[a].per_class[k].by_seed for a in (arm, "CE"))
@@ -52,22 +52,22 @@ def test_the_differences_of_a_class_are_those_of_its_ap_seed_by_seed(tmp_path):
 @pytest.mark.slow
 def test_few_seeds_and_missing_runs_have_no_p(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9)}
-    few = summary_of(tmp_path / "few", arms, SIX[:5]).detections.differences
+    few = summary_of(tmp_path / "few", arms, SIX[:5]).class_differences
     assert {c.p for c in few.classes["FL"]} == {None}
     assert all(c.interval for c in few.classes["FL"])
     failed = {**arms, "GHM": FakeArm(0.9, {7: "failed"})}
-    found = summary_of(tmp_path / "failed", failed, (*SIX, 7)).detections.differences
+    found = summary_of(tmp_path / "failed", failed, (*SIX, 7)).class_differences
     assert {(c.p, c.pairs) for c in found.classes["GHM"]} == {(None, 6)}
     assert all(c.p is not None for c in found.classes["FL"])
     failed = {"CE": FakeArm(0.5, {7: "failed"}), "FL": FakeArm(0.9)}
-    found = summary_of(tmp_path / "reference", failed, (*SIX, 7)).detections.differences
+    found = summary_of(tmp_path / "reference", failed, (*SIX, 7)).class_differences
     assert {c.p for c in found.classes["FL"]} == {None}
 
 
 def test_a_run_that_detected_nothing_counts_as_zero(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9, {2: "empty"})}
     summary = summary_of(tmp_path, arms, (1, 2))
-    found = summary.detections.differences
+    found = summary.class_differences
     reference = summary.detections.arms["CE"]
     own = summary.detections.arms["FL"].per_class[0].by_seed[1]
     expected = (own - sum(reference.per_class[0].by_seed.values())) / 2
@@ -82,7 +82,7 @@ def test_a_run_that_detected_nothing_counts_as_zero(tmp_path):
 
 def test_the_averages_of_the_groups_are_means_over_their_classes(tmp_path):
     summary = summary_of(tmp_path, {"CE": FakeArm(0.5), "FL": FakeArm(0.9)}, (1, 2))
-    found = summary.detections.differences
+    found = summary.class_differences
     assert found.counted == "objects"
     assert [(g.name, g.classes, g.fewest, g.most) for g in found.groups] == [
         ("rare", (2,), 3, 3),
@@ -138,14 +138,14 @@ def test_a_class_without_test_objects_is_no_hypothesis(tmp_path):
     truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 1]
     file.write_text(json.dumps(truth))
     _record_again(tmp_path, comparison, file)
-    found = summarize(tmp_path, replicates=0).detections.differences
+    found = summarize(tmp_path, replicates=0).class_differences
     assert found.tests == 2
     unseen = found.classes["FL"][2]
     assert (unseen.mean, unseen.n, unseen.difference, unseen.p) == (None, 0, None, None)
 
 
 def test_one_arm_alone_has_no_differences(tmp_path):
-    found = summary_of(tmp_path, {"CE": FakeArm()}, (1,)).detections.differences
+    found = summary_of(tmp_path, {"CE": FakeArm()}, (1,)).class_differences
     assert (found.tests, list(found.classes)) == (0, ["CE"])
     assert all(c.difference is None for c in found.classes["CE"])
 

@@ -44,6 +44,8 @@ def test_the_tests_equal_those_of_the_verdicts():
     for q in range(2, arm.shape[1]):
         a, b = ({s: v for s, v in enumerate(x[:, q]) if v == v} for x in (arm, reference))
         expected = paired_difference(a, b)
+        if expected.n < 2:
+            continue
         assert found.mean[q] == pytest.approx(expected.mean, rel=1e-12)
         assert (found.low[q], found.high[q]) == pytest.approx(expected.interval, rel=1e-9)
         assert found.p[q] == pytest.approx(expected.t_p, rel=1e-9)

@@ -199,7 +199,7 @@ def _with_arms(summary, names):
         for view in summary.losses.views
         if view.arm == of(i)
     ]
-    differences = summary.detections.differences
+    differences = summary.class_differences
     return replace(
         summary,
         arms=names,
@@ -209,11 +209,11 @@ def _with_arms(summary, names):
         detections=replace(
             summary.detections,
             arms={n: summary.detections.arms[of(i)] for i, n in enumerate(names)},
-            differences=replace(
-                differences,
-                classes={n: differences.classes[of(i)] for i, n in enumerate(names)},
-                by_group={n: differences.by_group[of(i)] for i, n in enumerate(names)},
-            ),
+        ),
+        class_differences=replace(
+            differences,
+            classes={n: differences.classes[of(i)] for i, n in enumerate(names)},
+            by_group={n: differences.by_group[of(i)] for i, n in enumerate(names)},
         ),
         curves={n: summary.curves[of(i)] for i, n in enumerate(names)},
         costs={n: summary.costs[of(i)] for i, n in enumerate(names)},

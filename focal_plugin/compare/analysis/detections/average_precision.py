@@ -7,7 +7,7 @@ of weight 2 counts as two copies. A bootstrap over images requires no further ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from .coco_json import Detections, GroundTruth, read_detections, read_ground_truth
-from .match_boxes import AREAS, ClassMatches, iou_thresholds, match, recall_thresholds
+from .match_boxes import (
+    AREAS,
+    OF_DETECTIONS,
+    ClassMatches,
+    iou_thresholds,
+    match,
+    recall_thresholds,
+)
 
 IOUS = iou_thresholds()
 RECALLS = recall_thresholds()
@@ -60,7 +67,7 @@ class Evaluation:
     Attributes:
         ground_truth: annotations of the dataset.
         detections: all detections of the run.
-        classes: matches of each class.
+        classes: matches of each class, of all detections or of those that :meth:`keep` kept.
     """
 
     ground_truth: GroundTruth
@@ -95,6 +102,28 @@ class Evaluation:
     def same_ground_truth_as(self, other: Evaluation) -> bool:
         """Return True if images, categories and annotations are equal."""
         return self.ground_truth.digest == other.ground_truth.digest
+
+    def keep(self, kept: np.ndarray) -> Evaluation:
+        """
+        Return the evaluation of fewer detections.
+
+        The best detection chooses its object first. So a detection keeps its object if no better
+        detection of the same image and class is left out.
+
+        Args:
+            kept: (D,) True for the detections that stay: of each image and class those with the
+                highest scores.
+        """
+        classes = []
+        for matches in self.classes:
+            rows = kept[matches.detection]
+            classes.append(
+                replace(
+                    matches,
+                    **{name: getattr(matches, name)[..., rows] for name in OF_DETECTIONS},
+                )
+            )
+        return replace(self, classes=tuple(classes))
 
     def average_precision(
         self, weights: np.ndarray | None = None, metrics: tuple[str, ...] = METRICS
@@ -179,7 +208,7 @@ class Evaluation:
                 matches.ignored[area],
                 matches.image,
                 weights,
-                weights @ matches.objects[area],
+                weights[:, matches.images] @ matches.objects[area],
             )
         return precision, recall
 

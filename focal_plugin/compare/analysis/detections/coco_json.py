@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from ....data.ignore_regions import classes_of_region
 from ..statistics import is_finite_number
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = 2**22
+_LONGEST_ENTRY = 2**18
+_BETWEEN_OBJECTS = re.compile(rb"\}\s*,\s*\{")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +141,70 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
             in the ground truth, a score that is not finite, or a box that is not four finite
             numbers with a size >= 0. The message names file and entry.
     """
-    name = "detections" if isinstance(source, list) else str(source)
-    entries = source if isinstance(source, list) else _load(source)
-    if not isinstance(entries, list):
-        raise ValueError(f"{name}: must be a list of detections, got {type(entries).__name__}")
     images = _numbered(ground_truth.image_ids)
     categories = _numbered(ground_truth.category_ids)
-    found = _at_once(entries, images, categories)
-    return found or _one_by_one(entries, images, categories, name)
+    blocks: Iterable[list[Any]]
+    if isinstance(source, list):
+        name, blocks = "detections", [source]
+    else:
+        name, blocks = str(source), read_entries(source)
+    parts, start = [], 0
+    for entries in blocks:
+        found = _at_once(entries, images, categories)
+        parts.append(found or _one_by_one(entries, images, categories, name, start))
+        start += len(entries)
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*((d.image, d.category, d.box, d.score) for d in parts), strict=True)
+    return Detections(*map(np.concatenate, columns))
+
+
+def read_entries(file: Path) -> Iterator[list[Any]]:
+    """
+    Read the entries of a list of detections.
+
+    Yields:
+        The entries in blocks of about :data:`_BLOCK` bytes, so that a large file is never in memory
+        as a whole; at least one block. A file of an unusual form is one block.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a JSON list.
+    """
+    count = 0
+    with file.open("rb") as stream:
+        text = stream.read(_BLOCK).lstrip()
+        regular = text.startswith(b"[")
+        text = text[1:]
+        while regular and (more := stream.read(_BLOCK)):
+            text += more
+            end = _end_of_entry(text)
+            entries = _parsed(b"[" + text[:end] + b"]")
+            regular = entries is not None
+            if entries is not None:
+                yield entries
+                count += len(entries)
+                text = text[end:].lstrip().removeprefix(b",")
+        entries = _parsed(b"[" + text) if regular else None
+    if entries is None:
+        entries = _load(file)
+        if not isinstance(entries, list):
+            raise ValueError(f"{file}: must be a list of detections, got {type(entries).__name__}")
+        entries = entries[count:]
+    yield entries
+
+
+def _end_of_entry(text: bytes) -> int:
+    """Return the end of the last object that another one follows; 0 if there is none."""
+    between = _BETWEEN_OBJECTS.finditer(text, max(0, len(text) - _LONGEST_ENTRY))
+    return max((found.start() + 1 for found in between), default=0)
+
+
+def _parsed(text: bytes) -> list[Any] | None:
+    """Return the entries of a JSON list; None if it is empty, or malformed."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text.decode()) or None
+    return None
 
 
 def _at_once(
@@ -177,10 +239,11 @@ def _at_once(
 
 
 def _one_by_one(
-    entries: list[Any], images: dict[Id, int], categories: dict[Id, int], name: str
+    entries: list[Any], images: dict[Id, int], categories: dict[Id, int], name: str, start: int
 ) -> Detections:
+    """Return the detections, of which the first is number ``start`` of the file."""
     rows = []
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(entries, start):
         where = f"{name}: detection {index}"
         image = _known(entry, "image_id", images, where)
         category = _known(entry, "category_id", categories, where)

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from ....score_thresholds import best_f1
 from .average_precision import Evaluation
+from .coco_json import GroundTruth
 
 
-def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> list[int | str]:
+class ImageScores(NamedTuple):
+    """
+    F1 of each image for one run.
+
+    Attributes:
+        ground_truth: annotations of the images.
+        threshold: score threshold of the run, see :func:`best_threshold`.
+        f1: (I,) F1 of each image, see :func:`image_f1`.
+        objects: (I,) number of objects of each image, without crowds.
+    """
+
+    ground_truth: GroundTruth
+    threshold: float
+    f1: np.ndarray
+    objects: np.ndarray
+
+
+def image_scores(evaluation: Evaluation) -> ImageScores:
+    """Return the F1 of each image at the best threshold of the run."""
+    threshold = best_threshold(evaluation)
+    f1, objects = image_f1(evaluation, threshold), _objects(evaluation)
+    return ImageScores(evaluation.ground_truth, threshold, f1, objects)
+
+
+def most_different_images(scores: Mapping[str, ImageScores], count: int) -> list[int | str]:
     """
     Return the images with the largest difference of F1 between the best and the worst arm.
 
@@ -20,7 +46,7 @@ def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> 
     comparable.
 
     Args:
-        evaluations: arm -> evaluation, all of the same images.
+        scores: arm -> F1 of its images, all of the same images.
         count: maximum number of images.
 
     Returns:
@@ -30,15 +56,16 @@ def most_different_images(evaluations: Mapping[str, Evaluation], count: int) -> 
     Raises:
         ValueError: there are no arms, or their ground truths differ.
     """
-    arms = list(evaluations.values())
+    arms = list(scores.values())
     if not arms:
-        raise ValueError("evaluations must hold at least one arm, got none")
-    if not all(arm.same_ground_truth_as(arms[0]) for arm in arms):
-        raise ValueError("evaluations must be of the same images and annotations")
-    scores = np.array([image_f1(arm, best_threshold(arm)) for arm in arms])
-    difference = np.ptp(scores, axis=0)
-    order = np.lexsort((-_objects(arms[0]), -difference))
-    return [arms[0].image_ids[i] for i in order[:count] if difference[i] > 0]
+        raise ValueError("scores must hold at least one arm, got none")
+    first = arms[0]
+    if not all(arm.ground_truth.digest == first.ground_truth.digest for arm in arms):
+        raise ValueError("scores must be of the same images and annotations")
+    difference = np.ptp([arm.f1 for arm in arms], axis=0)
+    order = np.lexsort((-first.objects, -difference))
+    image_ids = first.ground_truth.image_ids
+    return [image_ids[i] for i in order[:count] if difference[i] > 0]
 
 
 def best_threshold(evaluation: Evaluation) -> float:
@@ -71,8 +98,10 @@ def image_f1(evaluation: Evaluation, threshold: float) -> np.ndarray:
 
 def _objects(evaluation: Evaluation) -> np.ndarray:
     """Return (I,) the number of objects, without crowds."""
-    per_class = [matches.objects[0] for matches in evaluation.classes]
-    return np.sum([np.zeros(len(evaluation.image_ids), int), *per_class], axis=0)
+    found = np.zeros(len(evaluation.image_ids), int)
+    for matches in evaluation.classes:
+        found[matches.images] += matches.objects[0]
+    return found
 
 
 def _counted(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

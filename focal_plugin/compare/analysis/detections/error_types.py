@@ -95,6 +95,11 @@ def error_types(evaluation: Evaluation) -> ErrorTypes:
         It counts false detections in crowds. And 10 of its 101 recall thresholds are the next
         floating-point number.
 
+    Note:
+        The cost of "missed" jumps. A class whose last found object is missed, too, goes from an
+        AP50 of up to 1 without missed objects to 0, so its cost falls to 0. So read the cost
+        together with the number of missed objects.
+
     Returns:
         Errors by type. The costs are NaN without objects. Without detections every object is
         missed, at cost 0.
@@ -216,11 +221,12 @@ def _ap50(evaluation: Evaluation, counted: _Counted) -> float:
     """
     score = evaluation.detections.score[counted.index]
     image = evaluation.detections.image[counted.index]
-    order = np.lexsort((counted.index, image, -score))
+    order = np.lexsort((counted.index, image, -score, counted.category))
+    bounds = np.searchsorted(counted.category[order], np.arange(len(counted.total) + 1))
     weights = np.ones((1, len(evaluation.image_ids)))
     values = []
     for k in counted.classes:
-        rows, total = order[counted.category[order] == k], counted.total[k : k + 1]
+        rows, total = order[bounds[k] : bounds[k + 1]], counted.total[k : k + 1]
         right = counted.right[rows][None]
         precision, _ = accumulate(right, np.zeros_like(right), image[rows], weights, total)
         values.append(precision[0, 0] if total[0] else 0.0)

@@ -8,7 +8,7 @@ ranks: at rank r, the r-th best detection of each image and class chooses its ob
 
 Shape shorthand:
     A, T: object sizes, IoU thresholds
-    G, N: objects of the dataset, detections that count
+    G, N: objects, detections that count
     P: pairs of a detection and an object
 """
 
@@ -29,6 +29,9 @@ AREAS = ("all", "small", "medium", "large")
 MAX_DETECTIONS = 100
 """Maximum number of detections per class and image."""
 
+# Detections of several classes that are matched at once: 250 bytes for each
+_AT_ONCE = 2**17
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMatches:
@@ -47,7 +50,8 @@ class ClassMatches:
             object is a crowd or of another size, or there is no object and the detection has
             another size.
         found: (N,) index of the object at the lowest IoU threshold, of any size; -1 for none.
-        objects: (A, I) number of objects on each image.
+        images: (M,) images with annotations of the class, ascending.
+        objects: (A, M) number of objects on each of these images.
     """
 
     detection: np.ndarray
@@ -56,7 +60,12 @@ class ClassMatches:
     matched: np.ndarray
     ignored: np.ndarray
     found: np.ndarray
+    images: np.ndarray
     objects: np.ndarray
+
+
+OF_DETECTIONS = ("detection", "image", "score", "matched", "ignored", "found")
+"""Attributes of :class:`ClassMatches` with one entry for each detection, in the last axis."""
 
 
 class _Pairs(NamedTuple):
@@ -82,36 +91,84 @@ def match(ground_truth: GroundTruth, detections: Detections) -> tuple[ClassMatch
         Matches of each class of the ground truth.
     """
     categories, images = len(ground_truth.category_ids), len(ground_truth.image_ids)
-    of_objects = _group(ground_truth, images)
     kept = _kept(detections, images)
-    of_detections = _group(detections, images)[kept]
-    box, category = detections.box[kept], detections.category[kept]
+    order = np.argsort(ground_truth.category, kind="stable")
+    classes = np.arange(categories + 1)
+    last = np.searchsorted(detections.category[kept], classes)
+    last_object = np.searchsorted(ground_truth.category[order], classes)
+    found: list[ClassMatches] = []
+    for k in _spans(last):
+        part = kept[last[k[0]] : last[k[-1]]]
+        objects = order[last_object[k[0]] : last_object[k[-1]]]
+        found += _match_classes(ground_truth, detections, part, objects, k)
+    return tuple(found)
 
-    ignorable = ground_truth.crowd | _has_other_size(ground_truth.area)
-    pairs = _overlapping(ground_truth, of_objects, box, of_detections)
-    found = _assign(pairs, of_detections, ignorable, ground_truth.crowd)
+
+def _spans(last: np.ndarray) -> list[range]:
+    """Return the bounds of consecutive classes with :data:`_AT_ONCE` detections, or of one."""
+    starts, of_span = [0], last[0]
+    for k in range(1, len(last) - 1):
+        if last[k + 1] - of_span > _AT_ONCE:
+            starts.append(k)
+            of_span = last[k]
+    ends = [*starts[1:], len(last) - 1]
+    return [range(first, end + 1) for first, end in zip(starts, ends, strict=True) if end > first]
+
+
+def _match_classes(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    kept: np.ndarray,
+    objects: np.ndarray,
+    classes: range,
+) -> list[ClassMatches]:
+    """
+    Match the detections of consecutive classes.
+
+    Args:
+        kept: (N,) their detections, by class.
+        objects: (G,) their objects, by class.
+        classes: bounds of the classes.
+    """
+    images = len(ground_truth.image_ids)
+    object_category, category = ground_truth.category[objects], detections.category[kept]
+    of_objects = _group(object_category, ground_truth.image[objects], images)
+    of_detections = _group(category, detections.image[kept], images)
+    crowd, area = ground_truth.crowd[objects], ground_truth.area[objects]
+    box = detections.box[kept]
+
+    ignorable = crowd | _has_other_size(area)
+    pairs = _overlapping(ground_truth.box[objects], crowd, of_objects, box, of_detections)
+    found = _assign(pairs, of_detections, ignorable, crowd)
     matched = found >= 0
     # The last column is for -1, a detection without an object
     of_object = np.pad(ignorable, ((0, 0), (0, 1)))[np.arange(len(AREAS))[:, None, None], found]
     ignored = of_object | (~matched & _has_other_size(box[:, 2] * box[:, 3])[:, None])
+    lowest = np.append(objects, -1)[found[0, 0]]
 
-    objects = np.array(
-        [np.bincount(of_objects[~row], minlength=categories * images) for row in ignorable],
-        dtype=np.int32,
-    ).reshape(len(AREAS), categories, images)
-    bounds = np.searchsorted(category, np.arange(categories + 1))
-    return tuple(
-        ClassMatches(
-            detection=kept[first:last],
-            image=detections.image[kept[first:last]],
-            score=detections.score[kept[first:last]],
-            matched=matched[:, :, first:last],
-            ignored=ignored[:, :, first:last],
-            found=found[0, 0, first:last],
-            objects=objects[:, k],
+    bounds = np.searchsorted(category, classes)
+    object_bounds = np.searchsorted(object_category, classes)
+    matches = []
+    for of_class, objects_of_class in zip(pairwise(bounds), pairwise(object_bounds), strict=True):
+        rows, columns = slice(*of_class), slice(*objects_of_class)
+        with_objects, place = np.unique(ground_truth.image[objects[columns]], return_inverse=True)
+        counted = [
+            np.bincount(place[~other], minlength=len(with_objects))
+            for other in ignorable[:, columns]
+        ]
+        matches.append(
+            ClassMatches(
+                detection=kept[rows],
+                image=detections.image[kept[rows]],
+                score=detections.score[kept[rows]],
+                matched=matched[:, :, rows],
+                ignored=ignored[:, :, rows],
+                found=lowest[rows],
+                images=with_objects,
+                objects=np.array(counted, dtype=np.int32),
+            )
         )
-        for k, (first, last) in enumerate(pairwise(bounds))
-    )
+    return matches
 
 
 def iou_thresholds() -> np.ndarray:
@@ -124,15 +181,17 @@ def recall_thresholds() -> np.ndarray:
     return COCOeval(iouType="bbox").params.recThrs
 
 
-def _group(boxes: GroundTruth | Detections, images: int) -> np.ndarray:
+def _group(category: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
     """Return one number for each class and image."""
-    return boxes.category.astype(np.int64) * images + boxes.image
+    return category.astype(np.int64) * images + image
 
 
 def _kept(detections: Detections, images: int) -> np.ndarray:
     """Return (N,) the detections that count, by class, in the order of :class:`ClassMatches`."""
     order = np.lexsort((detections.image, -detections.score, detections.category))
-    return order[_rank(_group(detections, images)[order]) < MAX_DETECTIONS]
+    return order[
+        _rank(_group(detections.category, detections.image, images)[order]) < MAX_DETECTIONS
+    ]
 
 
 def _rank(group: np.ndarray) -> np.ndarray:
@@ -151,12 +210,18 @@ def _has_other_size(area: np.ndarray) -> np.ndarray:
 
 
 def _overlapping(
-    ground_truth: GroundTruth, of_objects: np.ndarray, box: np.ndarray, of_detections: np.ndarray
+    object_box: np.ndarray,
+    crowd: np.ndarray,
+    of_objects: np.ndarray,
+    box: np.ndarray,
+    of_detections: np.ndarray,
 ) -> _Pairs:
     """
     Return the pairs of the same class and image with an IoU of at least the lowest threshold.
 
     Args:
+        object_box: (G, 4) objects.
+        crowd: (G,) True for crowds.
         of_objects: (G,) group of each object.
         box: (N, 4) detections.
         of_detections: (N,) group of each detection.
@@ -167,7 +232,7 @@ def _overlapping(
     parts = [_Pairs(none, none, np.zeros(0))]
     for group in objects_of.keys() & detections_of.keys():
         objects, found = objects_of[group], detections_of[group]
-        iou = mask.iou(box[found], ground_truth.box[objects], ground_truth.crowd[objects])
+        iou = mask.iou(box[found], object_box[objects], crowd[objects])
         rows, columns = np.nonzero(iou >= lowest)
         parts.append(_Pairs(found[rows], objects[columns], iou[rows, columns]))
     return _Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -207,7 +272,7 @@ def _assign(
     target = size * num_objects + np.tile(pairs.object, sizes)
     iou, is_crowd = np.tile(pairs.iou, sizes), np.tile(crowd[pairs.object], sizes)
 
-    found = np.full((len(thresholds), sizes * num_detections), -1)
+    found = np.full((len(thresholds), sizes * num_detections), -1, dtype=np.int32)
     taken = np.zeros((len(thresholds), sizes * num_objects), dtype=bool)
     order = np.lexsort((-target, -iou, ignorable.reshape(-1)[target], source, turn))
     for rows in np.split(order, np.flatnonzero(np.diff(turn[order], prepend=-1)))[1:]:

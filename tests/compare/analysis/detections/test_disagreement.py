@@ -5,6 +5,7 @@ from focal_plugin.compare.analysis.detections.average_precision import evaluate
 from focal_plugin.compare.analysis.detections.disagreement import (
     best_threshold,
     image_f1,
+    image_scores,
     most_different_images,
 )
 
@@ -27,6 +28,10 @@ def detection(image_id, score, box=BOX):
 def evaluated(tmp_path, detections, objects=None, image_ids=(3, 5, 8, 9)):
     objects = annotations(3, 5, 8) if objects is None else objects
     return evaluate(write(tmp_path, ground_truth(image_ids, objects)), detections)
+
+
+def scored(*args):
+    return image_scores(evaluated(*args))
 
 
 def test_f1_counts_the_shown_detections_of_an_image(tmp_path):
@@ -63,8 +68,8 @@ def test_a_run_without_a_correct_detection_shows_nothing(tmp_path):
 def test_only_images_on_which_arms_differ_are_listed(tmp_path):
     arms = {
         # The scale of the scores does not matter
-        "a": evaluated(tmp_path, [detection(3, 0.9), detection(5, 0.9), detection(8, 0.9)]),
-        "b": evaluated(
+        "a": scored(tmp_path, [detection(3, 0.9), detection(5, 0.9), detection(8, 0.9)]),
+        "b": scored(
             tmp_path, [detection(3, 0.09), detection(5, 0.09), detection(5, 0.09, NOWHERE)]
         ),
     }
@@ -78,16 +83,16 @@ def test_ties_go_to_the_image_with_more_objects(tmp_path):
     objects[2]["bbox"] = NOWHERE
     everything = [detection(i, 0.9) for i in (3, 5, 8)] + [detection(8, 0.9, NOWHERE)]
     arms = {
-        "all": evaluated(tmp_path, everything, objects),
-        "none": evaluated(tmp_path, [], objects),
+        "all": scored(tmp_path, everything, objects),
+        "none": scored(tmp_path, [], objects),
     }
     assert most_different_images(arms, 9) == [8, 3, 5]
 
 
 def test_different_test_sets_or_no_arms_are_an_error(tmp_path):
     arms = {
-        "a": evaluated(tmp_path, []),
-        "b": evaluated(tmp_path, [], annotations(3)),
+        "a": scored(tmp_path, []),
+        "b": scored(tmp_path, [], annotations(3)),
     }
     with pytest.raises(ValueError, match="same images"):
         most_different_images(arms, 3)

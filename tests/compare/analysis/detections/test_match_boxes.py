@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from focal_plugin.compare.analysis.detections import coco_json
+from focal_plugin.compare.analysis.detections import coco_json, match_boxes
 from focal_plugin.compare.analysis.detections.average_precision import (
     RECALLS,
     evaluate,
@@ -53,14 +53,16 @@ def test_every_match_is_that_of_pycocotools(tmp_path, case):
     ids = [annotation["id"] for annotation in truth["annotations"]]
     compared = 0
     for k, matches in enumerate(evaluation.classes):
+        objects = np.zeros((len(AREAS), images), dtype=int)
+        objects[:, matches.images] = matches.objects
         column = {detection: n for n, detection in enumerate(matches.detection.tolist())}
         for size in range(len(AREAS)):
             first = (k * len(AREAS) + size) * images
             for image, result in enumerate(results[first : first + images]):
                 if result is None:
-                    assert matches.objects[size, image] == 0
+                    assert objects[size, image] == 0
                     continue
-                assert matches.objects[size, image] == (result["gtIgnore"] == 0).sum()
+                assert objects[size, image] == (result["gtIgnore"] == 0).sum()
                 own = [column[id_ - 1] for id_ in result["dtIds"]]
                 matched = result["dtMatches"]
                 assert (matches.matched[size][:, own] == (matched > 0)).all()
@@ -70,6 +72,21 @@ def test_every_match_is_that_of_pycocotools(tmp_path, case):
                     assert matches.found[own].tolist() == found
                     compared += len(own)
     assert compared == sum(len(matches.score) for matches in evaluation.classes) > 30
+
+
+@pytest.mark.parametrize("at_once", [1, 40])
+def test_matches_are_the_same_however_many_classes_are_matched_at_once(
+    tmp_path, monkeypatch, at_once
+):
+    truth, detections = random_case(3)
+    file = write(tmp_path, truth)
+    together = evaluate(file, detections).classes
+    monkeypatch.setattr(match_boxes, "_AT_ONCE", at_once)
+    in_parts = evaluate(file, detections).classes
+    assert len(in_parts) == len(together) > 1
+    for mine, expected in zip(in_parts, together, strict=True):
+        for name in vars(expected):
+            assert (getattr(mine, name) == getattr(expected, name)).all(), name
 
 
 def test_entries_are_read_alike_at_once_and_one_by_one(tmp_path, monkeypatch):

@@ -1,0 +1,82 @@
+"""
+Numbers of the detections of one run.
+
+A report evaluates one run after the other and keeps only these numbers. So its memory does not grow
+with the number of runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .average_precision import Evaluation
+from .bootstrap import Resampled, resample
+from .coco_json import GroundTruth
+from .disagreement import ImageScores, image_scores
+from .error_types import ErrorTypes, error_types
+from .list_facts import ListFacts, list_facts
+
+PR_IOUS = (0.5, 0.75)
+
+
+@dataclass(frozen=True, eq=False)
+class RunNumbers:
+    """
+    Numbers of the detections of one run.
+
+    Attributes:
+        ground_truth: annotations of the test set.
+        objects_per_class: (K,) number of objects, without crowds.
+        has_detections: False if the run detected nothing.
+        averages: metric -> fraction; NaN without objects.
+        per_class: (K,) AP, fractions.
+        curves: IoU -> (101,) precision at recall 0, .01, ... 1, mean over the classes.
+        errors: errors by type.
+        lists: length of the lists.
+        scores: F1 of each image, at the best score threshold.
+        resampled: AP on resampled images; None if they were not requested.
+    """
+
+    ground_truth: GroundTruth
+    objects_per_class: np.ndarray
+    has_detections: bool
+    averages: dict[str, float]
+    per_class: np.ndarray
+    curves: dict[str, np.ndarray]
+    errors: ErrorTypes
+    lists: ListFacts
+    scores: ImageScores
+    resampled: Resampled | None
+
+
+def run_numbers(
+    evaluation: Evaluation,
+    *,
+    replicates: int,
+    metrics: tuple[str, ...] = ("AP", "AR"),
+    limit: int | None = None,
+) -> RunNumbers:
+    """
+    Return the numbers of a run.
+
+    Args:
+        replicates: resamples of the images; 0 skips them.
+        metrics: averages, with "AP".
+        limit: most detections that the run keeps on an image, see :func:`~.list_facts.list_facts`.
+    """
+    found = evaluation.average_precision(metrics=metrics)
+    assert found.per_class is not None  # "AP" was asked for
+    return RunNumbers(
+        ground_truth=evaluation.ground_truth,
+        objects_per_class=evaluation.objects_per_class,
+        has_detections=evaluation.has_detections,
+        averages=found.averages,
+        per_class=found.per_class,
+        curves={f"{iou:g}": evaluation.precision_recall(iou)[1] for iou in PR_IOUS},
+        errors=error_types(evaluation),
+        lists=list_facts(evaluation, found.averages["AP"], limit=limit),
+        scores=image_scores(evaluation),
+        resampled=resample(evaluation, replicates=replicates) if replicates else None,
+    )
