@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .arm_lists import ArmLists, arm_lists
+from .decisions import Decisions, decisions
 from .detections.bootstrap import difference_of
 from .detections.disagreement import most_different_images
 from .detections.error_types import ERROR_TYPES
@@ -132,6 +133,7 @@ class DetectionAnalysis:
         classes: classes, the most frequent of the training data first.
         images: number of test images; 0 if nothing could be evaluated.
         arms: arm -> analysis of its detections.
+        decisions: operating points and calibration; None if nothing could be evaluated.
         choice: images on which the arms differ most, if any.
         problems: detections that could not be evaluated, and why.
     """
@@ -139,6 +141,7 @@ class DetectionAnalysis:
     classes: tuple[ClassOfData, ...]
     images: int
     arms: dict[str, ArmDetections]
+    decisions: Decisions | None
     choice: ImageChoice | None
     problems: tuple[Problem, ...]
 
@@ -166,6 +169,14 @@ def analyze_detections(
             arm: _of_arm(arm, of_arm, order, evaluated.cut_offs[arm], images.get(arm))
             for arm, of_arm in numbers.items()
         },
+        decisions=decisions(
+            {
+                arm: {seed: run.decisions for seed, run in of_arm.items()}
+                for arm, of_arm in known.items()
+            },
+            order,
+            reference,
+        ),
         choice=_choose_images(known, [*shown], evaluated),
         problems=evaluated.problems,
     )
