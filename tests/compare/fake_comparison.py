@@ -103,6 +103,7 @@ def write_ground_truth(folder: Path, classes=CLASSES) -> dict:
         "classes": list(classes),
         "category_ids": [1, 2, 3],
         "annotations_per_class": list(TRAINED),
+        "images_per_class": [min(n, 50) for n in TRAINED],
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .arm_lists import ArmLists, arm_lists
+from .decisions import Decisions, decisions
 from .detections.bootstrap import difference_of
 from .detections.disagreement import most_different_images
 from .detections.error_types import ERROR_TYPES
@@ -32,12 +33,14 @@ class ClassOfData:
     Attributes:
         label: name of the class, with its id if another class has the same name.
         train_objects: objects in the training data, without crowds; None if no run recorded it.
+        train_images: training images with such an object; None if no run recorded it.
         val_objects: objects in the test data.
     """
 
     category_id: int | str
     label: str
     train_objects: int | None
+    train_images: int | None
     val_objects: int
 
 
@@ -130,6 +133,7 @@ class DetectionAnalysis:
         classes: classes, the most frequent of the training data first.
         images: number of test images; 0 if nothing could be evaluated.
         arms: arm -> analysis of its detections.
+        decisions: operating points and calibration; None if nothing could be evaluated.
         choice: images on which the arms differ most, if any.
         problems: detections that could not be evaluated, and why.
     """
@@ -137,6 +141,7 @@ class DetectionAnalysis:
     classes: tuple[ClassOfData, ...]
     images: int
     arms: dict[str, ArmDetections]
+    decisions: Decisions | None
     choice: ImageChoice | None
     problems: tuple[Problem, ...]
 
@@ -155,7 +160,7 @@ def analyze_detections(
     numbers = evaluated.numbers
     known = {arm: _known(of_arm) for arm, of_arm in numbers.items()}
     first = next((run for of_arm in known.values() for run in of_arm.values()), None)
-    classes, order = _classes(first, evaluated.train_objects) if first else ((), [])
+    classes, order = _classes(first, evaluated) if first else ((), [])
     images = _image_differences(known, reference)
     return DetectionAnalysis(
         classes=classes,
@@ -164,6 +169,14 @@ def analyze_detections(
             arm: _of_arm(arm, of_arm, order, evaluated.cut_offs[arm], images.get(arm))
             for arm, of_arm in numbers.items()
         },
+        decisions=decisions(
+            {
+                arm: {seed: run.decisions for seed, run in of_arm.items()}
+                for arm, of_arm in known.items()
+            },
+            order,
+            reference,
+        ),
         choice=_choose_images(known, [*shown], evaluated),
         problems=evaluated.problems,
     )
@@ -174,7 +187,7 @@ def _known(runs: Mapping[int, RunNumbers | None]) -> dict[int, RunNumbers]:
 
 
 def _classes(
-    run: RunNumbers, train_objects: Mapping[str, int] | None
+    run: RunNumbers, evaluated: EvaluatedRuns
 ) -> tuple[tuple[ClassOfData, ...], list[int]]:
     """Return the classes, most frequent first, and their indices in the numbers of a run."""
     truth = run.ground_truth
@@ -184,8 +197,12 @@ def _classes(
         unique = names[name] == 1
         label = name if unique else f"{name} (id {id_})"
         # A name that two classes share cannot be counted
-        count = train_objects.get(name, 0) if unique and train_objects is not None else None
-        classes.append(ClassOfData(id_, label, count, int(run.objects_per_class[place])))
+        objects, images = (
+            trained.get(name, 0) if unique and trained is not None else None
+            for trained in (evaluated.train_objects, evaluated.train_images)
+        )
+        tested = int(run.objects_per_class[place])
+        classes.append(ClassOfData(id_, label, objects, images, tested))
     order = sorted(
         range(len(classes)),
         key=lambda i: (-(classes[i].train_objects or 0), -classes[i].val_objects, i),

@@ -35,6 +35,7 @@ class EvaluatedRuns:
         json_file: ground truth; "" if there is none.
         image_root: folder of the images; "" if there is none.
         train_objects: class name -> objects of the training data; None if no run recorded it.
+        train_images: class name -> training images with such an object; None if no run recorded it.
         problems: detections that could not be evaluated, and why.
     """
 
@@ -44,6 +45,7 @@ class EvaluatedRuns:
     json_file: str
     image_root: str
     train_objects: dict[str, int] | None
+    train_images: dict[str, int] | None
     problems: tuple[Problem, ...]
 
 
@@ -86,7 +88,8 @@ def evaluate_folders(folders: Mapping[str, list[RunFolder]], *, replicates: int)
         cut_offs={arm: _cut_offs(of_arm) for arm, of_arm in folders.items()},
         json_file=(data and data.json_file) or "",
         image_root=(data and data.image_root) or "",
-        train_objects=_train_objects(folders),
+        train_objects=_train_counts(folders, "annotations_per_class"),
+        train_images=_train_counts(folders, "images_per_class"),
         problems=tuple(problems),
     )
 
@@ -132,17 +135,18 @@ def _is_on(folder: RunFolder, data: RecordedData) -> bool:
     return own is not None and own.json_sha256 == data.json_sha256
 
 
-def _train_objects(folders: Mapping[str, list[RunFolder]]) -> dict[str, int] | None:
+def _train_counts(folders: Mapping[str, list[RunFolder]], field: str) -> dict[str, int] | None:
+    """Return class name -> its count in the training sets; None if no run recorded it."""
     found = [f.environment for of_arm in folders.values() for f in of_arm if f.environment]
-    trained: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     counted = [
         data
         for data in (found[0].train if found else ())
-        if data.classes is not None and data.annotations_per_class is not None
+        if data.classes is not None and getattr(data, field) is not None
     ]
     for data in counted:
-        trained.update(dict(zip(data.classes or (), data.annotations_per_class or (), strict=True)))
-    return dict(trained) if counted else None
+        total.update(dict(zip(data.classes or (), getattr(data, field), strict=True)))
+    return dict(total) if counted else None
 
 
 def _test_set(

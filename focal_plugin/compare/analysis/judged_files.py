@@ -10,6 +10,7 @@ from ...files import sha256_of
 from ..plan.comparison import Comparison
 from ..runs.result import AVERAGES
 from ..runs.status import STATES
+from .class_differences import class_differences
 from .detection_analysis import analyze_detections, value_of
 from .detections.average_precision import METRICS, evaluate
 from .detections.coco_json import GroundTruth, read_ground_truth
@@ -19,6 +20,7 @@ from .loss_views import LossViews
 from .pilot import spread_of_differences
 from .provenance import DataSet, Provenance
 from .scores import ArmScores, Spread, Standing, Value, verdicts_of_arms
+from .size_differences import size_differences
 from .summary import (
     Fairness,
     ResultFile,
@@ -117,6 +119,7 @@ def summarize_files(
         json_file=str(judged.ground_truth),
         image_root=str(judged.images or ""),
         train_objects=None,
+        train_images=None,
         problems=data_problems(truth, judged.ground_truth),
     )
     scores = tuple(_scores(arm, of_arm) for arm, of_arm in numbers.items())
@@ -131,6 +134,7 @@ def summarize_files(
     equal = Standing("equal", scores, verdicts_of_arms(comparison, scores))
     shown = most_different(equal, judged.reference)
     spread = spread_of_differences(equal)
+    detections = analyze_detections(evaluated, judged.reference, shown)
     return Summary(
         name=judged.name,
         reference=judged.reference,
@@ -149,7 +153,9 @@ def summarize_files(
         equal=equal,
         best=None,
         tuning=None,
-        detections=analyze_detections(evaluated, judged.reference, shown),
+        detections=detections,
+        class_differences=class_differences(detections, equal, judged.reference),
+        sizes=size_differences(detections, equal, judged.reference),
         test_sets=(),
         curves={arm: {} for arm in judged.arms},
         costs={arm: cost([]) for arm in judged.arms},

@@ -12,16 +12,19 @@ from ..plan.design import Design
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
+from .class_differences import ClassDifferences, class_differences
 from .detection_analysis import DetectionAnalysis, analyze_detections
 from .evaluated_runs import REPLICATES, evaluate_folders
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
+from .paired import Compared
 from .pilot import equal_runs, spread_of_differences
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
 from .provenance import Provenance, provenance
 from .recipe import Ingredient, recipe
 from .scores import AVERAGES, Standing, Value, average_precision, standing
+from .size_differences import size_differences
 from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
@@ -146,6 +149,8 @@ class Summary:
         recipe: what the runs were made of; () if none has started.
         equal: all arms at the learning rate of the spec.
         best: each arm at its best learning rate; None without tuning.
+        class_differences: differences by class; None if nothing could be evaluated.
+        sizes: arm -> size, or AR -> its average, compared with the reference.
         test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
@@ -174,6 +179,8 @@ class Summary:
     best: Standing | None
     tuning: Tuning | None
     detections: DetectionAnalysis
+    class_differences: ClassDifferences | None
+    sizes: dict[str, dict[str, Compared]]
     test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
     costs: dict[str, Cost]
@@ -226,6 +233,7 @@ def summarize(
     tuned = tune(comparison, folders)
     red, problems = _audit(planned, folder)
     evaluated = evaluate_folders(by_arm, replicates=replicates)
+    detections = analyze_detections(evaluated, comparison.reference, shown)
     return Summary(
         name=comparison.name,
         reference=comparison.reference,
@@ -251,7 +259,9 @@ def summarize(
         equal=equal,
         best=_at_best(comparison, folders, tuned),
         tuning=_tuning(comparison, tuned),
-        detections=analyze_detections(evaluated, comparison.reference, shown),
+        detections=detections,
+        class_differences=class_differences(detections, equal, comparison.reference),
+        sizes=size_differences(detections, equal, comparison.reference),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},

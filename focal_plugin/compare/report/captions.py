@@ -44,6 +44,13 @@ def by_class(data: str) -> str:
     )
 
 
+CLASS_DIFFERENCES = (
+    "Each circle is a class: the mean difference over the seeds, with its 95% t interval, which is "
+    "not adjusted for the number of classes. A filled circle has p <= .05 after Holm over all "
+    "classes and arms. Gray lines are the means of the rare, common and frequent classes. An arm "
+    "that helps rare classes only is above 0 at the left, and on 0 at the right."
+)
+
 ERROR_TYPES = (
     "Gain of AP50 if all errors of one type were corrected. Classification: right location, wrong "
     "class. Localisation: right class, IoU between .1 and .5. Both: both wrong. Duplicate: the "

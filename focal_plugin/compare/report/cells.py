@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...pages.text import NOTHING, count_text
+from ...pages.text import NOTHING, count_text, interval_text, signed
+from ..analysis.paired import Compared
 from ..analysis.scores import ArmScores, Spread, Value
 
 
@@ -22,6 +23,22 @@ def spread_text(spread: Spread, digits: int = 1) -> str:
         state = next(value for value in spread.by_seed.values() if isinstance(value, str))
         text += f" ({spread.without} of {len(spread.by_seed)}: {state})"
     return text
+
+
+def compared_text(found: Compared, digits: int = 1) -> str:
+    """Return `34.1 ± 0.4`."""
+    if found.mean is None:
+        return NOTHING
+    text = f"{found.mean:.{digits}f}"
+    return text if found.std is None else f"{text} ± {found.std:.{digits}f}"
+
+
+def difference_text(found: Compared, digits: int = 1) -> str:
+    """Return `+1.2 (-0.3 to +2.7)`, the paired difference with its interval."""
+    if found.difference is None:
+        return NOTHING
+    text = signed(found.difference, digits)
+    return text if found.interval is None else f"{text} ({interval_text(found.interval, digits)})"
 
 
 def runs_text(scores: ArmScores) -> str:

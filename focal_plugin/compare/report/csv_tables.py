@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 
 from ..analysis.loss_views import AUDIT
+from ..analysis.paired import Compared
 from ..analysis.scores import Spread
 from ..analysis.summary import Summary
 from ..runs.result import AVERAGES
@@ -156,6 +157,16 @@ def audit_rows(summary: Summary) -> Iterable[list[Cell]]:
         head += [view.iteration, view.loss, view.options]
         for name in AUDIT:
             yield [*head, view.miner, name, *_spread_cells(view.audit[name])]
+
+
+COMPARED = ("mean", "std", "n", "difference", "low", "high", "pairs")
+"""Columns of :func:`compared_cells`."""
+
+
+def compared_cells(found: Compared) -> list[Cell]:
+    """Return the numbers of a quantity that is compared with the reference."""
+    interval = found.interval or (None, None)
+    return [found.mean, found.std, found.n, found.difference, *interval, found.pairs]
 
 
 def _spread_cells(spread: Spread) -> list[Cell]:

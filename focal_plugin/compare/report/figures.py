@@ -19,8 +19,10 @@ from ..analysis.summary import Summary
 from ..analysis.verdicts import Verdict
 from . import captions
 from .arm_styles import ArmStyle, arm_styles
+from .class_figures import draw_class_differences
 from .drawing import arms_drawing, draw_band, draw_line, gray_first
 from .precision import difference_text, digits_of
+from .shown_classes import left_out_classes, shown_classes
 from .training_figures import (
     draw_cumulative_loss,
     draw_gradient_histogram,
@@ -30,7 +32,6 @@ from .training_figures import (
 
 ROW = 0.3  # inches
 SIZES = {"APs": "small (< 32²)", "APm": "medium", "APl": "large (> 96²)"}
-MOST_CLASSES = 40
 
 
 def draw_all(summary: Summary) -> list[Drawing]:
@@ -42,6 +43,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
             None if summary.best is None else _forest(summary, summary.best, styles),
             _by_size(summary, styles),
             _by_class(summary, styles),
+            draw_class_differences(summary, styles),
             _error_types(summary, styles),
             _precision_recall(summary, styles),
             draw_training(summary, styles),
@@ -154,18 +156,13 @@ def _by_class(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | Non
     classes = summary.detections.classes
     if not classes:
         return None
-    shown = _classes_shown(len(classes))
     rows = {
         _class_label(
             classes[i].label,
             classes[i].train_objects if summary.trained else classes[i].val_objects,
         ): {arm: d.per_class[i] for arm, d in summary.detections.arms.items()}
-        for i in shown
+        for i in shown_classes(classes)
     }
-    some = (
-        f" Of {len(classes)} classes, the {MOST_CLASSES // 2} most frequent and the "
-        f"{MOST_CLASSES // 2} rarest; per_class.csv has all."
-    )
     return _dot_rows(
         summary,
         rows,
@@ -174,14 +171,8 @@ def _by_class(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | Non
         name="ap-by-class",
         title="AP by class, the most frequent first",
         caption=captions.by_class("training" if summary.trained else "test")
-        + ("" if len(shown) == len(classes) else some),
+        + left_out_classes(classes, "per_class.csv"),
     )
-
-
-def _classes_shown(count: int) -> list[int]:
-    if count <= MOST_CLASSES:
-        return list(range(count))
-    return [*range(MOST_CLASSES // 2), *range(count - MOST_CLASSES // 2, count)]
 
 
 def _class_label(name: str, objects: int | None) -> str:

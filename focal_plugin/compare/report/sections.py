@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
-from . import csv_tables, merging, recipe_table, sentences, tables
+from . import class_tables, csv_tables, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
 from .files_section import LEAD, file_rows, file_sentences, file_table
 from .list_section import list_rows, list_sentences, list_table
@@ -153,6 +153,18 @@ SECTIONS = (
         tables.class_table,
         ("ap-by-class",),
         csv=(("per_class.csv", csv_tables.class_rows),),
+    ),
+    Section(
+        "class-differences",
+        "sources",
+        "Differences by class and by size",
+        class_tables.difference_tables,
+        ("difference-by-class",),
+        lead=class_tables.secondary_lead,
+        csv=(
+            ("class_differences.csv", class_tables.class_difference_rows),
+            ("part_differences.csv", class_tables.part_difference_rows),
+        ),
     ),
     Section(
         "errors",

@@ -18,6 +18,7 @@ class RecordedData:
         json_sha256: digest of the annotation file.
         classes: names, in the order of the category ids.
         annotations_per_class: in the order of ``classes``.
+        images_per_class: images with such an annotation, in the order of ``classes``.
     """
 
     name: str
@@ -29,11 +30,13 @@ class RecordedData:
     crowds: int | None = None
     classes: tuple[str, ...] | None = None
     annotations_per_class: tuple[int, ...] | None = None
+    images_per_class: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        counts = self.annotations_per_class
-        if counts is not None and len(counts) != len(self.classes or ()):
-            raise ValueError(f"annotations_per_class of {self.name} must have one entry per class")
+        for key in ("annotations_per_class", "images_per_class"):
+            counts = getattr(self, key)
+            if counts is not None and len(counts) != len(self.classes or ()):
+                raise ValueError(f"{key} of {self.name} must have one entry per class")
 
 
 @dataclass(frozen=True)

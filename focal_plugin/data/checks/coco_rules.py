@@ -444,14 +444,18 @@ def _facts(
     }
     if found.counts["category-malformed"]:
         return facts
-    rows = columns.categories[~columns.crowd]
-    num_objects = np.bincount(rows[rows != NONE], minlength=len(categories))
+    objects = ~columns.crowd & (columns.categories != NONE)
+    num_objects = np.bincount(columns.categories[objects], minlength=len(categories))
+    objects &= columns.images != NONE
+    on_image = np.unique(columns.categories[objects] * len(images) + columns.images[objects])
+    num_images = np.bincount(on_image // max(1, len(images)), minlength=len(categories))
     order = sorted(range(len(categories)), key=lambda row: categories[row]["id"])
     return {
         **facts,
         "classes": [categories[row]["name"] for row in order],
         "category_ids": [categories[row]["id"] for row in order],
         "annotations_per_class": [int(num_objects[row]) for row in order],
+        "images_per_class": [int(num_images[row]) for row in order],
     }
 
 

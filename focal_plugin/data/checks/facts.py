@@ -25,13 +25,14 @@ DATASET_FACTS = (
     "classes",
     "category_ids",
     "annotations_per_class",
+    "images_per_class",
 )
 """
 Names of the facts of a dataset.
 
 Classes are in the order of the category ids, which is Detectron2's order. `category_ids` and
-`annotations_per_class` are in the order of the classes. Crowd regions count as annotations, but not
-as objects of a class.
+the counts per class are in the order of the classes. Crowd regions count as annotations, but not
+as objects of a class. `images_per_class` is the number of images with such an object.
 """
 
 

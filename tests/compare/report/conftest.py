@@ -9,6 +9,7 @@ FIGURES = {
     "forest": "_forest",
     "ap-by-size": "_by_size",
     "ap-by-class": "_by_class",
+    "difference-by-class": "draw_class_differences",
     "error-types": "_error_types",
     "precision-recall": "_precision_recall",
     "training": "draw_training",

@@ -37,6 +37,7 @@ def test_every_measurement_has_a_figure(drawings):
         "forest",
         "ap-by-size",
         "ap-by-class",
+        "difference-by-class",
         "error-types",
         "precision-recall",
         "training",
@@ -198,6 +199,7 @@ def _with_arms(summary, names):
         for view in summary.losses.views
         if view.arm == of(i)
     ]
+    differences = summary.class_differences
     return replace(
         summary,
         arms=names,
@@ -207,6 +209,11 @@ def _with_arms(summary, names):
         detections=replace(
             summary.detections,
             arms={n: summary.detections.arms[of(i)] for i, n in enumerate(names)},
+        ),
+        class_differences=replace(
+            differences,
+            classes={n: differences.classes[of(i)] for i, n in enumerate(names)},
+            by_group={n: differences.by_group[of(i)] for i, n in enumerate(names)},
         ),
         curves={n: summary.curves[of(i)] for i, n in enumerate(names)},
         costs={n: summary.costs[of(i)] for i, n in enumerate(names)},

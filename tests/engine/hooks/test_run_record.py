@@ -15,7 +15,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from focal_plugin import get_cfg
-from focal_plugin.data import ShapesSpec, count_objects
+from focal_plugin.data import ShapesSpec, count_images, count_objects
 from focal_plugin.data.loading.crowd_mapper import CROWD_LABEL
 from focal_plugin.data.shapes.builtin import register_shapes
 from focal_plugin.engine import Trainer
@@ -150,6 +150,7 @@ def test_the_facts_of_a_dataset_are_those_of_its_json(tiny_shapes):
     assert facts["crowds"] == sum(x["iscrowd"] for x in content["annotations"])
     assert facts["classes"] == MetadataCatalog.get("tiny_shapes").thing_classes
     assert facts["annotations_per_class"] == count_objects(["tiny_shapes"], num_classes=5)
+    assert facts["images_per_class"] == count_images(["tiny_shapes"], num_classes=5)
 
 
 @pytest.fixture
@@ -176,6 +177,7 @@ def test_classes_are_in_the_order_of_the_ids_and_crowds_are_no_objects(small_jso
     assert facts["classes"] == ["apple", "zebra"]
     assert facts["category_ids"] == [2, 7]
     assert facts["annotations_per_class"] == [0, 2]
+    assert facts["images_per_class"] == [0, 1]
     assert (facts["annotations"], facts["crowds"]) == (3, 1)
 
 
@@ -185,6 +187,7 @@ def test_a_json_without_annotations_has_none(small_json):
     small_json.write_text(json.dumps(content))
     facts = describe_dataset("small")
     assert (facts["annotations"], facts["annotations_per_class"]) == (0, [0, 0])
+    assert facts["images_per_class"] == [0, 0]
 
 
 def test_a_relative_json_becomes_absolute(small_json, monkeypatch):

@@ -138,8 +138,11 @@ def _match_classes(
     box = detections.box[kept]
 
     ignorable = crowd | _has_other_size(area)
-    pairs = _overlapping(ground_truth.box[objects], crowd, of_objects, box, of_detections)
-    found = _assign(pairs, of_detections, ignorable, crowd)
+    lowest_iou = iou_thresholds()[0]
+    pairs = _overlapping(
+        ground_truth.box[objects], crowd, of_objects, box, of_detections, lowest_iou
+    )
+    found = _assign(pairs, of_detections, ignorable, crowd, iou_thresholds())
     matched = found >= 0
     # The last column is for -1, a detection without an object
     of_object = np.pad(ignorable, ((0, 0), (0, 1)))[np.arange(len(AREAS))[:, None, None], found]
@@ -169,6 +172,44 @@ def _match_classes(
             )
         )
     return matches
+
+
+def any_overlap(ground_truth: GroundTruth, detections: Detections, rows: np.ndarray) -> np.ndarray:
+    """
+    Match detections with objects of their class at any IoU above 0, without crowds.
+
+    Args:
+        rows: (N,) detections that take part, those of a class and image from the highest score on.
+
+    Returns:
+        (N,) IoU of each with its object; 0 without one.
+    """
+    images = len(ground_truth.image_ids)
+    objects = np.flatnonzero(~ground_truth.crowd)
+    of_objects = _group(ground_truth.category[objects], ground_truth.image[objects], images)
+    of_detections = _group(detections.category[rows], detections.image[rows], images)
+    no_crowd = np.zeros(len(objects), dtype=bool)
+    box = ground_truth.box[objects], detections.box[rows]
+    above_0 = np.nextafter(0, 1)
+    pairs = _overlapping(box[0], no_crowd, of_objects, box[1], of_detections, above_0)
+    found = _assign(pairs, of_detections, no_crowd[None], no_crowd, np.array([above_0]))[0, 0]
+    matched = np.flatnonzero(found >= 0)
+    iou = np.zeros(len(rows))
+    iou[matched] = paired_iou(box[1][matched], box[0][found[matched]])
+    return iou
+
+
+def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """
+    Return (N,) the IoU of each box of ``a`` with the box of ``b`` in the same row.
+
+    Args:
+        a, b: (N, 4) x, y, width, height in pixels; one of the two has a positive area.
+    """
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    overlap = np.maximum(high - low, 0).prod(axis=1)
+    return overlap / (a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - overlap)
 
 
 def iou_thresholds() -> np.ndarray:
@@ -215,9 +256,10 @@ def _overlapping(
     of_objects: np.ndarray,
     box: np.ndarray,
     of_detections: np.ndarray,
+    lowest: float,
 ) -> _Pairs:
     """
-    Return the pairs of the same class and image with an IoU of at least the lowest threshold.
+    Return the pairs of the same class and image with an IoU of at least ``lowest``.
 
     Args:
         object_box: (G, 4) objects.
@@ -226,7 +268,6 @@ def _overlapping(
         box: (N, 4) detections.
         of_detections: (N,) group of each detection.
     """
-    lowest = iou_thresholds()[0]
     objects_of, detections_of = _members(of_objects), _members(of_detections)
     none = np.zeros(0, dtype=np.int64)
     parts = [_Pairs(none, none, np.zeros(0))]
@@ -246,7 +287,11 @@ def _members(group: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def _assign(
-    pairs: _Pairs, group: np.ndarray, ignorable: np.ndarray, crowd: np.ndarray
+    pairs: _Pairs,
+    group: np.ndarray,
+    ignorable: np.ndarray,
+    crowd: np.ndarray,
+    thresholds: np.ndarray,
 ) -> np.ndarray:
     """
     Return the object of each detection.
@@ -258,12 +303,13 @@ def _assign(
         group: (N,) class and image of each detection.
         ignorable: (A, G) True for objects that do not count.
         crowd: (G,) True for crowds.
+        thresholds: (T,) IoU thresholds.
 
     Returns:
         (A, T, N) index of the object, -1 for none.
     """
     (sizes, num_objects), num_detections = ignorable.shape, len(group)
-    thresholds = iou_thresholds()[:, None]
+    thresholds = thresholds[:, None]
     candidates, of_candidate = np.unique(pairs.detection, return_inverse=True)
     turn = np.tile(_rank(group[candidates])[of_candidate], sizes)
     # Each size has its own copy of all detections and objects, because it matches by itself

@@ -17,6 +17,7 @@ from .coco_json import GroundTruth
 from .disagreement import ImageScores, image_scores
 from .error_types import ErrorTypes, error_types
 from .list_facts import ListFacts, list_facts
+from .run_decisions import RunDecisions, run_decisions
 
 PR_IOUS = (0.5, 0.75)
 
@@ -35,6 +36,7 @@ class RunNumbers:
         curves: IoU -> (101,) precision at recall 0, .01, ... 1, mean over the classes.
         errors: errors by type.
         lists: length of the lists.
+        decisions: operating points and calibration.
         scores: F1 of each image, at the best score threshold.
         resampled: AP on resampled images; None if they were not requested.
     """
@@ -47,6 +49,7 @@ class RunNumbers:
     curves: dict[str, np.ndarray]
     errors: ErrorTypes
     lists: ListFacts
+    decisions: RunDecisions
     scores: ImageScores
     resampled: Resampled | None
 
@@ -77,6 +80,7 @@ def run_numbers(
         curves={f"{iou:g}": evaluation.precision_recall(iou)[1] for iou in PR_IOUS},
         errors=error_types(evaluation),
         lists=list_facts(evaluation, found.averages["AP"], limit=limit),
+        decisions=run_decisions(evaluation),
         scores=image_scores(evaluation),
         resampled=resample(evaluation, replicates=replicates) if replicates else None,
     )
