@@ -11,6 +11,7 @@ from ..analysis.scores import Standing
 from ..analysis.summary import Summary
 from . import csv_tables, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
+from .how_to_report import bibtex, how_to_report
 
 CHAPTERS = {
     "before": "Before training",
@@ -21,6 +22,7 @@ CHAPTERS = {
     "cost": "Cost",
     "fairness": "Fairness",
     "provenance": "Provenance",
+    "citation": "How to report this",
 }
 """Id of a chapter -> its title, in the order of the report."""
 
@@ -39,6 +41,7 @@ class Section:
         figures: names of figures; `*` stands for any text.
         sentences: function that makes the list of sentences.
         lead: function that makes the paragraph before everything else; "" for none.
+        code: function that makes text to copy, at the end; "" for none.
         csv: CSV file -> function that makes its rows.
         standing: function that returns the standing that the section is about. Without a standing
             there is no section, and with only one of two its title is left out.
@@ -51,6 +54,7 @@ class Section:
     figures: tuple[str, ...] = ()
     sentences: Callable[[Summary], list[str]] = lambda summary: []
     lead: Callable[[Summary], str] = lambda summary: ""
+    code: Callable[[Summary], str] = lambda summary: ""
     csv: tuple[tuple[str, Rows], ...] = ()
     standing: Callable[[Summary], Standing | None] | None = None
 
@@ -198,6 +202,7 @@ SECTIONS = (
         sentences=lambda summary: sentences.problem_sentences(summary.problems, summary.reference),
         csv=(("runs.csv", csv_tables.run_rows),),
     ),
+    Section("citation", "citation", lead=how_to_report, code=bibtex),
 )
 """All sections, in the order of the report."""
 
@@ -217,6 +222,7 @@ class Content:
     sentences: list[str]
     tables: list[Table]
     figures: list[str]
+    code: str
 
 
 def contents(
@@ -241,6 +247,7 @@ def contents(
             sentences=section.sentences(summary),
             tables=made if isinstance(made, list) else [made] if made else [],
             figures=[name for p in section.figures for name in figures if fnmatch(name, p)],
+            code=section.code(summary),
         )
         has_own = content.lead or content.sentences or content.tables or content.figures
         if has_own or section.name in more:
