@@ -10,7 +10,7 @@ SOURCES := focal_plugin focal_plugin_commands focal_plugin_allocator.py focal_pl
 # The tests start many processes. Byte code makes them start faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test unit test-fast sanitize bench bench-gpu lint docs coverage format clean
+.PHONY: help setup demo test unit test-fast test-browser sanitize bench bench-gpu lint docs coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test       lint, build the docs, run every test (4 minutes)"
 	@echo "make unit       run every test"
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
+	@echo "make test-browser  look at a report in Chromium: width, contrast, errors (1 minute; Debian: apt install chromium)"
 	@echo "make sanitize   fuzz the C++ operators under address and undefined-behavior sanitizers (4 minutes)"
 	@echo "make bench      benchmark the operators against Detectron2's (10 minutes, on an idle machine)"
 	@echo "make bench-gpu  run the tests of the operators and the benchmarks on a GPU, and write their tables"
@@ -48,6 +49,16 @@ unit: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# `make test` runs these tests where playwright and a Chromium are installed. npm adds axe-core's rules.
+AXE := build/browser/node_modules/axe-core/axe.min.js
+
+test-browser: setup $(if $(shell command -v npm),$(AXE))
+	@$(BIN)/python -c "import playwright" 2> /dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.49"
+	$(BIN)/python -m pytest -n 0 tests/compare/report/test_browser.py
+
+$(AXE):
+	npm install --silent --no-fund --no-audit --prefix build/browser axe-core@4
 
 # A copy, so that the compiled extension of the checkout stays. The C++ library is preloaded because
 # the sanitizer replaces its functions, and Python itself leaks.

@@ -80,9 +80,17 @@ def _attempt(text: Line, cfg: CfgNode, environment: Environment | None) -> str:
         return ""
 
 
+_RESNETS = {
+    "build_resnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+}
+"""Backbones of Detectron2 whose depth is `MODEL.RESNETS.DEPTH`."""
+
+
 def _detector(cfg: CfgNode, _: Environment) -> str:
     backbone = cfg.MODEL.BACKBONE.NAME
-    depth = f", ResNet-{cfg.MODEL.RESNETS.DEPTH}" if "resnet" in backbone.lower() else ""
+    depth = f", ResNet-{cfg.MODEL.RESNETS.DEPTH}" if backbone in _RESNETS else ""
     return f"{cfg.MODEL.META_ARCHITECTURE}{depth} ({backbone})"
 
 

@@ -39,6 +39,7 @@ def markdown_report(summary: Summary, drawings: Sequence[Drawing], grid: Grid | 
             title = markdown_text(by_name[name].title)
             blocks += [f"![{title}](figures/{name}.png)"]
             blocks += [f"**{title}.** {markdown_text(by_name[name].caption)}"]
+        blocks += [f"```\n{content.code}\n```"] if content.code else []
         if content.section.name == "pictures" and grid is not None:
             columns = ", ".join(markdown_text(arm) for arm in ("ground truth", *grid.arms))
             blocks += [f"![{content.title}](figures/images.png)"]

@@ -12,6 +12,7 @@ from ..analysis.summary import Summary
 from . import class_tables, csv_tables, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
 from .files_section import LEAD, file_rows, file_sentences, file_table
+from .how_to_report import bibtex, how_to_report
 from .list_section import list_rows, list_sentences, list_table
 
 CHAPTERS = {
@@ -23,6 +24,7 @@ CHAPTERS = {
     "cost": "Cost",
     "fairness": "Fairness",
     "provenance": "Provenance",
+    "citation": "How to report this",
 }
 """Id of a chapter -> its title, in the order of the report."""
 
@@ -41,6 +43,7 @@ class Section:
         figures: names of figures; `*` stands for any text.
         sentences: function that makes the list of sentences.
         lead: function that makes the paragraph before everything else; "" for none.
+        code: function that makes text to copy, at the end; "" for none.
         csv: CSV file -> function that makes its rows.
         standing: function that returns the standing that the section is about. Without a standing
             there is no section, and with only one of two its title is left out.
@@ -54,6 +57,7 @@ class Section:
     figures: tuple[str, ...] = ()
     sentences: Callable[[Summary], list[str]] = lambda summary: []
     lead: Callable[[Summary], str] = lambda summary: ""
+    code: Callable[[Summary], str] = lambda summary: ""
     csv: tuple[tuple[str, Rows], ...] = ()
     standing: Callable[[Summary], Standing | None] | None = None
     trained: bool | None = None
@@ -251,6 +255,7 @@ SECTIONS = (
         csv=(("files.csv", file_rows),),
         trained=False,
     ),
+    Section("citation", "citation", lead=how_to_report, code=bibtex),
 )
 """All sections, in the order of the report."""
 
@@ -270,6 +275,7 @@ class Content:
     sentences: list[str]
     tables: list[Table]
     figures: list[str]
+    code: str
 
 
 def sections_of(summary: Summary) -> list[Section]:
@@ -299,6 +305,7 @@ def contents(
             sentences=section.sentences(summary),
             tables=made if isinstance(made, list) else [made] if made else [],
             figures=[name for p in section.figures for name in figures if fnmatch(name, p)],
+            code=section.code(summary),
         )
         has_own = content.lead or content.sentences or content.tables or content.figures
         if has_own or section.name in more:

@@ -1,4 +1,4 @@
-"""Writes the report of a comparison, finished or not: HTML, Markdown, JSON, CSV and figures."""
+"""Writes the report of a comparison, finished or not: HTML, Markdown, JSON, LaTeX and figures."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 
 from ...files import write_all
 from ...pages.page import inlined
-from ...pages.plotting import png, svg
+from ...pages.plotting import pdf, png, svg
 from ..analysis.evaluated_runs import REPLICATES
 from ..analysis.summary import Summary, summarize
 from .csv_tables import csv_text
 from .figures import draw_all
 from .json_content import json_content
+from .latex import latex_report, latex_tables
 from .markdown import markdown_report
 from .page import html_page
 from .qualitative import draw_grid
 from .sections import sections_of
 
-HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
-_FIGURE_FILE = re.compile(r"figures/[a-z0-9-]+\.(png|svg)")
+HTML, MARKDOWN, JSON, LATEX = "report.html", "report.md", "report.json", "report.tex"
+_FIGURE_FILE = re.compile(r"figures/[a-z0-9-]+\.(png|svg|pdf)")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ReportFiles:
 
     Attributes:
         tables: CSV files.
-        figures: figures, each as PNG and as SVG.
+        figures: figures, each as PNG, SVG and PDF.
         summary: numbers that the files show.
     """
 
@@ -48,7 +49,7 @@ def write_report(
     folder: Path, *, replicates: int = REPLICATES, reference: str | None = None
 ) -> ReportFiles:
     """
-    Write `report.html`, `report.md`, `report.json`, `tables/*.csv` and `figures/*` into ``folder``.
+    Write `report.html`, `.md`, `.json` and `.tex`, `tables/*` and `figures/*` into ``folder``.
 
     The same runs make the same bytes. If the command is interrupted or the disk is full, the
     previous report stays.
@@ -84,12 +85,16 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         source = svg(drawing.figure)
         files[f"figures/{drawing.name}.png"] = png(drawing.figure)
         files[f"figures/{drawing.name}.svg"] = source.encode()
+        files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
         figures.append(inlined(drawing, source))
     if grid is not None and grid.rows:
         files["figures/images.png"] = grid.sheet()
     for section in sections_of(summary):
         for name, rows in section.csv:
             files[f"tables/{name}"] = csv_text(rows(summary)).encode()
+    for name, text in latex_tables(summary).items():
+        files[f"tables/{name}.tex"] = text.encode()
+    files[LATEX] = latex_report(summary, drawings).encode()
     files[MARKDOWN] = markdown_report(summary, drawings, grid).encode()
     content = {**json_content(summary), "files": sorted(files)}
     files[JSON] = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
@@ -105,7 +110,7 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         html=paths[HTML],
         markdown=paths[MARKDOWN],
         json=paths[JSON],
-        tables=tuple(path for name, path in paths.items() if name.startswith("tables/")),
+        tables=tuple(path for name, path in paths.items() if name.endswith(".csv")),
         figures=tuple(path for name, path in paths.items() if name.startswith("figures/")),
         summary=summary,
     )

@@ -1,4 +1,5 @@
 import re
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.report.arm_styles import arm_styles
 from focal_plugin.compare.report.figures import draw_all
-from focal_plugin.pages.plotting import INK, PALETTE, REST, inline_svg, png, svg
+from focal_plugin.pages.plotting import INK, PALETTE, REST, inline_svg, pdf, png, svg
 
 from ..fake_comparison import FakeArm, write_comparison
 from .conftest import FIGURES
@@ -163,6 +164,18 @@ def test_a_figure_is_the_same_however_often_it_is_rendered(drawings):
     first = svg(figure)
     png(figure, dpi=50)
     assert svg(figure) == first
+
+
+def test_a_pdf_is_reproducible_and_has_truetype_fonts(drawings, monkeypatch):
+    figure = drawings["forest"].figure
+    first = pdf(figure)
+    monkeypatch.setattr(time, "time", lambda: 4e9)  # a date would differ
+    assert pdf(figure) == first
+    assert first.startswith(b"%PDF-")
+    assert b"/Subtype /Type0" in first  # how matplotlib embeds TrueType, as Type 42
+    assert b"/FontFile2" in first
+    assert b"/Type3" not in first
+    assert not re.search(rb"/(CreationDate|ModDate)", first)
 
 
 def test_a_figure_does_not_depend_on_the_settings_of_the_user(summary, drawings, draw_only):

@@ -128,7 +128,7 @@ def test_no_name_escapes_from_the_folder(hostile):
     written = [p for p in folder.parent.rglob("*") if p.is_file()]
     assert all(folder in p.resolve().parents for p in written)
     assert {p.name for p in folder.parent.iterdir()} == {"runs"}
-    assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg)", p.name) for p in hostile.figures)
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg|pdf)", p.name) for p in hostile.figures)
 
 
 @pytest.mark.slow
@@ -227,6 +227,7 @@ def test_an_outdated_figure_is_removed(tmp_path, monkeypatch):
     drawings.pop()
     write_report(tmp_path, replicates=0)
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
+        "forest.pdf",
         "forest.png",
         "forest.svg",
         "mine.png",
