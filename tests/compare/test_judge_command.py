@@ -23,7 +23,13 @@ from .analysis.detections.coco_cases import pycocotools_averages
 from .fake_comparison import FakeArm, fake_detections, write_comparison, write_ground_truth
 
 SKILLS = {"A": 0.5, "B": 0.9}
-CHAPTERS = ["Verdict", "Certainty", "Sources of the differences", "Provenance"]
+CHAPTERS = [
+    "Verdict",
+    "Certainty",
+    "Sources of the differences",
+    "Provenance",
+    "How to report this",
+]
 GONE = ("iteration", "learning rate", "restarts", "Detectron2's eval", "Not finished", "No run")
 """Words of the chapters that result files cannot fill."""
 
@@ -150,7 +156,7 @@ def test_a_file_without_detections_has_an_ap_of_0(data, undrawn, tmp_path, capsy
         (tmp_path / f"none{seed}.json").write_text("[]")
     arms = ("--arm", "A=a1.json,a2.json", "--arm", "none=none1.json,none2.json")
     assert judge(*arms) == 0
-    assert "2 of the 2 runs of none detected nothing, which counts as an AP of 0" in (
+    assert "Runs that detected nothing count as an AP of 0: 2 of 2 of none" in (
         capsys.readouterr().out
     )
 

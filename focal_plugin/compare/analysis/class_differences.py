@@ -14,7 +14,7 @@ import numpy as np
 from ..plan.design import FEWEST_SEEDS
 from .detection_analysis import ArmDetections, ClassOfData, DetectionAnalysis
 from .paired import Compared, by_arm, compared, number_of, paired_tests, stacked
-from .scores import Standing
+from .scores import ArmScores, Standing
 from .statistics import holm
 
 GROUPS = ("rare", "common", "frequent")
@@ -33,7 +33,7 @@ class Tested(Compared):
     Attributes:
         p: p-value of the paired t test after Holm over all classes and arms. None for the
             reference, for fewer than :data:`~..plan.design.FEWEST_SEEDS` pairs, and while a run of
-            the arm or of the reference is missing.
+            the arm or of the reference is still to come.
     """
 
     p: float | None = None
@@ -98,7 +98,9 @@ def class_differences(
         return None
     values = {arm: _per_class(of_arm, classes) for arm, of_arm in detections.arms.items()}
     rows = stacked(values)
-    planned = {scores.arm: scores.planned for scores in standing.arms}
+    planned = {
+        scores.arm: _pairs_to_come(scores, standing.arm(reference)) for scores in standing.arms
+    }
     tested, tests = _tested(rows, reference, planned)
     counted, groups = class_groups(classes)
     means = {
@@ -155,6 +157,11 @@ def _per_class(arm: ArmDetections, classes: Sequence[ClassOfData]) -> dict[int, 
 
 def _group_means(per_class: np.ndarray, groups: Sequence[ClassGroup]) -> np.ndarray:
     return np.array([per_class[list(group.classes)].mean() for group in groups])
+
+
+def _pairs_to_come(arm: ArmScores, reference: ArmScores) -> int:
+    """Return the number of pairs once all runs are done or have failed."""
+    return arm.planned - len({*arm.failed, *reference.failed} & arm.settled)
 
 
 def _tested(

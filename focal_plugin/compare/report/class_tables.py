@@ -86,7 +86,7 @@ def class_difference_table(summary: Summary) -> Table | None:
             f"Difference in AP, percentage points. {INTERVAL} The intervals are not adjusted. p is "
             f"that of the paired t test after Holm over {count_text(found.tests, 'test')}, one per "
             f"class and arm. There is no p with fewer than {FEWEST_SEEDS} seeds, or while a run "
-            f"is missing." + left_out_classes(classes, "class_differences.csv")
+            f"is still to come." + left_out_classes(classes, "class_differences.csv")
         ),
     )
 

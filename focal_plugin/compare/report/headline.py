@@ -96,7 +96,7 @@ def _agreeing(difference: PairedDifference) -> str:
 
 def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifference) -> str:
     """Return what a verdict on an arm waits for, or why it will not come."""
-    left = len(summary.runs) - summary.states["done"] - summary.states["failed"]
+    left = summary.states["pending"] + summary.states["running"]
     if left:
         return f"{count_text(left, 'run')} {are([''] * left)} not finished"
     if verdict.out_of_reach is not None:

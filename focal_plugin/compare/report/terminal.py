@@ -13,10 +13,10 @@ from .tables import aligned
 
 
 def terminal_report(summary: Summary) -> str:
-    """Return the answer, the verdicts with their sentences, and the states of unfinished runs."""
-    parts = ["\n".join(headlines(summary)), reference_note(summary)]
+    """Return the audit, the answer, the verdicts with their sentences, and unfinished runs."""
     red = [f"  {plain(text)}" for text in summary.red]
-    parts += ["\n".join(["Before training, the audit says:", *red])] if red else []
+    parts = ["\n".join(["Before training, the audit says:", *red])] if red else []
+    parts += ["\n".join(headlines(summary)), reference_note(summary)]
     for content in contents_once(contents(summary)):
         if content.section.standing is not None:
             parts += [f"{content.title}:"] if content.title else []

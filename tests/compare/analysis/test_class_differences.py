@@ -50,14 +50,16 @@ def test_the_differences_of_a_class_are_those_of_its_ap_seed_by_seed(tmp_path):
 
 
 @pytest.mark.slow
-def test_few_seeds_and_missing_runs_have_no_p(tmp_path):
+def test_few_seeds_and_missing_runs_have_no_p_and_a_failed_run_leaves_its_pair_out(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9)}
-    few = summary_of(tmp_path / "few", arms, SIX[:5]).class_differences
+    few = summary_of(tmp_path / "few", arms, SIX[:3]).class_differences
     assert {c.p for c in few.classes["FL"]} == {None}
     assert all(c.interval for c in few.classes["FL"])
-    failed = {**arms, "GHM": FakeArm(0.9, {7: "failed"})}
-    found = summary_of(tmp_path / "failed", failed, (*SIX, 7)).class_differences
-    assert {(c.p, c.pairs) for c in found.classes["GHM"]} == {(None, 6)}
+    for state in ("missing", "failed"):
+        with_gap = {**arms, "GHM": FakeArm(0.9, {7: state})}
+        found = summary_of(tmp_path / state, with_gap, (*SIX, 7)).class_differences
+        assert {c.pairs for c in found.classes["GHM"]} == {6}
+        assert {c.p is None for c in found.classes["GHM"]} == {state == "missing"}
     assert all(c.p is not None for c in found.classes["FL"])
     failed = {"CE": FakeArm(0.5, {7: "failed"}), "FL": FakeArm(0.9)}
     found = summary_of(tmp_path / "reference", failed, (*SIX, 7)).class_differences
