@@ -145,6 +145,11 @@ class DetectionAnalysis:
     choice: ImageChoice | None
     problems: tuple[Problem, ...]
 
+    @property
+    def images_of_arms(self) -> dict[str, ImageDifference | None]:
+        """Differences on resampled images by arm."""
+        return {arm: found.images for arm, found in self.arms.items()}
+
 
 def analyze_detections(
     evaluated: EvaluatedRuns, reference: str, shown: Iterable[str]

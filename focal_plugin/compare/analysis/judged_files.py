@@ -30,6 +30,7 @@ from .summary import (
     unusual_arms,
 )
 from .training import cost
+from .uncertainty import uncertainties
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def summarize_files(
         fairness=Fairness((), (), {}),
         provenance=Provenance((), (_data_set(truth, judged.ground_truth),), 0),
         spread_of_differences=spread,
+        uncertainties=uncertainties(equal, detections.images_of_arms, judged.reference),
         unusual=unusual_arms(equal),
         recommendations=recommendations(spread, len(judged.arms) - 1),
         files=tuple(files),

@@ -28,6 +28,7 @@ from .size_differences import size_differences
 from .test_sets import TestSet, test_sets
 from .training import Cost, Curve, cost, curves
 from .tuning import Tuned, tune
+from .uncertainty import Uncertainty, uncertainties
 from .unusual import Unusual, unusual_values
 
 EFFECTS = (0.5, 1.0, 2.0)
@@ -155,6 +156,7 @@ class Summary:
         curves: arm -> logged key -> curve.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
+        uncertainties: seeds, images and both, of every arm with a difference.
         unusual: arms whose AP has outliers or is skewed.
         recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
         files: judged result files; () for runs. Then there are no runs, and nothing that only
@@ -188,6 +190,7 @@ class Summary:
     fairness: Fairness
     provenance: Provenance
     spread_of_differences: float | None
+    uncertainties: tuple[Uncertainty, ...]
     unusual: tuple[Unusual, ...]
     recommendations: tuple[Recommendation, ...]
     files: tuple[ResultFile, ...] = ()
@@ -269,6 +272,7 @@ def summarize(
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),
         spread_of_differences=spread,
+        uncertainties=uncertainties(equal, detections.images_of_arms, comparison.reference),
         unusual=unusual_arms(equal),
         recommendations=recommendations(spread, len(comparison.arms) - 1),
     )

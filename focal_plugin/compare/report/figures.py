@@ -62,11 +62,16 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
     if not found:
         return None
     found.sort(key=lambda pair: pair[1].mean)
+    at_best = standing.role == "best"
+    totals = {} if at_best else {u.arm: u.total for u in summary.uncertainties}
     figure = Figure((WIDTH, 0.85 + ROW * len(found)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1)
     for row, (verdict, difference) in enumerate(found):
         _forest_row(axes, row, verdict, difference, styles[verdict.arm])
+        total = totals.get(verdict.arm)
+        if total is not None:
+            axes.plot(total, (row, row), "|-", color=styles[verdict.arm].color, lw=0.8, ms=6)
     axes.set_yticks(range(len(found)), [shorten(v.arm) for v, _ in found])
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.spines["left"].set_visible(False)
@@ -78,7 +83,6 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
     beside.grid(visible=False)
     for side in ("left", "right"):
         beside.spines[side].set_visible(False)
-    at_best = standing.role == "best"
     rates = "each arm's best learning rate" if at_best else "equal learning rates"
     return Drawing(
         name="forest-best" if at_best else "forest",

@@ -14,6 +14,7 @@ from .csv_tables import Cell
 from .files_section import LEAD, file_rows, file_sentences, file_table
 from .how_to_report import bibtex, how_to_report
 from .list_section import list_rows, list_sentences, list_table
+from .uncertainty_table import uncertainty_rows, uncertainty_table
 
 CHAPTERS = {
     "before": "Before training",
@@ -126,6 +127,13 @@ SECTIONS = (
             *merging.recommendation_lines(summary),
             *sentences.unusual_sentences(summary),
         ],
+    ),
+    Section(
+        "uncertainty",
+        "certainty",
+        "Seeds and test images",
+        uncertainty_table,
+        csv=(("uncertainty.csv", uncertainty_rows),),
     ),
     Section(
         "images",
