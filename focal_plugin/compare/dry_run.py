@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from ..names import shown
-from ..pages.text import count_text, duration_text, plain
+from ..pages.text import count_text, duration_text, listed, plain
 from .analysis.fairness import config_differences
 from .analysis.power import smallest_effect, smallest_significant
 from .plan.comparison import Comparison, Run
@@ -41,6 +41,13 @@ def seeds_text(comparison: Comparison) -> str:
     if not others:
         return "One arm has nothing to be compared with."
     fewest, arms = FEWEST_SEEDS, count_text(others, "arm")
+    if comparison.looks.is_sequential:
+        counts = listed([str(count) for count in comparison.looks.looks], most=20)
+        return (
+            f"The results of {arms} beside the reference are judged after {counts} seeds. Only "
+            f"arms that are still open train the seeds of the next look, so {seeds} seeds of each "
+            f"arm are the most."
+        )
     if seeds >= fewest:
         size = smallest_effect(seeds, comparisons=others)
         return (

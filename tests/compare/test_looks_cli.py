@@ -88,6 +88,29 @@ def test_the_same_command_trains_nothing_again(trained, tmp_path):
     assert (output / "comparison.json").read_bytes() == before[1]
 
 
+def test_an_arm_whose_config_changed_starts_again(trained, tmp_path):
+    output = tmp_path / "out"
+    run(write_spec(tmp_path, ("CE", "OHEM"), seeds=LOOKS), output)
+    before = Comparison.read(output)
+    trained.clear()
+    spec = write_spec(tmp_path, ("CE", "OHEM"), seeds=LOOKS)
+    content = json.loads(spec.read_text())
+    content["arms"]["OHEM"] = {"arm": "ohem", "opts": ["MODEL.FOCAL.MINING.NUM_KEEP", 64]}
+    spec.write_text(json.dumps(content))
+    run(spec, output)
+    assert trained[0] == [f"OHEM seed {seed}" for seed in (1, 2, 3, 4)]
+    own = [r for r in Comparison.read(output).runs if r.arm == "OHEM"]
+    assert len(own) == 8
+    assert not {r.id for r in own} & {r.id for r in before.runs}
+
+
+def test_a_dry_run_says_when_the_results_are_judged(tmp_path, capsys):
+    spec = write_spec(tmp_path, seeds=LOOKS)
+    arguments = ["run", str(spec), "--output", str(tmp_path / "out"), "--dry-run"]
+    assert commands.focal_compare(arguments) == 0
+    assert "are judged after 4, 6 and 8 seeds" in capsys.readouterr().out
+
+
 def test_a_report_between_two_looks_keeps_the_verdicts_of_the_first(trained, tmp_path, capsys):
     output = tmp_path / "out"
     spec = write_spec(tmp_path, seeds=LOOKS)

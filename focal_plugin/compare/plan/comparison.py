@@ -130,14 +130,14 @@ class Comparison:
             return self
         if (before.arms, before.reference) != (self.arms, self.reference):
             return self
-        finished = any((folder / run.id / RESULT_FILE).exists() for run in before.runs)
-        own = {run.id for run in self.runs}
+        own, known = ({run.id for run in runs} for runs in (self.runs, before.runs))
+        changed = {run.arm for run in self.runs if run.id not in known}
         if self.design is not None and self.design == before.design:
-            more = tuple(r for r in before.runs if r.role == "equal" and r.id not in own)
-            return self.with_runs(more) if own & {run.id for run in before.runs} else self
+            further = (r for r in before.runs if r.role == "equal" and r.id not in own)
+            return self.with_runs(tuple(r for r in further if r.arm not in changed))
         judged = before.looks.last >= FEWEST_SEEDS  # fewer gave no verdict to look at
-        grown = judged and set(before.seeds) < set(self.seeds)
-        if finished and grown and own & {run.id for run in before.runs}:
+        grown = judged and own & known and set(before.seeds) < set(self.seeds)
+        if grown and any((folder / run.id / RESULT_FILE).exists() for run in before.runs):
             added = tuple(seed for seed in self.seeds if seed not in before.seeds)
             return replace(self, seeds=(*before.seeds, *added), design=before.looks)
         return self

@@ -3,9 +3,9 @@
 FOREST = (
     "Each dot is one seed: the arm minus the reference at the same seed. The diamond is the mean, "
     "and the thick bar is its 95% t interval; with one seed there is no bar. The thin line adds "
-    "the noise of the test images. A filled diamond has the verdict higher or lower. A hollow one has "
-    "another verdict. A bar that crosses 0 is compatible with no difference. A bar that does not "
-    "may still be undecided, because several arms are compared and few seeds cannot decide."
+    "the noise of the test images. A filled diamond has the verdict higher or lower. A hollow one "
+    "has another verdict. A bar that crosses 0 is compatible with no difference. A bar that does "
+    "not may still be undecided, because several arms are compared and few seeds cannot decide."
 )
 
 TRAINING = (

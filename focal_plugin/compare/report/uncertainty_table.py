@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...pages.table import Table
-from ...pages.text import NOTHING, interval_text, number_text, percent_text, plain
+from ...pages.text import NOTHING, interval_text, number_text, percent_text, plain, signed
 from ..analysis.summary import Summary
 from .csv_tables import Cell
 
@@ -19,7 +19,7 @@ def uncertainty_table(summary: Summary) -> Table | None:
             interval_text(found.bca),
             number_text(found.images, 2),
             interval_text(found.total),
-            number_text(found.effect_size, 2),
+            NOTHING if found.effect_size is None else signed(found.effect_size, 2),
             percent_text(found.improvement),
         )
         for found in summary.uncertainties
