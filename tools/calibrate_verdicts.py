@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""
+r"""
 Measure how often `focal-compare` reports a difference that does not exist, and one that does.
 
 An arm compared with itself (an "A/A comparison") has no difference: every "higher" or "lower" is a
@@ -21,6 +21,12 @@ To measure power, --effects AP is added to one side of pairs of different runs.
 
 The output is calibration.json, calibration.md, power.png and power.svg. --page writes the table and
 the figure into docs/statistics.md.
+
+--again judges the values of an earlier calibration.json, when the procedure has changed and the
+runs are gone. Its rates over images stay.
+
+    python tools/calibrate_verdicts.py --again docs/images/calibration/calibration.json \
+        --effects 1 2 --output docs/images/calibration --page docs/statistics.md
 
 Without runs, --designs simulates the designs of `focal-compare plan`: a fixed number of seeds and
 planned looks, in five models of the noise between seeds and in that of the runs in
@@ -146,6 +152,19 @@ def read_pool(folder: Path, arm: str | None, metric: str) -> Pool:
     if len(finished) < 2:
         raise ValueError(f"{len(finished)} runs of {arm!r} in {folder} have finished, 2 required")
     return Pool(arm, metric, tuple(finished.values()), len(runs) - len(finished), tuple(finished))
+
+
+def read_again(file: Path) -> tuple[Pool, list[Rate]]:
+    """Return the pool of an earlier calibration, and its rates over images."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    pool = content["pool"]
+    rates = [
+        Rate(r["what"], r["n"], r["trials"], r["hits"])
+        for r in content["alarms"]
+        if not r["what"].startswith("seeds")
+    ]
+    values = tuple(pool["values"])
+    return Pool(pool["arm"], pool["metric"], values, pool["failed"], ()), rates
 
 
 # --- seeds
@@ -416,13 +435,14 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--image-comparisons", type=int, default=200, metavar="N", help="default: %(default)s")
     add("--replicates", type=int, default=1000, help="of each bootstrap (default: %(default)s)")
+    add("--again", type=Path, metavar="JSON", help="judge the values of a calibration.json again")
     add("--designs", action="store_true", help="simulate the designs instead; needs no runs")
     add("--trials", type=int, default=4000, help="of each design (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the random draws (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--page", type=Path, help="page to update, with the marks of docs/statistics.md")
     options = parser.parse_args(args)
-    if options.designs:
+    if options.designs or options.again:
         return options
     if not options.runs and not (options.detections and options.ground_truth):
         parser.error("--runs, or --detections and --ground-truth, are required")
@@ -523,6 +543,10 @@ def main(args: Sequence[str] | None = None) -> int:
     rates: list[Rate] = []
     powers: list[Power] = []
     try:
+        if options.again:
+            pool, of_images = read_again(options.again)
+            rates, powers = calibrate_seeds(pool, options, generator)
+            rates += of_images
         if options.runs:
             pool = read_pool(options.runs, options.arm, options.metric)
             rates, powers = calibrate_seeds(pool, options, generator)

@@ -1,6 +1,7 @@
 """Tests of the tool that measures how often verdicts are wrong."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -280,6 +281,44 @@ def test_one_run_alone_calibrates_the_bootstrap(tool, tmp_path):
     written = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert [alarm["what"] for alarm in written["alarms"]] == ["resampled images"]
     assert written["pool"] is None
+
+
+def test_the_values_of_a_calibration_are_judged_again(tool, tmp_path):
+    earlier = ROOT / "docs" / "images" / "calibration" / "calibration.json"
+    few = ["--seeds", 6, "--comparisons", 50, "--power-seeds", 6]
+    assert run(tool, tmp_path, "--again", earlier, *few) == 0
+    written = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    before = json.loads(earlier.read_text())
+    assert written["pool"] == before["pool"]
+    of_images = [a for a in before["alarms"] if not a["what"].startswith("seeds")]
+    assert len(of_images) == 2
+    assert written["alarms"][-2:] == of_images
+    assert {a["trials"] for a in written["alarms"][:-2]} == {50}
+
+
+def test_designs_are_simulated_and_tabled(tool, tmp_path, monkeypatch, capsys):
+    import simulated_designs
+
+    monkeypatch.setattr(simulated_designs, "SETTINGS", ((1, 4.0), (3, 4.0)))
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- designs: tools/{tool.TOOL}.py -->\n<!-- end of designs -->\n")
+    assert run(tool, tmp_path, "--designs", "--trials", 400, "--page", page) == 0
+    rows = json.loads((tmp_path / "out" / "designs.json").read_text())
+    assert [row["arms"] for row in rows[::2]] == [1, 3]
+    for row in rows:
+        assert max(row["alarms"].values()) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+        assert row["power"]["normal"] > 0.7
+        assert row["runs"][2] <= (row["arms"] + 1) * row["design"]["looks"][-1]
+    assert "real runs" in page.read_text()
+
+
+def test_real_noise_has_unit_variance_and_comes_from_runs_above_20_ap(tool):
+    import simulated_designs
+
+    noise, count = simulated_designs.real_noise(ROOT / "docs" / "catalogue.json")
+    drawn = noise(np.random.default_rng(0), (200_000,))
+    assert count >= 90
+    assert (drawn.mean(), drawn.std()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
 
 
 def test_a_missing_comparison_is_one_line_and_no_file(tool, tmp_path, capsys):
