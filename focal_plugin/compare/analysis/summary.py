@@ -12,11 +12,13 @@ from ..plan.comparison import Comparison
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
+from .busy import Load, SlowRun, load, slow_runs
 from .detection_analysis import REPLICATES, DetectionAnalysis, analyze_detections
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
+from .progress import EndOfTraining, end_of_training
 from .provenance import Provenance, provenance
 from .recipe import Ingredient, recipe
 from .scores import AVERAGES, Standing, Value, average_precision, standing
@@ -123,6 +125,9 @@ class Summary:
         best: each arm at its best learning rate; None without tuning.
         test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
+        ends: arm -> rise of AP at the end of training; None without evaluations there.
+        slow: arm -> runs that took longer than its others.
+        load: load of the machines as the runs began; None if it is not recorded.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
         recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
@@ -146,7 +151,10 @@ class Summary:
     detections: DetectionAnalysis
     test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
+    ends: dict[str, EndOfTraining | None]
     costs: dict[str, Cost]
+    slow: dict[str, tuple[SlowRun, ...]]
+    load: Load | None
     losses: LossViews
     fairness: Fairness
     provenance: Provenance
@@ -214,7 +222,10 @@ def summarize(
         detections=analyze_detections(comparison, by_arm, shown, replicates=replicates),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
+        ends={arm: end_of_training(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
+        slow={arm: slow_runs(by_arm[arm]) for arm in comparison.arms},
+        load=load(folders),
         losses=loss_views(comparison, by_arm),
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),

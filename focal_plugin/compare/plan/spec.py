@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,9 @@ from ...files import sha256_of
 from .arm_errors import each_arm
 from .comparison import Comparison, Run
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
+
+Check = Callable[[CfgNode, tuple[str, ...]], None]
+"""Check of the config of an arm that is trained with some trainer flags."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def load_spec(file: Path) -> Comparison:
     return read_plan(file).comparison
 
 
-def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Plan:
+def read_plan(file: Path, check: Check | None = None) -> Plan:
     """
     Read a spec and resolve the config of every run.
 
@@ -65,14 +69,16 @@ def read_plan(file: Path, check: Callable[[CfgNode], None] | None = None) -> Pla
         learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
+        evaluations: 10                     # of each run, one every tenth of it; sets EVAL_PERIOD
+        trainer_flags: [allow-outside-root]     # of train_net.py, for all runs
 
     If no arm sets `MODEL.DEVICE`, a run chooses the device when it starts, and the device is not
     part of the config hash. So a comparison that is planned without a GPU is the same with GPUs.
 
     Args:
         file: the spec.
-        check: called with the config of each arm, while the datasets of the spec are registered. It
-            raises an error if the arm cannot run.
+        check: called with the config of each arm and the trainer flags, while the datasets of the
+            spec are registered. It raises an error if the arm cannot run.
 
     Returns:
         The plan. Its comparison has the runs of role "equal", seed by seed, so that the arms can be
@@ -147,7 +153,7 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
 class _Runs:
     """Factory of the runs of a spec; it resolves the config of each arm once."""
 
-    def __init__(self, spec: Spec, check: Callable[[CfgNode], None] | None = None) -> None:
+    def __init__(self, spec: Spec, check: Check | None = None) -> None:
         self.name = spec.name
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
@@ -162,7 +168,7 @@ class _Runs:
                     self._opts[name], self.configs[name] = _resolve(arm, spec, read)
                     self._refuse_other_test(name)
                     if check is not None:
-                        check(self.configs[name].clone())
+                        check(self.configs[name].clone(), spec.trainer_flags)
         self._refuse_same_configs()
 
     def run(self, arm: str, seed: int, role: str = "equal", lr_factor: float = 1.0) -> Run:
@@ -182,6 +188,7 @@ class _Runs:
             lr_factor=lr_factor,
             imports=self._spec.imports,
             ignore_categories=self._spec.ignore_categories,
+            trainer_flags=self._spec.trainer_flags,
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
@@ -244,7 +251,23 @@ def _resolve(
     if not cfg.DATASETS.TEST:
         raise ValueError(f"DATASETS.TEST must name a dataset, got {cfg.DATASETS.TEST}")
     check_classes(cfg)
-    return (*opts, *fixed), cfg
+    return (*opts, *fixed, *_evaluations(cfg, spec.evaluations)), cfg
+
+
+def _evaluations(cfg: CfgNode, number: int) -> list[str]:
+    """
+    Return the option for a number of evaluations, the last of which is after training.
+
+    The option is not in the config, so that it does not change the hash of a run: an evaluation has
+    no effect on the weights. PreciseBN is the exception.
+    """
+    if not number:
+        return []
+    period = math.ceil(cfg.SOLVER.MAX_ITER / number) if number > 1 else 0
+    option = ["TEST.EVAL_PERIOD", str(period)]
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        cfg.merge_from_list(option)
+    return option
 
 
 def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
-from . import csv_tables, merging, recipe_table, sentences, tables
+from . import csv_tables, end_sentences, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
 from .how_to_report import bibtex, how_to_report
 
@@ -152,6 +152,13 @@ SECTIONS = (
     Section("curves", "sources", "Precision and recall", figures=("precision-recall",)),
     Section("pictures", "sources", "Images on which the arms differ most"),
     Section(
+        "progress",
+        "training",
+        "AP over training",
+        figures=("ap-over-training",),
+        sentences=end_sentences.end_of_training_sentences,
+    ),
+    Section(
         "losses",
         "training",
         "Losses and gradients",
@@ -169,7 +176,15 @@ SECTIONS = (
         sentences.anchors_lead,
         csv=(("loss_audit.csv", csv_tables.audit_rows),),
     ),
-    Section("costs", "cost", "", tables.cost_table, ("cost",), lead=sentences.cost_lead),
+    Section(
+        "costs",
+        "cost",
+        "",
+        tables.cost_table,
+        ("cost",),
+        end_sentences.machine_sentences,
+        sentences.cost_lead,
+    ),
     Section(
         "fairness",
         "fairness",
