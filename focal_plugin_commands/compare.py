@@ -45,6 +45,8 @@ A spec is a YAML file. Only arms and seeds are required:
   imports: [my_losses.py, my_package.losses]    # modules that register a loss of your own
   datasets: {my_train: train.json:images, my_val: val.json:images}
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
+  evaluations: 10                   # of each run, for AP over training; default: those of its config
+  trainer_flags: [allow-outside-root, trust-pickle]     # of train_net.py, for every run
 
 examples:
   focal-compare run configs/comparisons/demo.yaml
@@ -60,7 +62,7 @@ time; FOCAL_PLUGIN_ALLOCATOR=default keeps the allocator of the system.
 """
 
 REPORT_DESCRIPTION = """
-Write report.html, report.md, report.json, tables/*.csv and figures/* into the folder of a
+Write report.html, report.md, report.json, report.tex, tables/* and figures/* into the folder of a
 comparison, and print the verdicts. The comparison may still be running: the report lists what is
 missing and what failed.
 """
