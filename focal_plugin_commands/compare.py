@@ -52,6 +52,8 @@ A spec is a YAML file. Only arms and seeds are required:
   datasets: {my_train: train.json:images, my_val: val.json:images}
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
   score_threshold: stock            # keep the score cut-offs of the configs; default: 0.001
+  evaluations: 10                   # of each run, for AP over training; default: as in its config
+  trainer_flags: [allow-outside-root, trust-pickle]     # of train_net.py, for every run
 
 examples:
   focal-compare run configs/comparisons/demo.yaml
@@ -88,7 +90,7 @@ Then write one of the designs into the spec:
 """
 
 REPORT_DESCRIPTION = """
-Write report.html, report.md, report.json, tables/*.csv and figures/* into the folder of a
+Write report.html, report.md, report.json, report.tex, tables/* and figures/* into the folder of a
 comparison, and print the verdicts. The comparison may still be running: the report lists what is
 missing and what failed.
 """

@@ -12,6 +12,7 @@ from ..plan.design import Design
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
+from .busy import Load, SlowRun, load, slow_runs
 from .class_differences import ClassDifferences, class_differences
 from .detection_analysis import DetectionAnalysis, analyze_detections
 from .evaluated_runs import REPLICATES, evaluate_folders
@@ -21,6 +22,7 @@ from .paired import Compared
 from .pilot import equal_runs, spread_of_differences
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
+from .progress import EndOfTraining, end_of_training
 from .provenance import Provenance, provenance
 from .recipe import Ingredient, recipe
 from .scores import AVERAGES, Standing, Value, average_precision, standing
@@ -154,6 +156,9 @@ class Summary:
         sizes: arm -> size, or AR -> its average, compared with the reference.
         test_sets: every test set if there are several; other attributes are about the first.
         curves: arm -> logged key -> curve.
+        ends: arm -> rise of AP at the end of training; None without evaluations there.
+        slow: arm -> runs that took longer than its others.
+        load: load of the machines as the runs began; None if it is not recorded.
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
         uncertainties: seeds, images and both, of every arm with a difference.
@@ -185,7 +190,10 @@ class Summary:
     sizes: dict[str, dict[str, Compared]]
     test_sets: tuple[TestSet, ...]
     curves: dict[str, dict[str, Curve]]
+    ends: dict[str, EndOfTraining | None]
     costs: dict[str, Cost]
+    slow: dict[str, tuple[SlowRun, ...]]
+    load: Load | None
     losses: LossViews
     fairness: Fairness
     provenance: Provenance
@@ -267,7 +275,10 @@ def summarize(
         sizes=size_differences(detections, equal, comparison.reference),
         test_sets=test_sets(comparison, by_arm),
         curves={arm: curves(by_arm[arm]) for arm in comparison.arms},
+        ends={arm: end_of_training(by_arm[arm]) for arm in comparison.arms},
         costs={arm: cost(by_arm[arm]) for arm in comparison.arms},
+        slow={arm: slow_runs(by_arm[arm]) for arm in comparison.arms},
+        load=load(folders),
         losses=loss_views(comparison, by_arm),
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),

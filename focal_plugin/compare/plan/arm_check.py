@@ -28,9 +28,12 @@ class ArmCheck:
         self._here = here
         self._outcomes: list[tuple[dict[str, Any], DataError | None]] = []
 
-    def __call__(self, cfg: CfgNode) -> None:
+    def __call__(self, cfg: CfgNode, trainer_flags: tuple[str, ...] = ()) -> None:
         """
         Check an arm.
+
+        Args:
+            trainer_flags: flags that its runs are trained with, the same for all arms.
 
         Raises:
             Exception: the arm cannot run; see :func:`~focal_plugin.engine.trial.check_arm`,
@@ -38,7 +41,7 @@ class ArmCheck:
                 :func:`~focal_plugin.engine.partial_labels.check_partial_labels`.
         """
         check_arm(cfg, here=self._here)
-        error = self._data_error(cfg)
+        error = self._data_error(cfg, outside_root="allow-outside-root" in trainer_flags)
         if error is not None:
             raise error
         if num_images := count_partly_labeled(cfg):
@@ -46,7 +49,7 @@ class ArmCheck:
             settle_from_training_set(counted)
             check_partial_labels(counted, num_images)
 
-    def _data_error(self, cfg: CfgNode) -> DataError | None:
+    def _data_error(self, cfg: CfgNode, *, outside_root: bool) -> DataError | None:
         values = dict(leaves(cfg))
         for read, error in self._outcomes:
             if all(values.get(key) == value for key, value in read.items()):
@@ -55,7 +58,7 @@ class ArmCheck:
         recording.defrost()
         error = None
         try:
-            check_datasets(recording)
+            check_datasets(recording, allow_outside_root=outside_root)
         except DataError as found:
             error = found
         self._outcomes.append(({key: values[key] for key in recording.reads}, error))

@@ -39,6 +39,7 @@ class Run:
         lr_factor: factor of the learning rate of the arm.
         imports: modules for `train_net.py --import`.
         ignore_categories: names for `train_net.py --ignore-category`.
+        trainer_flags: flags of `train_net.py`, without dashes.
     """
 
     arm: str
@@ -52,6 +53,7 @@ class Run:
     lr_factor: float = 1.0
     imports: tuple[str, ...] = ()
     ignore_categories: tuple[str, ...] = ()
+    trainer_flags: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

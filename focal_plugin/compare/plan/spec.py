@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,6 +24,9 @@ from .design import Design, LooksToPlan
 from .score_threshold import score_threshold_options
 from .seeds import SeedChoice
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
+
+Check = Callable[[CfgNode, tuple[str, ...]], None]
+"""Check of the config of an arm that is trained with some trainer flags."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def load_spec(file: Path, choose: ChooseDesign | None = None) -> Comparison:
 
 def read_plan(
     file: Path,
-    check: Callable[[CfgNode], None] | None = None,
+    check: Check | None = None,
     *,
     choose: ChooseDesign | None = None,
 ) -> Plan:
@@ -81,6 +85,8 @@ def read_plan(
         score_threshold: 0.001              # of the evaluation, for all arms; or stock
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
+        evaluations: 10                     # of each run, one every tenth of it; sets EVAL_PERIOD
+        trainer_flags: [allow-outside-root]     # of train_net.py, for all runs
 
     Without `score_threshold`, the evaluation of an arm that keeps Detectron2's score cut-off of .05
     starts from .001. A cut-off that a config or an arm sets stays.
@@ -90,8 +96,8 @@ def read_plan(
 
     Args:
         file: the spec.
-        check: called with the config of each arm, while the datasets of the spec are registered. It
-            raises an error if the arm cannot run.
+        check: called with the config of each arm and the trainer flags, while the datasets of the
+            spec are registered. It raises an error if the arm cannot run.
         choose: plans the looks if the spec says "auto".
 
     Returns:
@@ -213,7 +219,7 @@ def _with_seeds(spec: Spec, choose: ChooseDesign | None) -> Spec:
 class _Runs:
     """Factory of the runs of a spec; it resolves the config of each arm once."""
 
-    def __init__(self, spec: Spec, check: Callable[[CfgNode], None] | None = None) -> None:
+    def __init__(self, spec: Spec, check: Check | None = None) -> None:
         self.name = spec.name
         self._spec = spec
         self._datasets = tuple(map(as_argument, spec.datasets))
@@ -228,7 +234,7 @@ class _Runs:
                     self._opts[name], self.configs[name] = _resolve(arm, spec, read)
                     self._refuse_other_test(name)
                     if check is not None:
-                        check(self.configs[name].clone())
+                        check(self.configs[name].clone(), spec.trainer_flags)
         self._refuse_same_configs()
 
     def run(self, arm: str, seed: int, role: str = "equal", lr_factor: float = 1.0) -> Run:
@@ -248,6 +254,7 @@ class _Runs:
             lr_factor=lr_factor,
             imports=self._spec.imports,
             ignore_categories=self._spec.ignore_categories,
+            trainer_flags=self._spec.trainer_flags,
         )
 
     def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
@@ -313,7 +320,23 @@ def _resolve(
     if not cfg.DATASETS.TEST:
         raise ValueError(f"DATASETS.TEST must name a dataset, got {cfg.DATASETS.TEST}")
     check_classes(cfg)
-    return (*opts, *fixed), cfg
+    return (*opts, *fixed, *_evaluations(cfg, spec.evaluations)), cfg
+
+
+def _evaluations(cfg: CfgNode, number: int) -> list[str]:
+    """
+    Return the option for a number of evaluations, the last of which is after training.
+
+    The option is not in the config, so that it does not change the hash of a run: an evaluation has
+    no effect on the weights. PreciseBN is the exception.
+    """
+    if not number:
+        return []
+    period = math.ceil(cfg.SOLVER.MAX_ITER / number) if number > 1 else 0
+    option = ["TEST.EVAL_PERIOD", str(period)]
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        cfg.merge_from_list(option)
+    return option
 
 
 def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:

@@ -17,6 +17,7 @@ from ...yaml_text import load, read_text
 from .arm_errors import each_arm
 from .score_threshold import read_score_threshold
 from .seeds import MAX_RUNS, SeedChoice, integer, read_seed_choice, read_seeds
+from .trainer_flags import read_trainer_flags
 
 KEYS = (
     "name",
@@ -34,6 +35,8 @@ KEYS = (
     "score_threshold",
     "initial_weights",
     "diagnostics",
+    "evaluations",
+    "trainer_flags",
 )
 ARM_KEYS = ("config", "arm", "opts")
 CONFIG_SUFFIXES = {".yaml", ".yml"}
@@ -84,6 +87,9 @@ class Spec:
         lr_seeds: seeds of the tuning runs.
         score_threshold: cut-off of the evaluation for arms that set none; None keeps Detectron2's.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
+        evaluations: number of evaluations of a run at equal distances, the last one after training;
+            0 for those of its config.
+        trainer_flags: see :data:`~.trainer_flags.TRAINER_FLAGS`.
     """
 
     name: str
@@ -102,6 +108,8 @@ class Spec:
     score_threshold: float | None
     initial_weights: str
     diagnostics: int
+    evaluations: int
+    trainer_flags: tuple[str, ...]
 
 
 def read_spec(file: Path) -> Spec:
@@ -128,7 +136,11 @@ def read_spec(file: Path) -> Spec:
         raise ValueError(f"arms, seeds and learning rates make {num_runs} runs, over {MAX_RUNS}")
     opts = _opts(content.get("opts", []), "opts")
     score_threshold, opts = read_score_threshold(content, opts)
-    _refuse_contradictions(arms, opts, fixed_iterations="iterations" in budget)
+    fixed = {
+        "SOLVER.MAX_ITER": "iterations of budget" if "iterations" in budget else None,
+        "TEST.EVAL_PERIOD": "evaluations" if content.get("evaluations") else None,
+    }
+    _refuse_contradictions(arms, opts, {key: by for key, by in fixed.items() if by})
     return Spec(
         name=_title(content["name"]) if "name" in content else file.stem,
         arms=arms,
@@ -146,6 +158,8 @@ def read_spec(file: Path) -> Spec:
         score_threshold=score_threshold,
         initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
         diagnostics=integer(content.get("diagnostics", DIAGNOSTICS_PERIOD), "diagnostics", 0),
+        evaluations=integer(content.get("evaluations", 0), "evaluations", 0),
+        trainer_flags=read_trainer_flags(content.get("trainer_flags", [])),
     )
 
 
@@ -297,7 +311,7 @@ def _check_plain(value: Any, place: str) -> None:
 
 
 def _refuse_contradictions(
-    arms: dict[str, ArmSpec], opts: tuple[str, ...], *, fixed_iterations: bool
+    arms: dict[str, ArmSpec], opts: tuple[str, ...], fixed: dict[str, str]
 ) -> None:
     """Raise an error if an option is given in two places."""
     for name, arm in arms.items():
@@ -305,8 +319,9 @@ def _refuse_contradictions(
         if twice:
             raise ValueError(f"arm {shown(name)}: {min(twice)} is already in opts, for all arms")
     everywhere = {*opts[::2]}.union(*(arm.opts[::2] for arm in arms.values()))
-    if fixed_iterations and "SOLVER.MAX_ITER" in everywhere:
-        raise ValueError("SOLVER.MAX_ITER cannot be combined with iterations of budget")
+    for key, by in fixed.items():
+        if key in everywhere:
+            raise ValueError(f"{key} cannot be combined with {by}")
 
 
 def _reference(content: dict[str, Any], arms: dict[str, ArmSpec]) -> str:

@@ -8,6 +8,11 @@ FOREST = (
     "not may still be undecided, because several arms are compared and few seeds cannot decide."
 )
 
+PROGRESS = (
+    "Lines are means over the seeds, and bands go from the lowest to the highest seed. Each marker "
+    "is an evaluation. The verdicts are about the last one, after training, and not about the best."
+)
+
 TRAINING = (
     "Lines are means over the seeds, and bands go from the lowest to the highest seed. Losses of "
     "different arms are different quantities: compare how they decrease, not their values. A "

@@ -27,6 +27,7 @@ from .training_figures import (
     draw_cumulative_loss,
     draw_gradient_histogram,
     draw_gradient_norms,
+    draw_progress,
     draw_training,
 )
 
@@ -46,6 +47,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
             draw_class_differences(summary, styles),
             _error_types(summary, styles),
             _precision_recall(summary, styles),
+            draw_progress(summary, styles),
             draw_training(summary, styles),
             draw_gradient_norms(summary, styles),
             *(draw_cumulative_loss(summary, part, styles) for part in summary.losses.parts),

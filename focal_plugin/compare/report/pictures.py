@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 SCALE = 3
 GAP = 6
 FONT_SIZE = 11
+LINES = 3  # a smaller box would be hidden by its text
 WHITE = (255, 255, 255)
 # One color per class, for color-blind readers (Okabe and Ito, without black)
 COLORS = (
@@ -98,8 +99,15 @@ def draw_boxes(
     scale: float = SCALE,
     font_size: int = FONT_SIZE,
     line_width: int = 2,
+    sparse: bool = False,
 ) -> Image.Image:
-    """Return the image, enlarged ``scale`` times, with the boxes on it."""
+    """
+    Return the image, enlarged ``scale`` times, with the boxes on it.
+
+    Args:
+        sparse: leave out the text of a box that is not three lines high and wide, and a text that
+            would cover an earlier one.
+    """
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     canvas = image.resize(size, resampling)
@@ -107,22 +115,36 @@ def draw_boxes(
     for labeled in boxes:
         x, y, width, height = (scale * value for value in labeled.box)
         draw.rectangle((x, y, x + width, y + height), outline=labeled.color, width=line_width)
+    drawn: list[Area] = []
     for labeled in boxes:  # texts on top of boxes
-        if labeled.text:
-            _draw_text(draw, labeled, scale, _font(font_size))
+        if not labeled.text:
+            continue
+        area = _area_of_text(labeled, scale, _font(font_size), canvas.width)
+        small = scale * min(labeled.box[2:]) < LINES * font_size
+        if sparse and (small or any(_meet(area, other) for other in drawn)):
+            continue
+        drawn.append(area)
+        draw.rectangle(area, fill=(0, 0, 0))
+        draw.text((area[0] + 2, area[1]), labeled.text, fill=labeled.color, font=_font(font_size))
     return canvas
 
 
-def _draw_text(
-    draw: ImageDraw.ImageDraw, labeled: LabeledBox, scale: float, font: ImageFont.FreeTypeFont
-) -> None:
-    """Draw the text above its box, or inside at the edge of the image."""
+Area = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def _area_of_text(
+    labeled: LabeledBox, scale: float, font: ImageFont.FreeTypeFont, width: int
+) -> Area:
+    """Return where a text is: above its box, or inside at the edge of the image."""
     x, y = scale * labeled.box[0], scale * labeled.box[1]
-    _, _, right, bottom = draw.textbbox((0, 0), labeled.text, font=font)
-    x = max(0.0, min(x, draw.im.size[0] - right - 3))
+    _, _, right, bottom = font.getbbox(labeled.text)
+    x = max(0.0, min(x, width - right - 3))
     y = y - bottom - 2 if y >= bottom + 2 else y + 2
-    draw.rectangle((x, y, x + right + 3, y + bottom + 1), fill=(0, 0, 0))
-    draw.text((x + 2, y), labeled.text, fill=labeled.color, font=font)
+    return x, y, x + right + 3, y + bottom + 1
+
+
+def _meet(a: Area, b: Area) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 @cache

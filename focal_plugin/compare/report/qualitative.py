@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import dataclass
 from itertools import chain
@@ -14,13 +15,14 @@ from ..analysis.detection_analysis import ImageChoice
 from ..analysis.detections.coco_json import read_entries
 from .pictures import CocoImages, LabeledBox, draw_boxes, tile
 
-CELL = 300
-"""Width of a picture, pixels."""
-FONT_SIZE = 15  # the page scales it down
+CELL = 600
+"""Width of a picture, pixels; the page shows it smaller until it is enlarged."""
 MATCH_IOU = 0.5
 COLORS_OF_PNG = 192  # reduces a photograph to a third of its size; boxes keep their color
 
 WHITE, SKY, VERMILLION, GRAY = (255, 255, 255), (86, 180, 233), (255, 120, 40), (150, 150, 150)
+
+_drawn = functools.partial(draw_boxes, font_size=20, line_width=4, sparse=True)
 
 Box = tuple[float, float, float, float]
 
@@ -56,9 +58,11 @@ class Grid:
     problems: tuple[str, ...]
 
     def sheet(self) -> bytes:
-        """Return all pictures in one PNG, without text."""
-        pictures: list[Image.Image] = [
-            Image.open(io.BytesIO(p)) for row in self.rows for p in row.pictures
+        """Return all pictures in one PNG, at half their size."""
+        pictures = [
+            Image.open(io.BytesIO(p)).convert("RGB").reduce(2)
+            for row in self.rows
+            for p in row.pictures
         ]
         return _png(tile(pictures, columns=len(self.arms) + 1))
 
@@ -111,12 +115,12 @@ def _row(
         )
         for o in objects
     ]
-    pictures = [_png(draw_boxes(image, truth, scale=scale, font_size=FONT_SIZE))]
+    pictures = [_png(_drawn(image, truth, scale=scale))]
     texts = [f"Image {image_id}, its {len(truth)} objects"]
     for arm, by_image in of_arm.items():
         shown = [d for d in by_image[image_id] if d["score"] >= choice.thresholds[arm]]
         boxes, right = _judged(images, objects, shown)
-        pictures.append(_png(draw_boxes(image, boxes, scale=scale, font_size=FONT_SIZE)))
+        pictures.append(_png(_drawn(image, boxes, scale=scale)))
         texts.append(f"Image {image_id}, {arm}: {len(shown)} detections, {right} of them correct")
     return Row(image_id, tuple(pictures), tuple(texts))
 

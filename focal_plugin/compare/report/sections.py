@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
-from . import class_tables, csv_tables, merging, recipe_table, sentences, tables
+from . import class_tables, csv_tables, end_sentences, merging, recipe_table, sentences, tables
 from .csv_tables import Cell
 from .files_section import LEAD, file_rows, file_sentences, file_table
 from .how_to_report import bibtex, how_to_report
@@ -189,6 +189,13 @@ SECTIONS = (
     Section("curves", "sources", "Precision and recall", figures=("precision-recall",)),
     Section("pictures", "sources", "Images on which the arms differ most"),
     Section(
+        "progress",
+        "training",
+        "AP over training",
+        figures=("ap-over-training",),
+        sentences=end_sentences.end_of_training_sentences,
+    ),
+    Section(
         "losses",
         "training",
         "Losses and gradients",
@@ -214,7 +221,8 @@ SECTIONS = (
         "",
         tables.cost_table,
         ("cost",),
-        lead=sentences.cost_lead,
+        end_sentences.machine_sentences,
+        sentences.cost_lead,
         trained=True,
     ),
     Section(

@@ -21,12 +21,9 @@ from .drawing import arms_drawing, draw_band, draw_line, gray_first, log_if_wide
 
 
 def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
-    """Draw every loss, and AP if there are several evaluations; None without metrics."""
+    """Draw every loss; None without metrics."""
     keys = list(dict.fromkeys(k for of_arm in summary.curves.values() for k in of_arm))
     keys = [k for k in keys if k not in (AP_KEY, GRADIENT_NORM_KEY)]
-    evaluated = {a: c[AP_KEY] for a, c in summary.curves.items() if AP_KEY in c}
-    if any(len(curve.iterations) > 1 for curve in evaluated.values()):
-        keys.append(AP_KEY)
     if not keys:
         return None
     columns = min(len(keys), 2 if len(keys) in (2, 4) else 3)
@@ -34,10 +31,10 @@ def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
     figure = Figure((WIDTH, 0.5 + 2.0 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, key in zip(grid, keys, strict=False):
-        axes.set_title("AP, percent" if key == AP_KEY else key)
+        axes.set_title(key)
         axes.set_xlabel("iteration")
         drawn = {arm: c[key] for arm, c in summary.curves.items() if key in c}
-        _draw_curves(axes, drawn, styles, log=key != AP_KEY)
+        _draw_curves(axes, drawn, styles, log=True)
     for axes in grid[len(keys) :]:
         axes.set_axis_off()
     return arms_drawing(
@@ -46,8 +43,33 @@ def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
         figure,
         [arm for arm, c in summary.curves.items() if c],
         name="training",
-        title="Losses and AP during training",
+        title="Losses during training",
         caption=captions.TRAINING,
+    )
+
+
+def draw_progress(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
+    """Draw AP over the iterations; None unless a run was evaluated during training."""
+    curves = {arm: c[AP_KEY] for arm, c in summary.curves.items() if AP_KEY in c}
+    if not any(len(curve.iterations) > 1 for curve in curves.values()):
+        return None
+    figure = Figure((WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    _draw_curves(axes, curves, styles, log=False)
+    for arm in gray_first(curves, styles):
+        curve, look = curves[arm], styles[arm]
+        if look.colored:
+            axes.plot(curve.iterations, curve.mean, look.marker, color=look.color, ms=4.6)
+    axes.set(xlabel="iteration", ylabel="AP, percent")
+    axes.set_ylim(bottom=0)
+    return arms_drawing(
+        summary,
+        styles,
+        figure,
+        curves,
+        name="ap-over-training",
+        title="AP over training",
+        caption=captions.PROGRESS,
     )
 
 

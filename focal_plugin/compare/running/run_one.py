@@ -144,6 +144,7 @@ def _command(task: Task) -> list[str]:
         command += ["--dataset", dataset]
     for category in run.ignore_categories:
         command += ["--ignore-category", category]
+    command += [f"--{flag}" for flag in run.trainer_flags]
     if task.num_gpus > 1:
         command += ["--num-gpus", str(task.num_gpus)]
     return [*command, *run.opts, "OUTPUT_DIR", str(task.folder)]

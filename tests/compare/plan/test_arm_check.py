@@ -28,7 +28,7 @@ def refused(folder, arms, check=None, base="retinanet_small", **more):
 
 @pytest.fixture
 def without_data(monkeypatch):
-    monkeypatch.setattr(arm_check, "check_datasets", lambda cfg: [])
+    monkeypatch.setattr(arm_check, "check_datasets", lambda cfg, **flags: [])
 
 
 RETINANET = {
@@ -123,7 +123,8 @@ def test_a_component_that_needs_values_is_built_on_the_cpu(monkeypatch):
 def test_the_data_are_read_once_for_all_arms_that_need_the_same_of_them(tmp_path, monkeypatch):
     reads = []
 
-    def check(cfg):
+    def check(cfg, *, allow_outside_root):
+        assert not allow_outside_root
         copy = cfg.clone()
         copy.DATASETS.TRAIN = ()
         reads.append((copy.MODEL.MASK_ON, cfg.DATASETS.TEST))
@@ -137,6 +138,22 @@ def test_the_data_are_read_once_for_all_arms_that_need_the_same_of_them(tmp_path
     message = refused(tmp_path, arms)
     assert "spec.yaml: arms 'c', 'd': no masks" in message
     assert [mask for mask, _ in reads] == [False, True]
+
+
+def test_the_flags_of_the_trainer_are_those_of_the_check(tmp_path, monkeypatch):
+    allowed = []
+    monkeypatch.setattr(arm_check, "check_arm", lambda cfg, here: None)
+    monkeypatch.setattr(
+        arm_check,
+        "check_datasets",
+        lambda cfg, **flags: allowed.append(flags["allow_outside_root"]),
+    )
+    for flags in ([], ["trust-pickle"], ["allow-outside-root"]):
+        spec = {"base": f"{SHAPES}/retinanet_small.yaml", "arms": {"a": []}, "seeds": 1}
+        file = tmp_path / "spec.yaml"
+        file.write_text(json.dumps({**spec, "trainer_flags": flags}))
+        read_plan(file, ArmCheck())
+    assert allowed == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from focal_plugin import get_cfg
 from focal_plugin.compare.plan import spec as spec_module
 from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.plan.spec import best_runs, load_spec
+from focal_plugin.compare.plan.trainer_flags import TRAINER_FLAGS
 from focal_plugin.engine.command_line import argument_parser
 
 from ...conftest import ROOT
@@ -308,6 +309,54 @@ def test_other_annotations_are_another_hash_and_another_place_is_not(write, data
     copy.write_text(copy.read_text().replace("class 0", "class zero"))
     changed = load_spec(write(text + "datasets: {mine: copy.json:images}")).runs[0]
     assert changed.config_hash != before
+
+
+def test_evaluations_are_at_equal_distances_and_change_no_hash(write):
+    text = arms("ce") + "seeds: 1\nbudget: {iterations: 45}\n"
+    plain = load_spec(write(text)).runs[0]
+    assert "TEST.EVAL_PERIOD" not in plain.opts
+    for number, period in ((10, 5), (2, 23), (1, 0), (1000, 1)):
+        run = load_spec(write(f"{text}evaluations: {number}\n")).runs[0]
+        assert period == as_trained(run).TEST.EVAL_PERIOD
+        assert run.config_hash == plain.config_hash  # finished runs stay finished
+    precise = text + "opts: [TEST.PRECISE_BN.ENABLED, true]\n"
+    hashes = {
+        load_spec(write(f"{precise}evaluations: {n}\n")).runs[0].config_hash for n in (0, 2, 10)
+    }
+    assert len(hashes) == 3  # there, an evaluation changes the weights
+
+
+def test_the_period_of_evaluations_is_given_once(write):
+    text = arms("ce") + "seeds: 1\nopts: [TEST.EVAL_PERIOD, 3]\n"
+    assert as_trained(load_spec(write(text)).runs[0]).TEST.EVAL_PERIOD == 3
+    message = "TEST.EVAL_PERIOD cannot be combined with evaluations"
+    assert message in refused(write, text + "evaluations: 2\n")
+
+
+def test_trainer_flags_are_those_of_every_run_and_change_no_hash(write):
+    text = arms("ce", "fl") + "seeds: 2\n"
+    runs = load_spec(write(text + "trainer_flags: [--trust-pickle, allow-outside-root]\n")).runs
+    assert {run.trainer_flags for run in runs} == {("trust-pickle", "allow-outside-root")}
+    plain = load_spec(write(text)).runs
+    assert [run.id for run in runs] == [run.id for run in plain]
+    assert {run.trainer_flags for run in plain} == {()}
+    known = {option for action in argument_parser()._actions for option in action.option_strings}
+    assert {f"--{flag}" for flag in TRAINER_FLAGS} <= known
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("[trust-pickles]", "did you mean 'trust-pickle'"),
+        ("[eval-only]", "no trainer flag of a spec is named 'eval-only'"),
+        ("trust-pickle", "trainer_flags must be a list of names"),
+        ("[1]", "trainer_flags must be a list of names"),
+    ],
+)
+def test_other_trainer_flags_are_refused(write, flags, message):
+    with pytest.raises((ValueError, KeyError)) as error:
+        load_spec(write(arms("ce") + f"seeds: 1\ntrainer_flags: {flags}\n"))
+    assert message in str(error.value)
 
 
 def test_an_ignored_category_is_no_class_in_every_run(write, dataset, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ FIGURES = {
     "difference-by-class": "draw_class_differences",
     "error-types": "_error_types",
     "precision-recall": "_precision_recall",
+    "ap-over-training": "draw_progress",
     "training": "draw_training",
     "gradient-norms": "draw_gradient_norms",
     "loss-cdf": "draw_cumulative_loss",
@@ -24,6 +25,7 @@ FIGURES = {
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plotting._STYLE, "pdf.fonttype", 3)  # subsets of fonts take most of the time
         patch.setitem(plotting.png.__kwdefaults__, "dpi", 36)
         yield
 

@@ -164,6 +164,22 @@ def test_every_figure_has_a_text(open_page):
     )
 
 
+def test_a_click_enlarges_a_picture_and_another_one_closes_it(open_page):
+    for width in (PHONE, DESKTOP):
+        page = open_page(width)
+        picture = page.locator(".enlarge").nth(1)
+        small = picture.locator("img").bounding_box()["width"]
+        picture.click()
+        box = picture.locator("img").bounding_box()
+        assert box["width"] > 1.5 * small
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert 0 <= box["y"] <= box["y"] + box["height"] <= 900
+        page.locator(".close:visible").click()
+        assert picture.locator("img").bounding_box()["width"] == small
+        assert page.locator(".close:visible").count() == 0
+
+
 def test_a_printed_page_is_light_and_has_no_cut_box(open_page, tmp_path):
     page = open_page(794, "dark")
     page.emulate_media(media="print", color_scheme="dark")

@@ -56,3 +56,25 @@ def test_a_large_image_is_made_smaller():
         Image.new("RGB", (400, 300)), [LabeledBox((0, 0, 1, 1), "", WHITE)], scale=0.1
     )
     assert drawn.size == (40, 30)
+
+
+def black_of_texts(boxes, **style):
+    """Return the number of pixels that the texts of boxes cover on a blue image."""
+    drawn = draw_boxes(Image.new("RGB", (200, 100), (0, 0, 255)), boxes, scale=3, **style)
+    return int((np.asarray(drawn)[:, :, 2] == 0).sum())
+
+
+def test_a_small_box_has_no_text_in_a_dense_image():
+    small = LabeledBox((50, 50, 10, 30), "cell", (255, 0, 255))  # 30 of 33 pixels
+    large = LabeledBox((50, 50, 11, 30), "cell", (255, 0, 255))
+    assert black_of_texts([small], sparse=True) == 0
+    assert black_of_texts([large], sparse=True) > 100
+    assert black_of_texts([small]) > 100
+
+
+def test_a_text_that_would_cover_another_one_is_left_out():
+    first, near, far = (LabeledBox((x, 50, 40, 30), "cell", (255, 0, 255)) for x in (20, 22, 120))
+    one = black_of_texts([first], sparse=True)
+    assert black_of_texts([first, near], sparse=True) == one
+    assert black_of_texts([first, far], sparse=True) == 2 * one
+    assert black_of_texts([first, near]) > one

@@ -90,7 +90,7 @@ def test_each_row_is_the_ground_truth_and_every_arm(data, tmp_path):
     )
     pictures = [Image.open(io.BytesIO(picture)) for picture in first.pictures]
     assert {picture.size for picture in pictures} == {(CELL, round(CELL * 48 / 64))}
-    assert Image.open(io.BytesIO(grid.sheet())).width == 3 * CELL + 2 * 6
+    assert Image.open(io.BytesIO(grid.sheet())).width == 3 * CELL // 2 + 2 * 6
 
 
 def test_only_detections_above_the_threshold_of_their_arm_are_drawn(data, tmp_path):
