@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from focal_plugin.compare.analysis.detections.average_precision import evaluate
+from focal_plugin.compare.analysis.detections.error_types import error_types
 from focal_plugin.compare.analysis.detections.list_facts import list_facts
 
 from .coco_cases import ground_truth, pycocotools_averages, random_case, write
@@ -94,3 +95,4 @@ def test_kept_detections_keep_their_objects(tmp_path):
     for mine, expected in zip(kept.classes, again.classes, strict=True):
         for name in ("image", "score", "matched", "ignored", "found", "objects"):
             assert np.array_equal(getattr(mine, name), getattr(expected, name)), name
+    assert error_types(kept) == error_types(again)
