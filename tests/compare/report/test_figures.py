@@ -40,6 +40,8 @@ def test_every_measurement_has_a_figure(drawings):
         "difference-by-class",
         "error-types",
         "precision-recall",
+        "confusion",
+        "reliability",
         "training",
         "gradient-norms",
         "loss-cdf-retinanet",
