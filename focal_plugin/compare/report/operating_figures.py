@@ -17,6 +17,7 @@ from ..analysis.detections.calibration import BINS
 from ..analysis.summary import Summary
 from . import captions
 from .arm_styles import ArmStyle
+from .captions import FEWEST_IN_BIN
 from .drawing import arms_drawing, draw_band, draw_line, gray_first
 from .operating_tables import BACKGROUND, MISSED
 
@@ -24,6 +25,8 @@ MOST_MATRICES = 4
 MOST_MATRIX_CLASSES = 15
 NUMBERS_UP_TO = 10
 """Most classes for which the numbers fit into the cells."""
+LIGHT_FROM = 0.57
+"""Darkness of a cell above which light text has the better contrast."""
 
 
 def draw_confusion(summary: Summary) -> Drawing | None:
@@ -82,7 +85,7 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray) -> None:
         count = matrix[row, column]
         number = count if row == side - 1 else 100 * share
         if side - 1 <= NUMBERS_UP_TO and number >= 0.5:
-            color = PAPER if share > 0.5 else INK
+            color = PAPER if share > LIGHT_FROM else INK
             axes.text(column, row, f"{number:.0f}", ha="center", va="center", color=color, size=6.5)
     axes.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
     axes.axhline(side - 1.5, color=MUTED, linewidth=0.7)
@@ -102,10 +105,9 @@ def draw_reliability(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawin
     diagram.plot((0, 1), (0, 1), color=MUTED, linewidth=0.8)
     centers = (np.arange(BINS) + 0.5) / BINS
     for arm in gray_first(arms, styles):
-        bins = [b for b in arms[arm] if b.score is not None]
-        score, precision, low, high = np.array(
-            [(b.score, b.precision, b.low, b.high) for b in bins]
-        ).T
+        bins = [b for b in arms[arm] if b.detections >= FEWEST_IN_BIN]
+        columns = [(b.score, b.precision, b.low, b.high) for b in bins]
+        score, precision, low, high = np.array(columns, dtype=float).reshape(-1, 4).T
         draw_line(diagram, score, precision, styles[arm])
         draw_band(diagram, score, low, high, styles[arm])
         share = np.array([b.share for b in arms[arm]])

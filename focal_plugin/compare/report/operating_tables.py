@@ -22,6 +22,7 @@ from .csv_tables import COMPARED, Cell, compared_cells
 from .shown_classes import left_out_classes, shown_classes
 
 MOST_CONFUSIONS = 12
+_BIN = ("detections", "share", "score", "precision", "low", "high")
 BACKGROUND, MISSED = "background", "missed"
 
 _OPERATING = {
@@ -138,10 +139,8 @@ def confusion_table(summary: Summary) -> Table | None:
     if found is None:
         return None
     wrong = [i for i, cell in enumerate(found.cells) if cell.true != cell.predicted]
-    wrong.sort(
-        key=lambda i: -max(a.confusion[i].mean or 0 for a in found.arms.values() if a.confusion)
-    )
     arms = [arm for arm in summary.arms if found.arms[arm].confusion]
+    wrong.sort(key=lambda i: -max(found.arms[arm].confusion[i].mean or 0 for arm in arms))
     rows = [
         (
             *_cell_names(summary, found.cells[i]),
@@ -199,12 +198,12 @@ def confusion_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 def reliability_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per arm and bin of the score."""
-    yield ["arm", "from", "to", "share", "score", "precision", "lowest_run", "highest_run"]
+    yield ["arm", "from", "to", *_BIN]
     found = summary.detections.decisions
     for arm, of_arm in found.arms.items() if found else ():
         for i, b in enumerate(of_arm.reliability):
             limits: list[Cell] = [i / BINS, (i + 1) / BINS]
-            yield [arm, *limits, b.share, b.score, b.precision, b.low, b.high]
+            yield [arm, *limits, *(getattr(b, name) for name in _BIN)]
 
 
 def _tables(summary: Summary, name: str, columns: Mapping[str, str], caption: str) -> list[Table]:
@@ -212,9 +211,7 @@ def _tables(summary: Summary, name: str, columns: Mapping[str, str], caption: st
     found = summary.detections.decisions
     if found is None:
         return []
-    shown = [
-        q for q in columns if any(a.quantities[q].n for a in found.arms.values() if a.quantities)
-    ]
+    shown = [q for q in columns if any(a.quantities[q].n for a in found.arms.values())]
 
     def table(name: str, text: Callable[..., str], arms: list[str], caption: str) -> Table:
         rows = [
