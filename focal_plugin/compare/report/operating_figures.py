@@ -48,12 +48,13 @@ def draw_confusion(summary: Summary) -> Drawing | None:
         axes.set_title(shorten(arm, 30))
         axes.set_xticks(range(side), [*names, MISSED], rotation=90)
         axes.set_yticks(range(side), [*names, BACKGROUND])
-    for axes in grid[-1]:
-        axes.set_xlabel("detected as")
     for axes in grid[:, 0]:
         axes.set_ylabel("object")
     for axes in list(grid.flat)[len(arms) :]:
         axes.set_axis_off()
+    for axes in list(grid.flat)[: len(arms)][-columns:]:  # the lowest one of each column
+        axes.set_xlabel("detected as")
+        axes.tick_params(labelbottom=True)
     more = len(summary.arms) - len(arms)
     some = f" {more} more arms are in confusion.csv." if more else ""
     return Drawing(
