@@ -58,12 +58,14 @@ class ReliabilityBin:
     Detections of all runs of an arm in one bin of their score.
 
     Attributes:
-        share: share of the detections; 0 to 1.
+        detections: number of detections.
+        share: their share of the detections of all bins, 0 to 1.
         score: mean score; None without detections.
         precision: share of correct detections; None without detections.
         low, high: lowest and highest precision of a run; None without detections.
     """
 
+    detections: int
     share: float
     score: float | None
     precision: float | None
@@ -218,12 +220,13 @@ def _reliability(runs: Sequence[RunDecisions]) -> tuple[ReliabilityBin, ...]:
     for i in range(BINS):
         there = count[:, i] > 0
         if not there.any():
-            bins.append(ReliabilityBin(0.0, None, None, None, None))
+            bins.append(ReliabilityBin(0, 0.0, None, None, None, None))
             continue
         of_runs = right[there, i] / count[there, i]
         n = count[:, i].sum()
         bins.append(
             ReliabilityBin(
+                detections=int(n),
                 share=float(n / total),
                 score=float(score[:, i].sum() / n),
                 precision=float(right[:, i].sum() / n),

@@ -1,5 +1,11 @@
 """Captions of the figures of a report."""
 
+from ..analysis.detections.calibration import BINS, CALIBRATION_SCORE
+
+FEWEST_IN_BIN = 20
+"""Fewest detections of a bin whose precision is drawn."""
+CUT_OFF = f"{CALIBRATION_SCORE:g}".removeprefix("0")
+
 FOREST = (
     "Each dot is one seed: the arm minus the reference at the same seed. The diamond is the mean, "
     "and the thick bar is its 95% t interval; with one seed there is no bar. The thin line adds "
@@ -54,6 +60,22 @@ CLASS_DIFFERENCES = (
     "not adjusted for the number of classes. A filled circle has p <= .05 after Holm over all "
     "classes and arms. Gray lines are the means of the rare, common and frequent classes. An arm "
     "that helps rare classes only is above 0 at the left, and on 0 at the right."
+)
+
+CONFUSION = (
+    "Rows are objects, and columns are detections at the thresholds of the classes. A cell is the "
+    "share of the objects of its row, in percent, mean over the seeds: the darker, the larger. The "
+    "last column has the missed objects. The last row has the detections without an object, as "
+    "their number. A detection that finds an object of its class is on the diagonal. Each other "
+    "one takes the free object of another class with the largest IoU of at least .5."
+)
+
+RELIABILITY = (
+    f"Detections with a score of at least {CUT_OFF}, in {BINS} bins, of all seeds and classes. On "
+    "the diagonal, a score is the probability that the detection is correct. Below it, scores are "
+    "too high (over-confident); above it, too low. Bands go from the lowest to the highest seed. "
+    f"A bin with fewer than {FEWEST_IN_BIN} detections has no precision here. "
+    "The right panel shows how many detections have such a score."
 )
 
 ERROR_TYPES = (

@@ -21,6 +21,7 @@ from . import captions
 from .arm_styles import ArmStyle, arm_styles
 from .class_figures import draw_class_differences
 from .drawing import arms_drawing, draw_band, draw_line, gray_first
+from .operating_figures import draw_confusion, draw_reliability
 from .precision import difference_text, digits_of
 from .shown_classes import left_out_classes, shown_classes
 from .training_figures import (
@@ -47,6 +48,8 @@ def draw_all(summary: Summary) -> list[Drawing]:
             draw_class_differences(summary, styles),
             _error_types(summary, styles),
             _precision_recall(summary, styles),
+            draw_confusion(summary),
+            draw_reliability(summary, styles),
             draw_progress(summary, styles),
             draw_training(summary, styles),
             draw_gradient_norms(summary, styles),

@@ -9,7 +9,16 @@ from fnmatch import fnmatch
 from ...pages.table import Table
 from ..analysis.scores import Standing
 from ..analysis.summary import Summary
-from . import class_tables, csv_tables, end_sentences, merging, recipe_table, sentences, tables
+from . import (
+    class_tables,
+    csv_tables,
+    end_sentences,
+    merging,
+    operating_tables,
+    recipe_table,
+    sentences,
+    tables,
+)
 from .csv_tables import Cell
 from .files_section import LEAD, file_rows, file_sentences, file_table
 from .how_to_report import bibtex, how_to_report
@@ -21,6 +30,7 @@ CHAPTERS = {
     "verdict": "Verdict",
     "certainty": "Certainty",
     "sources": "Sources of the differences",
+    "operating": "Operating points and calibration",
     "training": "Training",
     "cost": "Cost",
     "fairness": "Fairness",
@@ -188,6 +198,38 @@ SECTIONS = (
     ),
     Section("curves", "sources", "Precision and recall", figures=("precision-recall",)),
     Section("pictures", "sources", "Images on which the arms differ most"),
+    Section(
+        "operating-points",
+        "operating",
+        "Precision, recall and F1",
+        operating_tables.operating_tables,
+        lead=operating_tables.operating_lead,
+        csv=(("decisions.csv", operating_tables.decision_rows),),
+    ),
+    Section(
+        "thresholds",
+        "operating",
+        "Thresholds of the classes",
+        operating_tables.threshold_table,
+        csv=(("decisions_by_class.csv", operating_tables.class_decision_rows),),
+    ),
+    Section(
+        "confusion",
+        "operating",
+        "Confusion",
+        operating_tables.confusion_table,
+        ("confusion",),
+        csv=(("confusion.csv", operating_tables.confusion_rows),),
+    ),
+    Section(
+        "calibration",
+        "operating",
+        "Calibration of the scores",
+        operating_tables.calibration_tables,
+        ("reliability",),
+        csv=(("reliability.csv", operating_tables.reliability_rows),),
+    ),
+    Section("olrp", "operating", "Localisation recall precision", operating_tables.lrp_tables),
     Section(
         "progress",
         "training",

@@ -12,6 +12,8 @@ FIGURES = {
     "difference-by-class": "draw_class_differences",
     "error-types": "_error_types",
     "precision-recall": "_precision_recall",
+    "confusion": "draw_confusion",
+    "reliability": "draw_reliability",
     "ap-over-training": "draw_progress",
     "training": "draw_training",
     "gradient-norms": "draw_gradient_norms",

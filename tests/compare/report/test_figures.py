@@ -43,6 +43,8 @@ def test_every_measurement_has_a_figure(drawings):
         "difference-by-class",
         "error-types",
         "precision-recall",
+        "confusion",
+        "reliability",
         "training",
         "gradient-norms",
         "loss-cdf-retinanet",
@@ -215,7 +217,7 @@ def _with_arms(summary, names):
         for view in summary.losses.views
         if view.arm == of(i)
     ]
-    differences = summary.class_differences
+    differences, decisions = summary.class_differences, summary.detections.decisions
     return replace(
         summary,
         arms=names,
@@ -225,6 +227,9 @@ def _with_arms(summary, names):
         detections=replace(
             summary.detections,
             arms={n: summary.detections.arms[of(i)] for i, n in enumerate(names)},
+            decisions=replace(
+                decisions, arms={n: decisions.arms[of(i)] for i, n in enumerate(names)}
+            ),
         ),
         class_differences=replace(
             differences,
