@@ -105,7 +105,7 @@ def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifferen
     if difference.std is None:
         return f"a verdict takes at least {count_text(more, 'more seed')}"
     decide = "decides" if more == 1 else "decide"
-    return f"{count_text(more, 'more seed')} {decide}, if this is its size"
+    return f"about {count_text(more, 'more seed')} {decide} if the difference has this size"
 
 
 def _more_seeds(summary: Summary, difference: PairedDifference) -> int | None:
