@@ -111,7 +111,7 @@ def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifferen
     if difference.n >= FEWEST_SEEDS:  # further seeds would be beyond the plan
         return f"a new plan of {difference.n + more} seeds decides, if this is its size"
     decide = "decides" if more == 1 else "decide"
-    return f"{count_text(more, 'more seed')} {decide}, if this is its size"
+    return f"about {count_text(more, 'more seed')} {decide} if the difference has this size"
 
 
 def _more_seeds(summary: Summary, difference: PairedDifference) -> int | None:

@@ -45,7 +45,7 @@ def test_too_few_seeds_name_the_best_so_far_and_what_decides(tmp_path):
     (found,) = [v.difference.mean for v in summary.equal.verdicts if v.arm == "FL"]
     (said,) = headlines(summary)
     assert said.startswith(f"FL is best so far: +{found:.1f} AP over CE in both seeds; ")
-    assert re.search(r"; \d+ more seeds decide, if this is its size\.$", said)
+    assert re.search(r"; about \d+ more seeds decide if the difference has this size\.$", said)
 
 
 def test_the_reference_can_be_best_so_far(tmp_path):
