@@ -14,6 +14,8 @@ examples:
   focal-compare run my_comparison.yaml --output runs/mine --jobs 8
   focal-compare report runs/demo
       write the report of the finished runs: runs/demo/report.html
+  focal-compare judge val.json --arm A=a1.json,a2.json --arm B=b1.json,b2.json
+      the same report for detections of any framework; nothing is trained
   focal-compare export runs/demo --to csv
       copy the finished runs to CSV files, Weights & Biases, MLflow or trackio
   focal-compare arms --family retinanet
@@ -64,6 +66,36 @@ REPORT_DESCRIPTION = """
 Write report.html, report.md, report.json, tables/*.csv and figures/* into the folder of a
 comparison, and print the verdicts. The comparison may still be running: the report lists what is
 missing and what failed.
+"""
+
+JUDGE_DESCRIPTION = """
+Write the report of a comparison for detections that exist already, of any framework. Nothing is
+trained. The report has the verdicts, AP by class and size, error types, recall, score cut-offs and
+resampled test images. It has no chapters on training, cost and fairness.
+"""
+
+JUDGE_EPILOG = """
+A file of detections is a JSON list in COCO's result format, one entry for each box:
+  [{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.236}, ...]
+Detectron2, MMDetection, torchvision, Ultralytics and others write it when they evaluate on COCO.
+Boxes are in pixels of the original image, and ids are those of the annotations.
+
+Each arm is one method, and each of its files one training run with a seed of its own. File i of
+each arm is compared with file i of the reference, so give the files of one seed the same place. One
+file each shows how the methods differ; a verdict requires six.
+
+examples:
+  focal-compare judge val2017.json --arm FL=fl_1.json,fl_2.json --arm CE=ce_1.json,ce_2.json
+      writes judged/report.html; the reference is the first arm
+  focal-compare judge val.json --arm A=a.json --arm B=b.json --reference B --output reports/ab
+  focal-compare judge val.json --arm A=a.json --arm B=b.json --images val2017
+      with the images on which the arms differ most
+  focal-compare judge lvis_v1_val.json --arm A=a.json --arm B=b.json --replicates 0
+      a large test set: resampling its images takes most of the time
+
+Keep detections of low scores, from .001 on: a score cut-off lowers AP, and by how much depends on
+the method. AP is that of COCO, with 100 detections per class and image. One file is in memory at a
+time. If a file is malformed, the message names file and entry, and nothing is written.
 """
 
 EXPLAIN_DESCRIPTION = """
@@ -194,6 +226,45 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"exit with {NOT_ALL_DONE} if a run has failed or has not finished",
     )
+    _add_replicates(parser)
+
+
+def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = JUDGE_DESCRIPTION
+    parser.epilog = JUDGE_EPILOG
+    parser.add_argument(
+        "ground_truth", type=Path, metavar="ANNOTATIONS", help="COCO json of the test set"
+    )
+    parser.add_argument(
+        "--arm",
+        action="append",
+        required=True,
+        dest="arms",
+        metavar="NAME=FILE[,FILE...]",
+        help="a method and its files of detections, one per seed; give it once for each method",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="the arm that others are compared with; default: the first",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("judged"),
+        metavar="DIR",
+        help="folder of the report; default: judged",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the test images, to show some"
+    )
+    parser.add_argument(
+        "--title", metavar="TEXT", help="title of the report; default: the name of ANNOTATIONS"
+    )
+    _add_replicates(parser)
+
+
+def _add_replicates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replicates",
         type=int,
@@ -256,6 +327,11 @@ COMMANDS = {
         "write verdicts, tables and figures of the finished runs",
         _add_report_arguments,
         "focal_plugin.compare.report_command",
+    ),
+    "judge": Command(
+        "report detections of any framework, without training",
+        _add_judge_arguments,
+        "focal_plugin.compare.judge_command",
     ),
     "export": Command(
         "copy the finished runs to CSV files or an experiment tracker",

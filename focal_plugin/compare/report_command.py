@@ -22,8 +22,7 @@ def main(args: argparse.Namespace) -> int:
         FileNotFoundError: the folder contains no comparison.
         ValueError: the number of replicates is negative or 1.
     """
-    if args.replicates < 0 or args.replicates == 1:
-        raise ValueError(f"--replicates must be 0, or at least 2, got {args.replicates}")
+    check_replicates(args.replicates)
     files = write_report(args.runs, replicates=args.replicates)
     print(terminal_report(files.summary))
     print(f"\nThe report: {files.html}")
@@ -33,3 +32,14 @@ def main(args: argparse.Namespace) -> int:
         print(f"focal-compare: {left} of {len(runs)} runs are not done", file=sys.stderr)
         return NOT_ALL_DONE
     return 0
+
+
+def check_replicates(replicates: int) -> None:
+    """
+    Check the number of resamples.
+
+    Raises:
+        ValueError: it is negative or 1.
+    """
+    if replicates < 0 or replicates == 1:
+        raise ValueError(f"--replicates must be 0, or at least 2, got {replicates}")

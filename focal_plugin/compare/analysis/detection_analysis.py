@@ -218,7 +218,7 @@ def _of_arm(
     images: ImageDifference | None,
 ) -> ArmDetections:
     def over_seeds(value: Callable[[RunNumbers], float]) -> Spread:
-        return Spread.of({seed: _value(run, value) for seed, run in runs.items()})
+        return Spread.of({seed: value_of(run, value) for seed, run in runs.items()})
 
     def ap_of_class(run: RunNumbers, place: int) -> float:
         return 100 * float(run.per_class[place])
@@ -242,7 +242,8 @@ def _of_arm(
     )
 
 
-def _value(run: RunNumbers | None, value: Callable[[RunNumbers], float]) -> Value:
+def value_of(run: RunNumbers | None, value: Callable[[RunNumbers], float]) -> Value:
+    """Return a number of a run, or the reason why there is none."""
     if run is None:
         return NOT_EVALUATED
     if not run.has_detections:

@@ -60,8 +60,10 @@ def evaluate_folders(folders: Mapping[str, list[RunFolder]], *, replicates: int)
     data, problems = _test_set(folders)
     truth = None
     if data is not None:
+        file = Path(data.json_file or "")
         try:
-            truth = read_ground_truth(Path(data.json_file or ""))
+            truth = read_ground_truth(file)
+            problems += data_problems(truth, file)
         except ValueError as error:
             problems.append(Problem(ProblemKind.GROUND_TRUTH_BROKEN, detail=str(error)))
     numbers: dict[str, dict[int, RunNumbers | None]] = {}
@@ -90,6 +92,11 @@ def evaluate_folders(folders: Mapping[str, list[RunFolder]], *, replicates: int)
         train_images=_train_counts(folders, "images_per_class"),
         problems=tuple(problems),
     )
+
+
+def data_problems(truth: GroundTruth, file: Path) -> tuple[Problem, ...]:
+    """Return what keeps AP on a ground truth from meaning what it seems to mean."""
+    return (Problem(ProblemKind.FEDERATED, detail=file.name),) if truth.federated else ()
 
 
 def _numbers(

@@ -167,7 +167,7 @@ def standing(
     """
     factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
     arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
-    return Standing(role, arms, _verdicts(arms, comparison.reference))
+    return Standing(role, arms, verdicts_of_arms(arms, comparison.reference))
 
 
 def spread(folders: Iterable[RunFolder], value: Callable[[RunFolder], Value]) -> Spread:
@@ -202,7 +202,7 @@ def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> 
     return ArmScores(arm, lr_factor, states, metrics)
 
 
-def _verdicts(arms: tuple[ArmScores, ...], reference: str) -> tuple[Verdict, ...]:
+def verdicts_of_arms(arms: tuple[ArmScores, ...], reference: str) -> tuple[Verdict, ...]:
     """
     Return the verdicts; an arm with a flaw, or with a flawed reference, gets no p-value.
 

@@ -58,6 +58,26 @@ class RunRow:
 
 
 @dataclass(frozen=True)
+class ResultFile:
+    """
+    File of detections that is judged without a run.
+
+    Attributes:
+        seed: its place among the files of its arm, from 1.
+        file: path, as the user gave it.
+        detections: number of entries.
+        ap: AP, percent.
+    """
+
+    arm: str
+    seed: int
+    file: str
+    sha256: str
+    detections: int
+    ap: Value
+
+
+@dataclass(frozen=True)
 class StartOfArm:
     """
     Initial state that the runs of an arm share with those of the reference.
@@ -129,6 +149,8 @@ class Summary:
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
         recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
+        files: judged result files; () for runs. Then there are no runs, and nothing that only
+            training leaves.
     """
 
     name: str
@@ -155,11 +177,17 @@ class Summary:
     provenance: Provenance
     spread_of_differences: float | None
     recommendations: tuple[Recommendation, ...]
+    files: tuple[ResultFile, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """True for runs of a comparison; False for result files, of which nothing else is known."""
+        return not self.files
 
     @property
     def complete(self) -> bool:
         """True if all runs are done."""
-        return self.states["done"] == len(self.runs)
+        return self.states["done"] == sum(self.states.values())
 
     @property
     def has_results(self) -> bool:
@@ -182,8 +210,8 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
     folders = read_run_folders(comparison, folder)
     by_arm = _by_arm(comparison, folders, "equal")
     equal = standing(comparison, by_arm)
-    shown = _most_different(comparison, equal)
-    spread = _spread_of_differences(equal)
+    shown = most_different(equal, comparison.reference)
+    spread = spread_of_differences(equal)
     tuned = tune(comparison, folders)
     red, problems = _audit(comparison, folder)
     evaluated = evaluate_folders(by_arm, replicates=replicates)
@@ -219,7 +247,7 @@ def summarize(folder: Path, *, replicates: int = REPLICATES) -> Summary:
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),
         spread_of_differences=spread,
-        recommendations=_recommendations(spread, len(comparison.arms) - 1),
+        recommendations=recommendations(spread, len(comparison.arms) - 1),
     )
 
 
@@ -291,13 +319,15 @@ def _run_row(folder: RunFolder) -> RunRow:
     )
 
 
-def _most_different(comparison: Comparison, equal: Standing) -> tuple[str, ...]:
+def most_different(equal: Standing, reference: str) -> tuple[str, ...]:
+    """Return all arms: the reference, then the others by the size of their difference to it."""
+
     def size(arm: str) -> float:
         verdict = equal.verdict(arm)
         return abs(verdict.difference.mean) if verdict and verdict.difference else -1.0
 
-    others = [arm for arm in comparison.arms if arm != comparison.reference]
-    return (comparison.reference, *sorted(others, key=lambda arm: -size(arm)))
+    others = [scores.arm for scores in equal.arms if scores.arm != reference]
+    return (reference, *sorted(others, key=lambda arm: -size(arm)))
 
 
 def _fairness(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> Fairness:
@@ -331,7 +361,7 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> di
     return found
 
 
-def _spread_of_differences(equal: Standing) -> float | None:
+def spread_of_differences(equal: Standing) -> float | None:
     """Return the pooled standard deviation; each arm weighs by its degrees of freedom."""
     found = [
         (v.difference.n - 1, v.difference.std)
@@ -344,7 +374,8 @@ def _spread_of_differences(equal: Standing) -> float | None:
     return math.sqrt(sum(of_arm * std**2 for of_arm, std in found) / freedom)
 
 
-def _recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:
+def recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:
+    """Return the number of seeds for each of :data:`EFFECTS`; () if the spread is None."""
     if spread is None:
         return ()
     return tuple(recommend_seeds(spread, effect, comparisons=comparisons) for effect in EFFECTS)

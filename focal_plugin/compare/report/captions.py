@@ -40,11 +40,15 @@ BY_SIZE = (
     "whatever their rank."
 )
 
-BY_CLASS = (
-    "The number beside each class is the number of its objects in the training data. Each marker "
-    "is the mean of an arm, and its line goes from the lowest to the highest seed. The rarest "
-    "classes, at the bottom, show the cost of class imbalance."
-)
+
+def by_class(data: str) -> str:
+    """Return the caption of AP by class; ``data`` is "training" or "test"."""
+    return (
+        f"The number beside each class is the number of its objects in the {data} data. Each "
+        "marker is the mean of an arm, and its line goes from the lowest to the highest seed. The "
+        "rarest classes, at the bottom, show the cost of class imbalance."
+    )
+
 
 CLASS_DIFFERENCES = (
     "Each circle is a class: the mean difference over the seeds, with its 95% t interval, which is "

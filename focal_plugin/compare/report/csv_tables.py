@@ -62,12 +62,13 @@ def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
                 yield [*head, metric, *_spread_cells(spread), *counts]
             if standing is summary.equal:
                 cost = summary.costs[scores.arm]
-                for name, spread in (
-                    ("AR", summary.detections.arms[scores.arm].recall),
+                costs = (
                     ("iteration_s", cost.iteration_s),
                     ("peak_memory_mib", cost.peak_memory_mib),
                     ("training_s", cost.training_s),
-                ):
+                )
+                recall = summary.detections.arms[scores.arm].recall
+                for name, spread in (("AR", recall), *(costs if summary.trained else ())):
                     yield [*head, name, *_spread_cells(spread), *counts]
 
 

@@ -83,7 +83,8 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
     rates = "each arm's best learning rate" if at_best else "equal learning rates"
     return Drawing(
         name="forest-best" if at_best else "forest",
-        title=f"Difference in AP to {plain(summary.reference)}, at {rates}",
+        title=f"Difference in AP to {plain(summary.reference)}"
+        + (f", at {rates}" if summary.trained else ""),
         caption=captions.FOREST,
         figure=figure,
     )
@@ -157,9 +158,10 @@ def _by_class(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | Non
     if not classes:
         return None
     rows = {
-        _class_label(classes[i].label, classes[i].train_objects): {
-            arm: d.per_class[i] for arm, d in summary.detections.arms.items()
-        }
+        _class_label(
+            classes[i].label,
+            classes[i].train_objects if summary.trained else classes[i].val_objects,
+        ): {arm: d.per_class[i] for arm, d in summary.detections.arms.items()}
         for i in shown_classes(classes)
     }
     return _dot_rows(
@@ -169,7 +171,8 @@ def _by_class(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | Non
         "AP, percent",
         name="ap-by-class",
         title="AP by class, the most frequent first",
-        caption=captions.BY_CLASS + left_out_classes(classes, "per_class.csv"),
+        caption=captions.by_class("training" if summary.trained else "test")
+        + left_out_classes(classes, "per_class.csv"),
     )
 
 

@@ -11,6 +11,12 @@ import numpy as np
 from ..analysis.summary import Summary
 from . import sentences
 
+ONLY_TRAINED = (
+    *("iterations", "runs", "red", "problems", "best", "tuning", "test_sets"),
+    *("curves", "costs", "losses", "fairness"),
+)
+"""Parts of a summary that only runs have."""
+
 
 def json_content(summary: Summary) -> dict[str, Any]:
     """
@@ -44,6 +50,8 @@ def json_content(summary: Summary) -> dict[str, Any]:
     texts = sentences.recommendation_sentences(summary)
     for entry, text in zip(content["recommendations"], texts, strict=True):
         entry["sentence"] = text
+    for part in ONLY_TRAINED if not summary.trained else ("files",):
+        del content[part]
     return _strict(content)
 
 

@@ -61,7 +61,8 @@ def _bullets(items: Iterable[str]) -> str:
 def _state(summary: Summary) -> str:
     states = ", ".join(f"{number} {state}" for state, number in summary.states.items() if number)
     seeds = ", ".join(map(str, summary.seeds))
+    runs = f"Runs: {states}" if summary.trained else f"Result files: {len(summary.files)}"
     return (
         f"{len(summary.arms)} arms, seeds {seeds}; reference {markdown_text(summary.reference)}. "
-        f"Runs: {states}."
+        f"{runs}."
     )

@@ -44,8 +44,8 @@ class CocoImages:
     def __init__(self, json_file: Path, image_root: Path) -> None:
         coco = json.loads(json_file.read_text(encoding="utf-8"))
         self._image_root = image_root
-        self._files = {image["id"]: image["file_name"] for image in coco["images"]}
-        self._names = {category["id"]: category["name"] for category in coco["categories"]}
+        self._files = {image["id"]: _file_name(image) for image in coco["images"]}
+        self._names = {c["id"]: str(c.get("name")) for c in coco["categories"]}
         self._color = {id_: COLORS[i % len(COLORS)] for i, id_ in enumerate(sorted(self._names))}
         self._annotations: dict[int | str, list[dict[str, Any]]] = {}
         for annotation in coco["annotations"]:
@@ -56,9 +56,11 @@ class CocoImages:
         Load an image.
 
         Raises:
-            ValueError: the json names a file outside the folder of the images.
+            ValueError: the json names no file, or one outside the folder of the images.
             OSError: the file does not exist or is not an image.
         """
+        if not self._files[image_id]:
+            raise ValueError(f"image {image_id} has no file_name")
         name = os.path.normpath(self._files[image_id])
         if os.path.isabs(name) or name.startswith(".."):
             raise ValueError(f"image {image_id} is {name}, which is outside {self._image_root}")
@@ -82,6 +84,11 @@ class CocoImages:
             color = self._color[category] if colored else WHITE
             boxes.append(LabeledBox(tuple(annotation["bbox"]), text, color))
         return boxes
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    """Return the file of an image; LVIS names it, with its folder, at the end of `coco_url`."""
+    return image.get("file_name") or "/".join(image.get("coco_url", "").split("/")[-2:])
 
 
 def draw_boxes(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..analysis.detection_analysis import ImageChoice
+from ..analysis.detections.coco_json import read_entries
 from .pictures import CocoImages, LabeledBox, draw_boxes, tile
 
 CELL = 300
@@ -72,7 +73,7 @@ def draw_grid(choice: ImageChoice, folder: Path) -> Grid:
 
     Args:
         choice: images, thresholds and detections.
-        folder: folder of the comparison.
+        folder: folder that the files of the choice are relative to.
     """
     images = CocoImages(Path(choice.json_file), Path(choice.image_root))
     of_arm = {arm: _by_image(folder / file, choice) for arm, file in choice.files.items()}
@@ -89,7 +90,7 @@ def draw_grid(choice: ImageChoice, folder: Path) -> Grid:
 
 def _by_image(file: Path, choice: ImageChoice) -> dict[int | str, list[dict[str, Any]]]:
     found: dict[int | str, list[dict[str, Any]]] = {id_: [] for id_ in choice.image_ids}
-    for detection in json.loads(file.read_text(encoding="utf-8")):
+    for detection in chain.from_iterable(read_entries(file)):
         if detection["image_id"] in found:
             found[detection["image_id"]].append(detection)
     return found

@@ -11,6 +11,7 @@ from ..analysis.scores import Standing
 from ..analysis.summary import Summary
 from . import class_tables, csv_tables, operating_tables, sentences, tables
 from .csv_tables import Cell
+from .files_section import LEAD, file_rows, file_sentences, file_table
 from .list_section import list_rows, list_sentences, list_table
 
 CHAPTERS = {
@@ -44,6 +45,7 @@ class Section:
         csv: CSV file -> function that makes its rows.
         standing: function that returns the standing that the section is about. Without a standing
             there is no section, and with only one of two its title is left out.
+        trained: True for a section that only runs have, False for one that only judged files have.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Section:
     lead: Callable[[Summary], str] = lambda summary: ""
     csv: tuple[tuple[str, Rows], ...] = ()
     standing: Callable[[Summary], Standing | None] | None = None
+    trained: bool | None = None
 
 
 def _verdict_section(
@@ -86,6 +89,7 @@ SECTIONS = (
         "before",
         lead=sentences.audit_lead,
         sentences=lambda summary: list(summary.red),
+        trained=True,
     ),
     _verdict_section(
         "verdicts",
@@ -107,6 +111,7 @@ SECTIONS = (
         "Every test set",
         tables.test_set_table,
         csv=(("test_sets.csv", csv_tables.test_set_rows),),
+        trained=True,
     ),
     Section("tuning", "verdict", "Tuning of the learning rates", tables.tuning_table),
     Section(
@@ -208,6 +213,7 @@ SECTIONS = (
         figures=("training", "gradient-norms"),
         lead=sentences.training_lead,
         csv=(("curves.csv", csv_tables.curve_rows),),
+        trained=True,
     ),
     Section(
         "anchors",
@@ -218,13 +224,23 @@ SECTIONS = (
         lambda summary: sentences.problem_sentences(summary.losses.problems, summary.reference),
         sentences.anchors_lead,
         csv=(("loss_audit.csv", csv_tables.audit_rows),),
+        trained=True,
     ),
-    Section("costs", "cost", "", tables.cost_table, ("cost",), lead=sentences.cost_lead),
+    Section(
+        "costs",
+        "cost",
+        "",
+        tables.cost_table,
+        ("cost",),
+        lead=sentences.cost_lead,
+        trained=True,
+    ),
     Section(
         "fairness",
         "fairness",
         lead=lambda summary: sentences.FAIRNESS,
         sentences=sentences.fairness_sentences,
+        trained=True,
     ),
     Section(
         "configs",
@@ -232,8 +248,9 @@ SECTIONS = (
         "Config keys in which arms differ",
         tables.config_table,
         csv=(("configs.csv", csv_tables.config_rows),),
+        trained=True,
     ),
-    Section("starts", "fairness", "Start of training", tables.start_table),
+    Section("starts", "fairness", "Start of training", tables.start_table, trained=True),
     Section(
         "versions",
         "provenance",
@@ -241,6 +258,7 @@ SECTIONS = (
         tables.fact_table,
         sentences=lambda summary: sentences.provenance_sentences(summary.provenance),
         lead=sentences.versions_lead,
+        trained=True,
     ),
     Section("data", "provenance", "Datasets", tables.data_table),
     Section(
@@ -251,6 +269,17 @@ SECTIONS = (
         lead=lambda summary: sentences.AP_SOURCE,
         sentences=lambda summary: sentences.problem_sentences(summary.problems, summary.reference),
         csv=(("runs.csv", csv_tables.run_rows),),
+        trained=True,
+    ),
+    Section(
+        "files",
+        "provenance",
+        "Judged files",
+        file_table,
+        lead=lambda summary: LEAD,
+        sentences=file_sentences,
+        csv=(("files.csv", file_rows),),
+        trained=False,
     ),
 )
 """All sections, in the order of the report."""
@@ -273,6 +302,11 @@ class Content:
     figures: list[str]
 
 
+def sections_of(summary: Summary) -> list[Section]:
+    """Return the sections that a summary can have: of runs, or of judged files."""
+    return [s for s in SECTIONS if s.trained is None or s.trained == summary.trained]
+
+
 def contents(
     summary: Summary, figures: Collection[str] = (), more: Collection[str] = ()
 ) -> list[Content]:
@@ -284,7 +318,7 @@ def contents(
         more: names of sections that the writer adds content of its own to.
     """
     found = []
-    for section in SECTIONS:
+    for section in sections_of(summary):
         if section.standing is not None and section.standing(summary) is None:
             continue
         made = section.table(summary)

@@ -236,6 +236,10 @@ def _problem_sentence(problem: Problem, reference: str) -> str:
             f"The ground truth {detail} has changed since the evaluation of the runs."
         ),
         ProblemKind.GROUND_TRUTH_BROKEN: f"No run could be evaluated again: {detail}",
+        ProblemKind.FEDERATED: (
+            f"{detail} annotates only some classes on each image, as LVIS does. AP here is that of "
+            f"COCO: a detection of a class that is not annotated on its image counts as false."
+        ),
         ProblemKind.OTHER_DATA: (
             f"These runs were evaluated on other data and are left out here: {names}."
         ),

@@ -81,8 +81,9 @@ def averages_table(summary: Summary) -> Table:
         header=("arm", *sizes, "AR"),
         rows=tuple(rows),
         caption=(
-            "Percent, mean ± standard deviation between the seeds. AP to APl are from Detectron2's "
-            "evaluator. AR (100 detections per class and image) is from the same detections."
+            "Percent, mean ± standard deviation between the seeds. "
+            + ("AP to APl are from Detectron2's evaluator. " if summary.trained else "")
+            + "AR (100 detections per class and image) is from the same detections."
             + (f" No ground truth: {', '.join(without)}." if without else "")
         ),
     )
@@ -122,12 +123,14 @@ def class_table(summary: Summary) -> Table | None:
     """Return the AP of each class, the most frequent first; None without an evaluation."""
     if not summary.detections.classes:
         return None
-    header = ("class", "objects, training", "objects, test", *map(plain, summary.arms))
+    training = ("objects, training",) if summary.trained else ()
+    header = ("class", *training, "objects, test", *map(plain, summary.arms))
     rows = []
     for i, data in enumerate(summary.detections.classes):
-        trained = NOTHING if data.train_objects is None else f"{data.train_objects:,}"
+        trained = (NOTHING if data.train_objects is None else f"{data.train_objects:,}",)
         values = [spread_text(summary.detections.arms[a].per_class[i]) for a in summary.arms]
-        rows.append((plain(data.label), trained, f"{data.val_objects:,}", *values))
+        counts = (*(trained if training else ()), f"{data.val_objects:,}")
+        rows.append((plain(data.label), *counts, *values))
     if len(summary.arms) > len(rows):  # a long table is easier to read than a wide one
         header, *rows = zip(header, *rows, strict=True)
     return Table(

@@ -19,7 +19,7 @@ from .json_content import json_content
 from .markdown import markdown_report
 from .page import html_page
 from .qualitative import draw_grid
-from .sections import SECTIONS
+from .sections import sections_of
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 _FIGURE_FILE = re.compile(r"figures/[a-z0-9-]+\.(png|svg)")
@@ -59,10 +59,20 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
     Raises:
         FileNotFoundError: there is no comparison in ``folder``.
     """
-    summary = summarize(folder, replicates=replicates)
+    return write_summary(summarize(folder, replicates=replicates), folder, root=folder)
+
+
+def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
+    """
+    Write the report of a summary; see :func:`write_report`.
+
+    Args:
+        folder: folder of the report, which may not exist yet.
+        root: folder that the files of detections are relative to.
+    """
     drawings = draw_all(summary)
     choice = summary.detections.choice
-    grid = None if choice is None else draw_grid(choice, folder)
+    grid = None if choice is None else draw_grid(choice, root)
     files: dict[str, bytes] = {}
     figures = []
     for drawing in drawings:
@@ -72,7 +82,7 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
         figures.append(inlined(drawing, source))
     if grid is not None and grid.rows:
         files["figures/images.png"] = grid.sheet()
-    for section in SECTIONS:
+    for section in sections_of(summary):
         for name, rows in section.csv:
             files[f"tables/{name}"] = csv_text(rows(summary)).encode()
     files[MARKDOWN] = markdown_report(summary, drawings, grid).encode()
@@ -81,7 +91,7 @@ def write_report(folder: Path, *, replicates: int = REPLICATES) -> ReportFiles:
     files[HTML] = html_page(summary, figures, grid).encode()
     outdated = _figures_of(folder / JSON) - files.keys()
     for subfolder in ("figures", "tables"):
-        (folder / subfolder).mkdir(exist_ok=True)
+        (folder / subfolder).mkdir(parents=True, exist_ok=True)
     write_all({folder / name: content for name, content in files.items()})  # the page last
     for name in outdated:
         (folder / name).unlink(missing_ok=True)

@@ -40,6 +40,8 @@ class GroundTruth:
         area: (G,) area of the annotation (its mask) in pixels, which defines the COCO size.
         crowd: (G,) True for crowds.
         digest: digest of the content.
+        federated: True if images list the classes that are annotated on them, as in LVIS. On other
+            classes a detection may be right without an annotation.
     """
 
     image_ids: tuple[int | str, ...]
@@ -51,6 +53,7 @@ class GroundTruth:
     area: np.ndarray
     crowd: np.ndarray
     digest: str
+    federated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +128,7 @@ def read_ground_truth(file: Path) -> GroundTruth:
         area=table[:, 6],
         crowd=table[:, 7] > 0,
         digest=hashlib.sha256(ids + table.tobytes()).hexdigest(),
+        federated=any("neg_category_ids" in image for image in lists["images"]),
     )
 
 

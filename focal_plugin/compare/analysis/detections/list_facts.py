@@ -20,6 +20,7 @@ class ListFacts:
     Lists of detections of a run, one per image.
 
     Attributes:
+        detections: number of detections on all images.
         per_image: mean number of detections of an image.
         lowest: lowest score; None without detections.
         limit: most detections that the run keeps on an image; None if it has no limit, or if the
@@ -31,6 +32,7 @@ class ListFacts:
         limit_cost: AP, a fraction, that half the limit would cost; 0 if no image reaches the limit.
     """
 
+    detections: int
     per_image: float
     lowest: float | None
     limit: int | None
@@ -62,6 +64,7 @@ def list_facts(evaluation: Evaluation, ap: float, *, limit: int | None = None) -
     if limit and full:
         limit_cost = ap - _ap(evaluation.keep(_best(detections, limit // 2)))
     return ListFacts(
+        detections=len(score),
         per_image=len(score) / images if images else 0.0,
         lowest=float(score.min()) if len(score) else None,
         limit=limit,
