@@ -69,11 +69,12 @@ def class_difference_table(summary: Summary) -> Table | None:
         return None
     classes = summary.detections.classes
     arms = [arm for arm in summary.arms if arm != summary.reference]
-    header = ("class", "objects, training", *map(plain, arms))
+    data = "training" if summary.trained else "test"
+    header = ("class", f"objects, {data}", *map(plain, arms))
     rows = []
     for i in shown_classes(classes):
-        trained = classes[i].train_objects
-        count = NOTHING if trained is None else f"{trained:,}"
+        objects = classes[i].train_objects if summary.trained else classes[i].val_objects
+        count = NOTHING if objects is None else f"{objects:,}"
         cells = (_tested_text(found.classes[arm][i]) for arm in arms)
         rows.append((plain(classes[i].label), count, *cells))
     if len(arms) > len(rows):  # a long table is easier to read than a wide one
