@@ -149,8 +149,14 @@ def _meet(a: Area, b: Area) -> bool:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans; the default of Pillow differs by version and may lack characters."""
-    return ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    """
+    Return DejaVu Sans; the default of Pillow differs by version and may lack characters.
+
+    The basic layout is the same on every machine. Raqm is used only where its libraries are
+    installed, and it fails on some texts.
+    """
+    file = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def tile(images: list[Image.Image], columns: int) -> Image.Image:
