@@ -27,6 +27,7 @@ CHAPTERS = [
     "Verdict",
     "Certainty",
     "Sources of the differences",
+    "Operating points and calibration",
     "Provenance",
     "How to report this",
 ]
