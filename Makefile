@@ -20,7 +20,7 @@ help:
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
 	@echo "make test-browser  look at a report in Chromium: width, contrast, errors (1 minute; Debian: apt install chromium)"
 	@echo "make sanitize   fuzz the C++ operators under address and undefined-behavior sanitizers (4 minutes)"
-	@echo "make bench      benchmark the operators against Detectron2's (10 minutes, on an idle machine)"
+	@echo "make bench      benchmark the operators against Detectron2's (20 minutes, on an idle machine)"
 	@echo "make bench-gpu  run the tests of the operators and the benchmarks on a GPU, and write their tables"
 	@echo "make lint       check rules and formatting with ruff, and types with mypy"
 	@echo "make coverage   run every test and report uncovered lines and branches"

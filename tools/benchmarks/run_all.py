@@ -6,7 +6,7 @@ Run all CPU benchmarks one after the other, for `docs/performance.md`.
     $ python tools/write_performance.py output/bench
 
 Each benchmark runs with the defaults of glibc, and then with the allocator of a CPU trainer, into
-the folder `tuned`. On two cores this takes about ten minutes (`make bench`). `--slow` adds R-50
+the folder `tuned`. On two cores this takes about twenty minutes (`make bench`). `--slow` adds R-50
 at 512 px, the allocators, the COCO evaluation and the image cache, for a total of about an hour.
 The machine should be idle. `--gpu` runs the benchmarks of a GPU instead (`make bench-gpu`).
 """
