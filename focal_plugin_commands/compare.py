@@ -45,7 +45,7 @@ A spec is a YAML file. Only arms and seeds are required:
   imports: [my_losses.py, my_package.losses]    # modules that register a loss of your own
   datasets: {my_train: train.json:images, my_val: val.json:images}
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
-  evaluations: 10                   # of each run, for AP over training; default: those of its config
+  evaluations: 10                   # of each run, for AP over training; default: as configured
   trainer_flags: [allow-outside-root, trust-pickle]     # of train_net.py, for every run
 
 examples:

@@ -24,6 +24,7 @@ _PREAMBLE = r"""\documentclass{article}
 \usepackage[a4paper,margin=25mm]{geometry}
 \usepackage[T1]{fontenc}
 \usepackage{textcomp,booktabs,longtable,graphicx,iftex}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 % pdfLaTeX shows a character that it has no glyph for by its number
 \ifPDFTeX\else
   \usepackage{fontspec}
