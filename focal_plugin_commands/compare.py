@@ -52,7 +52,7 @@ A spec is a YAML file. Only arms and seeds are required:
   datasets: {my_train: train.json:images, my_val: val.json:images}
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
   score_threshold: stock            # keep the score cut-offs of the configs; default: 0.001
-  evaluations: 10                   # of each run, for AP over training; default: as in its config
+  evaluations: 10                   # of each run, for AP over training; default: as configured
   trainer_flags: [allow-outside-root, trust-pickle]     # of train_net.py, for every run
 
 examples:

@@ -24,8 +24,11 @@ _PREAMBLE = r"""\documentclass{article}
 \usepackage[a4paper,margin=25mm]{geometry}
 \usepackage[T1]{fontenc}
 \usepackage{textcomp,booktabs,longtable,graphicx,iftex}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 % pdfLaTeX shows a character that it has no glyph for by its number
-\ifPDFTeX\else
+\ifPDFTeX
+  \newcommand{\otherchar}[1]{\texttt{[U+#1]}}
+\else
   \usepackage{fontspec}
   \newcommand{\otherchar}[1]{\symbol{"#1}}
 \fi

@@ -13,6 +13,8 @@ from typing import Any
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
+from ...pages.text import plain
+
 SCALE = 3
 GAP = 6
 FONT_SIZE = 11
@@ -119,13 +121,14 @@ def draw_boxes(
     for labeled in boxes:  # texts on top of boxes
         if not labeled.text:
             continue
-        area = _area_of_text(labeled, scale, _font(font_size), canvas.width)
+        text = plain(labeled.text)  # one line
+        area = _area_of_text(text, labeled.box, scale, _font(font_size), canvas.width)
         small = scale * min(labeled.box[2:]) < LINES * font_size
         if sparse and (small or any(_meet(area, other) for other in drawn)):
             continue
         drawn.append(area)
         draw.rectangle(area, fill=(0, 0, 0))
-        draw.text((area[0] + 2, area[1]), labeled.text, fill=labeled.color, font=_font(font_size))
+        draw.text((area[0] + 2, area[1]), text, fill=labeled.color, font=_font(font_size))
     return canvas
 
 
@@ -133,11 +136,11 @@ Area = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def _area_of_text(
-    labeled: LabeledBox, scale: float, font: ImageFont.FreeTypeFont, width: int
+    text: str, box: Area, scale: float, font: ImageFont.FreeTypeFont, width: int
 ) -> Area:
-    """Return where a text is: above its box, or inside at the edge of the image."""
-    x, y = scale * labeled.box[0], scale * labeled.box[1]
-    _, _, right, bottom = font.getbbox(labeled.text)
+    """Return where a text is: above its box (x, y, width, height), or inside at the edge."""
+    x, y = scale * box[0], scale * box[1]
+    _, _, right, bottom = font.getbbox(text)
     x = max(0.0, min(x, width - right - 3))
     y = y - bottom - 2 if y >= bottom + 2 else y + 2
     return x, y, x + right + 3, y + bottom + 1

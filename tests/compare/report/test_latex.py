@@ -1,5 +1,6 @@
 """Tests of the LaTeX report: hostile names are text, and pdflatex compiles it where it is."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -131,6 +132,13 @@ def test_the_report_and_its_tables_hold_no_command_of_a_name(hostile):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_pdflatex_compiles_a_hostile_report(hostile):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
-    made = subprocess.run(command, cwd=hostile, capture_output=True, check=False, timeout=120)
+    made = subprocess.run(
+        command,
+        cwd=hostile,
+        env={**os.environ, "TEXMFVAR": str(hostile / "fonts")},  # where it may make bitmaps
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
     assert made.returncode == 0, made.stdout.decode(errors="replace")[-2000:]
     assert Path(hostile, "report.pdf").stat().st_size > 10_000

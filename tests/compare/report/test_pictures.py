@@ -51,6 +51,15 @@ def test_a_text_of_any_script_is_drawn_inside_the_image():
     assert y.max() < 30
 
 
+def test_a_text_with_a_line_break_is_one_line():
+    box = (10, 10, 20, 15)
+    drawn = [
+        np.asarray(draw_boxes(Image.new("RGB", (40, 30)), [LabeledBox(box, text, WHITE)]))
+        for text in ("a\nb", "a b")
+    ]
+    assert np.array_equal(*drawn)
+
+
 def test_a_large_image_is_made_smaller():
     drawn = draw_boxes(
         Image.new("RGB", (400, 300)), [LabeledBox((0, 0, 1, 1), "", WHITE)], scale=0.1
