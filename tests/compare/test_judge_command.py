@@ -23,7 +23,10 @@ from .analysis.detections.coco_cases import pycocotools_averages
 from .fake_comparison import FakeArm, fake_detections, write_comparison, write_ground_truth
 
 SKILLS = {"A": 0.5, "B": 0.9}
-CHAPTERS = ["Verdict", "Certainty", "Sources of the differences", "Provenance"]
+CHAPTERS = [
+    *("Verdict", "Certainty", "Sources of the differences"),
+    *("Operating points and calibration", "Provenance"),
+]
 GONE = ("iteration", "learning rate", "restarts", "Detectron2's eval", "Not finished", "No run")
 """Words of the chapters that result files cannot fill."""
 
