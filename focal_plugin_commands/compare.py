@@ -77,8 +77,9 @@ resampled test images. It has no chapters on training, cost and fairness.
 JUDGE_EPILOG = """
 A file of detections is a JSON list in COCO's result format, one entry for each box:
   [{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.236}, ...]
-Detectron2, MMDetection, torchvision, Ultralytics and others write it when they evaluate on COCO.
-Boxes are in pixels of the original image, and ids are those of the annotations.
+Detectron2 writes it in each evaluation (inference/coco_instances_results.json), MMDetection with
+outfile_prefix, Ultralytics with save_json=True. Boxes are in pixels of the original image, and ids
+are those of the annotations.
 
 Each arm is one method, and each of its files one training run with a seed of its own. File i of
 each arm is compared with file i of the reference, so give the files of one seed the same place. One
