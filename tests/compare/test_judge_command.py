@@ -24,12 +24,8 @@ from .fake_comparison import FakeArm, fake_detections, write_comparison, write_g
 
 SKILLS = {"A": 0.5, "B": 0.9}
 CHAPTERS = [
-    "Verdict",
-    "Certainty",
-    "Sources of the differences",
-    "Operating points and calibration",
-    "Provenance",
-    "How to report this",
+    *("Verdict", "Certainty", "Sources of the differences"),
+    *("Operating points and calibration", "Provenance", "How to report this"),
 ]
 GONE = ("iteration", "learning rate", "restarts", "Detectron2's eval", "Not finished", "No run")
 """Words of the chapters that result files cannot fill."""

@@ -11,7 +11,17 @@ from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.report.arm_styles import arm_styles
 from focal_plugin.compare.report.figures import draw_all
 from focal_plugin.pages import plotting
-from focal_plugin.pages.plotting import INK, PALETTE, REST, inline_svg, pdf, png, svg
+from focal_plugin.pages.plotting import (
+    GRID,
+    INK,
+    MUTED,
+    PALETTE,
+    REST,
+    inline_svg,
+    pdf,
+    png,
+    svg,
+)
 
 from ..fake_comparison import FakeArm, write_comparison
 from .conftest import FIGURES
@@ -84,7 +94,7 @@ def test_an_arm_has_one_color_in_all_figures(summary, drawings):
             )
             assert shown == {arm: styles[arm].color for arm in ARMS}, name
         drawn = {line.get_color() for axes in drawing.figure.axes for line in axes.lines}
-        assert drawn - allowed <= {"#dcdfe4"}, name
+        assert drawn - allowed <= {GRID, MUTED}, name
 
 
 def test_the_most_different_of_many_arms_are_colored_and_the_others_gray():

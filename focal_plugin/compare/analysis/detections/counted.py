@@ -68,7 +68,8 @@ def counted_detections(evaluation: Evaluation) -> CountedDetections:
     for matches in evaluation.classes:
         keep = ~matches.ignored[0, 0]
         index.append(matches.detection[keep])
-        found.append(np.where(matches.matched[0, 0, keep], matches.found[keep], -1))
+        of_object = np.where(matches.matched[0, 0, keep], matches.found[keep], -1)
+        found.append(of_object.astype(np.int32))
     rows, objects = np.concatenate(index), np.concatenate(found)
     right = objects >= 0
     iou = np.zeros(len(rows))
