@@ -4,6 +4,8 @@ from ..analysis.detections.calibration import BINS, CALIBRATION_SCORE
 
 FEWEST_IN_BIN = 20
 """Fewest detections of a bin whose precision is drawn."""
+MOST_BANDS = 4
+"""Most arms whose bands do not hide each other in the reliability diagram."""
 CUT_OFF = f"{CALIBRATION_SCORE:g}".removeprefix("0")
 
 FOREST = (
@@ -73,7 +75,8 @@ CONFUSION = (
 RELIABILITY = (
     f"Detections with a score of at least {CUT_OFF}, in {BINS} bins, of all seeds and classes. On "
     "the diagonal, a score is the probability that the detection is correct. Below it, scores are "
-    "too high (over-confident); above it, too low. Bands go from the lowest to the highest seed. "
+    "too high (over-confident); above it, too low. Bands go from the lowest to the highest seed, "
+    f"and are drawn for at most {MOST_BANDS} arms. "
     f"A bin with fewer than {FEWEST_IN_BIN} detections has no precision here. "
     "The right panel shows how many detections have such a score."
 )

@@ -17,7 +17,7 @@ from ..analysis.detections.calibration import BINS
 from ..analysis.summary import Summary
 from . import captions
 from .arm_styles import ArmStyle
-from .captions import FEWEST_IN_BIN
+from .captions import FEWEST_IN_BIN, MOST_BANDS
 from .drawing import arms_drawing, draw_band, draw_line, gray_first
 from .operating_tables import BACKGROUND, MISSED
 
@@ -110,7 +110,8 @@ def draw_reliability(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawin
         columns = [(b.score, b.precision, b.low, b.high) for b in bins]
         score, precision, low, high = np.array(columns, dtype=float).reshape(-1, 4).T
         draw_line(diagram, score, precision, styles[arm])
-        draw_band(diagram, score, low, high, styles[arm])
+        if len(arms) <= MOST_BANDS:
+            draw_band(diagram, score, low, high, styles[arm])
         share = np.array([b.share for b in arms[arm]])
         draw_line(shares, centers, np.where(share > 0, 100 * share, np.nan), styles[arm])
     diagram.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="precision at IoU .5")
