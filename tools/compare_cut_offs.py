@@ -29,7 +29,7 @@ from focal_plugin.files import write_text
 from focal_plugin.pages.table import Table
 
 CUT_OFFS = (0.001, 0.05)
-HEADER = ("arm", "score >", "detections", "AP", "AR", "AP50", "missed, AP50", "missed objects")
+HEADER = ("arm", "score above", "detections", "AP", "AR", "AP50", "missed, AP50", "missed objects")
 
 
 def main(argv: list[str] | None = None) -> None:
