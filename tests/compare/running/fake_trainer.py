@@ -86,8 +86,8 @@ def note(file, text):
 
 
 if __name__ == "__main__":
-    # --resume --config-file FILE [--dataset D ...] KEY VALUE ...
+    # --resume --config-file FILE [--dataset D ...] [--trust-pickle] KEY VALUE ...
     rest = sys.argv[2:]
     while rest[0].startswith("--"):
-        rest = rest[2:]
+        rest = rest[1 if rest[1].startswith("--") else 2 :]
     main(rest)

@@ -33,7 +33,7 @@ LRP_NAMES = dict(
 @dataclass(frozen=True, eq=False)
 class RunDecisions:
     """
-    What a run decides at its score thresholds, and how its scores are calibrated.
+    Decisions of a run at its score thresholds, and the calibration of its scores.
 
     Attributes:
         quantities: name -> number of all classes, see
