@@ -109,7 +109,8 @@ def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifferen
     if difference.std is None:
         return f"a verdict takes at least {count_text(more, 'more seed')}"
     if difference.n >= FEWEST_SEEDS:  # further seeds would be beyond the plan
-        return f"a new plan of {difference.n + more} seeds decides, if this is its size"
+        seeds = difference.n + more
+        return f"a new plan of about {seeds} seeds decides if the difference has this size"
     decide = "decides" if more == 1 else "decide"
     return f"about {count_text(more, 'more seed')} {decide} if the difference has this size"
 

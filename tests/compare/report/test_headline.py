@@ -31,7 +31,7 @@ def test_the_headline_names_all_verdicts_with_their_differences(tmp_path):
     found = {v.arm: difference_text(v) for v in summary.equal.verdicts}
     assert headline(summary, summary.equal).startswith(
         f"FL ({found['FL']} AP) and Y ({found['Y']} AP) are above CE; GHM ({found['GHM']} AP) is "
-        f"below CE; undecided: X ({found['X']} AP); a new plan of "
+        f"below CE; undecided: X ({found['X']} AP); a new plan of about "
     )
     table = verdict_table(summary, summary.equal)
     assert [row[0] for row in table.rows] == ["CE", "FL", "GHM", "X", "Y"]
@@ -80,7 +80,9 @@ def test_what_the_margin_says_is_in_the_headline(tmp_path):
 def test_an_undecided_arm_gets_a_new_plan_and_not_more_seeds(tmp_path):
     summary = summary_of(tmp_path, {"CE": FakeArm(0.5), "X": FakeArm(0.51)}, SIX)
     found = headline(summary, summary.equal)
-    assert re.search(r"a new plan of \d+ seeds decides, if this is its size\.$", found)
+    assert re.search(
+        r"a new plan of about \d+ seeds decides if the difference has this size\.$", found
+    )
     verdict = replace(summary.equal.verdict("X"), out_of_reach=2.0)
     found = headline(summary, replace(summary.equal, verdicts=(verdict,)))
     assert found.endswith("a difference of 2 AP is out of reach.")
