@@ -51,6 +51,7 @@ ALLOWED = {
         "config_file",
         "checks",
         "files",
+        "garbage_collection",
         "json_file",
         "names",
         "pages",

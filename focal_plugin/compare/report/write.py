@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import write_all
+from ...garbage_collection import garbage_collection_paused
 from ...pages.page import inlined
 from ...pages.plotting import pdf, png, svg
 from ..analysis.evaluated_runs import REPLICATES
@@ -76,17 +77,18 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         folder: folder of the report, which may not exist yet.
         root: folder that the files of detections are relative to.
     """
-    drawings = draw_all(summary)
-    choice = summary.detections.choice
-    grid = None if choice is None else draw_grid(choice, root)
     files: dict[str, bytes] = {}
     figures = []
-    for drawing in drawings:
-        source = svg(drawing.figure)
-        files[f"figures/{drawing.name}.png"] = png(drawing.figure)
-        files[f"figures/{drawing.name}.svg"] = source.encode()
-        files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
-        figures.append(inlined(drawing, source))
+    with garbage_collection_paused():  # a figure has many objects, which live as long as it
+        drawings = draw_all(summary)
+        for drawing in drawings:
+            source = svg(drawing.figure)
+            files[f"figures/{drawing.name}.png"] = png(drawing.figure)
+            files[f"figures/{drawing.name}.svg"] = source.encode()
+            files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
+            figures.append(inlined(drawing, source))
+    choice = summary.detections.choice
+    grid = None if choice is None else draw_grid(choice, root)
     if grid is not None and grid.rows:
         files["figures/images.png"] = grid.sheet()
     for section in sections_of(summary):

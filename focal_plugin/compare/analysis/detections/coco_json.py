@@ -16,6 +16,7 @@ import numpy as np
 
 from ....data.coco_ids import LEGAL, Id, canonical, is_id, wrong_ids
 from ....data.ignore_regions import classes_of_region
+from ....garbage_collection import garbage_collection_paused
 from ..statistics import is_finite_number
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ def _end_of_entry(text: bytes) -> int:
 
 def _parsed(text: bytes) -> list[Any] | None:
     """Return the entries of a JSON list; None if it is empty, or malformed."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError), garbage_collection_paused():
         return json.loads(text.decode()) or None
     return None
 
