@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
-	@echo "make demo       train four arms on the built-in dataset and compare them (8 minutes)"
+	@echo "make demo       train four arms on the built-in dataset and compare them (5 minutes)"
 	@echo "make test       lint, build the docs, run every test (4 minutes)"
 	@echo "make unit       run every test"
 	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
@@ -38,7 +38,7 @@ $(READY): pyproject.toml setup.py $(wildcard tools/setup/*.py tools/setup/*.txt 
 	@$(BIN)/python -m focal_plugin_doctor --runtime > $@
 
 demo: setup
-	$(BIN)/focal-compare run configs/comparisons/demo.yaml
+	$(BIN)/focal-compare run configs/comparisons/demo.yaml --jobs 2
 
 # In parallel, because some tests wait.
 test: setup
