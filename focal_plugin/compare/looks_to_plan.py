@@ -27,7 +27,7 @@ def choose_looks(spec: Spec, to_plan: LooksToPlan, output: Path) -> Design:
     Raises:
         ValueError: the spread between seeds is not known, or too many seeds would be necessary.
     """
-    started = _started(output)
+    started = Comparison.read_if_any(output)
     if started is not None and started.design is not None and started.arms == tuple(spec.arms):
         return started.design
     std, source = to_plan.std, "the spec"
@@ -51,19 +51,13 @@ def choose_looks(spec: Spec, to_plan: LooksToPlan, output: Path) -> Design:
     return design
 
 
-def _started(output: Path) -> Comparison | None:
-    try:
-        return Comparison.read(output)
-    except (FileNotFoundError, ValueError):  # it is written anew
-        return None
-
-
 def earlier_comparisons(spec: Spec, output: Path) -> tuple[Path, ...]:
     """Return the comparisons beside ``output`` that train on a base config of the spec."""
     files = {str(arm.config_file) for arm in spec.arms.values()}
     found = []
     for folder in sorted(output.parent.iterdir()) if output.parent.is_dir() else ():
-        comparison = _started(folder) if folder.resolve() != output.resolve() else None
-        if comparison and files & {run.config_file for run in comparison.runs}:
+        comparison = Comparison.read_if_any(folder)
+        of_other = folder.resolve() != output.resolve()
+        if of_other and comparison and files & {run.config_file for run in comparison.runs}:
             found.append(folder)
     return tuple(found)

@@ -17,6 +17,7 @@ from .analysis.pilot import seconds_of_pilots, spread_of_pilots
 from .analysis.power import recommend_seeds
 from .looks_to_plan import earlier_comparisons
 from .plan.arm_check import ArmCheck
+from .plan.comparison import PLAN_FILE
 from .plan.design import FEWEST_SEEDS, Design
 from .plan.spec import Plan, read_plan
 from .plan.spec_file import read_spec
@@ -129,7 +130,7 @@ def _pilots(args: argparse.Namespace, file: Path, plan: Plan) -> tuple[Path, ...
     if args.pilot:
         return tuple(args.pilot)
     output = default_output(plan.comparison.name)
-    own = (output,) if (output / "comparison.json").is_file() else ()
+    own = (output,) if (output / PLAN_FILE).is_file() else ()
     return own or earlier_comparisons(read_spec(file), output)
 
 

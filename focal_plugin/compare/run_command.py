@@ -17,7 +17,7 @@ from ..names import shown
 from ..pages.text import listed, plain
 from ..run_folder import STATUS_FILE
 from ..yaml_text import load
-from .analysis.pilot import equal_runs
+from .analysis.pilot import runs_of_arms
 from .analysis.scores import open_arms
 from .analysis.summary import Summary
 from .analysis.tuning import best_factors
@@ -136,7 +136,7 @@ def _next_look(spec: Path, comparison: Comparison, output: Path) -> tuple[Run, .
     if not comparison.looks.is_sequential:
         return ()
     folders = read_run_folders(comparison, output)
-    arms, count = open_arms(comparison, equal_runs(comparison, folders))
+    arms, count = open_arms(comparison, runs_of_arms(comparison, folders))
     more = further_runs(spec, comparison, arms, count) if arms else ()
     if more:
         others = [plain(arm) for arm in arms if arm != comparison.reference]

@@ -39,7 +39,7 @@ def spread_of_pilots(folders: Iterable[Path]) -> float | None:
     for folder in folders:
         comparison = Comparison.read(folder)
         runs = read_run_folders(comparison, folder)
-        found = standing(comparison, equal_runs(comparison, runs))
+        found = standing(comparison, runs_of_arms(comparison, runs))
         variances += _of_differences(found) or _of_arms(found)
     return _pooled(variances)
 
@@ -55,10 +55,12 @@ def seconds_of_pilots(folders: Iterable[Path]) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def equal_runs(comparison: Comparison, folders: list[RunFolder]) -> dict[str, list[RunFolder]]:
-    """Return arm -> its runs at the learning rate of the spec."""
+def runs_of_arms(
+    comparison: Comparison, folders: list[RunFolder], role: str = "equal"
+) -> dict[str, list[RunFolder]]:
+    """Return arm -> its runs of a role; "equal" runs have the learning rate of the spec."""
     return {
-        arm: [r for r in folders if r.run.role == "equal" and r.run.arm == arm]
+        arm: [r for r in folders if r.run.role == role and r.run.arm == arm]
         for arm in comparison.arms
     }
 

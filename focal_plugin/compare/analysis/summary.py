@@ -19,7 +19,7 @@ from .evaluated_runs import REPLICATES, evaluate_folders
 from .fairness import Difference, SharedStart, config_differences, shared_start
 from .loss_views import LossViews, loss_views
 from .paired import Compared
-from .pilot import equal_runs, spread_of_differences
+from .pilot import runs_of_arms, spread_of_differences
 from .power import Recommendation, recommend_seeds
 from .problem import Problem, ProblemKind
 from .progress import EndOfTraining, end_of_training
@@ -237,7 +237,7 @@ def summarize(
     planned = Comparison.read(folder)
     comparison = planned if reference is None else planned.with_reference(reference)
     folders = read_run_folders(comparison, folder)
-    by_arm = equal_runs(comparison, folders)
+    by_arm = runs_of_arms(comparison, folders)
     equal = standing(comparison, by_arm)
     shown = most_different(equal, comparison.reference)
     spread = spread_of_differences(equal)
@@ -304,8 +304,7 @@ def _at_best(
     if not tuned:
         return None
     factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
-    equal = equal_runs(comparison, folders)
-    best = {a: [r for r in folders if r.run.role == "best" and r.run.arm == a] for a in equal}
+    equal, best = (runs_of_arms(comparison, folders, role) for role in ("equal", "best"))
     by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
     # A trial that finished after the best runs were planned may change the best factor
     planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}

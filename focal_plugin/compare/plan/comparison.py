@@ -126,11 +126,8 @@ class Comparison:
         Further runs of the looks that were taken are kept. Seeds that are added to a comparison
         with finished runs are beyond its plan, so its design stays.
         """
-        try:
-            before = Comparison.read(folder)
-        except (FileNotFoundError, ValueError):
-            return self
-        if (before.arms, before.reference) != (self.arms, self.reference):
+        before = Comparison.read_if_any(folder)
+        if before is None or (before.arms, before.reference) != (self.arms, self.reference):
             return self
         own, known = ({run.id for run in runs} for runs in (self.runs, before.runs))
         changed = {run.arm for run in self.runs if run.id not in known}
@@ -148,6 +145,14 @@ class Comparison:
         """Write `comparison.json`, which holds all that a report requires of the spec."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PLAN_FILE, asdict(self))
+
+    @classmethod
+    def read_if_any(cls, folder: Path) -> Comparison | None:
+        """Read `comparison.json`; None without one, or if it is damaged and is written anew."""
+        try:
+            return cls.read(folder)
+        except (FileNotFoundError, ValueError):
+            return None
 
     @classmethod
     def read(cls, folder: Path) -> Comparison:
