@@ -25,6 +25,7 @@ from .registration import DatasetArgument, parse_dataset_argument, register_coco
 from .shapes.builtin import register_shapes
 from .shapes.dataset import draw_dataset
 from .shapes.painting import ShapesSpec
+from .splits import Split, coco_file_of, fold_coco, one_sided_classes, split_coco
 
 __all__ = [
     "DATASET_FACTS",
@@ -33,19 +34,23 @@ __all__ = [
     "Finding",
     "Report",
     "ShapesSpec",
+    "Split",
     "check_classes",
     "check_coco",
     "check_datasets",
     "check_ignored",
+    "coco_file_of",
     "compare_with_training",
     "count_images",
     "count_objects",
     "describe_dataset",
     "draw_dataset",
     "drop_impossible_boxes",
+    "fold_coco",
     "is_strict",
     "log_reports",
     "num_classes_of_model",
+    "one_sided_classes",
     "parse_dataset_argument",
     "raise_if_any_is_bad",
     "register_coco_dataset",
@@ -54,6 +59,7 @@ __all__ = [
     "registered",
     "report_dataset",
     "report_datasets",
+    "split_coco",
     "unused_datasets",
     "use_datasets",
     "write_reports",

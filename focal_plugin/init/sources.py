@@ -10,10 +10,20 @@ from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data import DataError, DatasetArgument, check_coco, count_objects, registered
+from ..data import (
+    DataError,
+    DatasetArgument,
+    check_coco,
+    count_objects,
+    one_sided_classes,
+    registered,
+    split_coco,
+)
 from ..files import write_text
 from ..names import did_you_mean, shown
-from .split import SHARE, one_sided_classes, split_coco
+
+SHARE = 0.2
+"""Share of the images in the validation part."""
 
 SPLIT_SEED = 0
 """Seed of the split into training and validation."""
@@ -99,7 +109,10 @@ def _split(source: DatasetArgument, folder: Path) -> tuple[list[Path], dict[str,
         if not any(count_objects([source.name], num_classes=len(report.facts["classes"]))):
             raise DataError(f"{source.json_file} has no objects: there is nothing to learn")
     content: dict[str, Any] = json.loads(source.json_file.read_text(encoding="utf-8"))
-    split = split_coco(content, source.image_root, seed=SPLIT_SEED)
+    try:
+        split = split_coco(content, source.image_root, share=SHARE, seed=SPLIT_SEED)
+    except DataError as error:
+        raise DataError(f"{error}; give --val JSON:IMAGES") from None
     parts = (split.train, split.val)
     files = [folder / "train.json", folder / "val.json"]
     for file, part in zip(files, parts, strict=True):

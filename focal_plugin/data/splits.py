@@ -1,4 +1,4 @@
-"""Split of one COCO file into a training and a validation file."""
+"""Splits of one COCO file: into training and validation, or into folds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data import DataError
 from ..files import sha256_of
-from .stratify import stratified_split
-
-SHARE = 0.2
-"""Share of the images in the validation part."""
+from .checks.findings import DataError
+from .registration import DatasetArgument
+from .stratify import stratified_parts
 
 
 class Split(NamedTuple):
@@ -30,9 +29,26 @@ class Split(NamedTuple):
     copies: int
 
 
-def split_coco(
-    content: dict[str, Any], image_root: Path, *, share: float = SHARE, seed: int = 0
-) -> Split:
+def coco_file_of(name: str) -> DatasetArgument:
+    """
+    Return the COCO file of a registered dataset, as it was given.
+
+    A built-in dataset is drawn before.
+
+    Raises:
+        DataError: no dataset has that name, or it has no COCO file.
+    """
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("given_json_file") or metadata.get("json_file")
+    image_root = metadata.get("image_root")
+    if json_file and not Path(json_file).exists():
+        DatasetCatalog.get(name)
+    if not (json_file and image_root and Path(json_file).is_file()):
+        raise DataError(f"the dataset {name} cannot be split: it has no COCO file")
+    return DatasetArgument(name, Path(json_file), Path(image_root))
+
+
+def split_coco(content: dict[str, Any], image_root: Path, *, share: float, seed: int = 0) -> Split:
     """
     Split the images of a COCO file, stratified by class, with equal image files in one part.
 
@@ -45,20 +61,52 @@ def split_coco(
     Raises:
         DataError: there are too few different images for two parts.
     """
+    part, copies = _parts(content, image_root, (1 - share, share), seed)
+    return _split(content, part == 1, copies)
+
+
+def fold_coco(
+    content: dict[str, Any], image_root: Path, *, folds: int, seed: int = 0
+) -> list[Split]:
+    """
+    Split the images of a COCO file into the folds of a cross-validation, stratified by class.
+
+    Equal image files are in one fold.
+
+    Args:
+        content: a COCO file without errors. Its fields beside images and annotations are kept.
+        image_root: folder of the images.
+        folds: number of folds, >= 2.
+        seed: seed of the split, >= 0. The same file and seed give the same folds.
+
+    Returns:
+        one split per fold, whose validation part is the fold, and whose training part is the rest.
+
+    Raises:
+        DataError: there are too few different images for the folds.
+    """
+    part, copies = _parts(content, image_root, (1 / folds,) * folds, seed)
+    return [_split(content, part == fold, copies) for fold in range(folds)]
+
+
+def _parts(
+    content: dict[str, Any], image_root: Path, shares: Sequence[float], seed: int
+) -> tuple[np.ndarray, int]:
+    """Return the part of each image, and the number of copies."""
     images = content["images"]
     digests = [sha256_of(image_root / image["file_name"]) for image in images]
     groups = {digest: index for index, digest in enumerate(dict.fromkeys(digests))}
     group_of = np.array([groups[digest] for digest in digests], dtype=np.int64)
     holding = _holding(content, group_of, len(groups))
-    is_val = stratified_split(
-        np.bincount(group_of, minlength=len(groups)), holding, share=share, seed=seed
-    )[group_of]
-    if is_val.all() or not is_val.any():
-        raise DataError(
-            f"too few images to split into training and validation: {len(groups)} without copies; "
-            "give --val JSON:IMAGES"
-        )
-    return Split(_part(content, ~is_val), _part(content, is_val), len(images) - len(groups))
+    sizes = np.bincount(group_of, minlength=len(groups))
+    part = stratified_parts(sizes, holding, shares=shares, seed=seed)[group_of]
+    if len(np.unique(part)) < len(shares):
+        raise DataError(f"too few images for {len(shares)} parts: {len(groups)} without copies")
+    return part, len(images) - len(groups)
+
+
+def _split(content: dict[str, Any], is_val: np.ndarray, copies: int) -> Split:
+    return Split(_part(content, ~is_val), _part(content, is_val), copies)
 
 
 def _holding(content: dict[str, Any], group_of: np.ndarray, groups: int) -> np.ndarray:
