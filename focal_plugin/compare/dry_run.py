@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..names import shown
 from ..pages.text import count_text, duration_text, listed, plain
 from .analysis.fairness import config_differences
 from .analysis.power import smallest_effect, smallest_significant
+from .plan.collection import folder_of
 from .plan.comparison import Comparison, Run
 from .plan.design import FEWEST_SEEDS, POWER
 from .plan.spec import Plan
@@ -29,10 +30,31 @@ def unfinished(comparison: Comparison, output: Path) -> dict[Run, str]:
     return {run: state for run, state in states.items() if state != "done"}
 
 
-def plan_text(plan: Plan, output: Path) -> str:
-    """Return the runs to train, the keys in which the arms differ, and what the seeds decide."""
-    parts = [_runs(plan.comparison, output), _differences(plan), seeds_text(plan.comparison)]
-    return "\n\n".join(part for part in parts if part)
+def plan_text(plans: Sequence[Plan], output: Path) -> str:
+    """
+    Return the runs to train, the keys in which the arms differ, and what the seeds decide.
+
+    Args:
+        plans: one, or one for each dataset or fold.
+        output: folder of the spec.
+    """
+    parts = []
+    for plan in plans:
+        runs = _runs(plan.comparison, folder_of(plan.comparison, output))
+        parts.append(f"{plain(plan.comparison.part)}:\n{runs}" if plan.comparison.part else runs)
+    first = plans[0].comparison
+    decide = parts_text(first, len(plans)) if first.part else seeds_text(first)
+    return "\n\n".join(filter(None, [*parts, _differences(plans[0]), decide]))
+
+
+def parts_text(comparison: Comparison, number: int) -> str:
+    """Return what the seeds decide on several datasets or folds, in sentences."""
+    seeds = count_text(len(comparison.seeds), "seed")
+    return (
+        f"{seeds} on each of {number}: the report has a verdict on each from {FEWEST_SEEDS} seeds "
+        f"on. The verdict over all datasets takes two seeds on each, that over folds takes "
+        f"{FEWEST_SEEDS} folds."
+    )
 
 
 def seeds_text(comparison: Comparison) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from .export.content import read_exported
 from .export.targets import open_target
+from .plan.collection import Collection
 
 FOLDER = "export"
 """Folder below that of the comparison, for what a target writes to this machine."""
@@ -25,9 +25,14 @@ def main(args: argparse.Namespace) -> int:
         ValueError: no run is finished, or the target refuses.
     """
     write = open_target(args.to)
-    exported = read_exported(args.runs)
-    where = write(exported, args.out or Path(args.runs, FOLDER, args.to))
-    left = exported.planned - len(exported.runs)
-    others = f"; {left} not done" if left else ""
-    print(f"{len(exported.runs)} runs of {exported.name} exported{others}. {where}")
+    collection = Collection.read(args.runs)
+    folders = [""] if collection is None else [member.folder for member in collection.members]
+    for name in folders:
+        runs = args.runs / name
+        exported = read_exported(runs)
+        out = args.out / name if args.out else runs / FOLDER / args.to
+        where = write(exported, out)
+        left = exported.planned - len(exported.runs)
+        others = f"; {left} not done" if left else ""
+        print(f"{len(exported.runs)} runs of {exported.name} exported{others}. {where}")
     return 0

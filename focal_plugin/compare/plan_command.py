@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -19,7 +20,7 @@ from .looks_to_plan import earlier_comparisons
 from .plan.arm_check import ArmCheck
 from .plan.comparison import PLAN_FILE
 from .plan.design import FEWEST_SEEDS, Design
-from .plan.spec import Plan, read_plan
+from .plan.spec import Plan, read_plans
 from .plan.spec_file import read_spec
 from .run_command import default_output, step_seconds
 from .running.engines import Options
@@ -35,13 +36,28 @@ def main(args: argparse.Namespace) -> int:
     """
     file = find_config_file(str(args.spec))
     # The number of seeds is the question, so that of the spec does not matter
-    plan = read_plan(file, ArmCheck(here=True), choose=lambda spec, looks: Design((FEWEST_SEEDS,)))
+    if read_spec(file).folds is not None:
+        raise ValueError(f"{file}: the spread between folds is known only after their training")
+    plans = read_plans(
+        file, ArmCheck(here=True), choose=lambda spec, looks: Design((FEWEST_SEEDS,))
+    )
+    plan = plans[0]
     if len(plan.comparison.arms) < 2:
         raise ValueError(f"{file}: one arm has nothing to be compared with")
     std, source = _spread(args, file, plan)
     division = divide(Options(jobs=args.jobs), visible_gpus(), usable_processors())
     seconds = _seconds(args, plan, division.threads)
-    print(plan_text(plan, std, source, args.effects, args.power, seconds, division.jobs))
+    text = plan_text(
+        plan,
+        std,
+        source,
+        args.effects,
+        args.power,
+        seconds,
+        division.jobs,
+        datasets=len(plans),
+    )
+    print(text)
     return 0
 
 
@@ -53,6 +69,8 @@ def plan_text(
     power: float,
     seconds: float | None,
     jobs: int,
+    *,
+    datasets: int = 1,
 ) -> str:
     """
     Return the designs for each effect: seeds, power, runs and hours.
@@ -64,6 +82,8 @@ def plan_text(
         power: probability of finding them.
         seconds: mean time of a run; None if unknown.
         jobs: runs at a time.
+        datasets: number of datasets. The mean over several varies less between seeds, and there
+            are no looks.
     """
     arms = len(plan.comparison.arms) - 1
     parts = [
@@ -71,7 +91,12 @@ def plan_text(
         f"differences have a standard deviation of {std:.2f} AP ({source})."
     ]
     for effect in effects:
-        parts.append(_designs(arms, std, effect, power, seconds, jobs))
+        parts.append(_designs(arms, std, effect, power, seconds, jobs, datasets))
+    if datasets > 1:
+        parts.append(
+            f"Every design is for the mean over {datasets} datasets, with this number of seeds on "
+            "each, and the same spread between seeds on each."
+        )
     parts.append(
         "Runs are means over simulated comparisons, with the runs of the reference. Fixed seeds: "
         "`seeds: N`. Looks: `seeds: {looks: [...], effect: E}`. Arms stop at a look once they are "
@@ -83,25 +108,34 @@ def plan_text(
 
 
 def _designs(
-    arms: int, std: float, effect: float, power: float, seconds: float | None, jobs: int
+    arms: int,
+    std: float,
+    effect: float,
+    power: float,
+    seconds: float | None,
+    jobs: int,
+    datasets: int,
 ) -> str:
+    std /= math.sqrt(datasets)
     fixed = recommend_seeds(std, effect, power, arms).seeds
     if fixed is None:
         return f"To find {effect:g} AP, more than 1,000 seeds would be necessary."
-    designs = dict.fromkeys([Design((fixed,), effect), plan_looks(std, effect, arms, power)])
+    designs = {Design((fixed,), effect): None}
+    if datasets == 1:
+        designs[plan_looks(std, effect, arms, power)] = None
     rows = []
     for design in designs:
         one = simulate(design, [effect, *[0.0] * (arms - 1)], std)
         equal = simulate(design, [0.0] * arms, std)
-        most = (arms + 1) * design.last
+        counts = [datasets * runs for runs in (one.runs, equal.runs, (arms + 1) * design.last)]
         rows.append(
             (
                 "looks at " + ", ".join(map(str, design.looks)) + " seeds"
                 if design.is_sequential
                 else f"{design.last} seeds",
                 f"{one.found[0]:.0%}",
-                *(f"{runs:.0f}" for runs in (one.runs, equal.runs, most)),
-                *([duration_text(one.runs * seconds / jobs)] if seconds else []),
+                *(f"{runs:.0f}" for runs in counts),
+                *([duration_text(counts[0] * seconds / jobs)] if seconds else []),
             )
         )
     header = ["design", "power", "runs, one arm differs", "runs, none differs", "runs at most"]

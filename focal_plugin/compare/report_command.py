@@ -7,8 +7,7 @@ import sys
 
 from focal_plugin_commands.compare import NOT_ALL_DONE
 
-from .report.terminal import terminal_report
-from .report.write import write_report
+from .report.report_all import report_all
 
 
 def main(args: argparse.Namespace) -> int:
@@ -24,11 +23,11 @@ def main(args: argparse.Namespace) -> int:
         KeyError: `--reference` is not an arm.
     """
     check_replicates(args.replicates)
-    files = write_report(args.runs, replicates=args.replicates, reference=args.reference)
-    print(terminal_report(files.summary))
-    print(f"\nThe report: {files.html}")
-    if args.strict and not files.summary.complete:
-        runs = files.summary.runs
+    reported = report_all(args.runs, replicates=args.replicates, reference=args.reference)
+    print(reported.terminal)
+    print(f"\nThe report: {reported.html}")
+    if args.strict and not all(summary.complete for summary in reported.summaries.values()):
+        runs = [run for summary in reported.summaries.values() for run in summary.runs]
         left = sum(run.state != "done" for run in runs)
         print(f"focal-compare: {left} of {len(runs)} runs are not done", file=sys.stderr)
         return NOT_ALL_DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ from .dry_run import plan_text, time_text, trained_test_sets
 from .looks_to_plan import choose_looks
 from .plan.arm_check import ArmCheck
 from .plan.arm_errors import in_words
+from .plan.collection import COLLECTION_FILE, Collection, folder_of
 from .plan.comparison import Comparison, Run
 from .plan.design import Design, LooksToPlan
-from .plan.spec import Plan, best_runs, further_runs, read_plan
-from .plan.spec_file import Spec
-from .report.terminal import terminal_report
-from .report.write import write_report
+from .plan.spec import Plan, best_runs, further_runs, read_plans
+from .plan.spec_file import Spec, read_spec
+from .report.report_all import report_all
 from .running.engines import Options
 from .running.engines.resources import divide, usable_processors, visible_gpus
 from .running.runner import SweepInterruptedError, run_all
@@ -52,39 +53,64 @@ def main(args: argparse.Namespace) -> int:
     args.spec = find_config_file(str(args.spec))
     if args.output is not None:
         _check_output(args.output)
+    spec = read_spec(args.spec)
+    output = args.output or default_output(spec.name)
+    _check_output(output)
 
     def choose(spec: Spec, to_plan: LooksToPlan) -> Design:
-        return choose_looks(spec, to_plan, args.output or default_output(spec.name))
+        return choose_looks(spec, to_plan, output)
 
-    plan = read_plan(args.spec, ArmCheck(here=args.engine == "local"), choose=choose)
-    comparison = plan.comparison
-    output = args.output or default_output(comparison.name)
-    _check_output(output)
-    comparison = comparison.continuing(output)
-    plan = replace(plan, comparison=comparison)
-    if warning := trained_test_sets(plan.configs):
-        print(warning, file=sys.stderr)
+    plans = read_plans(
+        args.spec,
+        ArmCheck(here=args.engine == "local"),
+        choose=choose,
+        folder=None if args.dry_run else output,
+    )
+    plans = tuple(_continuing(plan, output) for plan in plans)
+    for plan in plans:
+        if warning := trained_test_sets(plan.configs):
+            print(_of_part(plan.comparison, warning), file=sys.stderr)
     if args.dry_run:
-        _dry_run(args, plan, output)
+        _dry_run(args, plans, output)
         return 0
-    comparison.write(output)
-    _mention_others(comparison, output)
-    if audit := audit_before(plan, output):
-        print(audit, file=sys.stderr)
+    for plan in plans:
+        _prepare(plan, folder_of(plan.comparison, output))
+    (output / COLLECTION_FILE).unlink(missing_ok=True)  # a spec may have had several datasets
+    if spec.part_names:
+        kind = "fold" if spec.folds else "dataset"
+        Collection.of(spec.name, kind, [plan.comparison for plan in plans]).write(output)
     try:
-        comparison, statuses = _train(args, comparison, output)
+        trained = [_train(args, plan.comparison, output) for plan in plans]
     except SweepInterruptedError as interruption:
         print(
             f"\nInterrupted. Finished runs stay in {output}; the same command resumes there.",
             file=sys.stderr,
         )
         return interruption.exit_code
-    files = write_report(output)
-    print(f"\n{terminal_report(files.summary)}\n")
-    print(f"The report: {files.html}")
-    if best := _best_run(files.summary):
-        print(f"Boxes of the run with the highest AP: focal-plugin predict {output / best} IMAGES")
-    return _count_failures(comparison, statuses)
+    reported = report_all(output)
+    print(f"\n{reported.terminal}\n")
+    print(f"The report: {reported.html}")
+    if best := _best_run(reported.summaries):
+        print(f"Boxes of the run with the highest AP: focal-plugin predict {best} IMAGES")
+    return max(_count_failures(comparison, statuses) for comparison, statuses in trained)
+
+
+def _continuing(plan: Plan, output: Path) -> Plan:
+    folder = folder_of(plan.comparison, output)
+    return replace(plan, comparison=plan.comparison.continuing(folder))
+
+
+def _prepare(plan: Plan, folder: Path) -> None:
+    """Write the plan and the audit, which the reports of unfinished runs require, too."""
+    plan.comparison.write(folder)
+    _mention_others(plan.comparison, folder)
+    if audit := audit_before(plan, folder):
+        print(_of_part(plan.comparison, audit), file=sys.stderr)
+
+
+def _of_part(comparison: Comparison, text: str) -> str:
+    """Return a text with the dataset or fold that it is about."""
+    return f"{comparison.part}: {text}" if comparison.part else text
 
 
 def default_output(name: str) -> Path:
@@ -92,9 +118,14 @@ def default_output(name: str) -> Path:
     return Path("runs") / name
 
 
-def _best_run(summary: Summary) -> str | None:
-    """Return the id of the finished run with the highest AP; None if no run has one."""
-    scores = {run.id: run.ap["AP"] for run in summary.runs if run.ap.get("AP") is not None}
+def _best_run(summaries: Mapping[Path, Summary]) -> Path | None:
+    """Return the folder of the finished run with the highest AP; None if no run has one."""
+    scores = {
+        folder / run.id: run.ap["AP"]
+        for folder, summary in summaries.items()
+        for run in summary.runs
+        if run.ap.get("AP") is not None
+    }
     return max(scores, key=lambda run: scores[run], default=None)
 
 
@@ -107,15 +138,17 @@ def _check_output(output: Path) -> None:
 
 
 def _train(
-    args: argparse.Namespace, comparison: Comparison, output: Path
+    args: argparse.Namespace, comparison: Comparison, root: Path
 ) -> tuple[Comparison, list[Status]]:
     """
-    Train all runs.
+    Train all runs of one dataset.
 
     The runs of a look are known after the look before it, and those at the best learning rates
     after the trials.
     """
-    options = _options(args)
+    options, output = _options(args), folder_of(comparison, root)
+    if comparison.part:
+        print(f"{plain(comparison.part)}:", file=sys.stderr)
     statuses = run_all(comparison.runs, output, options)
     while more := _next_look(args.spec, comparison, output):
         comparison = comparison.with_runs(more)
@@ -123,7 +156,10 @@ def _train(
         statuses += run_all(more, output, options)
     if comparison.lr_factors:
         best = best_runs(
-            args.spec, comparison, best_factors(comparison, read_run_folders(comparison, output))
+            args.spec,
+            comparison,
+            best_factors(comparison, read_run_folders(comparison, output)),
+            root,
         )
         comparison = comparison.with_runs(best)
         comparison.write(output)
@@ -167,13 +203,17 @@ def _count_failures(comparison: Comparison, statuses: list[Status]) -> int:
     return 1 if not_done else 0
 
 
-def _dry_run(args: argparse.Namespace, plan: Plan, output: Path) -> None:
-    print(plan_text(plan, output))
-    if args.time:
-        division = divide(_options(args), visible_gpus(), usable_processors())
-        torch.set_num_threads(division.threads)
+def _dry_run(args: argparse.Namespace, plans: Sequence[Plan], output: Path) -> None:
+    print(plan_text(plans, output))
+    if not args.time:
+        return
+    division = divide(_options(args), visible_gpus(), usable_processors())
+    torch.set_num_threads(division.threads)
+    for plan in plans:
         seconds = {arm: step_seconds(cfg) for arm, cfg in plan.configs.items()}
-        print(f"\n{time_text(plan, output, seconds, jobs=division.jobs)}")
+        folder = folder_of(plan.comparison, output)
+        text = time_text(plan, folder, seconds, jobs=division.jobs)
+        print(f"\n{_of_part(plan.comparison, text)}")
 
 
 def step_seconds(cfg: CfgNode) -> float | str:

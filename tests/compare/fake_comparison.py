@@ -5,12 +5,16 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from focal_plugin.compare.analysis.detections.average_precision import evaluate
-from focal_plugin.compare.plan.comparison import Comparison, Run
+from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.plan.collection import Collection
+from focal_plugin.compare.plan.comparison import Comparison, Run, slug
+from focal_plugin.compare.report import report_all
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
 from focal_plugin.diagnostics.snapshot import Snapshot, write_snapshot
@@ -65,6 +69,37 @@ def write_comparison(
         if state != "missing":
             _write_run(folder / run.id, run, arm, state, data, snapshots)
     return comparison
+
+
+def write_collection(
+    folder: Path, members: dict[str, dict[str, FakeArm]], *, kind="dataset", **options
+) -> Collection:
+    """
+    Args:
+        members: dataset -> arms of the comparison on it.
+        options: see :func:`write_comparison`.
+    """
+    comparisons = []
+    for name, arms in members.items():
+        own = folder / slug(name)
+        own.mkdir(parents=True)
+        comparisons.append(replace(write_comparison(own, arms, **options), part=name))
+        comparisons[-1].write(own)
+    collection = Collection.of("fake", kind, comparisons)
+    collection.write(folder)
+    return collection
+
+
+def light_reports(monkeypatch) -> None:
+    """Replace the reports of single datasets by summaries; figures take most of the time."""
+
+    def write(folder, **options):
+        summary = summarize(folder, **options)
+        for name in ("report.html", "report.md"):
+            (folder / name).write_text(summary.name)
+        return SimpleNamespace(summary=summary, html=folder / "report.html")
+
+    monkeypatch.setattr(report_all, "write_report", write)
 
 
 def write_ground_truth(folder: Path, classes=CLASSES) -> dict:

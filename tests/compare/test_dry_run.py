@@ -37,13 +37,13 @@ def comparison(seeds, arms=2):
 
 def test_a_small_table_has_a_row_for_each_key_and_a_column_for_each_arm(tmp_path):
     spec = write(tmp_path, arms={"g1": [GAMMA, 1], "FL": []}, reference="FL")
-    text = dry_run.plan_text(read_plan(spec), tmp_path)
+    text = dry_run.plan_text([read_plan(spec)], tmp_path)
     assert re.search(rf"key +FL +g1\n.*\n{GAMMA} +2.0 +1.0\n", text)
 
 
 def test_a_wide_table_becomes_a_list_of_each_arm(tmp_path):
     arms = {f"gamma number {g}": [GAMMA, g] for g in range(6)}
-    text = dry_run.plan_text(read_plan(write(tmp_path, arms=arms)), tmp_path)
+    text = dry_run.plan_text([read_plan(write(tmp_path, arms=arms))], tmp_path)
     assert "differ from gamma number 0:" in text
     assert f"  gamma number 3: {GAMMA} 3.0" in text
     assert max(map(len, text.splitlines())) < 200

@@ -83,6 +83,7 @@ class Comparison:
         design: when the results are judged; None: once, after all seeds. Seeds beyond its last look
             were added after a look at the results.
         margin: largest difference in AP that does not matter, percent; None without one.
+        part: dataset or fold that it is about, of a spec on several; else "".
     """
 
     name: str
@@ -93,6 +94,7 @@ class Comparison:
     lr_factors: tuple[float, ...] = ()
     design: Design | None = None
     margin: float | None = None
+    part: str = ""
 
     @property
     def looks(self) -> Design:

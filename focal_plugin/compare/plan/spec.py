@@ -6,21 +6,24 @@ import contextlib
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from ... import arms
 from ...components import component_digests, import_components
 from ...config import get_cfg
-from ...data import check_classes, registered, use_datasets
+from ...data import check_classes, num_classes_of_model, registered, use_datasets
 from ...files import sha256_of
 from .arm_errors import each_arm
-from .comparison import Comparison, Run
+from .comparison import Comparison, Run, slug
 from .design import Design, LooksToPlan
+from .parts import FOLD_FOLDER, write_folds
 from .score_threshold import score_threshold_options
 from .seeds import SeedChoice
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
@@ -52,11 +55,27 @@ def load_spec(file: Path, choose: ChooseDesign | None = None) -> Comparison:
 
 
 def read_plan(
+    file: Path, check: Check | None = None, *, choose: ChooseDesign | None = None
+) -> Plan:
+    """
+    Return the plan of a spec on one dataset, see :func:`read_plans`.
+
+    Raises:
+        ValueError: the spec is on several datasets, or malformed.
+    """
+    plans = read_plans(file, check, choose=choose)
+    if plans[0].comparison.part:
+        raise ValueError(f"{file} is on several datasets or folds")
+    return plans[0]
+
+
+def read_plans(
     file: Path,
     check: Check | None = None,
     *,
     choose: ChooseDesign | None = None,
-) -> Plan:
+    folder: Path | None = None,
+) -> tuple[Plan, ...]:
     """
     Read a spec and resolve the config of every run.
 
@@ -80,6 +99,8 @@ def read_plan(
           total_iterations: 20000           # all runs together; more is an error
         imports: [my_losses.py]             # modules that register components of your own
         datasets: {my_val: val.json:images}          # registered in each run; for use in opts
+        # datasets: {a: {train: a/train.json:a, test: a/val.json:a}, b: ...}   # compared on each
+        # folds: 5                          # cross-validation of the training set
         ignore_categories: [DontCare]       # of datasets: boxes that are ignore regions
         learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
         score_threshold: 0.001              # of the evaluation, for all arms; or stock
@@ -99,11 +120,13 @@ def read_plan(
         check: called with the config of each arm and the trainer flags, while the datasets of the
             spec are registered. It raises an error if the arm cannot run.
         choose: plans the looks if the spec says "auto".
+        folder: folder of the comparison, where the files of the folds are written, each in the
+            folder of its part. Without one, they are not kept.
 
     Returns:
-        The plan. Its comparison has the runs of role "equal", seed by seed, so that the arms can be
-        compared early, then those of role "tuning". With planned looks, it has the runs of the
-        first look.
+        One plan, or one for each dataset or fold. Its comparison has the runs of role "equal", seed
+        by seed, so that the arms can be compared early, then those of role "tuning". With planned
+        looks, it has the runs of the first look.
 
     Raises:
         ValueError: the spec is malformed, two arms have the same config, or the runs require more
@@ -113,21 +136,33 @@ def read_plan(
         KeyError: a key of the spec does not exist.
         FileNotFoundError: a file that the spec names does not exist.
     """
-    with _naming(str(file)):
+    with _naming(str(file)), _kept(folder) as kept:
         spec = _with_seeds(read_spec(file), choose)
+        plans = tuple(_plan(part, check) for part in _parts(spec, kept))
+        _check_total(spec, plans)
+    return plans
+
+
+def _plan(spec: Spec, check: Check | None) -> Plan:
+    """Return the plan of a spec on one dataset."""
+    with _naming(spec.part) if spec.part else contextlib.nullcontext():
         runs = _Runs(spec, check)
-        seeds, design = spec.seeds.seeds, spec.seeds.design
-        first = seeds if design is None else seeds[: design.looks[0]]
-        equal = [runs.run(arm, seed) for seed in first for arm in spec.arms]
-        tuning = [
-            runs.run(arm, seed, "tuning", factor)
-            for seed in spec.lr_seeds
-            for arm in spec.arms
-            for factor in spec.lr_factors
-        ]
-        _check_total(spec, runs.configs, tuning)
-    comparison = Comparison(
-        name=runs.name,
+    return Plan(_comparison(spec, runs), runs.configs)
+
+
+def _comparison(spec: Spec, runs: _Runs) -> Comparison:
+    """Return the comparison of a spec on one dataset, with the runs that are known at its start."""
+    seeds, design = spec.seeds.seeds, spec.seeds.design
+    first = seeds if design is None else seeds[: design.looks[0]]
+    equal = [runs.run(arm, seed) for seed in first for arm in spec.arms]
+    tuning = [
+        runs.run(arm, seed, "tuning", factor)
+        for seed in spec.lr_seeds
+        for arm in spec.arms
+        for factor in spec.lr_factors
+    ]
+    return Comparison(
+        name=f"{runs.name}: {spec.part}" if spec.part else runs.name,
         arms=tuple(spec.arms),
         reference=spec.reference,
         seeds=seeds,
@@ -135,11 +170,61 @@ def read_plan(
         lr_factors=spec.lr_factors,
         design=design,
         margin=spec.margin,
+        part=spec.part,
     )
-    return Plan(comparison, runs.configs)
 
 
-def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> tuple[Run, ...]:
+def _parts(spec: Spec, folder: Path) -> list[Spec]:
+    """Return the spec of each dataset or fold; the spec itself if there is one dataset."""
+    if spec.folds is None:
+        return [spec.on(part) for part in spec.parts] or [spec]
+    folders = [folder / slug(part) / FOLD_FOLDER for part in spec.part_names]
+    import_components(spec.imports)
+    with registered(spec.datasets, spec.ignore_categories):
+        name = _folded_dataset(spec)
+        return [spec.on(part) for part in write_folds(name, spec.folds, folders)]
+
+
+def _folded_dataset(spec: Spec) -> str:
+    """
+    Return the training set of all arms.
+
+    Raises:
+        ValueError: an arm has another one, or several.
+    """
+    found: dict[str, None] = {}
+    names = [dataset.name for dataset in spec.datasets]
+    with each_arm() as of_arm:
+        for name, arm in spec.arms.items():
+            with of_arm(name):
+                cfg, opts = _merged(arm, spec, _read_config)
+                if "DATASETS.TRAIN" in opts[::2] or not names:
+                    found |= dict.fromkeys(cfg.DATASETS.TRAIN)
+                elif len(names) == 1:
+                    found |= dict.fromkeys(names)
+                else:
+                    use_datasets(cfg, names, opts=opts, training=True)
+                    found |= dict.fromkeys(cfg.DATASETS.TRAIN)
+    if len(found) != 1:
+        raise ValueError(
+            f"folds: all arms must have one training set, the same one, got {', '.join(found)}"
+        )
+    return next(iter(found))
+
+
+@contextlib.contextmanager
+def _kept(folder: Path | None) -> Iterator[Path]:
+    """Provide a folder, or one that is deleted afterwards."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+def best_runs(
+    file: Path, comparison: Comparison, best: Mapping[str, float], folder: Path | None = None
+) -> tuple[Run, ...]:
     """
     Return the runs of each arm at its best learning rate.
 
@@ -147,6 +232,7 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
         file: spec of ``comparison``.
         best: arm -> best of ``comparison.lr_factors``; without the arms that have no finished
             trial.
+        folder: see :func:`read_plans`.
 
     Returns:
         Runs of role "best", seed by seed. An arm that is best at factor 1 has none, because its
@@ -156,19 +242,17 @@ def best_runs(file: Path, comparison: Comparison, best: Mapping[str, float]) -> 
         ValueError: the spec has changed, or a factor is not in the grid.
         KeyError: ``best`` has an arm that is not in the comparison.
     """
-    _refuse_changed(file, comparison)
+    runs = _read_again(file, comparison, folder)
     check_names(best, comparison.arms, "arm")
     for arm, factor in best.items():
         if factor not in comparison.lr_factors:
             raise ValueError(f"arm {arm!r}: {factor} is not one of {comparison.lr_factors}")
-    with _naming(str(file)):
-        runs = _Runs(read_spec(file))
-        return tuple(
-            runs.run(arm, seed, "best", best[arm])
-            for seed in comparison.seeds
-            for arm in comparison.arms
-            if best.get(arm, 1.0) != 1.0
-        )
+    return tuple(
+        runs.run(arm, seed, "best", best[arm])
+        for seed in comparison.seeds
+        for arm in comparison.arms
+        if best.get(arm, 1.0) != 1.0
+    )
 
 
 def further_runs(
@@ -185,26 +269,29 @@ def further_runs(
     Raises:
         ValueError: the spec has changed.
     """
-    choose = _same_design(comparison)
-    _refuse_changed(file, comparison, choose)
-    with _naming(str(file)):
-        runs = _Runs(_with_seeds(read_spec(file), choose))
-        made = [runs.run(arm, seed) for seed in comparison.seeds[:count] for arm in arms]
+    runs = _read_again(file, comparison)
+    made = [runs.run(arm, seed) for seed in comparison.seeds[:count] for arm in arms]
     known = {run.id for run in comparison.runs}
     return tuple(run for run in made if run.id not in known)
 
 
-def _same_design(comparison: Comparison) -> ChooseDesign:
-    return lambda spec, to_plan: comparison.looks
+def _read_again(file: Path, comparison: Comparison, folder: Path | None = None) -> _Runs:
+    """
+    Return the runs of the spec of a comparison that has started.
 
-
-def _refuse_changed(file: Path, comparison: Comparison, choose: ChooseDesign | None = None) -> None:
-    """Raise an error if the spec no longer plans the first runs of the comparison."""
-    planned = load_spec(file, choose).runs
-    if not {run.id for run in planned} <= {run.id for run in comparison.runs}:
+    Raises:
+        ValueError: the spec no longer plans the first runs of the comparison.
+    """
+    with _naming(str(file)), _kept(folder) as kept:
+        spec = _with_seeds(read_spec(file), lambda spec, to_plan: comparison.looks)
+        own = next((p for p in _parts(spec, kept) if p.part == comparison.part), spec)
+        runs = _Runs(own)
+    planned = {run.id for run in _comparison(own, runs).runs}
+    if not planned <= {run.id for run in comparison.runs}:
         raise ValueError(
             f"{file}: the spec or one of its configs has changed since the comparison started"
         )
+    return runs
 
 
 def _with_seeds(spec: Spec, choose: ChooseDesign | None) -> Spec:
@@ -289,16 +376,21 @@ def _read_config(file: Path) -> CfgNode:
     return cfg
 
 
-def _resolve(
-    arm: ArmSpec, spec: Spec, read: Callable[[Path], CfgNode]
-) -> tuple[tuple[str, ...], CfgNode]:
-    """Return the options that all runs of an arm share, and the config with them."""
+def _merged(arm: ArmSpec, spec: Spec, read: Callable[[Path], CfgNode]) -> tuple[CfgNode, list[str]]:
+    """Return the config of an arm with all options of the spec, and these options."""
     cfg = read(arm.config_file).clone()
     opts = arms.apply(cfg, *arm.names)
     cfg.merge_from_list(list(arm.opts))
     with _naming("opts"):
         cfg.merge_from_list(list(spec.opts))
-    opts += [*arm.opts, *spec.opts]
+    return cfg, [*opts, *arm.opts, *spec.opts]
+
+
+def _resolve(
+    arm: ArmSpec, spec: Spec, read: Callable[[Path], CfgNode]
+) -> tuple[tuple[str, ...], CfgNode]:
+    """Return the options that all runs of an arm share, and the config with them."""
+    cfg, opts = _merged(arm, spec, read)
     cut_off = score_threshold_options(cfg, opts, spec.score_threshold)
     cfg.merge_from_list(cut_off)
     opts += cut_off
@@ -311,6 +403,8 @@ def _resolve(
     before = (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     names = [dataset.name for dataset in spec.datasets]
     use_datasets(cfg, names, opts=opts, training=True)
+    if spec.part:
+        opts += _classes_of(cfg, opts)
     if before != (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
         opts += ["DATASETS.TRAIN", str(cfg.DATASETS.TRAIN)]
         opts += ["DATASETS.TEST", str(cfg.DATASETS.TEST)]
@@ -321,6 +415,17 @@ def _resolve(
         raise ValueError(f"DATASETS.TEST must name a dataset, got {cfg.DATASETS.TEST}")
     check_classes(cfg)
     return (*opts, *fixed, *_evaluations(cfg, spec.evaluations)), cfg
+
+
+def _classes_of(cfg: CfgNode, opts: Sequence[str]) -> list[str]:
+    """Return the option that sets the number of classes to that of the training set."""
+    found = num_classes_of_model(cfg)
+    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if found is None or classes is None or found[0] in opts[::2]:
+        return []
+    option = [found[0], str(len(classes))]
+    cfg.merge_from_list(option)
+    return option
 
 
 def _evaluations(cfg: CfgNode, number: int) -> list[str]:
@@ -357,12 +462,13 @@ def _scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
     ]
 
 
-def _check_total(spec: Spec, configs: Mapping[str, CfgNode], tuning: list[Run]) -> None:
+def _check_total(spec: Spec, plans: Sequence[Plan]) -> None:
     """Raise an error if the budget is too small; with tuning, each arm may train twice."""
     if spec.total_iterations is None:
         return
-    once = len(spec.seeds.seeds) * sum(cfg.SOLVER.MAX_ITER for cfg in configs.values())
-    tune = sum(run.iterations for run in tuning)
+    seeds = len(spec.seeds.seeds)
+    once = seeds * sum(cfg.SOLVER.MAX_ITER for plan in plans for cfg in plan.configs.values())
+    tune = sum(run.iterations for plan in plans for run in plan.comparison.of_role("tuning"))
     again = once if spec.lr_factors else 0
     if once + tune + again > spec.total_iterations:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...data.registration import DatasetArgument, parse_dataset_argument
 from ...names import did_you_mean, shown
 from ...yaml_text import load, read_text
 from .arm_errors import each_arm
+from .parts import DatasetPart, Folds, read_dataset_part, read_folds, without_datasets
 from .score_threshold import read_score_threshold
 from .seeds import MAX_RUNS, SeedChoice, integer, read_seed_choice, read_seeds
 from .trainer_flags import read_trainer_flags
@@ -30,6 +31,7 @@ KEYS = (
     "budget",
     "imports",
     "datasets",
+    "folds",
     "ignore_categories",
     "learning_rates",
     "score_threshold",
@@ -82,6 +84,10 @@ class Spec:
         iterations: `SOLVER.MAX_ITER` of every arm; None keeps the value of each arm.
         total_iterations: upper limit for all runs together; None for no limit.
         imports: modules that register components; files are absolute.
+        datasets: files that every run registers.
+        parts: the datasets that the arms are compared on, each with runs of its own; () for that of
+            the configs.
+        folds: how the training set is split into such datasets; None without a cross-validation.
         ignore_categories: categories of ``datasets`` whose annotations are ignore regions.
         lr_factors: factors of the learning rate to try for each arm, () without tuning.
         lr_seeds: seeds of the tuning runs.
@@ -90,6 +96,7 @@ class Spec:
         evaluations: number of evaluations of a run at equal distances, the last one after training;
             0 for those of its config.
         trainer_flags: see :data:`~.trainer_flags.TRAINER_FLAGS`.
+        part: name of the part that the spec is about; "" if it has no parts.
     """
 
     name: str
@@ -102,6 +109,8 @@ class Spec:
     total_iterations: int | None
     imports: tuple[str, ...]
     datasets: tuple[DatasetArgument, ...]
+    parts: tuple[DatasetPart, ...]
+    folds: Folds | None
     ignore_categories: tuple[str, ...]
     lr_factors: tuple[float, ...]
     lr_seeds: tuple[int, ...]
@@ -110,6 +119,24 @@ class Spec:
     diagnostics: int
     evaluations: int
     trainer_flags: tuple[str, ...]
+    part: str = ""
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the datasets or folds that the arms are compared on; () for one dataset."""
+        return tuple(part.name for part in self.parts) if self.folds is None else self.folds.names
+
+    def on(self, part: DatasetPart) -> Spec:
+        """Return the spec on one of its parts."""
+        opts = without_datasets(self.opts) if self.folds else self.opts
+        return replace(
+            self,
+            datasets=(*self.datasets, *part.files),
+            opts=(*opts, *part.all_opts),
+            parts=(),
+            folds=None,
+            part=part.name,
+        )
 
 
 def read_spec(file: Path) -> Spec:
@@ -135,12 +162,17 @@ def read_spec(file: Path) -> Spec:
     if num_runs > MAX_RUNS:
         raise ValueError(f"arms, seeds and learning rates make {num_runs} runs, over {MAX_RUNS}")
     opts = _opts(content.get("opts", []), "opts")
+    datasets, parts = _datasets(_section(content, "datasets", None), file.parent)
+    folds = read_folds(content.get("folds"))
+    _check_parts(parts, folds, seeds, [opts, *(arm.opts for arm in arms.values())])
     score_threshold, opts = read_score_threshold(content, opts)
     fixed = {
         "SOLVER.MAX_ITER": "iterations of budget" if "iterations" in budget else None,
         "TEST.EVAL_PERIOD": "evaluations" if content.get("evaluations") else None,
     }
-    _refuse_contradictions(arms, opts, {key: by for key, by in fixed.items() if by})
+    for own in [part.opts for part in parts] or [()]:
+        _refuse_twice(opts, own)
+        _refuse_contradictions(arms, (*opts, *own), {key: by for key, by in fixed.items() if by})
     return Spec(
         name=_title(content["name"]) if "name" in content else file.stem,
         arms=arms,
@@ -151,7 +183,9 @@ def read_spec(file: Path) -> Spec:
         iterations=_optional_count(budget, "iterations"),
         total_iterations=_optional_count(budget, "total_iterations"),
         imports=_imports(content.get("imports", []), file.parent),
-        datasets=_datasets(_section(content, "datasets", None), file.parent),
+        datasets=datasets,
+        parts=parts,
+        folds=folds,
         ignore_categories=_ignore_categories(content.get("ignore_categories", [])),
         lr_factors=factors,
         lr_seeds=lr_seeds,
@@ -310,6 +344,11 @@ def _check_plain(value: Any, place: str) -> None:
         raise ValueError(f"{place} must be a number, text, true, false, null or a list of these")
 
 
+def _refuse_twice(opts: tuple[str, ...], of_dataset: tuple[str, ...]) -> None:
+    if twice := {*opts[::2]} & {*of_dataset[::2]}:
+        raise ValueError(f"datasets: {min(twice)} is already in opts, for all datasets")
+
+
 def _refuse_contradictions(
     arms: dict[str, ArmSpec], opts: tuple[str, ...], fixed: dict[str, str]
 ) -> None:
@@ -394,12 +433,51 @@ def _ignore_categories(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _datasets(datasets: dict[Any, Any], folder: Path) -> tuple[DatasetArgument, ...]:
-    return tuple(_dataset(name, text, folder) for name, text in datasets.items())
+def _datasets(
+    section: dict[Any, Any], folder: Path
+) -> tuple[tuple[DatasetArgument, ...], tuple[DatasetPart, ...]]:
+    """Return the datasets to register, and those to compare on: entries with train and test."""
+
+    def read_file(name: str, text: str, place: str) -> DatasetArgument:
+        return _dataset(name, text, folder, place)
+
+    files, parts = [], []
+    for name, entry in section.items():
+        if isinstance(entry, dict):
+            parts.append(read_dataset_part(_name(name, "dataset"), entry, read_file, _opts))
+        else:
+            files.append(read_file(name, entry, f"datasets: {shown(name)}"))
+    return tuple(files), tuple(parts)
 
 
-def _dataset(name: Any, text: Any, folder: Path) -> DatasetArgument:
-    place = f"datasets: {shown(name)}"
+def _check_parts(
+    parts: tuple[DatasetPart, ...],
+    folds: Folds | None,
+    seeds: SeedChoice,
+    opts: Iterable[tuple[str, ...]],
+) -> None:
+    """Check what a comparison on several datasets requires of the rest of the spec."""
+    if not parts and folds is None:
+        return
+    several = "folds" if folds else "datasets"
+    if parts and folds is not None:
+        raise ValueError("folds and several datasets to compare on cannot be combined")
+    if len(parts) == 1:
+        raise ValueError(
+            f"datasets: {shown(parts[0].name)} is the only one to compare on; name it in opts with "
+            "DATASETS.TRAIN and DATASETS.TEST"
+        )
+    if seeds.has_looks:
+        raise ValueError(
+            f"{several}: a verdict over all of them requires a fixed number of seeds, without looks"
+        )
+    chosen = {"DATASETS.TRAIN", "DATASETS.TEST"}
+    for key in sorted(chosen & {key for each in opts for key in each[::2]}):
+        if parts or key == "DATASETS.TEST":
+            raise ValueError(f"{several}: they set {key}, so it cannot be an option")
+
+
+def _dataset(name: Any, text: Any, folder: Path, place: str) -> DatasetArgument:
     json_text, _, images_text = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     if not (isinstance(name, str) and name and json_text and images_text):
         raise ValueError(f"{place} must be NAME: annotations.json:image_dir, got {shown(text)}")

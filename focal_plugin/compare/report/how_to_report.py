@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from ...pages.text import count_text, listed, p_text, plain
+from ..analysis.collected import Collected
+from ..analysis.over_datasets import OverDatasets
 from ..analysis.recipe import Ingredient
 from ..analysis.scores import Standing
 from ..analysis.shrinkage import FEWEST_VARIANCES
@@ -34,6 +36,43 @@ def how_to_report(summary: Summary) -> str:
         sentences += _results(summary, standing)
     sentences += [_method(summary), _made_with(summary)]
     return " ".join(filter(None, sentences))
+
+
+def collected_paragraph(collected: Collected) -> str:
+    """Return what to write about a comparison on several datasets or folds; "" without results."""
+    found = [each for each in collected.equal if each.difference is not None]
+    if not found:
+        return ""
+    first = next(iter(collected.members.values()))
+    names = [plain(name) for name in collected.members]
+    on = f"the {len(names)} folds of a cross-validation, stratified by class"
+    if collected.kind == "dataset":
+        on = listed(names, most=len(names))
+    clauses = [_over_clause(each) for each in found]
+    corrected = f" with {CORRECTION} over {count_text(len(found), 'arm')}" if len(found) > 1 else ""
+    method = (
+        "a t test with the variance of Nadeau and Bengio (2003), which corrects for training sets "
+        "that overlap"
+        if collected.kind == "fold"
+        else "a t test of the mean over the datasets, with the error of the seeds and the degrees "
+        "of freedom of Welch and Satterthwaite"
+    )
+    return (
+        f"We compared {listed([plain(each.arm) for each in found], most=len(found))} with "
+        f"{plain(collected.reference)} on {on}, with {count_text(len(first.seeds), 'seed')} each. "
+        f"On average over the {collected.kind}s: {'; '.join(clauses)}. Verdicts are from {method}"
+        f"{corrected}, at a significance level of {ALPHA:g}. {_made_with(first)}"
+    ).rstrip()
+
+
+def _over_clause(each: OverDatasets) -> str:
+    numbers = [f"{difference_text(each)} AP"]
+    if each.difference is not None and each.difference.interval is not None:
+        numbers.append(f"{1 - ALPHA:.0%} interval {verdict_interval_text(each)}")
+    if each.p is not None:
+        numbers.append(f"p {_equals(p_text(each.p))}")
+    numbers.append(f"above on {each.positive} of {len(each.datasets)}")
+    return f"{plain(each.arm)}: {each.decision} ({', '.join(numbers)})"
 
 
 def bibtex(summary: Summary) -> str:

@@ -54,14 +54,15 @@ def json_content(summary: Summary) -> dict[str, Any]:
         entry["sentence"] = text
     for part in ONLY_TRAINED if not summary.trained else ("files",):
         del content[part]
-    return _strict(content)
+    return strict(content)
 
 
-def _strict(content: Any) -> Any:
+def strict(content: Any) -> Any:
+    """Return content without NaN and infinity, which JSON does not have."""
     if isinstance(content, dict):
-        return {str(key): _strict(value) for key, value in content.items()}
+        return {str(key): strict(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_strict(value) for value in content]
+        return [strict(value) for value in content]
     if isinstance(content, float | np.floating) and not math.isfinite(content):
         return None
     return content

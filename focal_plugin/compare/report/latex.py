@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...pages.drawing import Drawing
 from ...pages.table import Table
@@ -136,17 +136,27 @@ def latex_tables(summary: Summary) -> dict[str, str]:
 
 def latex_report(summary: Summary, drawings: Sequence[Drawing]) -> str:
     """Return a document that compiles in the folder of the report, with all of the above."""
-    parts = [
-        f"{_PREAMBLE}\\title{{{latex_text(summary.name)}}}\n\\date{{}}\n\\begin{{document}}",
-        "\\maketitle",
-        *(f"\\textbf{{{latex_text(text)}}}" for text in headlines(summary)),
-        latex_text(reference_note(summary)),
-    ]
+    parts = [latex_text(reference_note(summary))]
     if paragraph := how_to_report(summary):
         parts += ["\\section*{How to report this}", latex_text(paragraph)]
         parts += [f"\\begin{{verbatim}}\n{bibtex(summary)}\n\\end{{verbatim}}"]
-    parts += [*latex_tables(summary).values(), *map(_figure, drawings), "\\end{document}\n"]
-    return "\n\n".join(filter(None, parts))
+    parts += latex_tables(summary).values()
+    return latex_document(summary.name, headlines(summary), parts, drawings)
+
+
+def latex_document(
+    title: str, answers: Iterable[str], parts: Iterable[str], drawings: Iterable[Drawing]
+) -> str:
+    """Return a document of a title, the answers, parts that are LaTeX already, and figures."""
+    blocks = [
+        f"{_PREAMBLE}\\title{{{latex_text(title)}}}\n\\date{{}}\n\\begin{{document}}",
+        "\\maketitle",
+        *(f"\\textbf{{{latex_text(text)}}}" for text in answers),
+        *parts,
+        *map(_figure, drawings),
+        "\\end{document}\n",
+    ]
+    return "\n\n".join(filter(None, blocks))
 
 
 def _row(cells: Sequence[str]) -> str:

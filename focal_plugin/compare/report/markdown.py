@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...pages.drawing import Drawing
 from ...pages.table import Table
@@ -13,7 +13,7 @@ from ..analysis.summary import Summary
 from .headline import headlines, reference_note
 from .once import captions_once, contents_once
 from .qualitative import Grid
-from .sections import CHAPTERS, contents
+from .sections import CHAPTERS, Content, contents
 from .tables import aligned
 
 
@@ -24,8 +24,18 @@ def markdown_report(summary: Summary, drawings: Sequence[Drawing], grid: Grid | 
     blocks += [_state(summary), *filter(None, [markdown_text(reference_note(summary))])]
     by_name = {drawing.name: drawing for drawing in captions_once(drawings)}
     has_images = grid is not None and grid.rows
+    shown = contents_once(contents(summary, by_name, ["pictures"] if has_images else []))
+    blocks += content_blocks(shown, by_name, grid)
+    return "\n\n".join(blocks) + "\n"
+
+
+def content_blocks(
+    shown: Iterable[Content], by_name: Mapping[str, Drawing], grid: Grid | None = None
+) -> list[str]:
+    """Return sections with their headings."""
+    blocks: list[str] = []
     chapter = ""
-    for content in contents_once(contents(summary, by_name, ["pictures"] if has_images else [])):
+    for content in shown:
         if content.section.chapter != chapter:
             chapter = content.section.chapter
             blocks += [f"## {CHAPTERS[chapter]}"]
@@ -44,7 +54,7 @@ def markdown_report(summary: Summary, drawings: Sequence[Drawing], grid: Grid | 
             columns = ", ".join(markdown_text(arm) for arm in ("ground truth", *grid.arms))
             blocks += [f"![{content.title}](figures/images.png)"]
             blocks += [f"From left to right: {columns}."]
-    return "\n\n".join(blocks) + "\n"
+    return blocks
 
 
 def markdown_table(table: Table) -> str:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ...pages.text import interval_text, signed
 from ..analysis.statistics import PairedDifference
-from ..analysis.verdicts import Verdict
 
 MOST_DIGITS = 12
 NARROW = 2.0
 """Width of an interval, AP, below which a second decimal means something."""
 
 
-def is_decided(verdict: Verdict) -> bool:
+class Judged(Protocol):
+    """Verdict on one dataset, or over several."""
+
+    @property
+    def decision(self) -> str:
+        """One of :data:`~focal_plugin.compare.analysis.verdicts.DECISIONS`."""
+
+    @property
+    def difference(self) -> PairedDifference | None:
+        """Difference that the verdict is about; None without one."""
+
+
+def is_decided(verdict: Judged) -> bool:
     """Return True for a verdict that an arm is higher or lower."""
     return verdict.decision in {"higher", "lower"}
 
 
-def digits_of(verdict: Verdict, *, fewest: int = 1) -> int:
+def digits_of(verdict: Judged, *, fewest: int = 1) -> int:
     """
     Return the decimals of the difference and the interval of a verdict.
 
@@ -34,19 +47,19 @@ def digits_of(verdict: Verdict, *, fewest: int = 1) -> int:
     return next(enough, MOST_DIGITS)
 
 
-def digits_in_words(verdict: Verdict, difference: PairedDifference) -> int:
+def digits_in_words(verdict: Judged, difference: PairedDifference) -> int:
     """Return the decimals in a sentence: at least two if the interval is narrow."""
     low, high = difference.interval or (0.0, NARROW)
     return digits_of(verdict, fewest=1 if high - low >= NARROW else 2)
 
 
-def difference_text(verdict: Verdict) -> str:
+def difference_text(verdict: Judged) -> str:
     """Return the mean difference with its sign; "" without one."""
     difference = verdict.difference
     return "" if difference is None else signed(difference.mean, digits_of(verdict))
 
 
-def verdict_interval_text(verdict: Verdict) -> str:
+def verdict_interval_text(verdict: Judged) -> str:
     """Return the interval of a verdict, or a dash."""
     interval = verdict.difference.interval if verdict.difference else None
     return interval_text(interval, digits_of(verdict))

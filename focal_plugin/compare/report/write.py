@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import write_all
 from ...garbage_collection import garbage_collection_paused
-from ...pages.page import inlined
+from ...pages.drawing import Drawing
+from ...pages.page import Figure, inlined
 from ...pages.plotting import pdf, png, svg
 from ..analysis.evaluated_runs import REPLICATES
 from ..analysis.summary import Summary, summarize
@@ -77,16 +79,7 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         folder: folder of the report, which may not exist yet.
         root: folder that the files of detections are relative to.
     """
-    files: dict[str, bytes] = {}
-    figures = []
-    with garbage_collection_paused():  # a figure has many objects, which live as long as it
-        drawings = draw_all(summary)
-        for drawing in drawings:
-            source = svg(drawing.figure)
-            files[f"figures/{drawing.name}.png"] = png(drawing.figure)
-            files[f"figures/{drawing.name}.svg"] = source.encode()
-            files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
-            figures.append(inlined(drawing, source))
+    drawings, figures, files = drawn(lambda: draw_all(summary))
     choice = summary.detections.choice
     grid = None if choice is None else draw_grid(choice, root)
     if grid is not None and grid.rows:
@@ -98,24 +91,61 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         files[f"tables/{name}.tex"] = text.encode()
     files[LATEX] = latex_report(summary, drawings).encode()
     files[MARKDOWN] = markdown_report(summary, drawings, grid).encode()
-    content = {**json_content(summary), "files": sorted(files)}
-    files[JSON] = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
     files[HTML] = html_page(summary, figures, grid).encode()
-    outdated = _figures_of(folder / JSON) - files.keys()
-    for subfolder in ("figures", "tables"):
-        (folder / subfolder).mkdir(parents=True, exist_ok=True)
-    write_all({folder / name: content for name, content in files.items()})  # the page last
-    for name in outdated:
-        (folder / name).unlink(missing_ok=True)
+
+    def json_text(names: Sequence[str]) -> str:
+        content = {**json_content(summary), "files": names}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    write_files(files, folder, json_text)
     paths = {name: folder / name for name in files}
     return ReportFiles(
         html=paths[HTML],
         markdown=paths[MARKDOWN],
-        json=paths[JSON],
+        json=folder / JSON,
         tables=tuple(path for name, path in paths.items() if name.endswith(".csv")),
         figures=tuple(path for name, path in paths.items() if name.startswith("figures/")),
         summary=summary,
     )
+
+
+def drawn(
+    draw: Callable[[], list[Drawing]],
+) -> tuple[list[Drawing], list[Figure], dict[str, bytes]]:
+    """Return drawings, their form for the page, and their files as PNG, SVG and PDF."""
+    files: dict[str, bytes] = {}
+    figures = []
+    with garbage_collection_paused():  # a figure has many objects, which live as long as it
+        drawings = draw()
+        for drawing in drawings:
+            source = svg(drawing.figure)
+            files[f"figures/{drawing.name}.png"] = png(drawing.figure)
+            files[f"figures/{drawing.name}.svg"] = source.encode()
+            files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
+            figures.append(inlined(drawing, source))
+    return drawings, figures, files
+
+
+def write_files(
+    files: Mapping[str, bytes], folder: Path, json_text: Callable[[Sequence[str]], str]
+) -> None:
+    """
+    Write the files of a report, and remove figures that only the previous report has.
+
+    Args:
+        files: path below the folder -> content; the page is written last.
+        json_text: makes `report.json` from the names of all files but the page and itself.
+    """
+    names = sorted(name for name in files if name != HTML)
+    outdated = _figures_of(folder / JSON) - files.keys()
+    for subfolder in ("figures", "tables"):
+        (folder / subfolder).mkdir(parents=True, exist_ok=True)
+    page = {HTML: files[HTML]}
+    others = {name: files[name] for name in files if name != HTML}
+    ordered = {**others, JSON: json_text(names).encode(), **page}
+    write_all({folder / name: content for name, content in ordered.items()})
+    for name in outdated:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _figures_of(report: Path) -> set[str]:
