@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,8 +171,11 @@ def test_every_dataset_is_exported(light, write, trained, tmp_path, capsys):
 
 
 def test_a_design_over_datasets_takes_fewer_seeds_on_each(write, monkeypatch, capsys):
-    looks = Design((4, 6, 8), 5.0)
-    monkeypatch.setattr(plan_command, "plan_looks", lambda *arguments: looks)  # takes seconds
+    def simulate(design, effects, std):  # the real one takes seconds
+        return SimpleNamespace(found=[0.8], runs=2 * design.last)
+
+    monkeypatch.setattr(plan_command, "simulate", simulate)
+    monkeypatch.setattr(plan_command, "plan_looks", lambda *arguments: Design((4, 6, 8), 5.0))
     text = {}
     for name, more in (("one", {}), ("two", {"datasets": TWO})):
         assert compare("plan", write(**more), "--std", "4", "--effects", "5") == 0
