@@ -26,7 +26,8 @@ NOISE = (0.5, -0.5, 0.4)
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
-    monkeypatch.setattr(run_command, "ArmCheck", lambda here: None)
+    for command in (run_command, plan_command):
+        monkeypatch.setattr(command, "ArmCheck", lambda here: None)
     monkeypatch.setattr(run_command, "audit_before", lambda plan, output: "")
 
 

@@ -213,29 +213,54 @@ def _waiting(standings: Mapping[str, Standing], arm: str, reference: str) -> tup
     )
 
 
+def mean_over_datasets(differences: Sequence[PairedDifference]) -> PairedDifference:
+    """
+    Return the mean over datasets with the error of the seeds; see :func:`over_datasets`.
+
+    Args:
+        differences: at least one, each on one dataset. With a single seed anywhere, the error of
+            the mean is not known.
+    """
+    mean = _of_means(differences)
+    squares = [each.error**2 for each in differences if each.error is not None]
+    if len(squares) < len(differences):
+        return replace(mean, error=None, interval=None, t_p=None)
+    total = sum(squares)
+    parts = [s**2 / each.freedom for s, each in zip(squares, differences, strict=True)]
+    freedom = total**2 / sum(parts) if total else sum(each.freedom for each in differences)
+    return mean.with_error(math.sqrt(total) / len(differences), freedom)
+
+
+def mean_over_folds(differences: Sequence[PairedDifference], ratio: float) -> PairedDifference:
+    """
+    Return the mean over folds with the corrected error; see :func:`over_datasets`.
+
+    Args:
+        differences: at least one, each on one fold.
+        ratio: test images over training images of a fold, > 0.
+    """
+    mean = _of_means(differences)
+    if mean.std is None:
+        return mean
+    error = math.sqrt(1 / len(differences) + ratio) * mean.std
+    return mean.with_error(error, len(differences) - 1)
+
+
+def _of_means(differences: Sequence[PairedDifference]) -> PairedDifference:
+    means = {i: each.mean for i, each in enumerate(differences, start=1)}
+    return paired_difference(means, dict.fromkeys(means, 0.0))
+
+
 def _mean_difference(
     found: Mapping[str, _OnDataset], test_ratios: Mapping[str, float] | None
 ) -> PairedDifference | None:
-    """Return the difference over the datasets, without an error if that cannot be known."""
-    if not found:
+    """Return the difference over the datasets or folds; None without one."""
+    differences = [each.difference for each in found.values()]
+    if not differences:
         return None
-    means = {i: each.difference.mean for i, each in enumerate(found.values(), start=1)}
-    difference = paired_difference(means, dict.fromkeys(means, 0.0))
-    if test_ratios is not None:
-        if difference.std is None:
-            return difference
-        ratio = float(np.mean([test_ratios[name] for name in found]))
-        error = math.sqrt(1 / len(found) + ratio) * difference.std
-        return difference.with_error(error, len(found) - 1)
-    errors = [each.difference.error for each in found.values()]
-    squares = [error**2 for error in errors if error is not None]
-    if len(squares) < len(found):
-        return replace(difference, error=None, interval=None, t_p=None)
-    total = sum(squares)
-    freedoms = [each.difference.freedom for each in found.values()]
-    parts = [square**2 / freedom for square, freedom in zip(squares, freedoms, strict=True)]
-    freedom = total**2 / sum(parts) if total else sum(freedoms)
-    return difference.with_error(math.sqrt(total) / len(found), freedom)
+    if test_ratios is None:
+        return mean_over_datasets(differences)
+    return mean_over_folds(differences, float(np.mean([test_ratios[name] for name in found])))
 
 
 def _tested(
