@@ -23,7 +23,7 @@ CAPTION = (
 )
 REMARK = (
     "Part of such an arm's difference in AP may be the balance, not the loss or the mining. "
-    "`loss_weights` in a spec tunes it."
+    "The key loss_weights of a spec tunes it."
 )
 NO_RATIO = "no ratio"
 _WORDS = {"start": "start", "final": "end"}
