@@ -27,6 +27,9 @@ METRICS_FILE = "metrics.json"
 GRADIENT_NORM_KEY = "diagnostics/parameter_gradient_norm"
 """Key in `metrics.json` of the gradient norm of all parameters, before clipping."""
 
+VALIDATION_PREFIX = "validation/"
+"""Prefix of the keys in `metrics.json` of the losses on fixed test images."""
+
 LOG_FILE = "log.txt"
 """Log of Detectron2, text."""
 
@@ -50,7 +53,7 @@ AUGMENTED_DETECTIONS_FOLDER = "inference_TTA"
 
 DIAGNOSTICS_FOLDER = "diagnostics"
 MOMENTS = ("start", "final")
-"""Moments of training at which a run writes snapshots."""
+"""Moments of training at which a run writes snapshots and the balance of its losses."""
 
 TRAIN_LOG_FILE = "train.log"
 """Standard output and standard error of the trainer, text."""
@@ -94,3 +97,27 @@ def snapshot_files(folder: Path, moment: str) -> list[Path]:
     Return the snapshots that a run wrote at one of :data:`MOMENTS`, sorted by name.
     """
     return sorted((folder / DIAGNOSTICS_FOLDER).glob(f"{moment}_*.npz"))
+
+
+def balance_file(folder: Path, moment: str) -> Path:
+    """
+    Return the file of the balance of both losses.
+
+    Args:
+        folder: `OUTPUT_DIR` of the run.
+        moment: one of :data:`MOMENTS`.
+    """
+    return folder / DIAGNOSTICS_FOLDER / f"balance_{moment}.json"
+
+
+def validation_key(loss: str) -> str:
+    """
+    Return the key in `metrics.json` of a loss on fixed test images.
+
+    The key does not contain "loss", because Detectron2 prints each such scalar in every log line,
+    also long after its iteration.
+
+    Args:
+        loss: name of a training loss, such as "loss_cls" or "total_loss".
+    """
+    return VALIDATION_PREFIX + loss.replace("total_loss", "total").replace("loss_", "", 1)

@@ -122,7 +122,7 @@ ALLOWED = {
         "checks",
     },
     "data": {"data", "checks", "files", "garbage_collection", "names", "random_state", "signals"},
-    "diagnostics": {"losses", "mining", "diagnostics", "names"},
+    "diagnostics": {"losses", "mining", "diagnostics", "files", "json_file", "names"},
     "losses": {"ops", "losses", "registry", "checks"},
     "mining": {"ops", "mining", "registry", "checks"},
     "assignment": {"ops", "assignment", "checks"},

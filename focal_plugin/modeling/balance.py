@@ -261,7 +261,7 @@ class EqualGradientBalance(Balance):
         self, loss_cls: Tensor, loss_box: Tensor, shared: Sequence[Tensor], log_as: str
     ) -> tuple[Tensor, Tensor]:
         if self.training and torch.is_grad_enabled():
-            squares = [_square_of_gradient(loss, shared) for loss in (loss_cls, loss_box)]
+            squares = [square_of_gradient(loss, shared) for loss in (loss_cls, loss_box)]
             self._update(mean_over_processes(torch.stack(squares)))
         of_cls, of_box = self.squares.sqrt()
         factor = _ratio(self.scale * of_box, of_cls, otherwise=torch.ones_like(of_cls))
@@ -339,22 +339,38 @@ class SharedFeatures:
         self._recorded += _tensors(args[0] if self._of_input else output)
 
 
-def features_shared_by(head: nn.Module, balance: Balance) -> SharedFeatures | None:
+def last_shared_features(head: nn.Module) -> SharedFeatures:
     """
-    Return a recorder of the last features that the two outputs of a head share.
+    Return a recorder of the last features that the two outputs of a head share; it is detached.
 
     They are the output of the module that the head's `last_shared` names, or of the convolution of
     an RPN head. In another head they are its input.
-
-    Returns:
-        None if the balance does not read them.
     """
+    last = getattr(head, getattr(head, "last_shared", "conv"), None)
+    return SharedFeatures(head if last is None else last, of_input=last is None)
+
+
+def features_shared_by(head: nn.Module, balance: Balance) -> SharedFeatures | None:
+    """Return :func:`last_shared_features`, attached; None if the balance does not read them."""
     if not balance.reads_gradients:
         return None
-    last = getattr(head, getattr(head, "last_shared", "conv"), None)
-    shared = SharedFeatures(head if last is None else last, of_input=last is None)
+    shared = last_shared_features(head)
     shared.attach(True)  # a new module is in training mode
     return shared
+
+
+def square_of_gradient(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """Return the squared norm of a loss's gradient with respect to all features, float64."""
+    wanted = [feature for feature in features if feature.requires_grad]
+    total = torch.zeros((), dtype=torch.float64, device=loss.device)
+    if not (wanted and loss.requires_grad):
+        return total
+    upstream = torch.full_like(loss, GRADIENT_SCALE)
+    gradients = torch.autograd.grad(loss, wanted, upstream, retain_graph=True, allow_unused=True)
+    for gradient in gradients:
+        if gradient is not None:
+            total += torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square()
+    return total / GRADIENT_SCALE**2
 
 
 def _tensors(features: Any) -> Iterator[Tensor]:
@@ -374,17 +390,3 @@ def _ratio(numerator: Tensor, denominator: Tensor, *, otherwise: Tensor) -> Tens
     """Return the ratio of two scalars, or another one if it is not finite and > 0."""
     ratio = numerator / denominator
     return torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, otherwise)
-
-
-def _square_of_gradient(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
-    """Return the squared norm of a loss's gradient with respect to all features, float64."""
-    wanted = [feature for feature in features if feature.requires_grad]
-    total = torch.zeros((), dtype=torch.float64, device=loss.device)
-    if not (wanted and loss.requires_grad):
-        return total
-    upstream = torch.full_like(loss, GRADIENT_SCALE)
-    gradients = torch.autograd.grad(loss, wanted, upstream, retain_graph=True, allow_unused=True)
-    for gradient in gradients:
-        if gradient is not None:
-            total += torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square()
-    return total / GRADIENT_SCALE**2

@@ -17,6 +17,7 @@ from focal_plugin.compare.plan.comparison import Comparison, Run, slug
 from focal_plugin.compare.report import report_all
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
+from focal_plugin.diagnostics.loss_balance import GradientNorms, LossBalance, write_balance
 from focal_plugin.diagnostics.snapshot import Snapshot, write_snapshot
 
 ITERATIONS = 40
@@ -193,6 +194,16 @@ def fake_snapshot(**more) -> Snapshot:
     return Snapshot(**{**fields, **more})
 
 
+def change_balance(run_folder: Path, moment: str, **ratios: float | None):
+    """Write the balance of a run; a ratio of None has no box loss."""
+    parts = {
+        part: GradientNorms(1.0, 0.0) if ratio is None else GradientNorms(ratio, 1.0)
+        for part, ratio in ratios.items()
+    }
+    balance = LossBalance(0 if moment == "start" else ITERATIONS, 32, 8, parts)
+    write_balance(run_folder / "diagnostics" / f"balance_{moment}.json", balance)
+
+
 def _run(arm, seed, role="equal", factor=1.0) -> Run:
     content = hashlib.sha256(f"{arm} {seed} {role} {factor}".encode()).hexdigest()
     opts = ("SEED", str(seed))
@@ -214,6 +225,8 @@ def _write_run(folder, run, arm, state, data, snapshots):
     if snapshots:
         write_snapshot(folder / "diagnostics" / "start_retinanet.npz", fake_snapshot(iteration=0))
         write_snapshot(folder / "diagnostics" / "final_retinanet.npz", fake_snapshot(iteration=40))
+        change_balance(folder, "start", retinanet=2.0)
+        change_balance(folder, "final", retinanet=1.0)
     done = state in ("done", "empty")
     steps = [
         {"iteration": i, **_losses(i, run.seed)} for i in range(19, ITERATIONS if done else 20, 20)

@@ -1,5 +1,7 @@
 """Two optimizer steps of every arm of the built-in dataset on two small images."""
 
+import math
+
 import pytest
 import torch
 from detectron2.data.datasets import load_coco_json
@@ -11,6 +13,8 @@ from focal_plugin import arms
 from focal_plugin.compare.plan.spec_file import read_spec
 from focal_plugin.data import ShapesSpec, draw_dataset
 from focal_plugin.data.loading.crowd_mapper import CrowdDatasetMapper
+from focal_plugin.engine.hooks.fixed_anchors import dense_parts, take_snapshots
+from focal_plugin.engine.hooks.fixed_losses import TOTAL, measure_losses
 from focal_plugin.engine.unread_keys import RecordingCfgNode
 from focal_plugin.losses import class_alpha_of_counts
 from focal_plugin.modeling.prior import without_automatic_priors
@@ -125,6 +129,23 @@ def test_losses_and_gradients_are_finite_and_every_key_and_parameter_counts(fami
                     without_gradient.discard(name)
             optimizer.step()
     assert not without_gradient
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "arm"), sorted(ARMS))
+def test_an_arm_has_snapshots_losses_and_a_balance_on_fixed_images(family, arm, images):
+    cfg = load_arm(family, arm)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    batch = read_batch(cfg, images)
+    found = measure_losses(model, batch, batch_size=2, with_balance=True)
+    assert set(found.losses) == losses_of(cfg) | {TOTAL}
+    assert all(math.isfinite(loss) for loss in found.losses.values())
+    parts = {"retinanet": ["retinanet"], "faster_rcnn": ["rpn", "roi_heads"]}[family]
+    assert list(found.balance) == ([] if cfg.MODEL.FOCAL.BAG_LOSS.NAME else parts)
+    assert all(norms.ratio for norms in found.balance.values())
+    snapshots = take_snapshots(model, batch, iteration=0, batch_size=2)
+    assert snapshots.keys() == dense_parts(model).keys()
 
 
 SECOND = [

@@ -17,6 +17,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ from focal_plugin import get_cfg
 from focal_plugin.config import resolve_device
 from focal_plugin.engine import Trainer
 from focal_plugin.engine.hooks.diagnostics import DiagnosticsHook
-from focal_plugin.engine.hooks.fixed_anchors import load_fixed_images, take_snapshots
+from focal_plugin.engine.hooks.fixed_anchors import take_snapshots
+from focal_plugin.engine.hooks.fixed_images import load_fixed_images
+from focal_plugin.engine.hooks.fixed_losses import measure_losses
 
 
 class Cost(NamedTuple):
@@ -50,7 +53,8 @@ def main() -> None:
         cfg.MODEL.FOCAL.DIAGNOSTICS.PERIOD = args.period
         cfg.DATALOADER.NUM_WORKERS = 0
         trainer = Trainer(cfg)
-        print(f"snapshots, at the start and at the end: {time_snapshots(trainer):.2f} s")
+        for name, seconds in time_fixed_images(trainer).items():
+            print(f"{name}: {seconds:.2f} s")
         report(measure(trainer, args.pairs), args.period)
 
 
@@ -62,13 +66,27 @@ def read_config(file: Path, opts: list[Any]) -> CfgNode:
     return cfg
 
 
-def time_snapshots(trainer: Trainer) -> float:
-    """Return the time of the snapshots in seconds, including loading the images."""
-    started = time.perf_counter()
+def time_fixed_images(trainer: Trainer) -> dict[str, float]:
+    """Return the time of each measurement on fixed images in seconds, after a first one."""
     images = load_fixed_images(trainer.cfg)
-    batch_size = trainer.cfg.SOLVER.IMS_PER_BATCH
-    take_snapshots(trainer.model, images, iteration=0, batch_size=batch_size)
-    return time.perf_counter() - started
+    model, batch_size = trainer.model, trainer.cfg.SOLVER.IMS_PER_BATCH
+    measurements: dict[str, Callable[[], object]] = {
+        "loading the images": lambda: load_fixed_images(trainer.cfg),
+        "snapshots, at the start and at the end": lambda: take_snapshots(
+            model, images, iteration=0, batch_size=batch_size
+        ),
+        "balance, at the start and at the end": lambda: measure_losses(
+            model, images, batch_size=batch_size, with_balance=True
+        ),
+        "losses, at each evaluation": lambda: measure_losses(model, images, batch_size=batch_size),
+    }
+    found = {}
+    for name, run in measurements.items():
+        run()
+        started = time.perf_counter()
+        run()
+        found[name] = time.perf_counter() - started
+    return found
 
 
 def measure(trainer: Trainer, pairs: int) -> dict[bool, list[Cost]]:

@@ -16,6 +16,7 @@ from .detections.average_precision import METRICS, evaluate
 from .detections.coco_json import GroundTruth, read_ground_truth
 from .detections.run_numbers import RunNumbers, run_numbers
 from .evaluated_runs import REPLICATES, EvaluatedRuns, data_problems
+from .loss_balance import Balances
 from .loss_views import LossViews
 from .pilot import spread_of_differences
 from .provenance import DataSet, Provenance
@@ -164,6 +165,7 @@ def summarize_files(
         slow=dict.fromkeys(judged.arms, ()),
         load=None,
         losses=LossViews((), ()),
+        balances=Balances(()),
         fairness=Fairness((), (), {}),
         provenance=Provenance((), (_data_set(truth, judged.ground_truth),), 0),
         spread_of_differences=spread,

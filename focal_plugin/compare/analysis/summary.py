@@ -17,6 +17,7 @@ from .class_differences import ClassDifferences, class_differences
 from .detection_analysis import DetectionAnalysis, analyze_detections
 from .evaluated_runs import REPLICATES, evaluate_folders
 from .fairness import Difference, SharedStart, config_differences, shared_start
+from .loss_balance import Balances, balances
 from .loss_views import LossViews, loss_views
 from .paired import Compared
 from .pilot import runs_of_arms, spread_of_differences
@@ -195,6 +196,7 @@ class Summary:
     slow: dict[str, tuple[SlowRun, ...]]
     load: Load | None
     losses: LossViews
+    balances: Balances
     fairness: Fairness
     provenance: Provenance
     spread_of_differences: float | None
@@ -280,6 +282,7 @@ def summarize(
         slow={arm: slow_runs(by_arm[arm]) for arm in comparison.arms},
         load=load(folders),
         losses=loss_views(comparison, by_arm),
+        balances=balances(comparison, by_arm),
         fairness=_fairness(comparison, by_arm),
         provenance=provenance(folders),
         spread_of_differences=spread,

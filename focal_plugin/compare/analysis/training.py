@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...run_folder import GRADIENT_NORM_KEY
+from ...run_folder import GRADIENT_NORM_KEY, VALIDATION_PREFIX
 from ..runs.run_folder import RunFolder
 from .scores import Spread, spread
 from .statistics import is_finite_number
@@ -53,7 +53,9 @@ class Cost:
 
 def curves(folders: Iterable[RunFolder]) -> dict[str, Curve]:
     """
-    Return the curves of every loss, of AP and of the gradient norm, by key in `metrics.json`.
+    Return the curves of all losses, of AP and of the gradient norm, by key in `metrics.json`.
+
+    The losses are those on training images and those on fixed test images.
 
     All runs with metrics count, including failed ones.
     """
@@ -61,7 +63,8 @@ def curves(folders: Iterable[RunFolder]) -> dict[str, Curve]:
     for folder in folders:
         for line in folder.metrics:
             for key, value in line.items():
-                drawn = key.startswith(LOSS_PREFIXES) or key in (AP_KEY, GRADIENT_NORM_KEY)
+                drawn = key.startswith((*LOSS_PREFIXES, VALIDATION_PREFIX))
+                drawn = drawn or key in (AP_KEY, GRADIENT_NORM_KEY)
                 if drawn and is_finite_number(value):
                     series.setdefault(key, {}).setdefault(line["iteration"], []).append(value)
     return {key: _curve(series[key]) for key in sorted(series, key=_curve_order)}

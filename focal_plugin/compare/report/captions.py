@@ -28,6 +28,12 @@ TRAINING = (
     "logged."
 )
 
+VALIDATION = (
+    " Markers with a thin line are the same losses on fixed test images, at each evaluation and at "
+    "the end, without augmentation. Nothing is chosen by them. A marker curve that rises while "
+    "the line falls is a sign of overfitting."
+)
+
 GRADIENT_NORMS = (
     "Gradient norms before clipping; lines are means over the seeds. At equal learning rates, an "
     "arm with ten times the gradient takes ten times larger steps, unless they are clipped. At a "

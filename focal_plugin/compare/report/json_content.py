@@ -10,11 +10,12 @@ import numpy as np
 
 from ..analysis.summary import Summary
 from . import sentences
+from .balance_section import balance_sentences
 from .headline import headlines
 
 ONLY_TRAINED = (
     *("iterations", "runs", "red", "problems", "best", "tuning", "test_sets"),
-    *("curves", "costs", "losses", "fairness"),
+    *("curves", "costs", "losses", "balances", "fairness"),
 )
 """Parts of a summary that only runs have."""
 
@@ -42,6 +43,7 @@ def json_content(summary: Summary) -> dict[str, Any]:
         entry["sentences"] = sentences.start_sentences(start.example)
     del content["fairness"]["configured"]
     content["fairness"]["sentences"] = sentences.fairness_sentences(summary)
+    content["balances"]["sentences"] = balance_sentences(summary)
     content["provenance"]["sentences"] = sentences.provenance_sentences(summary.provenance)
     content["problems"] = sentences.problem_sentences(summary.problems, reference)
     for part, problems in (

@@ -19,6 +19,7 @@ from . import (
     sentences,
     tables,
 )
+from .balance_section import balance_rows, balance_sentences, balance_table
 from .csv_tables import Cell
 from .files_section import LEAD, file_rows, file_sentences, file_table
 from .how_to_report import bibtex, how_to_report
@@ -283,6 +284,15 @@ SECTIONS = (
         trained=True,
     ),
     Section("starts", "fairness", "Start of training", tables.start_table, trained=True),
+    Section(
+        "balance",
+        "fairness",
+        "Balance of classification and box loss",
+        balance_table,
+        sentences=balance_sentences,
+        csv=(("balance.csv", balance_rows),),
+        trained=True,
+    ),
     Section(
         "versions",
         "provenance",

@@ -11,21 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...pages.drawing import WIDTH, Drawing, log_labels
-from ...run_folder import GRADIENT_NORM_KEY, MOMENTS
+from ...run_folder import GRADIENT_NORM_KEY, MOMENTS, validation_key
 from ..analysis.loss_views import SHARES, LossView
 from ..analysis.summary import Summary
-from ..analysis.training import AP_KEY, Curve
+from ..analysis.training import AP_KEY, LOSS_PREFIXES, Curve
 from . import captions
 from .arm_styles import ArmStyle
 from .drawing import arms_drawing, draw_band, draw_line, gray_first, log_if_wide
+
+VALIDATION = ", on training images and on fixed test images"
+"""End of the title of the training curves."""
 
 
 def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
     """Draw every loss; None without metrics."""
     keys = list(dict.fromkeys(k for of_arm in summary.curves.values() for k in of_arm))
-    keys = [k for k in keys if k not in (AP_KEY, GRADIENT_NORM_KEY)]
+    keys = [k for k in keys if k.startswith(LOSS_PREFIXES)]
     if not keys:
         return None
+    has_validation = False
     columns = min(len(keys), 2 if len(keys) in (2, 4) else 3)
     rows = math.ceil(len(keys) / columns)
     figure = Figure((WIDTH, 0.5 + 2.0 * rows), layout="constrained")
@@ -34,7 +38,12 @@ def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
         axes.set_title(key)
         axes.set_xlabel("iteration")
         drawn = {arm: c[key] for arm, c in summary.curves.items() if key in c}
-        _draw_curves(axes, drawn, styles, log=True)
+        fixed = validation_key(key)
+        on_fixed = {arm: c[fixed] for arm, c in summary.curves.items() if fixed in c}
+        has_validation |= bool(on_fixed)
+        _draw_curves(axes, drawn, styles)
+        _draw_marked(axes, on_fixed, styles)
+        log_if_wide(axes, _means(drawn) + _means(on_fixed))
     for axes in grid[len(keys) :]:
         axes.set_axis_off()
     return arms_drawing(
@@ -43,8 +52,8 @@ def draw_training(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
         figure,
         [arm for arm, c in summary.curves.items() if c],
         name="training",
-        title="Losses during training",
-        caption=captions.TRAINING,
+        title="Losses during training" + (VALIDATION if has_validation else ""),
+        caption=captions.TRAINING + (captions.VALIDATION if has_validation else ""),
     )
 
 
@@ -55,7 +64,7 @@ def draw_progress(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
         return None
     figure = Figure((WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
-    _draw_curves(axes, curves, styles, log=False)
+    _draw_curves(axes, curves, styles)
     for arm in gray_first(curves, styles):
         curve, look = curves[arm], styles[arm]
         if look.colored:
@@ -73,17 +82,31 @@ def draw_progress(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing |
     )
 
 
-def _draw_curves(
-    axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, ArmStyle], *, log: bool
-) -> None:
+def _draw_curves(axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, ArmStyle]) -> None:
     for arm in gray_first(curves, styles):
         curve, look = curves[arm], styles[arm]
         draw_line(axes, curve.iterations, curve.mean, look)
         if max(curve.runs) > 1:
             draw_band(axes, curve.iterations, curve.low, curve.high, look)
-    if log:
-        log_if_wide(axes, [v for curve in curves.values() for v in curve.mean])
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _draw_marked(axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, ArmStyle]) -> None:
+    for arm in gray_first(curves, styles):
+        curve, look = curves[arm], styles[arm]
+        axes.plot(
+            curve.iterations,
+            curve.mean,
+            color=look.color,
+            linestyle=look.dash,
+            linewidth=0.6,
+            marker=look.marker,
+            ms=3.6,
+        )
+
+
+def _means(curves: Mapping[str, Curve]) -> list[float]:
+    return [value for curve in curves.values() for value in curve.mean]
 
 
 def draw_gradient_norms(summary: Summary, styles: Mapping[str, ArmStyle]) -> Drawing | None:
@@ -108,7 +131,8 @@ def draw_gradient_norms(summary: Summary, styles: Mapping[str, ArmStyle]) -> Dra
         axes = next(grid)
         axes.set_title("whole training")
         axes.set_xlabel("iteration")
-        _draw_curves(axes, later, styles, log=True)
+        _draw_curves(axes, later, styles)
+        log_if_wide(axes, _means(later))
     return arms_drawing(
         summary,
         styles,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any, TypeVar
 import yaml
 from detectron2.config import CfgNode
 
+from ...diagnostics.loss_balance import LossBalance, read_balance
 from ...json_file import DamagedFileError, read_object, undamaged
 from ...run_folder import (
     CONFIG_FILE,
     DETECTIONS_NAME,
     METRICS_FILE,
+    MOMENTS,
     STATUS_FILE,
+    balance_file,
     detections_folder,
     snapshot_files,
 )
@@ -47,6 +51,7 @@ class RunFolder:
         environment: content of `env.json`: versions, device, threads, datasets.
         start: content of `start.json`: digests of the weights and of the first batches.
         config: resolved config of the run, from `config.yaml`.
+        balances: one of :data:`~focal_plugin.run_folder.MOMENTS` -> balance of the losses.
         damage: sentences on damaged files.
     """
 
@@ -58,6 +63,7 @@ class RunFolder:
     environment: Environment | None
     start: Start | None
     config: CfgNode | None
+    balances: dict[str, LossBalance]
     damage: tuple[str, ...]
 
     @classmethod
@@ -85,11 +91,21 @@ class RunFolder:
             damage.append(f"{path / METRICS_FILE} holds no measurements")
         environment, start = attempt(Environment.read), attempt(Start.read)
         config = attempt(lambda folder: read_config(folder / CONFIG_FILE))
+        balances = {m: attempt(functools.partial(_read_balance, moment=m)) for m in MOMENTS}
         of_tests = (_detections_file(path, name, environment) for name in _test_sets(environment))
         if done:
             damage += [f"{file} is missing" for file in of_tests if not file.is_file()]
         return cls(
-            run, path, status, result, metrics.lines, environment, start, config, tuple(damage)
+            run=run,
+            path=path,
+            status=status,
+            result=result,
+            metrics=metrics.lines,
+            environment=environment,
+            start=start,
+            config=config,
+            balances={moment: found for moment, found in balances.items() if found},
+            damage=tuple(damage),
         )
 
     @property
@@ -131,6 +147,10 @@ class RunFolder:
 def read_run_folders(comparison: Comparison, folder: Path) -> list[RunFolder]:
     """Return one :class:`RunFolder` per run, in the order of the comparison."""
     return [RunFolder.read(run, folder / run.id) for run in comparison.runs]
+
+
+def _read_balance(folder: Path, *, moment: str) -> LossBalance | None:
+    return read_balance(balance_file(folder, moment))
 
 
 def _test_sets(environment: Environment | None) -> tuple[str, ...]:

@@ -34,10 +34,11 @@ from .fixed_anchors import (
     dense_parts,
     divisor_of,
     level_names,
-    load_fixed_images,
     take_snapshots,
     view_step,
 )
+from .fixed_images import load_fixed_images
+from .loss_recorder import LossRecorder, step_size_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,11 @@ class DiagnosticsHook(HookBase):
 
     It writes a :class:`Snapshot` of each dense part on fixed images into the folder `diagnostics`
     of `OUTPUT_DIR`: `start_<part>.npz` if the run starts at iteration 0, and `final_<part>.npz` at
-    the end.
+    the end. At the same moments it writes `balance_start.json` and `balance_final.json`, the
+    :class:`~focal_plugin.diagnostics.loss_balance.LossBalance` of all parts.
+
+    At each evaluation of `TEST.EVAL_PERIOD` and at the end, it puts the losses on the fixed images
+    into the event storage, see :func:`~focal_plugin.run_folder.validation_key`.
 
     With several processes each one requires this hook, because a loss may sum over processes. Only
     the main process writes.
@@ -74,6 +79,7 @@ class DiagnosticsHook(HookBase):
         self._model = unwrapped(model)
         self._parts = dense_parts(self._model) if self._period else {}
         self._images: list[dict[str, Any]] = []
+        self._losses = LossRecorder(cfg, self._model, self._images)
         self._start: dict[str, Snapshot] = {}
         self._norms: list[float] = []
         self._unwrap_optimizer: Callable[[], None] = lambda: None
@@ -84,17 +90,18 @@ class DiagnosticsHook(HookBase):
         self._wrap_optimizer()
         if not self._parts:
             logger.info(
-                "Diagnostics of this detector contain only the gradient norm: its dense losses are "
+                "Diagnostics of this detector contain no anchors: its dense losses are "
                 "Detectron2's, or the box loss is available as a sum only"
             )
-            return
         self._images = load_fixed_images(self._cfg)
+        self._losses = LossRecorder(self._cfg, self._model, self._images)
         if not self._images:
             logger.info("No snapshots: DATASETS.TEST has no dataset with annotations")
         elif self.trainer.start_iter == 0:
             self._start = self._snapshots("start")
             for snapshot in self._start.values():
                 logger.info(describe_start(snapshot))
+            self._losses.write_balance("start", self.trainer.iter, puts_losses=False)
 
     def before_step(self) -> None:
         if not self._period:
@@ -108,6 +115,8 @@ class DiagnosticsHook(HookBase):
             part.observer = None
         if len(self._norms) == NUM_NORMS:
             self._add_norms()
+        if self._images and self._is_evaluated():
+            self._losses.put_losses(self.trainer.iter)
 
     def after_train(self) -> None:
         for part in self._parts.values():
@@ -116,10 +125,16 @@ class DiagnosticsHook(HookBase):
         self._add_norms()
         if self._images and self.trainer.iter >= self.trainer.max_iter:  # otherwise it has failed
             self._snapshots("final")
+            self._losses.write_balance("final", self.trainer.iter, puts_losses=True)
 
     def _is_due(self) -> bool:
         """Return True at the last iteration of a period, when Detectron2 writes its own metrics."""
         return (self.trainer.iter + 1) % self._period == 0
+
+    def _is_evaluated(self) -> bool:
+        """Return True at the iterations of an evaluation during training, as Detectron2 does."""
+        period, done = self._cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
+        return period > 0 and done % period == 0 and done != self.trainer.max_iter
 
     def _wrap_optimizer(self) -> None:
         """
@@ -153,13 +168,14 @@ class DiagnosticsHook(HookBase):
             _put(get_event_storage(), {GRADIENT_NORM_KEY: norm})
 
     def _snapshots(self, when: str) -> dict[str, Snapshot]:
+        if not self._parts:
+            return {}
         started = time.perf_counter()
-        images_per_process = self._cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         snapshots = take_snapshots(
             self._model,
             self._images,
             iteration=self.trainer.iter,
-            batch_size=max(images_per_process, 1),
+            batch_size=step_size_of(self._cfg),
         )
         for snapshot in snapshots.values():
             norms = self._start[snapshot.part].parameter_gradient_norms if self._start else None

@@ -11,27 +11,18 @@ Shape shorthand:
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import RetinaNet
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList
-from detectron2.utils.events import EventStorage
-from torch import Tensor, nn
+from torch import nn
 
-from ...data.labeled_categories import completely_labeled
-from ...data.loading.crowd_mapper import CrowdDatasetMapper
 from ...diagnostics.analysis import (
     GRADIENT_EDGES,
     AnchorView,
@@ -41,15 +32,8 @@ from ...diagnostics.analysis import (
     view_anchors,
 )
 from ...diagnostics.snapshot import MAX_SAMPLE, Snapshot
-from ...modeling import knows_crowds
 from ...modeling.dense_losses import DenseLossMixin, DenseStep
-from ...random_state import generators_kept
-
-NUM_IMAGES = 32
-"""Number of images, the first of the test set."""
-
-SEED = 1708_02002
-"""Seed of the anchor sample, and of an RPN's own sample before it."""
+from .fixed_images import SEED, batches_of, measuring
 
 
 def dense_parts(model: nn.Module) -> dict[str, DenseLossMixin]:
@@ -62,28 +46,6 @@ def dense_parts(model: nn.Module) -> dict[str, DenseLossMixin]:
         and part.box_loss.has_rows
         and getattr(part, "bag_loss", None) is None
     }
-
-
-def load_fixed_images(cfg: CfgNode) -> list[dict[str, Any]]:
-    """
-    Load the first images of the first test set with their annotations, without augmentation.
-
-    As in the evaluation, every image counts as completely labeled.
-
-    Returns:
-        the model's training input; [] if there is no test set or it has no annotations.
-    """
-    if not cfg.DATASETS.TEST:
-        return []
-    mapper_class = CrowdDatasetMapper if knows_crowds(cfg) else DatasetMapper
-    mapper = mapper_class(cfg, is_train=True)  # a mapper for inference drops annotations
-    mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
-    with generators_kept(
-        "cuda" if torch.cuda.is_initialized() else "cpu"
-    ):  # even a resize to one size makes a random draw
-        dicts = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_IMAGES]
-        images = [mapper(copy.deepcopy(completely_labeled(x))) for x in dicts]
-    return images if all("instances" in x for x in images) else []
 
 
 def view_step(part: DenseLossMixin, step: DenseStep) -> tuple[AnchorView, Tally]:
@@ -161,13 +123,12 @@ def take_snapshots(
     def observer_of(name: str, part: DenseLossMixin) -> Callable[[DenseStep], None]:
         return lambda step: seen[name].append(_see(part, step))
 
-    for start in range(0, len(images), batch_size):
-        with _unchanged(model), EventStorage(), torch.no_grad():
-            torch.manual_seed(SEED)
+    for batch in batches_of(images, batch_size):
+        with measuring(model), torch.no_grad():
             for name, part in parts.items():
                 part.observer = observer_of(name, part)
             try:
-                _forward(model, images[start : start + batch_size])
+                _forward(model, batch)
             finally:
                 for part in parts.values():
                     part.observer = None
@@ -178,15 +139,12 @@ def take_snapshots(
 
 
 def _forward(model: nn.Module, batch: Sequence[dict[str, Any]]) -> None:
-    """Run the model as in training up to the dense losses, with all submodules in eval mode."""
-    model.eval()
+    """Run the model as in training up to the dense losses."""
     if isinstance(model, DenseLossMixin):
-        model.training = True
         model(batch)
         return
     assert _proposes(model)
     generator = model.proposal_generator
-    generator.training = True
     images = model.preprocess_image(batch)
     instances = [x["instances"].to(images.tensor.device) for x in batch]
     generator(images, model.backbone(images.tensor), instances)
@@ -309,18 +267,3 @@ def _digest(seen: Sequence[_Seen], images: Sequence[dict[str, Any]], sample: np.
         first_anchor += batch.labels.size
         first_image += num_images
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore buffers (such as those of normalizers), modes and random generators on exit."""
-    modes = {module: module.training for module in model.modules()}
-    buffers: list[tuple[Tensor, Tensor]] = [(x, x.clone()) for x in model.buffers()]
-    try:
-        with generators_kept("cuda" if torch.cuda.is_initialized() else "cpu"):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.train(mode)
-        for buffer, value in buffers:
-            buffer.copy_(value)

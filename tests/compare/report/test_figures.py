@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.report import captions
 from focal_plugin.compare.report.arm_styles import arm_styles
 from focal_plugin.compare.report.figures import draw_all
 from focal_plugin.pages import plotting
@@ -23,7 +24,7 @@ from focal_plugin.pages.plotting import (
     svg,
 )
 
-from ..fake_comparison import FakeArm, write_comparison
+from ..fake_comparison import FakeArm, write_comparison, write_metrics
 from .conftest import FIGURES
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,39 @@ def test_training_curves_have_a_band_between_the_seeds(summary, drawings):
     corners = axes.collections[-3].get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(min(curve.low))
     assert corners[:, 1].max() == pytest.approx(max(curve.high))
+
+
+def test_losses_on_fixed_images_are_markers_beside_the_training_losses(tmp_path, draw_only):
+    comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()})
+    for run in comparison.runs:
+        losses = {"validation/total": 2.0 * run.seed, "validation/cls": 50.0}
+        lines = [
+            {"iteration": 19, "total_loss": 3.0, "loss_cls": 1.0, "loss_box_reg": 1.0, **losses},
+            {"iteration": 40, "validation/total": 1.0},
+        ]
+        write_metrics(tmp_path / run.id, lines)
+    draw_only("training")
+    summary = summarize(tmp_path, replicates=0)
+    (drawing,) = draw_all(summary)
+    assert drawing.title == "Losses during training, on training images and on fixed test images"
+    assert drawing.caption.endswith(f"{captions.TRAINING}{captions.VALIDATION}")
+    axes = {a.get_title(loc="left"): a for a in drawing.figure.axes if a.axison}
+    assert list(axes) == ["total_loss", "loss_box_reg", "loss_cls"]
+    _, (training, fixed) = (
+        [line for line in axes["total_loss"].lines if line.get_color() == color]
+        for color in (PALETTE[0], INK)
+    )
+    assert training.get_marker() == "None"
+    np.testing.assert_array_equal(training.get_xydata(), [(19, 3.0)])
+    np.testing.assert_array_equal(fixed.get_xydata(), [(19, 3.0), (40, 1.0)])
+    assert fixed.get_marker() == arm_styles(("CE", "FL"), "CE", ["FL"])["CE"].marker
+    assert len(axes["loss_box_reg"].lines) == 2  # no losses on fixed images
+    assert axes["loss_cls"].get_yscale() == "log"  # 1 and 50 are far apart
+
+
+def test_training_curves_alone_do_not_speak_of_fixed_images(drawings):
+    assert drawings["training"].title == "Losses during training"
+    assert captions.VALIDATION not in drawings["training"].caption
 
 
 def test_an_inlined_figure_has_the_colors_and_the_font_of_the_page(drawings):

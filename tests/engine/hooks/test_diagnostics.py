@@ -10,20 +10,22 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
+from focal_plugin.diagnostics.loss_balance import read_balance
 from focal_plugin.diagnostics.snapshot import read_snapshot
 from focal_plugin.engine import Trainer
 from focal_plugin.engine.hooks.diagnostics import DiagnosticsHook, gradient_norm
 from focal_plugin.engine.hooks.fixed_anchors import (
     dense_parts,
-    load_fixed_images,
     take_snapshots,
     view_step,
 )
+from focal_plugin.engine.hooks.fixed_images import load_fixed_images
+from focal_plugin.engine.hooks.fixed_losses import measure_losses
 
 from ...modeling.toy import narrow_cfg
 from ...modeling.toy_rcnn import STOCK
 from ...modeling.two_processes import in_two_processes
-from .snapshot_process import snapshot_after_a_step
+from .snapshot_process import losses_after_a_step, snapshot_after_a_step
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +67,7 @@ SETTINGS = (
     "SOLVER.IMS_PER_BATCH", 4,
     "SOLVER.MAX_ITER", 4,
     "SOLVER.STEPS", (),
-    "TEST.EVAL_PERIOD", 0,
+    "TEST.EVAL_PERIOD", 2,
 )  # fmt: skip
 
 
@@ -106,6 +108,20 @@ def train(cfg):
     trainer.resume_or_load(resume=False)
     trainer.train()
     return trainer
+
+
+def validation_of(cfg):
+    """Return iteration -> the losses on the fixed images."""
+    lines = {line["iteration"]: line for line in metrics_of(cfg)}
+    found = {
+        i: {name: x for name, x in line.items() if name.startswith("validation/")}
+        for i, line in lines.items()
+    }
+    return {i: losses for i, losses in found.items() if losses}
+
+
+def balance_of(cfg, moment):
+    return read_balance(Path(cfg.OUTPUT_DIR) / "diagnostics" / f"balance_{moment}.json")
 
 
 def metrics_of(cfg):
@@ -303,6 +319,23 @@ def test_two_processes_that_share_statistics_get_the_snapshot_of_one(
     assert first.loss_sum == second.loss_sum == pytest.approx(alone.loss_sum, rel=1e-5)
 
 
+@pytest.mark.parametrize("arm", ["ghm", "equal_gradient"])
+def test_two_processes_that_share_statistics_measure_the_losses_of_one(
+    arm, fork_server, make_cfg, tmp_path
+):
+    opts = {"ghm": GHM, "equal_gradient": ("MODEL.FOCAL.BALANCE.NAME", "equal_gradient", *GHM)}
+    cfg = make_cfg(*opts[arm])
+    arguments = (cfg, load_fixed_images(cfg))
+    task = (losses_after_a_step, (arguments, arguments))
+    (first, second) = in_two_processes({"measure": task}, tmp_path)["measure"]
+    alone = losses_after_a_step(*arguments)
+    assert first == second
+    assert first.losses == pytest.approx(alone.losses, rel=1e-5)
+    assert first.balance["retinanet"].ratio == (
+        pytest.approx(alone.balance["retinanet"].ratio, rel=1e-4)
+    )
+
+
 def test_sample_is_limited_and_drawn_from_all_images(make_cfg, monkeypatch):
     whole = snapshots_of(make_cfg(*FL))["retinanet"]
     monkeypatch.setattr("focal_plugin.engine.hooks.fixed_anchors.MAX_SAMPLE", 50)
@@ -335,6 +368,62 @@ def test_a_run_leaves_scalars_and_two_snapshots(make_cfg):
     assert last[prefix + "positives_per_object"] >= 1
     assert last[prefix + "objects_without_anchor"] == 0
     assert list(Path(cfg.OUTPUT_DIR).glob("events.*"))
+
+
+@pytest.mark.parametrize("base", [RETINANET, RCNN])
+def test_a_run_leaves_its_balance_and_the_losses_at_each_evaluation(base, make_cfg):
+    cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, base=base)
+    trainer = train(cfg)
+    start, final = (balance_of(cfg, moment) for moment in ("start", "final"))
+    assert (start.iteration, final.iteration) == (0, 4)
+    assert (start.num_images, start.batch_size) == (12, 4)
+    assert list(start.parts) == (["retinanet"] if base == RETINANET else ["rpn", "roi_heads"])
+    assert start.parts != final.parts
+    measured = measure_losses(
+        trainer.model, load_fixed_images(cfg), batch_size=4, with_balance=True
+    )
+    assert measured.balance == final.parts
+    losses = validation_of(cfg)
+    assert list(losses) == [1, 4]  # 2 steps, and the end
+    assert losses[4]["validation/total"] == measured.losses["total_loss"]
+    assert losses[4]["validation/box_reg"] == measured.losses["loss_box_reg"]
+    assert losses[1].keys() == losses[4].keys()
+    assert losses[1] != losses[4]
+
+
+def test_the_losses_of_a_resumed_run_are_those_of_an_uninterrupted_one(make_cfg):
+    opts = ("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2, *GHM)
+    opts = (*opts, "SEED", 7, "TEST.EVAL_PERIOD", 3)
+    whole, resumed = (make_cfg(*opts, name=name) for name in ("whole", "resumed"))
+    expected = train(whole).model.state_dict()
+    folder = Path(resumed.OUTPUT_DIR)
+    folder.mkdir()
+    for name in ("model_0000001.pth", "model_0000001.pth.sha256"):
+        (folder / name).write_bytes((Path(whole.OUTPUT_DIR) / name).read_bytes())
+    (folder / "last_checkpoint").write_text("model_0000001.pth")
+    trainer = Training(resumed)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 2
+    trainer.train()
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert validation_of(resumed) == validation_of(whole)
+    assert list(validation_of(whole)) == [2, 4]
+    assert balance_of(resumed, "final") == balance_of(whole, "final")
+    assert balance_of(resumed, "start") is None
+
+
+def test_a_diverged_detector_has_no_losses_on_fixed_images(make_cfg, monkeypatch, caplog):
+    def diverged(*args, **kwargs):
+        raise FloatingPointError("planted")
+
+    monkeypatch.setattr("focal_plugin.engine.hooks.loss_recorder.measure_losses", diverged)
+    cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2)
+    with caplog.at_level("WARNING", "focal_plugin"):
+        train(cfg)
+    assert "No losses on fixed images at iteration 1: planted" in caplog.text
+    assert validation_of(cfg) == {}
+    assert balance_of(cfg, "start") is None
 
 
 def test_gradient_norm_is_measured_before_clipping_and_once(make_cfg):
@@ -380,16 +469,21 @@ def test_without_a_period_nothing_is_recorded(make_cfg):
     cfg = make_cfg(*FL)
     train(cfg)
     assert not (Path(cfg.OUTPUT_DIR) / "diagnostics").exists()
-    assert not any("diagnostics" in name for line in metrics_of(cfg) for name in line)
+    names = {name for line in metrics_of(cfg) for name in line}
+    assert not any(name.startswith(("diagnostics", "validation")) for name in names)
 
 
-def test_stock_detector_records_only_its_gradient_norm(make_cfg, caplog):
+def test_stock_detector_records_its_gradient_norm_and_its_losses(make_cfg, caplog):
     cfg = make_cfg("MODEL.FOCAL.DIAGNOSTICS.PERIOD", 2, *STOCK, base=RCNN)
     with caplog.at_level("INFO", "focal_plugin"):
         train(cfg)
     assert "its dense losses are Detectron2's" in caplog.text
-    assert not (Path(cfg.OUTPUT_DIR) / "diagnostics").exists()
-    assert metrics_of(cfg)[-1]["diagnostics/parameter_gradient_norm"] > 0
+    files = {file.name for file in (Path(cfg.OUTPUT_DIR) / "diagnostics").iterdir()}
+    assert files == {"balance_start.json", "balance_final.json"}
+    assert list(balance_of(cfg, "final").parts) == ["rpn", "roi_heads"]
+    assert validation_of(cfg)[4]["validation/rpn_cls"] > 0
+    (last,) = [line for line in metrics_of(cfg) if line["iteration"] == 3]
+    assert last["diagnostics/parameter_gradient_norm"] > 0
 
 
 def test_without_a_test_set_there_are_no_snapshots(make_cfg, caplog):
@@ -405,7 +499,8 @@ def test_failed_run_has_no_final_snapshot_and_keeps_its_own_error(make_cfg, monk
     with pytest.raises(FloatingPointError, match="is nan at iteration"):
         train(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "diagnostics"
-    assert [file.name for file in folder.iterdir()] == ["start_retinanet.npz"]
+    files = sorted(file.name for file in folder.iterdir())
+    assert files == ["balance_start.json", "start_retinanet.npz"]
 
 
 def test_start_is_described_in_the_log(make_cfg, caplog):
