@@ -50,6 +50,8 @@ A spec is a YAML file. Only arms and seeds are required:
   budget: {iterations: 400, total_iterations: 20000}
   imports: [my_losses.py, my_package.losses]    # modules that register a loss of your own
   datasets: {my_train: train.json:images, my_val: val.json:images}
+  # datasets: {cells: {train: c.json:c, test: d.json:c}, signs: {...}}    # compared on each
+  # folds: 5                        # cross-validation of the training set
   learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
   score_threshold: stock            # keep the score cut-offs of the configs; default: 0.001
   evaluations: 10                   # of each run, for AP over training; default: as configured
@@ -92,7 +94,8 @@ Then write one of the designs into the spec:
 REPORT_DESCRIPTION = """
 Write report.html, report.md, report.json, report.tex, tables/* and figures/* into the folder of a
 comparison, and print the verdicts. The comparison may still be running: the report lists what is
-missing and what failed.
+missing and what failed. A comparison on several datasets or folds has a report on each, and one
+over all of them.
 """
 
 JUDGE_DESCRIPTION = """
