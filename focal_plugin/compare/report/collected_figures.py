@@ -120,7 +120,7 @@ def _numbers(each: OverDatasets) -> str:
 def _rank_diagram(ranks: Ranks, styles: Mapping[str, ArmStyle]) -> Drawing:
     """Draw the critical-difference diagram of Demsar (2006)."""
     arms, worst = list(ranks.mean), len(ranks.mean)
-    height = 1.1 + 0.24 * worst + 0.14 * len(ranks.groups)
+    height = 1.1 + 0.12 * worst + 0.12 * len(ranks.groups)
     figure = Figure((WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
@@ -129,21 +129,26 @@ def _rank_diagram(ranks: Ranks, styles: Mapping[str, ArmStyle]) -> Drawing:
         axes.plot((rank, rank), (0, 0.25), color=INK, linewidth=1)
         axes.text(rank, 0.35, str(rank), ha="center", va="bottom")
     axes.plot((1, 1 + ranks.critical_difference), (1.5, 1.5), color=INK, linewidth=2)
-    axes.text(1, 1.65, f"CD = {ranks.critical_difference:.2f}", ha="left", va="bottom")
+    axes.text(1, 1.7, f"CD = {ranks.critical_difference:.2f}", ha="left", va="bottom")
     for i, group in enumerate(ranks.groups):
-        ends = (ranks.mean[group[0]] - 0.03, ranks.mean[group[-1]] + 0.03)
-        axes.plot(ends, (-0.45 - 0.4 * i,) * 2, color=MUTED, linewidth=4, solid_capstyle="butt")
+        bar = (ranks.mean[group[0]] - 0.03, ranks.mean[group[-1]] + 0.03)
+        axes.plot(bar, (-0.45 - 0.4 * i,) * 2, color=MUTED, linewidth=4, solid_capstyle="butt")
     below = -0.6 - 0.4 * len(ranks.groups)
-    for i, arm in enumerate(arms):
-        place, y = ranks.mean[arm], below - 0.75 * (i + 1)
-        axes.plot((place, place), (0, y), color=styles[arm].color, linewidth=1)
-        axes.plot(place, 0, styles[arm].marker, color=styles[arm].color, ms=5, clip_on=False)
-        right = place > (1 + worst) / 2
-        shift = -0.05 if right else 0.05
-        label = f"{shorten(arm, 30)}  {place:.2f}"
-        axes.text(place + shift, y, label, ha="right" if right else "left", va="center")
-    axes.set_xlim(0.7, max(worst, 1 + ranks.critical_difference) + 0.3)
-    axes.set_ylim(below - 0.75 * worst - 0.5, 2.6)
+    left, right = 0.9, max(worst, 1 + ranks.critical_difference) + 0.1
+    half = (worst + 1) // 2
+    # No lines cross if those of the outer arms are above those of the inner ones
+    places = [(arm, i, left) for i, arm in enumerate(arms[:half])]
+    places += [(arm, i, right) for i, arm in enumerate(reversed(arms[half:]))]
+    for arm, row, side in places:
+        place, y, look = ranks.mean[arm], below - 0.75 * (row + 1), styles[arm]
+        axes.plot((place, place, side), (0, y, y), color=look.color, linewidth=1)
+        axes.plot(place, 0, look.marker, color=look.color, ms=5, clip_on=False)
+        if side == left:
+            axes.text(side, y, f"{shorten(arm, 24)}  {place:.2f} ", ha="right", va="center")
+        else:
+            axes.text(side, y, f" {place:.2f}  {shorten(arm, 24)}", ha="left", va="center")
+    axes.set_xlim(left - 0.01, right + 0.01)
+    axes.set_ylim(below - 0.75 * half - 0.5, 2.6)
     return Drawing(
         name="ranks",
         title="Mean ranks with the critical difference",
