@@ -31,8 +31,37 @@ def unfinished(comparison: Comparison, output: Path) -> dict[Run, str]:
 
 def plan_text(plan: Plan, output: Path) -> str:
     """Return the runs to train, the keys in which the arms differ, and what the seeds decide."""
-    parts = [_runs(plan.comparison, output), _differences(plan), seeds_text(plan.comparison)]
+    parts = [
+        _runs(plan.comparison, output),
+        tuning_text(plan),
+        _differences(plan),
+        seeds_text(plan.comparison),
+    ]
     return "\n\n".join(part for part in parts if part)
+
+
+def tuning_text(plan: Plan) -> str:
+    """Return the trials, what they train on, and the runs that follow them; "" without tuning."""
+    grid = plan.comparison.grid
+    if grid is None:
+        return ""
+    arms, settings = len(plan.comparison.arms), len(grid.settings)
+    trials = arms * settings * len(grid.seeds)
+    most = arms * len(plan.comparison.seeds)
+    images = [
+        f"Trials of {plain(name)} train on {split.train.images:,} of its images, and test on the "
+        f"{split.val.images:,} others."
+        for name, split in plan.splits.items()
+    ]
+    return "\n".join(
+        [
+            f"{trials} of the runs are trials: {count_text(settings, 'setting')} of each arm with "
+            f"{count_text(len(grid.seeds), 'seed')}.",
+            *images,
+            f"Then each arm trains at its best setting, unless that is its own: up to {most} runs "
+            "more.",
+        ]
+    )
 
 
 def seeds_text(comparison: Comparison) -> str:
@@ -91,8 +120,6 @@ def _runs(comparison: Comparison, output: Path) -> str:
     counted = ", ".join(f"{number} {state}" for state, number in states.items() if number)
     total = sum(run.iterations for run in left)
     lines.append(f"{len(comparison.runs)} runs: {counted}; {total} iterations to train at most")
-    if comparison.lr_factors:
-        lines.append("then each arm at its best learning rate, unless that is its own")
     return "\n".join(lines)
 
 

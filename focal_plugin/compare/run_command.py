@@ -1,4 +1,4 @@
-"""Command `focal-compare run`: trains unfinished runs, tunes learning rates, and reports."""
+"""Command `focal-compare run`: trains unfinished runs, tunes arms, and reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..yaml_text import load
 from .analysis.pilot import runs_of_arms
 from .analysis.scores import open_arms
 from .analysis.summary import Summary
-from .analysis.tuning import best_factors
+from .analysis.tuning import best_settings
 from .audit_before import audit_before
 from .dry_run import plan_text, time_text, trained_test_sets
 from .looks_to_plan import choose_looks
@@ -30,6 +30,7 @@ from .plan.comparison import Comparison, Run
 from .plan.design import Design, LooksToPlan
 from .plan.spec import Plan, best_runs, further_runs, read_plan
 from .plan.spec_file import Spec
+from .plan.tuning_split import write_splits
 from .report.terminal import terminal_report
 from .report.write import write_report
 from .running.engines import Options
@@ -68,6 +69,7 @@ def main(args: argparse.Namespace) -> int:
         _dry_run(args, plan, output)
         return 0
     comparison.write(output)
+    write_splits(plan.splits.values(), output)
     _mention_others(comparison, output)
     if audit := audit_before(plan, output):
         print(audit, file=sys.stderr)
@@ -112,8 +114,8 @@ def _train(
     """
     Train all runs.
 
-    The runs of a look are known after the look before it, and those at the best learning rates
-    after the trials.
+    The runs of a look are known after the look before it, and those at the best settings after the
+    trials.
     """
     options = _options(args)
     statuses = run_all(comparison.runs, output, options)
@@ -121,10 +123,9 @@ def _train(
         comparison = comparison.with_runs(more)
         comparison.write(output)
         statuses += run_all(more, output, options)
-    if comparison.lr_factors:
-        best = best_runs(
-            args.spec, comparison, best_factors(comparison, read_run_folders(comparison, output))
-        )
+    if comparison.grid is not None:
+        settings = best_settings(comparison, read_run_folders(comparison, output))
+        best = best_runs(args.spec, comparison, settings)
         comparison = comparison.with_runs(best)
         comparison.write(output)
         statuses += run_all(best, output, options)
@@ -191,7 +192,7 @@ def _mention_others(comparison: Comparison, output: Path) -> None:
     own = {run.id for run in comparison.runs}
     folders = [f for f in sorted(output.iterdir()) if (f / STATUS_FILE).exists()]
     others = [folder.name for folder in folders if folder.name not in own]
-    if others and not comparison.lr_factors:
+    if others and comparison.grid is None:
         print(
             f"{output} holds {len(others)} run(s) of other configs, which are not changed: "
             f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",

@@ -15,7 +15,7 @@ from focal_plugin.compare.runs.status import Status
 from ..conftest import ROOT
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
-LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
+LEARNING_RATES = {"factors": [0.5, 2]}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def trained(monkeypatch):
         calls.append([run.name for run in runs])
         for run in runs:
             (folder / run.id).mkdir(parents=True, exist_ok=True)
-            ap = 20.0 + run.seed + 5 * (run.arm == "FL") + run.lr_factor * (run.arm == "FL")
+            ap = 20.0 + run.seed + 5 * (run.arm == "FL") + run.setting.lr_factor * (run.arm == "FL")
             averages = {**dict.fromkeys(AVERAGES), "AP": ap}
             result = Result(run.arm, run.seed, averages, {}, 3, 0.1, 100.0, run.config_hash)
             result.write(folder / run.id)
@@ -69,8 +69,10 @@ def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tmp_path,
     assert commands.focal_compare(["run", str(spec), "--output", str(output)]) == 0
     first, second = trained
     assert first[4:] == [
-        *("CE lr x 0.5 seed 101", "CE lr x 2 seed 101"),
-        *("FL lr x 0.5 seed 101", "FL lr x 2 seed 101"),
+        f"{arm} lr x {factor} seed {seed}"
+        for seed in (101, 102, 103)
+        for arm in ("CE", "FL")
+        for factor in ("0.5", "2")
     ]
     assert {name for name in second if name.startswith("FL")} == {
         "FL lr x 2 seed 1",
