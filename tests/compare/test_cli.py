@@ -11,6 +11,7 @@ from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.running.runner import SweepInterruptedError
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
+from focal_plugin.data import parse_dataset_argument
 
 from ..conftest import ROOT
 
@@ -79,6 +80,10 @@ def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tmp_path,
         "FL lr x 2 seed 2",
     }
     assert len(Comparison.read(output).of_role("best")) == len(second)
+    trial = Comparison.read(output).of_role("tuning")[0]
+    for dataset in map(parse_dataset_argument, trial.datasets_in(output)):
+        assert json.loads(dataset.json_file.read_text())["images"]
+        assert dataset.json_file.is_relative_to(output / "tuning")
     report = (output / "report.md").read_text()
     assert "best" in report
 
