@@ -73,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
     _mention_others(comparison, output)
     if audit := audit_before(plan, output):
         print(audit, file=sys.stderr)
+    del plan  # its splits can take half a gigabyte
     try:
         comparison, statuses = _train(args, comparison, output)
     except SweepInterruptedError as interruption:

@@ -329,6 +329,8 @@ class _Runs:
         ):
             for arm, cfg in self.configs.items():
                 with of_arm(arm):
+                    if cfg.MODEL.LOAD_PROPOSALS:
+                        raise ValueError("trials cannot use the proposals of MODEL.LOAD_PROPOSALS")
                     names = cfg.DATASETS.TRAIN
                     for name in names:
                         if name not in self.splits:

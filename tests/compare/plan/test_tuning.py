@@ -377,6 +377,13 @@ def test_a_training_set_with_another_evaluation_is_refused(write, tmp_path):
         MetadataCatalog.remove("federated")
 
 
+def test_precomputed_proposals_are_refused(write):
+    opts = ["DATASETS.TRAIN", ["mine"], "MODEL.LOAD_PROPOSALS", True]
+    with pytest.raises(ValueError, match="arm 'a': trials cannot use the proposals"):
+        load_spec(write(base=RCNN, opts=opts, **RATES))
+    load_spec(write(base=RCNN, opts=opts))
+
+
 # --- the best runs
 
 

@@ -189,6 +189,21 @@ def test_trials_are_marked_wherever_runs_and_datasets_are_listed(tmp_path, draw_
     assert {run.setting for run in comparison.of_role("equal")} == {EQUAL}
 
 
+def test_the_comparison_of_an_earlier_version_is_reported_without_its_trials(tmp_path, draw_only):
+    draw_only("forest")
+    tuned(tmp_path, {(2, 1): 12}, factors=(1.0, 2.0))
+    file = tmp_path / "comparison.json"
+    content = json.loads(file.read_text())
+    for run in content["runs"]:
+        run["lr_factor"] = run.pop("setting")["lr_factor"]
+    del content["grid"], content["origins"]
+    file.write_text(json.dumps({**content, "lr_factors": [1.0, 2.0]}))
+    summary = write_report(tmp_path, replicates=0).summary
+    assert (summary.tuning, summary.best) == (None, None)
+    assert summary.equal.arm("FL").metrics["AP"].n == 2
+    assert [row[1] for row in run_table(summary).rows].count("trial") == 12
+
+
 def test_the_detections_of_trials_are_in_no_number_of_the_arms(tmp_path):
     tuned(tmp_path / "with", {(1, 1): 12}, factors=(1.0,))
     write_comparison(tmp_path / "without", {"CE": FakeArm(), "FL": FakeArm()})
