@@ -64,9 +64,10 @@ def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
     assert trained == [["CE seed 1", "FL seed 1", "CE seed 2", "FL seed 2"]]
 
 
-def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tmp_path, capsys):
+def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tiny_shapes, tmp_path):
     output = tmp_path / "out"
-    spec = write_spec(tmp_path, learning_rates=LEARNING_RATES)
+    opts = ["DATASETS.TRAIN", [tiny_shapes.name]]
+    spec = write_spec(tmp_path, learning_rates=LEARNING_RATES, opts=opts)
     assert commands.focal_compare(["run", str(spec), "--output", str(output)]) == 0
     first, second = trained
     assert first[4:] == [
