@@ -96,8 +96,9 @@ def default_output(name: str) -> Path:
 
 
 def _best_run(summary: Summary) -> str | None:
-    """Return the id of the finished run with the highest AP; None if no run has one."""
-    scores = {run.id: run.ap["AP"] for run in summary.runs if run.ap.get("AP") is not None}
+    """Return the id of the finished run with the highest AP on the test set; None without one."""
+    tested = [run for run in summary.runs if run.role != "tuning"]
+    scores = {run.id: run.ap["AP"] for run in tested if run.ap.get("AP") is not None}
     return max(scores, key=lambda run: scores[run], default=None)
 
 

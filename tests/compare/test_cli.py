@@ -64,7 +64,9 @@ def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
     assert trained == [["CE seed 1", "FL seed 1", "CE seed 2", "FL seed 2"]]
 
 
-def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tiny_shapes, tmp_path):
+def test_trials_come_first_and_then_the_best_rate_of_each_arm(
+    trained, tiny_shapes, tmp_path, capsys
+):
     output = tmp_path / "out"
     opts = ["DATASETS.TRAIN", [tiny_shapes.name]]
     spec = write_spec(tmp_path, learning_rates=LEARNING_RATES, opts=opts)
@@ -86,7 +88,9 @@ def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tiny_shap
         assert json.loads(dataset.json_file.read_text())["images"]
         assert dataset.json_file.is_relative_to(output / "tuning")
     report = (output / "report.md").read_text()
-    assert "best" in report
+    assert "### At each arm's best learning rate" in report
+    # Seed 103 has the highest AP, of the trials, and seed 2 that of the other runs
+    assert f"predict {output}/FL-seed2-" in capsys.readouterr().out
 
 
 def test_a_run_that_failed_is_exit_code_1_with_its_reason(tmp_path, monkeypatch, capsys):

@@ -105,7 +105,7 @@ def tuning_sentence(summary: Summary) -> str:
     grid = summary.tuning.grid
     axes = {"learning rate": grid.lr_factors, "loss weight": grid.weight_factors}
     tried = [
-        f"{', '.join(f'{factor:g}' for factor in factors)} times its {name}"
+        f"{listed([f'{factor:g}' for factor in factors], most=20)} times its {name}"
         for name, factors in axes.items()
         if factors
     ]
@@ -116,7 +116,7 @@ def tuning_sentence(summary: Summary) -> str:
     ]
     found = f" Chosen were {'; '.join(chosen)}." if chosen else ""
     seeds = count_text(len(grid.seeds), "seed")
-    return f"Each arm tried {' and '.join(tried)} with {seeds}. {_images(summary.tuning)}{found}"
+    return f"Each arm tried {', and '.join(tried)}, with {seeds}. {_images(summary.tuning)}{found}"
 
 
 def tuning_rows(summary: Summary) -> Iterable[list[Cell]]:
