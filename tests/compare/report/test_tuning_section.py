@@ -138,8 +138,8 @@ def test_a_paper_gets_the_factors_the_data_and_the_choice(tmp_path):
     tuned(tmp_path, {(1, 1): 12}, factors=RATES, weights=WEIGHTS, arms=["CE"])
     assert tuning_sentence(summarize(tmp_path, replicates=0)) == (
         "Each arm tried 0.5, 1 and 2 times its learning rate, and 1 and 4 times its loss weight, "
-        "with 3 seeds. The trials trained on 32 images and were evaluated on 8 others, a split of the "
-        "training set. Chosen were CE: lr 0.01 (x 1), weight 2 (x 1, at the edge of the grid)."
+        "with 3 seeds. The trials trained on 32 images and were evaluated on 8 others, a split of "
+        "the training set. Chosen were CE: lr 0.01 (x 1), weight 2 (x 1, at the edge of the grid)."
     )
 
 
