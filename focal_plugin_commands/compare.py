@@ -52,7 +52,8 @@ A spec is a YAML file. Only arms and seeds are required:
   datasets: {my_train: train.json:images, my_val: val.json:images}
   # datasets: {cells: {train: c.json:c, test: d.json:c}, signs: {...}}    # compared on each
   # folds: 5                        # cross-validation of the training set
-  learning_rates: {factors: [0.5, 1, 2], seeds: [101]}  # tunes each arm; reported separately
+  learning_rates: {factors: [0.5, 1, 2]}  # tunes each arm on a split of its training set
+  loss_weights: {factors: [1, 4]}   # the same for the weight of the classification loss
   score_threshold: stock            # keep the score cut-offs of the configs; default: 0.001
   evaluations: 10                   # of each run, for AP over training; default: as configured
   trainer_flags: [allow-outside-root, trust-pickle]     # of train_net.py, for every run

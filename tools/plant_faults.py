@@ -891,9 +891,38 @@ FAULTS = (
     Fault(
         "hash-without-annotations",
         "focal_plugin/compare/plan/spec.py",
-        "json.dumps([config, self._annotations, *others], sort_keys=True)",
+        "json.dumps([config, data.digests, *others], sort_keys=True)",
         "json.dumps([config, *others], sort_keys=True)",
         "tests/compare/plan/test_spec.py",
+    ),
+    Fault(
+        "trials-are-tested-on-the-test-set",
+        "focal_plugin/compare/plan/spec.py",
+        'str(tuple(train)), "DATASETS.TEST", str(tuple(val))),',
+        "str(tuple(train))),",
+        "tests/compare/plan/test_tuning.py",
+    ),
+    Fault(
+        "best-runs-train-on-the-split",
+        "focal_plugin/compare/plan/spec.py",
+        "return self._run(arm, seed, role, setting, self._data)",
+        "return self._run(arm, seed, role, setting, self._data if setting == EQUAL else "
+        "self._data_of_trials()[arm])",
+        "tests/compare/plan/test_tuning.py",
+    ),
+    Fault(
+        "tie-goes-to-the-setting-farthest-from-the-config",
+        "focal_plugin/compare/analysis/tuning.py",
+        "-each.setting.distance",
+        "each.setting.distance",
+        "tests/compare/analysis/test_tuning.py",
+    ),
+    Fault(
+        "edge-of-the-loss-weights-is-that-of-the-learning-rates",
+        "focal_plugin/compare/analysis/tuning.py",
+        "_is_edge(best.weight_factor, grid.weight_factors)",
+        "_is_edge(best.lr_factor, grid.lr_factors)",
+        "tests/compare/analysis/test_tuning.py",
     ),
     Fault(
         "heartbeat-stands-still",

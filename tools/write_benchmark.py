@@ -19,7 +19,7 @@ from pathlib import Path
 from pages import fill
 
 from focal_plugin.compare.analysis.summary import Summary
-from focal_plugin.compare.report import tables
+from focal_plugin.compare.report import tables, tuning_section
 from focal_plugin.compare.report.markdown import markdown_table
 from focal_plugin.compare.report.write import write_report
 from focal_plugin.files import write_text
@@ -44,7 +44,7 @@ PARTS: dict[str, dict[str, Make]] = {
     },
     "shapes_learning_rates": {
         "equal rates": lambda summary: tables.verdict_table(summary, summary.equal),
-        "rates": tables.tuning_table,
+        "rates": tuning_section.tuning_table,
         "best rates": lambda summary: (
             None if summary.best is None else tables.verdict_table(summary, summary.best)
         ),

@@ -40,8 +40,9 @@ def plan_text(plans: Sequence[Plan], output: Path) -> str:
     """
     parts = []
     for plan in plans:
-        runs = _runs(plan.comparison, folder_of(plan.comparison, output))
-        parts.append(f"{plain(plan.comparison.part)}:\n{runs}" if plan.comparison.part else runs)
+        own = [_runs(plan.comparison, folder_of(plan.comparison, output)), tuning_text(plan)]
+        text = "\n\n".join(filter(None, own))
+        parts.append(f"{plain(plan.comparison.part)}:\n{text}" if plan.comparison.part else text)
     first = plans[0].comparison
     decide = parts_text(first, len(plans)) if first.part else seeds_text(first)
     return "\n\n".join(filter(None, [*parts, _differences(plans[0]), decide]))
@@ -54,6 +55,30 @@ def parts_text(comparison: Comparison, number: int) -> str:
         f"{seeds} on each of {number}: the report has a verdict on each from {FEWEST_SEEDS} seeds "
         f"on. The verdict over all datasets takes two seeds on each, that over folds takes "
         f"{FEWEST_SEEDS} folds."
+    )
+
+
+def tuning_text(plan: Plan) -> str:
+    """Return the trials, what they train on, and the runs that follow them; "" without tuning."""
+    grid = plan.comparison.grid
+    if grid is None:
+        return ""
+    arms, settings = len(plan.comparison.arms), len(grid.settings)
+    trials = arms * settings * len(grid.seeds)
+    most = arms * len(plan.comparison.seeds)
+    images = [
+        f"Trials of {plain(name)} train on {split.train.images:,} of its images, and test on the "
+        f"{split.val.images:,} others."
+        for name, split in plan.splits.items()
+    ]
+    return "\n".join(
+        [
+            f"{trials} of the runs are trials: {count_text(settings, 'setting')} of each arm with "
+            f"{count_text(len(grid.seeds), 'seed')}.",
+            *images,
+            f"Then each arm trains at its best setting, unless that is its own: up to {most} runs "
+            "more.",
+        ]
     )
 
 
@@ -113,8 +138,6 @@ def _runs(comparison: Comparison, output: Path) -> str:
     counted = ", ".join(f"{number} {state}" for state, number in states.items() if number)
     total = sum(run.iterations for run in left)
     lines.append(f"{len(comparison.runs)} runs: {counted}; {total} iterations to train at most")
-    if comparison.lr_factors:
-        lines.append("then each arm at its best learning rate, unless that is its own")
     return "\n".join(lines)
 
 

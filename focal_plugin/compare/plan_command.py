@@ -20,6 +20,7 @@ from .looks_to_plan import earlier_comparisons
 from .plan.arm_check import ArmCheck
 from .plan.comparison import PLAN_FILE
 from .plan.design import FEWEST_SEEDS, Design
+from .plan.setting import Grid
 from .plan.spec import Plan, read_plans
 from .plan.spec_file import read_spec
 from .run_command import default_output, step_seconds
@@ -97,6 +98,8 @@ def plan_text(
             f"Every design is for the mean over {datasets} datasets, with this number of seeds on "
             "each, and the same spread between seeds on each."
         )
+    if plan.comparison.grid is not None:
+        parts.append(_tuning(plan.comparison.grid, datasets * len(plan.comparison.arms)))
     parts.append(
         "Runs are means over simulated comparisons, with the runs of the reference. Fixed seeds: "
         "`seeds: N`. Looks: `seeds: {looks: [...], effect: E}`. Arms stop at a look once they are "
@@ -105,6 +108,14 @@ def plan_text(
     if seconds is None:
         parts.append("For the hours of each design, add --time, or --pilot with a finished one.")
     return "\n\n".join(parts)
+
+
+def _tuning(grid: Grid, arms: int) -> str:
+    trials = arms * len(grid.settings) * len(grid.seeds)
+    return (
+        f"Tuning adds {trials} trials to every design. The runs at the best settings are at most "
+        "as many as the runs of the design again."
+    )
 
 
 def _designs(

@@ -1,4 +1,4 @@
-"""Command `focal-compare run`: trains unfinished runs, tunes learning rates, and reports."""
+"""Command `focal-compare run`: trains unfinished runs, tunes arms, and reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..yaml_text import load
 from .analysis.pilot import runs_of_arms
 from .analysis.scores import open_arms
 from .analysis.summary import Summary
-from .analysis.tuning import best_factors
+from .analysis.tuning import best_settings
 from .audit_before import audit_before
 from .dry_run import plan_text, time_text, trained_test_sets
 from .looks_to_plan import choose_looks
@@ -32,6 +32,7 @@ from .plan.comparison import Comparison, Run
 from .plan.design import Design, LooksToPlan
 from .plan.spec import Plan, best_runs, further_runs, read_plans
 from .plan.spec_file import Spec, read_spec
+from .plan.tuning_split import write_splits
 from .report.report_all import report_all
 from .running.engines import Options
 from .running.engines.resources import divide, usable_processors, visible_gpus
@@ -76,11 +77,13 @@ def main(args: argparse.Namespace) -> int:
     for plan in plans:
         _prepare(plan, folder_of(plan.comparison, output))
     (output / COLLECTION_FILE).unlink(missing_ok=True)  # a spec may have had several datasets
+    comparisons = [plan.comparison for plan in plans]
     if spec.part_names:
         kind = "fold" if spec.folds else "dataset"
-        Collection.of(spec.name, kind, [plan.comparison for plan in plans]).write(output)
+        Collection.of(spec.name, kind, comparisons).write(output)
+    del plan, plans  # their splits can take half a gigabyte
     try:
-        trained = [_train(args, plan.comparison, output) for plan in plans]
+        trained = [_train(args, comparison, output) for comparison in comparisons]
     except SweepInterruptedError as interruption:
         print(
             f"\nInterrupted. Finished runs stay in {output}; the same command resumes there.",
@@ -103,6 +106,7 @@ def _continuing(plan: Plan, output: Path) -> Plan:
 def _prepare(plan: Plan, folder: Path) -> None:
     """Write the plan and the audit, which the reports of unfinished runs require, too."""
     plan.comparison.write(folder)
+    write_splits(plan.splits.values(), folder)
     _mention_others(plan.comparison, folder)
     if audit := audit_before(plan, folder):
         print(_of_part(plan.comparison, audit), file=sys.stderr)
@@ -119,12 +123,12 @@ def default_output(name: str) -> Path:
 
 
 def _best_run(summaries: Mapping[Path, Summary]) -> Path | None:
-    """Return the folder of the finished run with the highest AP; None if no run has one."""
+    """Return the folder of the finished run with the highest AP on a test set; None without one."""
     scores = {
         folder / run.id: run.ap["AP"]
         for folder, summary in summaries.items()
         for run in summary.runs
-        if run.ap.get("AP") is not None
+        if run.role != "tuning" and run.ap.get("AP") is not None
     }
     return max(scores, key=lambda run: scores[run], default=None)
 
@@ -143,8 +147,8 @@ def _train(
     """
     Train all runs of one dataset.
 
-    The runs of a look are known after the look before it, and those at the best learning rates
-    after the trials.
+    The runs of a look are known after the look before it, and those at the best settings after the
+    trials.
     """
     options, output = _options(args), folder_of(comparison, root)
     if comparison.part:
@@ -154,13 +158,9 @@ def _train(
         comparison = comparison.with_runs(more)
         comparison.write(output)
         statuses += run_all(more, output, options)
-    if comparison.lr_factors:
-        best = best_runs(
-            args.spec,
-            comparison,
-            best_factors(comparison, read_run_folders(comparison, output)),
-            root,
-        )
+    if comparison.grid is not None:
+        settings = best_settings(comparison, read_run_folders(comparison, output))
+        best = best_runs(args.spec, comparison, settings, root)
         comparison = comparison.with_runs(best)
         comparison.write(output)
         statuses += run_all(best, output, options)
@@ -231,7 +231,7 @@ def _mention_others(comparison: Comparison, output: Path) -> None:
     own = {run.id for run in comparison.runs}
     folders = [f for f in sorted(output.iterdir()) if (f / STATUS_FILE).exists()]
     others = [folder.name for folder in folders if folder.name not in own]
-    if others and not comparison.lr_factors:
+    if others and comparison.grid is None:
         print(
             f"{output} holds {len(others)} run(s) of other configs, which are not changed: "
             f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",

@@ -185,10 +185,7 @@ class FocalRetinaNet(DenseLossMixin, RetinaNet):
             "miner": build_miner(cfg),
             "reweighting": build_reweighting(cfg),
             "carl": build_carl(cfg),
-            "loss_weight": {
-                "loss_cls": _weight(cfg, "CLS_LOSS"),
-                "loss_box_reg": _weight(cfg, "BOX_LOSS"),
-            },
+            "loss_weight": _loss_weights(cfg),
             "ignores_crowds": ignores_crowds(cfg),
         }
 
@@ -461,8 +458,15 @@ def _warn_of_parts_without_effect(cfg: CfgNode) -> None:
                 )
 
 
-def _weight(cfg: CfgNode, node: str) -> float:
-    return check_option(f"MODEL.FOCAL.{node}.WEIGHT", cfg.MODEL.FOCAL[node].WEIGHT, low=0)
+def _loss_weights(cfg: CfgNode) -> dict[str, float]:
+    """Return the factors of both losses; a loss of bags has weights of its own."""
+    focal = cfg.MODEL.FOCAL
+    if focal.BAG_LOSS.NAME:
+        return {}
+    return {
+        name: check_option(f"MODEL.FOCAL.{node}.WEIGHT", focal[node].WEIGHT, low=0)
+        for name, node in (("loss_cls", "CLS_LOSS"), ("loss_box_reg", "BOX_LOSS"))
+    }
 
 
 def ignores_crowds(cfg: CfgNode) -> bool:

@@ -14,6 +14,7 @@ from focal_plugin.compare.analysis.detections.average_precision import evaluate
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.plan.collection import Collection
 from focal_plugin.compare.plan.comparison import Comparison, Run, slug
+from focal_plugin.compare.plan.setting import EQUAL, Grid, Origin
 from focal_plugin.compare.report import report_all
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
@@ -23,6 +24,8 @@ from focal_plugin.diagnostics.snapshot import Snapshot, write_snapshot
 ITERATIONS = 40
 CLASSES = ("rare", "common", "middling")  # not sorted by frequency
 TRAINED = (3, 90, 20)
+TRIAL_SEEDS = (101, 102, 103)
+WEIGHT = "MODEL.FOCAL.CLS_LOSS.WEIGHT"
 VERSIONS = {"python": "3.11", "torch": "2.11"}
 
 
@@ -48,20 +51,31 @@ def write_comparison(
     *,
     classes=CLASSES,
     factors=(),
+    weights=(),
     best=None,
     snapshots=False,
 ) -> Comparison:
     """
     Args:
-        factors: learning rate factors that each arm tries with seed 101 (``skill`` times factor).
-        best: arm -> factor of its runs of role "best".
+        factors: learning rate factors that each arm tries (``skill`` times factor).
+        weights: the same for the loss weight; every pair of both is tried.
+        best: arm -> setting of its runs of role "best".
     """
     data = write_ground_truth(folder / "data", classes)
     runs = [_run(arm, seed) for seed in seeds for arm in arms]
-    runs += [_run(arm, 101, "tuning", factor) for arm in arms for factor in factors]
-    runs += [_run(a, seed, "best", f) for a, f in (best or {}).items() for seed in seeds]
+    grid = Grid(tuple(factors), tuple(weights), TRIAL_SEEDS) if factors or weights else None
+    settings = grid.settings if grid else ()
+    runs += [_run(a, seed, "tuning", s) for seed in TRIAL_SEEDS for a in arms for s in settings]
+    runs += [_run(a, seed, "best", s) for a, s in (best or {}).items() for seed in seeds]
+    origin = Origin(0.01, WEIGHT, 2.0) if weights else Origin(0.01)
     comparison = Comparison(
-        "fake", tuple(arms), next(iter(arms)), tuple(seeds), tuple(runs), factors
+        name="fake",
+        arms=tuple(arms),
+        reference=next(iter(arms)),
+        seeds=tuple(seeds),
+        runs=tuple(runs),
+        grid=grid,
+        origins=dict.fromkeys(arms, origin) if grid else {},
     )
     comparison.write(folder)
     for run in runs:
@@ -204,21 +218,21 @@ def change_balance(run_folder: Path, moment: str, **ratios: float | None):
     write_balance(run_folder / "diagnostics" / f"balance_{moment}.json", balance)
 
 
-def _run(arm, seed, role="equal", factor=1.0) -> Run:
-    content = hashlib.sha256(f"{arm} {seed} {role} {factor}".encode()).hexdigest()
+def _run(arm, seed, role="equal", setting=EQUAL) -> Run:
+    content = hashlib.sha256(f"{arm} {seed} {role} {setting}".encode()).hexdigest()
     opts = ("SEED", str(seed))
-    return Run(arm, seed, "/config.yaml", opts, (), content, ITERATIONS, role, factor)
+    return Run(arm, seed, "/config.yaml", opts, (), content, ITERATIONS, role, setting)
 
 
 def _write_run(folder, run, arm, state, data, snapshots):
     folder.mkdir()
-    write_env(folder, data, run.seed)
+    write_env(folder, data, run.seed, **(_split(data) if run.role == "tuning" else {}))
     start = {
         "weights": {"conv": {"shape": [2], "sha256": f"{run.seed}"}},
         "data": [f"{run.seed} {i}" for i in range(8)],
     }
     (folder / "start.json").write_text(json.dumps(start))
-    lr = 0.01 * run.lr_factor
+    lr = 0.01 * run.setting.lr_factor
     (folder / "config.yaml").write_text(
         f"SEED: {run.seed}\nOUTPUT_DIR: {folder}\nSOLVER: {{BASE_LR: {lr}}}\n{arm.config}\n"
     )
@@ -237,7 +251,8 @@ def _write_run(folder, run, arm, state, data, snapshots):
         code = 1 if state == "failed" else None
         Status(state, reason, code, ("the last line",) if code else (), attempts=2).write(folder)
         return
-    skill = arm.skill * (run.lr_factor if run.role == "tuning" else 1)
+    factor = run.setting.lr_factor * run.setting.weight_factor
+    skill = arm.skill * (factor if run.role == "tuning" else 1)
     found = [] if state == "empty" else fake_detections(data, skill, run.seed)
     write_detections(folder, found)
     ap = {name: _percent(value) for name, value in _averages(data, found).items()}
@@ -253,6 +268,12 @@ def _write_run(folder, run, arm, state, data, snapshots):
         config_hash=run.config_hash,
     ).write(folder)
     Status("done", attempts=1).write(folder)
+
+
+def _split(data):
+    """Return the datasets of a trial: 32 images to train, and the fake ones to test."""
+    parts = {"train": {"images": 32}, "test": {}}
+    return {"datasets": {u: [{**data, "name": f"trials_{u}", **x}] for u, x in parts.items()}}
 
 
 def write_env(folder, data, seed=1, **more):

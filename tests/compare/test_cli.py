@@ -11,11 +11,12 @@ from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.running.runner import SweepInterruptedError
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
+from focal_plugin.data import parse_dataset_argument
 
 from ..conftest import ROOT
 
 CONFIGS = ROOT / "configs" / "Shapes-Detection"
-LEARNING_RATES = {"factors": [0.5, 2], "seeds": [101]}
+LEARNING_RATES = {"factors": [0.5, 2]}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def trained(monkeypatch):
         calls.append([run.name for run in runs])
         for run in runs:
             (folder / run.id).mkdir(parents=True, exist_ok=True)
-            ap = 20.0 + run.seed + 5 * (run.arm == "FL") + run.lr_factor * (run.arm == "FL")
+            ap = 20.0 + run.seed + 5 * (run.arm == "FL") + run.setting.lr_factor * (run.arm == "FL")
             averages = {**dict.fromkeys(AVERAGES), "AP": ap}
             result = Result(run.arm, run.seed, averages, {}, 3, 0.1, 100.0, run.config_hash)
             result.write(folder / run.id)
@@ -63,22 +64,33 @@ def test_run_trains_reports_and_says_where(trained, tmp_path, capsys):
     assert trained == [["CE seed 1", "FL seed 1", "CE seed 2", "FL seed 2"]]
 
 
-def test_trials_come_first_and_then_the_best_rate_of_each_arm(trained, tmp_path, capsys):
+def test_trials_come_first_and_then_the_best_rate_of_each_arm(
+    trained, tiny_shapes, tmp_path, capsys
+):
     output = tmp_path / "out"
-    spec = write_spec(tmp_path, learning_rates=LEARNING_RATES)
+    opts = ["DATASETS.TRAIN", [tiny_shapes.name]]
+    spec = write_spec(tmp_path, learning_rates=LEARNING_RATES, opts=opts)
     assert commands.focal_compare(["run", str(spec), "--output", str(output)]) == 0
     first, second = trained
     assert first[4:] == [
-        *("CE lr x 0.5 seed 101", "CE lr x 2 seed 101"),
-        *("FL lr x 0.5 seed 101", "FL lr x 2 seed 101"),
+        f"{arm} lr x {factor} seed {seed}"
+        for seed in (101, 102, 103)
+        for arm in ("CE", "FL")
+        for factor in ("0.5", "2")
     ]
     assert {name for name in second if name.startswith("FL")} == {
         "FL lr x 2 seed 1",
         "FL lr x 2 seed 2",
     }
     assert len(Comparison.read(output).of_role("best")) == len(second)
+    trial = Comparison.read(output).of_role("tuning")[0]
+    for dataset in map(parse_dataset_argument, trial.datasets_in(output)):
+        assert json.loads(dataset.json_file.read_text())["images"]
+        assert dataset.json_file.is_relative_to(output / "tuning")
     report = (output / "report.md").read_text()
-    assert "best" in report
+    assert "### At each arm's best learning rate" in report
+    # Seed 103 has the highest AP, of the trials, and seed 2 that of the other runs
+    assert f"predict {output}/FL-seed2-" in capsys.readouterr().out
 
 
 def test_a_run_that_failed_is_exit_code_1_with_its_reason(tmp_path, monkeypatch, capsys):

@@ -99,6 +99,23 @@ def test_time_is_estimated_for_the_runs_that_are_left(tmp_path, monkeypatch, cap
     assert "In all 5 min at 2 runs at a time" in said
 
 
+def test_a_dry_run_counts_the_trials_and_their_images_and_writes_nothing(
+    tmp_path, tiny_shapes, monkeypatch, capsys
+):
+    monkeypatch.setattr(run_command, "ArmCheck", lambda here: None)
+    tuned = {"loss_weights": {"factors": [1, 4, 10], "seeds": [7, 8, 9, 10]}}
+    tuned["opts"] = ["DATASETS.TRAIN", [tiny_shapes.name]]
+    spec = write(tmp_path, arms={"FL": [], "g1": [GAMMA, 1]}, seeds=2, **tuned)
+    command = ["run", str(spec), "--output", str(tmp_path / "out"), "--dry-run"]
+    assert commands.focal_compare(command) == 0
+    said = capsys.readouterr().out
+    assert "28 runs: 28 pending" in said
+    assert "24 of the runs are trials: 3 settings of each arm with 4 seeds." in said
+    assert "Trials of tiny_shapes train on 10 of its images, and test on the 2 others." in said
+    assert "at its best setting, unless that is its own: up to 4 runs more." in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_few_steps_of_a_real_arm_are_timed(tmp_path, tiny_shapes):
     cfg = read_plan(write(tmp_path, arms={"FL": []})).configs["FL"].clone()

@@ -224,6 +224,14 @@ def test_plan_shows_what_each_design_finds_and_costs(unchecked_plan, tmp_path, c
     assert "looks at 4" in said
 
 
+def test_plan_counts_the_trials(unchecked_plan, tiny_shapes, tmp_path, capsys):
+    tuned = {"learning_rates": {"factors": [0.5, 1]}, "loss_weights": {"factors": [1, 4]}}
+    tuned["opts"] = ["DATASETS.TRAIN", [tiny_shapes.name]]
+    spec = write_spec(tmp_path, ("CE", "OHEM"), seeds=4, **tuned)
+    assert commands.focal_compare(["plan", str(spec), "--std", "1", "--effects", "2"]) == 0
+    assert "Tuning adds 24 trials to every design." in capsys.readouterr().out
+
+
 def test_plan_takes_the_spread_and_the_hours_from_a_pilot(
     unchecked_plan, trained, tmp_path, capsys
 ):

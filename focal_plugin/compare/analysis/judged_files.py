@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...files import sha256_of
 from ..plan.comparison import Comparison
+from ..plan.setting import EQUAL
 from ..runs.result import AVERAGES
 from ..runs.status import STATES
 from .class_differences import class_differences
@@ -211,7 +212,7 @@ def _scores(arm: str, runs: Mapping[int, RunNumbers | None]) -> ArmScores:
         }
 
     states = {**dict.fromkeys(STATES, 0), "done": len(runs)}
-    return ArmScores(arm, 1.0, states, {metric: Spread.of(of(metric)) for metric in AVERAGES})
+    return ArmScores(arm, EQUAL, states, {metric: Spread.of(of(metric)) for metric in AVERAGES})
 
 
 def _data_set(truth: GroundTruth, file: Path) -> DataSet:

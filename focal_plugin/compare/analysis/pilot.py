@@ -58,7 +58,7 @@ def seconds_of_pilots(folders: Iterable[Path]) -> float | None:
 def runs_of_arms(
     comparison: Comparison, folders: list[RunFolder], role: str = "equal"
 ) -> dict[str, list[RunFolder]]:
-    """Return arm -> its runs of a role; "equal" runs have the learning rate of the spec."""
+    """Return arm -> its runs of a role; "equal" runs have the settings of the configs."""
     return {
         arm: [r for r in folders if r.run.role == role and r.run.arm == arm]
         for arm in comparison.arms

@@ -10,6 +10,9 @@ from typing import Any
 from ..runs.environment import Environment, RecordedData
 from ..runs.run_folder import RunFolder
 
+OF_TRIALS = " of trials"
+"""End of the use of a dataset in trials, which is a split of a training set."""
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -35,7 +38,7 @@ class DataSet:
     Dataset as a run recorded it; None for all but its name if it is not a COCO json.
 
     Attributes:
-        use: "train" or "test".
+        use: "train" or "test"; of trials, "train of trials" or "test of trials".
         sha256: digest of the annotation file.
     """
 
@@ -66,10 +69,14 @@ class Provenance:
 
 def provenance(folders: Iterable[RunFolder]) -> Provenance:
     """Return the provenance of all runs that were started, in any state."""
-    environments = [folder.environment for folder in folders if folder.environment is not None]
-    facts = tuple(_facts(environments))
-    datasets = tuple(dict.fromkeys(d for env in environments for d in _datasets(env)))
-    return Provenance(facts, datasets, len(environments))
+    recorded = [(f.run.role, f.environment) for f in folders if f.environment is not None]
+    facts = tuple(_facts([environment for _, environment in recorded]))
+    datasets = tuple(
+        dict.fromkeys(
+            data for role, environment in recorded for data in _datasets(environment, role)
+        )
+    )
+    return Provenance(facts, datasets, len(recorded))
 
 
 def _facts(environments: list[Environment]) -> Iterable[Fact]:
@@ -95,10 +102,11 @@ def _commit(environment: Environment) -> str:
     return git.commit[:12] + (" with uncommitted changes" if git.dirty else "")
 
 
-def _datasets(environment: Environment) -> Iterable[DataSet]:
+def _datasets(environment: Environment, role: str) -> Iterable[DataSet]:
+    of_trials = OF_TRIALS if role == "tuning" else ""
     for use, recorded in (("train", environment.train), ("test", environment.test)):
         for data in recorded:
-            yield _dataset(use, data)
+            yield _dataset(use + of_trials, data)
 
 
 def _dataset(use: str, data: RecordedData) -> DataSet:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..plan.comparison import Comparison
+from ..plan.setting import EQUAL, Setting
 from ..runs.result import AVERAGES
 from ..runs.run_folder import RunFolder
 from ..runs.status import STATES
@@ -71,14 +72,14 @@ class ArmScores:
     Scores of the runs of one arm in one :class:`Standing`.
 
     Attributes:
-        lr_factor: factor of the learning rate; None until it is decided.
+        setting: learning rate and loss weight of its runs; None until it is decided.
         states: one of :data:`~focal_plugin.compare.runs.status.STATES` -> number of runs.
         metrics: "AP", "AP50", ... -> percent.
         failed: seeds of the failed runs.
     """
 
     arm: str
-    lr_factor: float | None
+    setting: Setting | None
     states: dict[str, int]
     metrics: dict[str, Spread]
     failed: tuple[int, ...] = ()
@@ -119,7 +120,7 @@ class ArmScores:
         """
         unfinished = self.planned - len(self.settled)
         unknown = self.metrics["AP"].without - self.empty
-        if self.lr_factor is None:
+        if self.setting is None:
             return Flaw(FlawKind.NOT_PLANNED, self.planned, self.planned)
         if unknown:
             return Flaw(FlawKind.NO_AP, unknown, self.planned)
@@ -136,7 +137,7 @@ class Standing:
     Scores and verdicts of all arms, from the runs of one role.
 
     Attributes:
-        role: "equal" for the learning rate of the spec; "best" for the best one of each arm.
+        role: "equal" for the settings of the configs; "best" for the best one of each arm.
         verdicts: verdicts on all arms but the reference, in the order of the spec.
     """
 
@@ -158,7 +159,7 @@ def standing(
     folders: Mapping[str, list[RunFolder]],
     *,
     role: str = "equal",
-    lr_factors: Mapping[str, float | None] | None = None,
+    settings: Mapping[str, Setting | None] | None = None,
 ) -> Standing:
     """
     Return the scores and verdicts of all arms.
@@ -166,10 +167,10 @@ def standing(
     Args:
         folders: arm -> its runs, one per seed.
         role: role of these runs.
-        lr_factors: arm -> factor of its runs; None for a factor of 1 for all.
+        settings: arm -> setting of its runs; None for those of the configs.
     """
-    factors = dict.fromkeys(comparison.arms, 1.0) if lr_factors is None else lr_factors
-    arms = tuple(_arm_scores(arm, folders[arm], factors[arm]) for arm in comparison.arms)
+    chosen = dict.fromkeys(comparison.arms, EQUAL) if settings is None else settings
+    arms = tuple(_arm_scores(arm, folders[arm], chosen[arm]) for arm in comparison.arms)
     return Standing(role, arms, verdicts_of_arms(comparison, arms))
 
 
@@ -216,14 +217,14 @@ def average_precision(folder: RunFolder, metric: str, test_set: str | None = Non
     return NO_PREDICTIONS if folder.detected_nothing(test_set) else NOT_EVALUATED
 
 
-def _arm_scores(arm: str, folders: list[RunFolder], lr_factor: float | None) -> ArmScores:
+def _arm_scores(arm: str, folders: list[RunFolder], setting: Setting | None) -> ArmScores:
     states = {state: sum(r.state == state for r in folders) for state in STATES}
     metrics = {
         metric: spread(folders, functools.partial(average_precision, metric=metric))
         for metric in AVERAGES
     }
     failed = tuple(r.run.seed for r in folders if r.state == "failed")
-    return ArmScores(arm, lr_factor, states, metrics, failed)
+    return ArmScores(arm, setting, states, metrics, failed)
 
 
 def verdicts_of_arms(comparison: Comparison, arms: tuple[ArmScores, ...]) -> tuple[Verdict, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...json_file import DamagedFileError
 from ..plan.comparison import Comparison
 from ..plan.design import Design
+from ..plan.setting import EQUAL, Grid, Setting
 from ..runs.audit_record import AuditRecord
 from ..runs.run_folder import RunFolder, read_run_folders
 from ..runs.status import STATES
@@ -49,7 +50,7 @@ class RunRow:
     arm: str
     seed: int
     role: str
-    lr_factor: float
+    setting: Setting
     state: str
     reason: str | None
     exit_code: int | None
@@ -124,16 +125,16 @@ class Fairness:
 @dataclass(frozen=True)
 class Tuning:
     """
-    Tuning of the learning rates.
+    Tuning of learning rates and loss weights.
 
     Attributes:
         iterations: total iterations of the trial runs.
-        seeds: seeds of the trials.
+        grid: settings and seeds of the trials.
         arms: arm -> result of its trials.
     """
 
     iterations: int
-    seeds: tuple[int, ...]
+    grid: Grid
     arms: dict[str, Tuned]
 
 
@@ -151,8 +152,8 @@ class Summary:
         problems: damaged files of the comparison and of its runs.
         red: sentences of the audit about what no training mends; () if there is no audit.
         recipe: what the runs were made of; () if none has started.
-        equal: all arms at the learning rate of the spec.
-        best: each arm at its best learning rate; None without tuning.
+        equal: all arms at the settings of their configs.
+        best: each arm at its best setting; None without tuning.
         class_differences: differences by class; None if nothing could be evaluated.
         sizes: arm -> size, or AR -> its average, compared with the reference.
         test_sets: every test set if there are several; other attributes are about the first.
@@ -306,22 +307,21 @@ def _at_best(
 ) -> Standing | None:
     if not tuned:
         return None
-    factors = {arm: of_arm.best for arm, of_arm in tuned.items()}
-    equal, best = (runs_of_arms(comparison, folders, role) for role in ("equal", "best"))
-    by_arm = {arm: equal[arm] if factors[arm] == 1 else best[arm] for arm in comparison.arms}
-    # A trial that finished after the best runs were planned may change the best factor
-    planned = {arm: {r.run.lr_factor for r in by_arm[arm]} for arm in comparison.arms}
-    decided = {a: f if planned[a] == {f} else None for a, f in factors.items()}
-    return standing(comparison, by_arm, role="best", lr_factors=decided)
+    best = {arm: of_arm.best for arm, of_arm in tuned.items()}
+    equal, again = (runs_of_arms(comparison, folders, role) for role in ("equal", "best"))
+    by_arm = {arm: equal[arm] if best[arm] == EQUAL else again[arm] for arm in comparison.arms}
+    # A trial that finished after the best runs were planned may change the best setting
+    planned = {arm: {r.run.setting for r in by_arm[arm]} for arm in comparison.arms}
+    decided = {arm: chosen if planned[arm] == {chosen} else None for arm, chosen in best.items()}
+    return standing(comparison, by_arm, role="best", settings=decided)
 
 
 def _tuning(comparison: Comparison, tuned: dict[str, Tuned]) -> Tuning | None:
-    trials = comparison.of_role("tuning")
-    if not trials:
+    if comparison.grid is None:
         return None
     return Tuning(
-        iterations=sum(run.iterations for run in trials),
-        seeds=tuple(dict.fromkeys(run.seed for run in trials)),
+        iterations=sum(run.iterations for run in comparison.of_role("tuning")),
+        grid=comparison.grid,
         arms=tuned,
     )
 
@@ -335,7 +335,7 @@ def _run_row(folder: RunFolder) -> RunRow:
         arm=run.arm,
         seed=run.seed,
         role=run.role,
-        lr_factor=run.lr_factor,
+        setting=run.setting,
         state=folder.state,
         reason=status.reason if failed else None,
         exit_code=status.exit_code if failed else None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..analysis.summary import summarize
 from ..plan.comparison import Comparison
+from ..plan.setting import Setting
 from ..report.csv_tables import Cell, difference_rows
 from ..runs.run_folder import RunFolder, read_run_folders
 
@@ -21,7 +22,7 @@ class ExportedRun:
 
     Attributes:
         id: name of its folder, which differs for another config.
-        name: name for people: arm, learning rate factor unless it is 1, and seed.
+        name: name for people: arm, factors of its setting other than 1, and seed.
         role: one of :data:`~focal_plugin.compare.plan.comparison.ROLES`.
         config: full config key -> value; empty if the run left no config.
         metrics: iteration -> name -> finite number, in the order of the iterations.
@@ -33,19 +34,19 @@ class ExportedRun:
     arm: str
     seed: int
     role: str
-    lr_factor: float
+    setting: Setting
     config: dict[str, Any]
     metrics: dict[int, dict[str, float]]
     final: dict[str, float]
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Arm, seed, role and learning rate factor, which no other run shares."""
+        """Arm, seed, role and setting, which no other run shares."""
         return {
             "arm": self.arm,
             "seed": self.seed,
             "role": self.role,
-            "lr_factor": self.lr_factor,
+            **asdict(self.setting),
         }
 
 
@@ -101,7 +102,7 @@ def _exported(folder: RunFolder) -> ExportedRun:
         arm=run.arm,
         seed=run.seed,
         role=run.role,
-        lr_factor=run.lr_factor,
+        setting=run.setting,
         config=dict(_leaves(folder.config or {})),
         metrics={line["iteration"]: _finite(line) for line in folder.metrics},
         final=_finite(found),

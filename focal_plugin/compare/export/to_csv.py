@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...files import write_all
-from ..report.csv_tables import Cell, csv_text
+from ..report.csv_tables import SETTING, Cell, csv_text
 from .content import Exported, ExportedRun
 
-HEAD = ("id", "arm", "seed", "role", "lr_factor")
+HEAD = ("id", "arm", "seed", "role", *SETTING)
 """First columns of `runs.csv`."""
 
 

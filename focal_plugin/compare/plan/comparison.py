@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ...data import parse_dataset_argument
 from ...files import write_json
 from ...json_file import DamagedFileError, read_object
 from ...names import did_you_mean, shown
 from ...run_folder import RESULT_FILE
 from .design import FEWEST_SEEDS, Design
+from .setting import EQUAL, Grid, Origin, Setting
 
 PLAN_FILE = "comparison.json"
 ROLES = ("equal", "tuning", "best")
 """
-Purposes of a run. "equal" runs train every arm at its own learning rate. "tuning" runs try other
-learning rates for an arm. "best" runs train an arm at the best of these.
+Purposes of a run. "equal" runs train every arm at the setting of its config. "tuning" runs try
+settings for an arm, on a split of its training set. "best" runs train an arm at the best of these.
 """
 
 
@@ -31,12 +33,12 @@ class Run:
         seed: seed of the weights and of the data.
         config_file: absolute path.
         opts: KEY, VALUE, ... on top of the file, including the seed, without OUTPUT_DIR.
-        datasets: `NAME=JSON:IMAGES` for `train_net.py --dataset`.
+        datasets: `NAME=JSON:IMAGES`; a relative JSON file is below the folder of the comparison.
         config_hash: hash of the resolved config, of the annotations of ``datasets``, and of the
             source of the components from outside, hexadecimal.
         iterations: `SOLVER.MAX_ITER`.
         role: one of :data:`ROLES`.
-        lr_factor: factor of the learning rate of the arm.
+        setting: learning rate and loss weight, relative to the config of the arm.
         imports: modules for `train_net.py --import`.
         ignore_categories: names for `train_net.py --ignore-category`.
         trainer_flags: flags of `train_net.py`, without dashes.
@@ -50,7 +52,7 @@ class Run:
     config_hash: str
     iterations: int
     role: str = "equal"
-    lr_factor: float = 1.0
+    setting: Setting = EQUAL
     imports: tuple[str, ...] = ()
     ignore_categories: tuple[str, ...] = ()
     trainer_flags: tuple[str, ...] = ()
@@ -62,9 +64,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name for people: arm, learning rate factor unless it is 1, and seed."""
-        rate = "" if self.lr_factor == 1.0 else f" lr x {self.lr_factor:g}"
-        return f"{self.arm}{rate} seed {self.seed}"
+        """Name for people: arm, factors of its setting other than 1, and seed."""
+        return " ".join(filter(None, (self.arm, self.setting.name, f"seed {self.seed}")))
+
+    def datasets_in(self, folder: Path) -> tuple[str, ...]:
+        """Return `NAME=JSON:IMAGES` for `train_net.py --dataset`; ``folder`` is the comparison."""
+        parsed = map(parse_dataset_argument, self.datasets)
+        return tuple(f"{d.name}={folder / d.json_file}:{d.image_root}" for d in parsed)
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,10 @@ class Comparison:
         arms: names, in the order of the spec.
         reference: arm that the others are compared with.
         seeds: seeds, in the order of the spec. With planned looks, those of the last look.
-        runs: runs of role "equal", then "tuning", then "best" once they are known. An arm that is
-            best at factor 1 has no "best" runs, because its "equal" runs are its best ones.
-        lr_factors: grid of learning rate factors, () without tuning.
+        runs: runs of role "equal", then "tuning", then "best" once they are known. An arm whose
+            own setting is best has no "best" runs, because its "equal" runs are its best ones.
+        grid: settings that the trials try; None without tuning.
+        origins: arm -> values of its config that a setting multiplies; {} without tuning.
         design: when the results are judged; None: once, after all seeds. Seeds beyond its last look
             were added after a look at the results.
         margin: largest difference in AP that does not matter, percent; None without one.
@@ -91,7 +98,8 @@ class Comparison:
     reference: str
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
-    lr_factors: tuple[float, ...] = ()
+    grid: Grid | None = None
+    origins: dict[str, Origin] = field(default_factory=dict)
     design: Design | None = None
     margin: float | None = None
     part: str = ""

@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,10 +23,13 @@ from ...files import sha256_of
 from .arm_errors import each_arm
 from .comparison import Comparison, Run, slug
 from .design import Design, LooksToPlan
+from .loss_weight import origin_of
 from .parts import FOLD_FOLDER, write_folds
 from .score_threshold import score_threshold_options
 from .seeds import SeedChoice
+from .setting import EQUAL, Origin, Setting
 from .spec_file import ArmSpec, Spec, as_argument, check_names, read_spec
+from .tuning_split import TuningSplit, split_training_set
 
 Check = Callable[[CfgNode, tuple[str, ...]], None]
 """Check of the config of an arm that is trained with some trainer flags."""
@@ -39,10 +42,13 @@ class Plan:
 
     Attributes:
         configs: arm -> resolved config, whose device may be "auto".
+        splits: training set -> split for the trials; {} without tuning. Its files do not exist
+            until :func:`~.tuning_split.write_splits` writes them.
     """
 
     comparison: Comparison
     configs: Mapping[str, CfgNode]
+    splits: Mapping[str, TuningSplit] = field(default_factory=dict)
 
 
 ChooseDesign = Callable[[Spec, LooksToPlan], Design]
@@ -102,7 +108,8 @@ def read_plans(
         # datasets: {a: {train: a/train.json:a, test: a/val.json:a}, b: ...}   # compared on each
         # folds: 5                          # cross-validation of the training set
         ignore_categories: [DontCare]       # of datasets: boxes that are ignore regions
-        learning_rates: {factors: [0.5, 1, 2], seeds: [101]}    # tuned per arm
+        learning_rates: {factors: [0.5, 1, 2], seeds: [101, 102, 103]}    # tuned per arm
+        loss_weights: {factors: [1, 4]}     # of the classification loss, tuned per arm
         score_threshold: 0.001              # of the evaluation, for all arms; or stock
         initial_weights: by_name            # MODEL.FOCAL.INIT; or stock
         diagnostics: 20                     # MODEL.FOCAL.DIAGNOSTICS.PERIOD
@@ -147,27 +154,22 @@ def _plan(spec: Spec, check: Check | None) -> Plan:
     """Return the plan of a spec on one dataset."""
     with _naming(spec.part) if spec.part else contextlib.nullcontext():
         runs = _Runs(spec, check)
-    return Plan(_comparison(spec, runs), runs.configs)
+    comparison = _comparison(spec, runs)  # plans the trials, which split the training sets
+    return Plan(comparison, runs.configs, runs.splits)
 
 
 def _comparison(spec: Spec, runs: _Runs) -> Comparison:
     """Return the comparison of a spec on one dataset, with the runs that are known at its start."""
+    equal, trials = runs.first_runs(), runs.trials()
     seeds, design = spec.seeds.seeds, spec.seeds.design
-    first = seeds if design is None else seeds[: design.looks[0]]
-    equal = [runs.run(arm, seed) for seed in first for arm in spec.arms]
-    tuning = [
-        runs.run(arm, seed, "tuning", factor)
-        for seed in spec.lr_seeds
-        for arm in spec.arms
-        for factor in spec.lr_factors
-    ]
     return Comparison(
         name=f"{runs.name}: {spec.part}" if spec.part else runs.name,
         arms=tuple(spec.arms),
         reference=spec.reference,
         seeds=seeds,
-        runs=(*equal, *tuning),
-        lr_factors=spec.lr_factors,
+        runs=(*equal, *trials),
+        grid=spec.grid,
+        origins=runs.origins,
         design=design,
         margin=spec.margin,
         part=spec.part,
@@ -223,35 +225,35 @@ def _kept(folder: Path | None) -> Iterator[Path]:
 
 
 def best_runs(
-    file: Path, comparison: Comparison, best: Mapping[str, float], folder: Path | None = None
+    file: Path, comparison: Comparison, best: Mapping[str, Setting], folder: Path | None = None
 ) -> tuple[Run, ...]:
     """
-    Return the runs of each arm at its best learning rate.
+    Return the runs of each arm at its best setting.
 
     Args:
         file: spec of ``comparison``.
-        best: arm -> best of ``comparison.lr_factors``; without the arms that have no finished
-            trial.
+        best: arm -> best setting of the grid; without the arms that have no finished trial.
         folder: see :func:`read_plans`.
 
     Returns:
-        Runs of role "best", seed by seed. An arm that is best at factor 1 has none, because its
+        Runs of role "best", seed by seed. An arm whose own setting is best has none, because its
         "equal" runs are its best ones.
 
     Raises:
-        ValueError: the spec has changed, or a factor is not in the grid.
+        ValueError: the spec has changed, or a setting is not in the grid.
         KeyError: ``best`` has an arm that is not in the comparison.
     """
-    runs = _read_again(file, comparison, folder)
+    runs = _unchanged_runs(file, comparison, folder)
     check_names(best, comparison.arms, "arm")
-    for arm, factor in best.items():
-        if factor not in comparison.lr_factors:
-            raise ValueError(f"arm {arm!r}: {factor} is not one of {comparison.lr_factors}")
+    settings = comparison.grid.settings if comparison.grid else ()
+    for arm, setting in best.items():
+        if setting not in settings:
+            raise ValueError(f"arm {arm!r}: {setting} is not in the grid of the comparison")
     return tuple(
         runs.run(arm, seed, "best", best[arm])
         for seed in comparison.seeds
         for arm in comparison.arms
-        if best.get(arm, 1.0) != 1.0
+        if best.get(arm, EQUAL) != EQUAL
     )
 
 
@@ -269,25 +271,26 @@ def further_runs(
     Raises:
         ValueError: the spec has changed.
     """
-    runs = _read_again(file, comparison)
+    runs = _unchanged_runs(file, comparison)
     made = [runs.run(arm, seed) for seed in comparison.seeds[:count] for arm in arms]
     known = {run.id for run in comparison.runs}
     return tuple(run for run in made if run.id not in known)
 
 
-def _read_again(file: Path, comparison: Comparison, folder: Path | None = None) -> _Runs:
+def _unchanged_runs(file: Path, comparison: Comparison, folder: Path | None = None) -> _Runs:
     """
-    Return the runs of the spec of a comparison that has started.
+    Return the factory of the runs of a comparison.
 
     Raises:
-        ValueError: the spec no longer plans the first runs of the comparison.
+        ValueError: the spec no longer plans the first runs and the trials of the comparison.
     """
     with _naming(str(file)), _kept(folder) as kept:
         spec = _with_seeds(read_spec(file), lambda spec, to_plan: comparison.looks)
         own = next((p for p in _parts(spec, kept) if p.part == comparison.part), spec)
         runs = _Runs(own)
-    planned = {run.id for run in _comparison(own, runs).runs}
-    if not planned <= {run.id for run in comparison.runs}:
+    planned = {run.id for run in runs.first_runs()}
+    tuned = (runs.grid, runs.origins) == (comparison.grid, comparison.origins)
+    if not (tuned and planned <= {run.id for run in comparison.runs}):
         raise ValueError(
             f"{file}: the spec or one of its configs has changed since the comparison started"
         )
@@ -303,17 +306,47 @@ def _with_seeds(spec: Spec, choose: ChooseDesign | None) -> Spec:
     return replace(spec, seeds=SeedChoice.of(choose(spec, spec.seeds.to_plan)))
 
 
+@dataclass(frozen=True)
+class _Data:
+    """
+    Data of a run.
+
+    Attributes:
+        datasets: `NAME=JSON:IMAGES` of the registered datasets.
+        digests: name -> digest of the annotations.
+        ignored: categories that are ignore regions.
+        opts: KEY, VALUE, ... that use the datasets.
+    """
+
+    datasets: tuple[str, ...]
+    digests: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    opts: tuple[str, ...] = ()
+
+
 class _Runs:
-    """Factory of the runs of a spec; it resolves the config of each arm once."""
+    """
+    Factory of the runs of a spec; it resolves the config of each arm once.
+
+    Attributes:
+        splits: training set -> split for the trials, as soon as a trial is made.
+    """
 
     def __init__(self, spec: Spec, check: Check | None = None) -> None:
         self.name = spec.name
+        self.grid = spec.grid
         self._spec = spec
-        self._datasets = tuple(map(as_argument, spec.datasets))
-        self._annotations = {d.name: sha256_of(d.json_file) for d in spec.datasets}
+        self._data = _Data(
+            datasets=tuple(map(as_argument, spec.datasets)),
+            digests={d.name: sha256_of(d.json_file) for d in spec.datasets},
+            ignored=spec.ignore_categories,
+        )
+        self.splits: dict[str, TuningSplit] = {}
+        self.origins: dict[str, Origin] = {}
         import_components(spec.imports)  # their config keys exist from now on
         self._opts: dict[str, tuple[str, ...]] = {}
         self.configs: dict[str, CfgNode] = {}
+        self._changes: dict[tuple[str, tuple[str, ...]], CfgNode] = {}
         read = cache(_read_config)
         with registered(spec.datasets, spec.ignore_categories), each_arm() as of_arm:
             for name, arm in spec.arms.items():
@@ -322,40 +355,89 @@ class _Runs:
                     self._refuse_other_test(name)
                     if check is not None:
                         check(self.configs[name].clone(), spec.trainer_flags)
+                    if spec.grid is not None:
+                        self.origins[name] = origin_of(self.configs[name], spec.grid)
         self._refuse_same_configs()
 
-    def run(self, arm: str, seed: int, role: str = "equal", lr_factor: float = 1.0) -> Run:
-        cfg, opts = self.configs[arm], self._opts[arm]
-        base_lr = cfg.SOLVER.BASE_LR
-        if lr_factor != 1.0:
-            opts = (*opts, "SOLVER.BASE_LR", repr(base_lr * lr_factor))
+    def first_runs(self) -> list[Run]:
+        """Return the runs of role "equal": of the first look, or of all seeds."""
+        seeds, design = self._spec.seeds.seeds, self._spec.seeds.design
+        first = seeds if design is None else seeds[: design.looks[0]]
+        return [self.run(arm, seed) for seed in first for arm in self._spec.arms]
+
+    def trials(self) -> list[Run]:
+        """Return the runs of role "tuning", which train and test on :attr:`splits`."""
+        if self.grid is None:
+            return []
+        data = self._data_of_trials()
+        return [
+            self._run(arm, seed, "tuning", setting, data[arm])
+            for seed in self.grid.seeds
+            for arm in self._spec.arms
+            for setting in self.grid.settings
+        ]
+
+    def run(self, arm: str, seed: int, role: str = "equal", setting: Setting = EQUAL) -> Run:
+        """Return a run on the datasets of its arm."""
+        return self._run(arm, seed, role, setting, self._data)
+
+    def _run(self, arm: str, seed: int, role: str, setting: Setting, data: _Data) -> Run:
+        changes = data.opts
+        if setting != EQUAL:
+            changes = (*self.origins[arm].options(setting), *changes)
+        cfg = self._changed(arm, changes) if changes else self.configs[arm]
         return Run(
             arm=arm,
             seed=seed,
             config_file=str(self._spec.arms[arm].config_file),
-            opts=(*opts, "SEED", str(seed)),
-            datasets=self._datasets,
-            config_hash=self._hash(cfg, seed, base_lr * lr_factor),
+            opts=(*self._opts[arm], *changes, "SEED", str(seed)),
+            datasets=data.datasets,
+            config_hash=self._hash(cfg, seed, data),
             iterations=cfg.SOLVER.MAX_ITER,
             role=role,
-            lr_factor=lr_factor,
+            setting=setting,
             imports=self._spec.imports,
-            ignore_categories=self._spec.ignore_categories,
+            ignore_categories=data.ignored,
             trainer_flags=self._spec.trainer_flags,
         )
 
-    def _hash(self, cfg: CfgNode, seed: int, base_lr: float) -> str:
+    def _changed(self, arm: str, changes: tuple[str, ...]) -> CfgNode:
+        """Return the config of an arm with other values; the same for all seeds."""
+        if (arm, changes) not in self._changes:
+            cfg = self.configs[arm].clone()
+            cfg.merge_from_list(list(changes))
+            self._changes[arm, changes] = cfg
+        return self._changes[arm, changes]
+
+    def _data_of_trials(self) -> dict[str, _Data]:
+        """Split the training sets of all arms, and return arm -> data of its trials."""
+        found = {}
+        with (
+            registered(self._spec.datasets, self._spec.ignore_categories),
+            each_arm() as of_arm,
+        ):
+            for arm, cfg in self.configs.items():
+                with of_arm(arm):
+                    if cfg.MODEL.LOAD_PROPOSALS:
+                        raise ValueError("trials cannot use the proposals of MODEL.LOAD_PROPOSALS")
+                    names = cfg.DATASETS.TRAIN
+                    for name in names:
+                        if name not in self.splits:
+                            self.splits[name] = split_training_set(name)
+                    found[arm] = _trial_data([self.splits[name] for name in names])
+        return found
+
+    def _hash(self, cfg: CfgNode, seed: int, data: _Data) -> str:
         """Return the hash of all that affects the result, without folders and dataset paths."""
         config = {**cfg, "SEED": seed, "OUTPUT_DIR": ""}
-        config["SOLVER"] = {**cfg.SOLVER, "BASE_LR": base_lr}
-        others = filter(None, [component_digests(cfg), self._spec.ignore_categories])
-        content = json.dumps([config, self._annotations, *others], sort_keys=True)
+        others = filter(None, [component_digests(cfg), data.ignored])
+        content = json.dumps([config, data.digests, *others], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _refuse_same_configs(self) -> None:
         first: dict[str, str] = {}
         for arm, cfg in self.configs.items():
-            same = first.setdefault(self._hash(cfg, 0, cfg.SOLVER.BASE_LR), arm)
+            same = first.setdefault(self._hash(cfg, 0, self._data), arm)
             if same != arm:
                 raise ValueError(f"arms {same!r} and {arm!r} have the same config")
 
@@ -367,6 +449,17 @@ class _Runs:
                 f"DATASETS.TEST is {tests}, but that of {first!r} is {expected}: an AP on other "
                 "images cannot be compared"
             )
+
+
+def _trial_data(splits: Sequence[TuningSplit]) -> _Data:
+    """Return the data of trials; the ignore regions of the parts are crowd regions already."""
+    parts = [part for split in splits for part in split.parts]
+    train, val = ([getattr(split, use).dataset for split in splits] for use in ("train", "val"))
+    return _Data(
+        datasets=tuple(part.argument for part in parts),
+        digests={part.dataset: part.sha256 for part in parts},
+        opts=("DATASETS.TRAIN", str(tuple(train)), "DATASETS.TEST", str(tuple(val))),
+    )
 
 
 def _read_config(file: Path) -> CfgNode:
@@ -466,14 +559,14 @@ def _check_total(spec: Spec, plans: Sequence[Plan]) -> None:
     """Raise an error if the budget is too small; with tuning, each arm may train twice."""
     if spec.total_iterations is None:
         return
-    seeds = len(spec.seeds.seeds)
-    once = seeds * sum(cfg.SOLVER.MAX_ITER for plan in plans for cfg in plan.configs.values())
-    tune = sum(run.iterations for plan in plans for run in plan.comparison.of_role("tuning"))
-    again = once if spec.lr_factors else 0
+    one_seed = sum(cfg.SOLVER.MAX_ITER for plan in plans for cfg in plan.configs.values())
+    once = len(spec.seeds.seeds) * one_seed
+    tune = one_seed * len(spec.grid.settings) * len(spec.grid.seeds) if spec.grid else 0
+    again = once if spec.grid else 0
     if once + tune + again > spec.total_iterations:
         raise ValueError(
-            f"budget: the runs take up to {once + tune + again} iterations ({once} at equal "
-            f"learning rates, {tune} to tune them, {again} at the best ones), but "
+            f"budget: the runs take up to {once + tune + again} iterations ({once} at the "
+            f"settings of the configs, {tune} to tune them, {again} at the best ones), but "
             f"total_iterations is {spec.total_iterations}"
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,10 @@ from ...yaml_text import load, read_text
 from .arm_errors import each_arm
 from .parts import DatasetPart, Folds, read_dataset_part, read_folds, without_datasets
 from .score_threshold import read_score_threshold
-from .seeds import MAX_RUNS, SeedChoice, integer, read_seed_choice, read_seeds
+from .seeds import MAX_RUNS, SeedChoice, integer, read_seed_choice
+from .setting import Grid
 from .trainer_flags import read_trainer_flags
+from .tuning_keys import TUNING_KEYS, is_factor, read_grid
 
 KEYS = (
     "name",
@@ -33,7 +34,7 @@ KEYS = (
     "datasets",
     "folds",
     "ignore_categories",
-    "learning_rates",
+    *TUNING_KEYS,
     "score_threshold",
     "initial_weights",
     "diagnostics",
@@ -43,7 +44,6 @@ KEYS = (
 ARM_KEYS = ("config", "arm", "opts")
 CONFIG_SUFFIXES = {".yaml", ".yml"}
 BUDGET_KEYS = ("iterations", "total_iterations")
-LEARNING_RATE_KEYS = ("factors", "seeds")
 INITIAL_WEIGHTS = ("by_name", "stock")
 DIAGNOSTICS_PERIOD = 20
 MAX_NAME = 80
@@ -89,8 +89,7 @@ class Spec:
             the configs.
         folds: how the training set is split into such datasets; None without a cross-validation.
         ignore_categories: categories of ``datasets`` whose annotations are ignore regions.
-        lr_factors: factors of the learning rate to try for each arm, () without tuning.
-        lr_seeds: seeds of the tuning runs.
+        grid: settings to try for each arm; None without tuning.
         score_threshold: cut-off of the evaluation for arms that set none; None keeps Detectron2's.
         diagnostics: period of the diagnostics in iterations; 0 turns them off.
         evaluations: number of evaluations of a run at equal distances, the last one after training;
@@ -112,8 +111,7 @@ class Spec:
     parts: tuple[DatasetPart, ...]
     folds: Folds | None
     ignore_categories: tuple[str, ...]
-    lr_factors: tuple[float, ...]
-    lr_seeds: tuple[int, ...]
+    grid: Grid | None
     score_threshold: float | None
     initial_weights: str
     diagnostics: int
@@ -157,10 +155,12 @@ def read_spec(file: Path) -> Spec:
     arms = _arms(content["arms"], content.get("base"), file.parent)
     budget = _section(content, "budget", BUDGET_KEYS)
     seeds = read_seed_choice(content["seeds"], file.parent)
-    factors, lr_seeds = _learning_rates(content, seeds)
-    num_runs = len(arms) * (len(seeds.seeds) + len(factors) * len(lr_seeds))
+    sections = {key: _section(content, key, of) for key, of in TUNING_KEYS.items()}
+    grid = read_grid({key: of for key, of in sections.items() if key in content}, seeds)
+    trials = len(grid.settings) * len(grid.seeds) if grid else 0
+    num_runs = len(arms) * (len(seeds.seeds) + trials)
     if num_runs > MAX_RUNS:
-        raise ValueError(f"arms, seeds and learning rates make {num_runs} runs, over {MAX_RUNS}")
+        raise ValueError(f"arms, seeds and trials make {num_runs} runs, over {MAX_RUNS}")
     opts = _opts(content.get("opts", []), "opts")
     datasets, parts = _datasets(_section(content, "datasets", None), file.parent)
     folds = read_folds(content.get("folds"))
@@ -187,8 +187,7 @@ def read_spec(file: Path) -> Spec:
         parts=parts,
         folds=folds,
         ignore_categories=_ignore_categories(content.get("ignore_categories", [])),
-        lr_factors=factors,
-        lr_seeds=lr_seeds,
+        grid=grid,
         score_threshold=score_threshold,
         initial_weights=_initial_weights(content.get("initial_weights", "by_name")),
         diagnostics=integer(content.get("diagnostics", DIAGNOSTICS_PERIOD), "diagnostics", 0),
@@ -383,39 +382,9 @@ def _optional_count(section: dict[str, Any], name: str) -> int | None:
 
 
 def _margin(value: Any) -> float | None:
-    if value is not None and not _is_factor(value):
+    if value is not None and not is_factor(value):
         raise ValueError(f"margin must be a difference in AP > 0, got {shown(value)}")
     return None if value is None else float(value)
-
-
-def _learning_rates(
-    content: dict[str, Any], seeds: SeedChoice
-) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Return the factors and the seeds of the tuning runs; both are () without tuning."""
-    section = _section(content, "learning_rates", LEARNING_RATE_KEYS)
-    if "learning_rates" not in content:
-        return (), ()
-    if section.keys() != set(LEARNING_RATE_KEYS):
-        raise ValueError(f"learning_rates must have factors and seeds, got {shown(section)}")
-    factors = section["factors"]
-    if not isinstance(factors, list) or not factors or not all(map(_is_factor, factors)):
-        raise ValueError(f"learning_rates: factors must be numbers > 0, got {shown(factors)}")
-    if len(set(factors)) < len(factors):
-        raise ValueError(f"learning_rates: duplicate factor in {factors}")
-    if seeds.has_looks:
-        raise ValueError("learning_rates: tuning requires a fixed number of seeds, without looks")
-    tuning_seeds = read_seeds(section["seeds"], "learning_rates: seeds")
-    both = set(tuning_seeds) & set(seeds.seeds)
-    if both:
-        raise ValueError(
-            f"learning_rates: seed {min(both)} is one of seeds: a rate that is chosen on the "
-            "compared runs makes its arm look better than it is"
-        )
-    return tuple(map(float, factors)), tuning_seeds
-
-
-def _is_factor(value: Any) -> bool:
-    return type(value) in {int, float} and 0 < value < math.inf
 
 
 def _imports(imports: Any, folder: Path) -> tuple[str, ...]:

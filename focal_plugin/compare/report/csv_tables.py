@@ -10,11 +10,14 @@ from ..analysis.loss_views import AUDIT
 from ..analysis.paired import Compared
 from ..analysis.scores import Spread
 from ..analysis.summary import Summary
+from ..plan.setting import Setting
 from ..runs.result import AVERAGES
 from .sentences import flaw_text, standing_sentences
 
 Cell = str | int | float | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+SETTING = ("lr_factor", "weight_factor")
+"""Columns of a setting."""
 _SPREAD = ("mean", "std", "n", "state")
 
 
@@ -40,11 +43,12 @@ def _csv_cell(cell: Cell) -> Cell:
 
 def run_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per run."""
-    fields = ("id", "arm", "role", "lr_factor", "seed", "state", "exit_code", "reason", "restarts")
+    fields = ("seed", "state", "exit_code", "reason", "restarts")
     more = ("iterations", "iterations_done", "iteration_s", "peak_memory_mib", "device", "threads")
-    yield [*fields, *AVERAGES, *more]
+    yield ["id", "arm", "role", *SETTING, *fields, *AVERAGES, *more]
     for run in summary.runs:
         yield [
+            *(run.id, run.arm, run.role, *_setting_cells(run.setting)),
             *(getattr(run, name) for name in fields),
             *(run.ap.get(metric) for metric in AVERAGES),
             *(getattr(run, name) for name in more),
@@ -53,11 +57,11 @@ def run_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 def arm_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per arm and quantity."""
-    yield ["learning_rates", "arm", "lr_factor", "quantity", *_SPREAD, "planned", "failed"]
+    yield ["settings", "arm", *SETTING, "quantity", *_SPREAD, "planned", "failed"]
     for standing in filter(None, (summary.equal, summary.best)):
         for scores in standing.arms:
             counts = [scores.planned, scores.states["failed"]]
-            head: list[Cell] = [standing.role, scores.arm, scores.lr_factor]
+            head: list[Cell] = [standing.role, scores.arm, *_setting_cells(scores.setting)]
             for metric, spread in scores.metrics.items():
                 yield [*head, metric, *_spread_cells(spread), *counts]
             if standing is summary.equal:
@@ -83,7 +87,7 @@ def test_set_rows(summary: Summary) -> Iterable[list[Cell]]:
 
 def difference_rows(summary: Summary) -> Iterable[list[Cell]]:
     """Yield one row per verdict."""
-    head = ["learning_rates", "arm", "reference", "verdict", "difference", "std", "low", "high"]
+    head = ["settings", "arm", "reference", "verdict", "difference", "std", "low", "high"]
     head += ["seeds", "p_t", "p_holm", "p_sign_flip", "p_equivalent", "p_not_worse", "look"]
     yield [*head, "unplanned", "withheld_because", "sentence"]
     for standing in filter(None, (summary.equal, summary.best)):
@@ -167,6 +171,10 @@ def compared_cells(found: Compared) -> list[Cell]:
     """Return the numbers of a quantity that is compared with the reference."""
     interval = found.interval or (None, None)
     return [found.mean, found.std, found.n, found.difference, *interval, found.pairs]
+
+
+def _setting_cells(setting: Setting | None) -> list[Cell]:
+    return [None, None] if setting is None else [setting.lr_factor, setting.weight_factor]
 
 
 def _spread_cells(spread: Spread) -> list[Cell]:

@@ -17,7 +17,7 @@ from ..analysis.scores import Spread, Standing
 from ..analysis.statistics import PairedDifference
 from ..analysis.summary import Summary
 from ..analysis.verdicts import Verdict
-from . import captions
+from . import captions, tuning_section
 from .arm_styles import ArmStyle, arm_styles
 from .class_figures import draw_class_differences
 from .drawing import arms_drawing, draw_band, draw_line, gray_first
@@ -88,11 +88,11 @@ def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]
     beside.grid(visible=False)
     for side in ("left", "right"):
         beside.spines[side].set_visible(False)
-    rates = "each arm's best learning rate" if at_best else "equal learning rates"
+    where = tuning_section.at_best(summary) if at_best else tuning_section.at_equal(summary)
     return Drawing(
         name="forest-best" if at_best else "forest",
         title=f"Difference in AP to {plain(summary.reference)}"
-        + (f", at {rates}" if summary.trained else ""),
+        + (f", {where[0].lower()}{where[1:]}" if summary.trained else ""),
         caption=captions.FOREST,
         figure=figure,
     )

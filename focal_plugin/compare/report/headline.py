@@ -13,17 +13,18 @@ from ..analysis.verdicts import Verdict
 from ..plan.design import FEWEST_SEEDS
 from .precision import difference_text
 from .sentences import flaw_text
+from .tuning_section import at_best, at_equal
 
 Found = list[tuple[Verdict, PairedDifference]]
 
 
 def headlines(summary: Summary) -> list[str]:
-    """Return the answer at equal learning rates, then that at the best ones if there are any."""
+    """Return the answer at the settings of the configs, then that at the best ones if tuned."""
     equal = headline(summary, summary.equal)
     if summary.best is None:
         return [equal]
     best = headline(summary, summary.best)
-    return [f"At the same learning rate: {equal}", f"At each arm's best learning rate: {best}"]
+    return [f"{at_equal(summary)}: {equal}", f"{at_best(summary)}: {best}"]
 
 
 def reference_note(summary: Summary) -> str:

@@ -15,6 +15,7 @@ from ..analysis.summary import Summary
 from ..analysis.verdicts import Verdict
 from ..plan.design import FEWEST_SEEDS
 from .precision import difference_text, verdict_interval_text
+from .tuning_section import at_best, tuning_sentence
 
 TITLE = "Focal loss and its rivals as drop-in components of Detectron2"
 YEAR, LICENSE = 2026, "Apache-2.0"
@@ -32,8 +33,9 @@ def how_to_report(summary: Summary) -> str:
     if not summary.has_results:
         return ""
     sentences = [_design(summary), _data(summary)]
-    for standing in filter(None, (summary.equal, summary.best)):
-        sentences += _results(summary, standing)
+    sentences += _results(summary, summary.equal)
+    if summary.best is not None:
+        sentences += [tuning_sentence(summary), *_results(summary, summary.best)]
     sentences += [_method(summary), _made_with(summary)]
     return " ".join(filter(None, sentences))
 
@@ -141,7 +143,7 @@ def _results(summary: Summary, standing: Standing) -> list[str]:
     clauses += [f"no finished run: {listed(without, most=len(without))}"] if without else []
     if clauses:
         best = standing.role == "best"
-        where = "At each arm's best learning rate, against it" if best else "Against it"
+        where = f"{at_best(summary)}, against it" if best else "Against it"
         sentences.append(f"{where}: {'; '.join(clauses)}.")
     return sentences
 

@@ -13,7 +13,10 @@ from .headline import headlines, reference_note
 from .how_to_report import bibtex, how_to_report
 from .sections import CHAPTERS, contents
 
-TABLES = ("recipe", "verdicts", "verdicts-best", "test-sets", "averages", "classes", "errors")
+TABLES = (
+    *("recipe", "verdicts", "verdicts-best", "tuning", "test-sets", "averages", "classes"),
+    "errors",
+)
 """Tables that a paper may need, in this order; each is also a file of its own."""
 LONG = 40
 """Rows above which a table breaks over pages."""

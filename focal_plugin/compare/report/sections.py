@@ -18,6 +18,7 @@ from . import (
     recipe_table,
     sentences,
     tables,
+    tuning_section,
 )
 from .balance_section import balance_rows, balance_sentences, balance_table
 from .csv_tables import Cell
@@ -50,7 +51,7 @@ class Section:
 
     Attributes:
         chapter: one of :data:`CHAPTERS`.
-        title: heading; "" for none.
+        title: heading, or function that makes it; "" for none.
         table: function that makes the table, or several tables.
         figures: names of figures; `*` stands for any text.
         sentences: function that makes the list of sentences.
@@ -64,7 +65,7 @@ class Section:
 
     name: str
     chapter: str
-    title: str = ""
+    title: str | Callable[[Summary], str] = ""
     table: Callable[[Summary], Table | list[Table] | None] = lambda summary: None
     figures: tuple[str, ...] = ()
     sentences: Callable[[Summary], list[str]] = lambda summary: []
@@ -76,9 +77,13 @@ class Section:
 
 
 def _verdict_section(
-    name: str, title: str, figure: str, standing: Callable[[Summary], Standing | None], **more: Rows
+    name: str,
+    title: Callable[[Summary], str],
+    figure: str,
+    standing: Callable[[Summary], Standing | None],
+    **more: Rows,
 ) -> Section:
-    """Return the section of the verdicts at one choice of learning rates."""
+    """Return the section of the verdicts at one choice of settings."""
 
     def of(summary: Summary) -> Standing:
         found = standing(summary)
@@ -108,7 +113,7 @@ SECTIONS = (
     Section("recipe", "before", "Recipe", recipe_table.recipe_table),
     _verdict_section(
         "verdicts",
-        "At the same learning rate for all",
+        tuning_section.at_equal,
         "forest",
         lambda summary: summary.equal,
         arms=csv_tables.arm_rows,
@@ -116,7 +121,7 @@ SECTIONS = (
     ),
     _verdict_section(
         "verdicts-best",
-        "At each arm's best learning rate",
+        tuning_section.at_best,
         "forest-best",
         lambda summary: summary.best,
     ),
@@ -128,7 +133,14 @@ SECTIONS = (
         csv=(("test_sets.csv", csv_tables.test_set_rows),),
         trained=True,
     ),
-    Section("tuning", "verdict", "Tuning of the learning rates", tables.tuning_table),
+    Section(
+        "tuning",
+        "verdict",
+        lambda summary: f"Tuning of the {tuning_section.tuned_name(summary)}",
+        tuning_section.tuning_table,
+        csv=(("tuning.csv", tuning_section.tuning_rows),),
+        trained=True,
+    ),
     Section(
         "seeds",
         "certainty",
@@ -346,6 +358,10 @@ class Content:
     code: str
 
 
+def _title(section: Section, summary: Summary) -> str:
+    return section.title if isinstance(section.title, str) else section.title(summary)
+
+
 def sections_of(summary: Summary) -> list[Section]:
     """Return the sections that a summary can have: of runs, or of judged files."""
     return [s for s in SECTIONS if s.trained is None or s.trained == summary.trained]
@@ -368,7 +384,7 @@ def contents(
         made = section.table(summary)
         content = Content(
             section=section,
-            title="" if section.standing and summary.best is None else section.title,
+            title="" if section.standing and summary.best is None else _title(section, summary),
             lead=section.lead(summary),
             sentences=section.sentences(summary),
             tables=made if isinstance(made, list) else [made] if made else [],

@@ -121,7 +121,7 @@ def flaw_text(flaw: Flaw, reference: str) -> str:
     count = f"{flaw.runs} of {whose} {flaw.planned} runs{of}"
     be = "is" if flaw.runs == 1 else "are"
     return {
-        FlawKind.NOT_PLANNED: f"{whose} runs{of} at its best learning rate are not planned yet",
+        FlawKind.NOT_PLANNED: f"{whose} runs{of} at its best setting are not planned yet",
         FlawKind.NO_AP: f"{count} left no AP",
         FlawKind.NONE_DONE: f"none of {whose} runs{of} is done",
         FlawKind.UNFINISHED: f"{count} {be} still to come",

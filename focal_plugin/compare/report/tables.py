@@ -13,7 +13,6 @@ from ...pages.text import (
     count_text,
     duration_text,
     interval_text,
-    number_text,
     p_text,
     percent_text,
     plain,
@@ -30,6 +29,7 @@ from ..plan.design import FEWEST_SEEDS
 from ..runs.result import AVERAGES
 from .cells import runs_text, share_text, spread_text, value_text
 from .precision import difference_text, verdict_interval_text
+from .tuning_section import setting_cells, setting_header
 
 AP_IN_PERCENT = "AP in percent: mean ± standard deviation between the seeds."
 SHRUNK = ", with variances that are shrunk towards that of all arms"
@@ -40,17 +40,17 @@ def verdict_table(summary: Summary, standing: Standing) -> Table:
     """Return the verdicts: the reference, then the arms in the order of the spec."""
     arms = [standing.arm(summary.reference)]
     arms += [scores for scores in standing.arms if scores.arm != summary.reference]
-    factors = standing.role == "best"
-    header = ("arm", *(("lr x",) if factors else ()), "AP", "runs", "difference", "95% interval")
+    at_best = standing.role == "best"
+    header = ("arm", *(setting_header(summary) if at_best else ()), "AP", "runs")
+    header = (*header, "difference", "95% interval")
     header = (*header, "p (Holm)", "p (sign\u00a0flip)", "verdict")
     rows = []
     for scores in arms:
         verdict = standing.verdict(scores.arm)
-        factor = (NOTHING if scores.lr_factor is None else f"{scores.lr_factor:g}",)
         rows.append(
             (
                 plain(scores.arm),
-                *(factor if factors else ()),
+                *(setting_cells(summary, scores.arm, scores.setting) if at_best else ()),
                 spread_text(scores.metrics["AP"]),
                 runs_text(scores),
                 *_difference_cells(verdict),
@@ -58,7 +58,7 @@ def verdict_table(summary: Summary, standing: Standing) -> Table:
             )
         )
     return Table(
-        name="verdicts-best" if factors else "verdicts",
+        name="verdicts-best" if at_best else "verdicts",
         header=header,
         rows=tuple(rows),
         text_last=True,
@@ -202,31 +202,6 @@ def image_table(summary: Summary) -> Table | None:
     )
 
 
-def tuning_table(summary: Summary) -> Table | None:
-    """Return the AP of the trials at each learning rate; None without tuning."""
-    if summary.tuning is None:
-        return None
-    factors = list(next(iter(summary.tuning.arms.values())).ap)
-    rows = []
-    for arm, tuned in summary.tuning.arms.items():
-        best = NOTHING if tuned.best is None else f"x {tuned.best:g}"
-        edge = " (at the edge of the grid)" if tuned.at_edge else ""
-        values = [number_text(tuned.ap[factor]) for factor in factors]
-        rows.append((plain(arm), *values, best + edge))
-    return Table(
-        name="tuning",
-        header=("arm", *(f"lr x {factor:g}" for factor in factors), "best"),
-        rows=tuple(rows),
-        text_last=True,
-        caption=(
-            f"AP in percent of trial runs with {count_text(len(summary.tuning.seeds), 'seed')} of "
-            f"their own. They take {summary.tuning.iterations:,} iterations, which are part of "
-            f"the cost of the comparison. If the best rate is at the edge of the grid, a rate "
-            f"outside the grid may be better."
-        ),
-    )
-
-
 def cost_table(summary: Summary) -> Table | None:
     """Return the cost of a run of each arm; None if no run is done."""
     if not summary.has_results:
@@ -358,15 +333,15 @@ def audit_tables(summary: Summary) -> list[Table]:
 
 def run_table(summary: Summary) -> Table:
     """Return every run of the comparison, in any state."""
-    roles = {"equal": "", "tuning": "trial", "best": "best lr"}
-    tuned = summary.tuning is not None
+    roles = {"equal": "", "tuning": "trial", "best": "best setting"}
+    tuned = any(run.role != "equal" for run in summary.runs)
     rows = []
     for run in summary.runs:
         ap = run.ap.get("AP")
         rows.append(
             (
                 plain(run.arm),
-                *((roles[run.role], f"{run.lr_factor:g}") if tuned else ()),
+                *((roles[run.role], run.setting.name) if tuned else ()),
                 str(run.seed),
                 run.state,
                 NOTHING if ap is None else value_text(ap),
@@ -375,9 +350,10 @@ def run_table(summary: Summary) -> Table:
                 plain(run.reason or ""),
             )
         )
-    header = ("arm", *(("for", "lr x") if tuned else ()), "seed", "state", "AP", "iterations")
+    header = ("arm", *(("for", "setting") if tuned else ()), "seed", "state", "AP", "iterations")
     header = (*header, "restarts", "reason")
-    return Table("runs", header, tuple(rows), left=2 if tuned else 1, text_last=True)
+    caption = "The AP of a trial is on images of the training set." if tuned else ""
+    return Table("runs", header, tuple(rows), caption, left=3 if tuned else 1, text_last=True)
 
 
 def fact_table(summary: Summary) -> Table | None:

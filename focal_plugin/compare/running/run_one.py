@@ -140,7 +140,7 @@ def _command(task: Task) -> list[str]:
     command = [sys.executable, *task.trainer, "--resume", "--config-file", run.config_file]
     for module in run.imports:
         command += ["--import", module]
-    for dataset in run.datasets:
+    for dataset in run.datasets_in(task.folder.parent):
         command += ["--dataset", dataset]
     for category in run.ignore_categories:
         command += ["--ignore-category", category]

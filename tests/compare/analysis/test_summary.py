@@ -13,10 +13,12 @@ from focal_plugin.compare.analysis.scores import (
 )
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.analysis.verdicts import Flaw, FlawKind, WorstCase
+from focal_plugin.compare.plan.setting import EQUAL, Setting
 from focal_plugin.compare.report.json_content import json_content
 from focal_plugin.compare.report.sentences import fairness_sentences, provenance_sentences
 
 from ..fake_comparison import (
+    TRIAL_SEEDS,
     FakeArm,
     change_result,
     fake_snapshot,
@@ -248,24 +250,26 @@ def test_the_data_of_a_summary_is_strict_json(tmp_path):
 
 def test_each_arm_stands_at_its_best_learning_rate_too(tmp_path):
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.5)}  # with factor 2, FL finds everything
-    summary = summary_of(tmp_path, arms, factors=(0.5, 1.0, 2.0), best={"CE": 2.0, "FL": 2.0})
-    assert {arm: tuned.best for arm, tuned in summary.tuning.arms.items()} == {"CE": 2, "FL": 2}
-    assert [scores.lr_factor for scores in summary.best.arms] == [2, 2]
-    assert (summary.tuning.iterations, summary.tuning.seeds) == (240, (101,))
+    summary = summary_of(
+        tmp_path, arms, factors=(0.5, 1.0, 2.0), best={"CE": Setting(2.0), "FL": Setting(2.0)}
+    )
+    assert {tuned.best for tuned in summary.tuning.arms.values()} == {Setting(2.0)}
+    assert [scores.setting for scores in summary.best.arms] == [Setting(2.0)] * 2
+    assert (summary.tuning.iterations, summary.tuning.grid.seeds) == (720, TRIAL_SEEDS)
     assert summary.best.arm("FL").planned == 2
 
 
 def test_an_arm_that_is_best_as_it_is_needs_no_other_runs(tmp_path):
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.9)}
     summary = summary_of(tmp_path, arms, factors=(0.5, 1.0))
-    assert [scores.lr_factor for scores in summary.best.arms] == [1, 1]
+    assert [scores.setting for scores in summary.best.arms] == [EQUAL, EQUAL]
     assert summary.best.arm("FL").metrics == summary.equal.arm("FL").metrics
 
 
 def test_an_untrained_best_rate_has_no_verdict(tmp_path):
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.4)}
     summary = summary_of(tmp_path, arms, factors=(1.0, 2.0))
-    assert summary.best.arm("FL").lr_factor is None
+    assert summary.best.arm("FL").setting is None
     assert summary.best.verdict("FL").flaw.kind is FlawKind.NOT_PLANNED
 
 

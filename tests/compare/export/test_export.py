@@ -52,7 +52,13 @@ def test_finished_runs_are_read_with_what_they_logged(exported):
     assert exported.name == "my cells: 1"
     assert (len(exported.runs), exported.planned) == (3, 4)
     run = exported.runs[0]
-    assert run.labels == {"arm": "CE", "seed": 1, "role": "equal", "lr_factor": 1.0}
+    assert run.labels == {
+        "arm": "CE",
+        "seed": 1,
+        "role": "equal",
+        "lr_factor": 1.0,
+        "weight_factor": 1.0,
+    }
     assert run.metrics == {19: {"total_loss": 2.5, "lr": 0.1}, 39: {"total_loss": 1.5}}
     assert run.final["AP"] > 0
     assert run.final["AP-a: b"] == 12.5
@@ -136,7 +142,7 @@ def test_mlflow_gets_each_run_once_within_its_limits(exported, tmp_path, monkeyp
     assert ("final/AP", exported.runs[0].final["AP"], 39) in runs[0]["metrics"]
     assert dict(runs[0]["params"])["SOLVER.BASE_LR"]
     assert runs[0]["ended"] == 1
-    assert verdicts["texts"]["verdicts.csv"].startswith("learning_rates,arm")
+    assert verdicts["texts"]["verdicts.csv"].startswith("settings,arm")
 
 
 def test_mlflow_uses_the_server_of_the_environment(exported, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 
 from focal_plugin import get_cfg
 from focal_plugin.compare.plan.collection import COLLECTION_FILE, Collection, folder_of
+from focal_plugin.compare.plan.setting import Setting
 from focal_plugin.compare.plan.spec import best_runs, read_plan, read_plans
 from focal_plugin.compare.plan.spec_file import read_spec
 
@@ -265,7 +266,7 @@ def test_best_runs_are_those_of_the_fold(write, tmp_path):
     spec = write(FOLDED + "learning_rates: {factors: [1, 2], seeds: [101, 102, 103]}\n")
     plans = read_plans(spec, folder=tmp_path)
     second = plans[1].comparison
-    runs = best_runs(spec, second, {"FL": 2.0}, tmp_path)
+    runs = best_runs(spec, second, {"FL": Setting(2.0)}, tmp_path)
     assert [run.name for run in runs] == ["FL lr x 2 seed 1", "FL lr x 2 seed 2"]
     assert runs[0].datasets == second.runs[0].datasets
     assert as_trained(runs[0]).DATASETS.TRAIN == ("fold2_train",)

@@ -6,8 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from focal_plugin import get_cfg
 from focal_plugin.compare.plan import spec as spec_module
-from focal_plugin.compare.plan.comparison import Comparison
-from focal_plugin.compare.plan.spec import best_runs, load_spec
+from focal_plugin.compare.plan.spec import load_spec
 from focal_plugin.compare.plan.trainer_flags import TRAINER_FLAGS
 from focal_plugin.engine.command_line import argument_parser
 
@@ -15,7 +14,6 @@ from ...conftest import ROOT
 
 SHAPES = ROOT / "configs" / "Shapes-Detection"
 BASE = f"base: {SHAPES}/retinanet_small.yaml\n"
-TUNED = "learning_rates: {factors: [0.5, 1, 2], seeds: [101]}\n"
 FIXED = ("MODEL.FOCAL.INIT", "by_name", "MODEL.FOCAL.DIAGNOSTICS.PERIOD", "20")
 
 
@@ -181,13 +179,6 @@ def test_weights_are_by_name_and_diagnostics_on_unless_the_spec_says_otherwise(w
     assert (focal.INIT, focal.DIAGNOSTICS.PERIOD) == ("stock", 0)
 
 
-def test_a_comparison_survives_its_file(write, tmp_path):
-    text = arms("fl") + "seeds: 2\nlearning_rates: {factors: [0.5, 1], seeds: [9]}"
-    comparison = load_spec(write(text))
-    comparison.write(tmp_path / "runs")
-    assert Comparison.read(tmp_path / "runs") == comparison
-
-
 # --- the budget
 
 
@@ -220,14 +211,6 @@ def test_runs_that_need_more_than_the_budget_are_refused_before_they_start(write
     text = arms("ce", "fl") + "seeds: 3\nbudget: {iterations: 10, total_iterations: %d}\n"
     assert len(load_spec(write(text % 60)).runs) == 6
     assert "up to 60 iterations" in refused(write, text % 59)
-
-
-def test_the_budget_counts_tuning_and_that_every_arm_may_be_trained_again(write):
-    text = arms("ce", "fl") + "seeds: 3\nbudget: {iterations: 10, total_iterations: %d}\n"
-    text += "learning_rates: {factors: [0.5, 1, 2], seeds: [8, 9]}"
-    assert len(load_spec(write(text % 240)).runs) == 18
-    message = refused(write, text % 239)
-    assert "60 at equal learning rates, 120 to tune them, 60 at the best ones" in message
 
 
 # --- the hash
@@ -279,7 +262,7 @@ def test_a_config_file_is_read_once_however_many_arms_and_seeds_there_are(write,
     """Otherwise planning a large comparison takes minutes."""
     calls = []
     monkeypatch.setattr(spec_module, "get_cfg", lambda: calls.append(1) or get_cfg())
-    assert len(load_spec(write(arms("ce", "fl") + "seeds: 50\n" + TUNED)).runs) == 106
+    assert len(load_spec(write(arms("ce", "fl") + "seeds: 50\n")).runs) == 100
     assert len(calls) == 1  # both arms have the same base
 
 
@@ -417,47 +400,6 @@ def test_a_data_set_that_could_not_be_registered_is_refused(
     assert message in refused(write, text, error)
 
 
-# --- learning rates
-
-
-def test_every_arm_is_tried_at_every_factor_of_its_own_rate(write):
-    text = f"{BASE}arms: {{a: [], b: [SOLVER.BASE_LR, 0.2]}}\nseeds: 2\n{TUNED}"
-    comparison = load_spec(write(text))
-    tuning = comparison.of_role("tuning")
-    assert len(comparison.of_role("equal")) == 4
-    tried = [(run.arm, run.lr_factor, as_trained(run).SOLVER.BASE_LR) for run in tuning]
-    expected = [("a", 0.5, 0.025), ("a", 1, 0.05), ("a", 2, 0.1)]
-    assert tried == [*expected, ("b", 0.5, 0.1), ("b", 1, 0.2), ("b", 2, 0.4)]
-    assert {run.seed for run in tuning} == {101}
-    assert len({run.id for run in comparison.runs}) == 10
-
-
-def test_an_arm_is_trained_again_at_its_best_rate_unless_that_is_its_own(write):
-    spec = write(arms("ce", "fl", "ghm", "vfl") + "seeds: 2\n" + TUNED)
-    comparison = load_spec(spec)
-    runs = best_runs(spec, comparison, {"ce": 2.0, "fl": 1.0, "ghm": 0.5})
-    assert [(run.arm, run.seed) for run in runs] == [("ce", 1), ("ghm", 1), ("ce", 2), ("ghm", 2)]
-    assert [as_trained(run).SOLVER.BASE_LR for run in runs] == [0.1, 0.025, 0.1, 0.025]
-    assert {run.role for run in runs} == {"best"}
-    assert best_runs(spec, comparison.with_runs(runs), {"ce": 2.0}) == (runs[0], runs[2])
-
-
-def test_a_spec_that_was_changed_meanwhile_has_no_best_runs(write):
-    comparison = load_spec(write(arms("fl") + "seeds: 2\n" + TUNED))
-    changed = write(arms("fl") + "seeds: 3\n" + TUNED)
-    with pytest.raises(ValueError, match="changed"):
-        best_runs(changed, comparison, {"fl": 2.0})
-
-
-@pytest.mark.parametrize(
-    ("best", "error"), [({"fl": 3.0}, ValueError), ({"f1": 2.0}, KeyError)], ids=str
-)
-def test_a_best_rate_is_one_of_the_grid_and_of_an_arm(write, best, error):
-    spec = write(arms("fl") + "seeds: 2\n" + TUNED)
-    with pytest.raises(error, match=r"f1|3"):
-        best_runs(spec, load_spec(spec), best)
-
-
 # --- what is refused
 
 
@@ -499,11 +441,6 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: 1000000000", "seeds must be at most 10000, got 1000000000"),
         (arms("fl") + "seeds: 0x" + "f" * 9000, "must be at most 10000, got a huge"),
         (arms("ce", "fl") + "seeds: 6000", "make 12000 runs, over 10000"),
-        (
-            arms("ce", "fl")
-            + "seeds: 5000\nlearning_rates: {factors: [1, 2, 3], seeds: [9001, 9002]}",
-            "over 10000",
-        ),
         (arms("fl") + "seeds: 1\nbudget: {iterations: 99999999999999999999}", "at most"),
         (arms("fl") + "seeds: 1\ndiagnostics: 99999999999", "at most"),
         (arms("fl") + f"seeds: 1\nbase: {'x' * 100_000}.yaml", "no file and no shipped"),
@@ -542,16 +479,6 @@ TEXT = "arms: {a: b.yaml}\nseeds: [1]\n"
         (arms("fl") + "seeds: 1\ndiagnostics: -1", ">= 0"),
         (arms("fl") + "seeds: 1\ndiagnostics: false", "integer"),
         (arms("fl") + "seeds: 1\ninitial_weights: by name", "by_name"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [1]}", "factors and seeds"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {}", "factors and seeds"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [0], seeds: [9]}", "> 0"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [.inf], seeds: [9]}", "> 0"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [], seeds: [9]}", "> 0"),
-        (
-            arms("fl") + "seeds: 1\nlearning_rates: {factors: [1, 1.0], seeds: [9]}",
-            "duplicate factor",
-        ),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factors: [2], seeds: [1]}", "is one of seeds"),
         (arms("fl") + 'seeds: 1\nopts: [DATASETS.TEST, "()"]', "must name a dataset"),
     ],
 )
@@ -572,7 +499,6 @@ def test_a_malformed_spec_is_an_error_with_its_cause(write, text, message):
             "arm 'a': no key is named 'confg'; did you mean",
         ),
         (arms("fl") + "seeds: 1\nbudget: {iteration: 3}", "did you mean 'iterations'?"),
-        (arms("fl") + "seeds: 1\nlearning_rates: {factor: [1]}", "did you mean 'factors'?"),
         (arms("ce", "fl") + "seeds: 1\nreference: fll", "did you mean 'fl'?"),
         (
             f"{BASE}arms: {{a: [], b: [SOLVER.MAX_ITERS, 1]}}\nseeds: 1",

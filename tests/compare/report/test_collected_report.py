@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from focal_plugin.compare.plan.setting import Setting
 from focal_plugin.compare.report.report_all import report_all
 
 from ..fake_comparison import FakeArm, light_reports, write_collection
@@ -122,7 +123,11 @@ def test_an_unfinished_dataset_and_a_lost_one_are_named(tmp_path):
 def test_tuned_arms_have_a_verdict_at_their_best_setting(tmp_path):
     members = {"a": arms(), "b": arms()}
     write_collection(
-        tmp_path, members, seeds=(1, 2), factors=(1.0, 2.0), best=dict.fromkeys(arms(), 2.0)
+        tmp_path,
+        members,
+        seeds=(1, 2),
+        factors=(1.0, 2.0),
+        best=dict.fromkeys(arms(), Setting(2.0)),
     )
     report_all(tmp_path, replicates=0)
     content = json.loads((tmp_path / "report.json").read_text())

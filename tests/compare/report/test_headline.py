@@ -9,6 +9,7 @@ from focal_plugin.compare.analysis.scores import ArmScores, Spread, Standing
 from focal_plugin.compare.analysis.statistics import paired_difference
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.analysis.verdicts import Verdict
+from focal_plugin.compare.plan.setting import EQUAL
 from focal_plugin.compare.report.headline import headline, headlines
 from focal_plugin.compare.report.precision import difference_text, verdict_interval_text
 from focal_plugin.compare.report.sentences import verdict_sentence
@@ -130,7 +131,7 @@ def test_an_undecided_difference_keeps_its_one_decimal():
 def standing():
     spread = Spread.of(dict.fromkeys(SIX, 1.0))
     states = {"pending": 0, "running": 0, "done": 6, "failed": 0}
-    arms = tuple(ArmScores(name, 1.0, states, {"AP": spread}) for name in ("CE", "FL"))
+    arms = tuple(ArmScores(name, EQUAL, states, {"AP": spread}) for name in ("CE", "FL"))
     return Standing("equal", arms, (verdict_of(*[1e-3] * 6),))
 
 

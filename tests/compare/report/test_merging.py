@@ -3,6 +3,7 @@
 import re
 
 from focal_plugin.compare.analysis.summary import summarize
+from focal_plugin.compare.plan.setting import Setting
 from focal_plugin.compare.report.figures import draw_all
 from focal_plugin.compare.report.merging import recommendation_lines, standing_lines
 from focal_plugin.compare.report.once import captions_once, contents_once
@@ -56,7 +57,7 @@ def test_the_numbers_of_seeds_for_all_effects_are_one_sentence(tmp_path):
 def test_no_sentence_and_no_caption_stands_twice(tmp_path):
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9), "X": FakeArm(0.6, {1: "failed"})}
     arms["Y"] = arms["X"]
-    write_comparison(tmp_path, arms, factors=(0.5, 1.0), best=dict.fromkeys(arms, 0.5))
+    write_comparison(tmp_path, arms, factors=(0.5, 1.0), best=dict.fromkeys(arms, Setting(0.5)))
     summary = summarize(tmp_path, replicates=0)
     drawings = draw_all(summary)
     said = [re.split(r"(?<=[.]) (?=[A-Z])", d.caption) for d in captions_once(drawings)]

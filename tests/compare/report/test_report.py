@@ -14,6 +14,7 @@ from focal_plugin.compare import report_command
 from focal_plugin.compare.analysis.scores import NO_PREDICTIONS, Spread
 from focal_plugin.compare.analysis.summary import summarize
 from focal_plugin.compare.plan.comparison import Comparison
+from focal_plugin.compare.plan.setting import Setting
 from focal_plugin.compare.report import write as report
 from focal_plugin.compare.report.cells import spread_text
 from focal_plugin.compare.report.csv_tables import csv_text
@@ -277,17 +278,19 @@ def test_every_test_set_has_its_own_numbers(tmp_path, draw_only):
 def test_both_learning_rates_have_their_verdicts(tmp_path, draw_only):
     draw_only("forest")
     arms = {"CE": FakeArm(0.9), "FL": FakeArm(0.5)}
-    write_comparison(tmp_path, arms, factors=(0.5, 1.0, 2.0), best={"CE": 2.0, "FL": 2.0})
+    write_comparison(
+        tmp_path, arms, factors=(0.5, 1.0, 2.0), best={"CE": Setting(2.0), "FL": Setting(2.0)}
+    )
     files = write_report(tmp_path, replicates=0)
     text = "".join(Page(files.html.read_text(encoding="utf-8")).text)
     for said in (
-        "At the same learning rate for all",
+        "At the same learning rate",
         "At each arm's best learning rate",
-        "240 iterations",
+        "720 iterations",
     ):
         assert said in text
     assert {"forest.svg", "forest-best.svg"} <= {p.name for p in files.figures}
-    assert "x 2 (at the edge of the grid)" in text
+    assert "lr 0.02 (x 2, at the edge of the grid)" in text
     assert "At each arm's best learning rate:" in terminal_report(files.summary)
 
 

@@ -132,7 +132,7 @@ def test_the_metric_is_named_in_the_sentence():
         (Flaw(FlawKind.UNFINISHED, 2, 7), "2 of its 7 runs are still to come"),
         (
             Flaw(FlawKind.NOT_PLANNED, 7, 7),
-            "its runs at its best learning rate are not planned yet",
+            "its runs at its best setting are not planned yet",
         ),
         (
             Flaw(FlawKind.NO_AP, 1, 7, of_reference=True),

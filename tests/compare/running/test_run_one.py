@@ -277,14 +277,14 @@ def test_no_trainer_starts_beside_a_leftover_one(tmp_path):
 
 def test_a_trainer_gets_arguments_environment_and_folder_as_they_are(tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    run = fake_run("$(touch x); `touch x` & <b>", datasets=("a=b.json:c d", "e=f.json:g"))
+    run = fake_run("$(touch x); `touch x` & <b>", datasets=("a=/b.json:c d", "e=f.json:g"))
     run = replace(run, ignore_categories=("no class",), trainer_flags=("trust-pickle",))
     task = fake_task(tmp_path, run, num_gpus=2, directory=tmp_path / "elsewhere")
     environment = {"PATH": os.environ["PATH"], "ONLY": "this"}
     assert run_one(task, environment=environment).state == "done"
     assert written(task)["arguments"] == [
-        *("--resume", "--config-file", "/config.yaml", "--dataset", "a=b.json:c d"),
-        *("--dataset", "e=f.json:g", "--ignore-category", "no class", "--trust-pickle"),
+        *("--resume", "--config-file", "/config.yaml", "--dataset", "a=/b.json:c d"),
+        *("--dataset", f"e={tmp_path}/f.json:g", "--ignore-category", "no class", "--trust-pickle"),
         *("--num-gpus", "2"),
         *run.opts,
         *("OUTPUT_DIR", str(task.folder)),
