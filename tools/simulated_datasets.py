@@ -20,9 +20,11 @@ from tabulate import tabulate
 from focal_plugin.compare.analysis.over_datasets import mean_over_datasets, mean_over_folds
 from focal_plugin.compare.analysis.statistics import ALPHA, paired_difference
 
+FOLDS = (4, 5, 10)
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
-EXAMPLES, FEATURES = 200, 10
+PROBLEMS = {"many examples": (200, 10), "few examples": (40, 20)}
+"""Problem -> examples and features. With few examples, the learners depend on their training."""
 
 
 def unequal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -58,15 +60,17 @@ def datasets_rate(draw: Draw, datasets: int, seeds: int, comparisons: int) -> fl
     return hits / comparisons
 
 
-def folds_rates(folds: int, comparisons: int) -> tuple[float, float]:
+def folds_rates(
+    folds: int, comparisons: int, *, examples: int, features: int
+) -> tuple[float, float]:
     """Return how often equal learners are called different: corrected, and by a plain t test."""
     rng = np.random.default_rng(0)
     hits = plain = 0
-    half = FEATURES // 2
+    half = features // 2
     for _ in range(comparisons):
-        x = rng.normal(size=(EXAMPLES, FEATURES))
-        y = x.sum(axis=1) + rng.normal(size=EXAMPLES)
-        fold = rng.permutation(EXAMPLES) % folds
+        x = rng.normal(size=(examples, features))
+        y = x.sum(axis=1) + rng.normal(size=examples)
+        fold = rng.permutation(examples) % folds
         differences = []
         for i in range(folds):
             train, test = fold != i, fold == i
@@ -100,11 +104,16 @@ def main() -> None:
         for datasets, seeds in ((2, 2), (2, 4), (3, 2), (3, 4), (5, 2), (5, 4), (10, 3))
     ]
     print(tabulate(rows, ("datasets", "seeds", *NOISE), "github"), flush=True)
+    header = ["folds"]
+    columns = []
+    for name, (examples, features) in PROBLEMS.items():
+        header += [f"{name}: corrected", "plain t test"]
+        columns.append([folds_rates(k, count, examples=examples, features=features) for k in FOLDS])
     rows = [
-        (folds, *(f"{100 * rate:.1f}" for rate in folds_rates(folds, count)))
-        for folds in (4, 5, 10)
+        (folds, *(f"{100 * rate:.1f}" for column in columns for rate in column[i]))
+        for i, folds in enumerate(FOLDS)
     ]
-    print("\n" + tabulate(rows, ("folds", "corrected", "plain t test"), "github"))
+    print("\n" + tabulate(rows, header, "github"))
 
 
 if __name__ == "__main__":
