@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from focal_plugin import arms, get_cfg
-from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
+from focal_plugin.compare.plan.spec_arms import ArmSpec
+from focal_plugin.compare.plan.spec_file import read_spec
 from focal_plugin.config_node import FocalCfgNode
 
 from .conftest import ROOT

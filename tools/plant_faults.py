@@ -890,21 +890,21 @@ FAULTS = (
     ),
     Fault(
         "hash-without-annotations",
-        "focal_plugin/compare/plan/spec.py",
+        "focal_plugin/compare/plan/run_factory.py",
         "json.dumps([config, data.digests, *others], sort_keys=True)",
         "json.dumps([config, *others], sort_keys=True)",
         "tests/compare/plan/test_spec.py",
     ),
     Fault(
         "trials-are-tested-on-the-test-set",
-        "focal_plugin/compare/plan/spec.py",
+        "focal_plugin/compare/plan/run_factory.py",
         'str(tuple(train)), "DATASETS.TEST", str(tuple(val))),',
         "str(tuple(train))),",
         "tests/compare/plan/test_tuning.py",
     ),
     Fault(
         "best-runs-train-on-the-split",
-        "focal_plugin/compare/plan/spec.py",
+        "focal_plugin/compare/plan/run_factory.py",
         "return self._run(arm, seed, role, setting, self._data)",
         "return self._run(arm, seed, role, setting, self._data if setting == EQUAL else "
         "self._data_of_trials()[arm])",

@@ -32,7 +32,8 @@ from pages import fill
 from focal_plugin import arms as named_arms
 from focal_plugin import assignment, config, get_cfg, losses, mining
 from focal_plugin.compare.plan import comparison as plan_of_runs
-from focal_plugin.compare.plan.spec_file import ArmSpec, read_spec
+from focal_plugin.compare.plan.spec_arms import ArmSpec
+from focal_plugin.compare.plan.spec_file import read_spec
 from focal_plugin.compare.runs.result import AVERAGES
 from focal_plugin.compare.runs.run_folder import read_run_folders
 from focal_plugin.data.loading.training_set import UNLABELED_POLICIES

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..audit import audit_config
 from ..compare.plan.arm_check import ArmCheck
+from ..compare.plan.seeds import MAX_RUNS
 from ..compare.plan.spec import read_plan
-from ..compare.plan.spec_file import MAX_RUNS
 from ..components import import_components
 from ..data import registered
 from ..files import write_text

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from focal_plugin.compare.plan.spec_file import ArmSpec
+from focal_plugin.compare.plan.spec_arms import ArmSpec
 
 from ..cached_configs import read_arm, read_cfg
 

@@ -48,6 +48,19 @@ def each_arm() -> Iterator[Callable[[str], AbstractContextManager[None]]]:
     raise ArmsError("\n  ".join(lines))
 
 
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Prefix errors with a place."""
+    try:
+        yield
+    except KeyError as error:
+        raise KeyError(f"{place}: {error.args[0]}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{place}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
 def in_words(error: Exception) -> str:
     """Return the message of an error; with its type and place if it is not one of this package."""
     message = message_of(error)

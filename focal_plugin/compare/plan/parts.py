@@ -1,23 +1,23 @@
-"""Parts of a spec on several datasets: one for each dataset, or one for each fold."""
+"""Datasets of a spec, and its parts: one for each dataset to compare on, or one for each fold."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data import DatasetArgument, coco_file_of, fold_coco
-from ...files import write_text
+from ...data import DatasetArgument, parse_dataset_argument
 from ...names import shown
-from .seeds import integer
+from .seeds import SeedChoice, integer
+from .spec_arms import read_name, read_opts
 
 DATASET_KEYS = ("train", "test", "opts")
 FOLD_KEYS = ("number", "seed")
 MAX_FOLDS = 100
-FOLD_FOLDER = "data"
-"""Folder of the files of a fold, below that of its comparison."""
+CHOSEN = ("DATASETS.TRAIN", "DATASETS.TEST")
+"""Config keys that a part sets."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,35 @@ class Folds:
         return tuple(f"fold-{i}" for i in range(1, self.number + 1))
 
 
-ReadFile = Callable[[str, str, str], DatasetArgument]
-"""Function of a name, of the text `JSON:IMAGES`, and of the place for messages."""
-
-
-def read_dataset_part(
-    name: str,
-    entry: Mapping[Any, Any],
-    read_file: ReadFile,
-    read_opts: Callable[[Any, str], tuple[str, ...]],
-) -> DatasetPart:
+def read_datasets(
+    section: Mapping[Any, Any], folder: Path
+) -> tuple[tuple[DatasetArgument, ...], tuple[DatasetPart, ...]]:
     """
-    Read one dataset of several.
+    Read the key `datasets` of a spec.
 
     Args:
-        entry: `train` and `test`, each `JSON:IMAGES` or the name of a dataset, and `opts`.
+        section: name -> `JSON:IMAGES`, or `train`, `test` and `opts`, where each set is
+            `JSON:IMAGES` or the name of a dataset.
+        folder: folder that files are relative to.
+
+    Returns:
+        the datasets to register, and those to compare on.
 
     Raises:
-        ValueError: the entry is malformed.
+        ValueError: an entry is malformed.
         KeyError: a key does not exist.
         FileNotFoundError: a file does not exist.
     """
+    files, parts = [], []
+    for name, entry in section.items():
+        if isinstance(entry, dict):
+            parts.append(_part(read_name(name, "dataset"), entry, folder))
+        else:
+            files.append(_dataset(name, entry, folder, f"datasets: {shown(name)}"))
+    return tuple(files), tuple(parts)
+
+
+def _part(name: str, entry: Mapping[Any, Any], folder: Path) -> DatasetPart:
     place = f"datasets: {shown(name)}"
     for key in entry:
         if key not in DATASET_KEYS:
@@ -93,12 +101,39 @@ def read_dataset_part(
         names[use] = text
         if ":" in text:
             names[use] = f"{name}_{use}"
-            files.append(read_file(names[use], text, f"{place}: {use}"))
+            files.append(_dataset(names[use], text, folder, f"{place}: {use}"))
     opts = read_opts(entry.get("opts", []), f"{place}: opts")
-    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+    for key in CHOSEN:
         if key in opts[::2]:
             raise ValueError(f"{place}: {key} is not an option: use the keys train and test")
     return DatasetPart(name, names["train"], names["test"], tuple(files), opts)
+
+
+def _dataset(name: Any, text: Any, folder: Path, place: str) -> DatasetArgument:
+    json_text, _, images_text = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if not (isinstance(name, str) and name and json_text and images_text):
+        raise ValueError(f"{place} must be NAME: annotations.json:image_dir, got {shown(text)}")
+    json_file = _existing(json_text, folder, Path.is_file, f"{place}: no file")
+    image_root = _existing(images_text, folder, Path.is_dir, f"{place}: no directory")
+    dataset = DatasetArgument(name, json_file, image_root)
+    if parse_dataset_argument(as_argument(dataset)) != dataset:
+        raise ValueError(
+            f'{place}: a name must not contain "=", and an image directory must not contain ":"'
+        )
+    return dataset
+
+
+def _existing(text: str, folder: Path, exists: Callable[[Path], bool], error: str) -> Path:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that no file can have
+        path = (folder / Path(text.strip()).expanduser()).resolve()
+        if exists(path):
+            return path
+    raise FileNotFoundError(f"{error} {shown(text)}, seen from {folder}")
+
+
+def as_argument(dataset: DatasetArgument) -> str:
+    """Return a dataset in the form of `train_net.py --dataset`."""
+    return f"{dataset.name}={dataset.json_file}:{dataset.image_root}"
 
 
 def read_folds(value: Any) -> Folds | None:
@@ -127,31 +162,35 @@ def without_datasets(opts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part for pair in pairs if not pair[0].startswith("DATASETS.") for part in pair)
 
 
-def write_folds(name: str, folds: Folds, folders: Sequence[Path]) -> tuple[DatasetPart, ...]:
+def check_parts(
+    parts: tuple[DatasetPart, ...],
+    folds: Folds | None,
+    seeds: SeedChoice,
+    opts: Iterable[tuple[str, ...]],
+) -> None:
     """
-    Write the folds of a registered dataset as COCO files `train.json` and `test.json`.
-
-    A file that has the right content stays as it is.
+    Check what a comparison on several datasets or folds requires of the rest of the spec.
 
     Args:
-        name: the dataset.
-        folders: one folder for each fold, which need not exist.
+        opts: KEY, VALUE, ... of the spec and of each arm.
 
     Raises:
-        DataError: the dataset has no COCO file, or too few images.
+        ValueError: the rest of the spec does not fit.
     """
-    source = coco_file_of(name)
-    content = json.loads(source.json_file.read_text(encoding="utf-8"))
-    splits = fold_coco(content, source.image_root, folds=folds.number, seed=folds.seed)
-    parts = []
-    for i, (part, split, folder) in enumerate(zip(folds.names, splits, folders, strict=True), 1):
-        files = []
-        for use, half in (("train", split.train), ("test", split.val)):
-            file = folder.resolve() / f"{use}.json"
-            text = json.dumps(half, ensure_ascii=False)
-            if not file.is_file() or file.read_text(encoding="utf-8") != text:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, text)
-            files.append(DatasetArgument(f"fold{i}_{use}", file, source.image_root.resolve()))
-        parts.append(DatasetPart(part, files[0].name, files[1].name, tuple(files)))
-    return tuple(parts)
+    if not parts and folds is None:
+        return
+    several = "folds" if folds else "datasets"
+    if parts and folds is not None:
+        raise ValueError("folds and several datasets to compare on cannot be combined")
+    if len(parts) == 1:
+        raise ValueError(
+            f"datasets: {shown(parts[0].name)} is the only one to compare on; name it in opts with "
+            "DATASETS.TRAIN and DATASETS.TEST"
+        )
+    if seeds.has_looks:
+        raise ValueError(
+            f"{several}: a verdict over all of them requires a fixed number of seeds, without looks"
+        )
+    for key in sorted({*CHOSEN} & {key for each in opts for key in each[::2]}):
+        if parts or key == "DATASETS.TEST":
+            raise ValueError(f"{several}: they set {key}, so it cannot be an option")

@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from focal_plugin import get_cfg
-from focal_plugin.compare.plan import spec as spec_module
+from focal_plugin.compare.plan import resolved_config
 from focal_plugin.compare.plan.spec import load_spec
 from focal_plugin.compare.plan.trainer_flags import TRAINER_FLAGS
 from focal_plugin.engine.command_line import argument_parser
@@ -248,7 +248,7 @@ def test_a_gpu_does_not_change_the_hash(write, monkeypatch, machine):
         cfg.MODEL.DEVICE = machine
         return cfg
 
-    monkeypatch.setattr(spec_module, "get_cfg", get_cfg_there)
+    monkeypatch.setattr(resolved_config, "get_cfg", get_cfg_there)
     assert load_spec(spec) == here
 
 
@@ -261,7 +261,7 @@ def test_a_device_that_the_spec_chooses_is_part_of_the_hash(write):
 def test_a_config_file_is_read_once_however_many_arms_and_seeds_there_are(write, monkeypatch):
     """Otherwise planning a large comparison takes minutes."""
     calls = []
-    monkeypatch.setattr(spec_module, "get_cfg", lambda: calls.append(1) or get_cfg())
+    monkeypatch.setattr(resolved_config, "get_cfg", lambda: calls.append(1) or get_cfg())
     assert len(load_spec(write(arms("ce", "fl") + "seeds: 50\n")).runs) == 100
     assert len(calls) == 1  # both arms have the same base
 
