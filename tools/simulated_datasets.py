@@ -23,8 +23,8 @@ from focal_plugin.compare.analysis.statistics import ALPHA, paired_difference
 FOLDS = (4, 5, 10)
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
-PROBLEMS = {"many examples": (200, 10), "few examples": (40, 20)}
-"""Problem -> examples and features. With few examples, the learners depend on their training."""
+PROBLEMS = {"large": (200, 10), "small": (40, 20)}
+"""Problem -> examples and features. A small one makes the learners depend on their training."""
 
 
 def unequal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
