@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from focal_plugin.compare.report.report_all import report_all
 from focal_plugin.compare.report.write import write_report
 
 from ...conftest import ROOT
-from ..fake_comparison import FakeArm, write_comparison
+from ..fake_comparison import FakeArm, write_collection, write_comparison
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -75,6 +76,16 @@ def report(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
+def several(tmp_path_factory) -> str:
+    """Provide the address of a report over several datasets with long names."""
+    folder = tmp_path_factory.mktemp("several")
+    names = ("cells", "a-long-name-that-has-no-space-" * 2, "<b>&amp; $x^2$", "d", "e")
+    arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9), "a long name of an arm " * 2: FakeArm(0.7)}
+    write_collection(folder, dict.fromkeys(names, arms))
+    return report_all(folder, replicates=0).html.as_uri()
+
+
+@pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -105,9 +116,10 @@ def open_page(browser, report):
         context.close()
 
 
-def test_nothing_is_wider_than_the_page_and_nothing_fails(open_page):
+@pytest.mark.parametrize("name", ["report", "several"])
+def test_nothing_is_wider_than_the_page_and_nothing_fails(open_page, name, request):
     for width in (PHONE, DESKTOP):
-        page = open_page(width)
+        page = open_page(width, address=request.getfixturevalue(name))
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(TOO_WIDE) == []
         assert page.errors == []
@@ -124,6 +136,14 @@ def test_a_table_that_is_wider_than_its_box_scrolls_in_it(open_page):
     )
     assert len(boxes) > 5
     assert all(abs(rest) <= 1 for rest in boxes)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_over_several_datasets_is_legible(open_page, several, scheme):
+    page = open_page(scheme=scheme, address=several)
+    assert page.evaluate(LOW_CONTRAST) == []
+    assert page.locator("svg").count() == 2
+    assert page.locator("nav a").count() == 4
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
