@@ -9,6 +9,8 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +156,12 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
     else:
         name, blocks = str(source), read_entries(source)
     parts, start = [], 0
-    for entries in blocks:
-        found = _at_once(entries, images, categories)
-        parts.append(found or _one_by_one(entries, images, categories, name, start))
-        start += len(entries)
+    # A collection would go through all entries of a block, which are gone soon
+    with garbage_collection_paused():
+        for entries in blocks:
+            found = _at_once(entries, images, categories)
+            parts.append(found or _one_by_one(entries, images, categories, name, start))
+            start += len(entries)
     if len(parts) == 1:
         return parts[0]
     columns = zip(*((d.image, d.category, d.box, d.score) for d in parts), strict=True)
@@ -222,18 +226,18 @@ def _at_once(
         None if there is an entry that is malformed or of an unusual type.
     """
     try:
-        image = [images[entry["image_id"]] for entry in entries]
-        category = [categories[entry["category_id"]] for entry in entries]
-        boxes = [entry["bbox"] for entry in entries]
-        sides = [side for box in boxes for side in box]
-        score = [entry["score"] for entry in entries]
-        ids = {type(entry[key]) for key in ("image_id", "category_id") for entry in entries}
+        image_ids, category_ids, boxes, score = (
+            list(map(itemgetter(key), entries))
+            for key in ("image_id", "category_id", "bbox", "score")
+        )
+        sides = list(chain.from_iterable(boxes))
+        ids = {*map(type, image_ids), *map(type, category_ids)}
         usual = ids <= {int, str} and {*map(type, sides), *map(type, score)} <= {int, float}
         if not usual or not set(map(len, boxes)) <= {4}:
             return None
         found = Detections(
-            image=np.array(image, dtype=np.int32),
-            category=np.array(category, dtype=np.int32),
+            image=np.array([*map(images.__getitem__, image_ids)], dtype=np.int32),
+            category=np.array([*map(categories.__getitem__, category_ids)], dtype=np.int32),
             box=np.array(sides, dtype=np.float64).reshape(-1, 4),
             score=np.array(score, dtype=np.float64),
         )
