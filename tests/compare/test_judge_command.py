@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import focal_plugin_commands as commands
-from focal_plugin.compare.analysis import judged_files
+from focal_plugin.compare.analysis import evaluate_files
 from focal_plugin.compare.analysis.detections.average_precision import Evaluation
 from focal_plugin.compare.analysis.judged_files import JudgedFiles, summarize_files
 from focal_plugin.compare.analysis.summary import summarize
@@ -177,14 +177,14 @@ def test_another_reference_turns_the_difference_around(data):
 
 
 def test_one_file_is_in_memory_at_a_time(data, monkeypatch):
-    alive, measure = [], judged_files.run_numbers
+    alive, measure = [], evaluate_files.run_numbers
 
     def count(evaluation, **options):
         gc.collect()
         alive.append(sum(isinstance(o, Evaluation) for o in gc.get_objects()))
         return measure(evaluation, **options)
 
-    monkeypatch.setattr(judged_files, "run_numbers", count)
+    monkeypatch.setattr(evaluate_files, "run_numbers", count)
     summarize_files(judged(), replicates=0)
     assert alive == [1] * 6
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...files import write_all
+from ...forked import in_processes, usable_processes
 from ...garbage_collection import garbage_collection_paused
+from ...pages.drawing import Drawing
 from ...pages.page import inlined
 from ...pages.plotting import pdf, png, svg
 from ..analysis.evaluated_runs import REPLICATES
@@ -20,7 +24,7 @@ from .json_content import json_content
 from .latex import latex_report, latex_tables
 from .markdown import markdown_report
 from .page import html_page
-from .qualitative import draw_grid
+from .qualitative import Grid, draw_grid
 from .sections import sections_of
 
 HTML, MARKDOWN, JSON, LATEX = "report.html", "report.md", "report.json", "report.tex"
@@ -81,14 +85,12 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
     figures = []
     with garbage_collection_paused():  # a figure has many objects, which live as long as it
         drawings = draw_all(summary)
-        for drawing in drawings:
-            source = svg(drawing.figure)
-            files[f"figures/{drawing.name}.png"] = png(drawing.figure)
-            files[f"figures/{drawing.name}.svg"] = source.encode()
-            files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
-            figures.append(inlined(drawing, source))
-    choice = summary.detections.choice
-    grid = None if choice is None else draw_grid(choice, root)
+        formats, grid = _drawn(drawings, summary, root)
+    for drawing, of_figure in zip(drawings, formats, strict=True):
+        files.update(
+            {f"figures/{drawing.name}.{ending}": of_figure[ending] for ending in of_figure}
+        )
+        figures.append(inlined(drawing, of_figure["svg"].decode()))
     if grid is not None and grid.rows:
         files["figures/images.png"] = grid.sheet()
     for section in sections_of(summary):
@@ -116,6 +118,23 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         figures=tuple(path for name, path in paths.items() if name.startswith("figures/")),
         summary=summary,
     )
+
+
+def _drawn(
+    drawings: Sequence[Drawing], summary: Summary, root: Path
+) -> tuple[list[dict[str, bytes]], Grid | None]:
+    """Return the files of each drawing, by the ending of the name, and the grid of the images."""
+    choice = summary.detections.choice
+
+    def draw(index: int) -> Any:
+        if index == len(drawings):
+            return None if choice is None else draw_grid(choice, root)
+        figure = drawings[index].figure
+        return {"png": png(figure), "svg": svg(figure).encode(), "pdf": pdf(figure)}
+
+    results = in_processes(draw, len(drawings) + 1, usable_processes())
+    *formats, grid = (result() for result in results)
+    return formats, grid
 
 
 def _figures_of(report: Path) -> set[str]:

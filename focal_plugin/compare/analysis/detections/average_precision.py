@@ -117,11 +117,11 @@ class Evaluation:
         """
         classes = []
         for matches in self.classes:
-            rows = kept[matches.detection]
+            rows = np.flatnonzero(kept[matches.detection])
             classes.append(
                 replace(
                     matches,
-                    **{name: getattr(matches, name)[..., rows] for name in OF_DETECTIONS},
+                    **{name: getattr(matches, name).take(rows, axis=-1) for name in OF_DETECTIONS},
                 )
             )
         return replace(self, classes=tuple(classes))

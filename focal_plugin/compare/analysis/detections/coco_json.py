@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -75,6 +76,11 @@ class Detections:
     category: np.ndarray
     box: np.ndarray
     score: np.ndarray
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(D,) the detections by score, highest first, then by image, then as in the file."""
+        return np.lexsort((self.image, -self.score)).astype(np.int32)
 
 
 def read_ground_truth(file: Path) -> GroundTruth:

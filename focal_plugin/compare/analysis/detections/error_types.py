@@ -129,8 +129,7 @@ def _classify(evaluation: Evaluation) -> _Counted:
     for matches in evaluation.classes:
         found[matches.detection] = matches.found
         counts[matches.detection] = ~matches.ignored[0, 0]
-    index = np.flatnonzero(counts)
-    index = index[np.lexsort((index, detections.image[index], -detections.score[index]))]
+    index = detections.order[counts[detections.order]]
     right = found[index] >= 0
     kind, of = np.full(len(index), -1), np.full(len(index), -1)
     kind[~right], of[~right] = _kinds(evaluation, index[~right])

@@ -249,7 +249,7 @@ def _group(category: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
 
 def _kept(detections: Detections, images: int) -> np.ndarray:
     """Return (N,) the detections that count, by class, in the order of :class:`ClassMatches`."""
-    order = np.lexsort((detections.image, -detections.score, detections.category))
+    order = detections.order[np.argsort(detections.category[detections.order], kind="stable")]
     return order[
         _rank(_group(detections.category, detections.image, images)[order]) < MAX_DETECTIONS
     ]
