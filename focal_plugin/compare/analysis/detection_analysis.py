@@ -36,6 +36,8 @@ class ClassOfData:
         train_objects: objects in the training data, without crowds; None if no run recorded it.
         train_images: training images with such an object; None if no run recorded it.
         val_objects: objects in the test data.
+        frequency: one of :data:`~.detections.coco_json.FREQUENCIES`; None unless the ground truth
+            states that of every class.
     """
 
     category_id: int | str
@@ -43,6 +45,7 @@ class ClassOfData:
     train_objects: int | None
     train_images: int | None
     val_objects: int
+    frequency: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,8 @@ def _classes(
             for trained in (evaluated.train_objects, evaluated.train_images)
         )
         tested = int(run.objects_per_class[place])
-        classes.append(ClassOfData(id_, label, objects, images, tested))
+        frequency = truth.frequency[place] if truth.frequency else None
+        classes.append(ClassOfData(id_, label, objects, images, tested, frequency))
     order = sorted(
         range(len(classes)),
         key=lambda i: (-(classes[i].train_objects or 0), -classes[i].val_objects, i),

@@ -20,6 +20,11 @@ from .csv_tables import COMPARED, Cell, compared_cells
 from .shown_classes import left_out_classes, shown_classes
 
 LETTERS = dict(zip(GROUPS, ("APr", "APc", "APf"), strict=True))
+COUNTED = {
+    "images": "training images",
+    "objects": "training objects",
+    "frequency": "frequency in the ground truth",
+}
 INTERVAL = "Arm minus reference, paired by seed, with the 95% t interval of the mean."
 
 
@@ -131,7 +136,7 @@ def part_difference_rows(summary: Summary) -> Iterable[list[Cell]]:
         assert found is not None
         head: list[Cell] = [LETTERS[group.name], len(group.classes), group.fewest, group.most]
         for arm, of_arm in found.by_group.items():
-            yield [*head, f"training {found.counted}", arm, *compared_cells(of_arm[i])]
+            yield [*head, COUNTED[found.counted], arm, *compared_cells(of_arm[i])]
     for metric in SIZES:
         for arm, sizes in summary.sizes.items():
             yield [metric, None, None, None, None, arm, *compared_cells(sizes[metric])]
@@ -147,9 +152,12 @@ def _tested_text(found: Tested) -> str:
 
 
 def _groups_text(found: ClassDifferences) -> str:
+    sizes = [f"{len(group.classes)} {group.name}" for group in found.groups]
+    if found.counted == "frequency":
+        return f"The ground truth states the groups, as in LVIS. Classes: {'; '.join(sizes)}."
     counts = "; ".join(
-        f"{len(group.classes)} {group.name}, with {_range(group.fewest, group.most)}"
-        for group in found.groups
+        f"{size}, with {_range(group.fewest or 0, group.most or 0)}"
+        for size, group in zip(sizes, found.groups, strict=True)
     )
     if found.counted == "images":
         rule = f"A class is rare up to {LVIS_LIMITS[0]} training images, common up to "

@@ -29,6 +29,10 @@ _LONGEST_ENTRY = 2**18
 _BETWEEN_OBJECTS = re.compile(rb"\}\s*,\s*\{")
 
 
+FREQUENCIES = ("r", "c", "f")
+"""Rare, common and frequent classes of LVIS (arXiv:1908.03195)."""
+
+
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
     """
@@ -46,6 +50,8 @@ class GroundTruth:
         digest: digest of the content.
         federated: True if images list the classes that are annotated on them, as in LVIS. On other
             classes a detection may be right without an annotation.
+        frequency: letter of :data:`FREQUENCIES` for each class, in the order of ``category_ids``;
+            None unless every category states it, as in LVIS.
     """
 
     image_ids: tuple[int | str, ...]
@@ -58,6 +64,7 @@ class GroundTruth:
     crowd: np.ndarray
     digest: str
     federated: bool = False
+    frequency: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +145,15 @@ def read_ground_truth(file: Path) -> GroundTruth:
         crowd=table[:, 7] > 0,
         digest=hashlib.sha256(ids + table.tobytes()).hexdigest(),
         federated=any("neg_category_ids" in image for image in lists["images"]),
+        frequency=_frequency(lists["categories"]),
     )
+
+
+def _frequency(categories: list[dict[str, Any]]) -> tuple[str, ...] | None:
+    """Return the frequencies by id; None if a category states none."""
+    given = [category.get("frequency") for category in sorted(categories, key=itemgetter("id"))]
+    stated = tuple(letter for letter in given if letter in FREQUENCIES)
+    return stated if stated and len(stated) == len(given) else None
 
 
 def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTruth) -> Detections:
