@@ -5,13 +5,15 @@ Benchmark of `focal-compare report` on the runs of a whole sweep.
     $ python tools/benchmarks/bm_report.py --arms 8 --seeds 6
 
 The folder of the comparison is drawn at random, at the size of a sweep on the built-in dataset:
-250 images with two objects each, and 100 detections per image and run. The time is that of the
-whole command, with its start. `--keep FOLDER` leaves the folder, to profile the command on it.
+250 images with two objects each, and 100 detections per image and run. Time and memory are those
+of the whole command, with its start and its processes. `--keep FOLDER` leaves the folder, to
+profile the command on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -50,6 +52,7 @@ DETECTIONS_PER_IMAGE = 100
 NEAR_AN_OBJECT = 0.3
 ITERATIONS = 400
 LOGGED_EVERY = 20
+SAMPLED_EVERY_S = 0.25
 SAMPLE = 20_000
 """Negatives of a snapshot."""
 
@@ -71,21 +74,49 @@ def main() -> None:
         write_comparison(folder, arms=args.arms, seeds=args.seeds, images=args.images)
         command = [sys.executable, "-c", COMMAND, "report", str(folder)]
         command += ["--replicates", str(args.replicates)]
-        timings = [measure(command) for _ in range(args.rounds)]
+        measured = [measure(command) for _ in range(args.rounds)]
         size = (folder / HTML).stat().st_size
-    cpu_s, wall_s = map(median, zip(*timings, strict=True))
+    cpu_s, wall_s, peak_mib = map(median, zip(*measured, strict=True))
     runs = args.arms * args.seeds
-    row = {"runs": runs, "cpu s": cpu_s, "wall s": wall_s, "page MiB": size / 2**20}
+    row = {
+        "runs": runs,
+        "cpu s": cpu_s,
+        "wall s": wall_s,
+        "peak MiB": peak_mib,
+        "page MiB": size / 2**20,
+    }
     harness.report([row], file=args.json, images=args.images, replicates=args.replicates)
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Return the CPU time and the wall time of a command, seconds."""
-    before, started = os.times(), time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Return CPU and wall time of a command, seconds, and the peak memory of its processes, MiB."""
+    before, started, peak_kib = os.times(), time.monotonic(), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak_kib = max(peak_kib, sum(map(memory_kib, processes_of(process.pid))))
+            time.sleep(SAMPLED_EVERY_S)
+    if process.returncode:
+        sys.exit(f"{command} ended with status {process.returncode}")
     after, ended = os.times(), time.monotonic()
     user = after.children_user - before.children_user
-    return user + after.children_system - before.children_system, ended - started
+    cpu_s = user + after.children_system - before.children_system
+    return cpu_s, ended - started, peak_kib / 1024
+
+
+def processes_of(pid: int) -> list[int]:
+    """Return a process and its children."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [pid, *map(int, children.split())]
+    return []
+
+
+def memory_kib(pid: int) -> int:
+    """Return the memory of a process; a page that several share is divided among them."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        return int(text.partition("\nPss:")[2].split()[0])
+    return 0
 
 
 def write_comparison(folder: Path, *, arms: int, seeds: int, images: int) -> None:
