@@ -34,9 +34,11 @@ from focal_plugin.compare.plan.comparison import Comparison, Run
 from focal_plugin.compare.report.write import HTML
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
+from focal_plugin.config import get_cfg
 from focal_plugin.diagnostics.snapshot import Snapshot, write_snapshot
 from focal_plugin.files import sha256_of
 from focal_plugin.run_folder import (
+    CONFIG_FILE,
     DETECTIONS_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -124,6 +126,7 @@ def write_comparison(folder: Path, *, arms: int, seeds: int, images: int) -> Non
     generator = np.random.default_rng(0)
     truth, data = write_ground_truth(folder / "data", images, generator)
     names = [f"arm {number}" for number in range(arms)]
+    config = get_cfg()
     runs = [make_run(arm, seed) for seed in range(1, seeds + 1) for arm in names]
     comparison = Comparison(
         "report", tuple(names), names[0], tuple(range(1, seeds + 1)), tuple(runs)
@@ -132,6 +135,8 @@ def write_comparison(folder: Path, *, arms: int, seeds: int, images: int) -> Non
     for run in runs:
         skill = 0.5 + 0.3 * names.index(run.arm) / arms
         write_run(folder / run.id, run, draw_detections(truth, skill, generator), data)
+        config.SEED = run.seed
+        (folder / run.id / CONFIG_FILE).write_text(config.dump(), encoding="utf-8")
 
 
 def write_ground_truth(
