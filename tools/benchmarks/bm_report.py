@@ -5,7 +5,7 @@ Benchmark of `focal-compare report` on the runs of a whole sweep.
     $ python tools/benchmarks/bm_report.py --arms 8 --seeds 6
 
 The folder of the comparison is drawn at random, at the size of a sweep on the built-in dataset:
-250 images with two objects each, and 100 detections per image and run. Time and memory are those
+250 images with two objects each, and detections near and far from them. Time and memory are those
 of the whole command, with its start and its processes. `--keep FOLDER` leaves the folder, to
 profile the command on it.
 """
@@ -50,11 +50,10 @@ CLASSES = ("disc", "square", "triangle", "plus", "crescent")
 COMMAND = "import sys, focal_plugin_commands; sys.exit(focal_plugin_commands.focal_compare())"
 IMAGE_SIZE = 128
 OBJECTS_PER_IMAGE = 2
-DETECTIONS_PER_IMAGE = 100
 NEAR_AN_OBJECT = 0.3
 ITERATIONS = 400
 LOGGED_EVERY = 20
-SAMPLED_EVERY_S = 0.25
+SAMPLED_EVERY_S = 1.0
 SAMPLE = 20_000
 """Negatives of a snapshot."""
 
@@ -66,6 +65,7 @@ def main() -> None:
     parser.add_argument("--arms", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--images", type=int, default=250)
+    parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the comparison there")
     harness.add_arguments(parser, rounds=1)
@@ -73,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
-        write_comparison(folder, arms=args.arms, seeds=args.seeds, images=args.images)
+        write_comparison(folder, args)
         command = [sys.executable, "-c", COMMAND, "report", str(folder)]
         command += ["--replicates", str(args.replicates)]
         measured = [measure(command) for _ in range(args.rounds)]
@@ -121,20 +121,22 @@ def memory_kib(pid: int) -> int:
     return 0
 
 
-def write_comparison(folder: Path, *, arms: int, seeds: int, images: int) -> None:
+def write_comparison(folder: Path, args: argparse.Namespace) -> None:
     """Write a comparison whose runs are all done; each arm finds a few more objects."""
     generator = np.random.default_rng(0)
-    truth, data = write_ground_truth(folder / "data", images, generator)
-    names = [f"arm {number}" for number in range(arms)]
+    truth, data = write_ground_truth(folder / "data", args.images, generator)
+    names = [f"arm {number}" for number in range(args.arms)]
     config = get_cfg()
-    runs = [make_run(arm, seed) for seed in range(1, seeds + 1) for arm in names]
+    runs = [make_run(arm, seed) for seed in range(1, args.seeds + 1) for arm in names]
     comparison = Comparison(
-        "report", tuple(names), names[0], tuple(range(1, seeds + 1)), tuple(runs)
+        "report", tuple(names), names[0], tuple(range(1, args.seeds + 1)), tuple(runs)
     )
     comparison.write(folder)
     for run in runs:
-        skill = 0.5 + 0.3 * names.index(run.arm) / arms
-        write_run(folder / run.id, run, draw_detections(truth, skill, generator), data)
+        skill = 0.5 + 0.3 * names.index(run.arm) / args.arms
+        write_run(
+            folder / run.id, run, draw_detections(truth, skill, args.detections, generator), data
+        )
         config.SEED = run.seed
         (folder / run.id / CONFIG_FILE).write_text(config.dump(), encoding="utf-8")
 
@@ -188,12 +190,12 @@ def draw_boxes(generator: np.random.Generator, number: int) -> np.ndarray:
 
 
 def draw_detections(
-    truth: dict[str, np.ndarray], skill: float, generator: np.random.Generator
+    truth: dict[str, np.ndarray], skill: float, per_image: int, generator: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Draw detections near objects, the share ``skill`` of them of the right class, and others."""
     images = np.unique(truth["image"])
-    number = DETECTIONS_PER_IMAGE * len(images)
-    image = np.repeat(images, DETECTIONS_PER_IMAGE)
+    number = per_image * len(images)
+    image = np.repeat(images, per_image)
     of_object = OBJECTS_PER_IMAGE * (image - 1) + generator.integers(0, OBJECTS_PER_IMAGE, number)
     near = generator.random(number) < NEAR_AN_OBJECT
     right = near & (generator.random(number) < skill)

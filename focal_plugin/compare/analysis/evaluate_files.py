@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...forked import in_processes, usable_processes
+from ...garbage_collection import garbage_collection_paused
 from .detections.average_precision import evaluate
 from .detections.coco_json import GroundTruth
 from .detections.run_numbers import RunNumbers, run_numbers
@@ -50,8 +51,9 @@ def evaluate_files(
 
     def numbers(index: int) -> RunNumbers:
         file, limit = files[index]
-        evaluation = evaluate(truth, file)
-        return run_numbers(evaluation, replicates=replicates, metrics=metrics, limit=limit)
+        with garbage_collection_paused():  # the entries of the file are gone before it ends
+            evaluation = evaluate(truth, file)
+            return run_numbers(evaluation, replicates=replicates, metrics=metrics, limit=limit)
 
     return in_processes(numbers, len(files), _processes([file for file, _ in files]))
 

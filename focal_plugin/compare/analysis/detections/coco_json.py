@@ -177,12 +177,10 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
     else:
         name, blocks = str(source), read_entries(source)
     parts, start = [], 0
-    # A collection would go through all entries of a block, which are gone soon
-    with garbage_collection_paused():
-        for entries in blocks:
-            found = _at_once(entries, images, categories)
-            parts.append(found or _one_by_one(entries, images, categories, name, start))
-            start += len(entries)
+    for entries in blocks:
+        found = _at_once(entries, images, categories)
+        parts.append(found or _one_by_one(entries, images, categories, name, start))
+        start += len(entries)
     if len(parts) == 1:
         return parts[0]
     columns = zip(*((d.image, d.category, d.box, d.score) for d in parts), strict=True)
