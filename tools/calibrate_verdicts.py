@@ -33,6 +33,11 @@ planned looks, in five models of the noise between seeds and in that of the runs
 docs/catalogue.json.
 
     python tools/calibrate_verdicts.py --designs --output FOLDER --page docs/statistics.md
+
+--extensions simulates seeds that are added after a look at the results, with looks that no plan
+has. It takes half a minute.
+
+    python tools/calibrate_verdicts.py --extensions --output FOLDER --page docs/statistics.md
 """
 
 from __future__ import annotations
@@ -54,6 +59,7 @@ import numpy as np
 from pages import fill
 from scipy import stats
 from simulated_designs import NOISES, design_tables, real_noise, simulate_designs
+from simulated_extensions import extension_table
 from tabulate import tabulate
 
 from focal_plugin.compare.analysis.detections.average_precision import (
@@ -437,12 +443,13 @@ def parse_args(args: Sequence[str] | None) -> argparse.Namespace:
     add("--replicates", type=int, default=1000, help="of each bootstrap (default: %(default)s)")
     add("--again", type=Path, metavar="JSON", help="judge the values of a calibration.json again")
     add("--designs", action="store_true", help="simulate the designs instead; needs no runs")
+    add("--extensions", action="store_true", help="simulate unplanned looks; needs no runs")
     add("--trials", type=int, default=4000, help="of each design (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the random draws (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--page", type=Path, help="page to update, with the marks of docs/statistics.md")
     options = parser.parse_args(args)
-    if options.designs or options.again:
+    if options.designs or options.extensions or options.again:
         return options
     if not options.runs and not (options.detections and options.ground_truth):
         parser.error("--runs, or --detections and --ground-truth, are required")
@@ -501,10 +508,21 @@ def calibrate_designs(options: argparse.Namespace) -> int:
     text = design_tables(rows, options.trials, count)
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "designs.json", [asdict(row) for row in rows])
-    write_text(options.output / "designs.md", text + "\n")
+    return _write_simulation("designs", text, options)
+
+
+def calibrate_extensions(options: argparse.Namespace) -> int:
+    """Write extensions.md and the table of the page."""
+    text = extension_table(options.trials, options.seed)
+    return _write_simulation("extensions", text, options)
+
+
+def _write_simulation(name: str, text: str, options: argparse.Namespace) -> int:
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_text(options.output / f"{name}.md", text + "\n")
     if options.page:
         content = options.page.read_text(encoding="utf-8")
-        write_text(options.page, fill(content, "designs", TOOL, text))
+        write_text(options.page, fill(content, name, TOOL, text))
     print(text)
     return 0
 
@@ -538,6 +556,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parse_args(args)
     if options.designs:
         return calibrate_designs(options)
+    if options.extensions:
+        return calibrate_extensions(options)
     generator = np.random.default_rng(options.seed)
     pool, files = None, options.detections
     rates: list[Rate] = []

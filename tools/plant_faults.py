@@ -877,15 +877,15 @@ FAULTS = (
     Fault(
         "precision-without-envelope",
         "focal_plugin/compare/analysis/detections/average_precision.py",
-        "np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]",
-        "precision",
+        "    _accumulated(np.maximum, precision[::-1])\n",
+        "",
         "tests/compare/analysis/detections/test_average_precision.py",
     ),
     Fault(
         "lower-score-is-put-right-first",
         "focal_plugin/compare/analysis/detections/error_types.py",
-        'wrong[np.argsort(-score[wrong], kind="stable")]',
-        'wrong[np.argsort(score[wrong], kind="stable")]',
+        "np.flatnonzero((counted.kind == kind) & (counted.of >= 0))",
+        "np.flatnonzero((counted.kind == kind) & (counted.of >= 0))[::-1]",
         "tests/compare/analysis/detections/test_error_types.py",
     ),
     Fault(

@@ -312,6 +312,22 @@ def test_designs_are_simulated_and_tabled(tool, tmp_path, monkeypatch, capsys):
     assert "real runs" in page.read_text()
 
 
+def test_unplanned_looks_are_simulated_and_tabled(tool, tmp_path, capsys):
+    import simulated_extensions
+
+    # Two looks at 6 and 6 seeds are one
+    assert simulated_extensions.false_alarms((6, 6), 4000) == pytest.approx(0.05, abs=0.011)
+    # A look at twice the seeds: the error rate of two looks at a level of .05 each is .083
+    # (Armitage, McPherson, Rowe 1969) for a known standard deviation
+    assert simulated_extensions.false_alarms((200, 400), 4000) == pytest.approx(0.083, abs=0.014)
+    assert simulated_extensions.anytime_alarms(20, 400) < 0.05
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- extensions: tools/{tool.TOOL}.py -->\n<!-- end of extensions -->\n")
+    assert run(tool, tmp_path, "--extensions", "--trials", 400, "--page", page) == 0
+    assert "| 6, then 34" in page.read_text()
+    assert "and 10 by a planned test" in capsys.readouterr().out
+
+
 def test_real_noise_has_unit_variance_and_comes_from_runs_above_20_ap(tool):
     import simulated_designs
 

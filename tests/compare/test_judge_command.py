@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import focal_plugin_commands as commands
-from focal_plugin.compare.analysis import judged_files
+from focal_plugin.compare.analysis import evaluate_files
 from focal_plugin.compare.analysis.detections.average_precision import Evaluation
 from focal_plugin.compare.analysis.judged_files import JudgedFiles, summarize_files
 from focal_plugin.compare.analysis.summary import summarize
@@ -176,15 +176,49 @@ def test_another_reference_turns_the_difference_around(data):
     )
 
 
+@pytest.mark.parametrize("letters", ["rcf", "frf", "rcx"])
+def test_the_groups_are_those_of_lvis_if_the_ground_truth_has_them(
+    data, tmp_path, undrawn, letters
+):
+    file = tmp_path / "data/annotations.json"
+    truth = json.loads(file.read_text())
+    for category, letter in zip(truth["categories"], letters, strict=True):
+        category["frequency"] = letter
+    file.write_text(json.dumps(truth))
+    assert judge(*ARMS, "--output", "out") == 0
+    rows = rows_of(tmp_path / "out/tables/part_differences.csv")
+    found = {(r["part"], r["arm"]): r for r in rows if r["counted"]}
+    names = {"r": "APr", "c": "APc", "f": "APf"}
+    expected = {} if "x" in letters else {names[a]: letters.count(a) for a in letters}
+    assert {part for part, _ in found} == set(expected)
+    by_class = {
+        r["class"]: float(r["mean"])
+        for r in rows_of(tmp_path / "out/tables/class_differences.csv")
+        if r["arm"] == "B"
+    }
+    for part, count in expected.items():
+        members = [
+            by_class[category["name"]]
+            for category in truth["categories"]
+            if names[category["frequency"]] == part
+        ]
+        row = found[part, "B"]
+        assert row["counted"] == "frequency in the ground truth"
+        assert (int(row["classes"]), row["fewest"], row["most"]) == (count, "", "")
+        assert float(row["mean"]) == pytest.approx(sum(members) / count)
+    said = "The ground truth states the groups, as in LVIS."
+    assert (said in (tmp_path / "out/report.md").read_text()) == bool(expected)
+
+
 def test_one_file_is_in_memory_at_a_time(data, monkeypatch):
-    alive, measure = [], judged_files.run_numbers
+    alive, measure = [], evaluate_files.run_numbers
 
     def count(evaluation, **options):
         gc.collect()
         alive.append(sum(isinstance(o, Evaluation) for o in gc.get_objects()))
         return measure(evaluation, **options)
 
-    monkeypatch.setattr(judged_files, "run_numbers", count)
+    monkeypatch.setattr(evaluate_files, "run_numbers", count)
     summarize_files(judged(), replicates=0)
     assert alive == [1] * 6
 

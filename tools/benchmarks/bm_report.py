@@ -5,13 +5,15 @@ Benchmark of `focal-compare report` on the runs of a whole sweep.
     $ python tools/benchmarks/bm_report.py --arms 8 --seeds 6
 
 The folder of the comparison is drawn at random, at the size of a sweep on the built-in dataset:
-250 images with two objects each, and 100 detections per image and run. The time is that of the
-whole command, with its start. `--keep FOLDER` leaves the folder, to profile the command on it.
+250 images with two objects each, and detections near and far from them. Time and memory are those
+of the whole command, with its start and its processes. `--keep FOLDER` leaves the folder, to
+profile the command on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -32,9 +34,11 @@ from focal_plugin.compare.plan.comparison import Comparison, Run
 from focal_plugin.compare.report.write import HTML
 from focal_plugin.compare.runs.result import AVERAGES, Result
 from focal_plugin.compare.runs.status import Status
+from focal_plugin.config import get_cfg
 from focal_plugin.diagnostics.snapshot import Snapshot, write_snapshot
 from focal_plugin.files import sha256_of
 from focal_plugin.run_folder import (
+    CONFIG_FILE,
     DETECTIONS_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -46,10 +50,10 @@ CLASSES = ("disc", "square", "triangle", "plus", "crescent")
 COMMAND = "import sys, focal_plugin_commands; sys.exit(focal_plugin_commands.focal_compare())"
 IMAGE_SIZE = 128
 OBJECTS_PER_IMAGE = 2
-DETECTIONS_PER_IMAGE = 100
 NEAR_AN_OBJECT = 0.3
 ITERATIONS = 400
 LOGGED_EVERY = 20
+SAMPLED_EVERY_S = 1.0
 SAMPLE = 20_000
 """Negatives of a snapshot."""
 
@@ -61,6 +65,7 @@ def main() -> None:
     parser.add_argument("--arms", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--images", type=int, default=250)
+    parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the comparison there")
     harness.add_arguments(parser, rounds=1)
@@ -68,39 +73,72 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
-        write_comparison(folder, arms=args.arms, seeds=args.seeds, images=args.images)
+        write_comparison(folder, args)
         command = [sys.executable, "-c", COMMAND, "report", str(folder)]
         command += ["--replicates", str(args.replicates)]
-        timings = [measure(command) for _ in range(args.rounds)]
+        measured = [measure(command) for _ in range(args.rounds)]
         size = (folder / HTML).stat().st_size
-    cpu_s, wall_s = map(median, zip(*timings, strict=True))
+    cpu_s, wall_s, peak_mib = map(median, zip(*measured, strict=True))
     runs = args.arms * args.seeds
-    row = {"runs": runs, "cpu s": cpu_s, "wall s": wall_s, "page MiB": size / 2**20}
+    row = {
+        "runs": runs,
+        "cpu s": cpu_s,
+        "wall s": wall_s,
+        "peak MiB": peak_mib,
+        "page MiB": size / 2**20,
+    }
     harness.report([row], file=args.json, images=args.images, replicates=args.replicates)
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Return the CPU time and the wall time of a command, seconds."""
-    before, started = os.times(), time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Return CPU and wall time of a command, seconds, and the peak memory of its processes, MiB."""
+    before, started, peak_kib = os.times(), time.monotonic(), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak_kib = max(peak_kib, sum(map(memory_kib, processes_of(process.pid))))
+            time.sleep(SAMPLED_EVERY_S)
+    if process.returncode:
+        sys.exit(f"{command} ended with status {process.returncode}")
     after, ended = os.times(), time.monotonic()
     user = after.children_user - before.children_user
-    return user + after.children_system - before.children_system, ended - started
+    cpu_s = user + after.children_system - before.children_system
+    return cpu_s, ended - started, peak_kib / 1024
 
 
-def write_comparison(folder: Path, *, arms: int, seeds: int, images: int) -> None:
+def processes_of(pid: int) -> list[int]:
+    """Return a process and its children."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [pid, *map(int, children.split())]
+    return []
+
+
+def memory_kib(pid: int) -> int:
+    """Return the memory of a process; a page that several share is divided among them."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        return int(text.partition("\nPss:")[2].split()[0])
+    return 0
+
+
+def write_comparison(folder: Path, args: argparse.Namespace) -> None:
     """Write a comparison whose runs are all done; each arm finds a few more objects."""
     generator = np.random.default_rng(0)
-    truth, data = write_ground_truth(folder / "data", images, generator)
-    names = [f"arm {number}" for number in range(arms)]
-    runs = [make_run(arm, seed) for seed in range(1, seeds + 1) for arm in names]
+    truth, data = write_ground_truth(folder / "data", args.images, generator)
+    names = [f"arm {number}" for number in range(args.arms)]
+    config = get_cfg()
+    runs = [make_run(arm, seed) for seed in range(1, args.seeds + 1) for arm in names]
     comparison = Comparison(
-        "report", tuple(names), names[0], tuple(range(1, seeds + 1)), tuple(runs)
+        "report", tuple(names), names[0], tuple(range(1, args.seeds + 1)), tuple(runs)
     )
     comparison.write(folder)
     for run in runs:
-        skill = 0.5 + 0.3 * names.index(run.arm) / arms
-        write_run(folder / run.id, run, draw_detections(truth, skill, generator), data)
+        skill = 0.5 + 0.3 * names.index(run.arm) / args.arms
+        write_run(
+            folder / run.id, run, draw_detections(truth, skill, args.detections, generator), data
+        )
+        config.SEED = run.seed
+        (folder / run.id / CONFIG_FILE).write_text(config.dump(), encoding="utf-8")
 
 
 def write_ground_truth(
@@ -152,12 +190,12 @@ def draw_boxes(generator: np.random.Generator, number: int) -> np.ndarray:
 
 
 def draw_detections(
-    truth: dict[str, np.ndarray], skill: float, generator: np.random.Generator
+    truth: dict[str, np.ndarray], skill: float, per_image: int, generator: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Draw detections near objects, the share ``skill`` of them of the right class, and others."""
     images = np.unique(truth["image"])
-    number = DETECTIONS_PER_IMAGE * len(images)
-    image = np.repeat(images, DETECTIONS_PER_IMAGE)
+    number = per_image * len(images)
+    image = np.repeat(images, per_image)
     of_object = OBJECTS_PER_IMAGE * (image - 1) + generator.integers(0, OBJECTS_PER_IMAGE, number)
     near = generator.random(number) < NEAR_AN_OBJECT
     right = near & (generator.random(number) < skill)

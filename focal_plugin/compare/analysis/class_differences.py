@@ -13,6 +13,7 @@ import numpy as np
 
 from ..plan.design import FEWEST_SEEDS
 from .detection_analysis import ArmDetections, ClassOfData, DetectionAnalysis
+from .detections.coco_json import FREQUENCIES
 from .paired import Compared, by_arm, compared, number_of, paired_tests, stacked
 from .scores import ArmScores, Standing
 from .statistics import holm
@@ -47,13 +48,14 @@ class ClassGroup:
     Attributes:
         name: one of :data:`GROUPS`.
         classes: indices of its classes that have test objects.
-        fewest, most: fewest and most training images or objects of these classes.
+        fewest, most: fewest and most training images or objects of these classes; None if the
+            ground truth states the groups.
     """
 
     name: str
     classes: tuple[int, ...]
-    fewest: int
-    most: int
+    fewest: int | None
+    most: int | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class ClassDifferences:
         classes: arm -> one entry per class, in the order of
             :attr:`~.detection_analysis.DetectionAnalysis.classes`.
         tests: number of hypotheses that Holm's correction covers.
-        counted: "images" or "objects" of the training data, which the groups count.
+        counted: "images" or "objects" of the training data, which the groups count; "frequency" if
+            the ground truth states the groups.
         groups: the groups that have classes; () if fewer than two have any.
         by_group: arm -> mean AP of the classes of each group.
     """
@@ -120,26 +123,42 @@ def class_groups(classes: Sequence[ClassOfData]) -> tuple[str, tuple[ClassGroup,
     """
     Return what the groups count, and the groups.
 
-    With at least :data:`LVIS_CLASSES` classes, a class is rare up to 10 training images, common up
+    The groups are those of the `frequency` of the categories, if the ground truth has it. Else,
+    with at least :data:`LVIS_CLASSES` classes, a class is rare up to 10 training images, common up
     to 100, and else frequent. With fewer classes, or if no run recorded the images, the limits are
     the terciles of the training objects of the classes.
     """
+    if classes and all(data.frequency for data in classes):
+        stated = [FREQUENCIES.index(data.frequency or "") for data in classes]
+        return "frequency", _groups(classes, stated, [None] * len(classes))
     by_images = len(classes) >= LVIS_CLASSES and any(c.train_images is not None for c in classes)
     counts = [c.train_images if by_images else c.train_objects for c in classes]
     known = [count for count in counts if count is not None]
     limits: Sequence[float] = LVIS_LIMITS
     if not by_images and known:
         limits = np.quantile(known, [1 / 3, 2 / 3]).tolist()
-    members: list[list[int]] = [[] for _ in GROUPS]
-    for i, (found, count) in enumerate(zip(classes, counts, strict=True)):
-        if count is not None and found.val_objects:
-            members[sum(count > limit for limit in limits)].append(i)
+    places = [None if count is None else sum(count > limit for limit in limits) for count in counts]
+    return "images" if by_images else "objects", _groups(classes, places, counts)
+
+
+def _groups(
+    classes: Sequence[ClassOfData], places: Sequence[int | None], counts: Sequence[int | None]
+) -> tuple[ClassGroup, ...]:
+    """
+    Return the groups of the classes that have test objects; () if fewer than two have any.
+
+    Args:
+        places: index into :data:`GROUPS` of each class; None for a class in no group.
+        counts: what the groups count, of each class; None if they count nothing.
+    """
     groups = []
-    for name, of_group in zip(GROUPS, members, strict=True):
-        numbers = [counts[i] or 0 for i in of_group]
-        if of_group:
-            groups.append(ClassGroup(name, tuple(of_group), min(numbers), max(numbers)))
-    return "images" if by_images else "objects", tuple(groups) if len(groups) > 1 else ()
+    for place, name in enumerate(GROUPS):
+        members = [i for i, data in enumerate(classes) if places[i] == place and data.val_objects]
+        numbers = [count for count in (counts[i] for i in members) if count is not None]
+        if members:
+            fewest, most = (min(numbers), max(numbers)) if numbers else (None, None)
+            groups.append(ClassGroup(name, tuple(members), fewest, most))
+    return tuple(groups) if len(groups) > 1 else ()
 
 
 def _per_class(arm: ArmDetections, classes: Sequence[ClassOfData]) -> dict[int, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from .arm_lists import ArmLists, arm_lists
 from .decisions import Decisions, decisions
 from .detections.bootstrap import difference_of
+from .detections.coco_json import GroundTruth
 from .detections.disagreement import most_different_images
 from .detections.error_types import ERROR_TYPES
 from .detections.run_numbers import PR_IOUS, RunNumbers
@@ -35,6 +36,8 @@ class ClassOfData:
         train_objects: objects in the training data, without crowds; None if no run recorded it.
         train_images: training images with such an object; None if no run recorded it.
         val_objects: objects in the test data.
+        frequency: one of :data:`~.detections.coco_json.FREQUENCIES`; None unless the ground truth
+            states that of every class.
     """
 
     category_id: int | str
@@ -42,6 +45,7 @@ class ClassOfData:
     train_objects: int | None
     train_images: int | None
     val_objects: int
+    frequency: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,12 @@ def analyze_detections(
     numbers = evaluated.numbers
     known = {arm: _known(of_arm) for arm, of_arm in numbers.items()}
     first = next((run for of_arm in known.values() for run in of_arm.values()), None)
-    classes, order = _classes(first, evaluated) if first else ((), [])
+    truth = evaluated.ground_truth
+    classes, order = _classes(first, truth, evaluated) if first and truth else ((), [])
     images = _image_differences(known, reference)
     return DetectionAnalysis(
         classes=classes,
-        images=len(first.ground_truth.image_ids) if first else 0,
+        images=len(truth.image_ids) if first and truth else 0,
         arms={
             arm: _of_arm(arm, of_arm, order, evaluated.cut_offs[arm], images.get(arm))
             for arm, of_arm in numbers.items()
@@ -192,10 +197,9 @@ def _known(runs: Mapping[int, RunNumbers | None]) -> dict[int, RunNumbers]:
 
 
 def _classes(
-    run: RunNumbers, evaluated: EvaluatedRuns
+    run: RunNumbers, truth: GroundTruth, evaluated: EvaluatedRuns
 ) -> tuple[tuple[ClassOfData, ...], list[int]]:
     """Return the classes, most frequent first, and their indices in the numbers of a run."""
-    truth = run.ground_truth
     names = Counter(truth.class_names)
     classes = []
     for place, (id_, name) in enumerate(zip(truth.category_ids, truth.class_names, strict=True)):
@@ -207,7 +211,8 @@ def _classes(
             for trained in (evaluated.train_objects, evaluated.train_images)
         )
         tested = int(run.objects_per_class[place])
-        classes.append(ClassOfData(id_, label, objects, images, tested))
+        frequency = truth.frequency[place] if truth.frequency else None
+        classes.append(ClassOfData(id_, label, objects, images, tested, frequency))
     order = sorted(
         range(len(classes)),
         key=lambda i: (-(classes[i].train_objects or 0), -classes[i].val_objects, i),
@@ -307,7 +312,8 @@ def _choose_images(
     arms = [arm for arm in shown if any(run.has_detections for run in runs[arm].values())]
     arms = arms[:IMAGE_ARMS]
     seeds = Counter(seed for arm in arms for seed in runs[arm])
-    if not seeds or not Path(evaluated.image_root).is_dir():
+    truth = evaluated.ground_truth
+    if truth is None or not seeds or not Path(evaluated.image_root).is_dir():
         return None
     seed = max(sorted(seeds), key=seeds.__getitem__)
     chosen = {arm: runs[arm][seed].scores for arm in arms if seed in runs[arm]}
@@ -317,7 +323,7 @@ def _choose_images(
         seed=seed,
         files={arm: evaluated.files[arm][seed] for arm in chosen},
         thresholds={arm: scores.threshold for arm, scores in chosen.items()},
-        image_ids=tuple(most_different_images(chosen, IMAGES)),
+        image_ids=tuple(most_different_images(chosen, truth.image_ids, IMAGES)),
         json_file=evaluated.json_file,
         image_root=evaluated.image_root,
     )

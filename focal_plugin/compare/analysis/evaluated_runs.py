@@ -1,9 +1,9 @@
-"""Evaluation of all runs on their test set, one after the other."""
+"""Evaluation of all runs on their test set."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from ...run_folder import RESULT_FILE
 from ..plan.score_threshold import score_threshold_of
 from ..runs.environment import RecordedData
 from ..runs.run_folder import RunFolder
-from .detections.average_precision import evaluate
 from .detections.coco_json import GroundTruth, read_ground_truth
-from .detections.run_numbers import RunNumbers, run_numbers
+from .detections.run_numbers import RunNumbers
+from .evaluate_files import FileOfRun, evaluate_files
 from .problem import Problem, ProblemKind
 
 REPLICATES = 1000
@@ -32,7 +32,8 @@ class EvaluatedRuns:
         numbers: arm -> seed -> numbers of a run that is done; None if it could not be evaluated.
         files: arm -> seed -> file of its detections, relative to the folder of the comparison.
         cut_offs: arm -> scores from which its runs kept detections; () if they are not known.
-        json_file: ground truth; "" if there is none.
+        ground_truth: annotations of the test set; None if they cannot be read.
+        json_file: file of the annotations; "" if there is none.
         image_root: folder of the images; "" if there is none.
         train_objects: class name -> objects of the training data; None if no run recorded it.
         train_images: class name -> training images with such an object; None if no run recorded it.
@@ -42,6 +43,7 @@ class EvaluatedRuns:
     numbers: dict[str, dict[int, RunNumbers | None]]
     files: dict[str, dict[int, str]]
     cut_offs: dict[str, tuple[float, ...]]
+    ground_truth: GroundTruth | None
     json_file: str
     image_root: str
     train_objects: dict[str, int] | None
@@ -66,15 +68,14 @@ def evaluate_folders(folders: Mapping[str, list[RunFolder]], *, replicates: int)
             problems += data_problems(truth, file)
         except ValueError as error:
             problems.append(Problem(ProblemKind.GROUND_TRUTH_BROKEN, detail=str(error)))
-    numbers: dict[str, dict[int, RunNumbers | None]] = {}
-    for arm, of_arm in folders.items():
-        numbers[arm] = {}
-        for folder in of_arm:
-            if folder.result is not None:
-                evaluated = truth is not None and data is not None and _is_on(folder, data)
-                numbers[arm][folder.run.seed] = (
-                    _numbers(folder, truth, replicates, problems) if evaluated and truth else None
-                )
+    numbers: dict[str, dict[int, RunNumbers | None]] = {
+        arm: {folder.run.seed: None for folder in of_arm if folder.result is not None}
+        for arm, of_arm in folders.items()
+    }
+    if truth is not None and data is not None:
+        on_data = [r for of_arm in folders.values() for r in of_arm if _is_on(r, data)]
+        for folder, found in _numbers(truth, on_data, replicates, problems):
+            numbers[folder.run.arm][folder.run.seed] = found
     return EvaluatedRuns(
         numbers=numbers,
         files={
@@ -86,6 +87,7 @@ def evaluate_folders(folders: Mapping[str, list[RunFolder]], *, replicates: int)
             for arm, of_arm in folders.items()
         },
         cut_offs={arm: _cut_offs(of_arm) for arm, of_arm in folders.items()},
+        ground_truth=truth,
         json_file=(data and data.json_file) or "",
         image_root=(data and data.image_root) or "",
         train_objects=_train_counts(folders, "annotations_per_class"),
@@ -100,18 +102,19 @@ def data_problems(truth: GroundTruth, file: Path) -> tuple[Problem, ...]:
 
 
 def _numbers(
-    folder: RunFolder, truth: GroundTruth, replicates: int, problems: list[Problem]
-) -> RunNumbers | None:
-    if folder.detections is None:
-        return None
-    try:
-        evaluation = evaluate(truth, folder.detections)
-    except (ValueError, OSError, RecursionError) as error:
-        detail = f"{error}; {folder.detections} is written again if you delete {RESULT_FILE}"
-        problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (folder.run.name,), detail))
-        return None
-    limit = _limit(folder.config)
-    return run_numbers(evaluation, replicates=replicates, limit=limit)
+    truth: GroundTruth, folders: Iterable[RunFolder], replicates: int, problems: list[Problem]
+) -> Iterator[tuple[RunFolder, RunNumbers | None]]:
+    """Yield the runs with detections, and their numbers; None after an error."""
+    found = [(folder, file) for folder in folders if (file := folder.detections) is not None]
+    files = [FileOfRun(file, _limit(folder.config)) for folder, file in found]
+    evaluated = evaluate_files(truth, files, replicates=replicates, metrics=("AP", "AR"))
+    for (folder, file), numbers in zip(found, evaluated, strict=True):
+        try:
+            yield folder, numbers()
+        except (ValueError, OSError, RecursionError) as error:
+            detail = f"{error}; {file} is written again if you delete {RESULT_FILE}"
+            problems.append(Problem(ProblemKind.DETECTIONS_BROKEN, (folder.run.name,), detail))
+            yield folder, None
 
 
 def _limit(config: CfgNode | None) -> int | None:

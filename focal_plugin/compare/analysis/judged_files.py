@@ -13,9 +13,10 @@ from ..runs.result import AVERAGES
 from ..runs.status import STATES
 from .class_differences import class_differences
 from .detection_analysis import analyze_detections, value_of
-from .detections.average_precision import METRICS, evaluate
+from .detections.average_precision import METRICS
 from .detections.coco_json import GroundTruth, read_ground_truth
-from .detections.run_numbers import RunNumbers, run_numbers
+from .detections.run_numbers import RunNumbers
+from .evaluate_files import FileOfRun, evaluate_files
 from .evaluated_runs import REPLICATES, EvaluatedRuns, data_problems
 from .loss_balance import Balances
 from .loss_views import LossViews
@@ -86,12 +87,11 @@ def summarize_files(
     """
     Return the summary of result files.
 
-    AP is computed here and equals that of pycocotools. One file after the other is evaluated, so
-    the memory does not grow with the number of files.
+    AP is computed here and equals that of pycocotools. Only the numbers of a file stay in memory.
 
     Args:
         replicates: resamples of the images for each arm; 0 skips them.
-        told: called with a line about each file before it is read.
+        told: called with a line about each file.
 
     Raises:
         ValueError: a file is malformed; the message names file and entry. Or two files of an arm
@@ -103,15 +103,19 @@ def summarize_files(
     digests = _digests(judged)
     numbers: dict[str, dict[int, RunNumbers | None]] = {arm: {} for arm in judged.arms}
     files = []
-    for arm, paths in judged.arms.items():
-        for seed, path in enumerate(paths, start=1):
-            told(f"{arm}, file {seed} of {len(paths)}: {path}")
-            found = _numbers(truth, path, replicates)
-            numbers[arm][seed] = found
-            ap = value_of(found, lambda run: 100 * run.averages["AP"])
-            files.append(
-                ResultFile(arm, seed, str(path), digests[path], found.lists.detections, ap)
-            )
+    places = [(a, i, path) for a, paths in judged.arms.items() for i, path in enumerate(paths, 1)]
+    evaluated_files = evaluate_files(
+        truth, [FileOfRun(path) for *_, path in places], replicates=replicates, metrics=METRICS
+    )
+    for (arm, seed, path), evaluated_file in zip(places, evaluated_files, strict=True):
+        told(f"{arm}, file {seed} of {len(judged.arms[arm])}: {path}")
+        try:
+            found = evaluated_file()
+        except RecursionError as error:
+            raise ValueError(f"{path}: not valid JSON: it is nested too deeply") from error
+        numbers[arm][seed] = found
+        ap = value_of(found, lambda run: 100 * run.averages["AP"])
+        files.append(ResultFile(arm, seed, str(path), digests[path], found.lists.detections, ap))
     evaluated = EvaluatedRuns(
         numbers=numbers,
         files={
@@ -119,6 +123,7 @@ def summarize_files(
             for arm, paths in judged.arms.items()
         },
         cut_offs=dict.fromkeys(judged.arms, ()),
+        ground_truth=truth,
         json_file=str(judged.ground_truth),
         image_root=str(judged.images or ""),
         train_objects=None,
@@ -195,13 +200,6 @@ def _digests(judged: JudgedFiles) -> dict[Path, str]:
 def _is_empty(path: Path) -> bool:
     """Return True for an empty list, which two runs that found nothing share."""
     return path.stat().st_size < 100 and path.read_bytes().split() in ([b"[]"], [b"[", b"]"])
-
-
-def _numbers(truth: GroundTruth, path: Path, replicates: int) -> RunNumbers:
-    try:
-        return run_numbers(evaluate(truth, path), replicates=replicates, metrics=METRICS)
-    except RecursionError as error:
-        raise ValueError(f"{path}: not valid JSON: it is nested too deeply") from error
 
 
 def _scores(arm: str, runs: Mapping[int, RunNumbers | None]) -> ArmScores:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from .scores import NO_PREDICTIONS, Value
-from .statistics import ALPHA, ROUNDING
+from .statistics import ALPHA, ROUNDING, t_test
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,8 @@ def paired_tests(arm: np.ndarray, reference: np.ndarray, *, alpha: float = ALPHA
         std = np.sqrt(squares.sum(axis=0) / (pairs - 1))
         std[std <= rounding] = 0.0
         error = std / np.sqrt(pairs)
-        half = special.stdtrit(pairs - 1, 1 - alpha / 2) * error
-        p = 2 * special.stdtr(pairs - 1, -np.abs(mean) / error)
-    p = np.where((error == 0) & (pairs > 1), (mean == 0).astype(float), p)
-    few = pairs < 2
-    nan = float("nan")
-    low, high, p = (np.where(few, nan, part) for part in (mean - half, mean + half, p))
-    return PairedTests(pairs, mean, low, high, p)
+    tested = t_test(mean, error, pairs - 1, alpha)
+    return PairedTests(pairs, mean, *(np.where(pairs < 2, np.nan, part) for part in tested))
 
 
 def compared(arm: np.ndarray, reference: np.ndarray | None) -> list[Compared]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 ALPHA = 0.05
@@ -79,8 +80,8 @@ class PairedDifference:
 
     def with_error(self, error: float, freedom: float, alpha: float = ALPHA) -> PairedDifference:
         """Return a copy whose interval and t test use another standard error."""
-        interval, t_p = _t_test(self.mean, error, freedom, alpha)
-        return replace(self, error=error, freedom=freedom, interval=interval, t_p=t_p)
+        low, high, p = map(float, t_test(self.mean, error, freedom, alpha))
+        return replace(self, error=error, freedom=freedom, interval=(low, high), t_p=p)
 
 
 def describe(values: Iterable[float]) -> Description:
@@ -143,6 +144,28 @@ def paired_difference(
     std = float(differences.std(ddof=1))
     std = 0.0 if std <= rounding else std
     return replace(found, std=std).with_error(std / math.sqrt(len(seeds)), len(seeds) - 1, alpha)
+
+
+def t_test(
+    mean: ArrayLike, error: ArrayLike, freedom: ArrayLike, alpha: float = ALPHA
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Apply the t test to means with their standard errors.
+
+    Args:
+        mean, error, freedom: numbers or arrays of one shape, with degrees of freedom >= 1; others
+            give NaN.
+        alpha: significance level; the interval covers 1 - alpha.
+
+    Returns:
+        Limits of the interval, and the two-sided p-value. An error of 0 has p = 0, or p = 1 for a
+        mean of 0.
+    """
+    mean, error = np.asarray(mean), np.asarray(error)
+    half = special.stdtrit(freedom, 1 - alpha / 2) * error
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * special.stdtr(freedom, -np.abs(mean) / error)
+    return mean - half, mean + half, np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p)
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
@@ -276,15 +299,6 @@ def _finite(items: Iterable[tuple[object, float | None]], of: str) -> list[float
             raise ValueError(f"{of} {key} is {value}: a failed run is counted, not averaged")
         found.append(float(value))
     return found
-
-
-def _t_test(
-    mean: float, error: float, freedom: float, alpha: float
-) -> tuple[tuple[float, float], float]:
-    if error == 0:
-        return (mean, mean), float(mean == 0)
-    half = float(special.stdtrit(freedom, 1 - alpha / 2)) * error
-    return (mean - half, mean + half), float(2 * special.stdtr(freedom, -abs(mean) / error))
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:

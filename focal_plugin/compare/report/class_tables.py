@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...pages.table import Table
-from ...pages.text import NOTHING, count_text, p_text, plain
+from ...pages.text import count_text, p_text, plain
 from ..analysis.class_differences import (
     GROUPS,
     LVIS_LIMITS,
@@ -17,9 +17,14 @@ from ..analysis.summary import Summary
 from ..plan.design import FEWEST_SEEDS
 from .cells import compared_text, difference_text
 from .csv_tables import COMPARED, Cell, compared_cells
-from .shown_classes import left_out_classes, shown_classes
+from .shown_classes import table_of_classes
 
 LETTERS = dict(zip(GROUPS, ("APr", "APc", "APf"), strict=True))
+COUNTED = {
+    "images": "training images",
+    "objects": "training objects",
+    "frequency": "frequency in the ground truth",
+}
 INTERVAL = "Arm minus reference, paired by seed, with the 95% t interval of the mean."
 
 
@@ -67,28 +72,19 @@ def class_difference_table(summary: Summary) -> Table | None:
     found = _differences(summary)
     if found is None:
         return None
-    classes = summary.detections.classes
     arms = [arm for arm in summary.arms if arm != summary.reference]
-    data = "training" if summary.trained else "test"
-    header = ("class", f"objects, {data}", *map(plain, arms))
-    rows = []
-    for i in shown_classes(classes):
-        objects = classes[i].train_objects if summary.trained else classes[i].val_objects
-        count = NOTHING if objects is None else f"{objects:,}"
-        cells = (_tested_text(found.classes[arm][i]) for arm in arms)
-        rows.append((plain(classes[i].label), count, *cells))
-    if len(arms) > len(rows):  # a long table is easier to read than a wide one
-        header, *rows = zip(header, *rows, strict=True)
-    return Table(
-        name="class-differences",
-        header=header,
-        rows=tuple(rows),
+    return table_of_classes(
+        summary,
+        "class-differences",
+        {arm: [_tested_text(tested) for tested in found.classes[arm]] for arm in arms},
+        trained=summary.trained,
         caption=(
             f"Difference in AP, percentage points. {INTERVAL} The intervals are not adjusted. p is "
             f"that of the paired t test after Holm over {count_text(found.tests, 'test')}, one per "
             f"class and arm. There is no p with fewer than {FEWEST_SEEDS} seeds, or while a run "
-            f"is still to come." + left_out_classes(classes, "class_differences.csv")
+            f"is still to come."
         ),
+        file="class_differences.csv",
     )
 
 
@@ -131,7 +127,7 @@ def part_difference_rows(summary: Summary) -> Iterable[list[Cell]]:
         assert found is not None
         head: list[Cell] = [LETTERS[group.name], len(group.classes), group.fewest, group.most]
         for arm, of_arm in found.by_group.items():
-            yield [*head, f"training {found.counted}", arm, *compared_cells(of_arm[i])]
+            yield [*head, COUNTED[found.counted], arm, *compared_cells(of_arm[i])]
     for metric in SIZES:
         for arm, sizes in summary.sizes.items():
             yield [metric, None, None, None, None, arm, *compared_cells(sizes[metric])]
@@ -147,9 +143,12 @@ def _tested_text(found: Tested) -> str:
 
 
 def _groups_text(found: ClassDifferences) -> str:
+    sizes = [f"{len(group.classes)} {group.name}" for group in found.groups]
+    if found.counted == "frequency":
+        return f"The ground truth states the groups, as in LVIS. Classes: {'; '.join(sizes)}."
     counts = "; ".join(
-        f"{len(group.classes)} {group.name}, with {_range(group.fewest, group.most)}"
-        for group in found.groups
+        f"{size}, with {_range(group.fewest or 0, group.most or 0)}"
+        for size, group in zip(sizes, found.groups, strict=True)
     )
     if found.counted == "images":
         rule = f"A class is rare up to {LVIS_LIMITS[0]} training images, common up to "

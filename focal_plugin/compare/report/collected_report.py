@@ -35,7 +35,7 @@ def write_collected(collected: Collected, folder: Path) -> Path:
     Returns:
         the page.
     """
-    drawings, figures, files = drawn(lambda: draw_collected(collected))
+    drawings, figures, files, _ = drawn(lambda: draw_collected(collected), lambda: None)
     files["tables/over_datasets.csv"] = csv_text(tables.over_rows(collected)).encode()
     files["tables/by_dataset.csv"] = csv_text(tables.dataset_rows(collected)).encode()
     found = collected_contents(collected, [drawing.name for drawing in drawings])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...pages.drawing import WIDTH, Drawing, shorten
-from ...pages.plotting import INK, MUTED, PAPER
+from ...pages.plotting import INK, MUTED
 from ..analysis.decisions import ArmDecisions, Decisions
 from ..analysis.detections.calibration import BINS
 from ..analysis.summary import Summary
@@ -25,8 +25,8 @@ MOST_MATRICES = 4
 MOST_MATRIX_CLASSES = 15
 NUMBERS_UP_TO = 10
 """Most classes for which the numbers fit into the cells."""
-LIGHT_FROM = 0.57
-"""Darkness of a cell above which light text has the better contrast."""
+DARKEST = 0.37
+"""Opacity of a full cell: dark text on it has the contrast of WCAG AA, in light and in dark mode."""
 
 
 def draw_confusion(summary: Summary) -> Drawing | None:
@@ -82,12 +82,11 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray) -> None:
         if not share:
             continue
         place = (column - 0.5, row - 0.5)
-        axes.add_patch(Rectangle(place, 1, 1, facecolor=INK, alpha=share, linewidth=0))
+        axes.add_patch(Rectangle(place, 1, 1, facecolor=INK, alpha=DARKEST * share, linewidth=0))
         count = matrix[row, column]
         number = count if row == side - 1 else 100 * share
         if side - 1 <= NUMBERS_UP_TO and number >= 0.5:
-            color = PAPER if share > LIGHT_FROM else INK
-            axes.text(column, row, f"{number:.0f}", ha="center", va="center", color=color, size=6.5)
+            axes.text(column, row, f"{number:.0f}", ha="center", va="center", color=INK, size=6.5)
     axes.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
     axes.axhline(side - 1.5, color=MUTED, linewidth=0.7)
     axes.axvline(side - 1.5, color=MUTED, linewidth=0.7)

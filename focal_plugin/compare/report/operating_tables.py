@@ -19,7 +19,7 @@ from .captions import CUT_OFF
 from .cells import compared_text, difference_text
 from .class_tables import INTERVAL
 from .csv_tables import COMPARED, Cell, compared_cells
-from .shown_classes import left_out_classes, shown_classes
+from .shown_classes import table_of_classes
 
 MOST_CONFUSIONS = 12
 _BIN = ("detections", "share", "score", "precision", "low", "high")
@@ -112,24 +112,22 @@ def threshold_table(summary: Summary) -> Table | None:
     found = summary.detections.decisions
     if found is None:
         return None
-    classes = summary.detections.classes
-    header: tuple[str, ...] = ("class", "objects, test", *map(plain, summary.arms))
-    rows = []
-    for i in shown_classes(classes):
-        cells = [_f1_text(found.arms[arm].classes, i) for arm in summary.arms]
-        rows.append((plain(classes[i].label), f"{classes[i].val_objects:,}", *cells))
-    if len(summary.arms) > len(rows):  # a long table is easier to read than a wide one
-        header, *rows = zip(header, *rows, strict=True)
-    return Table(
-        name="thresholds",
-        header=header,
-        rows=tuple(rows),
+    places = range(len(summary.detections.classes))
+    return table_of_classes(
+        summary,
+        "thresholds",
+        {
+            arm: [_f1_text(found.arms[arm].classes, place) for place in places]
+            for arm in summary.arms
+        },
+        trained=False,
         caption=(
             "F1 in percent, mean ± standard deviation between the seeds, at the mean threshold of "
             "the two halves. A class without a correct detection on one half has the threshold of "
             "all classes together. decisions_by_class.csv has precision, recall, the other errors "
-            "and all differences." + left_out_classes(classes, "decisions_by_class.csv")
+            "and all differences."
         ),
+        file="decisions_by_class.csv",
     )
 
 

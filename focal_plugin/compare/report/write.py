@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ...files import write_all
+from ...forked import in_processes, usable_processes
 from ...garbage_collection import garbage_collection_paused
 from ...pages.drawing import Drawing
 from ...pages.page import Figure, inlined
@@ -22,8 +24,10 @@ from .json_content import json_content
 from .latex import latex_report, latex_tables
 from .markdown import markdown_report
 from .page import html_page
-from .qualitative import draw_grid
+from .qualitative import Grid, draw_grid
 from .sections import sections_of
+
+T = TypeVar("T")
 
 HTML, MARKDOWN, JSON, LATEX = "report.html", "report.md", "report.json", "report.tex"
 _FIGURE_FILE = re.compile(r"figures/[a-z0-9-]+\.(png|svg|pdf)")
@@ -79,9 +83,12 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
         folder: folder of the report, which may not exist yet.
         root: folder that the files of detections are relative to.
     """
-    drawings, figures, files = drawn(lambda: draw_all(summary))
     choice = summary.detections.choice
-    grid = None if choice is None else draw_grid(choice, root)
+
+    def grid_of_images() -> Grid | None:
+        return None if choice is None else draw_grid(choice, root)
+
+    drawings, figures, files, grid = drawn(lambda: draw_all(summary), grid_of_images)
     if grid is not None and grid.rows:
         files["figures/images.png"] = grid.sheet()
     for section in sections_of(summary):
@@ -110,20 +117,32 @@ def write_summary(summary: Summary, folder: Path, *, root: Path) -> ReportFiles:
 
 
 def drawn(
-    draw: Callable[[], list[Drawing]],
-) -> tuple[list[Drawing], list[Figure], dict[str, bytes]]:
-    """Return drawings, their form for the page, and their files as PNG, SVG and PDF."""
+    draw: Callable[[], list[Drawing]], also: Callable[[], T]
+) -> tuple[list[Drawing], list[Figure], dict[str, bytes], T]:
+    """
+    Draw figures, and do other work at the same time, in several processes.
+
+    Returns:
+        the drawings, their form for the page, their files as PNG, SVG and PDF, and the result of
+        ``also``.
+    """
+
+    def work(index: int) -> Any:
+        if index == len(drawings):
+            return also()
+        figure = drawings[index].figure
+        return {"png": png(figure), "svg": svg(figure).encode(), "pdf": pdf(figure)}
+
     files: dict[str, bytes] = {}
     figures = []
     with garbage_collection_paused():  # a figure has many objects, which live as long as it
         drawings = draw()
-        for drawing in drawings:
-            source = svg(drawing.figure)
-            files[f"figures/{drawing.name}.png"] = png(drawing.figure)
-            files[f"figures/{drawing.name}.svg"] = source.encode()
-            files[f"figures/{drawing.name}.pdf"] = pdf(drawing.figure)
-            figures.append(inlined(drawing, source))
-    return drawings, figures, files
+        results = in_processes(work, len(drawings) + 1, usable_processes())
+        *formats, other = (result() for result in results)
+    for drawing, of_figure in zip(drawings, formats, strict=True):
+        files |= {f"figures/{drawing.name}.{end}": content for end, content in of_figure.items()}
+        figures.append(inlined(drawing, of_figure["svg"].decode()))
+    return drawings, figures, files, other
 
 
 def write_files(

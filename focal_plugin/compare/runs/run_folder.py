@@ -23,7 +23,7 @@ from ...run_folder import (
     detections_folder,
     snapshot_files,
 )
-from ...yaml_text import load
+from ...yaml_text import MAX_DEPTH, load
 from ..plan.comparison import Comparison, Run
 from .environment import Environment
 from .result import Metrics, Result, read_metrics
@@ -33,6 +33,8 @@ from .status import Status, read_state
 T = TypeVar("T")
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, if built
+# A config that Detectron2 writes has two aliases. So many make a text at most 40 times as long
+_FEW_ALIASES = 10
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,23 @@ def _lines(numbers: tuple[int, ...]) -> str:
 
 
 def _config_of(text: str) -> CfgNode:
-    try:  # without an alias, the fast loader cannot make more of the text than there is
-        content = load(text, "it") if "*" in text else yaml.load(text, _YAML_LOADER)
+    try:  # with few aliases, the fast loader cannot make much more of the text than there is
+        content = yaml.load(text, _YAML_LOADER) if text.count("*") <= _FEW_ALIASES else None
     except yaml.YAMLError as error:
         raise ValueError(f"it is not safe YAML: {' '.join(str(error).split())}") from error
+    if content is None or _is_deep(content):  # an alias that leads back to itself is deep, too
+        content = load(text, "it")
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping")
     try:
         return CfgNode(content)
     except AssertionError as error:  # a value of a type that no config has, such as a date
         raise ValueError(f"it is no config: {error}") from error
+
+
+def _is_deep(value: Any, level: int = 0) -> bool:
+    """Return True if a value is nested more than :data:`~focal_plugin.yaml_text.MAX_DEPTH` deep."""
+    if not isinstance(value, dict | list):
+        return False
+    below = value.values() if isinstance(value, dict) else value
+    return level >= MAX_DEPTH or any(_is_deep(each, level + 1) for each in below)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -109,6 +110,24 @@ def test_thirty_classes_have_the_groups_of_lvis():
     # an older run recorded no images
     counted, groups = class_groups(classes(*range(30)))
     assert (counted, [len(g.classes) for g in groups]) == ("objects", [10, 10, 10])
+
+
+def test_the_ground_truth_states_the_groups_whatever_the_training_data_says():
+    found = [
+        replace(data, frequency=letter)
+        for data, letter in zip(classes(1, 2, 3, 4, 5), "fcrfr", strict=True)
+    ]
+    counted, groups = class_groups(found)
+    assert counted == "frequency"
+    assert [(g.name, g.classes, g.fewest, g.most) for g in groups] == [
+        ("rare", (2, 4), None, None),
+        ("common", (1,), None, None),
+        ("frequent", (0, 3), None, None),
+    ]
+    assert class_groups([*found[:4], replace(found[4], frequency=None)])[0] == "objects"
+    # no test object of a common class
+    found[1] = replace(found[1], val_objects=0)
+    assert [g.name for g in class_groups(found)[1]] == ["rare", "frequent"]
 
 
 def test_few_classes_are_split_into_terciles():

@@ -45,12 +45,26 @@ LOW_CONTRAST = """() => {
     }
     return [255, 255, 255, 1];
   };
+  const around = (box, x, y) => box.left <= x && x <= box.right && box.top <= y && y <= box.bottom;
+  const under = e => {  // fills of the drawing below the middle of a text, over the page
+    const box = e.getBoundingClientRect();
+    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+    let color = behind(e.ownerSVGElement.parentElement);
+    for (const p of e.ownerSVGElement.querySelectorAll('path, rect')) {
+      if (e.compareDocumentPosition(p) & Node.DOCUMENT_POSITION_FOLLOWING) break;
+      const style = getComputedStyle(p);
+      if (style.fill === 'none' || !around(p.getBoundingClientRect(), x, y)) continue;
+      const fill = rgba(style.fill), a = fill[3] * style.opacity * style.fillOpacity;
+      color = color.map((c, i) => i < 3 ? a * fill[i] + (1 - a) * c : 1);
+    }
+    return color;
+  };
   const found = [];
   for (const e of document.querySelectorAll('body *')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
     if (!own || !e.checkVisibility() || ['title', 'STYLE'].includes(e.tagName)) continue;
     const style = getComputedStyle(e), svg = e instanceof SVGElement;
-    const a = light(rgba(svg ? style.fill : style.color)), b = light(behind(e));
+    const a = light(rgba(svg ? style.fill : style.color)), b = light(svg ? under(e) : behind(e));
     const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     const size = parseFloat(style.fontSize), bold = style.fontWeight >= 700;
     const least = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;

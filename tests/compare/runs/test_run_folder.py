@@ -9,10 +9,12 @@ import yaml
 from focal_plugin import get_cfg
 from focal_plugin.compare.analysis.fairness import config_differences
 from focal_plugin.compare.plan.comparison import Run
+from focal_plugin.compare.runs import run_folder
 from focal_plugin.compare.runs.environment import Environment
 from focal_plugin.compare.runs.run_folder import RunFolder, read_config
 from focal_plugin.compare.runs.start import Start, TensorDigest
 from focal_plugin.compare.runs.status import Status, StatusReader
+from focal_plugin.json_file import DamagedFileError
 
 from ...conftest import ROOT
 
@@ -203,6 +205,23 @@ def test_a_malformed_config_is_an_error_that_names_the_file(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         read_config(file)
+
+
+def test_the_aliases_of_detectron2_are_read_by_the_fast_loader(tmp_path, monkeypatch):
+    config = get_cfg()
+    text = config.dump()
+    assert text.count("*") == 2
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.setattr(run_folder, "load", None)
+    found = read_config(tmp_path / "config.yaml")
+    assert found.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS == [10.0, 10.0, 5.0, 5.0]
+    assert yaml.safe_load(found.dump()) == yaml.safe_load(text)
+
+
+def test_a_config_with_an_alias_to_itself_is_damaged(tmp_path):
+    (tmp_path / "config.yaml").write_text("A: &a {B: *a}\n")
+    with pytest.raises(DamagedFileError, match="leads back to itself"):
+        read_config(tmp_path / "config.yaml")
 
 
 def test_a_config_whose_aliases_stand_for_gigabytes_is_refused_within_a_second(tmp_path):

@@ -8,6 +8,7 @@ of weight 2 counts as two copies. A bootstrap over images requires no further ma
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ RECALLS = recall_thresholds()
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 """Metrics of pycocotools; AR is the one at 100 detections per class and image."""
 
-_NEXT_RECALLS = np.append(RECALLS[1:], np.inf)
-
 # Metric -> object size and IoU thresholds of its mean
 _PARTS = {
     "AP": ("all", slice(None)),
@@ -41,8 +40,10 @@ _PARTS = {
     "APl": ("large", slice(None)),
     "AR": ("all", slice(None)),
 }
-# Weights of detections in memory at once: 32 MiB
-_CHUNK = 2**22
+# Weights of true positives at once: a block of them stays in the cache of a core
+_BLOCK = 2**17
+# From this many weights on, a sum or a maximum is faster row by row than by `accumulate`
+_WIDE = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +117,11 @@ class Evaluation:
         """
         classes = []
         for matches in self.classes:
-            rows = kept[matches.detection]
+            rows = np.flatnonzero(kept[matches.detection])
             classes.append(
                 replace(
                     matches,
-                    **{name: getattr(matches, name)[..., rows] for name in OF_DETECTIONS},
+                    **{name: getattr(matches, name).take(rows, axis=-1) for name in OF_DETECTIONS},
                 )
             )
         return replace(self, classes=tuple(classes))
@@ -152,12 +153,7 @@ class Evaluation:
         if not (np.isfinite(rows).all() and (rows >= 0).all()):
             raise ValueError("weights must be finite and >= 0")
 
-        largest = max((len(matches.score) for matches in self.classes), default=0)
-        step = max(1, _CHUNK // max(1, largest))
-        matrix = np.atleast_2d(rows)
-        starts = range(0, max(1, len(matrix)), step)
-        parts = [self._by_class(matrix[i : i + step], metrics) for i in starts]
-        by_class = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        by_class = self._by_class(np.ascontiguousarray(np.atleast_2d(rows).T), metrics)
         if rows.ndim == 1:
             by_class = {name: values[0] for name, values in by_class.items()}
         means = {name: _mean_of_defined(by_class[name]) for name in metrics}
@@ -187,7 +183,7 @@ class Evaluation:
         return RECALLS, _mean_of_defined(curves.T.reshape(len(RECALLS), -1))
 
     def _by_class(self, weights: np.ndarray, metrics: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Return metric -> (B, K)."""
+        """Return metric -> (B, K), for (I, B) weights."""
         values: dict[str, np.ndarray] = {}
         for area, name_of_area in enumerate(AREAS):
             of_area = [name for name in metrics if _PARTS[name][0] == name_of_area]
@@ -199,8 +195,8 @@ class Evaluation:
         return values
 
     def _by_threshold(self, weights: np.ndarray, area: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return average precision and recall, (B, K, T) each."""
-        shape = (len(weights), len(self.classes), len(IOUS))
+        """Return average precision and recall, (B, K, T) each, for (I, B) weights."""
+        shape = (weights.shape[1], len(self.classes), len(IOUS))
         precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
         for k, matches in enumerate(self.classes):
             precision[:, k], recall[:, k] = accumulate(
@@ -208,7 +204,7 @@ class Evaluation:
                 matches.ignored[area],
                 matches.image,
                 weights,
-                weights[:, matches.images] @ matches.objects[area],
+                matches.objects[area] @ weights[matches.images],
             )
         return precision, recall
 
@@ -248,86 +244,125 @@ def accumulate(
         matched: (T, N) bool, detections by descending score.
         ignored: (T, N) bool.
         image: (N,) index into the weights.
-        weights: (B, I) weights of the images.
+        weights: (I, B) weights of the images.
         total: (B,) weighted number of objects.
 
     Returns:
         Precision and recall, (B, T) each, NaN if the total is 0.
     """
-    shape = (len(weights), len(matched))
+    shape = (len(total), len(matched))
     precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
-    there = total > 0
-    if not there.any():
+    if not total.any():
         return precision, recall
-    weights, total = weights[there], total[there]
     counted = ~ignored
     right = matched & counted
     # The curve can only rise at a true positive. Nearly all detections count at every threshold;
     # they are summed once for all thresholds
     always, rises = counted.all(axis=0), np.flatnonzero(right.any(axis=0))
-    shown_always = _weight_up_to(rises, np.flatnonzero(always), image, weights)
-    for t in range(len(matched)):
-        hits = np.flatnonzero(right[t])
-        shown = shown_always[:, np.searchsorted(rises, hits)]
-        sometimes = np.flatnonzero(counted[t] & ~always)
-        if len(sometimes):
-            shown = shown + _weight_up_to(hits, sometimes, image, weights)
-        found = np.cumsum(weights[:, image[hits]], axis=1)
-        envelope, spans = _envelope(found, shown, total)
-        precision[there, t] = (envelope * spans).sum(axis=1) / len(RECALLS)
-        recall[there, t] = found[:, -1] / total if len(hits) else 0.0
+    up_to_rise = _rows_up_to(rises, np.flatnonzero(always), image, len(weights))
+    hits = [np.flatnonzero(row) for row in right]
+    sometimes = [np.flatnonzero(row) for row in counted & ~always]
+    up_to_hit = {
+        t: _rows_up_to(hits[t], subset, image, len(weights))
+        for t, subset in enumerate(sometimes)
+        if len(subset)
+    }
+    step = max(1, _BLOCK // max(1, len(rises)))
+    for start in range(0, len(total), step):
+        block = slice(start, start + step)
+        of_block = np.ascontiguousarray(weights[:, block])
+        there = total[block] > 0
+        objects = np.where(there, total[block], 1.0)
+        shown_always = _summed(up_to_rise @ of_block)
+        memory = np.empty((4, *shown_always.shape))
+        for t, places in enumerate(hits):
+            found, shown, *free = memory[:, : len(places)]
+            np.take(of_block, image[places], axis=0, out=found, mode="clip")
+            np.take(shown_always, np.searchsorted(rises, places), axis=0, out=shown, mode="clip")
+            if t in up_to_hit:
+                shown += _summed(up_to_hit[t] @ of_block)
+            last = _summed(found)[-1] / objects if len(places) else np.zeros(len(objects))
+            envelope, spans = _envelope(found, shown, objects, *free)
+            area = np.einsum("pb,pb->b", envelope, spans) / len(RECALLS)
+            precision[block, t] = np.where(there, area, np.nan)
+            recall[block, t] = np.where(there, last, np.nan)
     return precision, recall
 
 
-def _weight_up_to(
-    places: np.ndarray, subset: np.ndarray, image: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def _rows_up_to(
+    places: np.ndarray, subset: np.ndarray, image: np.ndarray, images: int
+) -> csr_array:
     """
-    Return (B, P) the weight of the detections of a subset up to each place, inclusive.
+    Return (P, I) how many detections of a subset each image has between two places.
 
     Args:
         places: (P,) places among the detections, ascending.
         subset: places of the detections that count, ascending.
-        image: (N,) index into the weights.
-        weights: (B, I) weights of the images.
+        image: (N,) index of the image.
+        images: I.
     """
-    # A row is what lies between two places; the places are few
     ends = np.searchsorted(subset, places, side="right")
     counted = image[subset[: ends[-1] if len(ends) else 0]]
-    rows = (np.ones(len(counted)), counted, np.append(0, ends))
-    between = csr_array(rows, shape=(len(places), weights.shape[1])) @ weights.T
-    return np.cumsum(between, axis=0).T
+    return csr_array(
+        (np.ones(len(counted)), counted, np.append(0, ends)), shape=(len(places), images)
+    )
+
+
+def _summed(rows: np.ndarray) -> np.ndarray:
+    """Return the sums of the rows (P, B) up to each, in place."""
+    return _accumulated(np.add, rows)
+
+
+def _accumulated(operation: np.ufunc, rows: np.ndarray) -> np.ndarray:
+    """Apply `operation.accumulate` along the first axis of (P, B), in place."""
+    if rows.shape[1] < _WIDE:
+        return operation.accumulate(rows, axis=0, out=rows)
+    for row, next_row in pairwise(rows):
+        operation(row, next_row, out=next_row)
+    return rows
 
 
 def _envelope(
-    right: np.ndarray, shown: np.ndarray, total: np.ndarray
+    right: np.ndarray, shown: np.ndarray, total: np.ndarray, *free: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Return the precision-recall curve at the P true positives, the only points where it can rise.
 
     Args:
-        right: (B, P) weight of the true positives up to each.
-        shown: (B, P) weight of all detections up to each.
+        right: (P, B) weight of the true positives up to each; overwritten.
+        shown: (P, B) weight of all detections up to each; overwritten.
         total: (B,) weight of the objects, > 0.
+        free: two arrays (P, B) of any content, because new memory takes longer than the operations.
 
     Returns:
-        precision: (B, P) largest precision at this true positive or a later one.
-        spans: (B, P) number of :data:`RECALLS` that are first reached at this true positive.
+        precision: (P, B) largest precision at this true positive or a later one.
+        spans: (P, B) number of :data:`RECALLS` that are first reached at this true positive.
     """
     # The operations are those of pycocotools, so the rounding is the same
-    precision = right / (shown + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    return envelope, np.diff(recalls_reached(right / total[:, None]), axis=1, prepend=0)
+    shown += np.spacing(1)
+    precision = np.divide(right, shown, out=shown)
+    _accumulated(np.maximum, precision[::-1])
+    right /= total
+    reached, spans = recalls_reached(right, *free), right
+    np.subtract(reached[1:], reached[:-1], out=spans[1:])
+    spans[:1] = reached[:1]
+    return precision, spans
 
 
-def recalls_reached(recall: np.ndarray) -> np.ndarray:
+def recalls_reached(
+    recall: np.ndarray, out: np.ndarray | None = None, free: np.ndarray | None = None
+) -> np.ndarray:
     """
     Return how many of :data:`RECALLS` are at most each recall, which is in [0, 1].
 
-    It is `np.searchsorted(RECALLS, recall, side="right")`, four times as fast.
+    It is `np.searchsorted(RECALLS, recall, side="right")` as a float, ten times as fast.
     """
-    below = (100 * recall).astype(np.int32)  # RECALLS are i / 100, rounded, and so is this
-    return below + (RECALLS.take(below) <= recall) + (_NEXT_RECALLS.take(below) <= recall)
+    # Entry i of RECALLS is the rounded product of i and .01, and so is this one
+    reached = np.multiply(recall, 100, out=out)
+    reached += 1e-9
+    np.floor(reached, out=reached)
+    reached += np.multiply(reached, 0.01, out=free) <= recall
+    return reached
 
 
 def _curve(matches: ClassMatches, threshold: int) -> np.ndarray:
@@ -337,12 +372,11 @@ def _curve(matches: ClassMatches, threshold: int) -> np.ndarray:
         return np.full(len(RECALLS), np.nan)
     counted = ~matches.ignored[0, threshold]
     hits = np.flatnonzero(matches.matched[0, threshold] & counted)
-    right = np.arange(1.0, len(hits) + 1)[None]
-    shown = np.cumsum(counted)[hits][None]
-    envelope, spans = _envelope(right, shown, np.array([total]))
-    curve = np.zeros(len(RECALLS))
-    curve[: spans.sum()] = np.repeat(envelope[0], spans[0])
-    return curve
+    right = np.arange(1.0, len(hits) + 1)[:, None]
+    shown = np.cumsum(counted, dtype=float)[hits][:, None]
+    envelope, spans = _envelope(right, shown, np.array([total]), *np.empty((2, *right.shape)))
+    reached = np.repeat(envelope[:, 0], spans[:, 0].astype(int))
+    return np.pad(reached, (0, len(RECALLS) - len(reached)))
 
 
 def _index_of_iou(iou: float) -> int:

@@ -11,8 +11,8 @@ import numpy as np
 
 from .average_precision import Evaluation
 
-# Replicates per batch: 20 MB of weights at the size of COCO val
-_STEP = 500
+# Weights at once: 32 MiB
+_WEIGHTS = 2**22
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,22 @@ def resample(
     """
     if replicates < 2:
         raise ValueError(f"replicates must be >= 2, got {replicates}")
-    images = len(evaluation.image_ids)
-    generator = np.random.default_rng(seed)
+    draws = _draws(len(evaluation.image_ids), replicates, seed)
 
     def value(weights: np.ndarray | None) -> np.ndarray:
         return np.asarray(evaluation.average_precision(weights, (metric,)).averages[metric])
 
-    samples = []
-    for start in range(0, replicates, _STEP):
-        rows = min(_STEP, replicates - start)
-        weights = generator.multinomial(images, np.full(images, 1 / images), size=rows)
-        samples.append(value(weights))
+    step = max(1, _WEIGHTS // draws.shape[1])
+    samples = [value(draws[i : i + step]) for i in range(0, replicates, step)]
     return Resampled(float(value(None)), np.concatenate(samples))
+
+
+@functools.lru_cache(maxsize=1)
+def _draws(images: int, replicates: int, seed: int) -> np.ndarray:
+    """Return (replicates, I) how often each image is drawn; all runs of a report share it."""
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(images, np.full(images, 1 / images), size=replicates)
+    return draws.astype(np.int32)
 
 
 def difference_of(pairs: Sequence[tuple[Resampled, Resampled]]) -> BootstrapDifference:

@@ -9,6 +9,9 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,10 @@ logger = logging.getLogger(__name__)
 _BLOCK = 2**22
 _LONGEST_ENTRY = 2**18
 _BETWEEN_OBJECTS = re.compile(rb"\}\s*,\s*\{")
+
+
+FREQUENCIES = ("r", "c", "f")
+"""Rare, common and frequent classes of LVIS (arXiv:1908.03195)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +50,8 @@ class GroundTruth:
         digest: digest of the content.
         federated: True if images list the classes that are annotated on them, as in LVIS. On other
             classes a detection may be right without an annotation.
+        frequency: letter of :data:`FREQUENCIES` for each class, in the order of ``category_ids``;
+            None unless every category states it, as in LVIS.
     """
 
     image_ids: tuple[int | str, ...]
@@ -55,6 +64,7 @@ class GroundTruth:
     crowd: np.ndarray
     digest: str
     federated: bool = False
+    frequency: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +83,11 @@ class Detections:
     category: np.ndarray
     box: np.ndarray
     score: np.ndarray
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(D,) the detections by score, highest first, then by image, then as in the file."""
+        return np.lexsort((self.image, -self.score)).astype(np.int32)
 
 
 def read_ground_truth(file: Path) -> GroundTruth:
@@ -130,7 +145,15 @@ def read_ground_truth(file: Path) -> GroundTruth:
         crowd=table[:, 7] > 0,
         digest=hashlib.sha256(ids + table.tobytes()).hexdigest(),
         federated=any("neg_category_ids" in image for image in lists["images"]),
+        frequency=_frequency(lists["categories"]),
     )
+
+
+def _frequency(categories: list[dict[str, Any]]) -> tuple[str, ...] | None:
+    """Return the frequencies by id; None if a category states none."""
+    given = [category.get("frequency") for category in sorted(categories, key=itemgetter("id"))]
+    stated = tuple(letter for letter in given if letter in FREQUENCIES)
+    return stated if stated and len(stated) == len(given) else None
 
 
 def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTruth) -> Detections:
@@ -222,18 +245,18 @@ def _at_once(
         None if there is an entry that is malformed or of an unusual type.
     """
     try:
-        image = [images[entry["image_id"]] for entry in entries]
-        category = [categories[entry["category_id"]] for entry in entries]
-        boxes = [entry["bbox"] for entry in entries]
-        sides = [side for box in boxes for side in box]
-        score = [entry["score"] for entry in entries]
-        ids = {type(entry[key]) for key in ("image_id", "category_id") for entry in entries}
+        image_ids, category_ids, boxes, score = (
+            list(map(itemgetter(key), entries))
+            for key in ("image_id", "category_id", "bbox", "score")
+        )
+        sides = list(chain.from_iterable(boxes))
+        ids = {*map(type, image_ids), *map(type, category_ids)}
         usual = ids <= {int, str} and {*map(type, sides), *map(type, score)} <= {int, float}
         if not usual or not set(map(len, boxes)) <= {4}:
             return None
         found = Detections(
-            image=np.array(image, dtype=np.int32),
-            category=np.array(category, dtype=np.int32),
+            image=np.array([*map(images.__getitem__, image_ids)], dtype=np.int32),
+            category=np.array([*map(categories.__getitem__, category_ids)], dtype=np.int32),
             box=np.array(sides, dtype=np.float64).reshape(-1, 4),
             score=np.array(score, dtype=np.float64),
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ....score_thresholds import best_f1
 from .average_precision import Evaluation
-from .coco_json import GroundTruth
 
 
 class ImageScores(NamedTuple):
@@ -17,13 +16,13 @@ class ImageScores(NamedTuple):
     F1 of each image for one run.
 
     Attributes:
-        ground_truth: annotations of the images.
+        digest: digest of the ground truth.
         threshold: score threshold of the run, see :func:`best_threshold`.
         f1: (I,) F1 of each image, see :func:`image_f1`.
         objects: (I,) number of objects of each image, without crowds.
     """
 
-    ground_truth: GroundTruth
+    digest: str
     threshold: float
     f1: np.ndarray
     objects: np.ndarray
@@ -33,10 +32,12 @@ def image_scores(evaluation: Evaluation) -> ImageScores:
     """Return the F1 of each image at the best threshold of the run."""
     threshold = best_threshold(evaluation)
     f1, objects = image_f1(evaluation, threshold), _objects(evaluation)
-    return ImageScores(evaluation.ground_truth, threshold, f1, objects)
+    return ImageScores(evaluation.ground_truth.digest, threshold, f1, objects)
 
 
-def most_different_images(scores: Mapping[str, ImageScores], count: int) -> list[int | str]:
+def most_different_images(
+    scores: Mapping[str, ImageScores], image_ids: Sequence[int | str], count: int
+) -> list[int | str]:
     """
     Return the images with the largest difference of F1 between the best and the worst arm.
 
@@ -47,6 +48,7 @@ def most_different_images(scores: Mapping[str, ImageScores], count: int) -> list
 
     Args:
         scores: arm -> F1 of its images, all of the same images.
+        image_ids: (I,) ids of these images.
         count: maximum number of images.
 
     Returns:
@@ -60,11 +62,10 @@ def most_different_images(scores: Mapping[str, ImageScores], count: int) -> list
     if not arms:
         raise ValueError("scores must hold at least one arm, got none")
     first = arms[0]
-    if not all(arm.ground_truth.digest == first.ground_truth.digest for arm in arms):
+    if not all(arm.digest == first.digest for arm in arms):
         raise ValueError("scores must be of the same images and annotations")
     difference = np.ptp([arm.f1 for arm in arms], axis=0)
     order = np.lexsort((-first.objects, -difference))
-    image_ids = first.ground_truth.image_ids
     return [image_ids[i] for i in order[:count] if difference[i] > 0]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from pycocotools import mask
 
 from .average_precision import Evaluation, accumulate
+from .match_boxes import paired_iou, rounds
 
 ERROR_TYPES = (
     "classification",
@@ -46,6 +46,8 @@ class ErrorTypes:
 class _Counted:
     """
     Arrays of the M detections that count at IoU .5, and of the objects without crowds.
+
+    The order is by score, highest first, then by image, then as in the file.
 
     Attributes:
         index: (M,) index into the detections.
@@ -121,48 +123,29 @@ def error_types(evaluation: Evaluation) -> ErrorTypes:
 
 
 def _classify(evaluation: Evaluation) -> _Counted:
-    truth, detections = evaluation.ground_truth, evaluation.detections
+    detections = evaluation.detections
     found = np.full(len(detections.score), -1)
     counts = np.zeros(len(detections.score), bool)
     for matches in evaluation.classes:
         found[matches.detection] = matches.found
         counts[matches.detection] = ~matches.ignored[0, 0]
-    index = np.flatnonzero(counts)
+    index = detections.order[counts[detections.order]]
     right = found[index] >= 0
     kind, of = np.full(len(index), -1), np.full(len(index), -1)
-    images = len(evaluation.image_ids)
-    wrong = _by_image(np.flatnonzero(~right), detections.image[index], images)
-    objects = _by_image(np.flatnonzero(~truth.crowd), truth.image, images)
-    for rows, columns in zip(wrong, objects, strict=True):
-        if len(rows):
-            kind[rows], of[rows] = _kinds(evaluation, index[rows], columns)
+    kind[~right], of[~right] = _kinds(evaluation, index[~right])
     category, total = detections.category[index], evaluation.objects_per_class
     return _Counted(index, category, right, kind, of, total, classes=np.flatnonzero(total))
 
 
-def _by_image(rows: np.ndarray, image: np.ndarray, images: int) -> list[np.ndarray]:
-    """Split the rows by image."""
-    rows = rows[np.argsort(image[rows], kind="stable")]
-    return np.split(rows, np.searchsorted(image[rows], np.arange(1, images)))
-
-
-def _kinds(
-    evaluation: Evaluation, rows: np.ndarray, columns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _kinds(evaluation: Evaluation, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Classify the false detections of one image.
+    Classify false detections.
 
     Returns:
         Type and object (-1 for none) of each detection.
     """
     classification, localisation, both, duplicate, background, _ = range(len(ERROR_TYPES))
-    if not len(columns):
-        return np.full(len(rows), background), np.full(len(rows), -1)
-    detections, truth = evaluation.detections, evaluation.ground_truth
-    iou = mask.iou(detections.box[rows], truth.box[columns], [0] * len(columns))
-    same = detections.category[rows][:, None] == truth.category[columns]
-    own, other = np.where(same, iou, 0.0), np.where(same, 0.0, iou)
-    own_iou, other_iou = own.max(axis=1), other.max(axis=1)
+    (own_iou, own), (other_iou, other) = _nearest(evaluation, rows)
     conditions = {
         localisation: (own_iou >= BACKGROUND_IOU) & (own_iou < FOREGROUND_IOU),
         classification: other_iou >= FOREGROUND_IOU,
@@ -171,9 +154,33 @@ def _kinds(
     }
     kind = np.select(list(conditions.values()), list(conditions), default=both)
     of = np.full(len(rows), -1)
-    of[kind == localisation] = columns[own.argmax(axis=1)][kind == localisation]
-    of[kind == classification] = columns[other.argmax(axis=1)][kind == classification]
+    of[kind == localisation] = own[kind == localisation]
+    of[kind == classification] = other[kind == classification]
     return kind, of
+
+
+def _nearest(
+    evaluation: Evaluation, rows: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """
+    Return the largest IoU with an object, and the first such object; -1 for no overlap.
+
+    Returns:
+        The two for objects of the class of the detection, and for objects of other classes.
+    """
+    detections, truth = evaluation.detections, evaluation.ground_truth
+    box, category = detections.box[rows], detections.category[rows]
+    objects = np.flatnonzero(~truth.crowd)
+    iou = np.zeros((2, len(rows)))
+    nearest = np.full((2, len(rows)), -1)
+    for detection, place in rounds(detections.image[rows], truth.image[objects]):
+        object_ = objects[place]
+        overlap = paired_iou(box[detection], truth.box[object_])
+        other = (category[detection] != truth.category[object_]).astype(int)
+        nearer = overlap > iou[other, detection]
+        at = other[nearer], detection[nearer]
+        iou[at], nearest[at] = overlap[nearer], object_[nearer]
+    return (iou[0], nearest[0]), (iou[1], nearest[1])
 
 
 def _missed(evaluation: Evaluation, counted: _Counted) -> np.ndarray:
@@ -193,15 +200,15 @@ def _found(evaluation: Evaluation) -> np.ndarray:
 
 def _without(evaluation: Evaluation, counted: _Counted, kind: int) -> _Counted:
     """Return the detections with the errors of one type corrected if possible, else removed."""
-    wrong = np.flatnonzero(counted.kind == kind)
-    score = evaluation.detections.score[counted.index]
     taken = _found(evaluation)
     right, category = counted.right.copy(), counted.category.copy()
-    for row in wrong[np.argsort(-score[wrong], kind="stable")]:
-        target = counted.of[row]
-        if target >= 0 and not taken[target]:
-            taken[target] = right[row] = True
-            category[row] = evaluation.ground_truth.category[target]
+    candidates = np.flatnonzero((counted.kind == kind) & (counted.of >= 0))
+    # The best detection of each object corrects itself
+    targets, first = np.unique(counted.of[candidates], return_index=True)
+    free = ~taken[targets]
+    corrected = candidates[first[free]]
+    right[corrected] = True
+    category[corrected] = evaluation.ground_truth.category[targets[free]]
     keep = (counted.kind != kind) | right
     return replace(
         counted,
@@ -219,11 +226,10 @@ def _ap50(evaluation: Evaluation, counted: _Counted) -> float:
 
     A class whose objects are all missed has no objects left. Its precision is 0 at every recall.
     """
-    score = evaluation.detections.score[counted.index]
     image = evaluation.detections.image[counted.index]
-    order = np.lexsort((counted.index, image, -score, counted.category))
+    order = np.argsort(counted.category, kind="stable")
     bounds = np.searchsorted(counted.category[order], np.arange(len(counted.total) + 1))
-    weights = np.ones((1, len(evaluation.image_ids)))
+    weights = np.ones((len(evaluation.image_ids), 1))
     values = []
     for k in counted.classes:
         rows, total = order[bounds[k] : bounds[k + 1]], counted.total[k : k + 1]

@@ -87,7 +87,7 @@ def _apparent_limit(lengths: np.ndarray) -> int | None:
 
 def _best(detections: Detections, number: int) -> np.ndarray:
     """Return (D,) True for the detections with the highest scores of each image."""
-    order = np.lexsort((-detections.score, detections.image))
+    order = detections.order[np.argsort(detections.image[detections.order], kind="stable")]
     image = detections.image[order]
     rank = np.arange(len(order)) - np.searchsorted(image, image)
     best = np.empty(len(order), dtype=bool)

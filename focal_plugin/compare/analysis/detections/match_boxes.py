@@ -14,12 +14,12 @@ Shape shorthand:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
 from .coco_json import Detections, GroundTruth
@@ -143,10 +143,14 @@ def _match_classes(
         ground_truth.box[objects], crowd, of_objects, box, of_detections, lowest_iou
     )
     found = _assign(pairs, of_detections, ignorable, crowd, iou_thresholds())
+    # Most detections overlap no object of their class. They count at their own size
+    ignored = np.empty(found.shape, dtype=bool)
+    ignored[:] = _has_other_size(box[:, 2] * box[:, 3])[:, None]
     matched = found >= 0
-    # The last column is for -1, a detection without an object
-    of_object = np.pad(ignorable, ((0, 0), (0, 1)))[np.arange(len(AREAS))[:, None, None], found]
-    ignored = of_object | (~matched & _has_other_size(box[:, 2] * box[:, 3])[:, None])
+    near = np.unique(pairs.detection)
+    of_near = found[..., near]
+    of_object = ignorable[np.arange(len(AREAS))[:, None, None], of_near]
+    ignored[..., near] = np.where(of_near >= 0, of_object, ignored[..., near])
     lowest = np.append(objects, -1)[found[0, 0]]
 
     bounds = np.searchsorted(category, classes)
@@ -204,12 +208,28 @@ def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Return (N,) the IoU of each box of ``a`` with the box of ``b`` in the same row.
 
     Args:
-        a, b: (N, 4) x, y, width, height in pixels; one of the two has a positive area.
+        a, b: (N, 4) x, y, width, height in pixels. Boxes without a shared area have 0.
     """
-    low = np.maximum(a[:, :2], b[:, :2])
-    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    overlap = np.maximum(high - low, 0).prod(axis=1)
-    return overlap / (a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - overlap)
+    return box_overlap(a, b, np.zeros(len(a), dtype=bool))
+
+
+def box_overlap(box: np.ndarray, object_box: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """
+    Return (N,) the IoU of a box and an object; for a crowd, the share of the box that it covers.
+
+    The operations are those of `pycocotools.mask.iou`, so the rounding is the same.
+
+    Args:
+        box, object_box: (N, 4) x, y, width, height in pixels.
+        crowd: (N,) True for crowds.
+    """
+    (x, y, width, height), (left, top, wide, high) = box.T, object_box.T
+    shared_width = np.minimum(width + x, wide + left) - np.maximum(x, left)
+    shared_height = np.minimum(height + y, high + top) - np.maximum(y, top)
+    both = (shared_width > 0) & (shared_height > 0)
+    shared, area = shared_width * shared_height, width * height
+    together = np.where(crowd, area, area + wide * high - shared)
+    return np.divide(shared, together, out=np.zeros(len(box)), where=both)
 
 
 def iou_thresholds() -> np.ndarray:
@@ -229,7 +249,7 @@ def _group(category: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
 
 def _kept(detections: Detections, images: int) -> np.ndarray:
     """Return (N,) the detections that count, by class, in the order of :class:`ClassMatches`."""
-    order = np.lexsort((detections.image, -detections.score, detections.category))
+    order = detections.order[np.argsort(detections.category[detections.order], kind="stable")]
     return order[
         _rank(_group(detections.category, detections.image, images)[order]) < MAX_DETECTIONS
     ]
@@ -238,9 +258,10 @@ def _kept(detections: Detections, images: int) -> np.ndarray:
 def _rank(group: np.ndarray) -> np.ndarray:
     """Return the number of earlier entries of the same group, of each entry."""
     order = np.argsort(group, kind="stable")
-    sorted_group = group[order]
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    lengths = np.diff(np.append(starts, len(group)))
     rank = np.empty(len(group), dtype=np.int64)
-    rank[order] = np.arange(len(group)) - np.searchsorted(sorted_group, sorted_group)
+    rank[order] = np.arange(len(group)) - np.repeat(starts, lengths)
     return rank
 
 
@@ -268,22 +289,42 @@ def _overlapping(
         box: (N, 4) detections.
         of_detections: (N,) group of each detection.
     """
-    objects_of, detections_of = _members(of_objects), _members(of_detections)
     none = np.zeros(0, dtype=np.int64)
     parts = [_Pairs(none, none, np.zeros(0))]
-    for group in objects_of.keys() & detections_of.keys():
-        objects, found = objects_of[group], detections_of[group]
-        iou = mask.iou(box[found], object_box[objects], crowd[objects])
-        rows, columns = np.nonzero(iou >= lowest)
-        parts.append(_Pairs(found[rows], objects[columns], iou[rows, columns]))
+    for detection, object_ in rounds(of_detections, of_objects):
+        iou = box_overlap(box[detection], object_box[object_], crowd[object_])
+        enough = iou >= lowest
+        parts.append(_Pairs(detection[enough], object_[enough], iou[enough]))
     return _Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _members(group: np.ndarray) -> dict[int, np.ndarray]:
-    """Return group -> its entries, ascending."""
-    order = np.argsort(group, kind="stable")
-    groups, first = np.unique(group[order], return_index=True)
-    return dict(zip(groups.tolist(), np.split(order, first)[1:], strict=True))
+def rounds(
+    of_detections: np.ndarray, of_objects: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """
+    Pair each detection with all objects of its group: in round i with the i-th one.
+
+    Args:
+        of_detections: (N,) group of each detection, >= 0.
+        of_objects: (G,) group of each object, >= 0.
+
+    Yields:
+        Detections and objects, (P,) indices each: the pairs of one round.
+    """
+    objects = np.argsort(of_objects, kind="stable")
+    groups, starts, numbers = np.unique(of_objects[objects], return_index=True, return_counts=True)
+    # The last entry is for detections of groups above all others
+    group = np.searchsorted(groups, of_detections)
+    with_objects = np.append(groups, -1)[group] == of_detections
+    detections = np.flatnonzero(with_objects)
+    group = group[detections]
+    first, number = starts[group], numbers[group]
+    place = 0
+    while len(detections):
+        yield detections, objects[first + place]
+        place += 1
+        left = number > place
+        detections, first, number = detections[left], first[left], number[left]
 
 
 def _assign(

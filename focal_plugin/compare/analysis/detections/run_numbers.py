@@ -1,8 +1,7 @@
 """
 Numbers of the detections of one run.
 
-A report evaluates one run after the other and keeps only these numbers. So its memory does not grow
-with the number of runs.
+A report keeps only these numbers of a run. So its memory hardly grows with the number of runs.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import numpy as np
 
 from .average_precision import Evaluation
 from .bootstrap import Resampled, resample
-from .coco_json import GroundTruth
 from .disagreement import ImageScores, image_scores
 from .error_types import ErrorTypes, error_types
 from .list_facts import ListFacts, list_facts
@@ -28,7 +26,6 @@ class RunNumbers:
     Numbers of the detections of one run.
 
     Attributes:
-        ground_truth: annotations of the test set.
         objects_per_class: (K,) number of objects, without crowds.
         has_detections: False if the run detected nothing.
         averages: metric -> fraction; NaN without objects.
@@ -41,7 +38,6 @@ class RunNumbers:
         resampled: AP on resampled images; None if they were not requested.
     """
 
-    ground_truth: GroundTruth
     objects_per_class: np.ndarray
     has_detections: bool
     averages: dict[str, float]
@@ -72,7 +68,6 @@ def run_numbers(
     found = evaluation.average_precision(metrics=metrics)
     assert found.per_class is not None  # "AP" was asked for
     return RunNumbers(
-        ground_truth=evaluation.ground_truth,
         objects_per_class=evaluation.objects_per_class,
         has_detections=evaluation.has_detections,
         averages=found.averages,

@@ -12,6 +12,7 @@ from focal_plugin.compare.analysis.detections.disagreement import (
 from .coco_cases import ground_truth, write
 
 BOX, NOWHERE = [0, 0, 40, 40], [90, 90, 40, 40]
+IDS = (3, 5, 8, 9)
 
 
 def annotations(*image_ids, **more):
@@ -25,7 +26,7 @@ def detection(image_id, score, box=BOX):
     return {"image_id": image_id, "category_id": 7, "bbox": box, "score": score}
 
 
-def evaluated(tmp_path, detections, objects=None, image_ids=(3, 5, 8, 9)):
+def evaluated(tmp_path, detections, objects=None, image_ids=IDS):
     objects = annotations(3, 5, 8) if objects is None else objects
     return evaluate(write(tmp_path, ground_truth(image_ids, objects)), detections)
 
@@ -73,9 +74,9 @@ def test_only_images_on_which_arms_differ_are_listed(tmp_path):
             tmp_path, [detection(3, 0.09), detection(5, 0.09), detection(5, 0.09, NOWHERE)]
         ),
     }
-    assert most_different_images(arms, 4) == [8, 5]
-    assert most_different_images(arms, 1) == [8]
-    assert most_different_images({"a": arms["a"]}, 4) == []
+    assert most_different_images(arms, IDS, 4) == [8, 5]
+    assert most_different_images(arms, IDS, 1) == [8]
+    assert most_different_images({"a": arms["a"]}, IDS, 4) == []
 
 
 def test_ties_go_to_the_image_with_more_objects(tmp_path):
@@ -86,7 +87,7 @@ def test_ties_go_to_the_image_with_more_objects(tmp_path):
         "all": scored(tmp_path, everything, objects),
         "none": scored(tmp_path, [], objects),
     }
-    assert most_different_images(arms, 9) == [8, 3, 5]
+    assert most_different_images(arms, IDS, 9) == [8, 3, 5]
 
 
 def test_different_test_sets_or_no_arms_are_an_error(tmp_path):
@@ -95,9 +96,9 @@ def test_different_test_sets_or_no_arms_are_an_error(tmp_path):
         "b": scored(tmp_path, [], annotations(3)),
     }
     with pytest.raises(ValueError, match="same images"):
-        most_different_images(arms, 3)
+        most_different_images(arms, IDS, 3)
     with pytest.raises(ValueError, match="at least one arm"):
-        most_different_images({}, 3)
+        most_different_images({}, IDS, 3)
 
 
 def test_every_image_has_a_number(tmp_path):
