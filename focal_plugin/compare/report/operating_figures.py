@@ -26,7 +26,7 @@ MOST_MATRIX_CLASSES = 15
 NUMBERS_UP_TO = 10
 """Most classes for which the numbers fit into the cells."""
 DARKEST = 0.37
-"""Opacity of a full cell: dark text on it has the contrast of WCAG AA, in light and in dark mode."""
+"""Opacity of a full cell: the numbers on it have the contrast of WCAG AA, in dark mode, too."""
 
 
 def draw_confusion(summary: Summary) -> Drawing | None:
