@@ -17,6 +17,11 @@ from typing import Any
 
 import numpy as np
 
+try:
+    import orjson
+except ImportError:  # of the extra "fast"
+    orjson = None  # type: ignore[assignment]  # only its absence is checked
+
 from ....data.coco_ids import LEGAL, Id, canonical, is_id, wrong_ids
 from ....data.ignore_regions import classes_of_region
 from ....garbage_collection import garbage_collection_paused
@@ -229,10 +234,20 @@ def _end_of_entry(text: bytes) -> int:
 
 
 def _parsed(text: bytes) -> list[Any] | None:
-    """Return the entries of a JSON list; None if it is empty, or malformed."""
-    with contextlib.suppress(ValueError), garbage_collection_paused():
-        return json.loads(text.decode()) or None
+    """
+    Return the entries of a JSON list; None if it is empty, or malformed.
+
+    orjson reads the same numbers as the standard library, in a third of the time. It refuses NaN
+    and large integers, which the standard library reads.
+    """
+    for loads in (orjson.loads, _loads) if orjson else (_loads,):
+        with contextlib.suppress(ValueError), garbage_collection_paused():
+            return loads(text) or None
     return None
+
+
+def _loads(text: bytes) -> Any:
+    return json.loads(text.decode())
 
 
 def _at_once(

@@ -17,6 +17,15 @@ PLAIN = [{"image_id": i, "bbox": [1, 2.5, 3, i], "score": i / 64} for i in range
 NESTED = [{"image_id": i, "segmentation": {"size": [1, 2], "counts": "}, {"}} for i in range(64)]
 
 
+@pytest.fixture(params=["orjson", "json"], autouse=True)
+def parser(request, monkeypatch):
+    """Read with orjson, which is optional, and without it."""
+    if request.param == "json":
+        monkeypatch.setattr(coco_json, "orjson", None)
+    else:
+        pytest.importorskip("orjson")
+
+
 @pytest.fixture(params=[8, 100, 2**22])
 def block(request, monkeypatch):
     monkeypatch.setattr(coco_json, "_BLOCK", request.param)
@@ -47,6 +56,15 @@ def test_text_that_is_not_unicode_is_an_error_that_names_the_file(tmp_path, bloc
     file.write_bytes(json.dumps(PLAIN)[:-1].encode() + b', {"name": "\xe9"}]')
     with pytest.raises(ValueError, match=r"latin\.json: not valid JSON"):
         list(read_entries(file))
+
+
+def test_numbers_that_only_the_standard_library_reads_stay(tmp_path):
+    file = tmp_path / "entries.json"
+    entries = [{"score": 0.1 + 0.2, "id": 2**70}, {"score": float("inf"), "id": -0.0}]
+    file.write_text(json.dumps(entries))
+    (found,) = read_entries(file)
+    assert found == entries
+    assert [type(x) for entry in found for x in entry.values()] == [float, int, float, float]
 
 
 def test_detections_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch):
