@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection as Names
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .latex import latex_document, latex_table, latex_text
 from .markdown import content_blocks, markdown_text
 from .once import captions_once, contents_once
 from .page import MANY_SENTENCES
-from .sections import CHAPTERS, Content, Section
+from .sections import CHAPTERS, Content, Section, chapters
 from .write import HTML, LATEX, MARKDOWN, drawn, write_files
 
 
@@ -143,17 +142,12 @@ def _state(collected: Collected) -> str:
 
 
 def _page(collected: Collected, found: Sequence[Content], figures: Sequence[Figure]) -> str:
-    shown = contents_once(found)
-    chapters = [
-        (id_, CHAPTERS[id_], list(of_chapter))
-        for id_, of_chapter in groupby(shown, key=lambda content: content.section.chapter)
-    ]
     return render(
         Path(__file__).with_name("collected.html.j2"),
         collected=collected,
         answers=tables.headlines(collected),
         state=_state(collected),
-        chapters=chapters,
+        chapters=chapters(contents_once(found)),
         figures={figure.name: figure for figure in captions_once(figures)},
         many_sentences=MANY_SENTENCES,
     )

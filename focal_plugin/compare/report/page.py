@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from . import sentences
 from .headline import headlines, reference_note
 from .once import captions_once, contents_once
 from .qualitative import Grid
-from .sections import CHAPTERS, contents
+from .sections import chapters, contents
 
 MANY_SENTENCES = 10
 
@@ -24,16 +23,12 @@ def html_page(summary: Summary, figures: Sequence[Figure], grid: Grid | None) ->
     """Return the page; ``grid`` holds the images on which the arms differ most, if any."""
     by_name = {figure.name: figure for figure in captions_once(figures)}
     shown = contents_once(contents(summary, by_name, ["pictures"] if grid is not None else []))
-    chapters = [
-        (id_, CHAPTERS[id_], list(of_chapter))
-        for id_, of_chapter in groupby(shown, key=lambda content: content.section.chapter)
-    ]
     return render(
         Path(__file__).with_name("report.html.j2"),
         summary=summary,
         answers=headlines(summary),
         reference_note=reference_note(summary),
-        chapters=chapters,
+        chapters=chapters(shown),
         many_sentences=MANY_SENTENCES,
         figures=by_name,
         grid=None if grid is None else _grid(grid, summary),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import groupby
 
 from ...pages.table import Table
 from ..analysis.scores import Standing
@@ -395,3 +396,11 @@ def contents(
         if has_own or section.name in more:
             found.append(content)
     return found
+
+
+def chapters(shown: Iterable[Content]) -> list[tuple[str, str, list[Content]]]:
+    """Return id, title and sections of each chapter, in the order of the report."""
+    return [
+        (id_, CHAPTERS[id_], list(of_chapter))
+        for id_, of_chapter in groupby(shown, key=lambda content: content.section.chapter)
+    ]

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from detectron2.data import MetadataCatalog
 
-from focal_plugin import get_cfg
 from focal_plugin.compare.plan.collection import COLLECTION_FILE, Collection, folder_of
 from focal_plugin.compare.plan.setting import Setting
 from focal_plugin.compare.plan.spec import best_runs, read_plan, read_plans
 from focal_plugin.compare.plan.spec_file import read_spec
 
 from ...conftest import ROOT
+from .trained_config import as_trained
 
 BASE = f"base: {ROOT}/configs/Shapes-Detection/retinanet_small.yaml\n"
 ARMS = BASE + "arms: {CE: ce, FL: fl}\n"
@@ -49,13 +49,6 @@ def coco(classes):
         ],
         "categories": [{"id": i, "name": f"class {i}"} for i in range(classes)],
     }
-
-
-def as_trained(run):
-    cfg = get_cfg()
-    cfg.merge_from_file(run.config_file)
-    cfg.merge_from_list(list(run.opts))
-    return cfg
 
 
 def refused(file, error=ValueError):

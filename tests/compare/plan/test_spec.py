@@ -11,6 +11,7 @@ from focal_plugin.compare.plan.trainer_flags import TRAINER_FLAGS
 from focal_plugin.engine.command_line import argument_parser
 
 from ...conftest import ROOT
+from .trained_config import as_trained
 
 SHAPES = ROOT / "configs" / "Shapes-Detection"
 BASE = f"base: {SHAPES}/retinanet_small.yaml\n"
@@ -52,15 +53,6 @@ def test_a_spec_may_name_itself_and_else_has_the_name_of_its_file(write):
 def test_a_name_that_is_no_folder_is_refused(write, name):
     with pytest.raises(ValueError, match="name "):
         load_spec(write(f"name: {name}\n" + arms("ce") + "seeds: 1\n"))
-
-
-def as_trained(run):
-    """Return the config that the trainer of a run makes from its command line."""
-    args = argument_parser().parse_args(["--config-file", run.config_file, *run.opts])
-    cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    return cfg
 
 
 def refused(write, text, error=ValueError):

@@ -6,15 +6,14 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from focal_plugin import get_cfg
 from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.plan.setting import EQUAL, Setting
 from focal_plugin.compare.plan.spec import best_runs, load_spec, read_plan
 from focal_plugin.compare.plan.tuning_split import write_splits
-from focal_plugin.engine.command_line import argument_parser
 
 from ...conftest import ROOT
 from ...each import each
+from .trained_config import as_trained
 
 SHAPES = ROOT / "configs" / "Shapes-Detection"
 RETINANET, RCNN = (f"{SHAPES}/{name}_small.yaml" for name in ("retinanet", "faster_rcnn"))
@@ -50,15 +49,6 @@ def write_data(folder, name="mine", classes=5):
         annotations.append({"id": i + 1, "image_id": i, "category_id": i % classes, **box})
     coco = {"images": images, "annotations": annotations, "categories": categories, "info": {}}
     (folder / f"{name}.json").write_text(json.dumps(coco))
-
-
-def as_trained(run):
-    """Return the config that the trainer of a run makes from its command line."""
-    args = argument_parser().parse_args(["--config-file", run.config_file, *run.opts])
-    cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    return cfg
 
 
 def value(cfg, key):
