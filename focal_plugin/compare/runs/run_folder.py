@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,9 @@ from .start import Start
 from .status import Status, read_state
 
 T = TypeVar("T")
+
+# Lines of the keys in which the configs of an arm differ, with their continuation
+_OF_ONE_RUN = re.compile(r"^(?:SEED|OUTPUT_DIR):.*\n?(?:[ \t]+.*\n?)*", re.MULTILINE)
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, if built
 # A config that Detectron2 writes has two aliases. So many make a text at most 40 times as long
@@ -167,12 +172,29 @@ def read_config(file: Path) -> CfgNode | None:
     """
     Read the `config.yaml` of a run; None if it does not exist.
 
-    A key that this version does not have is kept.
+    A key that this version does not have is kept. Do not change the config: the runs of an arm
+    share all of it but the seed and the folder, because a sweep has hundreds of equal texts.
 
     Raises:
         DamagedFileError: it is not safe YAML, or not a mapping.
     """
-    return undamaged(file, lambda: _config_of(file.read_text(encoding="utf-8")))
+    return undamaged(file, lambda: _config_of_run(file.read_text(encoding="utf-8")))
+
+
+def _config_of_run(text: str) -> CfgNode:
+    own, shared = "".join(_OF_ONE_RUN.findall(text)), _OF_ONE_RUN.sub("", text)
+    if own and shared.strip():
+        with contextlib.suppress(ValueError):  # the whole text says better what is wrong with it
+            config = CfgNode()
+            for part in (_shared_config(shared), _config_of(own)):
+                dict.update(config, part)
+            return config
+    return _config_of(text)
+
+
+@functools.lru_cache(maxsize=32)
+def _shared_config(text: str) -> CfgNode:
+    return _config_of(text)
 
 
 def _lines(numbers: tuple[int, ...]) -> str:

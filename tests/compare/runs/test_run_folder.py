@@ -5,6 +5,7 @@ import time
 
 import pytest
 import yaml
+from detectron2.config import CfgNode
 
 from focal_plugin import get_cfg
 from focal_plugin.compare.analysis.fairness import config_differences
@@ -205,6 +206,20 @@ def test_a_malformed_config_is_an_error_that_names_the_file(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         read_config(file)
+
+
+@pytest.mark.parametrize("folder", ["runs/a", "'a folder with spaces\n  on two lines'", "[1,\n2]"])
+def test_runs_of_an_arm_share_all_but_seed_and_folder(tmp_path, folder):
+    found = []
+    for seed in (1, 2):
+        file = tmp_path / f"{seed}.yaml"
+        text = f"MODEL: {{A: 1}}\nOUTPUT_DIR: {folder}\nSEED: {seed}\nSOLVER:\n  BASE_LR: .5\n"
+        file.write_text(text)
+        found.append(read_config(file))
+        assert found[-1] == CfgNode(yaml.safe_load(text))
+    if folder == "runs/a":
+        assert found[0].SOLVER is found[1].SOLVER
+    assert [config.SEED for config in found] == [1, 2]
 
 
 def test_the_aliases_of_detectron2_are_read_by_the_fast_loader(tmp_path, monkeypatch):
