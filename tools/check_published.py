@@ -24,11 +24,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import RetinaNet, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
 from detectron2.utils.events import EventStorage
@@ -43,7 +44,7 @@ NAME = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 
 PARAMETERS = {"": 37_915_572, "backbone": 31_452_352}
 GFLOP, GFLOP_SIZE = 146, 800
-"""Published in `tests/test_model_analysis.py` of Detectron2: whole numbers, for 800 x 800 pixels."""
+"""Published in `tests/test_model_analysis.py` of Detectron2; GFLOP for 800 x 800 pixels."""
 
 CLASSES, PRIOR, ALPHA, GAMMA = 80, 0.01, 0.25, 2.0
 """Published in arXiv:1708.02002 sections 3 and 4."""
@@ -129,9 +130,11 @@ def stock_config() -> CfgNode:
     return cfg
 
 
-def build(cfg: CfgNode) -> nn.Module:
+def build(cfg: CfgNode) -> RetinaNet:
     torch.manual_seed(0)
-    return build_model(cfg)
+    model = build_model(cfg)
+    assert isinstance(model, RetinaNet)
+    return model
 
 
 def parameter_rows(stock: nn.Module, ours: nn.Module) -> list[Row]:
@@ -188,7 +191,7 @@ def anchor_rows(cfg: CfgNode) -> list[Row]:
     ]
 
 
-def step_rows(stock: nn.Module, ours: nn.Module, size: int) -> list[Row]:
+def step_rows(stock: RetinaNet, ours: RetinaNet, size: int) -> list[Row]:
     """Compare the losses of two steps with their formula, and with stock."""
     batch = make_batch(stock, size)
     positives, background = count_labels(stock, batch)
@@ -212,22 +215,22 @@ def step_rows(stock: nn.Module, ours: nn.Module, size: int) -> list[Row]:
     return rows
 
 
-def make_batch(stock: nn.Module, size: int) -> list[dict[str, object]]:
+def make_batch(stock: RetinaNet, size: int) -> list[dict[str, Any]]:
     """Return images of the mean color, with random objects."""
     generator = torch.Generator().manual_seed(0)
-    image = stock.pixel_mean.expand(3, size, size)
-    batch: list[dict[str, object]] = []
+    mean: Any = stock.pixel_mean
+    batch: list[dict[str, Any]] = []
     for _ in range(IMAGES):
         corner, side = torch.rand(2, OBJECTS, 2, generator=generator)
         corner, side = corner * size / 2, size / 8 + side * size / 3
         instances = Instances((size, size))
         instances.gt_boxes = Boxes(torch.cat([corner, corner + side], dim=1))
         instances.gt_classes = torch.randint(0, CLASSES, (OBJECTS,), generator=generator)
-        batch.append({"image": image, "instances": instances})
+        batch.append({"image": mean.expand(3, size, size), "instances": instances})
     return batch
 
 
-def count_labels(stock: nn.Module, batch: list[dict[str, object]]) -> tuple[int, int]:
+def count_labels(stock: RetinaNet, batch: list[dict[str, Any]]) -> tuple[int, int]:
     """Return the numbers of positive and of background anchors, as stock labels them."""
     images = stock.preprocess_image(batch)
     with torch.no_grad():
@@ -240,7 +243,7 @@ def count_labels(stock: nn.Module, batch: list[dict[str, object]]) -> tuple[int,
 
 
 def train_step(
-    model: nn.Module, batch: list[dict[str, object]], *, random_features: bool
+    model: RetinaNet, batch: list[dict[str, Any]], *, random_features: bool
 ) -> tuple[dict[str, float], float]:
     """Return the losses and the logged positives per image of a step without an update."""
     hook = model.backbone.register_forward_hook(randomize) if random_features else None

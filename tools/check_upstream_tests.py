@@ -25,6 +25,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tabulate import tabulate
 
 TOOLS = Path(__file__).resolve().parent
 
-SUITES = {
+SUITES: dict[str, tuple[str, ...]] = {
     "detectron2": (
         "tests/modeling/test_model_e2e.py",
         "tests/modeling/test_rpn.py",
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkout = args.checkout.resolve()
     files = files_of(checkout)
     if not files:
-        print(f"{checkout} has none of the tests: {', '.join(sum(SUITES.values(), ()))}")
+        print(f"{checkout} has none of the tests: {', '.join(chain(*SUITES.values()))}")
         return 2
     pairs = []
     for file in files:

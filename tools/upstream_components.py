@@ -18,7 +18,7 @@ import functools
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Outcomes:
         self._file = file
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self.used.clear()
         self.replaced.clear()
         return (yield)
@@ -125,8 +125,7 @@ class Names:
         self._names = names
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        modules = {id(item.module): item.module for item in items if hasattr(item, "module")}
-        for module in modules.values():
+        for module in {getattr(item, "module", None) for item in items} - {None}:
             replace_names(vars(module), self._names)
 
 
@@ -161,7 +160,7 @@ def stay_offline(outcomes: Outcomes) -> dict[Any, Any]:
         image = torch.randint(0, 256, (3, *IMAGE_SIZE), generator=generator, dtype=torch.uint8)
         return image if tensor else image.permute(1, 2, 0).numpy()
 
-    DetectionCheckpointer.load = load_files  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(DetectionCheckpointer, "load", load_files)
     return {testing.get_sample_coco_image: sample_image}
 
 
@@ -197,7 +196,7 @@ def record_construction(component: type, outcomes: Outcomes) -> None:
         outcomes.used[component.__name__] = None
         init(self, *args, **kwargs)
 
-    component.__init__ = recorded  # type: ignore[misc]
+    pytest.MonkeyPatch().setattr(component, "__init__", recorded)
 
 
 def focal_loss(outcomes: Outcomes) -> Callable[..., Tensor]:
