@@ -112,6 +112,11 @@ def test_a_folder_other_than_a_checkout_is_refused(tmp_path, capsys):
     assert "has none of the tests" in capsys.readouterr().out
 
 
+def test_a_part_of_a_path_selects_files(checkout, capsys):
+    assert tool.files_of(checkout) == ["tests/test_focal_loss.py"]
+    assert tool.main([str(checkout), "--file", "modeling"]) == 2
+
+
 def outcomes(*names):
     return [tool.Outcome(name) for name in names]
 
@@ -144,8 +149,17 @@ def test_a_test_with_our_components_is_shown_and_counted():
     assert tool.summary(pairs).splitlines() == [
         "1 tests used our components: 1 passed",
         "2 tests did not: 1 passed, 1 skipped",
-        "0 tests pass with stock and not with ours",
+        "0 tests pass with stock and not with ours; 0 more are known to differ",
     ]
+
+
+def test_a_known_difference_is_no_regression_but_is_shown():
+    known = next(iter(tool.KNOWN))
+    pair = tool.Pair(known, *outcomes("passed", "failed"))
+    assert (pair.is_regression, pair.is_shown) == (False, True)
+    assert pair.cells()[-1] == tool.LAST_BIT
+    assert tool.summary([pair]).endswith("with ours; 1 more are known to differ")
+    assert tool.Pair(known, *outcomes("passed", "passed")).cells()[-1] == ""
 
 
 def recorder(tmp_path):

@@ -149,7 +149,8 @@ def stay_offline(outcomes: Outcomes) -> dict[Any, Any]:
         if "://" not in path:
             return load(self, path, *args, **kwargs)
         outcomes.replaced["random weights"] = None
-        for module in self.model.modules():
+        modules: Iterable[Any] = self.model.modules()
+        for module in modules:
             if hasattr(module, "test_score_thresh"):
                 module.test_score_thresh = 0.0
         return {}
