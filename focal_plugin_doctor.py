@@ -41,6 +41,7 @@ TORCH_PAIR = "pip install --force-reinstall torch torchvision"
 SETUPTOOLS_LIMIT = "82"
 # First release that the tests compare with pycocotools
 HOTCOCO = "1.3"
+ORJSON = "3"
 OPERATORS = "C++ operators"
 # Without build isolation, pip builds the operators against the installed torch.
 BUILD_OPERATORS = "pip install --no-build-isolation -e .  # requires a C++ compiler"
@@ -106,6 +107,7 @@ def examine() -> list[Diagnosis]:
         _examine_setuptools(),
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
         _examine_hotcoco(),
+        _examine_faster("orjson", ORJSON, "reading detections takes longer, with the same result"),
         _examine_operators(),
         *_examine_devices(),
     ]
@@ -235,11 +237,17 @@ def _examine_module(module: str, distribution: str) -> Diagnosis:
 
 
 def _examine_hotcoco() -> Diagnosis:
-    name = "hotcoco"
-    version, remedy = _version(name), f"pip install '{name}>={HOTCOCO}'"
+    return _examine_faster(
+        "hotcoco", HOTCOCO, "computing the AP takes longer, with the same result"
+    )
+
+
+def _examine_faster(name: str, tested: str, without: str) -> Diagnosis:
+    """Examine a package of the extra "fast"; ``without`` says what its absence costs."""
+    version, remedy = _version(name), f"pip install '{name}>={tested}'"
     if version is None:
-        state = "absent: computing the AP takes longer, with the same result"
-    elif _is_below(version, HOTCOCO):
+        state = f"absent: {without}"
+    elif _is_below(version, tested):
         state = f"{version} is not used: it is older than the tested release"
     elif (failure := _import_failure(name)) is not None:
         state = f"{version} is not used, because it fails: {failure}"
