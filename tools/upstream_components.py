@@ -178,8 +178,7 @@ def substitute(outcomes: Outcomes) -> dict[Any, Any]:
         for registry in REGISTRIES:
             if registry._obj_map.get(stock.__name__) is stock:
                 registry._obj_map[stock.__name__] = ours
-    focal = focal_loss(outcomes)
-    star = focal_star_loss(outcomes)
+    focal, star = focal_loss(outcomes), focal_star_loss(outcomes)
     return {
         **CLASSES,
         fvcore_nn.sigmoid_focal_loss: focal,
@@ -201,33 +200,30 @@ def record_construction(component: type, outcomes: Outcomes) -> None:
 
 
 def focal_loss(outcomes: Outcomes) -> Callable[..., Tensor]:
-    def sigmoid_focal(
-        inputs: Tensor,
-        targets: Tensor,
-        alpha: float = -1,
-        gamma: float = 2,
-        reduction: str = "none",
-    ) -> Tensor:
-        outcomes.used["sigmoid_focal_loss"] = None
-        loss = functools.partial(sigmoid_focal_loss, alpha=alpha, gamma=gamma)
-        return reduce_loss(loss, inputs, targets, reduction)
-
-    return sigmoid_focal
+    return with_arguments_of_fvcore(sigmoid_focal_loss, outcomes, default_gamma=2)
 
 
 def focal_star_loss(outcomes: Outcomes) -> Callable[..., Tensor]:
-    def sigmoid_focal_star(
+    return with_arguments_of_fvcore(sigmoid_focal_star_loss, outcomes, default_gamma=1, beta=0.0)
+
+
+def with_arguments_of_fvcore(
+    ours: Callable[..., Tensor], outcomes: Outcomes, *, default_gamma: float, **options: float
+) -> Callable[..., Tensor]:
+    """Return one of our losses with the arguments of fvcore's; ``options`` are those it lacks."""
+
+    def loss(
         inputs: Tensor,
         targets: Tensor,
         alpha: float = -1,
-        gamma: float = 1,
+        gamma: float = default_gamma,
         reduction: str = "none",
     ) -> Tensor:
-        outcomes.used["sigmoid_focal_star_loss"] = None
-        loss = functools.partial(sigmoid_focal_star_loss, alpha=alpha, gamma=gamma, beta=0.0)
-        return reduce_loss(loss, inputs, targets, reduction)
+        outcomes.used[ours.__name__] = None
+        chosen = functools.partial(ours, alpha=alpha, gamma=gamma, **options)
+        return reduce_loss(chosen, inputs, targets, reduction)
 
-    return sigmoid_focal_star
+    return loss
 
 
 def reduce_loss(
