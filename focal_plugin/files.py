@@ -144,6 +144,13 @@ def write_text(file: Path, text: str) -> None:
     write_all({file: text.encode()})
 
 
+def write_if_other(file: Path, content: bytes) -> None:
+    """Write one file atomically, with its folder, unless it has this content already."""
+    if not (file.is_file() and file.read_bytes() == content):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_all({file: content})
+
+
 def write_json(file: Path, content: Any) -> None:
     """
     Write one file of strict JSON atomically, see :func:`write_all`.

@@ -18,6 +18,7 @@ from focal_plugin.files import (
     sha256_of,
     sync_folder,
     write_all,
+    write_if_other,
     write_json,
     write_text,
 )
@@ -226,3 +227,13 @@ def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):
     with pytest.raises(OSError, match=r"Is a directory: '.*/status\.json'$"):
         write_json(tmp_path / "status.json", {})
     assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_a_file_that_has_the_content_is_not_written_again(tmp_path):
+    file = tmp_path / "new" / "a"
+    write_if_other(file, b"first")
+    os.utime(file, (1, 1))
+    write_if_other(file, b"first")
+    assert file.stat().st_mtime == 1
+    write_if_other(file, b"second")
+    assert file.read_bytes() == b"second"

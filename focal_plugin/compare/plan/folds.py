@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...data import DatasetArgument, coco_file_of, fold_coco
-from ...files import write_text
+from ...files import write_if_other
 from .parts import DatasetPart, Folds
 
 FOLD_FOLDER = "data"
@@ -35,10 +35,7 @@ def write_folds(name: str, folds: Folds, folders: Sequence[Path]) -> tuple[Datas
         files = []
         for use, half in (("train", split.train), ("test", split.val)):
             file = folder.resolve() / f"{use}.json"
-            text = json.dumps(half, ensure_ascii=False)
-            if not file.is_file() or file.read_text(encoding="utf-8") != text:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, text)
+            write_if_other(file, json.dumps(half, ensure_ascii=False).encode())
             files.append(DatasetArgument(f"fold{i}_{use}", file, source.image_root.resolve()))
         parts.append(DatasetPart(part, files[0].name, files[1].name, tuple(files)))
     return tuple(parts)

@@ -53,7 +53,6 @@ class RunFactory:
     """
 
     def __init__(self, spec: Spec, check: Check | None = None) -> None:
-        self.name = spec.name
         self.grid = spec.grid
         self._spec = spec
         self._data = _Data(

@@ -150,17 +150,15 @@ def _plan(spec: Spec, check: Check | None) -> Plan:
 
 def _comparison(spec: Spec, runs: RunFactory) -> Comparison:
     """Return the comparison of a spec on one dataset, with the runs that are known at its start."""
-    equal, trials = runs.first_runs(), runs.trials()
-    seeds, design = spec.seeds.seeds, spec.seeds.design
     return Comparison(
-        name=f"{runs.name}: {spec.part}" if spec.part else runs.name,
+        name=f"{spec.name}: {spec.part}" if spec.part else spec.name,
         arms=tuple(spec.arms),
         reference=spec.reference,
-        seeds=seeds,
-        runs=(*equal, *trials),
+        seeds=spec.seeds.seeds,
+        runs=(*runs.first_runs(), *runs.trials()),
         grid=spec.grid,
         origins=runs.origins,
-        design=design,
+        design=spec.seeds.design,
         margin=spec.margin,
         part=spec.part,
     )
@@ -190,13 +188,10 @@ def _folded_dataset(spec: Spec) -> str:
         for name, arm in spec.arms.items():
             with of_arm(name):
                 cfg, opts = merged(arm, spec, read_config)
-                if "DATASETS.TRAIN" in opts[::2] or not names:
-                    found |= dict.fromkeys(cfg.DATASETS.TRAIN)
-                elif len(names) == 1:
-                    found |= dict.fromkeys(names)
-                else:
-                    use_datasets(cfg, names, opts=opts, training=True)
-                    found |= dict.fromkeys(cfg.DATASETS.TRAIN)
+                if len(names) == 1 and "DATASETS.TRAIN" not in opts[::2]:
+                    cfg.DATASETS.TRAIN = tuple(names)
+                use_datasets(cfg, names, opts=opts, training=True)
+                found |= dict.fromkeys(cfg.DATASETS.TRAIN)
     if len(found) != 1:
         raise ValueError(
             f"folds: all arms must have one training set, the same one, got {', '.join(found)}"

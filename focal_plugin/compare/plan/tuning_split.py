@@ -16,7 +16,7 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 
 from ...data import DataError, coco_file_of, split_coco
-from ...files import sha256_of, write_all
+from ...files import write_if_other
 from .comparison import slug
 
 SHARE = 0.2
@@ -118,7 +118,4 @@ def split_training_set(name: str) -> TuningSplit:
 def write_splits(splits: Iterable[TuningSplit], folder: Path) -> None:
     """Write the files of splits below the folder of a comparison, unless they are there already."""
     for part in (part for split in splits for part in split.parts):
-        file = folder / part.json_file
-        if not (file.is_file() and sha256_of(file) == part.sha256):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_all({file: part.content})
+        write_if_other(folder / part.json_file, part.content)
