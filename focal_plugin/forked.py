@@ -40,7 +40,8 @@ def in_processes(work: Callable[[int], T], count: int, processes: int) -> Iterat
         processes: number of processes. With one, this process works, when a result is asked for.
 
     Yields:
-        A function for each number, in their order. It returns the result or raises its error.
+        A function for each number, in their order. It returns the result or raises its error. It
+        may be called after the last one was yielded.
     """
     if processes <= 1:
         yield from (functools.partial(work, i) for i in range(count))
@@ -54,8 +55,9 @@ def in_processes(work: Callable[[int], T], count: int, processes: int) -> Iterat
         try:
             for future in [pool.submit(_call, i) for i in range(count)]:
                 yield future.result
-        finally:
+        except BaseException:  # the caller wants no further result
             pool.shutdown(cancel_futures=True)
+            raise
 
 
 _work: Callable[[int], Any]  # of a fork

@@ -16,7 +16,7 @@ import os, time
 from focal_plugin.forked import in_processes
 
 def work(index):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # at once, unlike print with PYTHONUNBUFFERED
     time.sleep(600)
 
 for result in in_processes(work, 2, 2):
@@ -46,6 +46,26 @@ def test_an_error_is_raised_by_the_result_of_its_number_alone(processes):
         second()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_may_be_asked_for_after_the_last_one_was_yielded(processes):
+    def work(index):
+        time.sleep(0.05)
+        return index
+
+    assert [result() for result in [*in_processes(work, 9, processes)]] == [*range(9)]
+
+
+def test_work_is_cancelled_if_no_further_result_is_wanted(tmp_path):
+    def work(index):
+        (tmp_path / str(index)).touch()
+        time.sleep(0.05)
+
+    results = in_processes(work, 100, 2)
+    next(results)()
+    results.close()
+    assert len([*tmp_path.iterdir()]) < 50
+
+
 def test_one_process_works_only_when_a_result_is_asked_for():
     done = []
     first, second = in_processes(done.append, 2, 1)
@@ -69,8 +89,10 @@ def test_there_is_no_fork_beside_a_thread():
 
 def test_processes_end_with_a_parent_that_is_killed():
     with subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE) as parent:
-        workers = [int(parent.stdout.readline()) for _ in range(2)]
-        parent.send_signal(signal.SIGKILL)
+        try:
+            workers = [int(parent.stdout.readline()) for _ in range(2)]
+        finally:
+            parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
