@@ -41,7 +41,7 @@ TORCH_PAIR = "pip install --force-reinstall torch torchvision"
 SETUPTOOLS_LIMIT = "82"
 # First release that the tests compare with pycocotools
 HOTCOCO = "1.3"
-ORJSON = "3"
+MSGSPEC = "0.19"
 OPERATORS = "C++ operators"
 # Without build isolation, pip builds the operators against the installed torch.
 BUILD_OPERATORS = "pip install --no-build-isolation -e .  # requires a C++ compiler"
@@ -107,7 +107,7 @@ def examine() -> list[Diagnosis]:
         _examine_setuptools(),
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
         _examine_hotcoco(),
-        _examine_faster("orjson", ORJSON, "reading detections takes longer, with the same result"),
+        _examine_faster("msgspec", MSGSPEC, "reading detections takes longer, with the same result"),
         _examine_operators(),
         *_examine_devices(),
     ]

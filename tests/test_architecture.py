@@ -55,6 +55,7 @@ ALLOWED = {
         "garbage_collection",
         "json_file",
         "names",
+        "ops",
         "pages",
         "run_folder",
         "score_thresholds",

@@ -161,7 +161,7 @@ def test_a_faster_evaluator_is_used_or_its_fix_is_suggested(
 
 def test_the_package_and_the_doctor_require_the_same_releases():
     text = (ROOT / "pyproject.toml").read_text()
-    assert f'fast = ["hotcoco>={doctor.HOTCOCO}", "orjson>={doctor.ORJSON}"]' in text
+    assert f'fast = ["hotcoco>={doctor.HOTCOCO}", "msgspec>={doctor.MSGSPEC}"]' in text
     assert f'"setuptools<{doctor.SETUPTOOLS_LIMIT}",' in text
     constraints = (ROOT / "tools/setup/constraints.txt").read_text().splitlines()
     assert f"setuptools<{doctor.SETUPTOOLS_LIMIT}" in constraints

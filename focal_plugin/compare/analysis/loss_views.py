@@ -9,6 +9,7 @@ import numpy as np
 
 from ...diagnostics.cdf import cumulative_loss
 from ...diagnostics.snapshot import Snapshot, read_snapshot
+from ...forked import in_processes, usable_processes
 from ...run_folder import MOMENTS
 from ..plan.comparison import Comparison
 from ..runs.run_folder import RunFolder
@@ -29,6 +30,9 @@ AUDIT = (
     "easy_gradient_share",
 )
 """Attributes of a :class:`Snapshot` that the report shows as numbers."""
+
+# Runs from which on the start of processes takes less time than it saves
+_MANY_RUNS = 50
 
 # Points of the curves, denser at the hardest anchors, which hold most of the loss
 SHARES = np.unique(np.round(np.concatenate([np.linspace(0, 1, 101), np.linspace(0.99, 1, 51)]), 4))
@@ -94,36 +98,79 @@ class LossViews:
         return sorted({view.part for view in self.views})
 
 
+@dataclass(frozen=True)
+class _ViewsOfArm:
+    """
+    Views of one arm at one moment.
+
+    Attributes:
+        digests: part -> seed -> digest of the anchors of its snapshot.
+        problems: snapshots that could not be read.
+    """
+
+    views: list[LossView]
+    digests: dict[str, dict[int, str]]
+    problems: list[Problem]
+
+
 def loss_views(comparison: Comparison, folders: Mapping[str, list[RunFolder]]) -> LossViews:
     """Return the views of all runs with snapshots, including failed ones."""
-    views: list[LossView] = []
-    problems: list[Problem] = []
+    tasks = [(moment, arm) for moment in MOMENTS for arm in comparison.arms]
+
+    def views_of(index: int) -> _ViewsOfArm:
+        moment, arm = tasks[index]
+        return _views_of_arm(arm, moment, folders[arm])
+
+    worth_processes = sum(map(len, folders.values())) >= _MANY_RUNS
+    results = in_processes(views_of, len(tasks), usable_processes() if worth_processes else 1)
+    found = {task: result() for task, result in zip(tasks, results, strict=True)}
     others: dict[str, set[str]] = {}
     for moment in MOMENTS:
-        reference: dict[str, dict[int, Snapshot]] = {}
-        first = [comparison.reference]
-        for arm in first + [arm for arm in comparison.arms if arm not in first]:
-            by_part: dict[str, dict[int, Snapshot]] = {}
-            for folder in folders[arm]:
-                for snapshot in _read(folder, moment, problems):
-                    by_part.setdefault(snapshot.part, {})[folder.run.seed] = snapshot
-            views += [_view(arm, moment, by_part[part]) for part in sorted(by_part)]
-            reference = reference or by_part
-            for part in by_part:
-                if _on_other_anchors(by_part[part], reference.get(part, {})):
-                    others.setdefault(part, set()).add(arm)
-    order = {arm: place for place, arm in enumerate(comparison.arms)}
-    views.sort(key=lambda view: (MOMENTS.index(view.moment), order[view.arm]))
+        digests = {arm: found[moment, arm].digests for arm in comparison.arms}
+        with_snapshots = [arm for arm in (comparison.reference, *comparison.arms) if digests[arm]]
+        for arm in with_snapshots:
+            for part in _parts_on_other_anchors(digests[arm], digests[with_snapshots[0]]):
+                others.setdefault(part, set()).add(arm)
+    problems = [problem for of_arm in found.values() for problem in of_arm.problems]
     problems += [
-        Problem(ProblemKind.OTHER_ANCHORS, tuple(sorted(arms, key=order.__getitem__)), part)
-        for part, arms in others.items()
+        Problem(
+            ProblemKind.OTHER_ANCHORS, tuple(arm for arm in comparison.arms if arm in of_part), part
+        )
+        for part, of_part in others.items()
     ]
+    views = [view for of_arm in found.values() for view in of_arm.views]
     return LossViews(tuple(views), tuple(problems))
 
 
-def _on_other_anchors(arm: dict[int, Snapshot], reference: dict[int, Snapshot]) -> bool:
-    both = arm.keys() & reference.keys()
-    return any(arm[seed].anchors_digest != reference[seed].anchors_digest for seed in both)
+def _views_of_arm(arm: str, moment: str, folders: Iterable[RunFolder]) -> _ViewsOfArm:
+    problems: list[Problem] = []
+    by_part: dict[str, dict[int, Snapshot]] = {}
+    for folder in folders:
+        for snapshot in _read(folder, moment, problems):
+            by_part.setdefault(snapshot.part, {})[folder.run.seed] = snapshot
+    return _ViewsOfArm(
+        views=[_view(arm, moment, by_part[part]) for part in sorted(by_part)],
+        digests={
+            part: {seed: snapshot.anchors_digest for seed, snapshot in by_seed.items()}
+            for part, by_seed in by_part.items()
+        },
+        problems=problems,
+    )
+
+
+def _parts_on_other_anchors(
+    arm: Mapping[str, Mapping[int, str]], reference: Mapping[str, Mapping[int, str]]
+) -> list[str]:
+    """Return the parts whose anchors differ for a seed that both have."""
+    return [
+        part
+        for part in arm
+        if any(
+            digest != reference[part][seed]
+            for seed, digest in arm[part].items()
+            if seed in reference.get(part, {})
+        )
+    ]
 
 
 def _read(folder: RunFolder, moment: str, problems: list[Problem]) -> Iterable[Snapshot]:

@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 
+from focal_plugin.compare.analysis import loss_views
 from focal_plugin.compare.analysis.problem import Problem, ProblemKind
 from focal_plugin.compare.analysis.scores import (
     NO_GROUND_TRUTH,
@@ -349,7 +350,9 @@ def test_seeds_are_recommended_by_the_spread_of_the_differences(tmp_path):
     assert summary.recommendations[0].seeds is None or summary.recommendations[0].seeds >= 6
 
 
-def test_the_views_of_a_loss_are_means_over_the_seeds(tmp_path):
+@pytest.mark.parametrize("many_runs", [1, 50])
+def test_the_views_of_a_loss_are_means_over_the_seeds(tmp_path, monkeypatch, many_runs):
+    monkeypatch.setattr(loss_views, "_MANY_RUNS", many_runs)
     comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()}, snapshots=True)
     file = folder_of(tmp_path, comparison, "FL", 2) / "diagnostics/start_retinanet.npz"
     write_snapshot(file, fake_snapshot(iteration=0, loss_pos=9.0))

@@ -8,13 +8,14 @@ of weight 2 counts as two copies. A bootstrap over images requires no further ma
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
+import torch
 
+from ....ops.weighted_ap import weighted_ap
+from ....ops.weighted_ap_eager import envelope
 from .coco_json import Detections, GroundTruth, read_detections, read_ground_truth
 from .match_boxes import (
     AREAS,
@@ -40,10 +41,6 @@ _PARTS = {
     "APl": ("large", slice(None)),
     "AR": ("all", slice(None)),
 }
-# Weights of true positives at once: a block of them stays in the cache of a core
-_BLOCK = 2**17
-# From this many weights on, a sum or a maximum is faster row by row than by `accumulate`
-_WIDE = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,139 +227,14 @@ def evaluate(
     return Evaluation(ground_truth, detections, match(ground_truth, detections))
 
 
-def accumulate(
-    matched: np.ndarray,
-    ignored: np.ndarray,
-    image: np.ndarray,
-    weights: np.ndarray,
-    total: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+def accumulate(*arrays: np.ndarray) -> np.ndarray:
     """
-    Return average precision and final recall of one class.
+    Call :func:`~focal_plugin.ops.weighted_ap.weighted_ap` for arrays.
 
-    Args:
-        matched: (T, N) bool, detections by descending score.
-        ignored: (T, N) bool.
-        image: (N,) index into the weights.
-        weights: (I, B) weights of the images.
-        total: (B,) weighted number of objects.
-
-    Returns:
-        Precision and recall, (B, T) each, NaN if the total is 0.
+    NumPy copies what is not contiguous. PyTorch would start threads for that, which spin.
     """
-    shape = (len(total), len(matched))
-    precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
-    if not total.any():
-        return precision, recall
-    counted = ~ignored
-    right = matched & counted
-    # The curve can only rise at a true positive. Nearly all detections count at every threshold;
-    # they are summed once for all thresholds
-    always, rises = counted.all(axis=0), np.flatnonzero(right.any(axis=0))
-    up_to_rise = _rows_up_to(rises, np.flatnonzero(always), image, len(weights))
-    hits = [np.flatnonzero(row) for row in right]
-    sometimes = [np.flatnonzero(row) for row in counted & ~always]
-    up_to_hit = {
-        t: _rows_up_to(hits[t], subset, image, len(weights))
-        for t, subset in enumerate(sometimes)
-        if len(subset)
-    }
-    step = max(1, _BLOCK // max(1, len(rises)))
-    for start in range(0, len(total), step):
-        block = slice(start, start + step)
-        of_block = np.ascontiguousarray(weights[:, block])
-        there = total[block] > 0
-        objects = np.where(there, total[block], 1.0)
-        shown_always = _summed(up_to_rise @ of_block)
-        memory = np.empty((4, *shown_always.shape))
-        for t, places in enumerate(hits):
-            found, shown, *free = memory[:, : len(places)]
-            np.take(of_block, image[places], axis=0, out=found, mode="clip")
-            np.take(shown_always, np.searchsorted(rises, places), axis=0, out=shown, mode="clip")
-            if t in up_to_hit:
-                shown += _summed(up_to_hit[t] @ of_block)
-            last = _summed(found)[-1] / objects if len(places) else np.zeros(len(objects))
-            envelope, spans = _envelope(found, shown, objects, *free)
-            area = np.einsum("pb,pb->b", envelope, spans) / len(RECALLS)
-            precision[block, t] = np.where(there, area, np.nan)
-            recall[block, t] = np.where(there, last, np.nan)
-    return precision, recall
-
-
-def _rows_up_to(
-    places: np.ndarray, subset: np.ndarray, image: np.ndarray, images: int
-) -> csr_array:
-    """
-    Return (P, I) how many detections of a subset each image has between two places.
-
-    Args:
-        places: (P,) places among the detections, ascending.
-        subset: places of the detections that count, ascending.
-        image: (N,) index of the image.
-        images: I.
-    """
-    ends = np.searchsorted(subset, places, side="right")
-    counted = image[subset[: ends[-1] if len(ends) else 0]]
-    return csr_array(
-        (np.ones(len(counted)), counted, np.append(0, ends)), shape=(len(places), images)
-    )
-
-
-def _summed(rows: np.ndarray) -> np.ndarray:
-    """Return the sums of the rows (P, B) up to each, in place."""
-    return _accumulated(np.add, rows)
-
-
-def _accumulated(operation: np.ufunc, rows: np.ndarray) -> np.ndarray:
-    """Apply `operation.accumulate` along the first axis of (P, B), in place."""
-    if rows.shape[1] < _WIDE:
-        return operation.accumulate(rows, axis=0, out=rows)
-    for row, next_row in pairwise(rows):
-        operation(row, next_row, out=next_row)
-    return rows
-
-
-def _envelope(
-    right: np.ndarray, shown: np.ndarray, total: np.ndarray, *free: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Return the precision-recall curve at the P true positives, the only points where it can rise.
-
-    Args:
-        right: (P, B) weight of the true positives up to each; overwritten.
-        shown: (P, B) weight of all detections up to each; overwritten.
-        total: (B,) weight of the objects, > 0.
-        free: two arrays (P, B) of any content, because new memory takes longer than the operations.
-
-    Returns:
-        precision: (P, B) largest precision at this true positive or a later one.
-        spans: (P, B) number of :data:`RECALLS` that are first reached at this true positive.
-    """
-    # The operations are those of pycocotools, so the rounding is the same
-    shown += np.spacing(1)
-    precision = np.divide(right, shown, out=shown)
-    _accumulated(np.maximum, precision[::-1])
-    right /= total
-    reached, spans = recalls_reached(right, *free), right
-    np.subtract(reached[1:], reached[:-1], out=spans[1:])
-    spans[:1] = reached[:1]
-    return precision, spans
-
-
-def recalls_reached(
-    recall: np.ndarray, out: np.ndarray | None = None, free: np.ndarray | None = None
-) -> np.ndarray:
-    """
-    Return how many of :data:`RECALLS` are at most each recall, which is in [0, 1].
-
-    It is `np.searchsorted(RECALLS, recall, side="right")` as a float, ten times as fast.
-    """
-    # Entry i of RECALLS is the rounded product of i and .01, and so is this one
-    reached = np.multiply(recall, 100, out=out)
-    reached += 1e-9
-    np.floor(reached, out=reached)
-    reached += np.multiply(reached, 0.01, out=free) <= recall
-    return reached
+    tensors = map(torch.from_numpy, map(np.ascontiguousarray, arrays))
+    return weighted_ap(*tensors).numpy()
 
 
 def _curve(matches: ClassMatches, threshold: int) -> np.ndarray:
@@ -374,8 +246,8 @@ def _curve(matches: ClassMatches, threshold: int) -> np.ndarray:
     hits = np.flatnonzero(matches.matched[0, threshold] & counted)
     right = np.arange(1.0, len(hits) + 1)[:, None]
     shown = np.cumsum(counted, dtype=float)[hits][:, None]
-    envelope, spans = _envelope(right, shown, np.array([total]), *np.empty((2, *right.shape)))
-    reached = np.repeat(envelope[:, 0], spans[:, 0].astype(int))
+    highest, spans = envelope(right, shown, np.array([total]), *np.empty((2, *right.shape)))
+    reached = np.repeat(highest[:, 0], spans[:, 0].astype(int))
     return np.pad(reached, (0, len(RECALLS) - len(reached)))
 
 

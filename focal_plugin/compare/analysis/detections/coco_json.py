@@ -7,20 +7,20 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 try:
-    import orjson
+    import msgspec
 except ImportError:  # of the extra "fast"
-    orjson = None  # type: ignore[assignment]  # only its absence is checked
+    msgspec = None  # type: ignore[assignment]  # only its absence is checked
 
 from ....data.coco_ids import LEGAL, Id, canonical, is_id, wrong_ids
 from ....data.ignore_regions import classes_of_region
@@ -180,11 +180,14 @@ def read_detections(source: Path | list[dict[str, Any]], ground_truth: GroundTru
     if isinstance(source, list):
         name, blocks = "detections", [source]
     else:
-        name, blocks = str(source), read_entries(source)
+        name, blocks = str(source), _blocks(source, (_typed_entries, _loads))
     parts, start = [], 0
     for entries in blocks:
         found = _at_once(entries, images, categories)
-        parts.append(found or _one_by_one(entries, images, categories, name, start))
+        if found is None:
+            plain = [e if isinstance(e, dict) else msgspec.to_builtins(e) for e in entries]
+            found = _one_by_one(plain, images, categories, name, start)
+        parts.append(found)
         start += len(entries)
     if len(parts) == 1:
         return parts[0]
@@ -204,6 +207,11 @@ def read_entries(file: Path) -> Iterator[list[Any]]:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not a JSON list.
     """
+    return _blocks(file, (_loads,))
+
+
+def _blocks(file: Path, parsers: Sequence[Callable[[bytes], Any]]) -> Iterator[list[Any]]:
+    """Yield the blocks of :func:`read_entries`, each from the first parser that reads it."""
     count = 0
     with file.open("rb") as stream:
         text = stream.read(_BLOCK).lstrip()
@@ -212,13 +220,13 @@ def read_entries(file: Path) -> Iterator[list[Any]]:
         while regular and (more := stream.read(_BLOCK)):
             text += more
             end = _end_of_entry(text)
-            entries = _parsed(b"[" + text[:end] + b"]")
+            entries = _parsed(b"[" + text[:end] + b"]", parsers)
             regular = entries is not None
             if entries is not None:
                 yield entries
                 count += len(entries)
                 text = text[end:].lstrip().removeprefix(b",")
-        entries = _parsed(b"[" + text) if regular else None
+        entries = _parsed(b"[" + text, parsers) if regular else None
     if entries is None:
         entries = _load(file)
         if not isinstance(entries, list):
@@ -233,21 +241,43 @@ def _end_of_entry(text: bytes) -> int:
     return max((found.start() + 1 for found in between), default=0)
 
 
-def _parsed(text: bytes) -> list[Any] | None:
-    """
-    Return the entries of a JSON list; None if it is empty, or malformed.
-
-    orjson reads the same numbers as the standard library, in a third of the time. It refuses NaN
-    and large integers, which the standard library reads.
-    """
-    for loads in (orjson.loads, _loads) if orjson else (_loads,):
+def _parsed(text: bytes, parsers: Sequence[Callable[[bytes], Any]]) -> list[Any] | None:
+    """Return the entries of a JSON list; None if it is empty, or malformed."""
+    for parse in parsers:
         with contextlib.suppress(ValueError), garbage_collection_paused():
-            return loads(text) or None
+            return parse(text) or None
     return None
 
 
 def _loads(text: bytes) -> Any:
     return json.loads(text.decode())
+
+
+def _typed_entries(text: bytes) -> Any:
+    """
+    Return the entries of a JSON list with the usual types, as objects with a few attributes.
+
+    They take a quarter of the time of the standard library's dictionaries, with the same numbers.
+
+    Raises:
+        ValueError: msgspec is not installed, or an entry has a field of an unusual type, such as a
+            NaN, or has not all of them.
+    """
+    if msgspec is None:
+        raise ValueError("msgspec is not installed")
+    return _decoder().decode(text)
+
+
+@cache
+def _decoder() -> Any:
+    fields = [
+        ("image_id", int | str),
+        ("category_id", int | str),
+        ("bbox", list[float]),
+        ("score", float),
+    ]
+    entry: Any = msgspec.defstruct("_Entry", fields, gc=False)
+    return msgspec.json.Decoder(list[entry])
 
 
 def _at_once(
@@ -259,14 +289,17 @@ def _at_once(
     Returns:
         None if there is an entry that is malformed or of an unusual type.
     """
+    typed = bool(entries) and not isinstance(entries[0], dict)
+    getter: Callable[[str], Callable[[Any], Any]] = attrgetter if typed else itemgetter
     try:
         image_ids, category_ids, boxes, score = (
-            list(map(itemgetter(key), entries))
-            for key in ("image_id", "category_id", "bbox", "score")
+            list(map(getter(key), entries)) for key in ("image_id", "category_id", "bbox", "score")
         )
         sides = list(chain.from_iterable(boxes))
-        ids = {*map(type, image_ids), *map(type, category_ids)}
-        usual = ids <= {int, str} and {*map(type, sides), *map(type, score)} <= {int, float}
+        usual = typed or (
+            {*map(type, image_ids), *map(type, category_ids)} <= {int, str}
+            and {*map(type, sides), *map(type, score)} <= {int, float}
+        )
         if not usual or not set(map(len, boxes)) <= {4}:
             return None
         found = Detections(
@@ -275,7 +308,7 @@ def _at_once(
             box=np.array(sides, dtype=np.float64).reshape(-1, 4),
             score=np.array(score, dtype=np.float64),
         )
-    except (KeyError, TypeError, OverflowError):
+    except (AttributeError, KeyError, TypeError, OverflowError):
         return None
     finite = np.isfinite(found.box).all() and np.isfinite(found.score).all()
     return found if finite and (found.box[:, 2:] >= 0).all() else None

@@ -229,10 +229,10 @@ def _ap50(evaluation: Evaluation, counted: _Counted) -> float:
     image = evaluation.detections.image[counted.index]
     order = np.argsort(counted.category, kind="stable")
     bounds = np.searchsorted(counted.category[order], np.arange(len(counted.total) + 1))
-    weights = np.ones((len(evaluation.image_ids), 1))
+    weights, objects = np.ones((len(evaluation.image_ids), 1)), counted.total.astype(float)
     values = []
     for k in counted.classes:
-        rows, total = order[bounds[k] : bounds[k + 1]], counted.total[k : k + 1]
+        rows, total = order[bounds[k] : bounds[k + 1]], objects[k : k + 1]
         right = counted.right[rows][None]
         precision, _ = accumulate(right, np.zeros_like(right), image[rows], weights, total)
         values.append(precision[0, 0] if total[0] else 0.0)

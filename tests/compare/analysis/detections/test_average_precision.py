@@ -4,7 +4,6 @@ import pickle
 import numpy as np
 import pytest
 
-from focal_plugin.compare.analysis.detections import average_precision
 from focal_plugin.compare.analysis.detections.average_precision import METRICS, evaluate
 
 from .coco_cases import (
@@ -103,13 +102,11 @@ def test_only_the_ratio_of_the_weights_matters(tmp_path):
     assert result != pytest.approx(evaluation.average_precision().averages, abs=1e-3, nan_ok=True)
 
 
-@pytest.mark.parametrize("block", [1, 100])
-def test_a_matrix_of_weights_is_its_rows_whatever_the_blocks(tmp_path, monkeypatch, block):
+def test_a_matrix_of_weights_is_its_rows(tmp_path):
     truth, detections = random_case(6)
     evaluation = evaluate(write(tmp_path, truth), detections)
     weights = np.random.default_rng(0).integers(0, 3, (7, 12))
     weights[3] = 0
-    monkeypatch.setattr(average_precision, "_BLOCK", block)
     together = evaluation.average_precision(weights)
     for row, row_weights in enumerate(weights):
         alone = evaluation.average_precision(row_weights)

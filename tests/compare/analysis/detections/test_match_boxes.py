@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 
 from focal_plugin.compare.analysis.detections import coco_json, match_boxes
-from focal_plugin.compare.analysis.detections.average_precision import (
-    RECALLS,
-    evaluate,
-    recalls_reached,
-)
+from focal_plugin.compare.analysis.detections.average_precision import evaluate
 from focal_plugin.compare.analysis.detections.match_boxes import AREAS
 
 from .coco_cases import ground_truth, pycocotools_evaluation, random_case, write
@@ -100,10 +96,3 @@ def test_entries_are_read_alike_at_once_and_one_by_one(tmp_path, monkeypatch):
         mine, expected = getattr(at_once, name), getattr(one_by_one, name)
         assert (mine.dtype, mine.shape) == (expected.dtype, expected.shape)
         assert (mine == expected).all()
-
-
-def test_recalls_are_counted_as_by_a_search():
-    of_objects = [np.arange(n + 1) / n for n in range(1, 700)]
-    beside = [np.nextafter(RECALLS[1:-1], side) for side in (0, 1)]
-    recall = np.concatenate([*of_objects, *beside])
-    assert (recalls_reached(recall) == np.searchsorted(RECALLS, recall, side="right")).all()

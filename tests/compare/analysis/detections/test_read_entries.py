@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from focal_plugin.compare.analysis.detections import coco_json
@@ -17,13 +18,13 @@ PLAIN = [{"image_id": i, "bbox": [1, 2.5, 3, i], "score": i / 64} for i in range
 NESTED = [{"image_id": i, "segmentation": {"size": [1, 2], "counts": "}, {"}} for i in range(64)]
 
 
-@pytest.fixture(params=["orjson", "json"], autouse=True)
+@pytest.fixture(params=["msgspec", "json"])
 def parser(request, monkeypatch):
-    """Read with orjson, which is optional, and without it."""
+    """Read with msgspec, which is optional, and without it."""
     if request.param == "json":
-        monkeypatch.setattr(coco_json, "orjson", None)
+        monkeypatch.setattr(coco_json, "msgspec", None)
     else:
-        pytest.importorskip("orjson")
+        pytest.importorskip("msgspec")
 
 
 @pytest.fixture(params=[8, 100, 2**22])
@@ -67,7 +68,7 @@ def test_numbers_that_only_the_standard_library_reads_stay(tmp_path):
     assert [type(x) for entry in found for x in entry.values()] == [float, int, float, float]
 
 
-def test_detections_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch):
+def test_detections_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, parser):
     truth, detections = random_case(5)
     truth = read_ground_truth(write(tmp_path, truth))
     detections[7]["score"] = 10**30  # makes its block unusual
@@ -82,7 +83,48 @@ def test_detections_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch):
         assert (mine == expected).all()
 
 
-def test_a_bad_detection_has_its_number_in_the_file(tmp_path, monkeypatch):
+def test_numbers_are_those_of_the_standard_library(tmp_path, parser):
+    truth, detections = random_case(2, images=40)
+    generator = np.random.default_rng(0)
+    for entry in detections:
+        digits = int(generator.integers(1, 19))
+        entry["score"] = float(f"{generator.random():.{digits}g}")
+        entry["bbox"] = (10.0 ** generator.uniform(-320, 8, 4)).tolist()
+    detections[0]["bbox"], detections[1]["score"] = [1, -0.0, 2**53 + 1, 0], 5e-324
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(detections))
+    found = read_detections(file, read_ground_truth(write(tmp_path, truth)))
+    assert found.score.tolist() == [entry["score"] for entry in detections]
+    assert found.box.tolist() == [[float(x) for x in entry["bbox"]] for entry in detections]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_id", 5, "image_id 5 is not in"),
+        ("image_id", True, "image_id True is not in"),
+        ("image_id", "4", "image_id '4' is not in"),
+        ("category_id", 2**70, "category_id 1180591620717411303424 is not in"),
+        ("bbox", [1, 2, 3], r"bbox must be 4 finite numbers, .* got \["),
+        ("bbox", [1, 2, -3, 4], "bbox must be 4 finite numbers"),
+        ("bbox", None, "bbox must be 4 finite numbers"),
+        ("score", float("nan"), "score must be a finite number, got nan"),
+        ("score", "0.5", "score must be a finite number, got '0.5'"),
+    ],
+)
+def test_a_wrong_field_has_the_same_message_from_every_parser(
+    tmp_path, parser, field, value, message
+):
+    annotation = {"id": 1, "image_id": 4, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12}
+    truth = read_ground_truth(write(tmp_path, ground_truth([4], [annotation])))
+    good = {"image_id": 4, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps([good, {**good, field: value}]))
+    with pytest.raises(ValueError, match=rf"results\.json: detection 1: {message}"):
+        read_detections(file, truth)
+
+
+def test_a_bad_detection_has_its_number_in_the_file(tmp_path, monkeypatch, parser):
     annotation = {"id": 1, "image_id": 4, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12}
     truth = read_ground_truth(write(tmp_path, ground_truth([4], [annotation])))
     good = {"image_id": 4, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}
