@@ -37,11 +37,19 @@ def links_of(page):
     return re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text())
 
 
+def headings_of(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+
+
 def sections_of(page):
     """Return the anchors that GitHub gives to the headings of a page."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in headings_of(page)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_has_a_section_twice(page):
+    assert len(headings_of(page)) == len(set(headings_of(page)))
 
 
 @pytest.mark.parametrize("page", LINKED, ids=name_of)
