@@ -10,7 +10,7 @@ SOURCES := focal_plugin focal_plugin_commands focal_plugin_allocator.py focal_pl
 # The tests start many processes. Byte code makes them start faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test unit test-fast test-browser sanitize bench bench-gpu lint docs coverage format clean
+.PHONY: help setup demo test unit test-fast test-browser sanitize bench bench-gpu lint docs numbers coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint       check rules and formatting with ruff, and types with mypy"
 	@echo "make coverage   run every test and report uncovered lines and branches"
 	@echo "make docs       build the documentation site in build/docs"
+	@echo "make numbers    list the commands behind every number of the documentation"
 	@echo "make format     format the code with ruff"
 	@echo "make clean      remove build results (not $(VENV), datasets/, output/ and runs/)"
 	@echo
@@ -112,3 +113,6 @@ format: setup
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+numbers:
+	@sed -n '/^|/p' docs/numbers.md

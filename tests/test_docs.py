@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,39 @@ def test_links_to_files_and_sections_lead_somewhere(page):
         target = page.parent / file if file else page
         assert target.exists(), file
         assert not section or section in sections_of(target), (file, section)
+
+
+TABLE = re.compile(r"^\|.*\n\|[-: |]+\|\n((?:\|.*\n)+)", re.MULTILINE)
+NUMBER = re.compile(r"[+\-−~<]?[\d.,]+(?: ?(?:[%x×]|± .*|s|ms|min|h|MiB|GiB|AP))?")
+
+
+def has_table_of_numbers(page):
+    """Return True if a third of the cells of some table are numbers."""
+    for rows in TABLE.findall(page.read_text()):
+        cells = [cell.strip() for row in rows.splitlines() for cell in row.strip("|").split("|")]
+        if sum(NUMBER.fullmatch(cell) is not None for cell in cells) * 3 > len(cells):
+            return True
+    return False
+
+
+def test_every_page_with_a_table_of_numbers_has_a_command_for_it():
+    listed = {file for file, _ in links_of(DOCS / "numbers.md")}
+    assert {page.name for page in PAGES if has_table_of_numbers(page)} - {
+        Path(file).name for file in listed
+    } == set()
+
+
+def test_the_commands_behind_the_numbers_exist():
+    text = (DOCS / "numbers.md").read_text()
+    tools = re.findall(r"python (tools/[\w/]+\.py)|`(bm_\w+\.py)", text)
+    assert len(tools) > 20
+    for tool, benchmark in tools:
+        assert (ROOT / (tool or f"tools/benchmarks/{benchmark}")).is_file(), tool or benchmark
+    for spec in re.findall(r"\w+\.yaml", text):
+        assert (ROOT / "configs" / "comparisons" / spec).is_file(), spec
+    for tool in (ROOT / "tools").glob("*.py"):  # each tool that fills a page
+        if "import fill" in tool.read_text():
+            assert tool.name in text, tool
 
 
 def test_the_index_lists_every_page_once():
