@@ -64,7 +64,7 @@ def test_links_to_files_and_sections_lead_somewhere(page):
 
 
 TABLE = re.compile(r"^\|.*\n\|[-: |]+\|\n((?:\|.*\n)+)", re.MULTILINE)
-NUMBER = re.compile(r"[+\-−~<]?[\d.,]+(?: ?(?:[%x×]|± .*|s|ms|min|h|MiB|GiB|AP))?")
+NUMBER = re.compile(r"[+\-\u2212~<]?[\d.,]+(?: ?(?:[%x\u00d7]|\u00b1 .*|s|ms|min|h|MiB|GiB|AP))?")
 
 
 def has_table_of_numbers(page):
