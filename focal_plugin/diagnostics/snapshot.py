@@ -1,6 +1,9 @@
 """
 Snapshot of a loss on one fixed sample of anchors, in a file that NumPy alone can read.
 
+The entry `scalars` is a JSON text of all numbers and texts, because each entry takes time to read.
+Files of earlier versions have an entry for each of them.
+
 Shape shorthand:
     L: feature levels
     B: bins of the histogram
@@ -8,15 +11,18 @@ Shape shorthand:
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 _SCALARS = {"int": int, "float": float, "str": str}
+_ENTRY = "scalars"
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,15 @@ def write_snapshot(file: Path, snapshot: Snapshot) -> None:
     """Write a snapshot atomically, as `.npz` without pickle. Create missing folders."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    arrays = {field.name: np.asarray(getattr(snapshot, field.name)) for field in fields(snapshot)}
+    scalars: dict[str, Any] = {}
+    arrays = {}
+    for field in fields(snapshot):
+        value, kind = getattr(snapshot, field.name), str(field.type)
+        if kind in _SCALARS:
+            scalars[field.name] = _SCALARS[kind](value)
+        else:
+            arrays[field.name] = np.asarray(value)
+    arrays[_ENTRY] = np.asarray(json.dumps(scalars))
     try:
         with unfinished.open("wb") as stream:
             # No field is named like the function's own argument, allow_pickle
@@ -149,17 +163,20 @@ def read_snapshot(file: Path) -> Snapshot:
     """
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            content: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        content |= json.loads(str(content.pop(_ENTRY, "{}")))
+    except (zipfile.BadZipFile, EOFError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a snapshot: {error}") from error
-    expected = {field.name: field.type for field in fields(Snapshot)}
+    expected = {field.name: str(field.type) for field in fields(Snapshot)}
     if content.keys() != expected.keys():
         wrong = ", ".join(sorted(content.keys() ^ expected.keys()))
         raise ValueError(f"{file} is not a snapshot of this version: {wrong}")
     # annotations are strings here, and every field that is not a scalar is an array
-    return Snapshot(
-        **{
+    try:
+        values = {
             name: _SCALARS[kind](content[name]) if kind in _SCALARS else content[name]
             for name, kind in expected.items()
         }
-    )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a snapshot: {error}") from error
+    return Snapshot(**values)

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -28,6 +29,41 @@ def test_a_snapshot_is_read_as_it_was_written(tmp_path):
         assert type(value) is type(expected), field.name
         assert np.array_equal(value, expected), field.name
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_numbers_keep_their_bits(tmp_path):
+    file = tmp_path / "a.npz"
+    values = {"loss_pos": 0.1 + 0.2, "loss_neg": float("inf"), "divisor": 5e-324, "num_neg": 2**62}
+    write_snapshot(file, snapshot(**values))
+    again = read_snapshot(file)
+    assert {name: getattr(again, name) for name in values} == values
+    write_snapshot(file, snapshot(box_loss=float("nan"), num_pos=np.int64(3)))
+    again = read_snapshot(file)
+    assert np.isnan(again.box_loss)
+    assert type(again.num_pos) is int
+
+
+def test_a_file_of_an_earlier_version_has_an_entry_for_each_field(tmp_path):
+    file, expected = tmp_path / "old.npz", snapshot()
+    np.savez(file, **{field.name: getattr(expected, field.name) for field in fields(Snapshot)})
+    again = read_snapshot(file)
+    for field in fields(Snapshot):
+        value = getattr(again, field.name)
+        assert type(value) is type(getattr(expected, field.name)), field.name
+        assert np.array_equal(value, getattr(expected, field.name)), field.name
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"iteration": "many"}', '{"iteration": [1]}', "3"])
+def test_broken_scalars_are_named(tmp_path, text):
+    file = tmp_path / "broken.npz"
+    write_snapshot(file, snapshot())
+    with np.load(file) as arrays:
+        content = dict(arrays)
+    if "iteration" in text:
+        text = json.dumps(json.loads(str(content["scalars"])) | json.loads(text))
+    np.savez(file, **{**content, "scalars": text})
+    with pytest.raises(ValueError, match=r"broken\.npz is not a snapshot"):
+        read_snapshot(file)
 
 
 def test_file_holds_no_pickle(tmp_path):
