@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "check.h"
 #include "dense_loss.h"
 
 #include <ATen/ATen.h>
@@ -24,16 +25,6 @@ Function* kernel(Function* baseline, Function* avx2, Function* avx512) {
 template <class T>
 T* data(const std::optional<at::Tensor>& tensor) {
   return tensor.has_value() ? tensor->data_ptr<T>() : nullptr;
-}
-
-// The kernel reads raw memory by these shapes, so no other tensor may reach it.
-void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef shape,
-           at::ScalarType dtype) {
-  if (!tensor.has_value()) return;
-  TORCH_CHECK(tensor->is_cpu() && tensor->is_contiguous() && tensor->scalar_type() == dtype &&
-                  tensor->sizes() == shape,
-              name, " must be contiguous ", dtype, " ", shape, " on the CPU, got ",
-              tensor->scalar_type(), " ", tensor->sizes(), " on ", tensor->device());
 }
 
 Logits logits_of(const at::Tensor& logits, const at::Tensor& labels) {

@@ -4,6 +4,8 @@
 // equal cells gives the few edges that the bucket depends on, and a binary search decides among
 // them. So the buckets are those of `torch.bucketize`, and most are found without a search.
 
+#include "check.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -82,15 +84,6 @@ void each_logit(const at::Tensor& logits, const int* labels, int64_t begin, int6
     const int of_class = static_cast<int>(plane % num_classes);
     for (; i < stop; ++i, ++label) visit(i, *label >= 0 && *label != of_class);
   }
-}
-
-// The loops read raw memory by these shapes, so no other tensor may reach them.
-void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
-           at::ScalarType dtype) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype &&
-                  tensor.sizes() == shape,
-              name, " must be contiguous ", dtype, " ", shape, " on the CPU, got ",
-              tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device());
 }
 
 void check_inputs(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& edges,

@@ -4,6 +4,8 @@
 // that it may overlap enough. The comparison itself repeats each float operation of torchvision's
 // nms, so that the survivors are the same. The grid is a little too wide, so rounding cannot matter.
 
+#include "check.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -221,15 +223,6 @@ void suppress_list(const Grid& grid, const float* boxes, const int64_t* groups,
     survives[i] = !kept.suppresses(box);
     if (survives[i]) kept.add(box);
   }
-}
-
-// The loops read raw memory by these shapes, so no other tensor may reach them.
-void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
-           at::ScalarType dtype) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype &&
-                  tensor.sizes() == shape,
-              name, " must be contiguous ", dtype, " ", shape, " on the CPU, got ",
-              tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device());
 }
 
 // boxes: (P, V, 4), float32, XYXY; groups: (P, V), int64; competing: (P, V), bool.

@@ -6,6 +6,8 @@
 // thread, and no function of ATen that may start another: a report works in forks, and OpenMP's
 // threads do not survive a fork.
 
+#include "check.h"
+
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -167,15 +169,6 @@ void single_row(const Detections& found, const double* objects, Memory& memory,
   block_of<1>(found, objects, memory, precisions, recalls);
 }
 
-// The kernel reads raw memory by these shapes, so no other tensor may reach it.
-void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
-           at::ScalarType dtype) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype &&
-                  tensor.sizes() == shape,
-              name, " must be contiguous ", dtype, " ", shape, " on the CPU, got ",
-              tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device());
-}
-
 // matched, ignored: bool (T, N); image: (N,), int32; weights: (I, B) and objects: (B,), float64.
 // Returns the average precision and the final recall, float64 (2, B, T).
 at::Tensor weighted_ap(const at::Tensor& matched, const at::Tensor& ignored,
@@ -185,8 +178,8 @@ at::Tensor weighted_ap(const at::Tensor& matched, const at::Tensor& ignored,
   TORCH_CHECK(weights.dim() == 2, "weights must be (I, B), got ", weights.sizes());
   const int64_t thresholds = matched.size(0), size = matched.size(1);
   const int64_t images = weights.size(0), rows = weights.size(1);
-  TORCH_CHECK(size < std::numeric_limits<int32_t>::max(), "too many detections");
-  TORCH_CHECK(images < std::numeric_limits<int32_t>::max(), "too many images");
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / kWide;
+  TORCH_CHECK(size <= kMost && images <= kMost, "too many detections or images");
   check("matched", matched, matched.sizes(), at::kBool);
   check("ignored", ignored, matched.sizes(), at::kBool);
   check("image", image, {size}, at::kInt);
@@ -202,7 +195,8 @@ at::Tensor weighted_ap(const at::Tensor& matched, const at::Tensor& ignored,
   const int64_t width = rows == 1 ? 1 : kWide;
   const auto block = rows == 1 ? single_row : wide_block;
   Memory memory(found, images, width);
-  std::vector<double> known(width), precisions(thresholds * width), recalls(thresholds * width);
+  std::vector<double> known(width);  // objects; of a row without, infinite: its recall is 0
+  std::vector<double> precisions(thresholds * width), recalls(thresholds * width);
 
   at::Tensor result = at::empty({2, rows, thresholds}, weights.options());
   auto results = result.accessor<double, 3>();
@@ -213,7 +207,7 @@ at::Tensor weighted_ap(const at::Tensor& matched, const at::Tensor& ignored,
     for (int64_t i = 0; i < images; ++i) {
       std::copy_n(weight + i * rows + begin, lanes, &memory.weights[i * width]);
     }
-    std::fill(known.begin(), known.end(), 1.0);
+    std::fill(known.begin(), known.end(), std::numeric_limits<double>::infinity());
     for (int64_t lane = 0; lane < lanes; ++lane) {
       if (total[begin + lane] > 0) known[lane] = total[begin + lane];
     }
