@@ -107,7 +107,7 @@ def examine() -> list[Diagnosis]:
         _examine_setuptools(),
         *(_examine_module(module, needed) for module, needed in NEEDED.items()),
         _examine_hotcoco(),
-        _examine_faster("msgspec", MSGSPEC, "reading detections takes longer, with the same result"),
+        _examine_faster("msgspec", MSGSPEC, "reading detections takes longer, the result is equal"),
         _examine_operators(),
         *_examine_devices(),
     ]
