@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from ..plan.design import FEWEST_SEEDS
 from .scores import ArmScores, Standing
@@ -316,6 +316,8 @@ def _signed_rank_p(
         return None
     if not any(difference.differences):
         return 1.0
+    from scipy import stats  # a second, for which no other report should wait
+
     return float(stats.wilcoxon(difference.differences).pvalue)
 
 

@@ -1,5 +1,8 @@
 """Tests of ranks over datasets, against scipy and the numbers of Demsar (2006)."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -71,3 +74,12 @@ def test_a_dataset_without_an_arm_is_left_out_and_few_have_no_ranks():
 
 def test_two_arms_have_no_ranks():
     assert ranks([[1.0, 2.0]] * 9, arms=("a", "b")) is None
+
+
+@pytest.mark.slow
+def test_a_report_does_not_wait_for_the_import_of_the_statistics_of_scipy():
+    code = (
+        "import sys, focal_plugin.compare.report_command; "
+        "sys.exit(sorted(sys.modules.keys() & {'scipy.stats', 'scipy.optimize'}) or None)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
