@@ -77,6 +77,20 @@ def test_a_difference_is_paired_by_seed_at_its_own_length():
     assert ce[3:] == ("30.0 (1)", NOTHING)
 
 
+def test_a_change_is_that_of_the_same_seeds():
+    runs = tool.Runs(
+        [
+            *(run(arm, seed, 20.0) for arm in ("FL", "CE", "OHEM") for seed in (1, 2)),
+            *(run("FL", seed, 30.0, iterations=800) for seed in (1, 2, 3)),
+            *(run("CE", seed, 30.0 + 2 * seed, iterations=800) for seed in (2, 3)),
+            run("OHEM", 3, 9.0, iterations=800),
+        ]
+    )
+    table = tool.change_table(runs)
+    assert table.header == ("arm", "from 400 to 800 iterations")
+    assert table.rows == (("CE", "+4.0"), ("OHEM", NOTHING))
+
+
 def test_trials_are_apart_and_other_rates_are_not_compared():
     runs = tool.Runs(
         [

@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -45,6 +46,8 @@ RUNS, PAGE = DOCS / "why.json", DOCS / "why.md"
 FIGURE = DOCS / "images" / "why.png"
 REFERENCE = "FL"
 COMPARED_RATE = 0.05
+FEWEST_FOR_INTERVAL = 3
+"""Seeds below which the figure has no interval: that of two is 13 standard errors wide."""
 PART = "retinanet"
 
 
@@ -174,9 +177,25 @@ def length_table(runs: Runs) -> Table:
         row = [arm]
         for length in lengths:
             at_length = compared.where(iterations=length)
-            row += [spread(at_length.where(arm=arm)), difference_cell(at_length, arm)]
+            row += [spread(at_length.where(arm=arm)), text_of(difference(at_length, arm))]
         rows.append(tuple(row))
     return Table("lengths", tuple(header), tuple(rows))
+
+
+def change_table(runs: Runs) -> Table:
+    """Return how the difference to the reference changes from one length to the next one."""
+    compared = runs.where(trial=False, learning_rate=COMPARED_RATE)
+    steps = list(pairwise(compared.values("iterations")))
+    rows = []
+    for arm in compared.arms[1:]:
+        row = [arm]
+        for lengths in steps:
+            short, long = (differences(compared.where(iterations=x), arm) for x in lengths)
+            both = short.keys() & long.keys()
+            row.append(text_of(paired_difference(long, short) if both else None))
+        rows.append(tuple(row))
+    header = ("arm", *(f"from {a:.0f} to {b:.0f} iterations" for a, b in steps))
+    return Table("change", header, tuple(rows))
 
 
 def rate_table(runs: Runs) -> Table:
@@ -206,6 +225,7 @@ def balance_table(runs: Runs) -> Table:
 
 PARTS: dict[str, Callable[[Runs], Table]] = {
     "lengths": length_table,
+    "change": change_table,
     "rates": rate_table,
     "balance": balance_table,
 }
@@ -229,12 +249,17 @@ def difference(runs: Runs, arm: str) -> PairedDifference | None:
     return paired_difference(of_arm, reference)
 
 
-def difference_cell(runs: Runs, arm: str) -> str:
+def differences(runs: Runs, arm: str) -> dict[int, float]:
+    """Return the difference to the reference by seed."""
     found = difference(runs, arm)
+    return {} if found is None else dict(zip(found.seeds, found.differences, strict=True))
+
+
+def text_of(found: PairedDifference | None) -> str:
+    """Return a difference with its interval."""
     if found is None:
         return NOTHING
-    limits = "" if found.interval is None else f" ({interval_text(found.interval)})"
-    return signed(found.mean) + limits
+    return signed(found.mean) + (f" ({interval_text(found.interval)})" if found.interval else "")
 
 
 def ratio_cell(runs: Runs, moment: str) -> str:
@@ -247,6 +272,7 @@ def draw(runs: Runs) -> plt.Figure:
     """Draw AP, and the difference to the reference with its interval, by training length."""
     compared = runs.where(trial=False, learning_rate=COMPARED_RATE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    largest = 0.0
     for place, arm in enumerate(compared.arms):
         color = f"C{place}"
         means, points = [], []
@@ -258,8 +284,10 @@ def draw(runs: Runs) -> plt.Figure:
             if values:
                 means.append((length, sum(values) / len(values)))
             found = difference(at_length, arm)
-            if found is not None and found.interval is not None:
-                points.append((shifted, found.mean, *found.interval))
+            if found is not None:
+                interval = found.interval if found.n >= FEWEST_FOR_INTERVAL else None
+                points.append((shifted, found.mean, *(interval or (found.mean, found.mean))))
+                largest = max(largest, abs(found.mean))
         left.plot(*zip(*means, strict=True), "-", color=color, label=arm)
         if points:
             x, mean, low, high = zip(*points, strict=True)
@@ -267,6 +295,7 @@ def draw(runs: Runs) -> plt.Figure:
             above = [edge - m for m, edge in zip(mean, high, strict=True)]
             right.errorbar(x, mean, yerr=(below, above), fmt="o-", color=color, capsize=3)
     right.axhline(0, color="C0")
+    right.set_ylim(-1.6 * largest - 1, 1.6 * largest + 1)  # a wide interval leaves the axes
     left.set(ylabel="AP", title="AP of each seed, and mean")
     right.set(ylabel=f"AP minus that of {REFERENCE}", title="Difference, 95% interval")
     for axes in (left, right):
