@@ -876,10 +876,10 @@ FAULTS = (
     ),
     Fault(
         "precision-without-envelope",
-        "focal_plugin/compare/analysis/detections/average_precision.py",
+        "focal_plugin/ops/weighted_ap_eager.py",
         "    _accumulated(np.maximum, precision[::-1])\n",
         "",
-        "tests/compare/analysis/detections/test_average_precision.py",
+        "tests/ops/test_weighted_ap.py",
     ),
     Fault(
         "lower-score-is-put-right-first",
