@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from ..pages.drawing import WIDTH, Drawing, lay_out, log_labels, shorten
+from ..pages.drawing import WIDTH, Drawing, log_labels, shorten
 from ..pages.plotting import INK, MUTED, PALETTE, PAPER, REST, style
 from .page_order import left_out, worst_classes
 
@@ -27,14 +27,12 @@ def draw_all(facts: Facts) -> list[Drawing]:
     if not facts["images"]["objects"]:
         return []
     with style():
-        drawings = [
+        return [
             _recall_by_side(facts),
             _sides(facts),
             _positives(facts),
             _levels(facts),
         ]
-        lay_out(drawings)
-    return drawings
 
 
 def _name(facts: Facts, index: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.axis import Axis
@@ -37,13 +36,6 @@ def shorten(name: str, length: int = 30) -> str:
     """Return a name cut to ``length`` characters; the tables have the whole name."""
     name = plain(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def lay_out(drawings: Iterable[Drawing]) -> None:
-    """Fix the layout of drawings, which takes most of the time, once for all their formats."""
-    for drawing in drawings:
-        drawing.figure.draw_without_rendering()
-        drawing.figure.set_layout_engine("none")
 
 
 def log_labels(axis: Axis) -> None:

@@ -104,6 +104,13 @@ def style() -> Iterator[None]:
         yield
 
 
+def lay_out(figure: Figure) -> None:
+    """Fix the layout of a figure, which takes most of the time, once for all its formats."""
+    with style():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 def png(figure: Figure, *, dpi: int = PNG_DPI) -> bytes:
     """Return the figure as PNG, on white."""
     stream = io.BytesIO()
@@ -121,15 +128,10 @@ def pdf(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """
-    Return the figure as SVG, on white; text stays text.
-
-    The figure keeps its layout, because a new layout takes as long as drawing.
-    """
+    """Return the figure as SVG, on white; text stays text."""
     stream = io.StringIO()
     with style():
         FigureCanvasSVG(figure).print_figure(stream, format="svg", metadata={"Date": None})
-    figure.set_layout_engine("none")
     return stream.getvalue()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...pages.drawing import WIDTH, Drawing, lay_out, shorten
+from ...pages.drawing import WIDTH, Drawing, shorten
 from ...pages.plotting import INK, MUTED, PAPER, style
 from ...pages.text import plain, signed
 from ..analysis.collected import Collected
@@ -37,9 +37,7 @@ def draw_collected(collected: Collected) -> list[Drawing]:
             _forest(collected, collected.best or (), styles, "forest-datasets-best"),
             None if collected.ranks is None else _rank_diagram(collected.ranks, styles),
         ]
-        drawings = [drawing for drawing in made if drawing is not None]
-        lay_out(drawings)
-    return drawings
+    return [drawing for drawing in made if drawing is not None]
 
 
 def _forest(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...pages.drawing import WIDTH, Drawing, lay_out, shorten
+from ...pages.drawing import WIDTH, Drawing, shorten
 from ...pages.plotting import GRID, INK, PAPER, style
 from ...pages.text import plain, signed
 from ..analysis.detection_analysis import ERROR_TYPES
@@ -57,9 +57,7 @@ def draw_all(summary: Summary) -> list[Drawing]:
             *(draw_gradient_histogram(summary, part, styles) for part in summary.losses.parts),
             _cost(summary, styles),
         ]
-        drawings = [drawing for drawing in made if drawing is not None]
-        lay_out(drawings)
-    return drawings
+    return [drawing for drawing in made if drawing is not None]
 
 
 def _forest(summary: Summary, standing: Standing, styles: Mapping[str, ArmStyle]) -> Drawing | None:

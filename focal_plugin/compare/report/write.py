@@ -15,7 +15,7 @@ from ...forked import in_processes, usable_processes
 from ...garbage_collection import garbage_collection_paused
 from ...pages.drawing import Drawing
 from ...pages.page import Figure, inlined
-from ...pages.plotting import pdf, png, svg
+from ...pages.plotting import lay_out, pdf, png, svg
 from ..analysis.evaluated_runs import REPLICATES
 from ..analysis.summary import Summary, summarize
 from .csv_tables import csv_text
@@ -122,15 +122,18 @@ def drawn(
     """
     Draw figures, and do other work at the same time, in several processes.
 
+    The other work starts first, because it takes longer than a figure.
+
     Returns:
         the drawings, their form for the page, their files as PNG, SVG and PDF, and the result of
         ``also``.
     """
 
     def work(index: int) -> Any:
-        if index == len(drawings):
+        if index == 0:
             return also()
-        figure = drawings[index].figure
+        figure = drawings[index - 1].figure
+        lay_out(figure)
         return {"png": png(figure), "svg": svg(figure).encode(), "pdf": pdf(figure)}
 
     files: dict[str, bytes] = {}
@@ -138,7 +141,7 @@ def drawn(
     with garbage_collection_paused():  # a figure has many objects, which live as long as it
         drawings = draw()
         results = in_processes(work, len(drawings) + 1, usable_processes())
-        *formats, other = (result() for result in results)
+        other, *formats = (result() for result in results)
     for drawing, of_figure in zip(drawings, formats, strict=True):
         files |= {f"figures/{drawing.name}.{end}": content for end, content in of_figure.items()}
         figures.append(inlined(drawing, of_figure["svg"].decode()))

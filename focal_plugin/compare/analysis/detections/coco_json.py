@@ -291,22 +291,28 @@ def _at_once(
     """
     typed = bool(entries) and not isinstance(entries[0], dict)
     getter: Callable[[str], Callable[[Any], Any]] = attrgetter if typed else itemgetter
+
+    def column(key: str) -> Iterator[Any]:
+        return map(getter(key), entries)
+
+    def sides() -> Iterator[Any]:
+        return chain.from_iterable(column("bbox"))
+
     try:
-        image_ids, category_ids, boxes, score = (
-            list(map(getter(key), entries)) for key in ("image_id", "category_id", "bbox", "score")
-        )
-        sides = list(chain.from_iterable(boxes))
         usual = typed or (
-            {*map(type, image_ids), *map(type, category_ids)} <= {int, str}
-            and {*map(type, sides), *map(type, score)} <= {int, float}
+            {*map(type, column("image_id")), *map(type, column("category_id"))} <= {int, str}
+            and {*map(type, sides()), *map(type, column("score"))} <= {int, float}
         )
-        if not usual or not set(map(len, boxes)) <= {4}:
+        if not usual or not set(map(len, column("bbox"))) <= {4}:
             return None
+        number = len(entries)
+        of_image = map(images.__getitem__, column("image_id"))
+        of_category = map(categories.__getitem__, column("category_id"))
         found = Detections(
-            image=np.array([*map(images.__getitem__, image_ids)], dtype=np.int32),
-            category=np.array([*map(categories.__getitem__, category_ids)], dtype=np.int32),
-            box=np.array(sides, dtype=np.float64).reshape(-1, 4),
-            score=np.array(score, dtype=np.float64),
+            image=np.fromiter(of_image, np.int32, number),
+            category=np.fromiter(of_category, np.int32, number),
+            box=np.fromiter(sides(), np.float64, 4 * number).reshape(-1, 4),
+            score=np.fromiter(column("score"), np.float64, number),
         )
     except (AttributeError, KeyError, TypeError, OverflowError):
         return None

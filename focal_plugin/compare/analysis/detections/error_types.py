@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .average_precision import Evaluation, accumulate
-from .match_boxes import paired_iou, rounds
+from .match_boxes import ascending, paired_iou, rounds
 
 ERROR_TYPES = (
     "classification",
@@ -171,11 +171,13 @@ def _nearest(
     detections, truth = evaluation.detections, evaluation.ground_truth
     box, category = detections.box[rows], detections.category[rows]
     objects = np.flatnonzero(~truth.crowd)
+    object_box = truth.box[objects]
     iou = np.zeros((2, len(rows)))
     nearest = np.full((2, len(rows)), -1)
     for detection, place in rounds(detections.image[rows], truth.image[objects]):
-        object_ = objects[place]
-        overlap = paired_iou(box[detection], truth.box[object_])
+        overlap = paired_iou(box[detection], object_box[place])
+        near = overlap > 0
+        detection, object_, overlap = detection[near], objects[place[near]], overlap[near]
         other = (category[detection] != truth.category[object_]).astype(int)
         nearer = overlap > iou[other, detection]
         at = other[nearer], detection[nearer]
@@ -227,7 +229,7 @@ def _ap50(evaluation: Evaluation, counted: _Counted) -> float:
     A class whose objects are all missed has no objects left. Its precision is 0 at every recall.
     """
     image = evaluation.detections.image[counted.index]
-    order = np.argsort(counted.category, kind="stable")
+    order = ascending(counted.category)
     bounds = np.searchsorted(counted.category[order], np.arange(len(counted.total) + 1))
     weights, objects = np.ones((len(evaluation.image_ids), 1)), counted.total.astype(float)
     values = []

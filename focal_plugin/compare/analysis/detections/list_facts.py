@@ -9,6 +9,7 @@ import numpy as np
 from ...plan.score_threshold import STOCK_SCORE_THRESHOLD
 from .average_precision import Evaluation
 from .coco_json import Detections
+from .match_boxes import ascending
 
 # Without a known limit: share of the images that must have equally many detections
 _LIMITED = 0.05
@@ -87,7 +88,7 @@ def _apparent_limit(lengths: np.ndarray) -> int | None:
 
 def _best(detections: Detections, number: int) -> np.ndarray:
     """Return (D,) True for the detections with the highest scores of each image."""
-    order = detections.order[np.argsort(detections.image[detections.order], kind="stable")]
+    order = detections.order[ascending(detections.image[detections.order])]
     image = detections.image[order]
     rank = np.arange(len(order)) - np.searchsorted(image, image)
     best = np.empty(len(order), dtype=bool)

@@ -3,7 +3,7 @@ import pytest
 
 from focal_plugin.compare.analysis.detections import coco_json, match_boxes
 from focal_plugin.compare.analysis.detections.average_precision import evaluate
-from focal_plugin.compare.analysis.detections.match_boxes import AREAS
+from focal_plugin.compare.analysis.detections.match_boxes import AREAS, ascending
 
 from .coco_cases import ground_truth, pycocotools_evaluation, random_case, write
 
@@ -83,6 +83,14 @@ def test_matches_are_the_same_however_many_classes_are_matched_at_once(
     for mine, expected in zip(in_parts, together, strict=True):
         for name in vars(expected):
             assert (getattr(mine, name) == getattr(expected, name)).all(), name
+
+
+@pytest.mark.parametrize("largest", [0, 200, 255, 256, 65535, 65536, 2**40])
+def test_the_order_is_stable_and_ascending_for_integers_of_any_size(largest):
+    values = np.random.default_rng(0).integers(0, largest, 500, endpoint=True)
+    values[:6] = [largest, 0, largest, 0, 0, largest]
+    assert ascending(values).tolist() == sorted(range(500), key=values.tolist().__getitem__)
+    assert ascending(values[:0]).tolist() == []
 
 
 def test_entries_are_read_alike_at_once_and_one_by_one(tmp_path, monkeypatch):
