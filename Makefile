@@ -10,14 +10,14 @@ SOURCES := focal_plugin focal_plugin_commands focal_plugin_allocator.py focal_pl
 # The tests start many processes. Byte code makes them start faster.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test unit test-fast test-browser sanitize bench bench-gpu lint docs numbers coverage format clean
+.PHONY: help setup demo test test-all unit unit-all test-browser sanitize bench bench-gpu lint docs numbers coverage format clean
 
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
 	@echo "make demo       train four arms on the built-in dataset and compare them (5 minutes)"
-	@echo "make test       lint, build the docs, run every test (4 minutes)"
-	@echo "make unit       run every test"
-	@echo "make test-fast  run the tests that neither train nor start processes (1 minute)"
+	@echo "make test       lint, build the docs, run the tests that are not slow (TEST_MINUTES minutes)"
+	@echo "make test-all   the same with every test, also those that train or start processes (ALL_MINUTES minutes)"
+	@echo "make unit, make unit-all  the tests alone"
 	@echo "make test-browser  look at a report in Chromium: width, contrast, errors (1 minute; Debian: apt install chromium)"
 	@echo "make sanitize   fuzz the C++ operators under address and undefined-behavior sanitizers (4 minutes)"
 	@echo "make bench      benchmark the operators against Detectron2's (20 minutes, on an idle machine)"
@@ -45,11 +45,14 @@ demo: setup
 test: setup
 	$(MAKE) --no-print-directory --jobs 3 lint docs unit
 
-unit: setup
-	$(BIN)/python -m pytest
+test-all: setup
+	$(MAKE) --no-print-directory --jobs 3 lint docs unit-all
 
-test-fast: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+unit: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+unit-all: setup
+	$(BIN)/python -m pytest
 
 # `make test` runs these tests where playwright and a Chromium are installed. npm adds axe-core's rules.
 AXE := build/browser/node_modules/axe-core/axe.min.js

@@ -37,7 +37,7 @@ def test_the_workflow_tests_two_versions_of_python():
     workflow = load(ROOT / ".github" / "workflows" / "test.yml")
     job = workflow["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == ["3.10", "3.12"]
-    assert {"run": "make test"} in job["steps"]
+    assert {"run": "make test-all"} in job["steps"]
     assert all(job["timeout-minutes"] <= 90 for job in workflow["jobs"].values())
 
 

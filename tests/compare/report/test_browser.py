@@ -23,10 +23,7 @@ CHROMIUM = next(
 AXE = ROOT / "build/browser/node_modules/axe-core/axe.min.js"
 PHONE, DESKTOP = 390, 1280
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 # Every visible text with too little contrast to the nearest background, as WCAG AA asks: 4.5, or 3
 # if it is large. SVG text is filled, other text has a color.
