@@ -1,6 +1,7 @@
 """Runs that explain the distance of focal loss, collected from several comparisons."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,12 +30,13 @@ def docs(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def rate(monkeypatch):
+def names(monkeypatch):
     monkeypatch.setattr(tool, "COMPARED_RATE", 0.01)  # that of the made-up runs
+    monkeypatch.setattr(tool, "DATA", {"fake_train": "usual", "few": "few look-alikes"})
 
 
 def run(arm, seed, ap, *, iterations=400, trial=False, learning_rate=0.01, **balance):
-    return tool.Run(arm, trial, learning_rate, iterations, seed, ap, balance)
+    return tool.Run("fake_train", arm, trial, learning_rate, iterations, seed, ap, balance)
 
 
 def test_runs_of_two_comparisons_add_up_and_a_repeated_run_replaces_itself(tmp_path, docs, capsys):
@@ -118,3 +120,17 @@ def test_the_file_has_one_run_a_line(docs):
     assert len(text.splitlines()) == 2 + len(runs)
     assert json.loads(text)[0]["arm"] == "CE"
     assert tool.Runs.read(docs / "why.json") == runs
+
+
+def test_another_training_set_is_compared_at_its_own_length():
+    usual = [run(arm, 1, ap, iterations=800) for arm, ap in {"FL": 30.0, "CE": 28.0}.items()]
+    few = [replace(each, ap=each.ap + 20, data="few") for each in usual]
+    few[1] = replace(few[1], ap=51.0)
+    runs = tool.Runs([*usual, *few, run("FL", 1, 9.0), run("OHEM", 1, 7.0, iterations=800)])
+    table = tool.data_table(runs)
+    assert table.header[1::2] == ("AP, usual", "AP, few look-alikes")
+    assert table.rows == (
+        ("FL", "30.0 (1)", NOTHING, "50.0 (1)", NOTHING),
+        ("CE", "28.0 (1)", signed(-2.0), "51.0 (1)", "+1.0"),
+    )
+    assert tool.length_table(runs).rows[0][1] == "9.0 (1)"

@@ -5,10 +5,11 @@ Write the tables and the figure of `docs/why.md` from the runs in `docs/why.json
     focal-compare run configs/comparisons/why_400.yaml --jobs 2
     focal-compare run configs/comparisons/why_800.yaml --jobs 2
     focal-compare run configs/comparisons/why_1600.yaml --jobs 2
-    python tools/write_why.py --results runs/why_400 runs/why_800 runs/why_1600
+    focal-compare run configs/comparisons/why_lookalikes.yaml --jobs 2
+    python tools/write_why.py --results runs/why_400 runs/why_800 runs/why_1600 runs/why_lookalikes
 
 Each folder adds its finished runs to the file, so other machines and other days can add seeds. A
-run replaces the one with the same arm, rate, length and seed. Without --results, the page is
+run replaces the one with the same data, arm, rate, length and seed. Without --results, the page is
 written from the file alone. The interpretation of the numbers is written by hand.
 """
 
@@ -46,6 +47,8 @@ RUNS, PAGE = DOCS / "why.json", DOCS / "why.md"
 FIGURE = DOCS / "images" / "why.png"
 REFERENCE = "FL"
 COMPARED_RATE = 0.05
+DATA = {"focal_shapes_train": "6 to 12 look-alikes", "few_lookalikes_train": "0 to 2 look-alikes"}
+"""Training set -> its name on the page; the other tables are those of the first one."""
 FEWEST_FOR_INTERVAL = 3
 """Seeds below which the figure has no interval: that of two is 13 standard errors wide."""
 PART = "retinanet"
@@ -57,6 +60,7 @@ class Run:
     A finished run.
 
     Attributes:
+        data: name of the training set, one of :data:`DATA` unless the run is a trial.
         trial: True if it trained on 80% of the training set, and was evaluated on the rest.
         learning_rate: `SOLVER.BASE_LR`.
         ap: AP in percent.
@@ -64,6 +68,7 @@ class Run:
             the box loss; {} if it was not recorded.
     """
 
+    data: str
     arm: str
     trial: bool
     learning_rate: float
@@ -73,9 +78,9 @@ class Run:
     balance: dict[str, float]
 
     @property
-    def key(self) -> tuple[bool, str, float, int, int]:
+    def key(self) -> tuple[str, bool, str, float, int, int]:
         """Attributes that no other run shares."""
-        return self.trial, self.arm, self.learning_rate, self.iterations, self.seed
+        return self.data, self.trial, self.arm, self.learning_rate, self.iterations, self.seed
 
 
 class Runs(tuple[Run, ...]):
@@ -143,8 +148,9 @@ def finished_runs(folder: Path) -> Iterable[Run]:
     """Yield the finished runs of a comparison; a run without detections has an AP of 0."""
     comparison = Comparison.read(folder)
     for run in read_run_folders(comparison, folder):
-        if run.result is not None and run.config is not None:
+        if run.result is not None and run.config is not None and run.environment is not None:
             yield Run(
+                data=run.environment.train[0].name,
                 arm=run.run.arm,
                 trial=run.run.role == "tuning",
                 learning_rate=round(run.config.SOLVER.BASE_LR, 9),
@@ -165,9 +171,15 @@ def balance_of(run: RunFolder) -> dict[str, float]:
     return {moment: round(ratio, 5) for moment, ratio in ratios.items() if ratio is not None}
 
 
+def compared_runs(runs: Runs, data: str | None = None) -> Runs:
+    """Return the runs of a training set that are no trials, at one learning rate."""
+    data = next(iter(DATA)) if data is None else data
+    return runs.where(trial=False, learning_rate=COMPARED_RATE, data=data)
+
+
 def length_table(runs: Runs) -> Table:
-    """Return AP and difference to the reference by training length, at one learning rate."""
-    compared = runs.where(trial=False, learning_rate=COMPARED_RATE)
+    """Return AP and difference to the reference by training length."""
+    compared = compared_runs(runs)
     lengths = compared.values("iterations")
     header = ["arm"]
     for length in lengths:
@@ -184,7 +196,7 @@ def length_table(runs: Runs) -> Table:
 
 def change_table(runs: Runs) -> Table:
     """Return how the difference to the reference changes from one length to the next one."""
-    compared = runs.where(trial=False, learning_rate=COMPARED_RATE)
+    compared = compared_runs(runs)
     steps = list(pairwise(compared.values("iterations")))
     rows = []
     for arm in compared.arms[1:]:
@@ -211,7 +223,7 @@ def rate_table(runs: Runs) -> Table:
 
 def balance_table(runs: Runs) -> Table:
     """Return the balance of the losses at the start and at each end of training."""
-    compared = runs.where(trial=False, learning_rate=COMPARED_RATE)
+    compared = compared_runs(runs)
     lengths = compared.values("iterations")
     start, final = MOMENTS
     rows = []
@@ -223,11 +235,30 @@ def balance_table(runs: Runs) -> Table:
     return Table("balance", header, tuple(rows))
 
 
+def data_table(runs: Runs) -> Table:
+    """Return AP and difference to the reference by training set, at the length of the other one."""
+    others = [compared_runs(runs, data) for data in list(DATA)[1:]]
+    lengths = {run.iterations for other in others for run in other}
+    arms = list(dict.fromkeys(arm for other in others for arm in other.arms))
+    header, columns = ["arm"], []
+    for data, name in DATA.items():
+        header += [f"AP, {name}", f"difference to {REFERENCE}"]
+        columns.append(Runs(run for run in compared_runs(runs, data) if run.iterations in lengths))
+    rows = []
+    for arm in arms:
+        row = [arm]
+        for of_data in columns:
+            row += [spread(of_data.where(arm=arm)), text_of(difference(of_data, arm))]
+        rows.append(tuple(row))
+    return Table("data", tuple(header), tuple(rows))
+
+
 PARTS: dict[str, Callable[[Runs], Table]] = {
     "lengths": length_table,
     "change": change_table,
     "rates": rate_table,
     "balance": balance_table,
+    "data": data_table,
 }
 """Part of the page -> function that creates its table."""
 
@@ -270,7 +301,7 @@ def ratio_cell(runs: Runs, moment: str) -> str:
 
 def draw(runs: Runs) -> plt.Figure:
     """Draw AP, and the difference to the reference with its interval, by training length."""
-    compared = runs.where(trial=False, learning_rate=COMPARED_RATE)
+    compared = compared_runs(runs)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     largest = 0.0
     for place, arm in enumerate(compared.arms):
