@@ -15,8 +15,6 @@ import pytest
 
 from .conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
 TOOL = ROOT / "tools" / "plant_faults.py"
 
 

@@ -91,6 +91,10 @@ def test_a_change_is_that_of_the_same_seeds():
     table = tool.change_table(runs)
     assert table.header == ("arm", "from 400 to 800 iterations")
     assert table.rows == (("CE", "+4.0"), ("OHEM", NOTHING))
+    longest = [run(arm, 2, ap, iterations=1600) for arm, ap in {"FL": 40.0, "CE": 41.0}.items()]
+    table = tool.change_table(tool.Runs([*runs, *longest]))
+    assert table.header[2:] == ("from 800 to 1600 iterations", "from 400 to 1600 iterations")
+    assert table.rows[0] == ("CE", "+4.0", signed(-3.0), "+1.0")
 
 
 def test_trials_are_apart_and_other_rates_are_not_compared():

@@ -195,14 +195,17 @@ def length_table(runs: Runs) -> Table:
 
 
 def change_table(runs: Runs) -> Table:
-    """Return how the difference to the reference changes from one length to the next one."""
+    """Return how the difference to the reference changes between lengths, and over all of them."""
     compared = compared_runs(runs)
-    steps = list(pairwise(compared.values("iterations")))
+    lengths = compared.values("iterations")
+    steps = list(pairwise(lengths))
+    if len(steps) > 1:
+        steps.append((lengths[0], lengths[-1]))
     rows = []
     for arm in compared.arms[1:]:
         row = [arm]
-        for lengths in steps:
-            short, long = (differences(compared.where(iterations=x), arm) for x in lengths)
+        for step in steps:
+            short, long = (differences(compared.where(iterations=x), arm) for x in step)
             both = short.keys() & long.keys()
             row.append(text_of(paired_difference(long, short) if both else None))
         rows.append(tuple(row))
