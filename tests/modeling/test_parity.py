@@ -12,8 +12,6 @@ from .pairs import PAIRS, make_pair
 from .test_roi_heads import batch_with_masks
 from .toy import gradients_of
 
-pytestmark = pytest.mark.slow
-
 CASCADE_MASK = "cascade mask"
 NAMES = [*PAIRS, CASCADE_MASK]
 LOSSES = {

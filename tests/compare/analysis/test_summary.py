@@ -30,8 +30,6 @@ from ..fake_comparison import (
     write_snapshot,
 )
 
-pytestmark = pytest.mark.slow
-
 SIX = (1, 2, 3, 4, 5, 6)
 
 
