@@ -7,7 +7,8 @@ Measure what lowers the spread between seeds: averages of the weights, the sched
 
 The runs keep a checkpoint every few iterations. The tool averages the weights of the last ones in
 several ways, and evaluates each average on the test set of the runs. It also evaluates the last
-weights on a test set of four times as many images. Every result is one line of `docs/spread.json`,
+weights on a test set of four times as many images. The AP of the last weights on the own test set
+is that of the run. Every result is one line of `docs/spread.json`,
 which grows with more runs, and the tables of `docs/spread.md` come from it.
 """
 
@@ -85,13 +86,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Task:
-    """A finished run, and what is already known of it."""
+    """
+    A finished run.
+
+    Attributes:
+        ap: its AP in percent.
+        known: averages and numbers of images that are measured.
+    """
 
     comparison: str
     arm: str
     iterations: int
     seed: int
     folder: Path
+    ap: float
     known: frozenset[tuple[str, int]]
 
 
@@ -142,11 +150,11 @@ def tasks_of(folder: Path, results: Iterable[Measured]) -> Iterator[Task]:
             continue
         own = (comparison.name, run.run.arm, run.run.iterations, run.run.seed)
         known = frozenset((each.average, each.images) for each in results if each.key[:4] == own)
-        yield Task(*own, run.path, known)
+        yield Task(*own, run.path, run.result.ap["AP"] or 0.0, known)
 
 
 def measure(task: Task) -> list[Measured]:
-    """Evaluate the averages of a run that are not known."""
+    """Return the results of a run that are not known."""
     cfg = get_cfg()
     cfg.merge_from_file(str(task.folder / CONFIG_FILE))
     files = checkpoints(task.folder)
@@ -155,10 +163,13 @@ def measure(task: Task) -> list[Measured]:
     plan.append((LAST, {max(files): 1.0}, large))
     found = []
     for name, weights, images in plan:
-        if (name, images) not in task.known:
+        if (name, images) in task.known:
+            continue
+        ap = task.ap
+        if (name, images) != (LAST, own):
             ap = evaluate(cfg, average_of(files, weights), LARGE_SET if images == large else None)
-            run = (task.comparison, task.arm, task.iterations, task.seed)
-            found.append(Measured(*run, average=name, images=images, ap=round(ap, 4)))
+        run = (task.comparison, task.arm, task.iterations, task.seed)
+        found.append(Measured(*run, average=name, images=images, ap=round(ap, 4)))
     return found
 
 
