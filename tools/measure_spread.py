@@ -64,13 +64,13 @@ class Measured:
     AP of one average of the weights of one run.
 
     Attributes:
-        comparison: name of the comparison.
+        data: name of the training set.
         average: name of the average, see :data:`UNIFORM` and :data:`EMA`; or :data:`LAST`.
         images: number of test images.
         ap: AP in percent.
     """
 
-    comparison: str
+    data: str
     arm: str
     iterations: int
     seed: int
@@ -81,7 +81,7 @@ class Measured:
     @property
     def key(self) -> tuple[str, str, int, int, str, int]:
         """Attributes that no other result shares."""
-        return self.comparison, self.arm, self.iterations, self.seed, self.average, self.images
+        return self.data, self.arm, self.iterations, self.seed, self.average, self.images
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Task:
         known: averages and numbers of images that are measured.
     """
 
-    comparison: str
+    data: str
     arm: str
     iterations: int
     seed: int
@@ -146,9 +146,10 @@ def tasks_of(folder: Path, results: Iterable[Measured]) -> Iterator[Task]:
     """Yield the finished runs of a comparison with their checkpoints; trials are left out."""
     comparison = Comparison.read(folder)
     for run in read_run_folders(comparison, folder):
-        if run.result is None or run.run.role == "tuning":
+        if run.result is None or run.environment is None or run.run.role == "tuning":
             continue
-        own = (comparison.name, run.run.arm, run.run.iterations, run.run.seed)
+        data = run.environment.train[0].name
+        own = (data, run.run.arm, run.run.iterations, run.run.seed)
         known = frozenset((each.average, each.images) for each in results if each.key[:4] == own)
         yield Task(*own, run.path, run.result.ap["AP"] or 0.0, known)
 
@@ -168,7 +169,7 @@ def measure(task: Task) -> list[Measured]:
         ap = task.ap
         if (name, images) != (LAST, own):
             ap = evaluate(cfg, average_of(files, weights), LARGE_SET if images == large else None)
-        run = (task.comparison, task.arm, task.iterations, task.seed)
+        run = (task.data, task.arm, task.iterations, task.seed)
         found.append(Measured(*run, average=name, images=images, ap=round(ap, 4)))
     return found
 
@@ -249,17 +250,17 @@ def averages_table(results: Sequence[Measured]) -> Table:
         base = of_group[LAST, SPLITS["focal_shapes_val"].images]
         for (average, images), by_seed in of_group.items():
             rows.append(cells(*own, average, images, *numbers(by_seed, base)))
-    header = ("comparison", "arm", "iterations", "weights", "images", *NUMBERS)
+    header = ("data", "arm", "iterations", "weights", "images", *NUMBERS)
     return Table("averages", header, tuple(rows))
 
 
 def schedule_table(results: Sequence[Measured]) -> Table:
     """Return spread and AP of the last weights."""
     rows = []
-    for (comparison, arm, iterations), of_group in groups(results).items():
+    for (data, arm, iterations), of_group in groups(results).items():
         by_seed = of_group[LAST, SPLITS["focal_shapes_val"].images]
-        rows.append(cells(comparison, arm, iterations, *numbers(by_seed, by_seed)[:3]))
-    return Table("lengths", ("comparison", "arm", "iterations", *NUMBERS[:3]), tuple(rows))
+        rows.append(cells(data, arm, iterations, *numbers(by_seed, by_seed)[:3]))
+    return Table("lengths", ("data", "arm", "iterations", *NUMBERS[:3]), tuple(rows))
 
 
 def cells(*values: object) -> tuple[str, ...]:
@@ -272,7 +273,7 @@ def groups(
     """Return arm -> average and number of images -> seed -> AP, of arms with enough seeds."""
     found: dict[tuple[str, str, int], dict[tuple[str, int], dict[int, float]]] = {}
     for each in results:
-        of_arm = found.setdefault((each.comparison, each.arm, each.iterations), {})
+        of_arm = found.setdefault((each.data, each.arm, each.iterations), {})
         of_arm.setdefault((each.average, each.images), {})[each.seed] = each.ap
     return {
         arm: {name: by_seed for name, by_seed in of_arm.items() if len(by_seed) >= FEWEST}
