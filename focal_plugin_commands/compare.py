@@ -114,7 +114,7 @@ are those of the annotations.
 
 Each arm is one method, and each of its files one training run with a seed of its own. File i of
 each arm is compared with file i of the reference, so give the files of one seed the same place. One
-file each shows how the methods differ; a verdict requires six.
+file each shows how the methods differ; a verdict requires four.
 
 examples:
   focal-compare judge val2017.json --arm FL=fl_1.json,fl_2.json --arm CE=ce_1.json,ce_2.json

@@ -66,6 +66,8 @@ def evaluate_folders(folders: Mapping[str, list[RunFolder]], *, replicates: int)
         try:
             truth = read_ground_truth(file)
             problems += data_problems(truth, file)
+            if data.image_root and not Path(data.image_root).is_dir():
+                problems.append(Problem(ProblemKind.IMAGES_MISSING, detail=data.image_root))
         except ValueError as error:
             problems.append(Problem(ProblemKind.GROUND_TRUTH_BROKEN, detail=str(error)))
     numbers: dict[str, dict[int, RunNumbers | None]] = {

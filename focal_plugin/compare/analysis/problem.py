@@ -16,6 +16,7 @@ class ProblemKind(Enum):
     GROUND_TRUTH_MISSING = auto()  # detail: the file
     GROUND_TRUTH_CHANGED = auto()  # detail: the file
     GROUND_TRUTH_BROKEN = auto()  # detail: the error
+    IMAGES_MISSING = auto()  # detail: the folder
     FEDERATED = auto()  # detail: the ground truth
     OTHER_DATA = auto()  # names: runs
     DETECTIONS_BROKEN = auto()  # names: one run; detail: the error

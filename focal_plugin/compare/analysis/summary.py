@@ -164,7 +164,7 @@ class Summary:
         spread_of_differences: standard deviation of the differences between seeds, AP in percent,
             pooled over the arms; None if no arm has two seeds.
         uncertainties: seeds, images and both, of every arm with a difference.
-        unusual: arms whose AP has outliers or is skewed.
+        unusual: arms whose differences to the reference have outliers or are skewed.
         recommendations: one per entry of :data:`EFFECTS`; () if the spread is None.
         files: judged result files; () for runs. Then there are no runs, and nothing that only
             training leaves.
@@ -394,8 +394,13 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> di
 
 
 def unusual_arms(equal: Standing) -> tuple[Unusual, ...]:
-    """Return the arms whose AP has outliers or is skewed."""
-    return tuple(filter(None, (unusual_values(s.arm, s.judged) for s in equal.arms)))
+    """Return the arms whose differences to the reference have outliers or are skewed."""
+    differences = {
+        v.arm: dict(zip(v.difference.seeds, v.difference.differences, strict=True))
+        for v in equal.verdicts
+        if v.difference is not None
+    }
+    return tuple(filter(None, (unusual_values(arm, of) for arm, of in differences.items())))
 
 
 def recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:

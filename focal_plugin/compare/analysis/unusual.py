@@ -1,4 +1,4 @@
-"""Signs that the values of an arm do not vary as a t test assumes: outliers and skew."""
+"""Signs that the differences of an arm do not vary as a t test assumes: outliers and skew."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SKEW_ERRORS = 2.0
 @dataclass(frozen=True)
 class Unusual:
     """
-    Unusual values of one arm.
+    Unusual differences of one arm to the reference.
 
     Attributes:
         outliers: seeds whose value is far from the others.
@@ -33,7 +33,7 @@ class Unusual:
 
 def unusual_values(arm: str, values: Mapping[int, float]) -> Unusual | None:
     """
-    Return the outliers and the skew of the values of an arm; None if there is neither.
+    Return the outliers and the skew of the differences of an arm; None if there is neither.
 
     A value x is an outlier if its modified z-score is above 3.5. MAD is the median absolute
     deviation from the median:
@@ -47,7 +47,7 @@ def unusual_values(arm: str, values: Mapping[int, float]) -> Unusual | None:
     Source: B. Iglewicz, D. Hoaglin, How to Detect and Handle Outliers, 1993.
 
     Args:
-        values: seed -> value. Fewer than 5 have no outliers, and fewer than 8 no skew.
+        values: seed -> difference. Fewer than 5 have no outliers, and fewer than 8 no skew.
     """
     numbers = np.array(list(values.values()), dtype=np.float64)
     outliers = _outliers(tuple(values), numbers)

@@ -54,9 +54,11 @@ def headline(collected: Collected, found: Sequence[OverDatasets]) -> str:
         ("not worse", "not worse than"),
     ):
         if group := [each for each in found if each.decision == decision]:
-            parts.append(f"{_named(group)} {are(['' for _ in group])} {words} {reference}")
+            parts.append(
+                f"{_named(group, collected)} {are(['' for _ in group])} {words} {reference}"
+            )
     if group := [each for each in found if each.decision == "undecided"]:
-        parts.append(f"undecided: {_named(group)}")
+        parts.append(f"undecided: {_named(group, collected)}")
     text = f"{'; '.join(parts)}, on average over {where}."
     return text[0].upper() + text[1:]
 
@@ -70,8 +72,14 @@ def headlines(collected: Collected) -> list[str]:
     return [f"At the same settings for all: {equal}", f"At each arm's best setting: {best}"]
 
 
-def _named(group: Iterable[OverDatasets]) -> str:
-    names = [f"{plain(x.arm)} ({difference_text(x)} AP)" if x.difference else x.arm for x in group]
+def _named(group: Iterable[OverDatasets], collected: Collected) -> str:
+    """Return `FL (+2.0 AP) and GHM (+1.0 AP, on 2 of 3)`."""
+    names = []
+    for each in group:
+        on = f"{len(each.datasets)} of {len(collected.members)}"
+        where = "" if len(each.datasets) == len(collected.members) else f", on {on}"
+        size = f" ({difference_text(each)} AP{where})" if each.difference else ""
+        names.append(f"{plain(each.arm)}{size}")
     return listed(names)
 
 

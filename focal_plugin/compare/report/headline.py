@@ -27,17 +27,6 @@ def headlines(summary: Summary) -> list[str]:
     return [f"{at_equal(summary)}: {equal}", f"{at_best(summary)}: {best}"]
 
 
-def reference_note(summary: Summary) -> str:
-    """Return that the reference is not that of the plan; "" if it is."""
-    if summary.reference == summary.planned_reference:
-        return ""
-    return (
-        f"The plan compares with {plain(summary.planned_reference)}. "
-        f"{plain(summary.reference)} was chosen as the reference of this report, so its p-values "
-        f"hold only if the choice did not depend on the results."
-    )
-
-
 def headline(summary: Summary, standing: Standing) -> str:
     """
     Return the answer of a standing: what is decided, else which arm is best so far.
@@ -120,11 +109,14 @@ def _more_seeds(summary: Summary, difference: PairedDifference) -> int | None:
     """
     Return the seeds that a verdict takes beyond those that are there; None if no number helps.
 
-    With one seed the spread is unknown, so it is the fewest that can decide. Otherwise it is the
-    number at which a difference of this size is found in 8 of 10 comparisons.
+    It is the number at which a difference of this size is found in 8 of 10 comparisons. The spread
+    is that of the verdict. With one seed, it is that of the other arms. If they do not know it
+    either, the number is the fewest that can decide.
     """
     spread = summary.spread_of_differences
-    if spread is None:
+    if difference.error is not None:
+        spread = difference.error * math.sqrt(difference.n)
+    if not spread:
         return max(FEWEST_SEEDS - difference.n, 1)
     size = abs(difference.mean)
     if not size or not math.isfinite(size):

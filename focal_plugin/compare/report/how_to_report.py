@@ -15,6 +15,7 @@ from ..analysis.summary import Summary
 from ..analysis.verdicts import Verdict
 from ..plan.design import FEWEST_SEEDS
 from .precision import difference_text, verdict_interval_text
+from .sentences import reference_note
 from .tuning_section import at_best, tuning_sentence
 
 TITLE = "Focal loss and its rivals as drop-in components of Detectron2"
@@ -36,7 +37,7 @@ def how_to_report(summary: Summary) -> str:
     sentences += _results(summary, summary.equal)
     if summary.best is not None:
         sentences += [tuning_sentence(summary), *_results(summary, summary.best)]
-    sentences += [_method(summary), _made_with(summary)]
+    sentences += [_method(summary), reference_note(summary), _made_with(summary)]
     return " ".join(filter(None, sentences))
 
 
@@ -53,8 +54,8 @@ def collected_paragraph(collected: Collected) -> str:
     clauses = [_over_clause(each) for each in found]
     corrected = f" with {CORRECTION} over {count_text(len(found), 'arm')}" if len(found) > 1 else ""
     method = (
-        "a t test with the variance of Nadeau and Bengio (2003), which corrects for training sets "
-        "that overlap"
+        "a t test with the variance of Nadeau and Bengio (2003), which allows for training sets "
+        "that overlap,"
         if collected.kind == "fold"
         else "a t test of the mean over the datasets, with the error of the seeds and the degrees "
         "of freedom of Welch and Satterthwaite"
@@ -71,9 +72,14 @@ def _over_clause(each: OverDatasets) -> str:
     numbers = [f"{difference_text(each)} AP"]
     if each.difference is not None and each.difference.interval is not None:
         numbers.append(f"{1 - ALPHA:.0%} interval {verdict_interval_text(each)}")
-    if each.p is not None:
-        numbers.append(f"p {_equals(p_text(each.p))}")
+    one_sided = {"equivalent": each.p_equivalent, "not worse": each.p_not_worse}
+    p = one_sided.get(each.decision, each.p)
+    if p is not None:
+        numbers.append(f"p {_equals(p_text(p))}")
     numbers.append(f"above on {each.positive} of {len(each.datasets)}")
+    if each.left_out:
+        names = [plain(name) for name in each.left_out]
+        numbers.append(f"without {listed(names, most=len(names))}, where it left no AP")
     return f"{plain(each.arm)}: {each.decision} ({', '.join(numbers)})"
 
 
@@ -152,8 +158,10 @@ def _clause(verdict: Verdict, difference: PairedDifference) -> str:
     numbers = [f"{difference_text(verdict)} AP"]
     if difference.interval is not None:
         numbers.append(f"{1 - ALPHA:.0%} interval {verdict_interval_text(verdict)}")
-    if verdict.p is not None:
-        numbers.append(f"p {_equals(p_text(verdict.p))}")
+    one_sided = {"equivalent": verdict.p_equivalent, "not worse": verdict.p_not_worse}
+    p = one_sided.get(verdict.decision, verdict.p)
+    if p is not None:
+        numbers.append(f"p {_equals(p_text(p))}")
     numbers.append(count_text(difference.n, "seed"))
     return f"{plain(verdict.arm)}: {verdict.decision} ({', '.join(numbers)})"
 
@@ -172,9 +180,19 @@ def _method(summary: Summary) -> str:
     if summary.looks.is_sequential:
         counts = listed([str(count) for count in summary.looks.looks], most=20)
         looks = f" The results were judged after {counts} seeds, as planned; p covers all looks."
+    beyond = max((v.unplanned for v in summary.equal.verdicts), default=0)
+    if beyond:
+        return (
+            f"{count_text(beyond, 'seed')} of an arm came after a look at the results, so verdicts "
+            f"are from an anytime-valid t test over seeds{corrected} at a significance level of "
+            f"{ALPHA:g}; intervals are of single differences, and hold only for a planned number."
+        )
     margin = ""
     if summary.margin is not None:
-        margin = f" Equivalence is from two one-sided tests with a margin of {summary.margin:g} AP."
+        margin = (
+            f" Equivalence is from two one-sided tests with a margin of {summary.margin:g} AP, "
+            f"and 'not worse' from one of them."
+        )
     return (
         f"Verdicts are from a two-sided {METHOD}{corrected} at a significance level of {ALPHA:g}"
         f"{shrunk}, from {FEWEST_SEEDS} seeds on; intervals are of single differences."

@@ -9,9 +9,10 @@ from ...pages.drawing import Drawing
 from ...pages.table import Table
 from ...pages.text import plain
 from ..analysis.summary import Summary
-from .headline import headlines, reference_note
+from .headline import headlines
 from .how_to_report import bibtex, how_to_report
 from .sections import CHAPTERS, contents
+from .sentences import reference_note
 
 TABLES = (
     *("recipe", "verdicts", "verdicts-best", "tuning", "test-sets", "averages", "classes"),

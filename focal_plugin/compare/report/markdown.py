@@ -10,10 +10,11 @@ from ...pages.drawing import Drawing
 from ...pages.table import Table
 from ...pages.text import plain
 from ..analysis.summary import Summary
-from .headline import headlines, reference_note
+from .headline import headlines
 from .once import captions_once, contents_once
 from .qualitative import Grid
 from .sections import CHAPTERS, Content, contents
+from .sentences import reference_note
 from .tables import aligned
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ...pages.table import Table
-from ...pages.text import NOTHING, count_text, number_text, plain
+from ...pages.text import NOTHING, count_text, listed, number_text, plain
 from ..analysis.decisions import (
     NO_PERCENT,
     OF_CLASSES,
     QUANTITIES,
     ConfusionCell,
+    Decisions,
 )
 from ..analysis.detections.calibration import BINS
 from ..analysis.paired import Compared
@@ -22,6 +23,8 @@ from .csv_tables import COMPARED, Cell, compared_cells
 from .shown_classes import table_of_classes
 
 MOST_CONFUSIONS = 12
+LARGE_COST = 5.0
+"""F1, in percent, that the thresholds of the classes may cost an arm without a remark."""
 _BIN = ("detections", "share", "score", "precision", "low", "high")
 BACKGROUND, MISSED = "background", "missed"
 
@@ -56,7 +59,25 @@ def operating_lead(summary: Summary) -> str:
     return (
         "The score threshold of a class is the one with the largest F1. It is chosen on one half "
         "of the test images and scored on the other, and the other way round. "
-        f"{images}"
+        f"{images}{_costly_thresholds(found)}"
+    )
+
+
+def _costly_thresholds(found: Decisions) -> str:
+    """Return which arms lose much F1 by the thresholds of single classes; "" if none does."""
+    costs = {}
+    for arm, of_arm in found.arms.items():
+        own, one = (of_arm.quantities[name].mean for name in ("f1", "f1_one_threshold"))
+        if own is not None and one is not None and one - own > LARGE_COST:
+            costs[arm] = one - own
+    if not costs:
+        return ""
+    named = listed([f"{plain(arm)} {cost:.0f}" for arm, cost in costs.items()], most=len(costs))
+    return (
+        f" Against one threshold for all classes, the thresholds of the classes cost F1: {named}. "
+        f"A class that is hardly found takes a low threshold and adds many false detections. So "
+        f"compare these arms by F1 at one threshold, and not by their precision, F1, confusions or "
+        f"false positives."
     )
 
 

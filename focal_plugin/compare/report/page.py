@@ -11,10 +11,11 @@ from ...pages.page import Figure, render
 from ...pages.text import plain
 from ..analysis.summary import Summary
 from . import sentences
-from .headline import headlines, reference_note
+from .headline import headlines
 from .once import captions_once, contents_once
 from .qualitative import Grid
 from .sections import chapters, contents
+from .sentences import reference_note
 
 MANY_SENTENCES = 10
 

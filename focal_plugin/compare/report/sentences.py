@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...pages.text import are, count_text, listed, p_text, signed
+from ...pages.text import are, count_text, listed, p_text, plain, signed
 from ..analysis.fairness import SharedStart
 from ..analysis.power import MAX_SEEDS, Recommendation
 from ..analysis.problem import Problem, ProblemKind
@@ -20,9 +20,20 @@ from .precision import digits_in_words
 NAMES_SHOWN = 5
 FAIRNESS = "This chapter lists causes of a difference other than the loss."
 AP_SOURCE = (
-    "AP is from Detectron2's evaluator. The numbers on classes, recall, errors and images are from "
-    "pycocotools, for the same detections."
+    "AP is from the evaluator of the runs. The numbers on classes, recall, errors and images are "
+    "computed here from the same detections, by the rules of pycocotools."
 )
+
+
+def reference_note(summary: Summary) -> str:
+    """Return that the reference is not that of the plan; "" if it is."""
+    if summary.reference == summary.planned_reference:
+        return ""
+    return (
+        f"The plan compares with {plain(summary.planned_reference)}. "
+        f"{plain(summary.reference)} was chosen as the reference of this report, so its p-values "
+        f"hold only if the choice did not depend on the results."
+    )
 
 
 def standing_sentences(standing: Standing, reference: str) -> list[str]:
@@ -146,13 +157,14 @@ def unusual_sentences(summary: Summary) -> list[str]:
         if unusual.outliers:
             seeds = listed([str(seed) for seed in unusual.outliers])
             found.append(
-                f"{unusual.arm} has an outlier at seed {seeds}: look at this run before you trust "
-                f"its verdict."
+                f"The difference of {unusual.arm} has an outlier at seed {seeds}: look at this run "
+                f"and at that of the reference before you trust the verdict."
             )
         if unusual.skewness is not None:
             found.append(
-                f"The AP of {unusual.arm} is skewed between seeds ({unusual.skewness:+.1f}). A t "
-                f"test then finds false differences more often than 5 times in 100."
+                f"The difference of {unusual.arm} is skewed between seeds "
+                f"({unusual.skewness:+.1f}). A t test then finds false differences more often than "
+                f"5 times in 100."
             )
     return found
 
@@ -268,6 +280,9 @@ def _problem_sentence(problem: Problem, reference: str) -> str:
             f"The ground truth {detail} has changed since the evaluation of the runs."
         ),
         ProblemKind.GROUND_TRUTH_BROKEN: f"No run could be evaluated again: {detail}",
+        ProblemKind.IMAGES_MISSING: (
+            f"The images are not in {detail} on this machine, so the report shows none."
+        ),
         ProblemKind.FEDERATED: (
             f"{detail} annotates only some classes on each image, as LVIS does. AP here is that of "
             f"COCO: a detection of a class that is not annotated on its image counts as false."

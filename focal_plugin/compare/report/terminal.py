@@ -5,10 +5,10 @@ from __future__ import annotations
 from ...pages.text import count_text, plain
 from ..analysis.problem import DAMAGE
 from ..analysis.summary import Summary
-from .headline import headlines, reference_note
+from .headline import headlines
 from .once import contents_once
 from .sections import contents
-from .sentences import problem_sentences
+from .sentences import problem_sentences, reference_note
 from .tables import aligned
 
 

@@ -59,6 +59,8 @@ def describe_dataset(name: str) -> dict[str, Any]:
     if json_file is None:
         return {"name": name, **dict.fromkeys(DATASET_FACTS)}
     image_root = MetadataCatalog.get(name).get("image_root")
+    if image_root is not None and "://" not in image_root:
+        image_root = str(Path(image_root).absolute())
     return {"name": name, **facts_of(json_file, image_root, read_content(json_file))}
 
 

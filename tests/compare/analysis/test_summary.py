@@ -219,6 +219,18 @@ def test_without_its_ground_truth_nothing_is_evaluated_again(tmp_path, fault, ki
     assert summary.equal.arm("CE").metrics["AP"].n == 2
 
 
+def test_a_missing_folder_of_images_is_said_and_the_numbers_stay(tmp_path):
+    write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()})
+    assert summarize(tmp_path, replicates=0).detections.choice is not None
+    images = tmp_path / "data" / "images"
+    images.rename(tmp_path / "elsewhere")
+    summary = summarize(tmp_path, replicates=0)
+    (problem,) = summary.detections.problems
+    assert (problem.kind, problem.detail) == (ProblemKind.IMAGES_MISSING, str(images))
+    assert summary.detections.choice is None
+    assert summary.detections.arms["CE"].recall.n == 2
+
+
 def test_detections_that_cannot_be_read_are_a_problem_of_their_run_alone(tmp_path):
     comparison = write_comparison(tmp_path, {"CE": FakeArm(), "FL": FakeArm()})
     folder = folder_of(tmp_path, comparison, "FL", 2)

@@ -1,9 +1,13 @@
 """Tests of the warnings about outliers and skew."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from focal_plugin.compare.analysis.statistics import paired_difference
+from focal_plugin.compare.analysis.summary import unusual_arms
 from focal_plugin.compare.analysis.unusual import unusual_values
 
 
@@ -41,3 +45,16 @@ def test_a_normal_arm_is_rarely_called_skewed():
 def test_equal_values_and_no_values_are_not_unusual():
     assert unusual_values("CE", by_seed(*[3.0] * 9)) is None
     assert unusual_values("CE", {}) is None
+
+
+def test_the_differences_are_looked_at_and_not_the_values():
+    reference = by_seed(20.0, 20.4, 12.0, 20.1, 19.8, 20.2)
+    parallel = {seed: value + 2 + 0.1 * (seed % 3) for seed, value in reference.items()}
+    apart = {**parallel, 5: 30.0}
+    verdicts = [
+        SimpleNamespace(arm=arm, difference=paired_difference(values, reference))
+        for arm, values in {"FL": parallel, "CE": apart}.items()
+    ]
+    verdicts.append(SimpleNamespace(arm="none", difference=None))
+    (found,) = unusual_arms(SimpleNamespace(verdicts=verdicts))
+    assert (found.arm, found.outliers) == ("CE", (5,))

@@ -118,6 +118,8 @@ def test_an_unfinished_dataset_and_a_lost_one_are_named(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "FL has no verdict yet: b has unfinished runs." in text
     assert "c is left out for OHEM: no seed finished with an AP in both arms." in text
+    assert re.search(r"OHEM \([^)]* AP, on 2 of 3\)", text)
+    assert "without c, where it left no AP" in text
 
 
 def test_tuned_arms_have_a_verdict_at_their_best_setting(tmp_path):

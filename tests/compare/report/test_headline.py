@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from focal_plugin.compare.analysis.power import recommend_seeds
 from focal_plugin.compare.analysis.scores import ArmScores, Spread, Standing
 from focal_plugin.compare.analysis.statistics import paired_difference
 from focal_plugin.compare.analysis.summary import summarize
@@ -47,6 +48,25 @@ def test_too_few_seeds_name_the_best_so_far_and_what_decides(tmp_path):
     (said,) = headlines(summary)
     assert said.startswith(f"FL is best so far: +{found:.1f} AP over CE in both seeds; ")
     assert re.search(r"; about \d+ more seeds decide if the difference has this size\.$", said)
+
+
+def test_the_seeds_to_a_verdict_are_those_of_the_spread_of_the_arm_itself(tmp_path):
+    arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.9), "OHEM": FakeArm(0.5)}
+    summary = summary_of(tmp_path, arms, (1, 2))
+    tight, wide = (
+        paired_difference({1: 5.0 + spread, 2: 5.0 - spread}, {1: 0.0, 2: 0.0})
+        for spread in (0.5, 20)
+    )
+    verdicts = (Verdict("FL", "undecided", tight, None), Verdict("OHEM", "undecided", wide, None))
+    changed = replace(
+        summary,
+        equal=replace(summary.equal, verdicts=verdicts),
+        spread_of_differences=20.0,
+    )
+    (said,) = headlines(changed)
+    more = recommend_seeds(tight.std, 5.0, comparisons=2).seeds - 2
+    assert said.startswith("FL is best so far")
+    assert f"; about {more} more seeds decide" in said
 
 
 def test_the_reference_can_be_best_so_far(tmp_path):

@@ -48,7 +48,31 @@ def test_looks_margin_and_shrunk_variances_are_named(tmp_path):
     assert "each trained with up to 6 seeds" in text
     assert "variances shrunk as in limma, from 4 seeds on" in text
     assert "judged after 4 and 6 seeds, as planned; p covers all looks." in text
-    assert "two one-sided tests with a margin of 1.5 AP." in text
+    assert "two one-sided tests with a margin of 1.5 AP, and 'not worse' from one of them." in text
+
+
+def test_the_p_is_that_of_the_decision(tmp_path):
+    write_comparison(tmp_path, {"CE": FakeArm(0.5), "X": FakeArm(0.51)}, (1, 2, 3, 4, 5, 6))
+    comparison = Comparison.read(tmp_path)
+    replace(comparison, margin=60.0).write(tmp_path)
+    summary = summarize(tmp_path, replicates=0)
+    (found,) = summary.equal.verdicts
+    assert found.decision == "equivalent"
+    p = p_text(found.p_equivalent)
+    assert f", p {p if p.startswith('<') else f'= {p}'}, 6 seeds)" in how_to_report(summary)
+    worse = replace(found, decision="not worse", p_not_worse=0.0123)
+    changed = replace(summary, equal=replace(summary.equal, verdicts=(worse,)))
+    assert ", p = .012, 6 seeds)" in how_to_report(changed)
+
+
+def test_seeds_beyond_the_plan_and_another_reference_are_named(tmp_path):
+    write_comparison(tmp_path, {"CE": FakeArm(0.5), "FL": FakeArm(0.95)}, (1, 2, 3, 4, 5, 6))
+    replace(Comparison.read(tmp_path), design=Design((4,))).write(tmp_path)
+    text = how_to_report(summarize(tmp_path, replicates=0, reference="FL"))
+    assert "2 seeds of an arm came after a look at the results" in text
+    assert "an anytime-valid t test over seeds at" in text
+    assert "two-sided" not in text
+    assert "FL was chosen as the reference of this report" in text
 
 
 def test_failed_and_missing_runs_are_part_of_it(tmp_path):

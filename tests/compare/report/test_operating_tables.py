@@ -73,7 +73,24 @@ def test_the_lead_says_how_many_images_are_empty(summary):
     assert "No test image is without objects" in operating_lead(summary)
     found = replace(summary.detections.decisions, empty_images=3)
     some = replace(summary, detections=replace(summary.detections, decisions=found))
-    assert operating_lead(some).endswith("3 of 8 test images have no object.")
+    assert "3 of 8 test images have no object." in operating_lead(some)
+
+
+def test_the_lead_names_arms_whose_classes_have_poor_thresholds(summary):
+    def lead(costs):
+        found = summary.detections.decisions
+        arms = {}
+        for arm, cost in costs.items():
+            own = found.arms[arm].quantities
+            f1 = replace(own["f1"], mean=own["f1_one_threshold"].mean - cost)
+            arms[arm] = replace(found.arms[arm], quantities={**own, "f1": f1})
+        found = replace(found, arms=arms)
+        return operating_lead(
+            replace(summary, detections=replace(summary.detections, decisions=found))
+        )
+
+    assert "cost F1" not in lead({"CE": -2.0, "FL": 4.9})
+    assert "cost F1: FL 30. A class" in lead({"CE": 0.0, "FL": 30.0})
 
 
 def test_classes_have_their_f1_at_their_threshold(summary):
