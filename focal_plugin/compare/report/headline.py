@@ -57,6 +57,9 @@ def headline(summary: Summary, standing: Standing) -> str:
     if undecided:
         best = f"undecided: {_named(undecided)}" if parts else _best_so_far(undecided, reference)
         parts += [best, _to_a_verdict(summary, *undecided[0])]
+    lost = [plain(v.arm) for v in standing.verdicts if v.difference is None]
+    if lost and not summary.states["pending"] + summary.states["running"]:
+        parts.append(f"{listed(lost)} left no AP")
     return f"{'; '.join(parts)}."
 
 

@@ -41,6 +41,15 @@ def test_the_headline_names_all_verdicts_with_their_differences(tmp_path):
     assert table.rows[-1][2] == "5 of 6, 1 failed"
 
 
+@pytest.mark.parametrize(("state", "said"), [("failed", True), ("running", False)])
+def test_an_arm_without_a_finished_run_is_named_once_all_have_ended(tmp_path, state, said):
+    lost = FakeArm(without=dict.fromkeys(SIX, state))
+    summary = summary_of(tmp_path, {"CE": FakeArm(0.5), "FL": FakeArm(0.95), "E": lost}, SIX)
+    (headline,) = headlines(summary)
+    assert headline.startswith("FL (")
+    assert headline.endswith("; E left no AP.") == said
+
+
 def test_too_few_seeds_name_the_best_so_far_and_what_decides(tmp_path):
     arms = {"CE": FakeArm(0.3), "FL": FakeArm(0.9), "OHEM": FakeArm(0.5)}
     summary = summary_of(tmp_path, arms, (1, 2))
