@@ -15,8 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make setup      install torch, Detectron2 and focal_plugin into $(VENV)"
 	@echo "make demo       train four arms on the built-in dataset and compare them (5 minutes)"
-	@echo "make test       lint, build the docs, run the tests that are not slow (TEST_MINUTES minutes)"
-	@echo "make test-all   the same with every test, also those that train or start processes (ALL_MINUTES minutes)"
+	@echo "make test       lint, build the docs, run the tests that are not slow (5 minutes)"
+	@echo "make test-all   the same with every test, also those that train or start processes (20 minutes)"
 	@echo "make unit, make unit-all  the tests alone"
 	@echo "make test-browser  look at a report in Chromium: width, contrast, errors (1 minute; Debian: apt install chromium)"
 	@echo "make sanitize   fuzz the C++ operators under address and undefined-behavior sanitizers (4 minutes)"

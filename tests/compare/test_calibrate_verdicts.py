@@ -142,6 +142,7 @@ def test_false_alarms_of_three_arms_with_holm_are_no_more(tool):
     assert 0.02 < found.rate < 0.06
 
 
+@pytest.mark.slow
 def test_simulated_power_is_that_of_the_formula(tool):
     runs = pool(tool)
     for n, effect in ((6, 0.5), (10, 1.0), (16, 0.6)):

@@ -330,6 +330,7 @@ def test_one_replicate_is_refused(tmp_path):
         report_command.main(args)
 
 
+@pytest.mark.slow
 def test_another_reference_changes_the_report_and_not_the_plan(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "draw_all", lambda summary: [])
     arms = {"CE": FakeArm(0.5), "FL": FakeArm(0.9), "X": FakeArm(0.3)}
