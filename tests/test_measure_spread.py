@@ -86,7 +86,8 @@ def test_what_is_known_is_not_evaluated_again(tmp_path, monkeypatch):
 
 
 def test_an_average_is_compared_with_the_last_weights_of_the_same_seeds():
-    own = ("spread", "FL", 400)
+    own = ("cells", "FL", 1400)
+    runs = "FL, 1,400, cells"
     ap = {1: 20.0, 2: 22.0, 3: 21.0, 4: 25.0}
     results = [
         *(tool.Measured(*own, seed, "last", 250, value) for seed, value in ap.items()),
@@ -94,9 +95,10 @@ def test_an_average_is_compared_with_the_last_weights_of_the_same_seeds():
         *(tool.Measured("few", "FL", 400, seed, "last", 250, 1.0) for seed in (1, 2, 3)),
     ]
     last, mean = tool.averages_table(results).rows
-    assert last[:7] == (*map(str, own), "last", "250", "4", "22.00")
-    assert mean[:7] == (*map(str, own), "mean", "250", "4", "22.00")
-    assert last[7].startswith(f"{np.std(list(ap.values()), ddof=1):.2f} (")
-    assert mean[8].startswith("0.00 (")
-    assert mean[9].startswith("0.25 (")
-    assert [row[:3] for row in tool.schedule_table(results).rows] == [tuple(map(str, own))]
+    assert last[:5] == (runs, "last", "250", "4", "22.00")
+    assert mean[:5] == (runs, "mean", "250", "4", "22.00")
+    assert last[5].startswith(f"{np.std(list(ap.values()), ddof=1):.2f} (")
+    assert mean[6].startswith("0.00 (")
+    assert mean[7].startswith("0.25 (")
+    assert [row[0] for row in tool.schedule_table(results).rows] == [runs]
+    assert tool.label(tool.TRAINING_SET, "FL", 400) == "FL, 400"

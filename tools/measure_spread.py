@@ -48,6 +48,7 @@ from focal_plugin.run_folder import CONFIG_FILE
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS, PAGE = DOCS / "spread.json", DOCS / "spread.md"
 LAST = "last"
+TRAINING_SET = "focal_shapes_train"
 LARGE_SET = "focal_shapes_large"
 LARGE_SPEC = ShapesSpec(images=4 * SPLITS["focal_shapes_val"].images, seed=2)
 UNIFORM = {"mean of the last 5%": 0.05, "mean of the last 10%": 0.1, "mean of the last 25%": 0.25}
@@ -248,19 +249,26 @@ def averages_table(results: Sequence[Measured]) -> Table:
     rows = []
     for own, of_group in groups(results).items():
         base = of_group[LAST, SPLITS["focal_shapes_val"].images]
-        for (average, images), by_seed in of_group.items():
-            rows.append(cells(*own, average, images, *numbers(by_seed, base)))
-    header = ("data", "arm", "iterations", "weights", "images", *NUMBERS)
+        last_first = sorted(of_group.items(), key=lambda item: item[0][0] != LAST)
+        for (average, images), by_seed in last_first:
+            rows.append(cells(label(*own), average, images, *numbers(by_seed, base)))
+    header = ("runs", "weights", "images", *NUMBERS)
     return Table("averages", header, tuple(rows))
 
 
 def schedule_table(results: Sequence[Measured]) -> Table:
     """Return spread and AP of the last weights."""
     rows = []
-    for (data, arm, iterations), of_group in groups(results).items():
+    for own, of_group in groups(results).items():
         by_seed = of_group[LAST, SPLITS["focal_shapes_val"].images]
-        rows.append(cells(data, arm, iterations, *numbers(by_seed, by_seed)[:3]))
-    return Table("lengths", ("data", "arm", "iterations", *NUMBERS[:3]), tuple(rows))
+        rows.append(cells(label(*own), *numbers(by_seed, by_seed)[:3]))
+    return Table("lengths", ("runs", *NUMBERS[:3]), tuple(rows))
+
+
+def label(data: str, arm: str, iterations: int) -> str:
+    """Return the name of runs in a table; the built-in dataset goes without saying."""
+    elsewhere = "" if data == TRAINING_SET else f", {data}"
+    return f"{arm}, {iterations:,}{elsewhere}"
 
 
 def cells(*values: object) -> tuple[str, ...]:
