@@ -6,11 +6,8 @@ A spec imports this file and names its datasets, see `configs/comparisons/why_lo
 
 from dataclasses import replace
 
-from focal_plugin.data.dataset_root import dataset_root
 from focal_plugin.data.shapes.builtin import SPLITS, register_shapes
-from focal_plugin.data.shapes.painting import VERSION
 
 for split, spec in SPLITS.items():
     name = split.replace("focal_shapes", "few_lookalikes")
-    folder = dataset_root() / f"focal_shapes_v{VERSION}" / name
-    register_shapes(name, replace(spec, distractors=(0, 2)), folder)
+    register_shapes(name, replace(spec, distractors=(0, 2)))

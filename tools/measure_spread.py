@@ -8,8 +8,8 @@ Measure what lowers the spread between seeds: averages of the weights, the sched
 The runs keep a checkpoint every few iterations. The tool averages the weights of the last ones in
 several ways, and evaluates each average on the test set of the runs. It also evaluates the last
 weights on a test set of four times as many images. The AP of the last weights on the own test set
-is that of the run. Every result is one line of `docs/spread.json`,
-which grows with more runs, and the tables of `docs/spread.md` come from it.
+is that of the run. Every result is one line of `docs/spread.json`, which grows with more runs, and
+the tables of `docs/spread.md` come from it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ from focal_plugin.compare.plan.comparison import Comparison
 from focal_plugin.compare.report.markdown import markdown_table
 from focal_plugin.compare.runs.run_folder import read_run_folders
 from focal_plugin.config import get_cfg
-from focal_plugin.data.dataset_root import dataset_root
 from focal_plugin.data.shapes.builtin import SPLITS, register_shapes
-from focal_plugin.data.shapes.painting import VERSION, ShapesSpec
+from focal_plugin.data.shapes.painting import ShapesSpec
 from focal_plugin.engine.checkpoints.file import read_checkpoint
 from focal_plugin.engine.trainer import Trainer
 from focal_plugin.files import write_text
@@ -236,7 +235,7 @@ def evaluate(cfg: CfgNode, state: dict[str, torch.Tensor], test_set: str | None)
 def start_worker() -> None:
     """Prepare a process that evaluates."""
     torch.set_num_threads(1)
-    register_shapes(LARGE_SET, LARGE_SPEC, dataset_root() / f"focal_shapes_v{VERSION}" / LARGE_SET)
+    register_shapes(LARGE_SET, LARGE_SPEC)
 
 
 def tables(results: Sequence[Measured]) -> dict[str, Table]:

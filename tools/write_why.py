@@ -286,7 +286,7 @@ def difference(runs: Runs, arm: str) -> PairedDifference | None:
 def differences(runs: Runs, arm: str) -> dict[int, float]:
     """Return the difference to the reference by seed."""
     found = difference(runs, arm)
-    return {} if found is None else dict(zip(found.seeds, found.differences, strict=True))
+    return {} if found is None else found.by_seed
 
 
 def text_of(found: PairedDifference | None) -> str:

@@ -74,6 +74,11 @@ class PairedDifference:
         return len(self.seeds)
 
     @property
+    def by_seed(self) -> dict[int, float]:
+        """Difference by seed."""
+        return dict(zip(self.seeds, self.differences, strict=True))
+
+    @property
     def effect_size(self) -> float | None:
         """Return Cohen's d_z, the mean divided by the standard deviation; None if that is 0."""
         return self.mean / self.std if self.std else None

@@ -395,12 +395,8 @@ def _starts(comparison: Comparison, by_arm: Mapping[str, list[RunFolder]]) -> di
 
 def unusual_arms(equal: Standing) -> tuple[Unusual, ...]:
     """Return the arms whose differences to the reference have outliers or are skewed."""
-    differences = {
-        v.arm: dict(zip(v.difference.seeds, v.difference.differences, strict=True))
-        for v in equal.verdicts
-        if v.difference is not None
-    }
-    return tuple(filter(None, (unusual_values(arm, of) for arm, of in differences.items())))
+    found = [(v.arm, v.difference) for v in equal.verdicts if v.difference is not None]
+    return tuple(filter(None, (unusual_values(arm, d.by_seed) for arm, d in found)))
 
 
 def recommendations(spread: float | None, comparisons: int) -> tuple[Recommendation, ...]:

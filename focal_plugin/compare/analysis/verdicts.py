@@ -194,7 +194,7 @@ def _differences(
     for row, arm in enumerate(arms):
         if results[arm].keys() & results[reference].keys():
             pair = paired_difference(results[arm], results[reference])
-            for seed, difference in zip(pair.seeds, pair.differences, strict=True):
+            for seed, difference in pair.by_seed.items():
                 matrix[row, place[seed]] = difference
     return matrix
 

@@ -58,7 +58,7 @@ def headline(summary: Summary, standing: Standing) -> str:
         best = f"undecided: {_named(undecided)}" if parts else _best_so_far(undecided, reference)
         parts += [best, _to_a_verdict(summary, *undecided[0])]
     lost = [plain(v.arm) for v in standing.verdicts if v.difference is None]
-    if lost and not summary.states["pending"] + summary.states["running"]:
+    if lost and not _unfinished(summary):
         parts.append(f"{listed(lost)} left no AP")
     return f"{'; '.join(parts)}."
 
@@ -89,8 +89,7 @@ def _agreeing(difference: PairedDifference) -> str:
 
 def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifference) -> str:
     """Return what a verdict on an arm waits for, or why it will not come."""
-    left = summary.states["pending"] + summary.states["running"]
-    if left:
+    if left := _unfinished(summary):
         return f"{count_text(left, 'run')} {are([''] * left)} not finished"
     if verdict.out_of_reach is not None:
         return f"a difference of {verdict.out_of_reach:g} AP is out of reach"
@@ -106,6 +105,10 @@ def _to_a_verdict(summary: Summary, verdict: Verdict, difference: PairedDifferen
         return f"a new plan of about {seeds} seeds decides if the difference has this size"
     decide = "decides" if more == 1 else "decide"
     return f"about {count_text(more, 'more seed')} {decide} if the difference has this size"
+
+
+def _unfinished(summary: Summary) -> int:
+    return summary.states["pending"] + summary.states["running"]
 
 
 def _more_seeds(summary: Summary, difference: PairedDifference) -> int | None:

@@ -72,10 +72,7 @@ def _over_clause(each: OverDatasets) -> str:
     numbers = [f"{difference_text(each)} AP"]
     if each.difference is not None and each.difference.interval is not None:
         numbers.append(f"{1 - ALPHA:.0%} interval {verdict_interval_text(each)}")
-    one_sided = {"equivalent": each.p_equivalent, "not worse": each.p_not_worse}
-    p = one_sided.get(each.decision, each.p)
-    if p is not None:
-        numbers.append(f"p {_equals(p_text(p))}")
+    numbers += _p_of_decision(each)
     numbers.append(f"above on {each.positive} of {len(each.datasets)}")
     if each.left_out:
         names = [plain(name) for name in each.left_out]
@@ -158,16 +155,19 @@ def _clause(verdict: Verdict, difference: PairedDifference) -> str:
     numbers = [f"{difference_text(verdict)} AP"]
     if difference.interval is not None:
         numbers.append(f"{1 - ALPHA:.0%} interval {verdict_interval_text(verdict)}")
-    one_sided = {"equivalent": verdict.p_equivalent, "not worse": verdict.p_not_worse}
-    p = one_sided.get(verdict.decision, verdict.p)
-    if p is not None:
-        numbers.append(f"p {_equals(p_text(p))}")
+    numbers += _p_of_decision(verdict)
     numbers.append(count_text(difference.n, "seed"))
     return f"{plain(verdict.arm)}: {verdict.decision} ({', '.join(numbers)})"
 
 
-def _equals(p: str) -> str:
-    return p if p.startswith("<") else f"= {p}"
+def _p_of_decision(found: Verdict | OverDatasets) -> list[str]:
+    """Return the p-value of the test that led to the decision; [] if nothing can be decided."""
+    one_sided = {"equivalent": found.p_equivalent, "not worse": found.p_not_worse}
+    p = one_sided.get(found.decision, found.p)
+    if p is None:
+        return []
+    text = p_text(p)
+    return [f"p {text}" if text.startswith("<") else f"p = {text}"]
 
 
 def _method(summary: Summary) -> str:

@@ -25,13 +25,17 @@ SPLITS = {
 }
 
 
-def register_shapes(name: str, spec: ShapesSpec, folder: Path) -> None:
+def register_shapes(name: str, spec: ShapesSpec, folder: Path | None = None) -> None:
     """
     Register ``spec`` as dataset ``name``, evaluated by Detectron2's COCO evaluator.
 
     Args:
-        folder: folder of the dataset, which is drawn there on first use.
+        folder: folder of the dataset, which is drawn there on first use. By default it is below
+            the folder of all datasets. Its path contains the version of the drawings, so that
+            another version's files are never used.
     """
+    if folder is None:
+        folder = dataset_root() / f"focal_shapes_v{VERSION}" / name
     json_file, image_root = str(folder / "annotations.json"), str(folder / "images")
 
     def load() -> list[dict[str, Any]]:
@@ -51,8 +55,7 @@ def register_shapes(name: str, spec: ShapesSpec, folder: Path) -> None:
 
 def register_all() -> None:
     for name, spec in SPLITS.items():
-        # The path contains the version, so that another version's files are never used.
-        register_shapes(name, spec, dataset_root() / f"focal_shapes_v{VERSION}" / name)
+        register_shapes(name, spec)
 
 
 register_all()

@@ -376,9 +376,10 @@ def _assign(
     source += size * len(candidates)
     target = target + size * num_objects
 
-    found = np.full((len(thresholds), sizes * len(candidates)), -1, dtype=np.int32)
+    sources = sizes * len(candidates)
+    found = np.full((len(thresholds), sources), -1, dtype=np.int32)
     taken = np.zeros((len(thresholds), sizes * num_objects), dtype=bool)
-    order = np.argsort(2 * (turn * (1 + source.max(initial=0)) + source) + last, kind="stable")
+    order = np.argsort(2 * (turn * sources + source) + last, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(turn[order], prepend=-1)))[1:]:
         first = np.flatnonzero(np.diff(source[rows], prepend=-1))  # of each detection
         free = (iou[rows] >= thresholds) & (is_crowd[rows] | ~taken[:, target[rows]])
