@@ -81,8 +81,8 @@ def test_what_is_known_is_not_evaluated_again(tmp_path, monkeypatch):
     again = next(iter(tool.tasks_of(folder, found[1:])))
     assert tool.measure(again) == found[:1]
     file = tmp_path / "spread.json"
-    tool.write_results(file, tool.updated(found, found[:2]))
-    assert sorted(tool.read_results(file), key=str) == sorted(found, key=str)
+    tool.write_records(file, tool.updated(found, found[:2]))
+    assert sorted(tool.read_records(tool.Measured, file), key=str) == sorted(found, key=str)
 
 
 def test_an_average_is_compared_with_the_last_weights_of_the_same_seeds():

@@ -15,12 +15,11 @@ the tables of `docs/spread.md` come from it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from pages import fill
+from records import read_records, updated, write_records
 from scipy import stats
 
 from focal_plugin.compare.analysis.statistics import paired_difference
@@ -110,36 +110,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, nargs="+", default=[], metavar="RUNS_DIR")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args(argv)
-    results = read_results(RESULTS)
+    results = read_records(Measured, RESULTS)
     tasks = [task for folder in args.results for task in tasks_of(folder, results)]
     with ProcessPoolExecutor(args.jobs, get_context("spawn"), start_worker) as pool:
         for number, found in enumerate(pool.map(measure, tasks), start=1):
             results = updated(results, found)
-            write_results(RESULTS, results)  # an interrupted command loses one run
+            write_records(RESULTS, results)  # an interrupted command loses one run
             print(f"{number} of {len(tasks)} runs", flush=True)
     page = PAGE.read_text(encoding="utf-8")
     for part, table in tables(results).items():
         page = fill(page, part, "measure_spread", markdown_table(table))
     write_text(PAGE, page)
-
-
-def read_results(file: Path) -> list[Measured]:
-    """Read the file; no file is no result."""
-    if not file.is_file():
-        return []
-    return [Measured(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
-
-
-def updated(results: Iterable[Measured], others: Iterable[Measured]) -> list[Measured]:
-    """Return both, sorted; the others replace those with the same key."""
-    by_key = {each.key: each for each in (*results, *others)}
-    return [by_key[key] for key in sorted(by_key)]
-
-
-def write_results(file: Path, results: Iterable[Measured]) -> None:
-    """Write one result a line."""
-    lines = ",\n".join(f" {json.dumps(asdict(each))}" for each in results)
-    write_text(file, f"[\n{lines}\n]\n")
 
 
 def tasks_of(folder: Path, results: Iterable[Measured]) -> Iterator[Task]:

@@ -16,9 +16,8 @@ written from the file alone. The interpretation of the numbers is written by han
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from pages import fill
+from records import read_records, updated, write_records
 
 from focal_plugin.compare.analysis.loss_balance import geometric
 from focal_plugin.compare.analysis.statistics import (
@@ -89,19 +89,15 @@ class Runs(tuple[Run, ...]):
     @classmethod
     def read(cls, file: Path) -> Runs:
         """Read the file; no file is no run."""
-        if not file.is_file():
-            return cls()
-        return cls(Run(**entry) for entry in json.loads(file.read_text(encoding="utf-8")))
+        return cls(read_records(Run, file))
 
     def updated(self, others: Iterable[Run]) -> Runs:
         """Return these and other runs, sorted; the others replace those with the same key."""
-        by_key = {run.key: run for run in (*self, *others)}
-        return Runs(by_key[key] for key in sorted(by_key))
+        return Runs(updated(self, others))
 
     def write(self, file: Path) -> None:
         """Write one run a line."""
-        lines = ",\n".join(f" {json.dumps(asdict(run))}" for run in self)
-        write_text(file, f"[\n{lines}\n]\n")
+        write_records(file, self)
 
     def where(self, **values: object) -> Runs:
         """Return the runs with these attributes."""
